@@ -1,0 +1,172 @@
+"""The region encoder contract, its registry, and :func:`build_region_encoder`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.regions import Region, RegionError, Size
+from pvit_ext.views import View
+
+ENTRY_POINT_GROUP = "pvit_ext.region_encoders"
+
+
+@dataclass
+class RegionInputs:
+    """Everything an encoder may look at, for the M regions of one batch of B images.
+
+    Args:
+        regions: M resolved regions (original pixels, clipped), in the order of their placeholders.
+        image_index: (M,) int64, the image each region lies on.
+        image_sizes: B (width, height) of the upright originals.
+        feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``.
+        views: B affines, original pixels -> the image tower's pixels.
+        extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
+    """
+
+    regions: list[Region]
+    image_index: Tensor
+    image_sizes: list[Size]
+    feature_maps: list[Tensor] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+    extra: list[dict[str, Tensor] | None] = field(default_factory=list)
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(M, 4) xyxy float32, original pixels."""
+        rows = [r.bounds(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
+        return torch.tensor(rows, dtype=torch.float32, device=self.image_index.device).reshape(-1, 4)  # (M, 4)
+
+    @cached_property
+    def boxes_norm(self) -> Tensor:
+        """(M, 4) xyxy float32, 0..1 of the original image."""
+        sizes = torch.tensor(self.image_sizes, dtype=torch.float32, device=self.boxes.device).reshape(-1, 2)
+        return self.boxes / sizes[self.image_index].repeat(1, 2)  # (M, 4)
+
+    @cached_property
+    def masks(self) -> list[NDArray[np.bool_]]:
+        """M masks, bool (H, W) of the original image each."""
+        return [r.to_mask(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
+
+    @cached_property
+    def tower_boxes(self) -> Tensor:
+        """(M, 4) xyxy float32 in the image tower's pixels, clipped to what the tower sees.
+
+        Raises:
+            RegionError: when the tower's view crops a region away entirely.
+        """
+        rows = [self.boxes.new_zeros(0, 4)]
+        for box, image in zip(self.boxes, self.image_index.tolist(), strict=True):
+            view = self.views[image]
+            limit = torch.tensor(view.size * 2, dtype=torch.float32, device=box.device)
+            clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
+            if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
+                raise RegionError(
+                    f"image {image}: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} away; "
+                    "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+                )
+            rows.append(clipped)
+        return torch.cat(rows)  # (M, 4)
+
+
+class RegionEncoder(nn.Module):
+    """Turns M regions into (M, T, C) features; subclass it and register it.
+
+    Deterministic, and batch-invariant: a region's features do not depend on what else is in the batch.
+    Coordinates stay float32 under any autocast.
+
+    Attributes:
+        name: registered name.
+        region_kinds: kinds it accepts.
+        feature_layers: hidden layers of the image tower it reads (numbered as in ``hidden_states``).
+        tokens_per_region: T.
+        feature_dim: C.
+    """
+
+    name: ClassVar[str]
+    region_kinds: ClassVar[frozenset[str]] = frozenset({"box", "mask", "point", "polygon", "scribble"})
+    feature_layers: tuple[int, ...] = ()
+    tokens_per_region: int = 1
+    feature_dim: int
+
+    def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
+        """Tensors this encoder needs beyond the tower's features, made in data workers.
+
+        Args:
+            image: upright RGB original.
+            regions: resolved regions on this image.
+        """
+        return {}
+
+    def dummy_extra(self) -> dict[str, Tensor]:
+        """The cheapest valid output of :meth:`preprocess`, for a rank whose batch has no region (16x16 image, box 4..12)."""
+        return {}
+
+    def load_weights(self, path: str) -> None:
+        """Load the encoder's own checkpoint file, all of it, or raise."""
+        raise ValueError(f"region encoder {self.name!r} has no weights of its own, got {path!r}")
+
+    def forward(self, inputs: RegionInputs) -> Tensor:
+        """Region features (M, T, C); M may be 0."""
+        raise NotImplementedError
+
+
+Builder = Callable[[RegionConfig, Any], RegionEncoder]
+BuilderT = TypeVar("BuilderT", bound=Callable[..., RegionEncoder])
+_ENCODERS: dict[str, Builder] = {}
+
+
+def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
+    """Register a builder ``(RegionConfig, tower config) -> RegionEncoder`` (a class will do) under a name.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def add(builder: BuilderT) -> BuilderT:
+        if name in _ENCODERS:
+            raise ValueError(f"region encoder {name!r} is already registered by {_ENCODERS[name]!r}")
+        _ENCODERS[name] = builder
+        return builder
+
+    return add
+
+
+def region_encoder_names() -> list[str]:
+    """All names that :func:`build_region_encoder` accepts, registered here or by entry point."""
+    return sorted({*_ENCODERS, *(point.name for point in _entry_points())})
+
+
+def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> RegionEncoder:
+    """Build the encoder a config names and write its T and C back into the config; weights are not loaded here.
+
+    Args:
+        config: with ``encoder`` and ``encoder_options``.
+        tower_config: config of LLaVA's image tower, for encoders that read its features.
+
+    Raises:
+        ValueError: for an unknown name, with the known ones.
+    """
+    for point in _entry_points():
+        if point.name == config.encoder and config.encoder not in _ENCODERS:
+            builder = point.load()  # may register itself while it is imported
+            _ENCODERS.setdefault(point.name, builder)
+    if config.encoder not in _ENCODERS:
+        raise ValueError(f"unknown region encoder {config.encoder!r}; known: {', '.join(region_encoder_names())}")
+    encoder = _ENCODERS[config.encoder](config, tower_config)
+    config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
+    return encoder
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
