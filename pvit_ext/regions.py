@@ -40,7 +40,7 @@ class RegionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One region of one image; build it with :meth:`box`, :meth:`mask`, :meth:`point`, :meth:`polygon`, :meth:`scribble`.
+    """One region of one image; :meth:`box`, :meth:`mask`, :meth:`point`, :meth:`polygon`, :meth:`scribble` build it.
 
     Args:
         kind: what the user drew.

@@ -111,6 +111,6 @@ def _resize_view(size: Any, source: Size) -> View:
 
 
 def load_image(source: Any) -> Image.Image:
-    """Open an image (path or PIL image) as RGB with its EXIF orientation applied; region coordinates refer to the result."""
+    """Open an image (path or PIL image) as RGB, EXIF orientation applied; region coordinates refer to the result."""
     image = source if isinstance(source, Image.Image) else Image.open(source)
     return ImageOps.exif_transpose(image).convert("RGB")

@@ -72,8 +72,8 @@ class RegionInputs:
             clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
             if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
                 raise RegionError(
-                    f"image {image}: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} away; "
-                    "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+                    f"image {image}: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} "
+                    "away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
                 )
             rows.append(clipped)
         return torch.cat(rows)  # (M, 4)
@@ -109,7 +109,7 @@ class RegionEncoder(nn.Module):
         return {}
 
     def dummy_extra(self) -> dict[str, Tensor]:
-        """The cheapest valid output of :meth:`preprocess`, for a rank whose batch has no region (16x16 image, box 4..12)."""
+        """Cheapest valid output of :meth:`preprocess`, for a rank whose batch has no region (16x16 px, box 4..12)."""
         return {}
 
     def load_weights(self, path: str) -> None:

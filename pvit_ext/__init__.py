@@ -1,0 +1,75 @@
+"""Regions as inputs beside the image, for LLaVA: ask about a box, mask, point, polygon or scribble.
+
+Importing this package loads neither torch nor LLaVA: each public name below is imported from its module on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pvit_ext.checkpoint import load_region_modules, save_region_modules
+    from pvit_ext.config import RegionConfig
+    from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder, register_region_encoder
+    from pvit_ext.inference import Query, ask
+    from pvit_ext.loading import attach, load_pretrained_model
+    from pvit_ext.patching import apply_pvit, patched, remove_pvit
+    from pvit_ext.regions import Region, RegionError
+
+    __version__: str
+
+_MODULES = {
+    "Query": "pvit_ext.inference",
+    "Region": "pvit_ext.regions",
+    "RegionConfig": "pvit_ext.config",
+    "RegionEncoder": "pvit_ext.encoders.base",
+    "RegionError": "pvit_ext.regions",
+    "RegionInputs": "pvit_ext.encoders.base",
+    "apply_pvit": "pvit_ext.patching",
+    "ask": "pvit_ext.inference",
+    "attach": "pvit_ext.loading",
+    "build_region_encoder": "pvit_ext.encoders.base",
+    "load_pretrained_model": "pvit_ext.loading",
+    "load_region_modules": "pvit_ext.checkpoint",
+    "patched": "pvit_ext.patching",
+    "register_region_encoder": "pvit_ext.encoders.base",
+    "remove_pvit": "pvit_ext.patching",
+    "save_region_modules": "pvit_ext.checkpoint",
+}
+
+__all__ = [
+    "Query",
+    "Region",
+    "RegionConfig",
+    "RegionEncoder",
+    "RegionError",
+    "RegionInputs",
+    "__version__",
+    "apply_pvit",
+    "ask",
+    "attach",
+    "build_region_encoder",
+    "load_pretrained_model",
+    "load_region_modules",
+    "patched",
+    "register_region_encoder",
+    "remove_pvit",
+    "save_region_modules",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.metadata.version("pvit-ext")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module 'pvit_ext' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
