@@ -1,0 +1,137 @@
+"""Prompts with regions: ``<region>`` placeholders, PVIT's inline markup, and their token ids.
+
+PVIT (arXiv 2308.13437) writes a region into the text, relative to the original image, either in 1000 bins,
+``<Region><L204><L469><L810><L960></Region>`` (each divided by 1000), or as fractions,
+``<Region>[0.204, 0.469, 0.810, 0.960]</Region>``. White space inside the tags is ignored. Both become ``<region>`` and a
+normalised box. Their values are checked later, like those of every region, by :meth:`pvit_ext.regions.Region.resolve`.
+
+Anything else in ``<Region>`` tags, a tag without its partner and ``</region>`` are errors: the original leaves such markup in
+the prompt as text, so that the model never sees the region. ``<L204>`` outside the tags is ordinary text.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from pvit_ext.regions import Region, RegionError
+
+REGION_PLACEHOLDER = "<region>"
+REGION_TOKEN_INDEX = -300
+IMAGE_TOKEN_INDEX = -200
+"""LLaVA's own sentinel (llava.constants), repeated so that this module does not import llava."""
+
+_MARKUP = re.compile(r"<Region>((?:(?!</?Region>).)*)</Region>|<region>|</?[Rr]egion>", re.DOTALL)
+_BINS = re.compile(r"\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*")
+_NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+_FRACTIONS = re.compile(rf"\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*")
+_clones: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
+
+
+def parse_regions(text: str, where: str = "prompt") -> tuple[str, list[Region]]:
+    """Turn PVIT's inline markup into ``<region>`` placeholders and normalised boxes on image 0, in order.
+
+    ``<region>`` that stands in the text already is kept and has no entry in the list; see :func:`bind_regions`.
+
+    Args:
+        text: a prompt or one turn of a conversation.
+        where: names the sample in error messages.
+
+    Raises:
+        RegionError: on malformed markup.
+    """
+    return _MARKUP.sub(REGION_PLACEHOLDER, text), [region for region in _placeholders(text, where) if region]
+
+
+def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt") -> tuple[str, list[Region]]:
+    """Merge explicit regions, which fill ``<region>``, with inline markup, in the order of their placeholders.
+
+    Args:
+        text: a prompt with ``<region>``, inline markup, or both.
+        regions: one for each ``<region>`` that is written in the text.
+        where: names the sample in error messages.
+
+    Returns:
+        the text with ``<region>`` only, and one region for each.
+
+    Raises:
+        RegionError: on malformed markup, or another number of regions than of placeholders.
+    """
+    found = list(_placeholders(text, where))
+    if (wanted := found.count(None)) != len(regions):
+        inline = f" ({len(found) - wanted} more written inline)" if len(found) > wanted else ""
+        raise RegionError(f"{where}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given")
+    explicit = iter(regions)
+    return _MARKUP.sub(REGION_PLACEHOLDER, text), [next(explicit) if region is None else region for region in found]
+
+
+def tokenizer_region_token(
+    prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
+) -> Any:
+    """LLaVA's ``tokenizer_image_token`` that also puts one REGION_TOKEN_INDEX where each ``<region>`` stands.
+
+    No text is lost or added around a placeholder. The caller's tokenizer is never changed; a prompt without
+    ``<region>`` goes to LLaVA's function as it is.
+
+    Args:
+        prompt: text with ``<image>`` and ``<region>``.
+        tokenizer: a transformers tokenizer.
+        image_token_index: sentinel for ``<image>``.
+        return_tensors: ``"pt"`` for an int64 (L,) tensor, None for a list.
+    """
+    from llava.mm_utils import tokenizer_image_token
+
+    if REGION_PLACEHOLDER not in prompt:
+        return tokenizer_image_token(prompt, tokenizer, image_token_index, return_tensors)
+    clone = _with_region_token(tokenizer)
+    region_id = clone.convert_tokens_to_ids(REGION_PLACEHOLDER)
+    ids = tokenizer_image_token(prompt, clone, image_token_index, return_tensors)
+    if isinstance(ids, torch.Tensor):
+        return ids.masked_fill(ids == region_id, REGION_TOKEN_INDEX)  # (L,)
+    return [REGION_TOKEN_INDEX if token == region_id else token for token in ids]
+
+
+def _placeholders(text: str, where: str) -> Iterator[Region | None]:
+    """One entry for each placeholder in order: its inline region, or None for a plain ``<region>``."""
+    for match in _MARKUP.finditer(text):
+        if match.group(0) == REGION_PLACEHOLDER:
+            yield None
+        elif match.group(1) is None:
+            raise RegionError(f"{where}: {match.group(0)} without its partner in {_excerpt(text, match)}; {_VALID}")
+        else:
+            yield _inline_region(match.group(1), f"{where}: malformed region {_excerpt(text, match)}")
+
+
+def _inline_region(inner: str, problem: str) -> Region:
+    if bins := _BINS.fullmatch(inner):
+        x0, y0, x1, y1 = (int(value) / 1000 for value in bins.groups())
+    elif fractions := _FRACTIONS.fullmatch(inner):
+        x0, y0, x1, y1 = (float(value) for value in fractions.groups())
+    else:
+        raise RegionError(f"{problem}; {_VALID}")
+    return Region.box(x0, y0, x1, y1, normalized=True)
+
+
+_VALID = "write <Region><L0><L0><L999><L999></Region>, <Region>[0.0, 0.0, 1.0, 1.0]</Region> or <region>"
+
+
+def _excerpt(text: str, match: re.Match[str]) -> str:
+    return repr(text[max(match.start() - 20, 0) : match.end() + 20])
+
+
+def _with_region_token(tokenizer: Any) -> Any:
+    """The tokenizer's clone that knows ``<region>``; made anew when the original's vocabulary or options changed."""
+    from transformers import AddedToken
+
+    state = (len(tokenizer), getattr(tokenizer, "add_bos_token", None), getattr(tokenizer, "add_eos_token", None))
+    cached = _clones.get(tokenizer)
+    if cached is None or cached[0] != state:
+        clone = copy.deepcopy(tokenizer)
+        clone.add_tokens([AddedToken(REGION_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
+        cached = _clones[tokenizer] = (state, clone)
+    return cached[1]
