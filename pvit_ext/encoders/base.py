@@ -88,6 +88,7 @@ class RegionEncoder(nn.Module):
     Attributes:
         name: registered name.
         region_kinds: kinds it accepts.
+        frozen: it is a pre-trained tower that no stage trains.
         feature_layers: hidden layers of the image tower it reads (numbered as in ``hidden_states``).
         tokens_per_region: T.
         feature_dim: C.
@@ -95,6 +96,7 @@ class RegionEncoder(nn.Module):
 
     name: ClassVar[str]
     region_kinds: ClassVar[frozenset[str]] = frozenset({"box", "mask", "point", "polygon", "scribble"})
+    frozen: ClassVar[bool] = False
     feature_layers: tuple[int, ...] = ()
     tokens_per_region: int = 1
     feature_dim: int

@@ -1,4 +1,4 @@
-"""RegionCLIP region encoder: a second, frozen CLIP ResNet looks at the whole image, each region is pooled from its res4."""
+"""RegionCLIP region encoder: a second, frozen CLIP ResNet sees the whole image, regions are pooled from its res4."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ class RegionCLIP(RegionEncoder):
     """
 
     name: ClassVar[str] = "regionclip"
+    frozen: ClassVar[bool] = True
 
     def __init__(self, options: RegionCLIPOptions) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ def _pixels(inputs: RegionInputs, image: int) -> Tensor:
 
 
 def _regions_of(images: list[int], inputs: RegionInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (M',), boxes in the tower's pixels (M', 4) and index into ``images`` (M',) of the regions on these images."""
+    """Rows (N,), boxes in the tower's pixels (N, 4) and index into ``images`` (N,) of the N regions on these images."""
     rows, boxes, index = [], [], []
     for position, image in enumerate(images):
         row = (inputs.image_index == image).nonzero().flatten()
@@ -164,7 +165,7 @@ def _regions_of(images: list[int], inputs: RegionInputs) -> tuple[Tensor, Tensor
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> RegionCLIP:
-    """Build the encoder from ``config.encoder_options``: ``arch`` (``rn50x4``, ``rn50``) and :class:`RegionCLIPOptions`.
+    """Build from ``config.encoder_options``: ``arch`` (``rn50x4``, ``rn50``) and fields of :class:`RegionCLIPOptions`.
 
     Raises:
         ValueError: for an unknown architecture or option.

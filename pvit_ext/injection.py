@@ -1,0 +1,132 @@
+"""Puts region tokens where ``<region>`` stands, around LLaVA's own unmodified splice of the image tokens.
+
+LLaVA moves, truncates and pads labels exactly as it does embeddings. So each row that a region will take gets a
+token id of 0 and a *marked label*; after LLaVA has spliced the images, the marks say where the rows went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.regions import Region, RegionError, Size
+
+IGNORE_INDEX = -100
+IMAGE_TOKEN_INDEX = -200
+REGION_MARK = -10000
+"""Label of region row k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
+
+
+@dataclass
+class MarkedBatch:
+    """A right-padded batch in which every region occupies its rows: ids (B, L), labels (B, L), attention_mask (B, L)."""
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+
+
+def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tensor | None, slots: int) -> MarkedBatch:
+    """Give each ``REGION_TOKEN_INDEX`` its rows and mark them, in order of appearance.
+
+    Args:
+        input_ids: (B, L) int64.
+        labels: (B, L) int64, or None.
+        attention_mask: (B, L) of 0 and 1 or bool, or None for no padding.
+        slots: rows per region.
+    """
+    keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    labels = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
+    repeats = torch.where(input_ids == REGION_TOKEN_INDEX, slots, 1) * keep  # (B, L)
+    lengths = repeats.sum(1)  # (B,)
+    flat_repeats = repeats[keep]
+    flat_ids = input_ids[keep].repeat_interleave(flat_repeats)  # (N,)
+    flat_labels = labels[keep].repeat_interleave(flat_repeats)
+    rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(lengths)
+    columns = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+
+    is_region = flat_ids == REGION_TOKEN_INDEX
+    marks = REGION_MARK - (is_region.cumsum(0) - 1)
+    shape = (len(input_ids), int(lengths.max()))
+    batch = MarkedBatch(
+        input_ids.new_zeros(shape),
+        labels.new_full(shape, IGNORE_INDEX),
+        torch.zeros(shape, dtype=torch.bool, device=input_ids.device),
+    )
+    batch.input_ids[rows, columns] = flat_ids.masked_fill(is_region, 0)
+    batch.labels[rows, columns] = torch.where(is_region, marks, flat_labels)
+    batch.attention_mask[rows, columns] = True
+    return batch
+
+
+def inject_region_tokens(inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Write region tokens at the marked rows and take the marks out of the labels.
+
+    Args:
+        inputs_embeds: (B, L, D), after LLaVA's splice.
+        marked_labels: (B, L) int64, after LLaVA's splice.
+        tokens: (M, S, D) region tokens in the order of the marks.
+
+    Raises:
+        RegionError: when truncation cut a region off.
+    """
+    is_region = marked_labels <= REGION_MARK  # (B, L)
+    rows, columns = is_region.nonzero(as_tuple=True)
+    slot = REGION_MARK - marked_labels[rows, columns]
+    if len(slot) != tokens.shape[0] * tokens.shape[1]:
+        raise RegionError(
+            f"the prompt is longer than the model's maximum of {inputs_embeds.shape[1]} rows: "
+            f"{tokens.shape[0] * tokens.shape[1] - len(slot)} of {tokens.shape[0] * tokens.shape[1]} region rows were "
+            "truncated; shorten the prompt or raise model_max_length / tokenizer_model_max_length"
+        )
+    values = tokens.flatten(0, 1)[slot].to(inputs_embeds.dtype)
+    embeds = inputs_embeds.index_put((rows, columns), values)
+    return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
+
+
+def bind_to_images(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    regions: list[list[Region] | None],
+    image_sizes: list[Size] | None,
+) -> tuple[list[Region], list[int]]:
+    """Resolve every region against its image: M regions in placeholder order, and the batch-wide image of each.
+
+    LLaVA lets a sample without ``<image>`` consume one (dummy) image all the same; so does the count here.
+
+    Raises:
+        RegionError: naming the sample, for wrong counts, text-only samples with regions, or a bad region.
+    """
+    keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    placeholders = ((input_ids == REGION_TOKEN_INDEX) & keep).sum(1).tolist()
+    images = ((input_ids == IMAGE_TOKEN_INDEX) & keep).sum(1).tolist()
+    if len(regions) != len(placeholders):
+        raise RegionError(f"regions holds {len(regions)} samples, input_ids {len(placeholders)}")
+    resolved: list[Region] = []
+    image_index: list[int] = []
+    first_image = 0
+    for sample, (found, count) in enumerate(zip(placeholders, images, strict=True)):
+        given = regions[sample] or []
+        if len(given) != found:
+            raise RegionError(
+                f"sample {sample}: {found} <region> in the prompt (after truncation), {len(given)} regions"
+            )
+        for number, region in enumerate(given):
+            where = f"sample {sample}, region {number}"
+            if not 0 <= region.image < count:
+                raise RegionError(f"{where}: lies on image {region.image}, the prompt has {count} image(s)")
+            size = _size_of(image_sizes, first_image + region.image, where)
+            resolved.append(region.resolve(size, where))
+            image_index.append(first_image + region.image)
+        first_image += max(count, 1)
+    return resolved, image_index
+
+
+def _size_of(image_sizes: list[Size] | None, image: int, where: str) -> Size:
+    if image_sizes is None or image >= len(image_sizes):
+        raise RegionError(f"{where}: image_sizes must give (width, height) for every image, got {image_sizes}")
+    width, height = image_sizes[image]
+    return int(width), int(height)

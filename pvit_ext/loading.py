@@ -1,0 +1,131 @@
+"""Getting a LLaVA with regions: load a checkpoint, or attach a region encoder to a loaded model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvit_ext.checkpoint import CONFIG_FILE, load_region_encoder, load_region_modules, read_region_config
+from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.projector import RegionProjector
+
+logger = logging.getLogger(__name__)
+
+
+def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
+    """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
+
+    The region projector, and each part of it, stays where its width fits the new encoder and is said to be new
+    otherwise. Language model, image tower and mm_projector are not touched.
+
+    Args:
+        model: stock or region-enabled LLaVA model.
+        config: which encoder, with which weights.
+        checkpoint: folder in which a relative ``config.weights`` is looked up too.
+
+    Returns:
+        The same model.
+    """
+    from pvit_ext.model import region_class
+
+    model.__class__ = region_class(type(model))
+    inner = model.get_model()
+    encoder = load_region_encoder(model, config, checkpoint)
+    projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
+    _keep_what_fits(getattr(inner, "region_projector", None), projector)
+    inner.region_encoder, inner.region_projector = encoder, projector
+    setattr(model.config, CONFIG_KEY, config.to_dict())
+    return model
+
+
+def load_pretrained_model(
+    path: str,
+    base: str | None = None,
+    region_config: RegionConfig | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> tuple[Any, Any, Any, int]:
+    """Load tokenizer, model, image processor and context length, like LLaVA's function of this name, with regions.
+
+    Args:
+        path: a LLaVA checkpoint, or a folder of :func:`~pvit_ext.save_region_modules` (the output of stage 1).
+        base: LLaVA checkpoint under such a folder; by default the one it names.
+        region_config: attach this encoder, in place of the checkpoint's if it has one.
+        device: default CUDA if there is one, else CPU.
+        dtype: default float16 on CUDA, float32 on CPU.
+        kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ...).
+
+    Raises:
+        FileNotFoundError: when ``path`` holds only region modules and no base is known.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    modules = path if Path(path, CONFIG_FILE).is_file() else None
+    checkpoint = _base_of(modules, base) if modules else path
+    tokenizer, model = _load_llava(checkpoint, dtype, device, kwargs)
+    if modules:
+        attach(model, read_region_config(modules)[0], checkpoint=modules)
+        load_region_modules(model, modules)
+    if region_config is not None:
+        attach(model, region_config, checkpoint=path)
+    context_len = getattr(model.config, "max_sequence_length", 2048)
+    return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_len
+
+
+def _load_llava(path: str, dtype: torch.dtype, device: torch.device, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    from pvit_ext.model import region_class_of_config
+
+    model_class = region_class_of_config(AutoConfig.from_pretrained(path))
+    tokenizer = AutoTokenizer.from_pretrained(path, use_fast=False)
+    model = model_class.from_pretrained(path, torch_dtype=dtype, low_cpu_mem_usage=True, **kwargs)
+    _add_image_tokens(tokenizer, model)
+    tower = model.get_vision_tower()
+    if tower is None:
+        raise ValueError(f"{path} is a language model without an image tower, not a LLaVA checkpoint")
+    if not tower.is_loaded:
+        tower.load_model()
+    if "quantization_config" not in kwargs and "device_map" not in kwargs:
+        model.to(device)
+    tower.to(device=device, dtype=dtype)
+    return tokenizer, model
+
+
+def _add_image_tokens(tokenizer: Any, model: Any) -> None:
+    """As LLaVA's builder does, from the same config keys and with the same defaults."""
+    from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+
+    if getattr(model.config, "mm_use_im_patch_token", True):
+        tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+    if getattr(model.config, "mm_use_im_start_end", False):
+        tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+    if model.get_input_embeddings().num_embeddings != len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer))
+
+
+def _base_of(modules: str, base: str | None) -> str:
+    base = base or read_region_config(modules)[1]
+    if base is None:
+        raise FileNotFoundError(
+            f"{modules} holds region modules only: name the LLaVA checkpoint they belong to (base=...)"
+        )
+    return base
+
+
+def _keep_what_fits(old: RegionProjector | None, new: RegionProjector) -> None:
+    """Copy each part of the old projector whose tensors all have the new one's shapes."""
+    if old is None:
+        return
+    for name, part in new.named_children():
+        before = getattr(old, name).state_dict() if getattr(old, name) is not None else {}
+        shapes = {key: value.shape for key, value in part.state_dict().items()}
+        if {key: value.shape for key, value in before.items()} == shapes:
+            part.load_state_dict(before)
+            logger.info("region projector: kept %s", name)
+        else:
+            logger.warning("region projector: %s starts anew, %s does not fit %s", name, before and "its shape", shapes)

@@ -1,0 +1,249 @@
+"""LLaVA's model classes with regions: one mixin in front of each, LLaVA's own code behind it.
+
+Without regions every call goes to stock LLaVA unchanged. A checkpoint keeps LLaVA's ``model_type``; its config gains
+one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two modules: ``region_encoder`` and
+``region_projector``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
+from torch import Tensor
+from transformers import LlamaForCausalLM, MistralForCausalLM, MptForCausalLM
+
+from pvit_ext.checkpoint import create_region_modules, finish_region_encoder, keys_not_saved
+from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.injection import bind_to_images, inject_region_tokens, mark_regions
+from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.regions import Region, RegionError, Size
+from pvit_ext.tower import capture_feature_maps
+from pvit_ext.views import View, tower_view
+
+Regions = list[list[Region] | None]
+Extra = list[dict[str, Tensor] | None]
+
+
+class RegionMixin:
+    """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
+
+    language_model_class: ClassVar[Any]
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        create_region_modules(self)
+
+    @classmethod
+    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256."""
+        loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
+        finish_region_encoder(loaded[0] if isinstance(loaded, tuple) else loaded, path)
+        return loaded
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
+        self._keys_to_ignore_on_save = keys_not_saved(self)
+        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def region_config(self) -> RegionConfig | None:
+        """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
+        values = getattr(self.config, CONFIG_KEY, None)  # type: ignore[attr-defined]
+        return None if values is None else RegionConfig.from_dict(values)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Any = None,
+        image_sizes: list[Size] | None = None,
+        return_dict: bool | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+    ) -> Any:
+        """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
+
+        No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss.
+        """
+        if inputs_embeds is None and input_ids is not None:
+            prepared = self.prepare_inputs_labels_for_multimodal(
+                input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
+                regions, region_extra,
+            )  # fmt: skip
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
+        return self.language_model_class.forward(
+            self,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        images: Any = None,
+        image_sizes: list[Size] | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """LLaVA's generate; without regions it is LLaVA's own, with them it returns new tokens only."""
+        if inputs is None or not any(regions or []):
+            _refuse_unbound(inputs)
+            return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
+        _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
+            inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None, images, image_sizes,
+            regions, region_extra,
+        )  # fmt: skip
+        return self.language_model_class.generate(
+            self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Any,
+        image_sizes: list[Size] | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+    ) -> tuple[Any, ...]:
+        """LLaVA's splice of the image tokens, then region tokens where ``REGION_TOKEN_INDEX`` stands.
+
+        Args:
+            input_ids: (B, L) with LLaVA's IMAGE_TOKEN_INDEX and one REGION_TOKEN_INDEX per region.
+            image_sizes: (width, height) of every upright original, dummy images of text-only samples included.
+            regions: per sample its regions in the order of their placeholders, or None.
+            region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
+
+        Raises:
+            RegionError: naming the sample, when regions, placeholders and images do not fit together.
+        """
+        stock = super().prepare_inputs_labels_for_multimodal  # type: ignore[misc]
+        has_regions = any(regions or [])
+        encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
+        keeps_step = self.training and encoder is not None and images is not None  # type: ignore[attr-defined]
+        if not has_regions and not keeps_step:
+            _refuse_unbound(input_ids)
+            return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
+        if encoder is None or images is None:
+            raise RegionError(
+                f"regions were given, but the {'model has no region encoder (attach one)' if encoder is None else 'batch has no images'}"
+            )
+
+        resolved, index = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
+        config = self.region_config
+        assert config is not None
+        batch = mark_regions(input_ids, labels, attention_mask, config.slots_per_region)
+        with capture_feature_maps(self.get_vision_tower(), encoder.feature_layers) as maps:  # type: ignore[attr-defined]
+            _, _, mask, past_key_values, embeds, marked = stock(
+                batch.input_ids, None, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
+            )
+        inputs = self._region_inputs(resolved, index, image_sizes, maps, region_extra)
+        tokens = self.encode_regions(inputs)  # (M, S, D)
+        if has_regions:
+            embeds, marked = inject_region_tokens(embeds, marked, tokens)
+        else:
+            # Under ZeRO every rank must run every module in every step, or the others wait for it for ever.
+            embeds = embeds + 0.0 * tokens.sum().to(embeds.dtype)
+        mask = mask if attention_mask is None else mask.to(attention_mask.dtype)
+        return None, None, mask, past_key_values, embeds, None if labels is None else marked
+
+    def encode_regions(self, inputs: RegionInputs) -> Tensor:
+        """Region tokens (M, S, D): the encoder's features through the region projector."""
+        inner = self.get_model()  # type: ignore[attr-defined]
+        features = inner.region_encoder(inputs)  # (M, T, C)
+        weight = next(inner.region_projector.features.parameters())
+        return inner.region_projector(features.to(weight.dtype), inputs.boxes_norm)  # (M, S, D)
+
+    def _region_inputs(
+        self, regions: list[Region], index: list[int], sizes: list[Size] | None, maps: list[Tensor], extra: Extra | None
+    ) -> RegionInputs:
+        inner = self.get_model()  # type: ignore[attr-defined]
+        device = next(inner.region_projector.parameters()).device
+        if not regions:
+            regions, index, sizes = [Region.box(4, 4, 12, 12)], [0], [(16, 16)]
+            maps, extra = [one[:1] for one in maps], [inner.region_encoder.dummy_extra()]
+        assert sizes is not None
+        views = [self._tower_view(size) for size in sizes] if maps else []
+        return RegionInputs(regions, torch.tensor(index, device=device), list(sizes), maps, views, extra or [])
+
+    def _tower_view(self, size: Size) -> View:
+        tower = self.get_vision_tower()  # type: ignore[attr-defined]
+        aspect = getattr(self.config, "image_aspect_ratio", None)  # type: ignore[attr-defined]
+        return tower_view(tower.image_processor, aspect, size)
+
+
+def _refuse_unbound(input_ids: Tensor | None) -> None:
+    """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
+    if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
+        raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
+
+
+# The classes carry the names of those they replace: transformers writes the name into config.json (``architectures``).
+
+
+class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):
+    """LLaVA on LLaMA or Vicuna, with regions."""
+
+    language_model_class = LlamaForCausalLM
+
+
+class LlavaMistralForCausalLM(RegionMixin, llava_mistral.LlavaMistralForCausalLM):
+    """LLaVA on Mistral, with regions."""
+
+    language_model_class = MistralForCausalLM
+
+
+class LlavaMptForCausalLM(RegionMixin, llava_mpt.LlavaMptForCausalLM):
+    """LLaVA on MPT, with regions."""
+
+    language_model_class = MptForCausalLM
+
+
+REGION_CLASSES: tuple[Any, ...] = (LlavaLlamaForCausalLM, LlavaMistralForCausalLM, LlavaMptForCausalLM)
+
+
+def region_class(stock: type) -> Any:
+    """The region class for a LLaVA model class.
+
+    Raises:
+        TypeError: for any other class.
+    """
+    for candidate in REGION_CLASSES:
+        if issubclass(stock, candidate.__mro__[2]):
+            return candidate
+    raise TypeError(f"{stock.__name__} is no LLaVA class; known: {[known.__name__ for known in REGION_CLASSES]}")
+
+
+def region_class_of_config(config: Any) -> Any:
+    """The region class for a LLaVA config, by its ``model_type``.
+
+    Raises:
+        ValueError: for a config of another model.
+    """
+    known = {candidate.config_class.model_type: candidate for candidate in REGION_CLASSES}
+    if config.model_type not in known:
+        raise ValueError(f"model_type {config.model_type!r} is no LLaVA checkpoint; known: {sorted(known)}")
+    return known[config.model_type]

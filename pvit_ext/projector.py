@@ -1,0 +1,64 @@
+"""The region token builder: region features (M, T, C) -> region tokens (M, S, D) in the language model's width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pvit_ext.config import RegionConfig
+
+
+class BoxEmbedding(nn.Linear):
+    """PVIT's linear embedding of the normalised box (arXiv 2308.13437), computed in float32 under any autocast.
+
+    Zero at the start, so that adding it between the stages changes nothing at step 0.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(4, hidden_size)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, boxes_norm: Tensor) -> Tensor:
+        """boxes_norm (M, 4) xyxy float32 in 0..1 of the original image -> (M, D)."""
+        with torch.autocast(boxes_norm.device.type, enabled=False):
+            return F.linear(boxes_norm.float(), self.weight.float(), self.bias.float()).to(self.weight.dtype)
+
+
+class RegionProjector(nn.Module):
+    """Projects region features, adds the box embedding, and surrounds each region with its delimiters.
+
+    Args:
+        config: with ``feature_dim`` and ``tokens_per_region`` filled by :func:`~pvit_ext.build_region_encoder`.
+        hidden_size: D, width of the language model.
+    """
+
+    def __init__(self, config: RegionConfig, hidden_size: int) -> None:
+        super().__init__()
+        if config.feature_dim is None:
+            raise ValueError("feature_dim is known once the encoder was built (build_region_encoder)")
+        self.features = _build_projector(config.projector, config.feature_dim, hidden_size)
+        self.box_embedding = BoxEmbedding(hidden_size) if config.box_embedding else None
+        self.delimiters = nn.Embedding(2, hidden_size) if config.delimiters else None
+        if self.delimiters is not None:
+            nn.init.normal_(self.delimiters.weight, std=0.02)  # as LLaMA initialises its token embeddings
+
+    def forward(self, features: Tensor, boxes_norm: Tensor) -> Tensor:
+        """features (M, T, C), boxes_norm (M, 4) float32 -> (M, S, D); S is T, and two more with delimiters."""
+        tokens = self.features(features)  # (M, T, D)
+        if self.box_embedding is not None:
+            tokens = tokens + self.box_embedding(boxes_norm)[:, None]
+        if self.delimiters is not None:
+            ends = self.delimiters(torch.arange(2, device=tokens.device)).to(tokens.dtype)
+            start, end = ends.expand(len(tokens), 2, -1).split(1, dim=1)
+            tokens = torch.cat((start, tokens, end), dim=1)  # (M, T + 2, D)
+        return tokens
+
+
+def _build_projector(kind: str, feature_dim: int, hidden_size: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(feature_dim, hidden_size)
+    if kind == "mlp2x_gelu":
+        return nn.Sequential(nn.Linear(feature_dim, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+    raise ValueError(f"unknown region projector {kind!r}; known: linear, mlp2x_gelu")

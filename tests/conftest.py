@@ -1,0 +1,33 @@
+"""Fixtures shared by the suite: tiny checkpoints, made once per run, and a model per test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest
+import torch
+
+from tests.tiny import TINY_REGIONCLIP, build_llava
+
+
+@pytest.fixture(scope="session")
+def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA checkpoint."""
+    return build_llava(tmp_path_factory.mktemp("llava") / "tiny")
+
+
+@pytest.fixture
+def loaded(llava_checkpoint: Path):
+    """(tokenizer, model, image_processor) of the tiny checkpoint with a tiny random RegionCLIP attached."""
+    import pvit_ext
+
+    torch.manual_seed(1)
+    config = pvit_ext.RegionConfig("regionclip", encoder_options=TINY_REGIONCLIP)
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(
+        str(llava_checkpoint), region_config=config, device="cpu"
+    )
+    return tokenizer, model, processor

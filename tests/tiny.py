@@ -1,0 +1,119 @@
+"""A tiny but real LLaVA checkpoint, built from config: LLaMA language model, CLIP tower, SentencePiece tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+WORDS = """A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed,
+and polite answers to the user's questions. USER: What is in this picture? ASSISTANT: a cat and a dog, seven red blue
+digits. Which is larger, the first or the second? Describe the image. Compare these with those. 0 1 2 3 4 5 6 7 8 9
+""".split()
+
+TINY_REGIONCLIP = {
+    "layers": [1, 1, 1, 1],
+    "width": 8,
+    "heads": 4,
+    "output_dim": 24,
+    "pool": 4,
+    "shortest_edge": 64,
+    "longest_edge": 128,
+}
+
+
+def build_tokenizer(folder: Path) -> None:
+    """Train a SentencePiece model with a fixed seed and write the files that LLaVA's tokenizer needs."""
+    import sentencepiece
+
+    generator = torch.Generator().manual_seed(0)
+    lines = [" ".join(WORDS[i] for i in torch.randint(len(WORDS), (12,), generator=generator)) for _ in range(300)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": False,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "model_max_length": 2048,
+        "padding_side": "right",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def build_tower(folder: Path) -> None:
+    """A CLIP vision tower of 3 layers, 28x28 pixels in 7-pixel patches, with its image processor."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=7
+    )
+    CLIPVisionModel(config).save_pretrained(folder)
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": 28},
+        "do_center_crop": True,
+        "crop_size": {"height": 28, "width": 28},
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_convert_rgb": True,
+        "resample": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def build_llava(folder: Path, **overrides: object) -> Path:
+    """A LLaMA-based LLaVA-1.5 checkpoint in ``folder``; its tower lies in ``folder/tower``."""
+    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+
+    torch.manual_seed(0)
+    tower = folder / "tower"
+    tower.mkdir(parents=True)
+    build_tower(tower)
+    build_tokenizer(folder)
+    settings: dict[str, object] = {
+        "vocab_size": 330,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mm_vision_tower": str(tower),
+        "mm_hidden_size": 32,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "mm_patch_merge_type": "flat",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad",
+        "tokenizer_padding_side": "right",
+        "tokenizer_model_max_length": 512,
+        "use_mm_proj": True,
+    }
+    model = LlavaLlamaForCausalLM(LlavaConfig(**(settings | overrides)))
+    model.save_pretrained(folder)
+    return folder
