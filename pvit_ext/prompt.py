@@ -2,11 +2,12 @@
 
 PVIT (arXiv 2308.13437) writes a region into the text, relative to the original image, either in 1000 bins,
 ``<Region><L204><L469><L810><L960></Region>`` (each divided by 1000), or as fractions,
-``<Region>[0.204, 0.469, 0.810, 0.960]</Region>``. White space inside the tags is ignored. Both become ``<region>`` and a
-normalised box. Their values are checked later, like those of every region, by :meth:`pvit_ext.regions.Region.resolve`.
+``<Region>[0.204, 0.469, 0.810, 0.960]</Region>``. White space inside the tags is ignored. Both become ``<region>`` and
+a normalised box. Their values are checked later, like those of every region, by
+:meth:`pvit_ext.regions.Region.resolve`.
 
-Anything else in ``<Region>`` tags, a tag without its partner and ``</region>`` are errors: the original leaves such markup in
-the prompt as text, so that the model never sees the region. ``<L204>`` outside the tags is ordinary text.
+Anything else in ``<Region>`` tags, a tag without its partner and ``</region>`` are errors: the original leaves such
+markup in the prompt as text, so that the model never sees the region. ``<L204>`` outside the tags is ordinary text.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt
     found = list(_placeholders(text, where))
     if (wanted := found.count(None)) != len(regions):
         inline = f" ({len(found) - wanted} more written inline)" if len(found) > wanted else ""
-        raise RegionError(f"{where}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given")
+        raise RegionError(
+            f"{where}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given"
+        )
     explicit = iter(regions)
     return _MARKUP.sub(REGION_PLACEHOLDER, text), [next(explicit) if region is None else region for region in found]
 
