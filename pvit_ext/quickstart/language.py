@@ -1,0 +1,170 @@
+"""The quickstart's language model: a SentencePiece tokenizer and a tiny LLaMA, pre-trained on text alone.
+
+Its text has the questions of :mod:`pvit_ext.quickstart.world` with words where the region will stand ("What digit is in
+red seven?"). So it can read an attribute off that place before it ever sees a region, as a pre-trained language model
+can, and stage 1 has only to align region features with its embedding space, which is the paper's logic.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+from pvit_ext.files import atomic_write
+from pvit_ext.quickstart.world import ANSWERS_LARGER, ASK_COLOUR, ASK_DIGIT, ASK_LARGER, COLOURS, DIGITS
+
+IMAGE_TOKEN, IMAGE_ID, IGNORE = "<image>", -200, -100
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""LLaVA's own ``v1`` prompt, which its training code puts before every conversation."""
+_ANSWER = re.compile(r"ASSISTANT:( .*?</s>)")
+Turn = tuple[str, str]
+
+
+def text_turn(rng: random.Random) -> Turn:
+    """A question about words, and its answer."""
+    (a, first), (b, second) = _thing(rng), _thing(rng)
+    kind = rng.choice(("digit", "colour", "larger", "larger"))
+    if kind == "digit":
+        return ASK_DIGIT.replace("<region>", first), DIGITS[a[1]]
+    if kind == "colour":
+        return ASK_COLOUR.replace("<region>", first), a[0]
+    while b[1] == a[1]:
+        b, second = _thing(rng)
+    question = ASK_LARGER.replace("<region>", first, 1).replace("<region>", second, 1)
+    return question, ANSWERS_LARGER[a[1] < b[1]]
+
+
+def _thing(rng: random.Random) -> tuple[tuple[str, int], str]:
+    colour, value = rng.choice(list(COLOURS)), rng.randrange(10)
+    words = [colour, DIGITS[value]]
+    rng.shuffle(words)
+    return (colour, value), rng.choice(("{}", "the {}", "a {}")).format(" ".join(words))
+
+
+def render(turns: list[Turn]) -> str:
+    """A conversation as LLaVA's ``v1`` template writes it."""
+    return SYSTEM + " " + "".join(f"USER: {question} ASSISTANT: {answer}</s>" for question, answer in turns)
+
+
+def train_tokenizer(folder: Path, sentences: list[str]) -> None:
+    """Train SentencePiece on sentences and write a LLaMA tokenizer folder in the original (``legacy: false``) layout.
+
+    The role name must be one piece at the start of a turn and two after a space, as it is in LLaMA's own vocabulary:
+    LLaVA's label arithmetic counts on it. Hence ``USER`` is never shown after a space here.
+    """
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [f"{c} {d} {d}, {c}" for c in COLOURS for d in DIGITS]
+    with atomic_write(folder / "tokenizer.model") as path, path.open("wb") as stream:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([SYSTEM] * 100 + words + sentences),
+            model_writer=stream,
+            model_type="bpe",
+            vocab_size=600,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    config = special | {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}
+    config |= {"add_eos_token": False, "model_max_length": 2048, "clean_up_tokenization_spaces": False}
+    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", special)):
+        with atomic_write(folder / name) as path:
+            path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def encode(tokenizer: Any, turns: list[Turn]) -> tuple[list[int], list[int]]:
+    """Ids and labels of a conversation; labels keep answers only, ``<image>`` becomes LLaVA's IMAGE_TOKEN_INDEX."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, chunk in enumerate(render(turns).split(IMAGE_TOKEN)):
+        if number:
+            ids.append(IMAGE_ID)
+            labels.append(IGNORE)
+        coded = tokenizer(chunk, return_offsets_mapping=True, add_special_tokens=number == 0)
+        spans = [match.span(1) for match in _ANSWER.finditer(chunk)]
+        for token, (start, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
+            ids.append(token)
+            labels.append(token if end > start and any(a <= start and end <= b for a, b in spans) else IGNORE)
+    return ids, labels
+
+
+def collate(samples: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+    """Right-padded ids, labels and mask (B, L)."""
+    length = max(len(ids) for ids, _ in samples)
+    ids = torch.tensor([row + [0] * (length - len(row)) for row, _ in samples])
+    labels = torch.tensor([row + [IGNORE] * (length - len(row)) for _, row in samples])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row, _ in samples])
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}  # (B, L) each
+
+
+def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A short warm-up, then a cosine to zero."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    return get_cosine_schedule_with_warmup(optimizer, max(steps // 20, 1), steps)
+
+
+def fit(model: Any, batches: Iterator[dict[str, Any]], steps: int, learning_rate: float, title: str) -> float:
+    """Train a Hugging Face model on its own loss with AdamW and return the mean loss of the last tenth."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    plan, losses = schedule(optimizer, steps), []
+    for _ in (bar := tqdm(range(steps), desc=title, mininterval=1.0)):
+        loss = model(**next(batches)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        plan.step()
+        losses.append(loss.item())
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    last = losses[-max(steps // 10, 1) :]
+    return sum(last) / len(last)
+
+
+def text_batches(tokenizer: Any, size: int, turns: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Endless batches of conversations about words."""
+    rng = random.Random(seed)
+    while True:
+        yield collate([encode(tokenizer, [text_turn(rng) for _ in range(turns)]) for _ in range(size)])
+
+
+def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int = 3) -> None:
+    """Pre-train a tiny LLaMA on text and save it beside its tokenizer."""
+    tokenizer = LlamaTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        initializer_range=0.06,  # 0.02 is LLaMA's for widths in the thousands; here it doubles the steps needed
+    )
+    model = LlamaForCausalLM(config)
+    loss = fit(model, text_batches(tokenizer, batch, turns, 0), steps, 2.5e-3, "language model")
+    tqdm.write(f"language model: {model.num_parameters() / 1e6:.2f} M parameters, loss {loss:.3f}")
+    model.save_pretrained(folder)

@@ -1,0 +1,206 @@
+"""The quickstart's two image towers, each pre-trained on its own simple task before the language model sees it.
+
+The CLIP tower learns, for the patches of a whole image, which digit in which colour lies there; the RegionCLIP tower
+learns the same for boxes, on its own image path, and is written in the original checkpoint's layout.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.base import build_region_encoder
+from pvit_ext.encoders.regionclip import RegionCLIP
+from pvit_ext.encoders.regionclip_weights import batch_norm_of
+from pvit_ext.files import atomic_write
+from pvit_ext.quickstart.language import schedule
+from pvit_ext.quickstart.world import COLOURS, Box, Question, Scene
+from pvit_ext.regions import Region
+from pvit_ext.views import View, tower_view
+
+Scenes = list[tuple[Scene, list[Question]]]
+SELECT_LAYER = -2
+"""The hidden layer that LLaVA reads; the towers' task is set there."""
+CLIP_SIZE, PATCH = 96, 12
+REGION_OPTIONS: dict[str, Any] = {
+    "layers": [1, 1, 1, 1],
+    "width": 16,
+    "heads": 8,
+    "output_dim": 64,
+    "pool": 4,
+    "shortest_edge": 128,
+    "longest_edge": 256,
+}
+_COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
+
+
+class AttributeHead(nn.Module):
+    """Reads digit and colour off a feature; thrown away after pre-training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.digit, self.colour = nn.Linear(width, 10), nn.Linear(width, len(COLOURS))
+
+    def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy, and the share (2,) of right digits and colours.
+
+        Args:
+            features: (N, C).
+            targets: (N, 2) int64, digit and index of the colour.
+        """
+        logits = self.digit(features), self.colour(features)
+        losses = [F.cross_entropy(part, targets[:, axis]) for axis, part in enumerate(logits)]
+        right = [(part.argmax(1) == targets[:, axis]).float().mean() for axis, part in enumerate(logits)]
+        return losses[0] + losses[1], torch.stack(right)
+
+
+def image_processor() -> Any:
+    """LLaVA-1.5's kind of image processor at the tiny tower's size."""
+    return CLIPImageProcessor(size={"shortest_edge": CLIP_SIZE}, crop_size={"height": CLIP_SIZE, "width": CLIP_SIZE})
+
+
+def pad_and_process(processor: Any, image: Image.Image) -> Tensor:
+    """What LLaVA's ``image_aspect_ratio=pad`` feeds the tower: (3, CLIP_SIZE, CLIP_SIZE) float32."""
+    from llava.mm_utils import expand2square
+
+    square = expand2square(image, tuple(int(mean * 255) for mean in processor.image_mean))
+    return processor(square, return_tensors="pt")["pixel_values"][0]
+
+
+def _targets(scene: Scene) -> Tensor:
+    return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])  # (N, 2)
+
+
+def _patch_targets(processor: Any, scene: Scene) -> Tensor:
+    """(P, 2) digit and colour under each patch's centre, -100 on the background."""
+    cells = CLIP_SIZE // PATCH
+    boxes = tower_view(processor, "pad", scene.image.size).map_boxes(torch.tensor([d.box for d in scene.digits]))
+    y, x = torch.meshgrid(*[(torch.arange(cells) + 0.5) * PATCH] * 2, indexing="ij")
+    grid = torch.full((cells, cells, 2), -100)
+    for box, target in zip(boxes, _targets(scene), strict=True):
+        grid[(x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])] = target
+    return grid.flatten(0, 1)  # (P, 2)
+
+
+def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
+    """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours."""
+    torch.manual_seed(1)
+    processor = image_processor()
+    pixels = torch.stack([pad_and_process(processor, scene.image) for scene, _ in scenes])
+    targets = torch.stack([_patch_targets(processor, scene) for scene, _ in scenes])  # (S, P, 2)
+    config = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=CLIP_SIZE,
+        patch_size=PATCH,
+        projection_dim=64,
+    )
+    tower, head = CLIPVisionModel(config), AttributeHead(config.hidden_size)
+
+    def step(rows: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = tower(pixels[rows], output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
+        seen = targets[rows][..., 0] >= 0
+        return head.loss(hidden[seen], targets[rows][seen])
+
+    generator = torch.Generator().manual_seed(0)
+    batches = (torch.randint(len(scenes), (batch,), generator=generator) for _ in range(steps))
+    right = _fit([*tower.parameters(), *head.parameters()], step, batches, steps, 2e-3, "CLIP tower")
+    tower.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return right
+
+
+def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
+    """Pre-train a tiny RegionCLIP tower, save it as the original saves, return the share of right digits and colours."""
+    torch.manual_seed(2)
+    encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
+    assert isinstance(encoder, RegionCLIP)
+    encoder.requires_grad_(True)
+    norms, head = _add_batch_norms(encoder), AttributeHead(encoder.feature_dim)
+    pixels, boxes, targets = zip(*(_region_sample(encoder, scene) for scene, _ in scenes), strict=True)
+
+    def step(rows: list[int]) -> tuple[Tensor, Tensor]:
+        index = torch.cat([torch.full((len(boxes[row]),), number) for number, row in enumerate(rows)])
+        images = encoder.normalize(torch.stack([pixels[row] for row in rows]))
+        features = encoder.encode(images, torch.cat([boxes[row] for row in rows]), index)
+        return head.loss(features, torch.cat([targets[row] for row in rows]))
+
+    trained = [*encoder.parameters(), *norms.parameters(), *head.parameters()]
+    right = _fit(trained, step, _same_size_batches(pixels, batch), steps, 3e-3, "RegionCLIP tower")
+    with atomic_write(path) as temporary:
+        torch.save({"model": _original_layout(encoder, norms)}, temporary)
+    return right
+
+
+def _region_sample(encoder: RegionCLIP, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    shown = encoder.preprocess(scene.image, [Region.box(*digit.box) for digit in scene.digits])["pixels"]
+    view = View.resize(scene.image.size, (shown.shape[2], shown.shape[1]))
+    return shown, view.map_boxes(torch.tensor([digit.box for digit in scene.digits])), _targets(scene)
+
+
+def _same_size_batches(pixels: tuple[Tensor, ...], size: int) -> Iterator[list[int]]:
+    rng, groups = random.Random(0), defaultdict(list)
+    for row, image in enumerate(pixels):
+        groups[image.shape].append(row)
+    shapes = list(groups)
+    while True:
+        members = groups[rng.choices(shapes, [len(groups[shape]) for shape in shapes])[0]]
+        yield rng.sample(members, min(size, len(members)))
+
+
+def _add_batch_norms(encoder: RegionCLIP) -> nn.ModuleDict:
+    """Put a batch norm behind each convolution, where the original has it; keys are the convolutions' names with ``/``."""
+    norms = nn.ModuleDict()
+    for name, module in encoder.backbone.named_modules():
+        if isinstance(module, nn.Conv2d):
+            norm = nn.BatchNorm2d(module.out_channels)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias).requires_grad_(False)
+            module.register_forward_hook(lambda _module, _args, output, norm=norm: norm(output))
+            norms[name.replace(".", "/")] = norm
+    return norms
+
+
+def _original_layout(encoder: RegionCLIP, norms: nn.ModuleDict) -> dict[str, Tensor]:
+    """``backbone.*`` with separate batch norms, as RegionCLIP's released checkpoints have them."""
+    state: dict[str, Tensor] = {}
+    for key, value in encoder.backbone.state_dict().items():
+        layer = key.rpartition(".")[0]
+        if layer == "attnpool.positional_embedding":
+            state[layer] = value
+        elif layer.startswith("attnpool.") or key.endswith(".weight"):
+            state[key] = value
+    state["attnpool.k_proj.bias"] = torch.zeros_like(state["attnpool.q_proj.bias"])
+    for name, norm in norms.items():
+        prefix = batch_norm_of(name.replace("/", "."))
+        state.update({f"{prefix}.{key}": value for key, value in norm.state_dict().items()})
+    return {f"backbone.{key}": value.contiguous() for key, value in state.items()}
+
+
+def _fit(parameters: list[Any], step: Any, batches: Iterator[Any], steps: int, rate: float, title: str) -> list[float]:
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.02)
+    plan, rights = schedule(optimizer, steps), []
+    for _ in (bar := tqdm(range(steps), desc=title, mininterval=1.0)):
+        loss, right = step(next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        plan.step()
+        rights.append(right)
+        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right[0]:.2f}/{right[1]:.2f}", refresh=False)
+    return torch.stack(rights[-max(steps // 10, 1) :]).mean(0).tolist()
