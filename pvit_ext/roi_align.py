@@ -2,8 +2,8 @@
 
 For axis-aligned boxes RoIAlign is separable, ``out = Wy @ F @ Wx.T`` per region, with a bin-averaged bilinear weight
 matrix per axis. Each output cell therefore is a short weighted sum of map cells, which over a channels-last map is an
-``embedding_bag``; its adjoint is the same operation with the two index lists swapped. Nothing dense is built, nothing is
-compiled, forward and backward are deterministic.
+``embedding_bag``; its adjoint is the same operation with the two index lists swapped. Nothing dense is built, no
+extension is compiled.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def roi_align(
     """
     _check(boxes)
     rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
-    batch, channels, height, width = feature_map.shape
+    channels, height, width = feature_map.shape[1:]
     scaled = boxes * spatial_scale - 0.5
     weight_y = _axis_weights(scaled[:, 1], scaled[:, 3], rows, height, sampling_ratio)  # (M, rows, H)
     weight_x = _axis_weights(scaled[:, 0], scaled[:, 2], columns, width, sampling_ratio)  # (M, columns, W)

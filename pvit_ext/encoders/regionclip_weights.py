@@ -1,4 +1,4 @@
-"""Reading RegionCLIP and CLIP ResNet checkpoints into the folded layout, all of it or an error that lists what is wrong."""
+"""Reading RegionCLIP and CLIP ResNet checkpoints into the folded layout: all of it, or an error that lists why."""
 
 from __future__ import annotations
 
