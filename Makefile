@@ -1,0 +1,55 @@
+# make test         lint, types and the fast tests
+# make quickstart   train the paper's miniature and print its table
+# make test-slow    the tests marked slow
+# make bench        the benchmarks
+# make lint         ruff and mypy
+#
+# Each makes $(VENV) first. The constraints are the versions that the tests run with; on a machine with a GPU, where torch
+# should match the driver, give your own file, or none: `make quickstart CONSTRAINTS= VENV=.venv-gpu`.
+
+VENV ?= .venv
+CONSTRAINTS ?= .ci/constraints.txt
+PYTEST_ARGS ?=
+QUICKSTART_ARGS ?=
+
+# The constrained transformers needs Python 3.11; pvit-ext itself runs on 3.10 with older versions (PYTHON=python3.10 CONSTRAINTS=).
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
+	$(name) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+STAMP := $(VENV)/installed
+# Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=offline
+
+.PHONY: test quickstart test-slow bench lint install
+
+test: lint
+	$(RUN) python -m pytest $(PYTEST_ARGS)
+
+test-slow: install
+	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
+
+bench: install
+	$(RUN) python -m pytest tests/benchmarks -m "" -s $(PYTEST_ARGS)
+
+quickstart: install
+	$(RUN) python -m pvit_ext.quickstart $(QUICKSTART_ARGS)
+
+lint: install
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+install: $(STAMP)
+
+# torch goes first: deepspeed is built from source and looks for it. llava-torch goes without its dependencies, because it pins
+# torch 2.0.1 and transformers 4.36.2; what it imports is in the extras.
+$(STAMP): setup.cfg pyproject.toml Makefile $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or give PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: pvit-ext needs Python 3.10 or newer, $(PYTHON) is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(PINS) torch
+	$(PIP) $(PINS) --editable '.[test]'
+	$(PIP) --no-deps llava-torch==1.2.2.post1
+	@touch $@
