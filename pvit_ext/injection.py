@@ -6,7 +6,9 @@ token id of 0 and a *marked label*; after LLaVA has spliced the images, the mark
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,38 +64,50 @@ def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tenso
     return batch
 
 
-def inject_region_tokens(inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def inject_region_tokens(
+    inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor, owners: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Write region tokens at the marked rows and take the marks out of the labels.
 
     Args:
         inputs_embeds: (B, L, D), after LLaVA's splice.
         marked_labels: (B, L) int64, after LLaVA's splice.
         tokens: (M, S, D) region tokens in the order of the marks.
+        owners: M names for error messages, such as ``sample 0, region 1``.
 
     Raises:
-        RegionError: when truncation cut a region off.
+        RegionError: naming the regions that truncation cut.
     """
     is_region = marked_labels <= REGION_MARK  # (B, L)
     rows, columns = is_region.nonzero(as_tuple=True)
     slot = REGION_MARK - marked_labels[rows, columns]
     if len(slot) != tokens.shape[0] * tokens.shape[1]:
+        kept = torch.bincount(slot // tokens.shape[1], minlength=len(tokens))  # (M,)
+        cut = [owners[region] for region in (kept < tokens.shape[1]).nonzero().flatten().tolist()]
         raise RegionError(
-            f"the prompt is longer than the model's maximum of {inputs_embeds.shape[1]} rows: "
-            f"{tokens.shape[0] * tokens.shape[1] - len(slot)} of {tokens.shape[0] * tokens.shape[1]} region rows were "
-            "truncated; shorten the prompt or raise model_max_length / tokenizer_model_max_length"
+            f"{'; '.join(cut)}: cut off, because the prompt with its image rows is longer than the model's maximum of "
+            f"{inputs_embeds.shape[1]}; shorten the prompt or raise model_max_length (tokenizer_model_max_length)"
         )
-    values = tokens.flatten(0, 1)[slot].to(inputs_embeds.dtype)
+    values = tokens.flatten(0, 1)[slot].to(inputs_embeds.dtype)  # (M * S, D)
     embeds = inputs_embeds.index_put((rows, columns), values)
     return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
+
+
+class BoundRegions(NamedTuple):
+    """The M regions of a batch in placeholder order: resolved, with the batch-wide image and the name of each."""
+
+    regions: list[Region]
+    image_index: list[int]
+    owners: list[str]
 
 
 def bind_to_images(
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    regions: list[list[Region] | None],
-    image_sizes: list[Size] | None,
-) -> tuple[list[Region], list[int]]:
-    """Resolve every region against its image: M regions in placeholder order, and the batch-wide image of each.
+    regions: Sequence[Sequence[Region] | None],
+    image_sizes: Sequence[Size] | None,
+) -> BoundRegions:
+    """Resolve every region against its image.
 
     LLaVA lets a sample without ``<image>`` consume one (dummy) image all the same; so does the count here.
 
@@ -105,8 +119,7 @@ def bind_to_images(
     images = ((input_ids == IMAGE_TOKEN_INDEX) & keep).sum(1).tolist()
     if len(regions) != len(placeholders):
         raise RegionError(f"regions holds {len(regions)} samples, input_ids {len(placeholders)}")
-    resolved: list[Region] = []
-    image_index: list[int] = []
+    bound = BoundRegions([], [], [])
     first_image = 0
     for sample, (found, count) in enumerate(zip(placeholders, images, strict=True)):
         given = regions[sample] or []
@@ -119,13 +132,14 @@ def bind_to_images(
             if not 0 <= region.image < count:
                 raise RegionError(f"{where}: lies on image {region.image}, the prompt has {count} image(s)")
             size = _size_of(image_sizes, first_image + region.image, where)
-            resolved.append(region.resolve(size, where))
-            image_index.append(first_image + region.image)
+            bound.regions.append(region.resolve(size, where))
+            bound.image_index.append(first_image + region.image)
+            bound.owners.append(where)
         first_image += max(count, 1)
-    return resolved, image_index
+    return bound
 
 
-def _size_of(image_sizes: list[Size] | None, image: int, where: str) -> Size:
+def _size_of(image_sizes: Sequence[Size] | None, image: int, where: str) -> Size:
     if image_sizes is None or image >= len(image_sizes):
         raise RegionError(f"{where}: image_sizes must give (width, height) for every image, got {image_sizes}")
     width, height = image_sizes[image]

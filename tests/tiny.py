@@ -81,23 +81,22 @@ def build_tower(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
-def build_llava(folder: Path, **overrides: object) -> Path:
-    """A LLaMA-based LLaVA-1.5 checkpoint in ``folder``; its tower lies in ``folder/tower``."""
-    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+def build_llava(folder: Path, family: str = "llama", **overrides: object) -> Path:
+    """A LLaVA-1.5 checkpoint on LLaMA, ``mistral`` or ``mpt`` in ``folder``; its tower lies in ``folder/tower``."""
+    from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 
     torch.manual_seed(0)
     tower = folder / "tower"
     tower.mkdir(parents=True)
     build_tower(tower)
     build_tokenizer(folder)
+    config_class, model_class = {
+        "llama": (llava_llama.LlavaConfig, llava_llama.LlavaLlamaForCausalLM),
+        "mistral": (llava_mistral.LlavaMistralConfig, llava_mistral.LlavaMistralForCausalLM),
+        "mpt": (llava_mpt.LlavaMptConfig, llava_mpt.LlavaMptForCausalLM),
+    }[family]
     settings: dict[str, object] = {
         "vocab_size": 330,
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 512,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -113,7 +112,23 @@ def build_llava(folder: Path, **overrides: object) -> Path:
         "tokenizer_padding_side": "right",
         "tokenizer_model_max_length": 512,
         "use_mm_proj": True,
+        **_LANGUAGE[family],
     }
-    model = LlavaLlamaForCausalLM(LlavaConfig(**(settings | overrides)))
+    model = model_class(config_class(**(settings | overrides)))
     model.save_pretrained(folder)
     return folder
+
+
+_LLAMA: dict[str, object] = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+}
+_LANGUAGE: dict[str, dict[str, object]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mpt": {"d_model": 48, "n_heads": 4, "n_layers": 2, "max_seq_len": 512, "tie_word_embeddings": False},
+}
