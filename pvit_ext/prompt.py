@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,6 +31,7 @@ _MARKUP = re.compile(r"<Region>((?:(?!</?Region>).)*)</Region>|<region>|</?[Rr]e
 _BINS = re.compile(r"\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*")
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
 _FRACTIONS = re.compile(rf"\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*")
+RegionT = TypeVar("RegionT")
 _clones: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
 
 
@@ -46,7 +47,7 @@ def parse_regions(text: str, where: str = "prompt") -> tuple[str, list[Region]]:
     Raises:
         RegionError: on malformed markup.
     """
-    return _MARKUP.sub(REGION_PLACEHOLDER, text), [region for region in _placeholders(text, where) if region]
+    return _MARKUP.sub(REGION_PLACEHOLDER, text), [region for region in find_placeholders(text, where) if region]
 
 
 def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt") -> tuple[str, list[Region]]:
@@ -63,14 +64,40 @@ def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt
     Raises:
         RegionError: on malformed markup, or another number of regions than of placeholders.
     """
-    found = list(_placeholders(text, where))
+    filled = fill_placeholders(list(find_placeholders(text, where)), regions, where)
+    return _MARKUP.sub(REGION_PLACEHOLDER, text), filled
+
+
+def find_placeholders(text: str, where: str = "prompt") -> Iterator[Region | None]:
+    """One entry for each placeholder in order: its inline region, or None for a plain ``<region>``.
+
+    Raises:
+        RegionError: on malformed markup.
+    """
+    if "egion>" not in text:
+        return
+    for match in _MARKUP.finditer(text):
+        if match.group(0) == REGION_PLACEHOLDER:
+            yield None
+        elif match.group(1) is None:
+            raise RegionError(f"{where}: {match.group(0)} without its partner in {_excerpt(text, match)}; {_VALID}")
+        else:
+            yield _inline_region(match.group(1), f"{where}: malformed region {_excerpt(text, match)}")
+
+
+def fill_placeholders(found: Sequence[Region | None], regions: Sequence[RegionT], where: str) -> list[Region | RegionT]:
+    """Put the explicit regions where :func:`find_placeholders` gave None.
+
+    Raises:
+        RegionError: on another number of regions than of plain placeholders.
+    """
     if (wanted := found.count(None)) != len(regions):
         inline = f" ({len(found) - wanted} more written inline)" if len(found) > wanted else ""
         raise RegionError(
             f"{where}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given"
         )
     explicit = iter(regions)
-    return _MARKUP.sub(REGION_PLACEHOLDER, text), [next(explicit) if region is None else region for region in found]
+    return [next(explicit) if region is None else region for region in found]
 
 
 def tokenizer_region_token(
@@ -97,17 +124,6 @@ def tokenizer_region_token(
     if isinstance(ids, torch.Tensor):
         return ids.masked_fill(ids == region_id, REGION_TOKEN_INDEX)  # (L,)
     return [REGION_TOKEN_INDEX if token == region_id else token for token in ids]
-
-
-def _placeholders(text: str, where: str) -> Iterator[Region | None]:
-    """One entry for each placeholder in order: its inline region, or None for a plain ``<region>``."""
-    for match in _MARKUP.finditer(text):
-        if match.group(0) == REGION_PLACEHOLDER:
-            yield None
-        elif match.group(1) is None:
-            raise RegionError(f"{where}: {match.group(0)} without its partner in {_excerpt(text, match)}; {_VALID}")
-        else:
-            yield _inline_region(match.group(1), f"{where}: malformed region {_excerpt(text, match)}")
 
 
 def _inline_region(inner: str, problem: str) -> Region:

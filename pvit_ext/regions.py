@@ -4,14 +4,20 @@ Coordinates are continuous: pixel column ``i`` spans ``[i, i + 1)``, so an image
 
 What happens to awkward input, everywhere in pvit-ext:
 
-=====================================  ==========================================================
-not finite, not numbers, wrong shape   error
-inverted or empty (zero area, no True)  error
-completely outside the image           error
-partly outside the image               clipped to the image
-smaller than one pixel                 kept exactly; its mask covers the pixel of its centre
-mask of another size than the image    error
-=====================================  ==========================================================
+======================================  ==========================================================
+not numbers, wrong shape                error when the region is made
+not finite, or beyond ``MAX_PIXEL``     error
+inverted                                error
+empty: a side under ``MIN_SIDE``, no    error
+pixel of a mask
+completely outside the image            error; so is a box or polygon that only touches it
+partly outside the image                clipped to the image; a polygon or scribble keeps its points
+                                        (moving one would turn its edges), what lies outside counts
+                                        for nothing
+smaller than one pixel                  kept exactly; its mask covers the pixels it crosses, so it
+                                        is never empty
+mask of another size than the image     error
+======================================  ==========================================================
 """
 
 from __future__ import annotations
@@ -24,14 +30,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pvit_ext.raster import Box, Point, clip_polyline, contains, draw_polyline, fill_polygon, hull
+
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
 STROKE_FRACTION = 0.01
 """Radius of a point's disc and of a scribble's stroke, as a fraction of the image's shorter side (at least 1 px)."""
+MIN_SIDE = 0.01
+"""Pixels. float32, in which encoders see boxes, steps by 0.004 px at the right edge of a 65,535 px image."""
+MAX_PIXEL = 1e9
+"""Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
 
 
 class RegionError(ValueError):
@@ -40,7 +50,7 @@ class RegionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """One region of one image; :meth:`box`, :meth:`mask`, :meth:`point`, :meth:`polygon`, :meth:`scribble` build it.
+    """One region of one image; made by :meth:`box`, :meth:`mask`, :meth:`point`, :meth:`polygon` or :meth:`scribble`.
 
     Args:
         kind: what the user drew.
@@ -79,12 +89,38 @@ class Region:
     @classmethod
     def mask(cls, pixels: Any, *, image: int = 0) -> Region:
         """A mask of the image's own size, bool (H, W); anything array-like of bool, or of 0 and 1."""
-        array = np.asarray(pixels)
-        if array.ndim != 2:
+        try:
+            array = np.asarray(pixels)
+        except (TypeError, ValueError) as error:
+            raise RegionError(f"a mask is an array of shape (height, width), got {type(pixels).__name__}") from error
+        if array.ndim != 2 or array.size == 0:
             raise RegionError(f"a mask has shape (height, width), got {array.shape}")
         if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-            raise RegionError(f"a mask holds bool, or 0 and 1, got {array.dtype} from {array.min()} to {array.max()}")
+            raise RegionError(f"a mask holds bool, or 0 and 1; this one is {array.dtype} with other values")
         return cls("mask", pixels=array.astype(np.bool_), image=image)
+
+    def check(self, where: str = "region") -> None:
+        """The part of :meth:`resolve` that needs no image.
+
+        Raises:
+            RegionError: for a region that is not finite, inverted or empty.
+        """
+        if self.image < 0:
+            raise RegionError(f"{where}: images are counted from 0, got image {self.image}")
+        if self.kind == "mask":
+            if self.pixels is None or not self.pixels.any():
+                raise RegionError(f"{where}: mask is empty, mark at least one pixel")
+            return
+        if not self.points or (self.kind == "polygon" and len(self.points) < 3):
+            raise RegionError(f"{where}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
+        if not all(abs(value) <= MAX_PIXEL for point in self.points for value in point):
+            raise RegionError(f"{where}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
+        if self.kind == "box":
+            (x0, y0), (x1, y1) = self.points
+            if x1 < x0 or y1 < y0:
+                raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
+        if self.kind in ("box", "polygon") and not _has_area(hull(self.points), 0.0):
+            raise RegionError(f"{where}: {self} is empty: it has no area")
 
     def resolve(self, size: Size, where: str = "region") -> Region:
         """Check the region against its image and return it in pixels, clipped to the image.
@@ -96,70 +132,51 @@ class Region:
         Raises:
             RegionError: by the rules at the head of this module.
         """
-        if self.kind == "mask":
-            return self._resolve_mask(size, where)
-        width, height = size
-        scale = (width, height) if self.normalized else (1, 1)
+        self.check(where)
+        if self.pixels is not None:
+            height, width = self.pixels.shape
+            if (width, height) != tuple(size):
+                raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
+            return self
+        scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
-        if not all(math.isfinite(value) for point in points for value in point):
-            raise RegionError(f"{where}: {self} has a coordinate that is not finite")
-        _check_shape(self.kind, points, f"{where}: {self}")
-        x0, y0, x1, y1 = _hull(points)
-        if x1 < 0 or y1 < 0 or x0 > width or y0 > height or (self.kind == "box" and not _overlaps(points, size)):
+        if self.kind in ("box", "polygon") and not _has_area(hull(points), MIN_SIDE):
+            raise RegionError(f"{where}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
+        if (extent := _extent(self.kind, points, size)) is None:
             space = "normalised 0..1 of" if self.normalized else "pixels of"
-            raise RegionError(f"{where}: {self} lies outside its image; give {space} the {width}x{height} image")
-        clipped = tuple((min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height))) for x, y in points)
-        return replace(self, points=clipped, normalized=False)
-
-    def _resolve_mask(self, size: Size, where: str) -> Region:
-        assert self.pixels is not None
-        height, width = self.pixels.shape
-        if (width, height) != size:
-            raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
-        if not self.pixels.any():
-            raise RegionError(f"{where}: mask is empty, mark at least one pixel")
-        return self
+            raise RegionError(f"{where}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
+        if self.kind == "box":
+            points = extent[:2], extent[2:]
+        return replace(self, points=points, normalized=False)
 
     def bounds(self, size: Size) -> Box:
         """The smallest box (x0, y0, x1, y1) around a resolved region, in pixels of an image of this size."""
-        if self.kind == "mask":
-            assert self.pixels is not None
+        if self.pixels is not None:
             rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
             return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-        x0, y0, x1, y1 = _hull(self.points)
-        grow = stroke_radius(size) if self.kind in ("point", "scribble") else 0.0
-        return max(x0 - grow, 0.0), max(y0 - grow, 0.0), min(x1 + grow, float(size[0])), min(y1 + grow, float(size[1]))
+        if (extent := _extent(self.kind, self.points, size)) is None:
+            raise RegionError(f"{self} lies outside a {size[0]}x{size[1]} image; resolve it first")
+        return extent
 
     def to_mask(self, size: Size) -> NDArray[np.bool_]:
         """Rasterise a resolved region to bool (H, W): pixels whose centre lies inside, never none."""
-        if self.kind == "mask":
-            assert self.pixels is not None
+        if self.pixels is not None:
             return self.pixels
-        width, height = size
-        x0, y0, x1, y1 = self.bounds(size)
-        left, top = min(int(x0), width - 1), min(int(y0), height - 1)
-        right, bottom = max(math.ceil(x1), left + 1), max(math.ceil(y1), top + 1)
-        x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
-        mask = np.zeros((height, width), dtype=np.bool_)
-        mask[top:bottom, left:right] = self._inside(x, y, size)
-        if not mask.any():
-            mask[min(int((y0 + y1) / 2), height - 1), min(int((x0 + x1) / 2), width - 1)] = True
+        if self.kind == "box":
+            return _fill_box(hull(self.points), size)
+        if self.kind in ("point", "scribble"):
+            return draw_polyline(self.points, size, stroke_radius(size))
+        mask = fill_polygon(self.points, size)
+        if not mask.any():  # thinner than a pixel: every pixel its outline comes through has a centre this near
+            mask = draw_polyline((*self.points, self.points[0]), size, math.sqrt(0.5))
         return mask
 
-    def _inside(self, x: NDArray[np.float64], y: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
-        if self.kind == "box":
-            (x0, y0), (x1, y1) = self.points
-            return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-        if self.kind == "polygon":
-            return _inside_polygon(self.points, x, y)
-        return _near_polyline(self.points, x, y, stroke_radius(size))
-
     def __str__(self) -> str:
-        if self.kind == "mask":
-            assert self.pixels is not None
+        if self.pixels is not None:
             return f"mask of {int(self.pixels.sum())} pixels"
-        values = [value for point in self.points for value in point]
-        return f"{self.kind}{' (normalised)' if self.normalized else ''} {values}"
+        values = [value for point in self.points[:4] for value in point]
+        more = f" and {len(self.points) - 4} more points" if len(self.points) > 4 else ""
+        return f"{self.kind}{' (normalised)' if self.normalized else ''} {values}{more}"
 
 
 def stroke_radius(size: Size) -> float:
@@ -169,54 +186,49 @@ def stroke_radius(size: Size) -> float:
 
 def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
     try:
-        pairs = tuple((float(x), float(y)) for x, y in points)
-    except (TypeError, ValueError) as error:
-        raise RegionError(f"a region is built from (x, y) numbers, got {points!r}") from error
-    if any(isinstance(value, (str, bytes, bool)) for point in points for value in point):
-        raise RegionError(f"a region is built from (x, y) numbers, got {points!r}")
-    return pairs
+        pairs = [tuple(point) for point in points]
+        if any(isinstance(value, (str, bytes, bool)) for pair in pairs for value in pair):
+            raise TypeError("text and bool are no coordinates")
+        return tuple((float(x), float(y)) for x, y in pairs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RegionError(f"a region is built from (x, y) numbers, got {str(points)[:200]}") from error
 
 
-def _check_shape(kind: Kind, points: tuple[Point, ...], where: str) -> None:
-    x0, y0, x1, y1 = _hull(points) if points else (0.0, 0.0, 0.0, 0.0)
+def _has_area(box: Box, least: float) -> bool:
+    width, height = box[2] - box[0], box[3] - box[1]
+    return width > 0 and height > 0 and width >= least and height >= least
+
+
+def _extent(kind: Kind, points: tuple[Point, ...], size: Size) -> Box | None:
+    """The smallest box around what lies inside the image, None if nothing does."""
+    width, height = float(size[0]), float(size[1])
     if kind == "box":
-        (x0, y0), (x1, y1) = points
-        if x1 < x0 or y1 < y0:
-            raise RegionError(f"{where} is inverted; a box is left, top, right, bottom")
-    if kind == "polygon" and len(points) < 3:
-        raise RegionError(f"{where} needs three or more points")
-    if kind == "scribble" and not points:
-        raise RegionError(f"{where} needs one or more points")
-    if kind in ("box", "polygon") and (x1 <= x0 or y1 <= y0):
-        raise RegionError(f"{where} is empty: it has no area")
+        x0, y0, x1, y1 = hull(points)
+        inside = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
+        return inside if _has_area(inside, MIN_SIDE) else None
+    outline = (*points, points[0]) if kind == "polygon" else points
+    ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
+    if kind == "polygon":
+        corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
+        ends += [corner for corner in corners if contains(points, *corner)]
+        return hull(ends) if ends and _has_area(hull(ends), MIN_SIDE) else None
+    if not ends:
+        return None
+    (x0, y0, x1, y1), grow = hull(ends), stroke_radius(size)
+    return max(x0 - grow, 0.0), max(y0 - grow, 0.0), min(x1 + grow, width), min(y1 + grow, height)
 
 
-def _hull(points: tuple[Point, ...]) -> Box:
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+def _fill_box(box: Box, size: Size) -> NDArray[np.bool_]:
+    mask = np.zeros((size[1], size[0]), dtype=np.bool_)
+    columns, rows = (_covered(box[axis], box[axis + 2], size[axis]) for axis in (0, 1))
+    mask[rows, columns] = True
+    return mask
 
 
-def _overlaps(points: tuple[Point, ...], size: Size) -> bool:
-    x0, y0, x1, y1 = _hull(points)
-    return x1 > 0 and y1 > 0 and x0 < size[0] and y0 < size[1]
-
-
-def _inside_polygon(points: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    inside = np.zeros(x.shape, dtype=np.bool_)
-    for (xa, ya), (xb, yb) in zip(points, points[1:] + points[:1], strict=True):
-        if ya == yb:
-            continue
-        crosses = (ya <= y) != (yb <= y)
-        inside ^= crosses & (x < xa + (y - ya) * (xb - xa) / (yb - ya))
-    return inside
-
-
-def _near_polyline(
-    points: tuple[Point, ...], x: NDArray[np.float64], y: NDArray[np.float64], radius: float
-) -> NDArray[np.bool_]:
-    near = np.zeros(x.shape, dtype=np.bool_)
-    for (xa, ya), (xb, yb) in zip(points, points[1:] or points, strict=False):
-        dx, dy = xb - xa, yb - ya
-        along = np.clip(((x - xa) * dx + (y - ya) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
-        near |= (x - xa - along * dx) ** 2 + (y - ya - along * dy) ** 2 <= radius**2
-    return near
+def _covered(low: float, high: float, limit: int) -> slice:
+    """Pixels whose centre lies in [low, high), or the one at the middle if there is none."""
+    first, last = math.ceil(low - 0.5), math.ceil(high - 0.5)
+    if first >= last:
+        first = min(int((low + high) / 2), limit - 1)
+        last = first + 1
+    return slice(first, last)
