@@ -107,7 +107,8 @@ def region_state(model: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, module in region_modules(model).items():
         with _gathered(list(module.parameters())):
-            state |= {f"{name}.{key}": value.detach().cpu().clone() for key, value in module.state_dict().items()}
+            for key, value in module.state_dict().items():  # towers are channels-last, files are not
+                state[f"{name}.{key}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     return state
 
 

@@ -7,6 +7,7 @@ one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +15,12 @@ from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, MptForCausalLM
 
-from pvit_ext.checkpoint import create_region_modules, finish_region_encoder, keys_not_saved
+from pvit_ext import compat
+from pvit_ext.checkpoint import create_region_modules, finish_region_encoder, keys_not_saved, load_region_modules
 from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.injection import bind_to_images, inject_region_tokens, mark_regions
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.injection import BoundRegions, bind_to_images, inject_region_tokens, mark_regions
+from pvit_ext.loading import attach
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.tower import capture_feature_maps
@@ -33,12 +36,13 @@ class RegionMixin:
     language_model_class: ClassVar[Any]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_modules(self)
 
     @classmethod
     def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256."""
+        kwargs = compat.default_dtype_is_float32(kwargs)
         loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
         finish_region_encoder(loaded[0] if isinstance(loaded, tuple) else loaded, path)
         return loaded
@@ -47,6 +51,15 @@ class RegionMixin:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
         self._keys_to_ignore_on_save = keys_not_saved(self)
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
+        """LLaVA's last step of building a model for training; then the region modules its arguments ask for."""
+        super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
+        if not hasattr(model_args, "region_config"):
+            return
+        attach(self, model_args.region_config(self.region_config))
+        if model_args.region_modules is not None:
+            load_region_modules(self, model_args.region_modules)
 
     @property
     def region_config(self) -> RegionConfig | None:
@@ -147,28 +160,32 @@ class RegionMixin:
         if not has_regions and not keeps_step:
             _refuse_unbound(input_ids)
             return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
-        if encoder is None or images is None:
+        if encoder is None:
+            raise RegionError("regions were given, but the model has no region encoder: pvit_ext.attach(model, ...)")
+        if images is None:
             raise RegionError(
-                f"regions were given, but the {'model has no region encoder (attach one)' if encoder is None else 'batch has no images'}"
+                "regions were given, but no images: pass images=, one per <image> and per text-only sample"
             )
 
-        resolved, index = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
+        bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
         config = self.region_config
         assert config is not None
         batch = mark_regions(input_ids, labels, attention_mask, config.slots_per_region)
         with capture_feature_maps(self.get_vision_tower(), encoder.feature_layers) as maps:  # type: ignore[attr-defined]
-            _, _, mask, past_key_values, embeds, marked = stock(
-                batch.input_ids, None, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
+            _, position_ids, mask, past_key_values, embeds, marked = stock(
+                batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
-        inputs = self._region_inputs(resolved, index, image_sizes, maps, region_extra)
-        tokens = self.encode_regions(inputs)  # (M, S, D)
+        tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, region_extra))  # (M, S, D)
         if has_regions:
-            embeds, marked = inject_region_tokens(embeds, marked, tokens)
+            embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.owners)
         else:
             # Under ZeRO every rank must run every module in every step, or the others wait for it for ever.
-            embeds = embeds + 0.0 * tokens.sum().to(embeds.dtype)
-        mask = mask if attention_mask is None else mask.to(attention_mask.dtype)
-        return None, None, mask, past_key_values, embeds, None if labels is None else marked
+            embeds = embeds + (0.0 * tokens).sum().to(embeds.dtype)
+        if attention_mask is not None:
+            mask = mask.to(attention_mask.dtype)
+        elif not has_regions:
+            mask = None  # as LLaVA
+        return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
 
     def encode_regions(self, inputs: RegionInputs) -> Tensor:
         """Region tokens (M, S, D): the encoder's features through the region projector."""
@@ -178,21 +195,44 @@ class RegionMixin:
         return inner.region_projector(features.to(weight.dtype), inputs.boxes_norm)  # (M, S, D)
 
     def _region_inputs(
-        self, regions: list[Region], index: list[int], sizes: list[Size] | None, maps: list[Tensor], extra: Extra | None
+        self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], extra: Extra | None
     ) -> RegionInputs:
         inner = self.get_model()  # type: ignore[attr-defined]
         device = next(inner.region_projector.parameters()).device
-        if not regions:
-            regions, index, sizes = [Region.box(4, 4, 12, 12)], [0], [(16, 16)]
+        if not bound.regions:
+            bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
             maps, extra = [one[:1] for one in maps], [inner.region_encoder.dummy_extra()]
-        assert sizes is not None
+        sizes = [(int(width), int(height)) for width, height in sizes or []]
+        _check_extra(inner.region_encoder, bound, extra)
+        _check_maps(maps, len(sizes))
         views = [self._tower_view(size) for size in sizes] if maps else []
-        return RegionInputs(regions, torch.tensor(index, device=device), list(sizes), maps, views, extra or [])
+        index = torch.tensor(bound.image_index, device=device)
+        return RegionInputs(bound.regions, index, sizes, maps, views, extra or [])
 
     def _tower_view(self, size: Size) -> View:
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
         aspect = getattr(self.config, "image_aspect_ratio", None)  # type: ignore[attr-defined]
         return tower_view(tower.image_processor, aspect, size)
+
+
+def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
+    if type(encoder).preprocess is RegionEncoder.preprocess:
+        return
+    for image, owner in zip(bound.image_index, bound.owners, strict=True):
+        if extra is None or image >= len(extra) or not extra[image]:
+            raise RegionError(
+                f"{owner}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass region_extra=, "
+                "per image of the batch encoder.preprocess(image, regions on it), or None where no region lies "
+                "(pvit_ext.ask and the training data do so)"
+            )
+
+
+def _check_maps(maps: list[Tensor], images: int) -> None:
+    if maps and len(maps[0]) != images:
+        raise RegionError(
+            f"the image tower ran on {len(maps[0])} pictures for {images} image(s) (tiles of anyres?): an encoder that reads "
+            "its features needs one per image; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+        )
 
 
 def _refuse_unbound(input_ids: Tensor | None) -> None:

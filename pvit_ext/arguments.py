@@ -1,0 +1,121 @@
+"""The command line of training: LLaVA's three argument classes, each with what regions add."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import transformers
+from llava.train import train as llava_train
+
+from pvit_ext import compat
+from pvit_ext.checkpoint import read_region_config
+from pvit_ext.config import RegionConfig
+
+STAGES = ("align", "finetune")
+
+
+@dataclass
+class RegionModelArguments(llava_train.ModelArguments):
+    """LLaVA's model arguments and the region encoder's."""
+
+    region_encoder: str = field(default="regionclip", metadata={"help": "registered name of the region encoder"})
+    region_weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
+    region_encoder_options: str = field(default="{}", metadata={"help": "JSON object of the encoder's options"})
+    region_embed_weights: bool = field(default=False, metadata={"help": "copy the encoder's weights into checkpoints"})
+    region_projector: str = field(default="linear", metadata={"help": "linear or mlp2x_gelu"})
+    region_delimiters: bool = field(default=True, metadata={"help": "learn two embeddings around each region"})
+    region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
+    region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
+
+    def region_config(self, present: RegionConfig | None) -> RegionConfig:
+        """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these arguments.
+
+        Args:
+            present: config of the checkpoint that is trained, if it has regions.
+
+        Raises:
+            ValueError: when ``--region_encoder_options`` is no JSON object.
+        """
+        if self.region_modules is not None:
+            config = read_region_config(self.region_modules)[0]
+        elif present is not None:
+            config = present
+        else:
+            config = RegionConfig(
+                encoder=self.region_encoder,
+                weights=self.region_weights,
+                embed_weights=self.region_embed_weights,
+                projector=self.region_projector,
+                delimiters=self.region_delimiters,
+                encoder_options=_json_object(self.region_encoder_options),
+            )
+        config.box_embedding |= self.region_box_embedding
+        config.conv_version = self.version
+        return config
+
+
+@dataclass
+class RegionDataArguments(llava_train.DataArguments):
+    """LLaVA's data arguments and how regions are augmented."""
+
+    region_jitter: float = field(
+        default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
+    )
+    region_seed: int = field(default=42, metadata={"help": "seed of the jitter"})
+    image_grid_pinpoints: str | None = field(
+        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres"}
+    )
+
+
+@dataclass
+class RegionTrainingArguments(llava_train.TrainingArguments):
+    """LLaVA's training arguments and the stage.
+
+    Stage ``align`` trains the region projector and the delimiters, ``finetune`` whatever LLaVA's own flags train and the
+    region projector.
+    """
+
+    stage: str = field(default="finetune", metadata={"help": "align or finetune"})
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
+        compat.enable_cpu(self)
+        super().__post_init__()
+        self.local_rank = compat.local_rank(self)
+
+
+def expand_command_line(arguments: list[str]) -> list[str]:
+    """Put the flags of a ``--config FILE`` (YAML mapping) first, so that flags on the command line win; map old flags."""
+    if "--config" in arguments:
+        place = arguments.index("--config")
+        path = arguments[place + 1] if place + 1 < len(arguments) else ""
+        arguments = [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
+    known = {item.name for item in fields(transformers.TrainingArguments)}
+    return compat.modern_flags(arguments, known)
+
+
+def _flags_of_yaml(path: str) -> list[str]:
+    import yaml
+
+    with open(path) as stream:
+        values = yaml.safe_load(stream)
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
+    return [word for key, value in values.items() for word in (f"--{key}", _text(value))]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--region_encoder_options {text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"--region_encoder_options {text!r} is no JSON object")
+    return value

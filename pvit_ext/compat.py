@@ -1,0 +1,151 @@
+"""Everything LLaVA 1.2.2 needs to train on today's libraries, and nothing else: small shims, each detected by feature.
+
+A shim changes a library only where the feature it stands in for is missing, and says since when. Measured on transformers
+5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing LLaVA's models needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_training() -> None:
+    """Apply every shim that this machine and these versions need; call before ``llava.train`` is imported."""
+    layernorm_names()
+    if not torch.cuda.is_available():
+        cpu_deepspeed_shm_op()
+        cpu_deepspeed_backend()
+
+
+def layernorm_names() -> None:
+    """transformers 5 dropped ``trainer.ALL_LAYERNORM_LAYERS``, which llava_trainer imports to spare norms weight decay.
+
+    The list that 5.x keeps elsewhere lacks the RMSNorms of LLaMA and Mistral; they would be decayed (23/2 groups of
+    parameters instead of 18/7 on a 2-layer LLaMA).
+    """
+    import transformers.trainer
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+
+    if not hasattr(transformers.trainer, "ALL_LAYERNORM_LAYERS"):
+        norms = [torch.nn.LayerNorm, LlamaRMSNorm, MistralRMSNorm]
+        setattr(transformers.trainer, "ALL_LAYERNORM_LAYERS", norms)  # noqa: B010
+
+
+def cpu_deepspeed_backend() -> None:
+    """accelerate finds no backend for a DeepSpeed launch without an accelerator and then counts one process.
+
+    Answer gloo, which it knows for CPU launches of its own; DeepSpeed itself must have started that backend before.
+    """
+    if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
+        return
+    import accelerate.state
+    import deepspeed
+
+    state = accelerate.state.PartialState
+    if not hasattr(state, "_prepare_backend") or hasattr(state._prepare_backend, "stock"):
+        return
+    stock = state._prepare_backend
+
+    def prepare_backend(self: Any, *args: Any, **kwargs: Any) -> Any:
+        backend, kind = stock(self, *args, **kwargs)
+        return (backend, kind) if backend is not None else ("gloo", accelerate.state.DistributedType.MULTI_CPU)
+
+    prepare_backend.stock = stock  # type: ignore[attr-defined]
+    state._prepare_backend = prepare_backend
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="gloo")
+
+
+def cpu_deepspeed_shm_op() -> None:
+    """DeepSpeed compiles a shared-memory kernel for a minute at the first CPU launch; gloo does the same job."""
+    if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
+        return
+    import deepspeed.comm.torch
+
+    if hasattr(deepspeed.comm.torch, "build_shm_op"):
+        deepspeed.comm.torch.build_shm_op = lambda: None
+
+
+_RENAMED_FLAGS = {"--evaluation_strategy": "--eval_strategy"}
+_WARMUP_RATIO = "--warmup_ratio"
+
+
+def modern_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
+    """Map flags of LLaVA's scripts that newer transformers removed, each with a warning.
+
+    Args:
+        arguments: command line.
+        known: field names of transformers' TrainingArguments.
+    """
+    words = [word for argument in arguments for word in _split_flag(argument)]
+    for old, new in _RENAMED_FLAGS.items():
+        if old in words and old[2:] not in known:
+            warnings.warn(f"{old} is {new} in this transformers; mapped", stacklevel=2)
+            words = [new if word == old else word for word in words]
+    if _WARMUP_RATIO in words and "warmup_ratio" not in known:
+        # transformers 5: warmup_steps below 1 is a ratio of all steps
+        logger.info("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped")
+        words = ["--warmup_steps" if word == _WARMUP_RATIO else word for word in words]
+    return words
+
+
+def _split_flag(argument: str) -> list[str]:
+    return argument.split("=", 1) if argument.startswith("--") and "=" in argument else [argument]
+
+
+def trainer_keywords(trainer_class: type, keywords: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 calls the Trainer's ``tokenizer`` ``processing_class``."""
+    parameters = inspect.signature(trainer_class).parameters
+    if "tokenizer" in keywords and "tokenizer" not in parameters:
+        keywords = {**keywords, "processing_class": keywords["tokenizer"]}
+        del keywords["tokenizer"]
+    return keywords
+
+
+def default_dtype_is_float32(keywords: dict[str, Any]) -> dict[str, Any]:
+    """``torch_dtype=None`` meant float32 for LLaVA; in transformers 5 it means the checkpoint's own dtype."""
+    if "torch_dtype" in keywords and keywords["torch_dtype"] is None:
+        return {**keywords, "torch_dtype": torch.float32}
+    return keywords
+
+
+def local_rank(arguments: Any) -> int:
+    """The rank on this node, which transformers 5 leaves at -1 in ``TrainingArguments.local_rank`` under a launcher."""
+    return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else arguments.local_rank
+
+
+def fit_zero3(model: Any) -> None:
+    """ZeRO-3 partitions a parameter's bytes: those made outside ``zero.Init`` must be contiguous and of the model's dtype.
+
+    Seen on deepspeed 0.12 to 0.19: float32 projectors in a bf16 model fail with a dtype or ``defragment`` error, and
+    channels-last convolutions cannot be viewed as bytes.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        return
+    for module in (
+        model.get_model().mm_projector,
+        model.get_model().region_projector,
+        model.get_model().region_encoder,
+    ):
+        for parameter in module.parameters():
+            if not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(model.lm_head.weight.dtype, memory_format=torch.contiguous_format)
+
+
+def enable_cpu(arguments: Any) -> None:
+    """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU."""
+    if hasattr(arguments, "use_cpu") and not torch.cuda.is_available() and "LOCAL_RANK" not in os.environ:
+        arguments.use_cpu = True

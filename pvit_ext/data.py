@@ -1,0 +1,134 @@
+"""Training data: LLaVA's dataset and collator, plus regions."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llava import mm_utils
+from llava.constants import IGNORE_INDEX
+from llava.train import train as llava_train
+from PIL import Image
+
+from pvit_ext.inference import region_extra
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
+from pvit_ext.records import RecordError, load_records
+from pvit_ext.regions import Region, Size
+from pvit_ext.views import load_image
+
+
+class RegionDataset(llava_train.LazySupervisedDataset):
+    """LLaVA's dataset over records with regions; equal to LLaVA's, item by item, where there are none.
+
+    Images are upright (EXIF applied), and processed by LLaVA's ``process_images``, so ``anyres`` works too.
+
+    Attributes:
+        region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
+        slots_per_region: rows a region takes in the prompt.
+        image_rows: rows an image takes, None where that depends on the image (anyres).
+    """
+
+    region_encoder: Any = None
+    slots_per_region: int = 1
+    image_rows: int | None = None
+
+    def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
+        self.records = load_records(data_path, data_args.image_folder)
+        self.list_data_dict = [record.data for record in self.records]
+        self.tokenizer = tokenizer
+        self.data_args = data_args
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader; boxes are jittered anew in every epoch."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
+
+        Raises:
+            RecordError, RegionError: naming file and line.
+        """
+        record = self.records[index]
+        has_image = "image" in record.data
+        image = load_image(Path(self.data_args.image_folder, record.data["image"])) if has_image else None
+        conversations = [copy.deepcopy(record.data["conversations"])]
+        if has_image:
+            conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
+        encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
+        item: dict[str, Any] = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
+        self._check(item, record)
+        if image is None:
+            side = self.data_args.image_processor.crop_size
+            item["image"] = torch.zeros(3, side["height"], side["width"])
+            return item | {"image_size": (side["width"], side["height"]), "regions": [], "region_extra": None}
+        regions = self._jittered(
+            [region.resolve(image.size, record.where) for region in record.regions], image.size, index
+        )
+        item["image"] = self._pixels(image)
+        extra = region_extra(self.region_encoder, [image], regions, record.where)[0]
+        return item | {"image_size": image.size, "regions": regions, "region_extra": extra}
+
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
+
+    def _check(self, item: dict[str, Any], record: Any) -> None:
+        """Nothing is trained on with its answer masked away or its region cut off."""
+        limit = self.tokenizer.model_max_length
+        if not (item["labels"][:limit] != IGNORE_INDEX).any():
+            raise RecordError(
+                f"{record.where}: no answer token is left to learn from; LLaVA masks an answer whose tokens it cannot "
+                f"place (see its 'tokenization mismatch' warning), or the prompt exceeds --model_max_length {limit}"
+            )
+        ids = item["input_ids"]
+        where = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
+        if len(where) == 0:
+            return
+        before = ids[: where[-1] + 1]
+        images = int((before == IMAGE_TOKEN_INDEX).sum()) * ((self.image_rows or 1) - 1)
+        rows = len(before) + images + len(where) * (self.slots_per_region - 1)
+        if rows > limit:
+            raise RecordError(
+                f"{record.where}: its last region ends at row {rows}, --model_max_length is {limit}; raise it"
+            )
+
+    def _jittered(self, regions: list[Region], size: Size, index: int) -> list[Region]:
+        """PVIT's augmentation: each side of a box moves by up to ``region_jitter`` of the box's extent."""
+        if not self.data_args.region_jitter:
+            return regions
+        random = np.random.default_rng((self.data_args.region_seed, self.epoch, index))
+        return [jitter_box(region, self.data_args.region_jitter, random).resolve(size) for region in regions]
+
+
+def jitter_box(region: Region, fraction: float, random: np.random.Generator) -> Region:
+    """Move each side of a box by up to ``fraction`` (below 0.5) of its width or height; other kinds stay."""
+    if region.kind != "box":
+        return region
+    (x0, y0), (x1, y1) = region.points
+    left, top, right, bottom = random.uniform(-fraction, fraction, 4) * ((x1 - x0), (y1 - y0), (x1 - x0), (y1 - y0))
+    return replace(region, points=((x0 + left, y0 + top), (x1 + right, y1 + bottom)))
+
+
+class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
+    """LLaVA's collator; image sizes, regions and the encoder's extra inputs stay lists, one entry a sample."""
+
+    def __call__(self, instances: Any) -> dict[str, Any]:
+        """Batch of :class:`RegionDataset` items."""
+        batch = super().__call__(instances)
+        batch["image_sizes"] = [item["image_size"] for item in instances]
+        batch["regions"] = [item["regions"] for item in instances]
+        batch["region_extra"] = [item["region_extra"] for item in instances]
+        return batch
+
+
+def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+    """What LLaVA's function of this name returns, with regions."""
+    return {
+        "train_dataset": RegionDataset(data_args.data_path, tokenizer, data_args),
+        "eval_dataset": None,
+        "data_collator": RegionCollator(tokenizer=tokenizer),
+    }
