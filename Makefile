@@ -1,7 +1,7 @@
 # make test         lint, types and the fast tests
 # make quickstart   train the paper's miniature and print its table
 # make test-slow    the tests marked slow
-# make bench        the benchmarks
+# make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results
 # make lint         ruff and mypy
 #
 # Each makes $(VENV) first. The constraints are the versions that the tests run with; on a machine with a GPU, where torch
@@ -31,7 +31,7 @@ test-slow: install
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
 
 bench: install
-	$(RUN) python -m pytest tests/benchmarks -m "" -s $(PYTEST_ARGS)
+	for file in tests/benchmarks/bench_*.py; do $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 quickstart: install
 	$(RUN) python -m pvit_ext.quickstart $(QUICKSTART_ARGS)

@@ -89,6 +89,18 @@ def test_bad_input_is_one_line_and_loads_no_model(asked, image, capsys, argument
     assert not asked
 
 
+def test_answer_is_the_one_of_the_library(loaded, llava_checkpoint, image, tmp_path, capsys):
+    tokenizer, model, processor = loaded
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    query = pvit_ext.Query(image, "What is in <region>?", [pvit_ext.Region.box(2, 3, 20, 25)])
+    (expected,) = pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=8)
+    arguments = ["--max-new-tokens", "8", "--device", "cpu", "--box", "2", "3", "20", "25", query.text]
+    capsys.readouterr()
+    assert cli.main(["ask", "--model", str(tmp_path / "modules"), "--image", image, *arguments]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+    assert expected
+
+
 def test_traceback_on_request(image):
     with pytest.raises(ValueError, match="no <region>"):
         cli.main(["--traceback", "ask", "--model", "m", "--image", image, "--point", "1", "1", "What?"])
