@@ -52,7 +52,7 @@ def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tenso
 
     is_region = flat_ids == REGION_TOKEN_INDEX
     marks = REGION_MARK - (is_region.cumsum(0) - 1)
-    shape = (len(input_ids), int(lengths.max()))
+    shape = (len(input_ids), max(int(lengths.max()), 2))  # LLaVA takes a batch of width 1 for a decoding step
     batch = MarkedBatch(
         input_ids.new_zeros(shape),
         labels.new_full(shape, IGNORE_INDEX),
