@@ -6,6 +6,9 @@ Every view here is an axis-aligned affine ``view = scale * original + shift``. C
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pvit_ext.regions import Size
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read, with its name."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class View:
         if max(new_width, new_height) > longest:
             shrink = longest / max(new_width, new_height)
             new_width, new_height = new_width * shrink, new_height * shrink
-        return cls.resize(source, (int(new_width + 0.5), int(new_height + 0.5)))
+        return cls.resize(source, (max(int(new_width + 0.5), 1), max(int(new_height + 0.5), 1)))
 
     @classmethod
     def pad_to_square(cls, source: Size) -> View:
@@ -60,7 +69,7 @@ class View:
         return cls((side, side), (1.0, 1.0), (float((side - source[0]) // 2), float((side - source[1]) // 2)))
 
     def center_crop(self, size: Size) -> View:
-        """Cut the middle out of this view, as CLIPImageProcessor does."""
+        """Cut the middle out of this view, as CLIPImageProcessor does; a view smaller than the crop is padded."""
         left, top = (self.size[0] - size[0]) // 2, (self.size[1] - size[1]) // 2
         return View(size, self.scale, (self.shift[0] - left, self.shift[1] - top))
 
@@ -99,7 +108,7 @@ def tower_view(processor: Any, image_aspect_ratio: str | None, source: Size) -> 
     view = View.pad_to_square(source) if image_aspect_ratio == "pad" else View.resize(source, source)
     if processor.do_resize:
         view = view.then(_resize_view(processor.size, view.size))
-    if processor.do_center_crop:
+    if getattr(processor, "do_center_crop", False):  # SigLIP's processor has no such step
         view = view.center_crop((processor.crop_size["width"], processor.crop_size["height"]))
     return view
 
@@ -111,6 +120,43 @@ def _resize_view(size: Any, source: Size) -> View:
 
 
 def load_image(source: Any) -> Image.Image:
-    """Open an image (path or PIL image) as RGB, EXIF orientation applied; region coordinates refer to the result."""
-    image = source if isinstance(source, Image.Image) else Image.open(source)
-    return ImageOps.exif_transpose(image).convert("RGB")
+    """Open an image (path or PIL image) as RGB with its EXIF orientation applied; regions refer to the result.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it is not a readable image; names the file.
+    """
+    with open_image(source) as image:
+        if 0 in image.size:
+            raise ValueError("it has no pixels")
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def image_size(source: Any) -> Size:
+    """(width, height) of what :func:`load_image` gives, from the file's header alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it is not an image; names the file.
+    """
+    with open_image(source) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+
+
+@contextmanager
+def open_image(source: Any) -> Iterator[Image.Image]:
+    """An open Pillow image; what Pillow raises for a damaged file becomes one error that names it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it cannot be read.
+    """
+    try:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+            yield image
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        name = "the image" if isinstance(source, Image.Image) else source
+        raise ImageError(f"cannot read {name}: {error}; is the file a complete image?") from error

@@ -1,0 +1,92 @@
+"""Masks in data files: a PNG in the image folder, or uncompressed COCO run lengths; read when they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvit_ext.regions import Region, RegionError
+from pvit_ext.views import ImageError, open_image
+
+MAX_PIXELS = 2 * 89_478_485
+"""Pillow's own limit for images, so that a few characters of run lengths cannot claim all memory."""
+
+
+@dataclass(frozen=True)
+class PendingMask:
+    """A mask that is still in its file.
+
+    Args:
+        source: path relative to the image folder, or (height, width, run lengths).
+        image: which image of the prompt it lies on.
+    """
+
+    source: str | tuple[int, int, tuple[int, ...]]
+    image: int = 0
+
+    @classmethod
+    def parse(cls, value: Any, image: int, where: str) -> PendingMask:
+        """From a record's JSON.
+
+        Raises:
+            RegionError: if it is neither a relative path nor run lengths.
+        """
+        if isinstance(value, str):
+            check_relative(value, f"{where}: mask")
+            return cls(value, image)
+        if not isinstance(value, dict) or set(value) != {"size", "counts"}:
+            raise RegionError(f'{where}: a mask is a PNG path or {{"size": [height, width], "counts": [...]}}')
+        return cls(_run_lengths(value["size"], value["counts"], where), image)
+
+    def load(self, folder: str | None, where: str) -> Region:
+        """The region, in the pixels of its image.
+
+        Raises:
+            RegionError: naming the record.
+        """
+        if isinstance(self.source, str):
+            if folder is None:
+                raise RegionError(f"{where}: mask {self.source!r} is a file, give the image folder")
+            return Region.mask(_read_mask(Path(folder, self.source), where), image=self.image)
+        height, width, counts = self.source
+        values = np.arange(len(counts)) % 2 == 1  # runs start with background
+        return Region.mask(np.repeat(values, counts).reshape(width, height).T, image=self.image)  # columns first
+
+
+def check_relative(path: str, what: str) -> None:
+    """Raise RegionError unless the path stays inside the folder it is relative to."""
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if not parts or "\0" in path or parts[0] == "/" or ":" in parts[0] or ".." in parts:
+        raise RegionError(f"{what} {path[:80]!r} must stay inside the image folder: no absolute path, no '..'")
+
+
+def _run_lengths(size: Any, counts: Any, where: str) -> tuple[int, int, tuple[int, ...]]:
+    if isinstance(counts, str):
+        raise RegionError(f"{where}: counts is compressed; decode it with pycocotools.mask to a PNG or a list")
+    if not (_naturals(size) and _naturals(counts)) or len(size) != 2:
+        raise RegionError(f"{where}: size is [height, width] and counts a list of run lengths, none negative")
+    height, width = size
+    if not 0 < height * width <= MAX_PIXELS or sum(counts) != height * width:
+        raise RegionError(f"{where}: run lengths sum to {sum(counts)}, the mask is {width}x{height}")
+    if not any(counts[1::2]):
+        raise RegionError(f"{where}: mask is empty, mark at least one pixel")
+    return height, width, tuple(counts)
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _read_mask(path: Path, where: str) -> NDArray[np.bool_]:
+    try:
+        with open_image(path) as image:
+            array = np.asarray(image)
+    except (ImageError, OSError) as error:
+        raise RegionError(f"{where}: {error}") from error
+    if array.ndim != 2:
+        raise RegionError(f"{where}: mask {path.name} has {array.shape[-1]} channels; a mask has one, 0 is background")
+    return np.not_equal(array, 0)

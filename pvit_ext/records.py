@@ -1,0 +1,261 @@
+r"""LLaVA's JSON training records plus ``"regions"``, checked with the line of every bad one.
+
+A file is a JSON array, or JSON Lines with one record a line. A record is what LLaVA reads, and a list of regions, one
+for each ``<region>`` in its conversation (PVIT's inline markup, see :mod:`pvit_ext.prompt`, needs no entry)::
+
+    {"id": "7", "image": "coco/7.jpg",
+     "conversations": [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}],
+     "regions": [[10, 20, 200, 300]]}
+
+A region is ``[x0, y0, x1, y1]`` in pixels of the upright image, or an object with exactly one of ``box``, ``point``,
+``polygon``, ``scribble`` or ``mask``, and optionally ``"normalized": true`` (not for masks) and ``"image": k``. A mask
+is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": [height, width], "counts": [...]}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.json_records import JsonRecordError, read_json_records
+from pvit_ext.masks import PendingMask, check_relative
+from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
+from pvit_ext.regions import Region, RegionError
+from pvit_ext.views import ImageError, image_size
+
+SHOWN_PROBLEMS = 20
+_SPEAKERS = ("human", "gpt")
+_SHAPES: dict[str, Callable[..., Region]] = {
+    "box": Region.box,
+    "point": Region.point,
+    "polygon": Region.polygon,
+    "scribble": Region.scribble,
+}
+_KINDS = (*_SHAPES, "mask")
+_LISTED = ", ".join(_KINDS)
+
+
+class RecordError(ValueError):
+    """A data file with bad records.
+
+    Args:
+        problems: one line for each, with file, line and id of the record.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        more = len(self.problems) - SHOWN_PROBLEMS
+        shown = "\n".join(self.problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
+        super().__init__(shown if len(self.problems) == 1 else f"{len(self.problems)} bad records:\n{shown}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training sample.
+
+    Args:
+        data: what LLaVA reads; inline markup has become ``<region>``, and there is no ``regions``.
+        specs: a region, or a mask that is still to be read, for each ``<region>`` in order.
+        where: file, line and id, for error messages.
+        image_folder: where mask files are looked for.
+    """
+
+    data: dict[str, Any]
+    specs: tuple[Region | PendingMask, ...]
+    where: str
+    image_folder: str | None = None
+
+    @property
+    def regions(self) -> list[Region]:
+        """The regions in the order of their placeholders; masks are read now.
+
+        Raises:
+            RegionError: for a mask that cannot be read; names the record.
+        """
+        return [spec if isinstance(spec, Region) else spec.load(self.image_folder, self.where) for spec in self.specs]
+
+
+def load_records(path: str | PathLike[str], image_folder: str | PathLike[str] | None = None) -> list[Record]:
+    """Read and check a data file.
+
+    Args:
+        path: JSON array or JSON Lines.
+        image_folder: if given, every image must exist in it.
+
+    Raises:
+        RecordError: listing all bad records.
+    """
+    records, problems = _scan(path, image_folder)
+    if problems:
+        raise RecordError(problems)
+    return records
+
+
+def validate(
+    path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
+) -> list[str]:
+    """Every bad record of a data file, one line each with file, line and id; empty if all are good.
+
+    Args:
+        path: JSON array or JSON Lines.
+        image_folder: if given, every image must exist in it.
+        check_images: also read each image's header and resolve the regions against its size.
+    """
+    if check_images and image_folder is None:
+        raise ValueError("check_images needs the image_folder")
+    records, problems = _scan(path, image_folder)
+    if check_images:
+        from tqdm import tqdm
+
+        problems += filter(None, map(_image_problem, tqdm(records, desc="images", unit="record")))
+    return problems
+
+
+def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -> tuple[list[Record], list[str]]:
+    records, problems = [], []
+    name, folder = Path(path).name, None if image_folder is None else str(image_folder)
+    for line, value in read_json_records(path):
+        where = f"{name} line {line}"
+        if isinstance(value, dict) and "id" in value:
+            where += f" (id {str(value['id'])[:80]!r})"
+        try:
+            records.append(_record(value, where, folder))
+        except (_Bad, JsonRecordError) as error:
+            problems.append(f"{where}: {error}")
+        except RegionError as error:  # names the record itself
+            problems.append(str(error))
+    if not records and not problems:
+        problems.append(f"{name} line 1: the file holds no record")
+    return records, problems
+
+
+class _Bad(ValueError):
+    """What is wrong with one record."""
+
+
+def _record(value: Any, where: str, folder: str | None) -> Record:
+    if isinstance(value, JsonRecordError):
+        raise value
+    if not isinstance(value, dict):
+        raise _Bad(f"a record is a JSON object, got {_short(value)}")
+    turns = _conversation(value.get("conversations"))
+    if "image" in value:
+        _check_file(value["image"], "image", folder, where)
+    written = value.get("regions", [])
+    if not isinstance(written, list):
+        raise _Bad(f"regions is a list, got {_short(written)}")
+    given = [_region(item, f"{where}: regions[{number}]") for number, item in enumerate(written)]
+    found = [region for turn in turns for region in find_placeholders(turn, where)]
+    specs = tuple(fill_placeholders(found, given, where))
+    for spec in specs:
+        if isinstance(spec, PendingMask) and isinstance(spec.source, str):
+            _check_file(spec.source, "mask", folder, where)
+    _check_images_of(turns, specs, "image" in value)
+    data = {key: item for key, item in value.items() if key != "regions"}
+    if len(given) < len(specs):
+        data["conversations"] = [
+            {**turn, "value": parse_regions(turn["value"], where)[0]} for turn in value["conversations"]
+        ]
+    return Record(data, specs, where, folder)
+
+
+def _conversation(turns: Any) -> list[str]:
+    """Check the turns and return what is said; LLaVA drops a sample silently that breaks one of these rules."""
+    if not isinstance(turns, list) or not turns:
+        raise _Bad(f"conversations is a list of {{from, value}}, got {_short(turns)}")
+    for number, turn in enumerate(turns):
+        speaker = _SPEAKERS[number % 2]
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise _Bad(f'conversations[{number}] is {{"from": "{speaker}", "value": text}}, got {_short(turn)}')
+        if turn.get("from") != speaker:
+            raise _Bad(f"conversations[{number}] is from {_short(turn.get('from'))}; human and gpt take turns")
+        if not turn["value"].strip():
+            raise _Bad(f"conversations[{number}] has an empty value")
+        if not _is_unicode(turn["value"]):
+            raise _Bad(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
+    if len(turns) % 2:
+        raise _Bad("conversations ends with a question, there is no answer to learn")
+    return [turn["value"] for turn in turns]
+
+
+def _check_file(path: Any, what: str, folder: str | None, where: str) -> None:
+    if not isinstance(path, str):
+        raise _Bad(f"{what} is a path in the image folder, got {_short(path)}")
+    check_relative(path, f"{where}: {what}")
+    if folder is not None and not Path(folder, path).is_file():
+        raise _Bad(f"{what} {_short(path)} is not in the image folder {folder}")
+
+
+def _check_images_of(turns: list[str], specs: Sequence[Region | PendingMask], has_image: bool) -> None:
+    count = sum(turn.count("<image>") for turn in turns)
+    if specs and not has_image:
+        raise _Bad(f"{len(specs)} regions but no image; a region lies on an image")
+    if count != has_image:
+        raise _Bad(f"{count} <image> placeholders but {int(has_image)} image; LLaVA reads one image a record")
+    for spec in specs:
+        if spec.image != 0:
+            raise _Bad(f"a region lies on image {spec.image}, but the record has one image, number 0")
+
+
+def _region(item: Any, where: str) -> Region | PendingMask:
+    fields = {"box": item} if isinstance(item, list) else item
+    if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
+        raise RegionError(f"{where} is [x0, y0, x1, y1] or an object with one of {_LISTED}, got {_short(item)}")
+    if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
+        raise RegionError(f"{where} has unknown keys {unknown}; known are normalized and image")
+    normalized, image = fields.get("normalized", False), fields.get("image", 0)
+    if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
+        raise RegionError(f"{where}: normalized is true or false and image an integer, got {_short(item)}")
+    if kinds[0] == "mask":
+        if normalized:
+            raise RegionError(f"{where}: a mask is in pixels, it cannot be normalized")
+        return PendingMask.parse(fields["mask"], image, where)
+    return _shape(kinds[0], fields[kinds[0]], normalized, image, where)
+
+
+def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:
+    if not isinstance(value, list):
+        raise RegionError(f"{where}: {kind} is a list, got {_short(value)}")
+    if kind in ("box", "point") and len(value) != (wanted := 4 if kind == "box" else 2):
+        raise RegionError(f"{where}: a {kind} is a list of {wanted} numbers, got {_short(value)}")
+    try:
+        arguments = value if kind in ("box", "point") else [value]
+        region = _SHAPES[kind](*arguments, normalized=normalized, image=image)
+    except RegionError as error:
+        raise RegionError(f"{where}: {error}") from error
+    region.check(where)
+    _check_unit(region, where)
+    return region
+
+
+def _check_unit(region: Region, where: str) -> None:
+    """Fractions without ``normalized`` would all mean the top-left pixel, which nobody points at with decimals."""
+    values = [value for point in region.points for value in point]
+    if not region.normalized and max(values) <= 1 and any(value != int(value) for value in values):
+        raise RegionError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
+
+
+def _image_problem(record: Record) -> str | None:
+    if "image" not in record.data:
+        return None
+    try:
+        size = image_size(Path(record.image_folder or "", record.data["image"]))
+        for number, region in enumerate(record.regions):
+            region.resolve(size, f"{record.where}: region {number}")
+    except RegionError as error:
+        return str(error)
+    except (ImageError, OSError) as error:
+        return f"{record.where}: {error}"
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
