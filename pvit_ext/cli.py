@@ -62,7 +62,9 @@ def _add_ask(commands: Any) -> None:
     parser.add_argument("--point", nargs=2, type=float, action=_AddRegion, metavar=("X", "Y"))
     parser.add_argument("--polygon", type=_vertices, action=_AddRegion, metavar='"X,Y X,Y X,Y ..."')
     parser.add_argument("--scribble", type=_vertices, action=_AddRegion, metavar='"X,Y X,Y ..."')
-    parser.add_argument("--mask", action=_AddRegion, metavar="PNG", help="black is outside, all else inside")
+    parser.add_argument(
+        "--mask", action=_AddRegion, metavar="PNG", help="one channel, the size of the image; 0 is outside"
+    )
     parser.add_argument("--normalized", action="store_true", help="coordinates are 0..1 of the image, not pixels")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
@@ -137,21 +139,14 @@ def _ask(args: argparse.Namespace) -> int:
 
 
 def _region(kind: str, value: Any, normalized: bool) -> Region:
+    from pvit_ext.masks import PendingMask
     from pvit_ext.regions import Region
 
     if kind == "mask":
-        return Region.mask(_read_mask(value))
+        return PendingMask(value).load("", "--mask")
     arguments = [value] if kind in ("polygon", "scribble") else value
     region: Region = getattr(Region, kind)(*arguments, normalized=normalized)
     return region
-
-
-def _read_mask(path: str) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L")) > 0  # (H, W)
 
 
 def _model_path(given: str | None) -> str:

@@ -1,5 +1,7 @@
 """The command line: argument order, errors, exit status; the model behind it is replaced by a recorder."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,6 +119,32 @@ def test_malformed_polygon(image, capsys, points):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["ask", "--image", image, "--polygon", points, "What is <region>?"])
     assert "is not a list of points" in capsys.readouterr().err
+
+
+def record(box):
+    turns = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}]
+    return {"id": str(box), "image": "image.png", "conversations": turns, "regions": [box]}
+
+
+@pytest.mark.usefixtures("image")
+def test_data_prints_every_problem(tmp_path, capsys):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record([0, 0, 9, 9]), record([9, 0, 0, 9]), record([99, 0, 120, 9])]))
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path)]) == 1
+    *problems, summary = capsys.readouterr().out.splitlines()
+    assert ["inverted" in problems[0], "outside its image" in problems[1]] == [True, True]
+    assert summary == f"{path}: 2 problem(s)"
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path), "--no-images"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"{path}: 1 problem(s)"
+
+
+@pytest.mark.usefixtures("image")
+def test_good_data(tmp_path, capsys):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record([0, 0, 9, 9])]))
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{path}: no problems\n"
+    assert cli.main(["data", str(tmp_path / "missing.json"), "--image-folder", str(tmp_path)]) == 2
 
 
 def test_version(capsys):
