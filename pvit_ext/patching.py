@@ -25,7 +25,7 @@ class PatchPoint:
     Args:
         target: ``module:attribute`` in LLaVA.
         replacement: ``module:attribute`` here, imported when installed.
-        expects: per callable the parameters that it must have; ``""`` stands for the target itself.
+        expects: per callable the parameters that it must have, in this order; ``""`` stands for the target itself.
     """
 
     target: str
@@ -51,8 +51,10 @@ class PatchPoint:
             if function is None:
                 raise PatchError(f"{path}: expected a callable with {list(parameters)}, found none")
             names = list(inspect.signature(function).parameters)
-            if missing := [name for name in parameters if name not in names]:
-                raise PatchError(f"{path}: expected parameters {list(parameters)}, found {names}; missing {missing}")
+            if [name for name in names if name in parameters] != list(parameters):
+                missing = [name for name in parameters if name not in names]
+                problem = f"missing {missing}" if missing else "in another order"
+                raise PatchError(f"{path}: expected parameters {list(parameters)}, found {names}; {problem}")
 
     def _place(self) -> tuple[Any, str]:
         path, _, name = self.target.partition(":")
@@ -72,7 +74,11 @@ class AutoModelPoint(PatchPoint):
         """The registered class."""
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM._model_mapping[super().current()]
+        config = super().current()
+        try:
+            return AutoModelForCausalLM._model_mapping[config]
+        except KeyError as error:
+            raise PatchError(f"{self.target}: expected a class for it in AutoModelForCausalLM, found none") from error
 
     def bind(self, value: Any) -> None:
         """Register the class in place of the one before."""
@@ -146,9 +152,15 @@ def _install(points: Sequence[PatchPoint]) -> list[PatchPoint]:
     for point in wanted:
         point.check()
     replacements = {point: _resolve(point.replacement) for point in wanted}
-    for point, replacement in replacements.items():
-        _originals[point] = point.current()
-        point.bind(replacement)
+    before = {point: point.current() for point in wanted}
+    try:
+        for point in wanted:
+            point.bind(replacements[point])
+    except Exception:
+        for point in wanted:
+            point.bind(before[point])
+        raise
+    _originals.update(before)
     return wanted
 
 
