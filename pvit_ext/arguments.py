@@ -73,8 +73,8 @@ class RegionDataArguments(llava_train.DataArguments):
 class RegionTrainingArguments(llava_train.TrainingArguments):
     """LLaVA's training arguments and the stage.
 
-    Stage ``align`` trains the region projector and the delimiters, ``finetune`` whatever LLaVA's own flags train and the
-    region projector.
+    Stage ``align`` trains the region projector and the delimiters, ``finetune`` whatever LLaVA's own flags train and
+    the region projector.
     """
 
     stage: str = field(default="finetune", metadata={"help": "align or finetune"})
@@ -88,7 +88,7 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:
-    """Put the flags of a ``--config FILE`` (YAML mapping) first, so that flags on the command line win; map old flags."""
+    """Put the flags of ``--config FILE`` (YAML) first, so that those of the command line win; map removed flags."""
     if "--config" in arguments:
         place = arguments.index("--config")
         path = arguments[place + 1] if place + 1 < len(arguments) else ""

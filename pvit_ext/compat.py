@@ -1,7 +1,7 @@
-"""Everything LLaVA 1.2.2 needs to train on today's libraries, and nothing else: small shims, each detected by feature.
+"""What LLaVA 1.2.2 needs to train on today's libraries, and nothing else: small shims, each detected by feature.
 
-A shim changes a library only where the feature it stands in for is missing, and says since when. Measured on transformers
-5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing LLaVA's models needs none of them.
+A shim changes a library only where the feature it stands in for is missing, and says since when. Measured with
+transformers 5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing LLaVA's models needs none of them.
 """
 
 from __future__ import annotations
@@ -125,27 +125,25 @@ def local_rank(arguments: Any) -> int:
     return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else arguments.local_rank
 
 
-def fit_zero3(model: Any) -> None:
-    """ZeRO-3 partitions a parameter's bytes: those made outside ``zero.Init`` must be contiguous and of the model's dtype.
+def fit_deepspeed(model: Any) -> None:
+    """DeepSpeed broadcasts and partitions a parameter's bytes: those made outside ``zero.Init`` must suit it.
 
-    Seen on deepspeed 0.12 to 0.19: float32 projectors in a bf16 model fail with a dtype or ``defragment`` error, and
-    channels-last convolutions cannot be viewed as bytes.
+    Seen on deepspeed 0.12 to 0.19: channels-last convolutions cannot be viewed as bytes, and under ZeRO-3 float32
+    projectors in a bf16 model fail with a dtype or ``defragment`` error.
     """
-    from transformers.integrations import is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-    if not is_deepspeed_zero3_enabled():
-        return
-    for module in (
-        model.get_model().mm_projector,
-        model.get_model().region_projector,
-        model.get_model().region_encoder,
-    ):
-        for parameter in module.parameters():
-            if not hasattr(parameter, "ds_id"):
-                parameter.data = parameter.data.to(model.lm_head.weight.dtype, memory_format=torch.contiguous_format)
+    inner = model.get_model()
+    for parameter in inner.region_encoder.parameters():
+        # not .contiguous(): a 1x1 convolution counts as contiguous with the strides of either layout
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    if is_deepspeed_zero3_enabled():
+        for module in (inner.mm_projector, inner.region_projector, inner.region_encoder):
+            for parameter in (own for own in module.parameters() if not hasattr(own, "ds_id")):
+                parameter.data = parameter.data.to(model.lm_head.weight.dtype)
 
 
 def enable_cpu(arguments: Any) -> None:
     """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU."""
-    if hasattr(arguments, "use_cpu") and not torch.cuda.is_available() and "LOCAL_RANK" not in os.environ:
+    if hasattr(arguments, "use_cpu") and not torch.cuda.is_available():
         arguments.use_cpu = True

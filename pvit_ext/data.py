@@ -80,9 +80,9 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         """Nothing is trained on with its answer masked away or its region cut off."""
         limit = self.tokenizer.model_max_length
         if not (item["labels"][:limit] != IGNORE_INDEX).any():
+            problem = "no answer token is left to learn from: LLaVA masks an answer whose tokens it cannot place"
             raise RecordError(
-                f"{record.where}: no answer token is left to learn from; LLaVA masks an answer whose tokens it cannot "
-                f"place (see its 'tokenization mismatch' warning), or the prompt exceeds --model_max_length {limit}"
+                [f"{record.where}: {problem} ('tokenization mismatch'), or --model_max_length {limit} is short"]
             )
         ids = item["input_ids"]
         where = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
@@ -93,7 +93,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         rows = len(before) + images + len(where) * (self.slots_per_region - 1)
         if rows > limit:
             raise RecordError(
-                f"{record.where}: its last region ends at row {rows}, --model_max_length is {limit}; raise it"
+                [f"{record.where}: its last region ends at row {rows}, --model_max_length is {limit}; raise it"]
             )
 
     def _jittered(self, regions: list[Region], size: Size, index: int) -> list[Region]:

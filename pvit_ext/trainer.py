@@ -27,7 +27,8 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.slots_per_region = model.region_config.slots_per_region
         if model.config.image_aspect_ratio != "anyres":
             train_dataset.image_rows = model.get_vision_tower().num_patches
-        compat.fit_zero3(model)
+        if args.deepspeed:
+            compat.fit_deepspeed(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
         super().__init__(model=model, args=args, **keywords)
         if self.is_world_process_zero():
@@ -106,7 +107,7 @@ def _copy_tokenizer(source: str, output_dir: str) -> None:
 
 
 def export_model(trainer: RegionTrainer, output_dir: str) -> None:
-    """The end of a run: stage ``align`` writes region modules only, ``finetune`` the whole checkpoint with its tokenizer."""
+    """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.stage == "align":
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)

@@ -1,0 +1,264 @@
+"""Both training stages through LLaVA's own ``train()``, in this process, on a tiny checkpoint and real files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import pvit_ext
+from pvit_ext import Query, Region, compat
+from tests.tiny import TINY_REGIONCLIP
+
+compat.prepare_training()
+
+from llava import conversation as llava_conversation  # noqa: E402
+from llava.train import train as llava_train  # noqa: E402
+
+from pvit_ext import trainer as region_trainer  # noqa: E402
+from pvit_ext.arguments import expand_command_line  # noqa: E402
+from pvit_ext.data import RegionDataset, jitter_box  # noqa: E402
+from pvit_ext.records import RecordError  # noqa: E402
+from pvit_ext.regions import RegionError  # noqa: E402
+from pvit_ext.train import main  # noqa: E402
+
+
+def record(
+    number: int, text: str = "What is in <region>?", regions: Any = ((5, 5, 40, 40),), image: bool = True
+) -> dict:
+    value = ("<image>\n" if image else "") + text
+    turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "seven red"}]
+    sample: dict[str, Any] = {"id": str(number), "conversations": turns}
+    if image:
+        sample["image"] = f"{number}.png"
+    if regions:
+        sample["regions"] = [list(region) for region in regions]
+    return sample
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(8):
+        pixels = np.random.RandomState(number).randint(0, 255, (60, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(images: Path) -> Path:
+    """Records with one region, two regions, an image only, and text only."""
+    records = [record(number) for number in range(4)]
+    records += [record(4, "Compare <region> with <region>.", [(5, 5, 40, 40), (50, 10, 80, 30)]), record(5)]
+    records += [record(6, "Describe the image.", ()), record(7, "What is this?", (), image=False)]
+    path = images / "train.json"
+    path.write_text(json.dumps(records, indent=1))
+    return path
+
+
+def flags(checkpoint: Path, data: Path, output: Path, **changed: Any) -> list[str]:
+    values: dict[str, Any] = {
+        "model_name_or_path": checkpoint, "version": "v1", "data_path": data, "image_folder": data.parent,
+        "vision_tower": checkpoint / "tower", "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False, "image_aspect_ratio": "pad", "output_dir": output, "num_train_epochs": 1,
+        "region_encoder_options": json.dumps(TINY_REGIONCLIP), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
+        "warmup_ratio": 0.03, "lr_scheduler_type": "cosine", "model_max_length": 512, "report_to": "none",
+        "save_strategy": "no", "disable_tqdm": True,
+    }  # fmt: skip
+    return [word for key, value in (values | changed).items() for word in (f"--{key}", str(value))]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
+    """Train; returns the trainer as it was when the run exported its result."""
+    seen: list[Any] = []
+    export = region_trainer.export_model
+
+    def keep(trainer: Any, output_dir: str) -> None:
+        items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
+        trainer.whole_batch = trainer.data_collator(items)  # made while LLaVA's names are still rebound
+        seen.append(trainer)
+        export(trainer, output_dir)
+
+    monkeypatch.setattr(region_trainer, "export_model", keep)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    template = llava_conversation.default_conversation
+    main()
+    llava_conversation.default_conversation = template
+    return seen[0]
+
+
+@pytest.fixture(scope="module")
+def stage1(llava_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a stage 1 run that also kept a whole checkpoint."""
+    output = tmp_path_factory.mktemp("stage1")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, flags(llava_checkpoint, data, output, stage="align", save_strategy="steps", save_steps=2))
+    return output
+
+
+def test_stage1_changes_no_byte_outside_projector_and_delimiters(llava_checkpoint: Path, stage1: Path) -> None:
+    before = load_file(llava_checkpoint / "model.safetensors")
+    after = load_file(stage1 / "checkpoint-2" / "model.safetensors")
+    shared = before.keys() & after.keys()
+    assert before.keys() - shared <= {key for key in before if "vision_tower" in key}
+    assert len(shared) > 20
+    for key in shared - {key for key in shared if ".vision_tower." in key}:
+        assert before[key].numpy().tobytes() == after[key].numpy().tobytes(), key
+    # LLaVA trains with its image tower in float16 on a run without bf16, and saves it so
+    for key in shared & {key for key in shared if ".vision_tower." in key}:
+        assert torch.equal(before[key].half(), after[key].half()), key
+    modules = load_file(stage1 / "region_modules.safetensors")
+    assert {key for key in modules if key.startswith("region_projector")} == {
+        "region_projector.features.weight",
+        "region_projector.features.bias",
+        "region_projector.delimiters.weight",
+    }
+    for key in (key for key in modules if key.startswith("region_projector")):
+        assert torch.equal(modules[key], after[f"model.{key}"]), key
+
+
+def test_stage1_trains_projector_and_delimiters(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    untrained = run(
+        monkeypatch, flags(llava_checkpoint, data, tmp_path / "a", stage="align", learning_rate=0.0)
+    ).model.get_model()
+    trained = run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "b", stage="align")).model.get_model()
+    before, after = untrained.region_projector.state_dict(), trained.region_projector.state_dict()
+    assert all(not torch.equal(before[key], after[key]) for key in before)
+    encoder = trained.region_encoder.state_dict()
+    assert all(torch.equal(value, encoder[key]) for key, value in untrained.region_encoder.state_dict().items())
+
+
+def test_stage2_checkpoint_loads_back_with_identical_logits(
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = flags(
+        llava_checkpoint, data, tmp_path / "stage2", stage="finetune", region_modules=stage1, region_box_embedding=True
+    )
+    trainer = run(monkeypatch, arguments)
+    trained = trainer.model.eval()
+    assert not torch.equal(trained.get_model().region_projector.box_embedding.weight, torch.zeros(48, 4))
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(tmp_path / "stage2"), device="cpu")
+    own, loaded = trained.state_dict(), model.state_dict()
+    assert own.keys() == loaded.keys()
+    model.get_vision_tower().half()  # LLaVA trains with its image tower in float16 on a run without bf16
+    batch = trainer.whole_batch
+    with torch.no_grad():
+        expected, found = trained(**copy.deepcopy(batch)), model(**batch)
+    assert torch.equal(expected.logits, found.logits)
+    assert torch.equal(expected.loss, found.loss)
+    answers = pvit_ext.ask(
+        model, tokenizer, processor, [Query(data.parent / "0.png", "What is in <region>?", [Region.box(5, 5, 40, 40)])]
+    )
+    assert len(answers) == 1
+
+
+def test_stage1_output_loads_on_its_base(stage1: Path, llava_checkpoint: Path) -> None:
+    _, model, _, _ = pvit_ext.load_pretrained_model(str(stage1), device="cpu")
+    stored = load_file(stage1 / "region_modules.safetensors")
+    assert torch.equal(model.get_model().region_projector.features.weight, stored["region_projector.features.weight"])
+    base = load_file(llava_checkpoint / "model.safetensors")
+    assert torch.equal(model.lm_head.weight, base["lm_head.weight"])
+
+
+def make_dataset(llava_checkpoint: Path, path: Path, kind: Any = RegionDataset, **changed: Any) -> Any:
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        llava_checkpoint, use_fast=False, model_max_length=512, padding_side="right"
+    )
+    tokenizer.pad_token = tokenizer.unk_token
+    arguments = SimpleNamespace(
+        image_folder=str(path.parent), image_aspect_ratio="pad", is_multimodal=True, mm_use_im_start_end=False,
+        region_jitter=0.0, region_seed=0, image_processor=CLIPImageProcessor.from_pretrained(llava_checkpoint / "tower"),
+    )  # fmt: skip
+    for key, value in changed.items():
+        setattr(arguments, key, value)
+    return kind(data_path=str(path), tokenizer=tokenizer, data_args=arguments)
+
+
+@pytest.fixture
+def template(monkeypatch: pytest.MonkeyPatch):
+    from pvit_ext.prompt import tokenizer_region_token
+
+    monkeypatch.setattr(llava_conversation, "default_conversation", llava_conversation.conv_templates["v1"])
+    monkeypatch.setattr(llava_train, "tokenizer_image_token", tokenizer_region_token)
+
+
+@pytest.mark.parametrize("aspect", ["pad", "square"])
+def test_items_without_regions_equal_llavas(
+    llava_checkpoint: Path, images: Path, tmp_path: Path, template, aspect: str
+) -> None:
+    records = [record(number, "Describe the image.", ()) for number in range(3)]
+    records.append(record(7, "What is this?", (), image=False))
+    path = images / f"plain_{aspect}.json"
+    path.write_text(json.dumps(records))
+    ours = make_dataset(llava_checkpoint, path, image_aspect_ratio=aspect)
+    stock = make_dataset(llava_checkpoint, path, llava_train.LazySupervisedDataset, image_aspect_ratio=aspect)
+    assert len(ours) == len(stock) == 4
+    assert ours.modality_lengths == stock.modality_lengths
+    for index in range(4):
+        mine, theirs = ours[index], stock[index]
+        assert all(torch.equal(mine[key], theirs[key]) for key in ("input_ids", "labels", "image"))
+
+
+def test_region_cut_off_by_the_maximum_length_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
+    path = images / "long.json"
+    path.write_text(json.dumps([record(0), record(1, "Describe the image. " * 60 + "<region>")], indent=1))
+    dataset = make_dataset(llava_checkpoint, path)
+    dataset.tokenizer.model_max_length = 200
+    assert len(dataset[0]["regions"]) == 1
+    with pytest.raises(
+        (RecordError, RegionError), match=r"long\.json.*--model_max_length 200|long\.json.*length is 200"
+    ):
+        dataset[1]
+
+
+def test_masked_away_answer_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
+    path = images / "masked.json"
+    path.write_text(json.dumps([record(0)]))
+    dataset = make_dataset(llava_checkpoint, path)
+    dataset.tokenizer.model_max_length = 40
+    with pytest.raises(RecordError, match=r"masked\.json.*no answer token"):
+        dataset[0]
+
+
+def test_jitter_stays_within_two_percent_and_changes_by_epoch(llava_checkpoint: Path, data: Path, template) -> None:
+    dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
+    first, again = (dataset[0]["regions"][0].points for _ in range(2))
+    dataset.set_epoch(1)
+    later = dataset[0]["regions"][0].points
+    assert first == again != later
+    box, random = Region.box(10, 20, 110, 220), np.random.default_rng(0)
+    moved = np.array([np.ravel(jitter_box(box, 0.02, random).points) for _ in range(2000)]) - (10, 20, 110, 220)
+    assert (np.abs(moved) <= (2, 4, 2, 4)).all()
+    assert (np.abs(moved).max(0) > (1.9, 3.8, 1.9, 3.8)).all()
+
+
+def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 0.1\nregion_encoder_options: {width: 8}\n")
+    words = expand_command_line(["--config", str(path), "--learning_rate", "0.2"])
+    assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
+
+
+def test_removed_flags_are_mapped() -> None:
+    words = compat.modern_flags(["--evaluation_strategy=no", "--warmup_ratio", "0.03"], known={"eval_strategy"})
+    assert words == ["--eval_strategy", "no", "--warmup_steps", "0.03"]
+    same = ["--evaluation_strategy", "no", "--warmup_ratio", "0.03"]
+    assert compat.modern_flags(same, known={"evaluation_strategy", "warmup_ratio"}) == same
+
+
+def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="align, finetune"):
+        run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="three"))
