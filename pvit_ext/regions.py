@@ -12,8 +12,7 @@ empty: a side under ``MIN_SIDE``, no    error
 pixel of a mask
 completely outside the image            error; so is a box or polygon that only touches it
 partly outside the image                clipped to the image; a polygon or scribble keeps its points
-                                        (moving one would turn its edges), what lies outside counts
-                                        for nothing
+                                        (moving one would turn its edges)
 smaller than one pixel                  kept exactly; its mask covers the pixels it crosses, so it
                                         is never empty
 mask of another size than the image     error
@@ -30,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pvit_ext.raster import Box, Point, clip_polyline, contains, draw_polyline, fill_polygon, hull
+from pvit_ext.raster import Box, Point, clip_polyline, contains, draw_polyline, fill_polygon, hull, trace_polyline
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
 Size = tuple[int, int]
@@ -167,8 +166,8 @@ class Region:
         if self.kind in ("point", "scribble"):
             return draw_polyline(self.points, size, stroke_radius(size))
         mask = fill_polygon(self.points, size)
-        if not mask.any():  # thinner than a pixel: every pixel its outline comes through has a centre this near
-            mask = draw_polyline((*self.points, self.points[0]), size, math.sqrt(0.5))
+        if not mask.any():  # thinner than a pixel
+            mask = trace_polyline((*self.points, self.points[0]), size)
         return mask
 
     def __str__(self) -> str:
@@ -207,15 +206,27 @@ def _extent(kind: Kind, points: tuple[Point, ...], size: Size) -> Box | None:
         inside = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
         return inside if _has_area(inside, MIN_SIDE) else None
     outline = (*points, points[0]) if kind == "polygon" else points
-    ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
+    ends = _ends(outline, size, 0.0)
     if kind == "polygon":
         corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
         ends += [corner for corner in corners if contains(points, *corner)]
-        return hull(ends) if ends and _has_area(hull(ends), MIN_SIDE) else None
-    if not ends:
-        return None
-    (x0, y0, x1, y1), grow = hull(ends), stroke_radius(size)
-    return max(x0 - grow, 0.0), max(y0 - grow, 0.0), min(x1 + grow, width), min(y1 + grow, height)
+        return _grown(hull(ends), 0.0, size) if ends and _has_area(hull(ends), MIN_SIDE) else None
+    radius = stroke_radius(size)  # what runs just outside the image paints some of it, but is not enough on its own
+    return _grown(hull(_ends(outline, size, radius)), radius, size) if ends else None
+
+
+def _ends(outline: tuple[Point, ...], size: Size, margin: float) -> list[Point]:
+    window = (-margin, -margin, size[0] + margin, size[1] + margin)
+    return [end for segment in clip_polyline(outline, window) for end in segment]
+
+
+def _grown(box: Box, by: float, size: Size) -> Box:
+    return (
+        max(box[0] - by, 0.0),
+        max(box[1] - by, 0.0),
+        min(box[2] + by, float(size[0])),
+        min(box[3] + by, float(size[1])),
+    )
 
 
 def _fill_box(box: Box, size: Size) -> NDArray[np.bool_]:
