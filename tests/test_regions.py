@@ -347,3 +347,15 @@ def test_every_box_of_real_annotations_resolves_or_names_itself() -> None:
     # The two boxes of this set whose corners coincide.
     assert [where for where, _ in refused] == ["BloodImage_00338.xml object 12", "BloodImage_00343.xml object 3"]
     assert good == 3941
+
+
+def test_vertices_on_a_row_of_centres_are_crossed_once() -> None:
+    diamond = Region.polygon([(10.2, 2), (18, 10.5), (10.2, 19), (2, 10.5)]).resolve((20, 20))
+    assert np.array_equal(np.flatnonzero(diamond.to_mask((20, 20))[10]), np.arange(2, 18))
+
+
+def test_a_stroke_that_runs_on_outside_counts_with_its_width() -> None:
+    region = Region.scribble([(0, 0), (-0.125, 3.75)]).resolve((24, 24))
+    rows, _ = np.nonzero(region.to_mask((24, 24)))
+    assert rows.max() == 3
+    assert region.bounds((24, 24)) == (0, 0, 1, 4.75)
