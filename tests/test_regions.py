@@ -357,5 +357,5 @@ def test_vertices_on_a_row_of_centres_are_crossed_once() -> None:
 def test_a_stroke_that_runs_on_outside_counts_with_its_width() -> None:
     region = Region.scribble([(0, 0), (-0.125, 3.75)]).resolve((24, 24))
     rows, _ = np.nonzero(region.to_mask((24, 24)))
-    assert rows.max() == 3
+    assert rows.max() == 4  # its centre is 0.976 px from the end
     assert region.bounds((24, 24)) == (0, 0, 1, 4.75)
