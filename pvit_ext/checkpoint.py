@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pvit_ext.projector import RegionProjector
 MODULES_FILE = "region_modules.safetensors"
 CONFIG_FILE = "region_config.json"
 WEIGHTS_FOLDER_VARIABLE = "PVIT_EXT_WEIGHTS"
+BOX_EMBEDDING = "region_projector.box_embedding."
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +46,38 @@ def create_region_modules(model: Any) -> None:
     inner.region_projector = RegionProjector(config, model.config.hidden_size)
 
 
+def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
+    """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
+
+    A box embedding starts at zero (stage 2 adds it). Everything may be missing from a checkpoint that is not the
+    config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
+
+    Raises:
+        ValueError: listing the others.
+    """
+    inner = f"{model.base_model_prefix}."
+    gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
+    if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
+        model.get_model().region_projector.box_embedding.reset()
+        logger.info("%s has no box embedding: it starts at zero", checkpoint)
+    lost = sorted(key for key in gone if not key.startswith(BOX_EMBEDDING))
+    if lost and CONFIG_KEY in model.config_class.get_config_dict(checkpoint)[0]:
+        raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {lost}")
+    if lost:
+        logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
+
+
 def finish_region_encoder(model: Any, checkpoint: str | os.PathLike[str] = ".") -> None:
-    """Build the frozen encoder of a loaded model from the file its config names."""
+    """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
     config: RegionConfig | None = model.region_config
     inner = model.get_model()
-    if config is None or inner.region_encoder is not None:
+    if config is None:
         return
-    inner.region_encoder = load_region_encoder(model, config, checkpoint)
+    if inner.region_encoder is None:
+        inner.region_encoder = load_region_encoder(model, config, checkpoint)
+        setattr(model.config, CONFIG_KEY, config.to_dict())  # with the checksum, where there was none
+    _freeze(inner.region_encoder)
+    inner.region_encoder.to(memory_format=torch.channels_last)  # from_pretrained puts contiguous tensors in place
 
 
 def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
@@ -70,11 +97,17 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
         path = _find_weights(config.weights, Path(checkpoint))
         digest = sha256_file(path)
         if config.weights_sha256 not in (None, digest):
-            raise ValueError(f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}")
+            raise ValueError(
+                f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}: put the right file there, "
+                f"or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
+            )
         config.weights_sha256 = digest
         encoder.load_weights(str(path))
     reference = model.lm_head.weight
-    encoder.to(device=reference.device, dtype=reference.dtype)
+    return _freeze(encoder.to(device=reference.device, dtype=reference.dtype))
+
+
+def _freeze(encoder: RegionEncoder) -> RegionEncoder:
     return encoder.requires_grad_(not encoder.frozen).eval()
 
 
@@ -126,6 +159,7 @@ def save_region_modules(
     state = region_state(model)
     if not write:
         return
+    Path(folder, CONFIG_FILE).unlink(missing_ok=True)  # written last: where it lies, both files are of one save
     with atomic_write(Path(folder, MODULES_FILE)) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     with atomic_write(Path(folder, CONFIG_FILE)) as temporary:
@@ -136,7 +170,9 @@ def read_region_config(folder: str | os.PathLike[str]) -> tuple[RegionConfig, st
     """The config in a folder of :func:`save_region_modules`, and the base checkpoint named there."""
     path = Path(folder, CONFIG_FILE)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; {folder} is no folder written by save_region_modules")
+        raise FileNotFoundError(
+            f"{path} is missing: {folder} was not written by save_region_modules, or that was interrupted"
+        )
     values = json.loads(path.read_text())
     return RegionConfig.from_dict(values[CONFIG_KEY]), values.get("base")
 
@@ -155,13 +191,14 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     own = {
         f"{n}.{key}": value for n, module in region_modules(model).items() for key, value in module.state_dict().items()
     }
-    missing = {key for key in own.keys() - state.keys() if not key.startswith("region_projector.box_embedding.")}
-    unexpected = state.keys() - own.keys()
-    misshapen = {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+    missing = sorted(key for key in own.keys() - state.keys() if not key.startswith(BOX_EMBEDDING))
+    unexpected = sorted(state.keys() - own.keys())
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in sorted(own.keys() & state.keys())}
+    misshapen = [f"{key} {found} instead of {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
     if missing or unexpected or misshapen:
         raise ValueError(
-            f"{path} does not fit the model: missing {sorted(missing)}, unexpected {sorted(unexpected)}, "
-            f"other shape {sorted(misshapen)}"
+            f"{path} does not fit the model, nothing was loaded: missing {missing}, unexpected {unexpected}, "
+            f"of another shape {misshapen}"
         )
     with torch.no_grad():
         for key, value in state.items():
@@ -174,6 +211,7 @@ def _find_weights(weights: str, checkpoint: Path) -> Path:
     candidates = [Path(weights).expanduser(), checkpoint / weights, checkpoint / Path(weights).name]
     if folder := os.environ.get(WEIGHTS_FOLDER_VARIABLE):
         candidates.append(Path(folder) / Path(weights).name)
+    candidates = list(dict.fromkeys(candidates))
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -16,7 +16,13 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, MptForCausalLM
 
 from pvit_ext import compat
-from pvit_ext.checkpoint import create_region_modules, finish_region_encoder, keys_not_saved, load_region_modules
+from pvit_ext.checkpoint import (
+    create_region_modules,
+    finish_region_encoder,
+    keys_not_saved,
+    load_region_modules,
+    settle_missing,
+)
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.injection import BoundRegions, bind_to_images, inject_region_tokens, mark_regions
@@ -34,22 +40,31 @@ class RegionMixin:
     """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
 
     language_model_class: ClassVar[Any]
+    # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
+    _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_modules(self)
 
     @classmethod
-    def from_pretrained(cls, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256."""
-        kwargs = compat.default_dtype_is_float32(kwargs)
-        loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
-        finish_region_encoder(loaded[0] if isinstance(loaded, tuple) else loaded, path)
-        return loaded
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256.
+
+        Raises:
+            ValueError: when region tensors are missing from a checkpoint whose config names a region encoder.
+        """
+        path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        settle_missing(model, info["missing_keys"], path)
+        finish_region_encoder(model, path)
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
-        self._keys_to_ignore_on_save = keys_not_saved(self)
+        self._keys_to_ignore_on_save = keys_not_saved(self) | set(type(self)._keys_to_ignore_on_save or ())
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
@@ -156,8 +171,8 @@ class RegionMixin:
         stock = super().prepare_inputs_labels_for_multimodal  # type: ignore[misc]
         has_regions = any(regions or [])
         encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
-        keeps_step = self.training and encoder is not None and images is not None  # type: ignore[attr-defined]
-        if not has_regions and not keeps_step:
+        can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
+        if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             _refuse_unbound(input_ids)
             return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
         if encoder is None:

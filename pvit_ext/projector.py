@@ -17,6 +17,10 @@ class BoxEmbedding(nn.Linear):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(4, hidden_size)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to zero."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 

@@ -1,0 +1,422 @@
+"""Checkpoints: what is saved is what is loaded, in whole checkpoints, in region files, and by file name and checksum."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+import pvit_ext
+from pvit_ext import Region, RegionConfig
+from pvit_ext.checkpoint import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
+from pvit_ext.encoders.regionclip import build
+from pvit_ext.encoders.regionclip_weights import original_shapes
+from pvit_ext.files import sha256_file
+from pvit_ext.model import LlavaLlamaForCausalLM
+from tests.tiny import TINY_REGIONCLIP, build_llava
+
+BOX = Region.box(2, 3, 20, 15)
+OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
+
+
+def config(**values: Any) -> RegionConfig:
+    return RegionConfig(**{"encoder_options": dict(OPTIONS), "box_embedding": True, **values})
+
+
+def load(path: Path | str, **kwargs: Any) -> Any:
+    return pvit_ext.load_pretrained_model(str(path), device="cpu", **kwargs)[1]
+
+
+def save(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    source = Path(model.config._name_or_path)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copy(source / name, folder)
+    return folder
+
+
+def randomize(model: Any, seed: int = 5) -> Any:
+    """Every region tensor gets values that no initialisation gives."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.get_model().region_projector.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter)
+    return model
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randint(0, 255, (3, 32, 48), generator=generator, dtype=torch.uint8)
+    return {
+        "input_ids": torch.tensor([[1, 5, -200, 9, -300, 30]]),
+        "images": torch.randn(1, 3, 28, 28, generator=generator).to(dtype),
+        "image_sizes": [(30, 20)],
+        "regions": [[BOX]],
+        "region_extra": [{"pixels": pixels}],
+    }
+
+
+def logits(model: Any) -> Tensor:
+    for parameter in model.parameters():
+        # safetensors maps files: the same values at another offset take another kernel of MKL (measured, 9e-8 apart)
+        parameter.data = parameter.data.clone()
+    with torch.no_grad():
+        return model(**inputs(model.lm_head.weight.dtype)).logits
+
+
+def tensor_names(folder: Path) -> list[str]:
+    return [name for file in folder.glob("*.safetensors") for name in load_file(file)]
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RegionCLIP checkpoint in the original layout, for a tiny tower."""
+    torch.manual_seed(11)
+    tower = build(config()).backbone
+    shapes = original_shapes({key: tuple(value.shape) for key, value in tower.state_dict().items()})
+    tensors = {f"backbone.{key}": torch.rand(shape) * 0.1 + 0.05 for key, shape in shapes.items()}
+    path = tmp_path_factory.mktemp("weights") / "regionclip_tiny.pth"
+    torch.save({"model": tensors}, path)
+    return path
+
+
+@pytest.fixture
+def embedded(llava_checkpoint: Path) -> Any:
+    torch.manual_seed(1)
+    return randomize(load(llava_checkpoint, region_config=config()))
+
+
+@pytest.fixture
+def named(llava_checkpoint: Path, weights_file: Path) -> Any:
+    return randomize(load(llava_checkpoint, region_config=config(weights=str(weights_file))))
+
+
+# Whole checkpoints
+
+
+def test_embedded_encoder(embedded: Any, tmp_path: Path) -> None:
+    expected = logits(embedded)
+    saved = save(embedded, tmp_path / "saved")
+    assert any("region_encoder." in name for name in tensor_names(saved))
+    assert torch.equal(logits(load(saved)), expected)
+    again = save(load(saved), tmp_path / "again")
+    assert torch.equal(logits(load(again)), expected)
+    assert json.loads((saved / "config.json").read_text()) == json.loads((again / "config.json").read_text())
+
+
+def test_file_encoder_is_named_not_copied(named: Any, weights_file: Path, tmp_path: Path) -> None:
+    expected = logits(named)
+    saved = save(named, tmp_path / "saved")
+    names = tensor_names(saved)
+    assert not [name for name in names if "region_encoder" in name]
+    assert {name for name in names if "region_projector" in name} == {
+        f"model.region_projector.{part}"
+        for part in ("features.weight", "features.bias", "box_embedding.weight", "box_embedding.bias", "delimiters.weight")
+    }
+    stored = json.loads((saved / "config.json").read_text())["pvit_ext"]
+    assert (stored["weights"], stored["weights_sha256"]) == (str(weights_file), sha256_file(weights_file))
+    assert torch.equal(logits(load(saved)), expected)
+
+
+def test_file_encoder_embedded_on_request(llava_checkpoint: Path, weights_file: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(weights_file, tmp_path / "gone.pth"))
+    model = randomize(load(llava_checkpoint, region_config=config(weights=str(copy), embed_weights=True)))
+    expected = logits(model)
+    saved = save(model, tmp_path / "saved")
+    copy.unlink()
+    assert torch.equal(logits(load(saved)), expected)
+
+
+@pytest.mark.parametrize("place", ["beside", "variable"])
+def test_moved_file_is_found(
+    named: Any, weights_file: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = logits(named)
+    named.config.pvit_ext["weights"] = f"/nowhere/{weights_file.name}"
+    saved = save(named, tmp_path / "saved")
+    shutil.copy(weights_file, saved if place == "beside" else tmp_path)
+    monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path))
+    assert torch.equal(logits(load(saved)), expected)
+
+
+def test_missing_file_lists_where_it_looked(named: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named.config.pvit_ext["weights"] = "/nowhere/tower.pth"
+    saved = save(named, tmp_path / "saved")
+    monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(FileNotFoundError) as caught:
+        load(saved)
+    for place in ("/nowhere/tower.pth", saved / "tower.pth", tmp_path / "weights" / "tower.pth", "PVIT_EXT_WEIGHTS"):
+        assert str(place) in str(caught.value)
+
+
+def test_changed_file_is_an_error_with_both_checksums(named: Any, weights_file: Path, tmp_path: Path) -> None:
+    changed = torch.load(weights_file)
+    changed["model"]["backbone.conv1.weight"] += 1
+    torch.save(changed, tmp_path / "changed.pth")
+    named.config.pvit_ext["weights"] = str(tmp_path / "changed.pth")
+    saved = save(named, tmp_path / "saved")
+    with pytest.raises(ValueError, match="sha256") as caught:
+        load(saved)
+    assert sha256_file(weights_file) in str(caught.value)
+    assert sha256_file(tmp_path / "changed.pth") in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(llava_checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    original = randomize(load(llava_checkpoint, region_config=config(), dtype=dtype))
+    expected = logits(original)
+    saved = save(original, tmp_path / "saved")
+    model = load(saved, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert torch.equal(logits(model), expected)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "named"])
+def test_every_region_tensor_is_what_was_saved(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    model = request.getfixturevalue(kind)
+    saved = save(model, tmp_path / "saved")
+    before = {key: value for key, value in model.state_dict().items() if ".region_" in key}
+    for loaded in (load(saved), LlavaLlamaForCausalLM.from_pretrained(pretrained_model_name_or_path=str(saved))):
+        after = {key: value for key, value in loaded.state_dict().items() if ".region_" in key}
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value, after[key]) for key, value in before.items())
+        assert not any(parameter.is_meta for parameter in loaded.parameters())
+        trains = {name for name, p in loaded.get_model().region_encoder.named_parameters() if p.requires_grad}
+        assert not trains, "a frozen encoder came back trainable"
+        assert all(parameter.requires_grad for parameter in loaded.get_model().region_projector.parameters())
+
+
+def test_output_loading_info(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    loaded, info = LlavaLlamaForCausalLM.from_pretrained(str(saved), output_loading_info=True)
+    assert torch.equal(logits(load(saved)), logits(with_tower(loaded)))
+    assert not info["missing_keys"]
+    assert not [key for key in info["unexpected_keys"] if "region" in key]
+
+
+def with_tower(model: Any) -> Any:
+    model.get_vision_tower().load_model()
+    return model.eval()
+
+
+def test_auto_class(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    with pvit_ext.patched():
+        model = AutoModelForCausalLM.from_pretrained(str(saved), dtype=torch.float32)
+    assert torch.equal(logits(with_tower(model)), logits(embedded))
+
+
+def drop(folder: Path, part: str) -> None:
+    """Take tensors out of a checkpoint's file."""
+    file = folder / "model.safetensors"
+    tensors = {key: value for key, value in load_file(file).items() if part not in key}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_box_embedding_missing_in_the_checkpoint_is_zero(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    drop(saved, "box_embedding")
+    embedding = load(saved).get_model().region_projector.box_embedding
+    assert not embedding.weight.any()
+    assert not embedding.bias.any()
+
+
+@pytest.mark.parametrize("part", ["region_projector.features.bias", "delimiters", "region_encoder.", ".region_"])
+def test_missing_region_tensors_are_an_error(embedded: Any, tmp_path: Path, part: str) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    drop(saved, part)
+    with pytest.raises(ValueError, match=rf"lacks its tensors .*{part.removeprefix('.')}"):
+        load(saved)
+
+
+def test_stock_base_under_a_region_config_warns(
+    embedded: Any, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How LLaVA's builder loads LoRA checkpoints: the base's tensors, the output's config, then the other tensors."""
+    saved = save(embedded, tmp_path / "saved")
+    names = LlavaLlamaForCausalLM.config_class.from_pretrained(str(saved))
+    model = LlavaLlamaForCausalLM.from_pretrained(str(llava_checkpoint), config=names)
+    assert "random until they are loaded" in caplog.text
+    assert not model.get_model().region_projector.box_embedding.weight.any()
+    region = {key: value for key, value in embedded.state_dict().items() if ".region_" in key}
+    model.load_state_dict(region, strict=False)
+    assert torch.equal(logits(with_tower(model)), logits(embedded))
+
+
+def test_unknown_config_key_is_an_error(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    values = json.loads((saved / "config.json").read_text())
+    values["pvit_ext"]["from_the_future"] = 1
+    (saved / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="from_the_future"):
+        load(saved)
+
+
+# Region files
+
+
+@pytest.mark.parametrize("kind", ["embedded", "named"])
+def test_region_files_round_trip(
+    kind: str, request: pytest.FixtureRequest, llava_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(kind)
+    pvit_ext.save_region_modules(model, tmp_path / "one", base=str(llava_checkpoint))
+    loaded = load(tmp_path / "one")
+    assert torch.equal(logits(loaded), logits(model))
+    pvit_ext.save_region_modules(loaded, tmp_path / "two", base=str(llava_checkpoint))
+    for name in (MODULES_FILE, CONFIG_FILE):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted([MODULES_FILE, CONFIG_FILE])
+
+
+def test_region_file_holds_region_tensors_only(named: Any, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path)
+    with safe_open(tmp_path / MODULES_FILE, "pt") as file:
+        assert {name.split(".")[0] for name in file.keys()} == {"region_projector"}  # noqa: SIM118
+    assert read_region_config(tmp_path) == (named.region_config, None)
+
+
+def test_region_files_without_a_base(named: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"base=\.\.\."):
+        load(tmp_path / "none")
+    assert torch.equal(logits(load(tmp_path / "none", base=str(llava_checkpoint))), logits(named))
+    pvit_ext.save_region_modules(named, tmp_path / "moved", base="/nowhere/llava")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/llava, which is not there.*base=\.\.\."):
+        load(tmp_path / "moved")
+
+
+def test_write_false_writes_nothing(named: Any, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path, write=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("crash_at", [MODULES_FILE, CONFIG_FILE])
+def test_interrupted_save_is_no_checkpoint(
+    named: Any, tmp_path: Path, crash_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an older save: never the tensors of one save beside the config of another."""
+    pvit_ext.save_region_modules(named, tmp_path)
+    replace = Path.replace
+
+    def crash(self: Path, target: Path) -> Path:
+        if Path(target).name == crash_at:
+            raise OSError("power cut")
+        return replace(self, target)
+
+    pvit_ext.attach(named, config(weights=named.region_config.weights, delimiters=False))
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        pvit_ext.save_region_modules(named, tmp_path)
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.iterdir() if "tmp" in path.name]
+    with pytest.raises(FileNotFoundError, match="interrupted"):
+        read_region_config(tmp_path)
+    pvit_ext.save_region_modules(named, tmp_path)
+    assert read_region_config(tmp_path)[0] == named.region_config
+
+
+def test_box_embedding_may_be_added_between_the_stages(llava_checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stage1 = load(llava_checkpoint, region_config=config(box_embedding=False))
+    pvit_ext.save_region_modules(stage1, tmp_path)
+    stage2 = load(llava_checkpoint, region_config=config())
+    pvit_ext.load_region_modules(stage2, tmp_path)
+    assert torch.equal(logits(stage1), logits(stage2))
+
+
+def test_differences_are_listed_and_nothing_is_loaded(embedded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(embedded, tmp_path)
+    narrow = config(encoder_options={**OPTIONS, "output_dim": 12}, delimiters=False, projector="linear")
+    other = load(llava_checkpoint, region_config=narrow)
+    before = region_state(other)
+    with pytest.raises(ValueError, match="nothing was loaded") as caught:
+        pvit_ext.load_region_modules(other, tmp_path)
+    message = str(caught.value)
+    assert "unexpected ['region_projector.delimiters.weight']" in message
+    assert "region_projector.features.weight (48, 24) instead of (48, 12)" in message
+    after = region_state(other)
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+# Attaching
+
+
+def test_attach_leaves_llava_alone(llava_checkpoint: Path) -> None:
+    model = load(llava_checkpoint)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert pvit_ext.attach(model, config()) is model
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert {key for key in after if key not in before} == {key for key in after if ".region_" in key}
+
+
+def test_swap_keeps_what_fits_and_says_so(embedded: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pvit_ext")
+    before = region_state(embedded)
+    pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "output_dim": 12}))
+    after = region_state(embedded)
+    for key in ("delimiters.weight", "box_embedding.weight", "box_embedding.bias"):
+        assert torch.equal(before[f"region_projector.{key}"], after[f"region_projector.{key}"])
+    assert after["region_projector.features.weight"].shape == (48, 12)
+    assert "delimiters is kept" in caplog.text
+    assert "features starts anew" in caplog.text
+    assert "(48, 24)" in caplog.text
+    assert embedded.config.pvit_ext["feature_dim"] == 12
+
+
+def test_attaching_the_same_encoder_keeps_it(embedded: Any) -> None:
+    expected = logits(embedded)
+    encoder = embedded.get_model().region_encoder
+    pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "layers": (1, 1, 1, 1)}, conv_version="v1"))
+    assert embedded.get_model().region_encoder is encoder
+    assert torch.equal(logits(embedded), expected)
+    assert embedded.region_config.conv_version == "v1"
+
+
+def test_attach_that_fails_changes_nothing(embedded: Any, llava_checkpoint: Path) -> None:
+    expected, modules = logits(embedded), embedded.get_model()
+    encoder, projector = modules.region_encoder, modules.region_projector
+    with pytest.raises(FileNotFoundError):
+        pvit_ext.attach(embedded, config(weights="/nowhere/tower.pth"))
+    assert (modules.region_encoder, modules.region_projector) == (encoder, projector)
+    assert torch.equal(logits(embedded), expected)
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as Stock
+
+    stock = Stock.from_pretrained(str(llava_checkpoint))
+    with pytest.raises(FileNotFoundError):
+        pvit_ext.attach(stock, config(weights="/nowhere/tower.pth"))
+    assert type(stock) is Stock
+
+
+def test_attach_wants_a_llava() -> None:
+    with pytest.raises(TypeError, match="Linear is no LLaVA class; known: .*LlavaLlamaForCausalLM"):
+        pvit_ext.attach(nn.Linear(1, 1), config())
+
+
+def test_language_model_without_image_tower(tmp_path: Path, llava_checkpoint: Path) -> None:
+    folder = tmp_path / "text"
+    build_llava(folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mm_vision_tower"}))
+    with pytest.raises(ValueError, match="without an image tower"):
+        load(folder)
+
+
+@pytest.mark.parametrize("family", ["mistral", "mpt"])
+def test_other_language_models(family: str, tmp_path: Path) -> None:
+    base = build_llava(tmp_path / family, family=family)
+    torch.manual_seed(1)
+    model = randomize(load(base, region_config=config()))
+    expected = logits(model)
+    assert torch.equal(logits(load(save(model, tmp_path / "saved"))), expected)
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(base))
+    assert torch.equal(logits(load(tmp_path / "modules")), expected)
