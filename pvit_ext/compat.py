@@ -143,6 +143,13 @@ def fit_deepspeed(model: Any) -> None:
                 parameter.data = parameter.data.to(model.lm_head.weight.dtype)
 
 
+def cpu_tower_dtype(model: Any) -> None:
+    """LLaVA puts its image tower into float16 without ``--bf16``; CPUs lack the kernels (torch 2.0) or are slow at it."""
+    tower = model.get_vision_tower()
+    if tower.device.type == "cpu" and tower.dtype == torch.float16:
+        tower.to(torch.float32)
+
+
 def enable_cpu(arguments: Any) -> None:
     """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU."""
     if hasattr(arguments, "use_cpu") and not torch.cuda.is_available():

@@ -27,6 +27,7 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.slots_per_region = model.region_config.slots_per_region
         if model.config.image_aspect_ratio != "anyres":
             train_dataset.image_rows = model.get_vision_tower().num_patches
+        compat.cpu_tower_dtype(model)
         if args.deepspeed:
             compat.fit_deepspeed(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
