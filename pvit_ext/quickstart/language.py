@@ -154,8 +154,8 @@ def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int =
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=96,
+        intermediate_size=288,
         num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -165,6 +165,6 @@ def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int =
         initializer_range=0.06,  # 0.02 is LLaMA's for widths in the thousands; here it doubles the steps needed
     )
     model = LlamaForCausalLM(config)
-    loss = fit(model, text_batches(tokenizer, batch, turns, 0), steps, 2.5e-3, "language model")
+    loss = fit(model, text_batches(tokenizer, batch, turns, 0), steps, 3e-3, "language model")
     tqdm.write(f"language model: {model.num_parameters() / 1e6:.2f} M parameters, loss {loss:.3f}")
     model.save_pretrained(folder)

@@ -10,11 +10,11 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
@@ -25,14 +25,15 @@ from pvit_ext.encoders.regionclip import RegionCLIP
 from pvit_ext.encoders.regionclip_weights import batch_norm_of
 from pvit_ext.files import atomic_write
 from pvit_ext.quickstart.language import schedule
-from pvit_ext.quickstart.world import COLOURS, Box, Question, Scene
+from pvit_ext.quickstart.world import COLOURS, Question, Scene
 from pvit_ext.regions import Region
 from pvit_ext.views import View, tower_view
 
 Scenes = list[tuple[Scene, list[Question]]]
 SELECT_LAYER = -2
 """The hidden layer that LLaVA reads; the towers' task is set there."""
-CLIP_SIZE, PATCH = 96, 12
+CLIP_SIZE, PATCH = 112, 16
+IMAGE_CONFIG = SimpleNamespace(image_aspect_ratio="pad")
 REGION_OPTIONS: dict[str, Any] = {
     "layers": [1, 1, 1, 1],
     "width": 16,
@@ -50,6 +51,7 @@ class AttributeHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.digit, self.colour = nn.Linear(width, 10), nn.Linear(width, len(COLOURS))
 
     def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,6 +61,7 @@ class AttributeHead(nn.Module):
             features: (N, C).
             targets: (N, 2) int64, digit and index of the colour.
         """
+        features = self.norm(features)
         logits = self.digit(features), self.colour(features)
         losses = [F.cross_entropy(part, targets[:, axis]) for axis, part in enumerate(logits)]
         right = [(part.argmax(1) == targets[:, axis]).float().mean() for axis, part in enumerate(logits)]
@@ -70,12 +73,12 @@ def image_processor() -> Any:
     return CLIPImageProcessor(size={"shortest_edge": CLIP_SIZE}, crop_size={"height": CLIP_SIZE, "width": CLIP_SIZE})
 
 
-def pad_and_process(processor: Any, image: Image.Image) -> Tensor:
-    """What LLaVA's ``image_aspect_ratio=pad`` feeds the tower: (3, CLIP_SIZE, CLIP_SIZE) float32."""
-    from llava.mm_utils import expand2square
+def pixels_of(processor: Any, scenes: Scenes) -> Tensor:
+    """What LLaVA feeds the tower under ``image_aspect_ratio=pad``: (S, 3, CLIP_SIZE, CLIP_SIZE) float32."""
+    from llava.mm_utils import process_images
 
-    square = expand2square(image, tuple(int(mean * 255) for mean in processor.image_mean))
-    return processor(square, return_tensors="pt")["pixel_values"][0]
+    pixels: Tensor = process_images([scene.image for scene, _ in scenes], processor, IMAGE_CONFIG)
+    return pixels
 
 
 def _targets(scene: Scene) -> Tensor:
@@ -97,16 +100,16 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
     """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours."""
     torch.manual_seed(1)
     processor = image_processor()
-    pixels = torch.stack([pad_and_process(processor, scene.image) for scene, _ in scenes])
+    pixels = pixels_of(processor, scenes)
     targets = torch.stack([_patch_targets(processor, scene) for scene, _ in scenes])  # (S, P, 2)
     config = CLIPVisionConfig(
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=4,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=5,
         num_attention_heads=4,
         image_size=CLIP_SIZE,
         patch_size=PATCH,
-        projection_dim=64,
+        initializer_range=0.05,
     )
     tower, head = CLIPVisionModel(config), AttributeHead(config.hidden_size)
 
@@ -117,14 +120,14 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
 
     generator = torch.Generator().manual_seed(0)
     batches = (torch.randint(len(scenes), (batch,), generator=generator) for _ in range(steps))
-    right = _fit([*tower.parameters(), *head.parameters()], step, batches, steps, 2e-3, "CLIP tower")
+    right = _fit([*tower.parameters(), *head.parameters()], step, batches, steps, 1e-3, "CLIP tower")
     tower.save_pretrained(folder)
     processor.save_pretrained(folder)
     return right
 
 
 def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
-    """Pre-train a tiny RegionCLIP tower, save it as the original saves, return the share of right digits and colours."""
+    """Pre-train a tiny RegionCLIP tower, save it as the original does, return the share of right digits and colours."""
     torch.manual_seed(2)
     encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
     assert isinstance(encoder, RegionCLIP)
@@ -162,7 +165,7 @@ def _same_size_batches(pixels: tuple[Tensor, ...], size: int) -> Iterator[list[i
 
 
 def _add_batch_norms(encoder: RegionCLIP) -> nn.ModuleDict:
-    """Put a batch norm behind each convolution, where the original has it; keys are the convolutions' names with ``/``."""
+    """Put a batch norm behind each convolution, where the original has it; keyed by convolution, ``/`` for ``.``."""
     norms = nn.ModuleDict()
     for name, module in encoder.backbone.named_modules():
         if isinstance(module, nn.Conv2d):
