@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -89,6 +89,8 @@ def test_array_and_lines_give_the_same_records(folder: Path) -> None:
     assert [r.where.split()[2] for r in lines] == ["2", "4", "6", "8", "10"]
 
 
+@example(["\u2028", "\x85\x0c", "x"], None, False)
+@example(["\u2028", "\x85\x0c", "x"], 3, True)
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.sampled_from([None, 3]), st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_lines_are_those_of_the_file(tmp_path_factory: Any, ids: list[str], indent: int | None, array: bool) -> None:
