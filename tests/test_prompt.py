@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import random
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pvit_ext import compat
 from pvit_ext.prompt import REGION_TOKEN_INDEX, bind_regions, parse_regions, tokenizer_region_token
 from pvit_ext.regions import Region, RegionError
 
@@ -276,17 +275,14 @@ def test_the_users_tokenizer_is_untouched_and_may_change_later(folder: Path) -> 
 
 
 @pytest.fixture
-def llava_train(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """LLaVA's training module with our tokenization, forgotten afterwards so that other tests import it their way."""
-    monkeypatch.setattr("transformers.trainer.ALL_LAYERNORM_LAYERS", [], raising=False)
-    before = set(sys.modules)
+def llava_train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """LLaVA's training module with our tokenization and its v1 template."""
+    pytest.importorskip("llava")
+    compat.layernorm_names()
     train = importlib.import_module("llava.train.train")
     monkeypatch.setattr(train, "tokenizer_image_token", tokenizer_region_token)
     monkeypatch.setattr(train.conversation_lib, "default_conversation", train.conversation_lib.conv_templates["v1"])
-    yield train
-    for name in set(sys.modules) - before:
-        if name.startswith("llava.train"):
-            del sys.modules[name]
+    return train
 
 
 def conversation(rng: random.Random, turns: int) -> list[dict[str, str]]:
