@@ -17,7 +17,7 @@ from PIL import Image
 from pvit_ext.inference import region_extra
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.records import RecordError, load_records
-from pvit_ext.regions import Region, Size
+from pvit_ext.regions import Region
 from pvit_ext.views import load_image
 
 
@@ -66,9 +66,8 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             side = self.data_args.image_processor.crop_size
             item["image"] = torch.zeros(3, side["height"], side["width"])
             return item | {"image_size": (side["width"], side["height"]), "regions": [], "region_extra": None}
-        regions = self._jittered(
-            [region.resolve(image.size, record.where) for region in record.regions], image.size, index
-        )
+        regions = self._jittered([region.resolve(image.size, record.where) for region in record.regions], index)
+        regions = [region.resolve(image.size, record.where) for region in regions]
         item["image"] = self._pixels(image)
         extra = region_extra(self.region_encoder, [image], regions, record.where)[0]
         return item | {"image_size": image.size, "regions": regions, "region_extra": extra}
@@ -86,6 +85,9 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             )
         ids = item["input_ids"]
         where = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
+        if len(where) != len(record.specs):
+            problem = f"{len(record.specs)} regions, but its prompt keeps {len(where)} <region>"
+            raise RecordError([f"{record.where}: {problem}; --version plain drops the question, use another template"])
         if len(where) == 0:
             return
         before = ids[: where[-1] + 1]
@@ -96,19 +98,24 @@ class RegionDataset(llava_train.LazySupervisedDataset):
                 [f"{record.where}: its last region ends at row {rows}, --model_max_length is {limit}; raise it"]
             )
 
-    def _jittered(self, regions: list[Region], size: Size, index: int) -> list[Region]:
+    def _jittered(self, regions: list[Region], index: int) -> list[Region]:
         """PVIT's augmentation: each side of a box moves by up to ``region_jitter`` of the box's extent."""
         if not self.data_args.region_jitter:
             return regions
         random = np.random.default_rng((self.data_args.region_seed, self.epoch, index))
-        return [jitter_box(region, self.data_args.region_jitter, random).resolve(size) for region in regions]
+        return [jitter_box(region, self.data_args.region_jitter, random) for region in regions]
 
 
 def jitter_box(region: Region, fraction: float, random: np.random.Generator) -> Region:
-    """Move each side of a box by up to ``fraction`` (below 0.5) of its width or height; other kinds stay."""
+    """Move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
+
+    Other kinds stay, and so do boxes below one pixel: clipped again, they could fall under the least size.
+    """
     if region.kind != "box":
         return region
     (x0, y0), (x1, y1) = region.points
+    if min(x1 - x0, y1 - y0) < 1:
+        return region
     left, top, right, bottom = random.uniform(-fraction, fraction, 4) * ((x1 - x0), (y1 - y0), (x1 - x0), (y1 - y0))
     return replace(region, points=((x0 + left, y0 + top), (x1 + right, y1 + bottom)))
 

@@ -235,6 +235,12 @@ def test_masked_away_answer_names_the_record(llava_checkpoint: Path, images: Pat
         dataset[0]
 
 
+def test_template_that_drops_the_question_names_the_record(llava_checkpoint: Path, data: Path, template) -> None:
+    llava_conversation.default_conversation = llava_conversation.conv_templates["plain"]
+    with pytest.raises(RecordError, match=r"train\.json line 2.*1 regions.*keeps 0"):
+        make_dataset(llava_checkpoint, data)[0]
+
+
 def test_jitter_stays_within_two_percent_and_changes_by_epoch(llava_checkpoint: Path, data: Path, template) -> None:
     dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
     first, again = (dataset[0]["regions"][0].points for _ in range(2))
@@ -245,6 +251,8 @@ def test_jitter_stays_within_two_percent_and_changes_by_epoch(llava_checkpoint: 
     moved = np.array([np.ravel(jitter_box(box, 0.02, random).points) for _ in range(2000)]) - (10, 20, 110, 220)
     assert (np.abs(moved) <= (2, 4, 2, 4)).all()
     assert (np.abs(moved).max(0) > (1.9, 3.8, 1.9, 3.8)).all()
+    small = Region.box(0, 0, 0.5, 40)
+    assert jitter_box(small, 0.02, random) is small
 
 
 def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
