@@ -9,6 +9,7 @@ import random
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     phases.run("base LLaVA", quickstart.base)
     phases.run("stage 1", quickstart.stage1)
     for arm in ("stage2", "image_only", "text_coordinates"):
-        phases.run(f"finetune {arm}", lambda arm=arm: quickstart.finetune(arm))
-    answers = {arm: phases.run(f"ask {arm}", lambda arm=arm: quickstart.ask(arm)) for arm in RENDERINGS}
+        phases.run(f"finetune {arm}", partial(quickstart.finetune, arm))
+    answers = {arm: phases.run(f"ask {arm}", partial(quickstart.ask, arm)) for arm in RENDERINGS}
     scores = {arm: report.score(quickstart.held_out, texts) for arm, texts in answers.items()}
     count = len(answers["stage2"])
     counts: dict[str, Any] = {

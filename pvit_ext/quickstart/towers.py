@@ -21,6 +21,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import build_region_encoder
+from pvit_ext.encoders.clip_resnet import ConvReLU
 from pvit_ext.encoders.regionclip import RegionCLIP
 from pvit_ext.encoders.regionclip_weights import batch_norm_of
 from pvit_ext.files import atomic_write
@@ -131,8 +132,9 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
     torch.manual_seed(2)
     encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
     assert isinstance(encoder, RegionCLIP)
-    encoder.requires_grad_(True)
-    norms, head = _add_batch_norms(encoder), AttributeHead(encoder.feature_dim)
+    unfold_batch_norms(encoder.backbone)
+    encoder.requires_grad_(True).train()
+    head = AttributeHead(encoder.feature_dim)
     pixels, boxes, targets = zip(*(_region_sample(encoder, scene) for scene, _ in scenes), strict=True)
 
     def step(rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -141,10 +143,10 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
         features = encoder.encode(images, torch.cat([boxes[row] for row in rows]), index)
         return head.loss(features, torch.cat([targets[row] for row in rows]))
 
-    trained = [*encoder.parameters(), *norms.parameters(), *head.parameters()]
+    trained = [*encoder.parameters(), *head.parameters()]
     right = _fit(trained, step, _same_size_batches(pixels, batch), steps, 3e-3, "RegionCLIP tower")
     with atomic_write(path) as temporary:
-        torch.save({"model": _original_layout(encoder, norms)}, temporary)
+        torch.save({"model": original_layout(encoder.backbone)}, temporary)
     return right
 
 
@@ -164,33 +166,37 @@ def _same_size_batches(pixels: tuple[Tensor, ...], size: int) -> Iterator[list[i
         yield rng.sample(members, min(size, len(members)))
 
 
-def _add_batch_norms(encoder: RegionCLIP) -> nn.ModuleDict:
-    """Put a batch norm behind each convolution, where the original has it; keyed by convolution, ``/`` for ``.``."""
-    norms = nn.ModuleDict()
-    for name, module in encoder.backbone.named_modules():
+class NormedConv(nn.Conv2d):
+    """A convolution with the batch norm that the encoder has folded away, for training."""
+
+    def __init__(self, folded: nn.Conv2d) -> None:
+        sizes: Any = {"kernel_size": folded.kernel_size, "stride": folded.stride, "padding": folded.padding}
+        super().__init__(folded.in_channels, folded.out_channels, bias=False, **sizes)
+        self.norm, self.rectify = nn.BatchNorm2d(folded.out_channels), isinstance(folded, ConvReLU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        out: Tensor = self.norm(super().forward(x))
+        return out.relu_() if self.rectify else out
+
+
+def unfold_batch_norms(backbone: nn.Module) -> None:
+    """Put a batch norm behind each convolution, where the original has it, in place."""
+    for name, module in list(backbone.named_modules()):
         if isinstance(module, nn.Conv2d):
-            norm = nn.BatchNorm2d(module.out_channels)
-            assert module.bias is not None
-            nn.init.zeros_(module.bias).requires_grad_(False)
-            module.register_forward_hook(lambda _module, _args, output, norm=norm: norm(output))
-            norms[name.replace(".", "/")] = norm
-    return norms
+            parent, _, leaf = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), leaf, NormedConv(module))
 
 
-def _original_layout(encoder: RegionCLIP, norms: nn.ModuleDict) -> dict[str, Tensor]:
+def original_layout(backbone: nn.Module) -> dict[str, Tensor]:
     """``backbone.*`` with separate batch norms, as RegionCLIP's released checkpoints have them."""
     state: dict[str, Tensor] = {}
-    for key, value in encoder.backbone.state_dict().items():
-        layer = key.rpartition(".")[0]
-        if layer == "attnpool.positional_embedding":
-            state[layer] = value
-        elif layer.startswith("attnpool.") or key.endswith(".weight"):
-            state[key] = value
+    for key, value in backbone.state_dict().items():
+        layer, _, part = key.partition(".norm.")
+        state[f"{batch_norm_of(layer)}.{part}" if part else key] = value.contiguous()
+    state["attnpool.positional_embedding"] = state.pop("attnpool.positional_embedding.weight")
     state["attnpool.k_proj.bias"] = torch.zeros_like(state["attnpool.q_proj.bias"])
-    for name, norm in norms.items():
-        prefix = batch_norm_of(name.replace("/", "."))
-        state.update({f"{prefix}.{key}": value for key, value in norm.state_dict().items()})
-    return {f"backbone.{key}": value.contiguous() for key, value in state.items()}
+    return {f"backbone.{key}": value for key, value in state.items()}
 
 
 def _fit(parameters: list[Any], step: Any, batches: Iterator[Any], steps: int, rate: float, title: str) -> list[float]:

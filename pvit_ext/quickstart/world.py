@@ -133,7 +133,7 @@ def write_training_data(scenes: list[tuple[Scene, list[Question]]], folder: Path
     for name, (scene, _) in zip(names, scenes, strict=True):
         scene.image.save(folder / "images" / name, quality=95, subsampling=0)
     for how in ("image_only", "text_coordinates", "regions"):
-        records = [_record(name, *pair, how) for name, pair in zip(names, scenes, strict=True)]  # type: ignore[arg-type]
+        records = [_record(name, *pair, how) for name, pair in zip(names, scenes, strict=True)]
         with atomic_write(folder / f"{how}.json") as path:
             path.write_text(json.dumps(records), encoding="utf-8")
 
