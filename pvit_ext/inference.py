@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import StoppingCriteria
 
-from pvit_ext.prompt import IMAGE_TOKEN_INDEX, bind_regions, tokenizer_region_token
-from pvit_ext.regions import Region, RegionError
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions, tokenizer_region_token
+from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import load_image
 
 IMAGE_PLACEHOLDER = "<image>"
+ORIENTATION = 0x0112
+"""EXIF tag; 5 to 8 turn the image by a quarter."""
 _CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
 
 
@@ -37,8 +40,23 @@ class Query:
 
     def load_images(self) -> list[Image.Image]:
         """The query's images, upright RGB."""
+        return [load_image(image) for image in self._sources()]
+
+    def image_sizes(self) -> list[Size]:
+        """(width, height) of the upright images, read from their headers."""
+        return [_upright_size(image) for image in self._sources()]
+
+    def _sources(self) -> list[Any]:
         images = self.image if isinstance(self.image, (list, tuple)) else [self.image]
-        return [load_image(image) for image in images if image is not None]
+        return [image for image in images if image is not None]
+
+
+def _upright_size(source: Any) -> Size:
+    if not isinstance(source, Image.Image):
+        with Image.open(source) as image:
+            return _upright_size(image)
+    turned = source.getexif().get(ORIENTATION, 1) >= 5
+    return (source.height, source.width) if turned else source.size
 
 
 def ask(
@@ -63,10 +81,12 @@ def ask(
         generate_kwargs: for transformers' ``generate``.
 
     Raises:
-        RegionError: naming the query, before anything is generated.
+        RegionError: naming the query; what prompt, regions and image size tell is checked before anything is generated.
     """
     conv = conversation(model, conv_version)
-    prompts = [_prompt(query, conv, number, model.config) for number, query in enumerate(queries)]
+    stop = conv.sep2 or conv.sep
+    stop_ids, criteria = _stops(tokenizer, stop)
+    prompts = [_prompt(query, conv, f"query {number}", model.config) for number, query in enumerate(queries)]
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -75,17 +95,17 @@ def ask(
     answers: list[str] = []
     for start in starts:
         batch = collate(model, tokenizer, image_processor, queries[start : start + batch_size], prompts[start:], start)
-        with _left_padding(model.config):
+        with _left_padding(model.config), _naming_queries(start):
             ids = model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=_stop_ids(tokenizer, conv),
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-                **{"do_sample": False, "use_cache": True, **generate_kwargs},
+                eos_token_id=stop_ids,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
+                **{"do_sample": False, "use_cache": True, "stopping_criteria": criteria, **generate_kwargs},
             )
-        answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    stop = conv.sep2 or conv.sep
-    return [answer.removesuffix(stop).strip() for answer in answers]
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        answers += [(text.split(stop)[0] if stop else text).strip() for text in texts]
+    return answers
 
 
 def conversation(model: Any, version: str | None = None) -> Any:
@@ -105,10 +125,10 @@ class _Prompt:
     regions: list[Region]
 
 
-def _prompt(query: Query, conv: Any, number: int, config: Any) -> _Prompt:
-    """The whole conversation as text, with its regions merged from markup and ``query.regions``."""
-    where = f"query {number}"
-    images = len(query.image) if isinstance(query.image, (list, tuple)) else int(query.image is not None)
+def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
+    """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
+    sizes = query.image_sizes()
+    images = len(sizes)
     questions = [question for question, _ in query.history] + [query.text]
     answers = [answer for _, answer in query.history] + [None]
     given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
@@ -123,7 +143,12 @@ def _prompt(query: Query, conv: Any, number: int, config: Any) -> _Prompt:
     text = conv.get_prompt()
     if getattr(config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
-    return _Prompt(*bind_regions(text, query.regions, where))
+    prompt = _Prompt(*bind_regions(text, query.regions, where))
+    for number, region in enumerate(prompt.regions):
+        if not 0 <= region.image < images:
+            raise RegionError(f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)")
+        region.resolve(sizes[region.image], f"{where}, region {number}")
+    return prompt
 
 
 def collate(
@@ -134,7 +159,7 @@ def collate(
     prompts: Sequence[_Prompt],
     first: int = 0,
 ) -> dict[str, Any]:
-    """Keyword arguments for ``model.generate``: left-padded ids, pixels, sizes, regions and the encoder's extra input."""
+    """Arguments for ``model.generate``: left-padded ids, pixels, sizes, regions and the encoder's extra input."""
     from llava.mm_utils import process_images
 
     device = model.lm_head.weight.device
@@ -142,6 +167,8 @@ def collate(
     ids = [tokenizer_region_token(prompt.text, tokenizer, IMAGE_TOKEN_INDEX, "pt") for _, prompt in pairs]
     images: list[Image.Image] = []
     extra: list[dict[str, Tensor] | None] = []
+    for number, one in enumerate(ids, start=first):
+        _check_length(model, one, f"query {number}")
     encoder = getattr(model.get_model(), "region_encoder", None)
     for number, (query, prompt) in enumerate(pairs, start=first):
         own = query.load_images() or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
@@ -154,7 +181,7 @@ def collate(
     return {
         "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
-        "images": pixels if any(query.image is not None for query, _ in pairs) else None,
+        "images": pixels if any(query.image_sizes() for query, _ in pairs) else None,
         "image_sizes": [image.size for image in images],
         "regions": [prompt.regions for _, prompt in pairs],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
@@ -170,21 +197,61 @@ def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[
     return extra
 
 
-def _stop_ids(tokenizer: Any, conv: Any) -> list[int]:
-    """End of sequence, and the template's separator where that is one token (MPT's <|im_end|>)."""
-    ids = [tokenizer.eos_token_id]
-    separator = tokenizer.convert_tokens_to_ids(conv.sep2 or conv.sep)
-    if separator not in (None, tokenizer.unk_token_id, *ids):
-        ids.append(separator)
-    return ids
+def _check_length(model: Any, ids: Tensor, where: str) -> None:
+    """LLaVA cuts the end of a long prompt, which is the question, without a word."""
+    limit = getattr(model.config, "tokenizer_model_max_length", None)
+    if limit is None or getattr(model.config, "image_aspect_ratio", None) == "anyres":  # rows depend on the image there
+        return
+    rows = len(ids) + int((ids == IMAGE_TOKEN_INDEX).sum()) * (model.get_vision_tower().num_patches - 1)
+    if regions := int((ids == REGION_TOKEN_INDEX).sum()):
+        rows += regions * (model.region_config.slots_per_region - 1) if model.region_config else 0
+    if rows > limit:
+        raise RegionError(f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}")
+
+
+def _stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
+    """Ids that end an answer: end of sequence, and the template's separator where that is a token of its own (<|im_end|>).
+
+    Another separator (``###``) ends it by a stopping criterion; LLaVA's own looks for it in the wrong place.
+    """
+    ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not stop or stop == tokenizer.eos_token:
+        return ids, []
+    if stop in tokenizer.get_added_vocab():
+        return [*ids, tokenizer.convert_tokens_to_ids(stop)], []
+    return ids, [_StopString(tokenizer, stop)]
+
+
+class _StopString(StoppingCriteria):
+    """Ends each row whose last tokens spell the stop string; ``generate`` shows new tokens only."""
+
+    def __init__(self, tokenizer: Any, stop: str) -> None:
+        self.tokenizer, self.stop = tokenizer, stop
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """(B,) bool."""
+        tails = self.tokenizer.batch_decode(input_ids[:, -len(self.stop) :])  # a token spells at least one character
+        return torch.tensor([self.stop in tail for tail in tails], device=input_ids.device)
+
+
+@contextmanager
+def _naming_queries(first: int) -> Iterator[None]:
+    """The model counts the samples of a batch from 0."""
+    try:
+        yield
+    except RegionError as error:
+        raise RegionError(f"in the batch whose sample 0 is query {first}: {error}") from error
 
 
 @contextmanager
 def _left_padding(config: Any) -> Iterator[None]:
     """Generation continues at the right end, so LLaVA has to pad on the left; training leaves "right" in the config."""
-    before = getattr(config, "tokenizer_padding_side", "right")
+    before = getattr(config, "tokenizer_padding_side", None)
     config.tokenizer_padding_side = "left"
     try:
         yield
     finally:
-        config.tokenizer_padding_side = before
+        if before is None:
+            del config.tokenizer_padding_side
+        else:
+            config.tokenizer_padding_side = before

@@ -40,6 +40,8 @@ class RegionMixin:
     """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
 
     language_model_class: ClassVar[Any]
+    llava_generates: ClassVar[bool] = True
+    _keys_to_ignore_on_save: Any
     # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
     _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
 
@@ -64,7 +66,8 @@ class RegionMixin:
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
-        self._keys_to_ignore_on_save = keys_not_saved(self) | set(type(self)._keys_to_ignore_on_save or ())
+        before = {key for key in self._keys_to_ignore_on_save or () if ".region_encoder." not in key}
+        self._keys_to_ignore_on_save = keys_not_saved(self) | before
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
@@ -133,14 +136,18 @@ class RegionMixin:
         region_extra: Extra | None = None,
         **kwargs: Any,
     ) -> Any:
-        """LLaVA's generate; without regions it is LLaVA's own, with them it returns new tokens only."""
-        if inputs is None or not any(regions or []):
+        """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one."""
+        if not any(regions or []) and self.llava_generates:
             _refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
+        if inputs is None:
+            raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
         _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None, images, image_sizes,
             regions, region_extra,
         )  # fmt: skip
+        if inputs_embeds is None:
+            inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
         return self.language_model_class.generate(
             self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
@@ -222,7 +229,7 @@ class RegionMixin:
         _check_maps(maps, len(sizes))
         views = [self._tower_view(size) for size in sizes] if maps else []
         index = torch.tensor(bound.image_index, device=device)
-        return RegionInputs(bound.regions, index, sizes, maps, views, extra or [])
+        return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
 
     def _tower_view(self, size: Size) -> View:
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
@@ -275,6 +282,7 @@ class LlavaMptForCausalLM(RegionMixin, llava_mpt.LlavaMptForCausalLM):
     """LLaVA on MPT, with regions."""
 
     language_model_class = MptForCausalLM
+    llava_generates = False  # it hands prompts with IMAGE_TOKEN_INDEX to transformers
 
 
 REGION_CLASSES: tuple[Any, ...] = (LlavaLlamaForCausalLM, LlavaMistralForCausalLM, LlavaMptForCausalLM)

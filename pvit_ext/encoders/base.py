@@ -32,6 +32,7 @@ class RegionInputs:
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``.
         views: B affines, original pixels -> the image tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
+        owners: M names of the regions for error messages, such as ``sample 0, region 1``; may be empty.
     """
 
     regions: list[Region]
@@ -40,6 +41,7 @@ class RegionInputs:
     feature_maps: list[Tensor] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     extra: list[dict[str, Tensor] | None] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
 
     @cached_property
     def boxes(self) -> Tensor:
@@ -66,13 +68,14 @@ class RegionInputs:
             RegionError: when the tower's view crops a region away entirely.
         """
         rows = [self.boxes.new_zeros(0, 4)]
-        for box, image in zip(self.boxes, self.image_index.tolist(), strict=True):
+        owners = self.owners or [f"region {number}" for number in range(len(self.regions))]
+        for box, image, owner in zip(self.boxes, self.image_index.tolist(), owners, strict=True):
             view = self.views[image]
             limit = torch.tensor(view.size * 2, dtype=torch.float32, device=box.device)
             clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
             if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
                 raise RegionError(
-                    f"image {image}: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} "
+                    f"{owner}, image {image} of the batch: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} "
                     "away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
                 )
             rows.append(clipped)

@@ -1,0 +1,341 @@
+"""ask() and generate(regions=...): equal to recomputation without a cache, equal batched and alone, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pvit_ext
+from pvit_ext import Query, Region, RegionConfig, RegionError
+from pvit_ext import inference as inference_module
+from pvit_ext.inference import collate, conversation
+from tests.tiny import TINY_REGIONCLIP, build_llava
+
+OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
+Loaded = tuple[Any, Any, Any]
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+WIDE, TALL, SQUARE = photo(60, 40, 1), photo(30, 50, 2), photo(40, 40, 3)
+BOX, OTHER = Region.box(3, 4, 20, 30), Region.box(10, 2, 29, 38)
+
+MIXED = [
+    Query(WIDE, "What is <region> doing with <region>?", [BOX, Region.point(30, 30)]),
+    Query(WIDE, "Describe the image."),
+    Query([TALL, SQUARE], "Compare <region> with <region>.", [OTHER, Region.box(0, 0, 40, 20, image=1)]),
+    Query(None, "What is this?"),
+    Query(TALL, "And <region>?", [OTHER, BOX], history=[("What is in <region>?", "a dog"), ("Red?", "blue")][:1]),
+    Query([SQUARE, TALL], "These <image> with <image>: the <region>?", [Region.box(1, 2, 25, 45, image=1)]),
+    Query(SQUARE, "Compare <Region><L100><L200><L700><L800></Region> with <region>", [BOX]),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(llava_checkpoint: Path) -> Loaded:
+    torch.manual_seed(1)
+    config = RegionConfig("regionclip", encoder_options=OPTIONS, box_embedding=True)
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(
+        str(llava_checkpoint), region_config=config, device="cpu"
+    )
+    inner = model.get_model()
+    for module in (inner.layers, inner.region_projector, inner.mm_projector):  # at their start all answers are alike
+        for parameter in module.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.lm_head.weight.data[:259] = 0  # bytes, which decode to nothing readable
+    return model, tokenizer, processor
+
+
+@pytest.fixture
+def calls(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Arguments of every generate()."""
+    seen: list[dict[str, Any]] = []
+    generate = type(tiny[0]).generate
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(dict(kwargs))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(tiny[0]), "generate", spy)
+    return seen
+
+
+def recompute(model: Any, batch: dict[str, Any], steps: int) -> list[int]:
+    """Greedy decoding of one prompt by a full forward pass per token."""
+    ids = batch["inputs"]
+    rest = {key: batch[key] for key in ("images", "image_sizes", "regions", "region_extra")}
+    new: list[int] = []
+    with torch.no_grad():
+        while len(new) < steps and (not new or new[-1] != 2):
+            prompt = torch.cat((ids, torch.tensor([new], dtype=torch.long)), dim=1)
+            new.append(int(model(prompt, **rest).logits[0, -1].argmax()))
+    return new
+
+
+@pytest.mark.parametrize("number", range(len(MIXED)))
+def test_greedy_equals_recomputation_without_a_cache(tiny: Loaded, number: int) -> None:
+    model, tokenizer, processor = tiny
+    query = MIXED[number]
+    prompt = inference_module._prompt(query, conversation(model), "q", model.config)
+    batch = collate(model, tokenizer, processor, [query], [prompt])
+    if batch["images"] is None:
+        batch = {key: value for key, value in batch.items() if key in ("inputs", "attention_mask")}
+    out = model.generate(**batch, max_new_tokens=6, do_sample=False, use_cache=True, pad_token_id=0)[0].tolist()
+    full = {"images": None, "image_sizes": None, "regions": None, "region_extra": None, **batch}
+    assert out == recompute(model, full, 6)
+
+
+def test_regions_change_the_answer(tiny: Loaded) -> None:
+    boxes = [Region.box(0, 3, 9, 35), Region.box(25, 3, 55, 12), Region.box(50, 30, 60, 40)]
+    queries = [Query(WIDE, "<region>" * 8, [box] * 8) for box in boxes]
+    answers = pvit_ext.ask(*tiny, queries, max_new_tokens=8)
+    assert len(set(answers)) == 3
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_batched_equals_alone(tiny: Loaded, batch_size: int) -> None:
+    alone = [pvit_ext.ask(*tiny, [query], max_new_tokens=6)[0] for query in MIXED]
+    assert pvit_ext.ask(*tiny, MIXED, max_new_tokens=6, batch_size=batch_size) == alone
+    order = [5, 3, 0, 6, 2, 4, 1]
+    shuffled = pvit_ext.ask(*tiny, [MIXED[i] for i in order], max_new_tokens=6, batch_size=batch_size)
+    assert shuffled == [alone[i] for i in order]
+
+
+def test_padding_side_of_the_config_is_left_as_it_was(tiny: Loaded) -> None:
+    config = tiny[0].config
+    before = config.tokenizer_padding_side
+    pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=1)
+    assert config.tokenizer_padding_side == before == "right"
+    del config.tokenizer_padding_side
+    pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=1)
+    assert not hasattr(config, "tokenizer_padding_side")
+    config.tokenizer_padding_side = "right"
+
+
+def test_beams_and_sampling_take_regions(tiny: Loaded) -> None:
+    assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, num_beams=2)) == 3
+    torch.manual_seed(0)
+    assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, do_sample=True)) == 3
+
+
+def test_no_queries(tiny: Loaded) -> None:
+    assert pvit_ext.ask(*tiny, []) == []
+
+
+def test_half_precision(llava_checkpoint: Path) -> None:
+    config = RegionConfig("regionclip", encoder_options=OPTIONS)
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(
+        str(llava_checkpoint), region_config=config, device="cpu", dtype=torch.bfloat16
+    )
+    assert len(pvit_ext.ask(model, tokenizer, processor, MIXED, max_new_tokens=2)) == len(MIXED)
+
+
+# Prompts
+
+
+def test_history_is_the_conversation_written_out(tiny: Loaded, calls: list[dict[str, Any]]) -> None:
+    tokenizer = tiny[1]
+    query = Query(TALL, "And <region>?", [OTHER, BOX], history=[("What is in <region>?", "a dog")])
+    pvit_ext.ask(*tiny, [query], max_new_tokens=1)
+    (call,) = calls
+    assert [region.points for region in call["regions"][0]] == [OTHER.points, BOX.points]
+    ids = call["inputs"][0].tolist()
+    text = "".join({-200: "<image>", -300: "<region>"}.get(i) or tokenizer.decode([i]) for i in ids)
+    squeezed = text.replace(" ", "")
+    assert squeezed.startswith("<s>Achatbetweenacurioususer")
+    assert "USER:<image>\nWhatisin<region>?ASSISTANT:adog</s>USER:And<region>?ASSISTANT:" in squeezed
+    assert squeezed.endswith("ASSISTANT:")
+
+
+def test_image_start_and_end_tokens(tiny: Loaded) -> None:
+    config = tiny[0].config
+    config.mm_use_im_start_end = True
+    prompt = inference_module._prompt(MIXED[0], conversation(tiny[0]), "q", config).text
+    config.mm_use_im_start_end = False
+    assert "<im_start><image><im_end>" in prompt
+
+
+def test_paths_and_pictures_give_the_same(tiny: Loaded, tmp_path: Path) -> None:
+    WIDE.save(tmp_path / "wide.png")
+    places: list[Any] = [WIDE, tmp_path / "wide.png", str(tmp_path / "wide.png"), [WIDE]]
+    answers = pvit_ext.ask(*tiny, [Query(place, "What is <region>?", [BOX]) for place in places], max_new_tokens=6)
+    assert len(set(answers)) == 1
+
+
+def test_turned_picture_is_upright_for_regions(tiny: Loaded, tmp_path: Path) -> None:
+    """A tall photograph stored on its side with EXIF orientation 6, as phones do."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    TALL.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    region = Region.box(2, 31, 28, 49)  # outside the 50x30 picture as stored
+    answers = pvit_ext.ask(
+        *tiny, [Query(image, "What is <region>?", [region]) for image in (TALL, tmp_path / "turned.png")], max_new_tokens=6
+    )
+    assert answers[0] == answers[1]
+    assert Query(tmp_path / "turned.png", "").image_sizes() == [TALL.size]
+
+
+def test_conversation_template(tiny: Loaded) -> None:
+    from llava.conversation import conv_templates
+
+    model = tiny[0]
+    assert conversation(model) is conv_templates["v1"]
+    assert conversation(model, "mpt") is conv_templates["mpt"]
+    model.config.pvit_ext["conv_version"] = "mistral_instruct"
+    assert conversation(model) is conv_templates["mistral_instruct"]
+    assert conversation(model, "v1") is conv_templates["v1"]
+    model.config.pvit_ext["conv_version"] = None
+    with pytest.raises(ValueError, match=r"unknown conversation template 'nope'; known: .*v1"):
+        conversation(model, "nope")
+
+
+# Where an answer ends
+
+
+def saying(tiny: Loaded, *texts: str) -> Callable[..., torch.Tensor]:
+    """A stand-in for the language model's step: row k says text k, then its last token for ever."""
+    tokenizer = tiny[1]
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+
+    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        wanted = torch.tensor([row[min(input_ids.shape[1], len(row) - 1)] for row in ids])
+        return torch.full_like(scores, -1e4).scatter(1, wanted[:, None], 0.0)
+
+    return process
+
+
+def ask_saying(tiny: Loaded, calls: list[Any], conv: str, *texts: str, **kwargs: Any) -> list[str]:
+    from transformers import LogitsProcessorList
+
+    queries = [Query(WIDE, "What is <region>?", [BOX])] * len(texts)
+    script = LogitsProcessorList([saying(tiny, *texts)])
+    return pvit_ext.ask(*tiny, queries, max_new_tokens=40, conv_version=conv, logits_processor=script, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("conv", "said", "answer"),
+    [
+        ("llava_v0", ["seven### Human: red###", "a cat and a dog### x###"], ["seven", "a cat and a dog"]),
+        ("v1", ["seven</s>", "a cat and a dog</s>"], ["seven", "a cat and a dog"]),
+        ("v1", ["seven ### red</s>", "dog</s>"], ["seven ### red", "dog"]),
+        ("mistral_instruct", ["seven</s>", "dog</s>"], ["seven", "dog"]),
+        ("plain", ["seven\nred", "dog\ncat"], ["seven", "dog"]),
+    ],
+)
+def test_stop_strings(tiny: Loaded, calls: list[Any], conv: str, said: list[str], answer: list[str]) -> None:
+    assert ask_saying(tiny, calls, conv, *said) == answer
+    assert [ask_saying(tiny, calls, conv, one)[0] for one in said] == answer
+
+
+def test_generation_ends_with_the_stop_string(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, lengths = tiny[1], []
+    decode = tokenizer.batch_decode
+    monkeypatch.setattr(
+        type(tokenizer), "batch_decode", lambda self, ids, **k: lengths.append(ids.shape[1]) or decode(ids, **k)
+    )
+    ask_saying(tiny, [], "llava_v0", "seven### Human: red")
+    assert lengths[-1] == len(tokenizer("seven###", add_special_tokens=False).input_ids) < 40
+
+
+def test_stop_token_of_its_own(tiny: Loaded) -> None:
+    tokenizer = tiny[1]
+    assert inference_module._stops(tokenizer, "</s>") == ([2], [])
+    assert inference_module._stops(tokenizer, "")[0] == [2]
+
+    class WithAdded:
+        eos_token, eos_token_id = "</s>", 2
+
+        def get_added_vocab(self) -> dict[str, int]:
+            return {"<|im_end|>": 77}
+
+        def convert_tokens_to_ids(self, token: str) -> int:
+            return self.get_added_vocab()[token]
+
+    assert inference_module._stops(WithAdded(), "<|im_end|>") == ([2, 77], [])
+
+
+# Errors
+
+FINE = Query(WIDE, "What is <region>?", [BOX])
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (Query(WIDE, "What is <region>?"), "query 2: 1 <region> placeholders but 0 regions"),
+        (Query(WIDE, "What is it?", [BOX]), "query 2: 0 <region> placeholders but 1 regions"),
+        (Query(None, "What is <region>?", [BOX]), r"query 2, region 0: lies on image 0, the query has 0 image"),
+        (Query(WIDE, "<region>?", [Region.box(0, 0, 9, 9, image=1)]), r"query 2, region 0: lies on image 1"),
+        (Query(WIDE, "<region> <region>?", [BOX, Region.box(70, 0, 90, 9)]), r"query 2, region 1: box .*outside its image"),
+        (Query(WIDE, "<region>?", [Region.mask(np.ones((3, 3)))]), r"query 2, region 0: mask is 3x3, its image 60x40"),
+        (Query(WIDE, "<Region>five</Region>?"), r"query 2: malformed region"),
+        (Query(WIDE, "<image> and <image>?"), r"query 2: 2 <image> in the text, 1 image"),
+        (Query(WIDE, "<region>? " + "red " * 600, [BOX]), r"query 2: its prompt takes .* rows, .* is 512"),
+        (Query(WIDE, "red " * 600), r"query 2: its prompt takes .* rows, .* is 512"),
+    ],
+)
+def test_errors_name_the_query(tiny: Loaded, calls: list[Any], query: Query, message: str) -> None:
+    with pytest.raises(RegionError, match=message):
+        pvit_ext.ask(*tiny, [FINE, FINE, query], batch_size=3)
+    assert not calls
+
+
+def test_bad_query_of_a_later_batch_stops_before_the_first(tiny: Loaded, calls: list[Any]) -> None:
+    with pytest.raises(RegionError, match="query 2"):
+        pvit_ext.ask(*tiny, [FINE, FINE, Query(WIDE, "<region>", [Region.box(70, 0, 90, 9)])], batch_size=1)
+    assert not calls
+
+
+def test_errors_of_the_model_tell_how_its_samples_count(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_module, "region_extra", lambda *_: [None])
+    with pytest.raises(RegionError, match=r"^in the batch whose sample 0 is query 2: sample 1, region 0, .*region_extra="):
+        pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
+
+
+def test_generate_without_a_prompt(tiny: Loaded) -> None:
+    with pytest.raises(RegionError, match=r"pass its ids \(B, L\) as inputs="):
+        tiny[0].generate(None, regions=[[BOX]])
+
+
+# Other language models, real questions
+
+
+@pytest.mark.parametrize("family", ["mistral", "mpt"])
+def test_other_language_models(family: str, tmp_path: Path) -> None:
+    base = build_llava(tmp_path / family, family=family)
+    torch.manual_seed(1)
+    config = RegionConfig("regionclip", encoder_options=OPTIONS)
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(base), region_config=config, device="cpu")
+    alone = [pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=4)[0] for query in MIXED]
+    assert pvit_ext.ask(model, tokenizer, processor, MIXED, max_new_tokens=4) == alone
+    prompt = inference_module._prompt(MIXED[0], conversation(model), "q", model.config)
+    batch = collate(model, tokenizer, processor, MIXED[:1], [prompt])
+    out = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)[0].tolist()
+    assert out == recompute(model, batch, 4)
+
+
+@pytest.mark.skipif("PVIT_EXT_DATA" not in os.environ, reason="PVIT_EXT_DATA names no folder with FineEval")
+def test_all_130_fineeval_instructions(tiny: Loaded, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(os.environ["PVIT_EXT_DATA"], "fineeval")
+    records = [json.loads(line) for line in (folder / "instructions.jsonl").read_text().splitlines()]
+    queries = [Query(folder / "images" / record["image"], record["instruction"]) for record in records]
+    monkeypatch.setattr(tiny[0].config, "tokenizer_model_max_length", 2048)
+    answers = pvit_ext.ask(*tiny, queries, max_new_tokens=2, batch_size=16)
+    assert len(answers) == 130
+    counts = [len(regions) for call in calls for regions in call["regions"]]
+    assert counts == [record["instruction"].count("</Region>") for record in records]
+    assert sum(counts) == 142
+    assert sum(count > 0 for count in counts) == 115
+    for number in (0, 64, 129):
+        assert pvit_ext.ask(*tiny, [queries[number]], max_new_tokens=2) == [answers[number]]
