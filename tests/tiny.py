@@ -9,8 +9,8 @@ import torch
 
 WORDS = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the user's questions. USER: What is in this picture? ASSISTANT: a cat and a dog, seven red blue "
-    "digits. Which is larger, the first or the second? Describe the image. Compare these with those. "
+    "and polite answers to the user's questions. USER: What is in this picture? ASSISTANT: a cat and a dog, seven red "
+    "blue digits. Which is larger, the first or the second? Describe the image. Compare these with those. "
     "0 1 2 3 4 5 6 7 8 9"
 ).split(" ")
 
