@@ -83,11 +83,10 @@ def _axis_weights(start: Tensor, end: Tensor, bins: int, length: int, sampling_r
     # A sample off the map by more than a cell adds nothing, but still counts in the mean.
     share = ((samples < grid) & (at >= -1) & (at <= length)) / grid.clamp(min=1)
     at = torch.where(share > 0, at, 0).clamp(0, length - 1)
-    low = at.long()
-    fraction = at - low
-    weights = at.new_zeros(len(start), bins, length)
-    weights.scatter_add_(2, low, share * (1 - fraction))
-    return weights.scatter_add_(2, (low + 1).clamp(max=length - 1), share * fraction)  # (M, P, length)
+    # Bilinear weights as a hat around each sample: a scatter would add in any order on CUDA.
+    cells = torch.arange(length, device=start.device)
+    hat = (1 - (at[..., None] - cells).abs()).clamp(min=0)  # (M, P, G, length)
+    return (share[..., None] * hat).sum(2)  # (M, P, length)
 
 
 def _outer_product(weight_y: Tensor, weight_x: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,6 +24,7 @@ from pvit_ext.encoders.regionclip_weights import original_shapes
 from pvit_ext.regions import Region
 from pvit_ext.roi_align import roi_align
 from pvit_ext.views import View
+from tests.benchmarks.straightforward_clip import StraightforwardCLIPResNet, randomize_batch_norms
 from tests.goldens import rules
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -158,6 +159,19 @@ def test_g6b_region_features_of_the_whole_path(rn50x4: RegionCLIP) -> None:
     index = torch.cat([torch.full((len(part),), i) for i, part in enumerate(boxes)])
     features = rn50x4.encode(pad(pixels), torch.cat(boxes), index)
     assert relative(features, torch.cat([numbers[f"mid.region_feats{i}"] for i in range(3)])) < 1e-5
+
+
+def test_equals_the_straightforward_tower_it_is_benchmarked_against(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"layers": (1, 2, 1, 2), "width": 8, "heads": 2, "output_dim": 6, "pool": 6}
+    plain = StraightforwardCLIPResNet(**sizes)
+    randomize_batch_norms(plain)
+    encoder = loaded(sizes, plain.state_dict(), tmp_path)
+    pixels, regions = torch.randn(2, 3, 75, 101), torch.randn(3, 128, 6, 6)
+    assert relative(encoder.backbone.trunk(pixels), plain.trunk(pixels)) < 2e-6
+    assert relative(encoder.backbone.head(regions), plain.head(regions)) < 2e-6
+    plain.attnpool.one_query = True
+    assert relative(encoder.backbone.head(regions), plain.head(regions)) < 2e-6
 
 
 # Preprocessing
@@ -364,6 +378,10 @@ def test_no_region_and_many_regions() -> None:
     assert empty.shape == (0, 1, 12)
     assert empty.dtype == torch.bfloat16
     encoder, image = tiny(), picture(1, (90, 70))
+    assert encoder.encode(torch.randn(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (
+        0,
+        12,
+    )
     many = [Region.box(i % 40, i % 31, i % 40 + 5 + i % 43, i % 31 + 4 + i % 33) for i in range(500)]
     features = encoder(inputs_of(encoder, [(image, many)]))
     assert features.shape == (500, 1, 12)
@@ -494,3 +512,14 @@ def test_missing_pixels_are_named() -> None:
     encoder = tiny()
     with pytest.raises(ValueError, match="image 0 has regions but no pixels"):
         encoder(RegionInputs([Region.box(1, 1, 5, 5)], torch.tensor([0]), [(20, 20)]))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu() -> None:
+    encoder = tiny()
+    inputs = inputs_of(encoder, batch_of(0))
+    expected = encoder(inputs)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        features = encoder.cuda()(inputs)
+    assert relative(features.cpu(), expected) < 1e-5
+    assert relative(encoder.bfloat16()(inputs).cpu(), expected) < 0.02

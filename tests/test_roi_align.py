@@ -157,3 +157,16 @@ def test_location_of_a_bright_cell_survives_flips() -> None:
 def test_unusable_boxes_are_refused(box: list[float], dtype: torch.dtype, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         roi_align(torch.zeros(1, 1, 4, 4), torch.tensor([box], dtype=dtype), torch.tensor([0]), 2, SCALE)
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu_and_is_repeatable(golden: dict[str, Tensor]) -> None:
+    rois, cotangent = golden["in.rois"], rules.normal("g18", (18, 6, 18, 18), 2)
+    results = []
+    for device in ("cpu", "cuda", "cuda"):
+        x = golden["in.x"].to(device, copy=True).requires_grad_()
+        out = roi_align(x, rois[:, 1:].to(device), rois[:, 0].long().to(device), 18, SCALE)
+        results.append((out.detach().cpu(), torch.autograd.grad(out, x, cotangent.to(device))[0].cpu()))
+    for cpu, first, second in zip(*results, strict=True):
+        assert relative(first, cpu) < 1e-6
+        assert torch.equal(first, second)

