@@ -98,8 +98,8 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
         digest = sha256_file(path)
         if config.weights_sha256 not in (None, digest):
             raise ValueError(
-                f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}: put the right file there, "
-                f"or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
+                f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}: put the right file "
+                f"there, or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
             )
         config.weights_sha256 = digest
         encoder.load_weights(str(path))
@@ -216,8 +216,8 @@ def _find_weights(weights: str, checkpoint: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"weights of the region encoder not found, looked for {[str(candidate) for candidate in candidates]}; put the file "
-        f"into a folder and name the folder in {WEIGHTS_FOLDER_VARIABLE}"
+        f"weights of the region encoder not found, looked for {[str(candidate) for candidate in candidates]}; put the "
+        f"file into a folder and name the folder in {WEIGHTS_FOLDER_VARIABLE}"
     )
 
 

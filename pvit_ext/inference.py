@@ -146,7 +146,9 @@ def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
     prompt = _Prompt(*bind_regions(text, query.regions, where))
     for number, region in enumerate(prompt.regions):
         if not 0 <= region.image < images:
-            raise RegionError(f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)")
+            raise RegionError(
+                f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)"
+            )
         region.resolve(sizes[region.image], f"{where}, region {number}")
     return prompt
 
@@ -206,11 +208,13 @@ def _check_length(model: Any, ids: Tensor, where: str) -> None:
     if regions := int((ids == REGION_TOKEN_INDEX).sum()):
         rows += regions * (model.region_config.slots_per_region - 1) if model.region_config else 0
     if rows > limit:
-        raise RegionError(f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}")
+        raise RegionError(
+            f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}"
+        )
 
 
 def _stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
-    """Ids that end an answer: end of sequence, and the template's separator where that is a token of its own (<|im_end|>).
+    """Ids that end an answer: end of sequence, and the template's separator where that is an added token (<|im_end|>).
 
     Another separator (``###``) ends it by a stopping criterion; LLaVA's own looks for it in the wrong place.
     """

@@ -24,7 +24,7 @@ REGION_MARK = -10000
 
 @dataclass
 class MarkedBatch:
-    """A right-padded batch in which every region occupies its rows: ids (B, L), labels (B, L), attention_mask (B, L)."""
+    """A right-padded batch in which every region occupies its rows: ids, labels and attention_mask (B, L)."""
 
     input_ids: Tensor
     labels: Tensor

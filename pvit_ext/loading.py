@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
     """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
 
-    An encoder of the same name, options and weights file stays as it is. The region projector, and each part of it, stays
-    where its width fits the new encoder and is said to be new otherwise. Language model, image tower and mm_projector
-    are not touched, and nothing is when the new encoder cannot be built.
+    An encoder of the same name, options and weights file stays as it is. The region projector, and each part of it,
+    stays where its width fits the new encoder and is said to be new otherwise. Language model, image tower and
+    mm_projector are not touched, and nothing is when the new encoder cannot be built.
 
     Args:
         model: stock or region-enabled LLaVA model.
@@ -119,7 +119,9 @@ def _base_of(modules: str, base: str | None) -> str:
             f"{modules} holds region modules only: name the LLaVA checkpoint they belong to (base=...)"
         )
     if Path(base).is_absolute() and not Path(base).is_dir():
-        raise FileNotFoundError(f"{modules} belongs to {base}, which is not there: name the checkpoint's folder (base=...)")
+        raise FileNotFoundError(
+            f"{modules} belongs to {base}, which is not there: name the checkpoint's folder (base=...)"
+        )
     return base
 
 

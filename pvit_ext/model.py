@@ -24,8 +24,9 @@ from pvit_ext.checkpoint import (
     settle_missing,
 )
 from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.injection import BoundRegions, bind_to_images, inject_region_tokens, mark_regions
+from pvit_ext.inputs import Extra, build_inputs
 from pvit_ext.loading import attach
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
@@ -33,7 +34,6 @@ from pvit_ext.tower import capture_feature_maps
 from pvit_ext.views import View, tower_view
 
 Regions = list[list[Region] | None]
-Extra = list[dict[str, Tensor] | None]
 
 
 class RegionMixin:
@@ -143,8 +143,8 @@ class RegionMixin:
         if inputs is None:
             raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
         _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
-            inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None, images, image_sizes,
-            regions, region_extra,
+            inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None,
+            images, image_sizes, regions, region_extra,
         )  # fmt: skip
         if inputs_embeds is None:
             inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
@@ -221,40 +221,12 @@ class RegionMixin:
     ) -> RegionInputs:
         inner = self.get_model()  # type: ignore[attr-defined]
         device = next(inner.region_projector.parameters()).device
-        if not bound.regions:
-            bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
-            maps, extra = [one[:1] for one in maps], [inner.region_encoder.dummy_extra()]
-        sizes = [(int(width), int(height)) for width, height in sizes or []]
-        _check_extra(inner.region_encoder, bound, extra)
-        _check_maps(maps, len(sizes))
-        views = [self._tower_view(size) for size in sizes] if maps else []
-        index = torch.tensor(bound.image_index, device=device)
-        return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
+        return build_inputs(inner.region_encoder, bound, sizes, maps, extra, self._tower_view, device)
 
     def _tower_view(self, size: Size) -> View:
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
         aspect = getattr(self.config, "image_aspect_ratio", None)  # type: ignore[attr-defined]
         return tower_view(tower.image_processor, aspect, size)
-
-
-def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
-    if type(encoder).preprocess is RegionEncoder.preprocess:
-        return
-    for image, owner in zip(bound.image_index, bound.owners, strict=True):
-        if extra is None or image >= len(extra) or not extra[image]:
-            raise RegionError(
-                f"{owner}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass region_extra=, "
-                "per image of the batch encoder.preprocess(image, regions on it), or None where no region lies "
-                "(pvit_ext.ask and the training data do so)"
-            )
-
-
-def _check_maps(maps: list[Tensor], images: int) -> None:
-    if maps and len(maps[0]) != images:
-        raise RegionError(
-            f"the image tower ran on {len(maps[0])} pictures for {images} image(s) (tiles of anyres?): an encoder that reads "
-            "its features needs one per image; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
-        )
 
 
 def _refuse_unbound(input_ids: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved is what is loaded, in whole checkpoints, in region files, and by file name and checksum."""
+"""Checkpoints: what is saved is what is loaded, whole, as region files, and by file name and checksum."""
 
 from __future__ import annotations
 
@@ -119,7 +119,13 @@ def test_file_encoder_is_named_not_copied(named: Any, weights_file: Path, tmp_pa
     assert not [name for name in names if "region_encoder" in name]
     assert {name for name in names if "region_projector" in name} == {
         f"model.region_projector.{part}"
-        for part in ("features.weight", "features.bias", "box_embedding.weight", "box_embedding.bias", "delimiters.weight")
+        for part in (
+            "features.weight",
+            "features.bias",
+            "box_embedding.weight",
+            "box_embedding.bias",
+            "delimiters.weight",
+        )
     }
     stored = json.loads((saved / "config.json").read_text())["pvit_ext"]
     assert (stored["weights"], stored["weights_sha256"]) == (str(weights_file), sha256_file(weights_file))
@@ -398,7 +404,7 @@ def test_attach_that_fails_changes_nothing(embedded: Any, llava_checkpoint: Path
 
 
 def test_attach_wants_a_llava() -> None:
-    with pytest.raises(TypeError, match="Linear is no LLaVA class; known: .*LlavaLlamaForCausalLM"):
+    with pytest.raises(TypeError, match=r"Linear is no LLaVA class; known: .*LlavaLlamaForCausalLM"):
         pvit_ext.attach(nn.Linear(1, 1), config())
 
 

@@ -69,7 +69,9 @@ def widen(folder: Path, source: Path) -> Path:
     processor |= {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     (tower / "preprocessor_config.json").write_text(json.dumps(processor))
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"mm_vision_tower": str(tower), "tokenizer_model_max_length": 2048}))
+    (folder / "config.json").write_text(
+        json.dumps(values | {"mm_vision_tower": str(tower), "tokenizer_model_max_length": 2048})
+    )
     return folder
 
 
@@ -119,7 +121,9 @@ SIZES = [(96, 96), (180, 100), (100, 180)]
 def boxes_on(size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return [(left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in PLACES]
+    return [
+        (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in PLACES
+    ]
 
 
 def draw(size: tuple[int, int], bright: tuple[int, int, int, int]) -> Image.Image:
@@ -164,10 +168,14 @@ def test_flipping_image_and_boxes_changes_nothing(tower_view: Loaded, size: tupl
     boxes = boxes_on(size)
     flipped = [(size[0] - x1, y0, size[0] - x0, y1) for x0, y0, x1, y1 in boxes]
     plain = features(tower_view, picture, [Region.box(*box) for box in boxes])
-    mirror = features(tower_view, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [Region.box(*box) for box in flipped])
+    mirror = features(
+        tower_view, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [Region.box(*box) for box in flipped]
+    )
     spread = plain[:, 0].max() - plain[:, 0].min()
     assert (plain - mirror).abs().max() < 0.02 * spread
-    wrong = features(tower_view, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [Region.box(*box) for box in boxes])
+    wrong = features(
+        tower_view, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), [Region.box(*box) for box in boxes]
+    )
     assert (plain - wrong).abs().max() > 0.2 * spread
 
 
@@ -206,9 +214,7 @@ def test_region_partly_cut_by_the_crop_keeps_its_visible_part(tower_roi: Loaded)
 
 def test_a_feature_is_the_same_alone_and_in_any_batch(tower_view: Loaded) -> None:
     tokenizer, model, processor = tower_view
-    queries = [
-        Query(smooth(size), "<region>" * 2, [Region.box(*box) for box in boxes_on(size)[:2]]) for size in SIZES
-    ]
+    queries = [Query(smooth(size), "<region>" * 2, [Region.box(*box) for box in boxes_on(size)[:2]]) for size in SIZES]
     queries.insert(1, Query(None, "Red?"))
     alone = torch.cat([features(tower_view, q.image, list(q.regions)) for q in queries if q.regions])
     prompts = [_prompt(query, conversation(model), "q", model.config) for query in queries]

@@ -180,7 +180,9 @@ def test_turned_picture_is_upright_for_regions(tiny: Loaded, tmp_path: Path) -> 
     TALL.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     region = Region.box(2, 31, 28, 49)  # outside the 50x30 picture as stored
     answers = pvit_ext.ask(
-        *tiny, [Query(image, "What is <region>?", [region]) for image in (TALL, tmp_path / "turned.png")], max_new_tokens=6
+        *tiny,
+        [Query(image, "What is <region>?", [region]) for image in (TALL, tmp_path / "turned.png")],
+        max_new_tokens=6,
     )
     assert answers[0] == answers[1]
     assert Query(tmp_path / "turned.png", "").image_sizes() == [TALL.size]
@@ -277,7 +279,10 @@ FINE = Query(WIDE, "What is <region>?", [BOX])
         (Query(WIDE, "What is it?", [BOX]), "query 2: 0 <region> placeholders but 1 regions"),
         (Query(None, "What is <region>?", [BOX]), r"query 2, region 0: lies on image 0, the query has 0 image"),
         (Query(WIDE, "<region>?", [Region.box(0, 0, 9, 9, image=1)]), r"query 2, region 0: lies on image 1"),
-        (Query(WIDE, "<region> <region>?", [BOX, Region.box(70, 0, 90, 9)]), r"query 2, region 1: box .*outside its image"),
+        (
+            Query(WIDE, "<region> <region>?", [BOX, Region.box(70, 0, 90, 9)]),
+            r"query 2, region 1: box .*outside its image",
+        ),
         (Query(WIDE, "<region>?", [Region.mask(np.ones((3, 3)))]), r"query 2, region 0: mask is 3x3, its image 60x40"),
         (Query(WIDE, "<Region>five</Region>?"), r"query 2: malformed region"),
         (Query(WIDE, "<image> and <image>?"), r"query 2: 2 <image> in the text, 1 image"),
@@ -299,7 +304,9 @@ def test_bad_query_of_a_later_batch_stops_before_the_first(tiny: Loaded, calls: 
 
 def test_errors_of_the_model_tell_how_its_samples_count(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference_module, "region_extra", lambda *_: [None])
-    with pytest.raises(RegionError, match=r"^in the batch whose sample 0 is query 2: sample 1, region 0, .*region_extra="):
+    with pytest.raises(
+        RegionError, match=r"^in the batch whose sample 0 is query 2: sample 1, region 0, .*region_extra="
+    ):
         pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
 
 
@@ -326,7 +333,9 @@ def test_other_language_models(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("PVIT_EXT_DATA" not in os.environ, reason="PVIT_EXT_DATA names no folder with FineEval")
-def test_all_130_fineeval_instructions(tiny: Loaded, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_130_fineeval_instructions(
+    tiny: Loaded, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(os.environ["PVIT_EXT_DATA"], "fineeval")
     records = [json.loads(line) for line in (folder / "instructions.jsonl").read_text().splitlines()]
     queries = [Query(folder / "images" / record["image"], record["instruction"]) for record in records]

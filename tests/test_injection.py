@@ -67,7 +67,9 @@ def samples(draw: st.DrawFn) -> Sample:
             pieces.append("I")
         else:
             x, y = draw(number), draw(number)
-            pieces.append(Region.box(x, y, x + 1 + draw(number), y + 1 + draw(number), image=draw(st.integers(0, images - 1))))
+            pieces.append(
+                Region.box(x, y, x + 1 + draw(number), y + 1 + draw(number), image=draw(st.integers(0, images - 1)))
+            )
     return Sample(pieces)
 
 
@@ -80,7 +82,9 @@ def collate(batch: list[Sample], left: bool, pad: int = 0) -> dict[str, Any]:
         start = width - len(sample.ids) if left else 0
         here = slice(start, start + len(sample.ids))
         ids[row, here], mask[row, here] = torch.tensor(sample.ids), 1
-        labels[row, here] = torch.tensor([100 + n if isinstance(p, int) else IGNORE for n, p in enumerate(sample.pieces)])
+        labels[row, here] = torch.tensor(
+            [100 + n if isinstance(p, int) else IGNORE for n, p in enumerate(sample.pieces)]
+        )
     count = sum(max(sample.pieces.count("I"), 1) for sample in batch)
     return {
         "input_ids": ids,
@@ -143,7 +147,9 @@ def by_loop(model: Any, batch: list[Sample], images: Tensor, left: bool) -> tupl
 
 @pytest.fixture(scope="module")
 def model(llava_checkpoint: Path) -> Any:
-    return pvit_ext.load_pretrained_model(str(llava_checkpoint), region_config=RegionConfig("test_boxes"), device="cpu")[1]
+    return pvit_ext.load_pretrained_model(
+        str(llava_checkpoint), region_config=RegionConfig("test_boxes"), device="cpu"
+    )[1]
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +238,7 @@ def test_images_as_list_or_5d(model: Any, images: str) -> None:
 def test_anyres_tiles_with_an_encoder_that_reads_no_tower_features(model: Any) -> None:
     configure(model)
     inputs = collate([Sample(["I", 5, BOX]), Sample(["I", 4])], left=False)
-    embeds, labels, _ = prepare(model, inputs | {"images": inputs["images"][:, None].repeat(1, 3, 1, 1, 1)})
+    embeds, _, _ = prepare(model, inputs | {"images": inputs["images"][:, None].repeat(1, 3, 1, 1, 1)})
     assert embeds.shape[1] == 3 * 16 + 1 + 3
     rows = torch.stack(region_rows(model, BOX))
     torch.testing.assert_close(embeds[0, 49:], rows)
@@ -340,7 +346,9 @@ def test_sentinel_without_regions(model: Any, training: bool, regions: Any) -> N
     with pytest.raises(RegionError, match="<region>"):
         model(**bad(["I", BOX], regions=regions))
     with pytest.raises(RegionError, match="<region>"):
-        model.generate(bad(["I", BOX])["input_ids"], images=bad(["I", BOX])["images"], regions=regions, max_new_tokens=1)
+        model.generate(
+            bad(["I", BOX])["input_ids"], images=bad(["I", BOX])["images"], regions=regions, max_new_tokens=1
+        )
 
 
 def test_sentinel_without_images_or_regions(model: Any) -> None:
@@ -361,7 +369,9 @@ def test_regions_without_an_encoder(llava_checkpoint: Path) -> None:
 @pytest.mark.parametrize("extra", [None, [], [None, None], [{}, {}]])
 def test_missing_extra_says_what_to_pass(loaded: Any, extra: Any) -> None:
     inputs = collate([Sample([3]), Sample(["I", 5, BOX])], left=False)
-    with pytest.raises(RegionError, match=r"^sample 1, region 0, image 1 of the batch: .*'regionclip'.*pass region_extra="):
+    with pytest.raises(
+        RegionError, match=r"^sample 1, region 0, image 1 of the batch: .*'regionclip'.*pass region_extra="
+    ):
         loaded[1](**inputs, region_extra=extra)
 
 

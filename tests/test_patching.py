@@ -150,7 +150,9 @@ def test_config_without_a_registered_class(monkeypatch: pytest.MonkeyPatch) -> N
         pass
 
     monkeypatch.setattr(llava_llama, "LlavaConfig", Unregistered)
-    with pytest.raises(PatchError, match=r"llava_llama:LlavaConfig: expected a class .*AutoModelForCausalLM, found none"):
+    with pytest.raises(
+        PatchError, match=r"llava_llama:LlavaConfig: expected a class .*AutoModelForCausalLM, found none"
+    ):
         apply_pvit()
     monkeypatch.undo()
     assert not is_applied()
@@ -189,7 +191,9 @@ def test_someone_who_rebinds_after_us_is_named_and_nothing_is_restored(monkeypat
 
     apply_pvit()
     monkeypatch.setattr(builder, "LlavaMistralForCausalLM", Theirs)
-    with pytest.raises(PatchError, match=r"builder:LlavaMistralForCausalLM was rebound .*Theirs.*restore that one first"):
+    with pytest.raises(
+        PatchError, match=r"builder:LlavaMistralForCausalLM was rebound .*Theirs.*restore that one first"
+    ):
         remove_pvit()
     monkeypatch.undo()
     assert is_applied()

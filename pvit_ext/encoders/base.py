@@ -75,8 +75,9 @@ class RegionInputs:
             clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
             if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
                 raise RegionError(
-                    f"{owner}, image {image} of the batch: the tower's {view.size[0]}x{view.size[1]} view crops the region {box.tolist()} "
-                    "away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+                    f"{owner}, image {image} of the batch: the tower's {view.size[0]}x{view.size[1]} view crops the "
+                    f"region {box.tolist()} away; use image_aspect_ratio=pad, or an encoder with a view of its own "
+                    "(regionclip)"
                 )
             rows.append(clipped)
         return torch.cat(rows)  # (M, 4)

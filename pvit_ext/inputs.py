@@ -1,0 +1,70 @@
+"""What a region encoder gets to see of a batch, checked before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.injection import BoundRegions
+from pvit_ext.regions import Region, RegionError, Size
+from pvit_ext.views import View
+
+Extra = list[dict[str, Tensor] | None]
+
+
+def build_inputs(
+    encoder: RegionEncoder,
+    bound: BoundRegions,
+    sizes: Sequence[Size] | None,
+    maps: list[Tensor],
+    extra: Extra | None,
+    view_of: Callable[[Size], View],
+    device: torch.device,
+) -> RegionInputs:
+    """Inputs for the regions of a batch; for a batch without any, of one dummy region.
+
+    Args:
+        encoder: that will get them.
+        bound: the M regions.
+        sizes: B (width, height) of the upright originals.
+        maps: one (B, C_l, H_l, W_l) map per layer that the encoder reads.
+        extra: per image the encoder's ``preprocess`` output, None where an image has no region.
+        view_of: the image tower's view of an image of a size.
+        device: for the index.
+
+    Raises:
+        RegionError: when what the encoder needs is missing.
+    """
+    if not bound.regions:
+        bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
+        maps, extra = [one[:1] for one in maps], [encoder.dummy_extra()]
+    sizes = [(int(width), int(height)) for width, height in sizes or []]
+    _check_extra(encoder, bound, extra)
+    _check_maps(maps, len(sizes))
+    views = [view_of(size) for size in sizes] if maps else []
+    index = torch.tensor(bound.image_index, device=device)
+    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
+
+
+def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
+    if type(encoder).preprocess is RegionEncoder.preprocess:
+        return
+    for image, owner in zip(bound.image_index, bound.owners, strict=True):
+        if extra is None or image >= len(extra) or not extra[image]:
+            raise RegionError(
+                f"{owner}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass "
+                "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
+                "region lies (pvit_ext.ask and the training data do so)"
+            )
+
+
+def _check_maps(maps: list[Tensor], images: int) -> None:
+    if maps and len(maps[0]) != images:
+        raise RegionError(
+            f"the image tower ran on {len(maps[0])} pictures for {images} image(s) (tiles of anyres?): an encoder that "
+            "reads its features needs one per image; use image_aspect_ratio=pad, or an encoder with a view of its own "
+            "(regionclip)"
+        )

@@ -1,0 +1,88 @@
+"""Region tokens into a batch of prompts, forward and backward: ours against a loop per region and masked_scatter.
+
+Run: ``python -m tests.benchmarks.bench_injection``; needs about 3 GB at the full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.injection import inject_region_tokens, mark_regions
+from pvit_ext.prompt import REGION_TOKEN_INDEX
+from tests.benchmarks.harness import compare, write
+
+SLOTS = 3
+"""Rows per region: start delimiter, feature, end delimiter."""
+
+
+def prompts(batch: int, length: int, regions: int) -> Tensor:
+    """Ids (B, L') with evenly spread regions, such that (B, length) rows result."""
+    short = length - regions * (SLOTS - 1)
+    ids = torch.full((batch, short), 5)
+    ids[:, torch.linspace(length // 4, short - 2, regions).long()] = REGION_TOKEN_INDEX
+    return ids
+
+
+def by_loop(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
+    """As PVIT does: each region cuts its sample apart and concatenates it anew."""
+    rows, number = [], 0
+    for sample in range(len(ids)):
+        row = embeds[sample]
+        for place, position in enumerate((ids[sample] == REGION_TOKEN_INDEX).nonzero().flatten().tolist()):
+            start = position + place * (SLOTS - 1)
+            row = torch.cat((row[:start], tokens[number], row[start + SLOTS :]))
+            number += 1
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def by_masked_scatter(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
+    """As transformers' models do."""
+    marked = mark_regions(ids, None, None, SLOTS).labels
+    mask = (marked <= -10000)[..., None].expand_as(embeds)
+    return embeds.masked_scatter(mask, tokens)
+
+
+def by_marks(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
+    """Ours."""
+    marked = mark_regions(ids, None, None, SLOTS).labels
+    return inject_region_tokens(embeds, marked, tokens, ["region"] * len(tokens))[0]
+
+
+def case(batch: int, length: int, width: int, regions: int, rounds: int) -> list[dict[str, Any]]:
+    """Time the three forms on one shape, after checking that their outputs and gradients are equal."""
+    torch.manual_seed(0)
+    ids = prompts(batch, length, regions)
+    embeds = torch.randn(batch, length, width, requires_grad=True)
+    tokens = torch.randn(batch * regions, SLOTS, width, requires_grad=True)
+    gradient = torch.randn(batch, length, width)
+
+    def step(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
+        out = form(ids, embeds, tokens)
+        return (out.detach(), *torch.autograd.grad(out, (embeds, tokens), gradient))
+
+    forms = {"loop per region": by_loop, "masked_scatter": by_masked_scatter, "marks + index_put": by_marks}
+    expected = step(by_loop)
+    for form in (by_masked_scatter, by_marks):
+        assert all(torch.equal(a, b) for a, b in zip(step(form), expected, strict=True))
+    del expected
+    name = f"batch {batch}, length {length}, width {width}, {regions} regions a sample"
+    return compare(name, {name: lambda form=form: step(form) for name, form in forms.items()}, rounds, dtype="float32")
+
+
+def main() -> None:
+    """Write ``results/injection.csv``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    shapes = [(8, 2048, 4096, 1), (8, 2048, 4096, 4), (1, 1024, 4096, 4)]
+    write("injection", [row for shape in shapes for row in case(*shape, rounds=rounds)])
+
+
+if __name__ == "__main__":
+    main()
