@@ -43,3 +43,4 @@ exec python -u -m pvit_ext.train \
 '''
 import os, sys
 os.execvp("bash", ["bash", __file__, *sys.argv[1:]])
+# closes the quote that bash sees opened above: '

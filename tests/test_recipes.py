@@ -1,0 +1,87 @@
+"""The recipes as files: run literally by the real launcher, each as users write it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.tiny import TINY_REGIONCLIP
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize("name", ["stage1.sh", "stage2.sh"])
+def test_a_recipe_is_bash_and_python(name: str) -> None:
+    text = (RECIPES / name).read_text()
+    ast.parse(text)
+    subprocess.run(["bash", "-n", str(RECIPES / name)], check=True)
+    assert os.access(RECIPES / name, os.X_OK)
+
+
+@pytest.mark.parametrize("name", ["zero2.json", "zero3.json", "zero3_offload.json"])
+def test_deepspeed_configs_are_json_without_an_optimizer(name: str) -> None:
+    config = json.loads((RECIPES / name).read_text())
+    assert "optimizer" not in config  # LLaVATrainer makes it; a second one here would take its place
+    assert config["zero_optimization"]["stage"] == int(name[4])
+
+
+@pytest.fixture(scope="module")
+def world(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment that a recipe reads its paths from, on eight records with a region each."""
+    folder = tmp_path_factory.mktemp("world")
+    records = []
+    for number in range(8):
+        pixels = np.random.RandomState(number).randint(0, 255, (60, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat is in <region>?"}, {"from": "gpt", "value": "seven red"}]
+        records.append({"image": f"{number}.png", "regions": [[5, 5, 40, 40]], "conversations": turns})
+    (folder / "data.json").write_text(json.dumps(records))
+    paths = {
+        "MODEL": llava_checkpoint,
+        "VISION_TOWER": llava_checkpoint / "tower",
+        "DATA": folder / "data.json",
+        "IMAGES": folder,
+    }
+    clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    return {**clean, **own, **{key: str(value) for key, value in paths.items()}}
+
+
+def launch(world: dict[str, str], command: list[str], **variables: object) -> str:
+    """Run and return what was printed; small batches, since the recipes are made for eight GPUs."""
+    small = ["--per_device_train_batch_size", "4", "--num_train_epochs", "1", "--dataloader_num_workers", "1"]
+    environment = world | {key: str(value) for key, value in variables.items()}
+    done = subprocess.run([*command, *small], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_both_stages_by_the_launcher_and_by_bash(world: dict[str, str], tmp_path: Path) -> None:
+    deepspeed = shutil.which("deepspeed", path=world["PATH"])
+    assert deepspeed is not None
+    options = ["--region_encoder_options", json.dumps(TINY_REGIONCLIP)]
+    stage1 = tmp_path / "stage1"
+    printed = launch(world, [deepspeed, str(RECIPES / "stage1.sh"), *options, "--learning_rate", "1e-3"], OUTPUT=stage1)
+    assert "'learning_rate': '0.001'" in printed  # the override, not the recipe's 2e-3
+    assert (stage1 / "region_modules.safetensors").is_file()
+
+    launch(world, ["bash", str(RECIPES / "stage1.sh"), *options, "--bf16", "False"], OUTPUT=tmp_path / "bash")
+    assert (tmp_path / "bash" / "region_modules.safetensors").is_file()
+
+    launch(world, [deepspeed, str(RECIPES / "stage2.sh")], OUTPUT=tmp_path / "stage2", STAGE1=stage1)
+    saved = load_file(tmp_path / "stage2" / "model.safetensors")
+    assert all(value.numel() > 0 for value in saved.values())  # ZeRO-3 leaves empty tensors where nothing gathers
+    assert "model.region_projector.box_embedding.weight" in saved
+    assert (tmp_path / "stage2" / "tokenizer.model").is_file()
