@@ -58,7 +58,9 @@ def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.Path
     inner = f"{model.base_model_prefix}."
     gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
     if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
-        model.get_model().region_projector.box_embedding.reset()
+        embedding = model.get_model().region_projector.box_embedding
+        with _gathered(list(embedding.parameters()), write=True):
+            embedding.reset()
         logger.info("%s has no box embedding: it starts at zero", checkpoint)
     lost = sorted(key for key in gone if not key.startswith(BOX_EMBEDDING))
     if lost and CONFIG_KEY in model.config_class.get_config_dict(checkpoint)[0]:
@@ -187,10 +189,13 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
         ValueError: listing missing, unexpected and misshapen tensors.
     """
     path = Path(folder, MODULES_FILE)
-    state = load_file(path)
-    own = {
-        f"{n}.{key}": value for n, module in region_modules(model).items() for key, value in module.state_dict().items()
-    }
+    state, modules = load_file(path), region_modules(model)
+    with _gathered([parameter for module in modules.values() for parameter in module.parameters()], write=True):
+        own = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+        _copy_state(state, own, path)
+
+
+def _copy_state(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:
     missing = sorted(key for key in own.keys() - state.keys() if not key.startswith(BOX_EMBEDDING))
     unexpected = sorted(state.keys() - own.keys())
     shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in sorted(own.keys() & state.keys())}
@@ -221,11 +226,16 @@ def _find_weights(weights: str, checkpoint: Path) -> Path:
     )
 
 
-def _gathered(parameters: list[nn.Parameter]) -> Any:
-    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing."""
+def _gathered(parameters: list[nn.Parameter], write: bool = False) -> Any:
+    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
+
+    Args:
+        parameters: to be whole inside the block.
+        write: what rank 0 writes to them stays.
+    """
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not partitioned:
         return torch.no_grad()
     from deepspeed import zero
 
-    return zero.GatheredParameters(partitioned)
+    return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)

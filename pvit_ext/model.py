@@ -106,17 +106,22 @@ class RegionMixin:
 
         No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss.
         """
+        if inputs_embeds is not None and any(regions or []):
+            raise RegionError(
+                "regions were given beside inputs_embeds: pass input_ids, in which <region> has its place"
+            )
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
                 regions, region_extra,
             )  # fmt: skip
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
+        positions = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
         return self.language_model_class.forward(
             self,
+            **positions,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,

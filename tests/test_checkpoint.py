@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +13,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import pvit_ext
-from pvit_ext import Region, RegionConfig
 from pvit_ext.checkpoint import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
 from pvit_ext.encoders.regionclip import build
 from pvit_ext.encoders.regionclip_weights import original_shapes
 from pvit_ext.files import sha256_file
 from pvit_ext.model import LlavaLlamaForCausalLM
-from tests.tiny import TINY_REGIONCLIP, build_llava
-
-BOX = Region.box(2, 3, 20, 15)
-OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
-
-
-def config(**values: Any) -> RegionConfig:
-    return RegionConfig(**{"encoder_options": dict(OPTIONS), "box_embedding": True, **values})
-
-
-def load(path: Path | str, **kwargs: Any) -> Any:
-    return pvit_ext.load_pretrained_model(str(path), device="cpu", **kwargs)[1]
-
-
-def save(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    source = Path(model.config._name_or_path)
-    for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copy(source / name, folder)
-    return folder
-
-
-def randomize(model: Any, seed: int = 5) -> Any:
-    """Every region tensor gets values that no initialisation gives."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.get_model().region_projector.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter)
-    return model
-
-
-def inputs(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(2)
-    pixels = torch.randint(0, 255, (3, 32, 48), generator=generator, dtype=torch.uint8)
-    return {
-        "input_ids": torch.tensor([[1, 5, -200, 9, -300, 30]]),
-        "images": torch.randn(1, 3, 28, 28, generator=generator).to(dtype),
-        "image_sizes": [(30, 20)],
-        "regions": [[BOX]],
-        "region_extra": [{"pixels": pixels}],
-    }
-
-
-def logits(model: Any) -> Tensor:
-    for parameter in model.parameters():
-        # safetensors maps files: the same values at another offset take another kernel of MKL (measured, 9e-8 apart)
-        parameter.data = parameter.data.clone()
-    with torch.no_grad():
-        return model(**inputs(model.lm_head.weight.dtype)).logits
+from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
 
 
 def tensor_names(folder: Path) -> list[str]:
@@ -353,76 +305,20 @@ def test_differences_are_listed_and_nothing_is_loaded(embedded: Any, llava_check
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
-# Attaching
+def test_partitioned_parameters_are_gathered(embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ZeRO-3 marks them; what is written inside the context stays only with a modifier rank."""
+    zero = pytest.importorskip("deepspeed").zero
+    seen: list[tuple[set[int], int | None]] = []
 
+    @contextmanager
+    def gathered(parameters: list[Any], modifier_rank: int | None = None) -> Iterator[None]:
+        seen.append(({id(parameter) for parameter in parameters}, modifier_rank))
+        yield
 
-def test_attach_leaves_llava_alone(llava_checkpoint: Path) -> None:
-    model = load(llava_checkpoint)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert pvit_ext.attach(model, config()) is model
-    after = model.state_dict()
-    assert all(torch.equal(value, after[key]) for key, value in before.items())
-    assert {key for key in after if key not in before} == {key for key in after if ".region_" in key}
-
-
-def test_swap_keeps_what_fits_and_says_so(embedded: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="pvit_ext")
-    before = region_state(embedded)
-    pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "output_dim": 12}))
-    after = region_state(embedded)
-    for key in ("delimiters.weight", "box_embedding.weight", "box_embedding.bias"):
-        assert torch.equal(before[f"region_projector.{key}"], after[f"region_projector.{key}"])
-    assert after["region_projector.features.weight"].shape == (48, 12)
-    assert "delimiters is kept" in caplog.text
-    assert "features starts anew" in caplog.text
-    assert "(48, 24)" in caplog.text
-    assert embedded.config.pvit_ext["feature_dim"] == 12
-
-
-def test_attaching_the_same_encoder_keeps_it(embedded: Any) -> None:
-    expected = logits(embedded)
-    encoder = embedded.get_model().region_encoder
-    pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "layers": (1, 1, 1, 1)}, conv_version="v1"))
-    assert embedded.get_model().region_encoder is encoder
-    assert torch.equal(logits(embedded), expected)
-    assert embedded.region_config.conv_version == "v1"
-
-
-def test_attach_that_fails_changes_nothing(embedded: Any, llava_checkpoint: Path) -> None:
-    expected, modules = logits(embedded), embedded.get_model()
-    encoder, projector = modules.region_encoder, modules.region_projector
-    with pytest.raises(FileNotFoundError):
-        pvit_ext.attach(embedded, config(weights="/nowhere/tower.pth"))
-    assert (modules.region_encoder, modules.region_projector) == (encoder, projector)
-    assert torch.equal(logits(embedded), expected)
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as Stock
-
-    stock = Stock.from_pretrained(str(llava_checkpoint))
-    with pytest.raises(FileNotFoundError):
-        pvit_ext.attach(stock, config(weights="/nowhere/tower.pth"))
-    assert type(stock) is Stock
-
-
-def test_attach_wants_a_llava() -> None:
-    with pytest.raises(TypeError, match=r"Linear is no LLaVA class; known: .*LlavaLlamaForCausalLM"):
-        pvit_ext.attach(nn.Linear(1, 1), config())
-
-
-def test_language_model_without_image_tower(tmp_path: Path, llava_checkpoint: Path) -> None:
-    folder = tmp_path / "text"
-    build_llava(folder)
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mm_vision_tower"}))
-    with pytest.raises(ValueError, match="without an image tower"):
-        load(folder)
-
-
-@pytest.mark.parametrize("family", ["mistral", "mpt"])
-def test_other_language_models(family: str, tmp_path: Path) -> None:
-    base = build_llava(tmp_path / family, family=family)
-    torch.manual_seed(1)
-    model = randomize(load(base, region_config=config()))
-    expected = logits(model)
-    assert torch.equal(logits(load(save(model, tmp_path / "saved"))), expected)
-    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(base))
-    assert torch.equal(logits(load(tmp_path / "modules")), expected)
+    monkeypatch.setattr(zero, "GatheredParameters", gathered)
+    parameters = list(embedded.get_model().region_projector.parameters())
+    for number, parameter in enumerate(parameters):
+        parameter.ds_id = number
+    pvit_ext.save_region_modules(embedded, tmp_path)
+    pvit_ext.load_region_modules(embedded, tmp_path)
+    assert seen == [({id(parameter) for parameter in parameters}, rank) for rank in (None, 0)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,43 +14,8 @@ from torch import Tensor
 
 import pvit_ext
 from pvit_ext import Region, RegionConfig, RegionError
-from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.injection import BoundRegions, bind_to_images, mark_regions
-
-IMAGE, REGION, IGNORE = -200, -300, -100
-SIZE = (40, 20)
-
-
-@pvit_ext.register_region_encoder("test_boxes")
-class BoxesAsFeatures(RegionEncoder):
-    """Token t of a region is its normalised box plus t; ``layers`` makes it ask for feature maps."""
-
-    name: ClassVar[str] = "test_boxes"
-    feature_dim = 4
-
-    def __init__(self, config: RegionConfig, tower_config: Any = None) -> None:
-        super().__init__()
-        self.tokens_per_region = config.encoder_options.get("tokens", 1)
-        self.feature_layers = tuple(config.encoder_options.get("layers", ()))
-
-    def forward(self, inputs: RegionInputs) -> Tensor:
-        steps = torch.arange(self.tokens_per_region, device=inputs.boxes.device)
-        return inputs.boxes_norm[:, None] + steps[None, :, None]
-
-
-@dataclass
-class Sample:
-    """Pieces: a token id, "I" for an image, or a Region."""
-
-    pieces: list[Any]
-
-    @property
-    def ids(self) -> list[int]:
-        return [REGION if isinstance(p, Region) else IMAGE if p == "I" else p for p in self.pieces]
-
-    @property
-    def regions(self) -> list[Region]:
-        return [piece for piece in self.pieces if isinstance(piece, Region)]
+from tests.samples import BOX, IGNORE, IMAGE, OTHER, REGION, SIZE, Sample, collate, configure, prepare
 
 
 @st.composite
@@ -71,36 +36,6 @@ def samples(draw: st.DrawFn) -> Sample:
                 Region.box(x, y, x + 1 + draw(number), y + 1 + draw(number), image=draw(st.integers(0, images - 1)))
             )
     return Sample(pieces)
-
-
-def collate(batch: list[Sample], left: bool, pad: int = 0) -> dict[str, Any]:
-    """Model inputs, padded at one side, with labels that are the position, so that each is recognisable."""
-    width = max(len(sample.ids) for sample in batch) + pad
-    ids, mask, labels = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(3))
-    labels.fill_(IGNORE)
-    for row, sample in enumerate(batch):
-        start = width - len(sample.ids) if left else 0
-        here = slice(start, start + len(sample.ids))
-        ids[row, here], mask[row, here] = torch.tensor(sample.ids), 1
-        labels[row, here] = torch.tensor(
-            [100 + n if isinstance(p, int) else IGNORE for n, p in enumerate(sample.pieces)]
-        )
-    count = sum(max(sample.pieces.count("I"), 1) for sample in batch)
-    return {
-        "input_ids": ids,
-        "attention_mask": mask.bool(),
-        "labels": labels,
-        "images": torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(7)),
-        "image_sizes": [SIZE] * count,
-        "regions": [sample.regions or None for sample in batch],
-    }
-
-
-def prepare(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """(embeds, labels, mask)."""
-    inputs = {"position_ids": None, "past_key_values": None, "labels": None, "attention_mask": None, **inputs}
-    _, _, mask, _, embeds, labels = model.prepare_inputs_labels_for_multimodal(**inputs)
-    return embeds, labels, mask
 
 
 def region_rows(model: Any, region: Region) -> list[Tensor]:
@@ -160,11 +95,6 @@ def _settings(model: Any) -> Any:
     model.config.tokenizer_padding_side, model.config.tokenizer_model_max_length = "right", 512
 
 
-def configure(model: Any, tokens: int = 1, **options: Any) -> None:
-    torch.manual_seed(0)
-    pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"tokens": tokens}, **options))
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.lists(samples(), min_size=1, max_size=4),
@@ -195,10 +125,6 @@ def test_splice_equals_loop(
     assert torch.equal(labels, expected_labels)
     assert torch.equal(mask, expected_mask)
     torch.testing.assert_close(embeds, expected, rtol=1e-5, atol=1e-6)
-
-
-BOX = Region.box(1, 2, 10, 12)
-OTHER = Region.box(20, 4, 30, 18)
 
 
 @pytest.mark.parametrize("mask_dtype", [torch.bool, torch.long, torch.float32])
@@ -308,76 +234,6 @@ def test_truncation_names_every_region_it_cuts(model: Any) -> None:
     inputs = collate([Sample([BOX, "I", OTHER]), Sample(["I", BOX])], left=False)
     with pytest.raises(RegionError, match=r"^sample 0, region 1; sample 1, region 0: cut off"):
         prepare(model, inputs)
-
-
-def bad(pieces: list[Any], **changes: Any) -> dict[str, Any]:
-    return collate([Sample(["I", 5, BOX]), Sample(pieces)], left=False) | changes
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        (bad(["I", 5, BOX, OTHER], regions=[[BOX], [BOX]]), r"sample 1: 2 <region>.*1 regions"),
-        (bad(["I", 5, BOX], regions=[[BOX], None]), r"sample 1: 1 <region>.*0 regions"),
-        (bad(["I", 5], regions=[[BOX], [OTHER]]), r"sample 1: 0 <region>.*1 regions"),
-        (bad(["I", 5, BOX], regions=[[BOX]]), r"regions holds 1 samples, input_ids 2"),
-        (bad([5, BOX]), r"sample 1, region 0: lies on image 0, the prompt has 0 image"),
-        (bad(["I", replace(BOX, image=1)]), r"sample 1, region 0: lies on image 1, the prompt has 1 image"),
-        (bad(["I", replace(BOX, image=-1)]), r"sample 1, region 0: lies on image -1"),
-        (bad(["I", BOX], image_sizes=None), r"sample 0, region 0: image_sizes must give"),
-        (bad(["I", BOX], image_sizes=[SIZE]), r"sample 1, region 0: image_sizes must give"),
-        (bad(["I", BOX, Region.box(50, 2, 60, 12)]), r"sample 1, region 1: box .* outside its image"),
-        (bad(["I", BOX], images=None), r"regions were given, but no images"),
-    ],
-)
-@pytest.mark.parametrize("training", [False, True])
-def test_misfits_name_the_sample(model: Any, inputs: dict[str, Any], message: str, training: bool) -> None:
-    configure(model)
-    model.train(training)
-    with pytest.raises(RegionError, match=message):
-        model(**inputs)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("regions", [None, [None, None], [[], []]])
-def test_sentinel_without_regions(model: Any, training: bool, regions: Any) -> None:
-    configure(model)
-    model.train(training)
-    with pytest.raises(RegionError, match="<region>"):
-        model(**bad(["I", BOX], regions=regions))
-    with pytest.raises(RegionError, match="<region>"):
-        model.generate(
-            bad(["I", BOX])["input_ids"], images=bad(["I", BOX])["images"], regions=regions, max_new_tokens=1
-        )
-
-
-def test_sentinel_without_images_or_regions(model: Any) -> None:
-    with pytest.raises(RegionError, match="no regions were given"):
-        model(torch.tensor([[5, REGION]]))
-    with pytest.raises(RegionError, match="no regions were given"):
-        model.generate(torch.tensor([[5, REGION]]), max_new_tokens=1)
-
-
-def test_regions_without_an_encoder(llava_checkpoint: Path) -> None:
-    plain = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")[1]
-    for call in (plain, plain.generate):
-        inputs = {key: value for key, value in bad(["I", BOX]).items() if key != "labels"}
-        with pytest.raises(RegionError, match=r"no region encoder: pvit_ext.attach"):
-            call(inputs.pop("input_ids"), **inputs)
-
-
-@pytest.mark.parametrize("extra", [None, [], [None, None], [{}, {}]])
-def test_missing_extra_says_what_to_pass(loaded: Any, extra: Any) -> None:
-    inputs = collate([Sample([3]), Sample(["I", 5, BOX])], left=False)
-    with pytest.raises(
-        RegionError, match=r"^sample 1, region 0, image 1 of the batch: .*'regionclip'.*pass region_extra="
-    ):
-        loaded[1](**inputs, region_extra=extra)
-
-
-def test_extra_may_be_missing_for_images_without_regions(loaded: Any) -> None:
-    extra = [None, {"pixels": torch.zeros(3, 32, 64, dtype=torch.uint8)}]
-    loaded[1](**collate([Sample([3]), Sample(["I", 5, BOX])], left=False), region_extra=extra)
 
 
 # Units
