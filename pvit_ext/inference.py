@@ -127,7 +127,8 @@ class _Prompt:
 
 def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
     """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
-    sizes = query.image_sizes()
+    with _reading(where):
+        sizes = query.image_sizes()
     images = len(sizes)
     questions = [question for question, _ in query.history] + [query.text]
     answers = [answer for _, answer in query.history] + [None]
@@ -173,7 +174,9 @@ def collate(
         _check_length(model, one, f"query {number}")
     encoder = getattr(model.get_model(), "region_encoder", None)
     for number, (query, prompt) in enumerate(pairs, start=first):
-        own = query.load_images() or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
+        with _reading(f"query {number}"):
+            loaded = query.load_images()
+        own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
         images += own
         extra += region_extra(encoder, own, prompt.regions, f"query {number}")
     pixels: Any = process_images(images, image_processor, model.config)
@@ -183,7 +186,7 @@ def collate(
     return {
         "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
-        "images": pixels if any(query.image_sizes() for query, _ in pairs) else None,
+        "images": pixels if any(IMAGE_TOKEN_INDEX in one for one in ids) else None,
         "image_sizes": [image.size for image in images],
         "regions": [prompt.regions for _, prompt in pairs],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
@@ -236,6 +239,14 @@ class _StopString(StoppingCriteria):
         """(B,) bool."""
         tails = self.tokenizer.batch_decode(input_ids[:, -len(self.stop) :])  # a token spells at least one character
         return torch.tensor([self.stop in tail for tail in tails], device=input_ids.device)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
+        raise RegionError(f"{where}: cannot read its image: {error}") from error
 
 
 @contextmanager

@@ -310,12 +310,42 @@ def test_errors_of_the_model_tell_how_its_samples_count(tiny: Loaded, monkeypatc
         pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no image", "cut"])
+def test_unreadable_image_names_the_query(tiny: Loaded, tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "photo.png"
+    if content == "cut":
+        WIDE.save(path)
+        content = path.read_bytes()[:2000]
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RegionError, match=r"query 1: cannot read its image: "):
+        pvit_ext.ask(*tiny, [FINE, Query(path, "Red?")], max_new_tokens=1)
+
+
 def test_generate_without_a_prompt(tiny: Loaded) -> None:
     with pytest.raises(RegionError, match=r"pass its ids \(B, L\) as inputs="):
         tiny[0].generate(None, regions=[[BOX]])
 
 
-# Other language models, real questions
+# Other models, real questions
+
+
+def test_model_without_regions_answers_and_refuses_regions(llava_checkpoint: Path) -> None:
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")
+    plain = [Query(WIDE, "Describe the image."), Query(None, "Red?")]
+    answers = pvit_ext.ask(model, tokenizer, processor, plain, max_new_tokens=4)
+    with pytest.raises(RegionError, match=r"query 0: regions were given, but the model has no region encoder"):
+        pvit_ext.ask(model, tokenizer, processor, [FINE])
+    pvit_ext.attach(model, RegionConfig("regionclip", encoder_options=OPTIONS))
+    assert pvit_ext.ask(model, tokenizer, processor, plain, max_new_tokens=4) == answers
+
+
+def test_anyres(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny[0].config, "image_aspect_ratio", "anyres")
+    pinpoints = [[28, 56], [56, 28], [56, 56]]
+    monkeypatch.setattr(tiny[0].config, "image_grid_pinpoints", pinpoints, raising=False)
+    alone = [pvit_ext.ask(*tiny, [query], max_new_tokens=4)[0] for query in MIXED]
+    assert pvit_ext.ask(*tiny, MIXED, max_new_tokens=4) == alone
 
 
 @pytest.mark.parametrize("family", ["mistral", "mpt"])
