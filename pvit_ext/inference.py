@@ -14,11 +14,9 @@ from transformers import StoppingCriteria
 
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions, tokenizer_region_token
 from pvit_ext.regions import Region, RegionError, Size
-from pvit_ext.views import load_image
+from pvit_ext.views import ImageError, image_size, load_image
 
 IMAGE_PLACEHOLDER = "<image>"
-ORIENTATION = 0x0112
-"""EXIF tag; 5 to 8 turn the image by a quarter."""
 _CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
 
 
@@ -44,19 +42,11 @@ class Query:
 
     def image_sizes(self) -> list[Size]:
         """(width, height) of the upright images, read from their headers."""
-        return [_upright_size(image) for image in self._sources()]
+        return [image_size(image) for image in self._sources()]
 
     def _sources(self) -> list[Any]:
         images = self.image if isinstance(self.image, (list, tuple)) else [self.image]
         return [image for image in images if image is not None]
-
-
-def _upright_size(source: Any) -> Size:
-    if not isinstance(source, Image.Image):
-        with Image.open(source) as image:
-            return _upright_size(image)
-    turned = source.getexif().get(ORIENTATION, 1) >= 5
-    return (source.height, source.width) if turned else source.size
 
 
 def ask(
@@ -245,7 +235,7 @@ class _StopString(StoppingCriteria):
 def _reading(where: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
+    except (ImageError, OSError) as error:
         raise RegionError(f"{where}: cannot read its image: {error}") from error
 
 
