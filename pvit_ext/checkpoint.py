@@ -1,4 +1,4 @@
-"""Region modules in a checkpoint: creating them, loading the frozen encoder, saving and loading them on their own.
+"""Region modules as files: what a checkpoint leaves out, and region tensors saved and loaded on their own.
 
 One key map serves both ways: a tensor ``region_projector.*`` or ``region_encoder.*`` of a region file is the tensor of
 that name in LLaVA's inner model, and carries the inner model's prefix (``model.``) in a full checkpoint.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,106 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pvit_ext.compat import gathered
 from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
-from pvit_ext.files import atomic_write, sha256_file
-from pvit_ext.projector import RegionProjector
+from pvit_ext.files import atomic_write
+from pvit_ext.modules import BOX_EMBEDDING, encoder_is_embedded
 
 MODULES_FILE = "region_modules.safetensors"
 CONFIG_FILE = "region_config.json"
-WEIGHTS_FOLDER_VARIABLE = "PVIT_EXT_WEIGHTS"
-BOX_EMBEDDING = "region_projector.box_embedding."
 
 logger = logging.getLogger(__name__)
-
-
-def encoder_is_embedded(config: RegionConfig) -> bool:
-    """Whether the encoder's tensors live in the checkpoint: when asked for, and whenever no file holds them."""
-    return config.embed_weights or config.weights is None
-
-
-def create_region_modules(model: Any) -> None:
-    """Give a model under construction the modules its config names, so that ``from_pretrained`` fills them."""
-    inner = model.get_model()
-    inner.region_encoder = inner.region_projector = None
-    if (config := model.region_config) is None:
-        return
-    if encoder_is_embedded(config):
-        inner.region_encoder = build_region_encoder(config, tower_config(model))
-    inner.region_projector = RegionProjector(config, model.config.hidden_size)
-
-
-def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
-    """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
-
-    A box embedding starts at zero (stage 2 adds it). Everything may be missing from a checkpoint that is not the
-    config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
-
-    Raises:
-        ValueError: listing the others.
-    """
-    inner = f"{model.base_model_prefix}."
-    gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
-    if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
-        embedding = model.get_model().region_projector.box_embedding
-        with _gathered(list(embedding.parameters()), write=True):
-            embedding.reset()
-        logger.info("%s has no box embedding: it starts at zero", checkpoint)
-    lost = sorted(key for key in gone if not key.startswith(BOX_EMBEDDING))
-    if lost and CONFIG_KEY in model.config_class.get_config_dict(checkpoint)[0]:
-        raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {lost}")
-    if lost:
-        logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
-
-
-def finish_region_encoder(model: Any, checkpoint: str | os.PathLike[str] = ".") -> None:
-    """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
-    config: RegionConfig | None = model.region_config
-    inner = model.get_model()
-    if config is None:
-        return
-    if inner.region_encoder is None:
-        inner.region_encoder = load_region_encoder(model, config, checkpoint)
-        setattr(model.config, CONFIG_KEY, config.to_dict())  # with the checksum, where there was none
-    _freeze(inner.region_encoder)
-    inner.region_encoder.to(memory_format=torch.channels_last)  # from_pretrained puts contiguous tensors in place
-
-
-def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
-    """Build an encoder, load its weights, freeze it if it is a tower, and put it where the language model is.
-
-    Args:
-        model: LLaVA model whose tower, device and dtype it has to fit.
-        config: its ``weights_sha256`` is filled when it is None, and compared otherwise.
-        checkpoint: folder in which a relative ``weights`` path is looked up too.
-
-    Raises:
-        FileNotFoundError: listing where the file was looked for.
-        ValueError: when the file's checksum is another.
-    """
-    encoder = build_region_encoder(config, tower_config(model))
-    if config.weights is not None:
-        path = _find_weights(config.weights, Path(checkpoint))
-        digest = sha256_file(path)
-        if config.weights_sha256 not in (None, digest):
-            raise ValueError(
-                f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}: put the right file "
-                f"there, or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
-            )
-        config.weights_sha256 = digest
-        encoder.load_weights(str(path))
-    reference = model.lm_head.weight
-    return _freeze(encoder.to(device=reference.device, dtype=reference.dtype))
-
-
-def _freeze(encoder: RegionEncoder) -> RegionEncoder:
-    return encoder.requires_grad_(not encoder.frozen).eval()
-
-
-def tower_config(model: Any) -> Any:
-    """Config of the image tower, or None for a model without one."""
-    tower = model.get_vision_tower()
-    return None if tower is None else tower.config
 
 
 def keys_not_saved(model: Any) -> set[str]:
@@ -141,9 +49,8 @@ def region_state(model: Any) -> dict[str, Tensor]:
     """All region tensors on the CPU, whole also under ZeRO-3 (then every rank has to call this)."""
     state: dict[str, Tensor] = {}
     for name, module in region_modules(model).items():
-        with _gathered(list(module.parameters())):
-            for key, value in module.state_dict().items():  # towers are channels-last, files are not
-                state[f"{name}.{key}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        with gathered(list(module.parameters())):
+            state |= {f"{name}.{key}": value.detach().cpu().clone() for key, value in module.state_dict().items()}
     return state
 
 
@@ -190,7 +97,7 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     path = Path(folder, MODULES_FILE)
     state, modules = load_file(path), region_modules(model)
-    with _gathered([parameter for module in modules.values() for parameter in module.parameters()], write=True):
+    with gathered([parameter for module in modules.values() for parameter in module.parameters()], write=True):
         own = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
         _copy_state(state, own, path)
 
@@ -210,32 +117,3 @@ def _copy_state(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) ->
             own[key].copy_(value)
     if kept := own.keys() - state.keys():
         logger.info("%s has no %s: they start at zero", path, sorted(kept))
-
-
-def _find_weights(weights: str, checkpoint: Path) -> Path:
-    candidates = [Path(weights).expanduser(), checkpoint / weights, checkpoint / Path(weights).name]
-    if folder := os.environ.get(WEIGHTS_FOLDER_VARIABLE):
-        candidates.append(Path(folder) / Path(weights).name)
-    candidates = list(dict.fromkeys(candidates))
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"weights of the region encoder not found, looked for {[str(candidate) for candidate in candidates]}; put the "
-        f"file into a folder and name the folder in {WEIGHTS_FOLDER_VARIABLE}"
-    )
-
-
-def _gathered(parameters: list[nn.Parameter], write: bool = False) -> Any:
-    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
-
-    Args:
-        parameters: to be whole inside the block.
-        write: what rank 0 writes to them stays.
-    """
-    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not partitioned:
-        return torch.no_grad()
-    from deepspeed import zero
-
-    return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)

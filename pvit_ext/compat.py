@@ -125,26 +125,38 @@ def local_rank(arguments: Any) -> int:
     return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else arguments.local_rank
 
 
-def fit_deepspeed(model: Any) -> None:
-    """DeepSpeed broadcasts and partitions a parameter's bytes: those made outside ``zero.Init`` must suit it.
+def fit_zero3(model: Any) -> None:
+    """ZeRO-3 wants one dtype: parameters made outside ``zero.Init`` stay float32 in a bf16 model.
 
-    Seen on deepspeed 0.12 to 0.19: channels-last convolutions cannot be viewed as bytes, and under ZeRO-3 float32
-    projectors in a bf16 model fail with a dtype or ``defragment`` error.
+    Seen on deepspeed 0.12 to 0.19, as a dtype or a ``defragment`` error at the first step.
     """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+    if not is_deepspeed_zero3_enabled():
+        return
     inner = model.get_model()
-    for parameter in inner.region_encoder.parameters():
-        # not .contiguous(): a 1x1 convolution counts as contiguous with the strides of either layout
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    if is_deepspeed_zero3_enabled():
-        for module in (inner.mm_projector, inner.region_projector, inner.region_encoder):
-            for parameter in (own for own in module.parameters() if not hasattr(own, "ds_id")):
-                parameter.data = parameter.data.to(model.lm_head.weight.dtype)
+    for module in (inner.mm_projector, inner.region_projector, inner.region_encoder):
+        for parameter in (own for own in module.parameters() if not hasattr(own, "ds_id")):
+            parameter.data = parameter.data.to(model.lm_head.weight.dtype)
+
+
+def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
+    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
+
+    Args:
+        parameters: to be whole inside the block.
+        write: what rank 0 writes to them stays.
+    """
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        return torch.no_grad()
+    from deepspeed import zero
+
+    return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
 
 
 def cpu_tower_dtype(model: Any) -> None:
-    """LLaVA puts its image tower into float16 without ``--bf16``; CPUs lack the kernels (torch 2.0) or are slow at it."""
+    """LLaVA puts its image tower into float16 without ``--bf16``; CPUs lack kernels for it (torch 2.0) or are slow."""
     tower = model.get_vision_tower()
     if tower.device.type == "cpu" and tower.dtype == torch.float16:
         tower.to(torch.float32)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from pvit_ext.checkpoint import CONFIG_FILE, load_region_encoder, load_region_modules, read_region_config
-from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.base import RegionEncoder
-from pvit_ext.projector import RegionProjector
-
-logger = logging.getLogger(__name__)
+from pvit_ext.checkpoint import CONFIG_FILE, load_region_modules, read_region_config
+from pvit_ext.config import RegionConfig
+from pvit_ext.modules import replace_region_modules
 
 
 def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
@@ -35,13 +29,9 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
     """
     from pvit_ext.model import region_class
 
-    kind, inner = region_class(type(model)), model.get_model()
-    encoder = _same_encoder(model, config) or load_region_encoder(model, config, checkpoint)
-    projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
-    _keep_what_fits(getattr(inner, "region_projector", None), projector)
+    kind = region_class(type(model))
+    replace_region_modules(model, config, checkpoint)
     model.__class__ = kind
-    inner.region_encoder, inner.region_projector = encoder, projector
-    setattr(model.config, CONFIG_KEY, config.to_dict())
     return model
 
 
@@ -123,34 +113,3 @@ def _base_of(modules: str, base: str | None) -> str:
             f"{modules} belongs to {base}, which is not there: name the checkpoint's folder (base=...)"
         )
     return base
-
-
-def _same_encoder(model: Any, config: RegionConfig) -> RegionEncoder | None:
-    """The model's encoder if the config names that one; its T, C and checksum then go into the config."""
-    old: RegionConfig | None = getattr(model, "region_config", None)
-    encoder: RegionEncoder | None = getattr(model.get_model(), "region_encoder", None)
-    if old is None or encoder is None or config.weights_sha256 not in (None, old.weights_sha256):
-        return None
-    one, other = ([c.encoder, c.encoder_options, c.weights] for c in (old, config))
-    if json.dumps(one) != json.dumps(other):  # as saved, where a tuple is a list
-        return None
-    config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
-    config.weights_sha256 = old.weights_sha256
-    return encoder
-
-
-def _keep_what_fits(old: RegionProjector | None, new: RegionProjector) -> None:
-    """Copy each part of the old projector whose tensors all have the new one's shapes."""
-    for name, part in new.named_children():
-        before = getattr(old, name, None)
-        if before is None:
-            continue
-        if (found := _shapes(before)) == (wanted := _shapes(part)):
-            part.load_state_dict(before.state_dict())
-            logger.info("region projector: %s is kept", name)
-        else:
-            logger.warning("region projector: %s starts anew, the old one %s does not fit %s", name, found, wanted)
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}

@@ -16,18 +16,12 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, MptForCausalLM
 
 from pvit_ext import compat
-from pvit_ext.checkpoint import (
-    create_region_modules,
-    finish_region_encoder,
-    keys_not_saved,
-    load_region_modules,
-    settle_missing,
-)
+from pvit_ext.checkpoint import keys_not_saved, load_region_modules
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.injection import BoundRegions, bind_to_images, inject_region_tokens, mark_regions
 from pvit_ext.inputs import Extra, build_inputs
-from pvit_ext.loading import attach
+from pvit_ext.modules import create_region_modules, finish_region_encoder, replace_region_modules, settle_missing
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.tower import capture_feature_maps
@@ -75,7 +69,7 @@ class RegionMixin:
         super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
         if not hasattr(model_args, "region_config"):
             return
-        attach(self, model_args.region_config(self.region_config))
+        replace_region_modules(self, model_args.region_config(self.region_config))
         if model_args.region_modules is not None:
             load_region_modules(self, model_args.region_modules)
 

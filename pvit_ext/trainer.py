@@ -28,8 +28,7 @@ class RegionTrainer(LLaVATrainer):
         if model.config.image_aspect_ratio != "anyres":
             train_dataset.image_rows = model.get_vision_tower().num_patches
         compat.cpu_tower_dtype(model)
-        if args.deepspeed:
-            compat.fit_deepspeed(model)
+        compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
         super().__init__(model=model, args=args, **keywords)
         if self.is_world_process_zero():

@@ -103,7 +103,6 @@ class CLIPResNet(nn.Module):
         self.layer3 = _stage(width * 8, width * 4, layers[2], stride=2)
         self.layer4 = _stage(width * 16, width * 8, layers[3], stride=2)
         self.attnpool = AttentionPool((pool // 2) ** 2, width * 32, heads, output_dim)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def trunk(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> res4 (B, 16 width, about H / 16, about W / 16), channels-last."""

@@ -1,0 +1,166 @@
+"""The region modules of a model: made with it, filled from the encoder's own file, or put into a loaded model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pvit_ext.compat import gathered
+from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
+from pvit_ext.files import sha256_file
+from pvit_ext.projector import RegionProjector
+
+WEIGHTS_FOLDER_VARIABLE = "PVIT_EXT_WEIGHTS"
+BOX_EMBEDDING = "region_projector.box_embedding."
+
+logger = logging.getLogger(__name__)
+
+
+def encoder_is_embedded(config: RegionConfig) -> bool:
+    """Whether the encoder's tensors live in the checkpoint: when asked for, and whenever no file holds them."""
+    return config.embed_weights or config.weights is None
+
+
+def create_region_modules(model: Any) -> None:
+    """Give a model under construction the modules its config names, so that ``from_pretrained`` fills them."""
+    inner = model.get_model()
+    inner.region_encoder = inner.region_projector = None
+    if (config := model.region_config) is None:
+        return
+    if encoder_is_embedded(config):
+        inner.region_encoder = build_region_encoder(config, tower_config(model))
+    inner.region_projector = RegionProjector(config, model.config.hidden_size)
+
+
+def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
+    """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
+
+    A box embedding starts at zero (stage 2 adds it). Everything may be missing from a checkpoint that is not the
+    config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
+
+    Raises:
+        ValueError: listing the others.
+    """
+    inner = f"{model.base_model_prefix}."
+    gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
+    if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
+        embedding = model.get_model().region_projector.box_embedding
+        with gathered(list(embedding.parameters()), write=True):
+            embedding.reset()
+        logger.info("%s has no box embedding: it starts at zero", checkpoint)
+    lost = sorted(key for key in gone if not key.startswith(BOX_EMBEDDING))
+    if lost and CONFIG_KEY in model.config_class.get_config_dict(checkpoint)[0]:
+        raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {lost}")
+    if lost:
+        logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
+
+
+def finish_region_encoder(model: Any, checkpoint: str | os.PathLike[str] = ".") -> None:
+    """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
+    config: RegionConfig | None = model.region_config
+    inner = model.get_model()
+    if config is None:
+        return
+    if inner.region_encoder is None:
+        inner.region_encoder = load_region_encoder(model, config, checkpoint)
+        setattr(model.config, CONFIG_KEY, config.to_dict())  # with the checksum, where there was none
+    _freeze(inner.region_encoder)
+
+
+def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
+    """Build an encoder, load its weights, freeze it if it is a tower, and put it where the language model is.
+
+    Args:
+        model: LLaVA model whose tower, device and dtype it has to fit.
+        config: its ``weights_sha256`` is filled when it is None, and compared otherwise.
+        checkpoint: folder in which a relative ``weights`` path is looked up too.
+
+    Raises:
+        FileNotFoundError: listing where the file was looked for.
+        ValueError: when the file's checksum is another.
+    """
+    encoder = build_region_encoder(config, tower_config(model))
+    if config.weights is not None:
+        path = _find_weights(config.weights, Path(checkpoint))
+        digest = sha256_file(path)
+        if config.weights_sha256 not in (None, digest):
+            raise ValueError(
+                f"{path} has sha256 {digest}, the checkpoint was made with {config.weights_sha256}: put the right file "
+                f"there, or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
+            )
+        config.weights_sha256 = digest
+        encoder.load_weights(str(path))
+    reference = model.lm_head.weight
+    return _freeze(encoder.to(device=reference.device, dtype=reference.dtype))
+
+
+def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> None:
+    """Give a model the encoder a config names, in place of the one it has; see :func:`~pvit_ext.attach`."""
+    inner = model.get_model()
+    encoder = _same_encoder(model, config) or load_region_encoder(model, config, checkpoint)
+    projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
+    _keep_what_fits(getattr(inner, "region_projector", None), projector)
+    inner.region_encoder, inner.region_projector = encoder, projector
+    setattr(model.config, CONFIG_KEY, config.to_dict())
+
+
+def tower_config(model: Any) -> Any:
+    """Config of the image tower, or None for a model without one."""
+    tower = model.get_vision_tower()
+    return None if tower is None else tower.config
+
+
+def _freeze(encoder: RegionEncoder) -> RegionEncoder:
+    return encoder.requires_grad_(not encoder.frozen).eval()
+
+
+def _find_weights(weights: str, checkpoint: Path) -> Path:
+    candidates = [Path(weights).expanduser(), checkpoint / weights, checkpoint / Path(weights).name]
+    if folder := os.environ.get(WEIGHTS_FOLDER_VARIABLE):
+        candidates.append(Path(folder) / Path(weights).name)
+    candidates = list(dict.fromkeys(candidates))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"weights of the region encoder not found, looked for {[str(candidate) for candidate in candidates]}; put the "
+        f"file into a folder and name the folder in {WEIGHTS_FOLDER_VARIABLE}"
+    )
+
+
+def _same_encoder(model: Any, config: RegionConfig) -> RegionEncoder | None:
+    """The model's encoder if the config names that one; its T, C and checksum then go into the config."""
+    old: RegionConfig | None = getattr(model, "region_config", None)
+    encoder: RegionEncoder | None = getattr(model.get_model(), "region_encoder", None)
+    if old is None or encoder is None or config.weights_sha256 not in (None, old.weights_sha256):
+        return None
+    one, other = ([c.encoder, c.encoder_options, c.weights] for c in (old, config))
+    if json.dumps(one) != json.dumps(other):  # as saved, where a tuple is a list
+        return None
+    config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
+    config.weights_sha256 = old.weights_sha256
+    return encoder
+
+
+def _keep_what_fits(old: RegionProjector | None, new: RegionProjector) -> None:
+    """Copy each part of the old projector whose tensors all have the new one's shapes."""
+    for name, part in new.named_children():
+        before = getattr(old, name, None)
+        if before is None:
+            continue
+        if (found := _shapes(before)) == (wanted := _shapes(part)):
+            part.load_state_dict(before.state_dict())
+            logger.info("region projector: %s is kept", name)
+        else:
+            logger.warning("region projector: %s starts anew, the old one %s does not fit %s", name, found, wanted)
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
