@@ -30,13 +30,13 @@ class Settings:
     tower_scenes: int = 3000
     train_scenes: int = 2000
     test_scenes: int = 120
-    language_steps: int = 400
+    language_steps: int = 550
     clip_steps: int = 700
     region_steps: int = 300
     base_steps: int = 120
     stage1_epochs: float = 1.0
     stage2_epochs: float = 2.0
-    stage1_rate: float = 2e-3
+    stage1_rate: float = 8e-3
     stage2_rate: float = 1e-3
 
     def scaled(self, scale: float) -> Settings:

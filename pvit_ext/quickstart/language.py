@@ -1,7 +1,7 @@
 """The quickstart's language model: a SentencePiece tokenizer and a tiny LLaMA, pre-trained on text alone.
 
 Its text has the questions of :mod:`pvit_ext.quickstart.world` with words where the region will stand ("What digit is in
-red seven?"). So it can read an attribute off that place before it ever sees a region, as a pre-trained language model
+redseven?"). So it can read an attribute off that place before it ever sees a region, as a pre-trained language model
 can, and stage 1 has only to align region features with its embedding space, which is the paper's logic.
 """
 
@@ -34,23 +34,29 @@ Turn = tuple[str, str]
 
 def text_turn(rng: random.Random) -> Turn:
     """A question about words, and its answer."""
-    (a, first), (b, second) = _thing(rng), _thing(rng)
-    kind = rng.choice(("digit", "colour", "larger", "larger"))
+    (colour, value), (other_colour, other) = ((rng.choice(list(COLOURS)), rng.randrange(10)) for _ in range(2))
+    if other == value:
+        other = (value + rng.randrange(1, 10)) % 10
+    words = [thing(colour, value), thing(other_colour, other)]
+    kind = rng.choice(("digit", "colour", "larger", "larger", "number"))
+    if kind == "number":
+        words = [DIGITS[value], DIGITS[other]]
+    first, second = (_mention(word, rng) for word in words)
     if kind == "digit":
-        return ASK_DIGIT.replace("<region>", first), DIGITS[a[1]]
+        return ASK_DIGIT.replace("<region>", first), DIGITS[value]
     if kind == "colour":
-        return ASK_COLOUR.replace("<region>", first), a[0]
-    while b[1] == a[1]:
-        b, second = _thing(rng)
+        return ASK_COLOUR.replace("<region>", first), colour
     question = ASK_LARGER.replace("<region>", first, 1).replace("<region>", second, 1)
-    return question, ANSWERS_LARGER[a[1] < b[1]]
+    return question, ANSWERS_LARGER[value < other]
 
 
-def _thing(rng: random.Random) -> tuple[tuple[str, int], str]:
-    colour, value = rng.choice(list(COLOURS)), rng.randrange(10)
-    words = [colour, DIGITS[value]]
-    rng.shuffle(words)
-    return (colour, value), rng.choice(("{}", "the {}", "a {}")).format(" ".join(words))
+def thing(colour: str, value: int) -> str:
+    """One word for a digit in a colour, as ordinary nouns carry several attributes in one word."""
+    return colour + DIGITS[value]
+
+
+def _mention(word: str, rng: random.Random) -> str:
+    return rng.choice(("{}", "the {}", "this {} here")).format(word)
 
 
 def render(turns: list[Turn]) -> str:
@@ -67,13 +73,13 @@ def train_tokenizer(folder: Path, sentences: list[str]) -> None:
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = [f"{c} {d} {d}, {c}" for c in COLOURS for d in DIGITS]
+    words = [f"{c} {d} {thing(c, v)} {thing(c, v)}" for c in COLOURS for v, d in enumerate(DIGITS)] * 10
     with atomic_write(folder / "tokenizer.model") as path, path.open("wb") as stream:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([SYSTEM] * 100 + words + sentences),
             model_writer=stream,
             model_type="bpe",
-            vocab_size=600,
+            vocab_size=800,
             hard_vocab_limit=False,
             byte_fallback=True,
             normalization_rule_name="identity",

@@ -48,25 +48,28 @@ _COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
 
 
 class AttributeHead(nn.Module):
-    """Reads digit and colour off a feature; thrown away after pre-training."""
+    """Reads digit and colour off a feature by its cosine with learned prototypes, as CLIP does; thrown away afterwards.
+
+    It also holds features at unit length, where a fresh linear projector puts them near word embeddings in size.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.digit, self.colour = nn.Linear(width, 10), nn.Linear(width, len(COLOURS))
+        self.prototypes = nn.Linear(width, 10 + len(COLOURS), bias=False)
 
     def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy, and the share (2,) of right digits and colours.
+        """Mean loss, and the share (2,) of right digits and colours.
 
         Args:
             features: (N, C).
             targets: (N, 2) int64, digit and index of the colour.
         """
-        features = self.norm(features)
-        logits = self.digit(features), self.colour(features)
+        cosine = F.linear(F.normalize(features, dim=1), F.normalize(self.prototypes.weight, dim=1))  # (N, 16)
+        logits = (cosine * 20).split([10, len(COLOURS)], 1)
         losses = [F.cross_entropy(part, targets[:, axis]) for axis, part in enumerate(logits)]
         right = [(part.argmax(1) == targets[:, axis]).float().mean() for axis, part in enumerate(logits)]
-        return losses[0] + losses[1], torch.stack(right)
+        length = (features.norm(dim=1) - 1).square().mean()
+        return losses[0] + losses[1] + 0.1 * length, torch.stack(right)
 
 
 def image_processor() -> Any:
