@@ -9,6 +9,7 @@ import torch
 
 from pvit_ext.checkpoint import CONFIG_FILE, load_region_modules, read_region_config
 from pvit_ext.config import RegionConfig
+from pvit_ext.lora import is_adapter, merge_adapter
 from pvit_ext.modules import replace_region_modules
 
 
@@ -46,7 +47,8 @@ def load_pretrained_model(
     """Load tokenizer, model, image processor and context length, like LLaVA's function of this name, with regions.
 
     Args:
-        path: a LLaVA checkpoint, or a folder of :func:`~pvit_ext.save_region_modules` (the output of stage 1).
+        path: a LLaVA checkpoint, or a folder of :func:`~pvit_ext.save_region_modules` (the output of stage 1), which
+            may hold a LoRA adapter too; it is merged.
         base: LLaVA checkpoint under such a folder; by default the one it names.
         region_config: attach this encoder, in place of the checkpoint's if it has one.
         device: default CUDA if there is one, else CPU.
@@ -64,6 +66,8 @@ def load_pretrained_model(
     if modules:
         attach(model, read_region_config(modules)[0], checkpoint=modules)
         load_region_modules(model, modules)
+        if is_adapter(modules):
+            model = merge_adapter(model, modules)
     if region_config is not None:
         attach(model, region_config, checkpoint=path)
     context_len = getattr(model.config, "max_sequence_length", 2048)

@@ -32,6 +32,7 @@ TRAIN_POINTS = (
         "pvit_ext.prompt:tokenizer_region_token",
         {"": ("prompt", "tokenizer", "image_token_index", "return_tensors")},
     ),
+    PatchPoint(f"{_MODULE}:find_all_linear_names", "pvit_ext.lora:find_all_linear_names", {"": ("model",)}),
     PatchPoint(
         f"{_MODULE}:safe_save_model_for_hf_trainer",
         "pvit_ext.trainer:export_model",

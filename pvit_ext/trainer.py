@@ -42,6 +42,12 @@ class RegionTrainer(LLaVATrainer):
         extra = {"metrics": metrics} if "metrics" in inspect.signature(Trainer._save_checkpoint).parameters else {}
         Trainer._save_checkpoint(self, model, trial, **extra)
 
+    def save_state(self) -> None:
+        """LLaVA's end of a LoRA run writes adapter and trained weights; the region modules' config goes with them."""
+        super().save_state()
+        if self.args.lora_enable:
+            save_region_modules(self.model, self.args.output_dir, self.model.name_or_path, self.args.should_save)
+
 
 def freeze_for_stage(model: Any, stage: str) -> None:
     """Set ``requires_grad``: structurally, by module, never by name.
@@ -87,11 +93,12 @@ def _parts(model: Any) -> Iterator[tuple[str, list[nn.Parameter]]]:
 
 
 def _lora_layers(model: Any) -> list[nn.Module]:
-    """peft's adapter weights: every dictionary of adapters that a LoRA layer names itself."""
+    """peft's adapter weights: the dictionaries of adapters in every LoRA layer."""
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    return [getattr(layer, name) for layer in layers for name in layer.adapter_layer_names if hasattr(layer, name)]
+    names = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")  # peft's own attributes since 0.4
+    return [part for layer in layers for name in names if isinstance(part := getattr(layer, name, None), nn.Module)]
 
 
 def _count(parameter: nn.Parameter) -> int:

@@ -21,7 +21,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 BIN = Path(sys.executable).parent
 
 
-@pytest.mark.parametrize("name", ["stage1.sh", "stage2.sh"])
+@pytest.mark.parametrize("name", ["stage1.sh", "stage2.sh", "stage2_lora.sh"])
 def test_a_recipe_is_bash_and_python(name: str) -> None:
     text = (RECIPES / name).read_text()
     ast.parse(text)
