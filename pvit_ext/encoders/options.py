@@ -1,0 +1,58 @@
+"""Reading ``RegionConfig.encoder_options`` and the image tower's sizes, for encoders that look at its features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
+
+
+def read_options(kind: type[Options], given: dict[str, Any], name: str, **defaults: Any) -> Options:
+    """An options dataclass from ``RegionConfig.encoder_options``; lists, which JSON has for tuples, become tuples.
+
+    Args:
+        kind: the dataclass.
+        given: ``encoder_options``.
+        name: of the encoder.
+        defaults: values of another variant than the dataclass's own.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
+    assert is_dataclass(kind)
+    known = [item.name for item in fields(kind)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"unknown {name} options {unknown}; known: {', '.join(known)}")
+    values = {**defaults, **given}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_tower(tower_config: Any, name: str) -> Any:
+    """The config of the image tower.
+
+    Raises:
+        ValueError: when there is none, or it lacks the sizes that encoders need.
+    """
+    needed = ("hidden_size", "num_hidden_layers", "patch_size")
+    if missing := [item for item in needed if not hasattr(tower_config, item)]:
+        raise ValueError(f"region encoder {name!r} reads the image tower's features; its config lacks {missing}")
+    return tower_config
+
+
+def check_layers(layers: Sequence[int] | None, tower_config: Any, levels: int = 4) -> tuple[int, ...]:
+    """Hidden layers to read: the given ones, or some that are spread over the tower's second half.
+
+    Those of a CLIP-L are -11, -8, -5 and -2, as GPT4RoI has them. -1 is left out: LLaVA does not read it either.
+
+    Raises:
+        ValueError: for a layer the tower does not have.
+    """
+    depth = tower_config.num_hidden_layers
+    if layers is None:
+        step, levels = max(depth // 8, 1), min(levels, depth)
+        return tuple(range(-2 - step * (levels - 1), -1, step))
+    if not layers or any(not -depth - 1 <= layer <= depth for layer in layers):
+        raise ValueError(f"the tower has hidden layers {-depth - 1} to {depth}, got {list(layers)}")
+    return tuple(layers)
