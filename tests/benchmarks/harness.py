@@ -66,11 +66,19 @@ def _row(case: str, form: str, values: list[float], baseline: float, facts: dict
         "speedup": round(baseline / median, 2),
         "rounds": len(values),
         **facts,
+        "scheduling": _scheduling(),
+        "load": round(os.getloadavg()[0], 1),
         "allocator": "keeps pages" if KEEPS_PAGES else "default",
         "device": _device(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def _scheduling() -> str:
+    """How far the process stands before others on a shared machine: realtime rows are not what a busy machine gives."""
+    realtime = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    return "realtime" if realtime else f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
 
 
 def _device() -> str:

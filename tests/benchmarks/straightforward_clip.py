@@ -1,4 +1,4 @@
-"""CLIP's ModifiedResNet as one writes it first: batch norms, contiguous maps, attention over all tokens."""
+"""CLIP's ModifiedResNet as RegionCLIP runs it: batch norms, in-place ReLU, contiguous maps, attention of all tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.pool(F.relu(self.bn2(self.conv2(out))))
-        return F.relu(self.bn3(self.conv3(out)) + self.downsample(x))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn3(self.conv3(self.pool(F.relu(self.bn2(self.conv2(out)), inplace=True))))
+        out += self.downsample(x)
+        return F.relu(out, inplace=True)
 
 
 class MultiHeadPool(nn.Module):
@@ -87,9 +88,9 @@ class StraightforwardCLIPResNet(nn.Module):
         self.eval().requires_grad_(False)
 
     def trunk(self, pixels: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(pixels)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            pixels = F.relu(norm(conv(pixels)), inplace=True)
+        x = F.avg_pool2d(pixels, 2)
         return self.layer3(self.layer2(self.layer1(x)))
 
     def head(self, pooled: Tensor) -> Tensor:
