@@ -107,19 +107,18 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths_q: Sequence[int], lengths_k: 
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for n, pair in enumerate(zip(lengths_q, lengths_k, strict=True)):
         groups[pair].append(n)
-    order = [n for members in groups.values() for n in members]
-    if regrouped := order != sorted(order):
-        rows_q, rows_k = _rows(lengths_q, order, q.device), _rows(lengths_k, order, q.device)
-        q, k, v = q.index_select(0, rows_q), k.index_select(0, rows_k), v.index_select(0, rows_k)
-    counts = [len(members) for members in groups.values()]
-    split_q = q.split([count * pair[0] for count, pair in zip(counts, groups, strict=True)])
-    split_k, split_v = (x.split([n * pair[1] for n, pair in zip(counts, groups, strict=True)]) for x in (k, v))
-    parts = []
-    for count, *sets in zip(counts, split_q, split_k, split_v, strict=True):
-        heads = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in sets)  # (n, H, L, D)
-        parts.append(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(0, 1))  # (n * Lq, H, D)
-    out = torch.cat(parts)  # (Tq, H, D)
-    return out.index_select(0, rows_q.argsort()) if regrouped else out
+    sets = [x.split(list(lengths)) for x, lengths in ((q, lengths_q), (k, lengths_k), (v, lengths_k))]
+    results = list(sets[0])
+    for members in groups.values():
+        heads = [_stacked([part[n] for n in members]).transpose(1, 2) for part in sets]  # (n, H, L, D)
+        attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2]).transpose(1, 2)  # (n, Lq, H, D)
+        for n, result in zip(members, attended.unbind(), strict=True):
+            results[n] = result
+    return torch.cat(results)  # (Tq, H, D)
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]  # most lengths are rare: a view, no copy
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, lengths_q: Sequence[int], lengths_k: Sequence[int]) -> Tensor:
