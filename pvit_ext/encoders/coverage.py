@@ -1,0 +1,127 @@
+"""Which cells of a grid a region covers: all that it touches.
+
+:func:`pvit_ext.region_masks.sample_masks` asks a mask at the centres of cells instead, as the encoders do that pool.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.regions import RegionError, Size
+from pvit_ext.views import View
+
+Ints = NDArray[np.int64]
+EDGE = 1e-3
+"""Of a cell. A float32 box that ends on the edge of a cell, give or take its rounding, does not touch the next one."""
+
+
+def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 0) -> list[Ints]:
+    """Per region the cells that it touches, at least one, as ascending indices into the flattened grid of its image.
+
+    A box touches by its exact edges, every other kind by the pixels of its mask. Work and memory of a box grow with
+    what it covers.
+
+    Args:
+        inputs: with ``views``.
+        grid: (columns, rows).
+        cell: side of a cell, pixels of the tower's view.
+        context: rings of neighbouring cells to add.
+
+    Raises:
+        RegionError: naming a region that the tower's view crops away.
+    """
+    found = []
+    boxes = inputs.tower_boxes.double().cpu().numpy() / cell  # (M, 4)
+    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
+        (left, top, right, bottom), view = boxes[number], inputs.views[image]
+        if region.kind == "box":
+            rows, columns = _span(top, bottom, grid[1], context), _span(left, right, grid[0], context)
+            found.append((rows[:, None] * grid[0] + columns).ravel())
+            continue
+        touched = _count_within(inputs.masks[number], *_pixel_edges(view, inputs.image_sizes[image], grid, cell)) > 0
+        _check_visible(touched, inputs, number)
+        found.append(np.flatnonzero(_grown(touched, context)))
+    return found
+
+
+def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
+    """How much of every cell of a grid over each region's visible box its mask covers, (M, grid, grid) float32 in 0..1.
+
+    Args:
+        inputs: with ``views``.
+        grid: cells per side.
+
+    Raises:
+        RegionError: naming a region that the tower's view crops away.
+    """
+    shares = torch.ones(len(inputs.regions), grid, grid)
+    boxes = inputs.tower_boxes.cpu()
+    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
+        if region.kind == "box":
+            continue
+        box = inputs.views[image].unmap_boxes(boxes[number : number + 1])[0].tolist()
+        edges: list[Ints] = []
+        for axis in (1, 0):
+            at = np.linspace(box[axis], box[axis + 2], grid + 1)
+            margin = EDGE * (at[1] - at[0])
+            ends = np.floor(at[:-1] + margin), np.ceil(at[1:] - margin)
+            edges += [end.clip(0, inputs.image_sizes[image][axis]).astype(np.int64) for end in ends]
+        counts = _count_within(inputs.masks[number], edges[0], edges[1], edges[2], edges[3])
+        _check_visible(counts > 0, inputs, number)
+        area = (edges[1] - edges[0])[:, None] * (edges[3] - edges[2])
+        shares[number] = torch.from_numpy(counts / np.maximum(area, 1))
+    return shares
+
+
+def _check_visible(cells: NDArray[np.bool_], inputs: RegionInputs, number: int) -> None:
+    if cells.any():
+        return
+    owner = inputs.owners[number] if inputs.owners else f"region {number}"
+    image = int(inputs.image_index[number])
+    width, height = inputs.views[image].size
+    raise RegionError(
+        f"{owner}, image {image} of the batch: the tower's {width}x{height} view crops all of the "
+        f"{inputs.regions[number]} away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+    )
+
+
+def _span(low: float, high: float, count: int, context: int) -> Ints:
+    """Cells that [low, high) touches, in cells; the one at the middle if it is narrower than a cell's edge."""
+    first, last = np.floor(low + EDGE), np.ceil(high - EDGE)
+    if last <= first:
+        first = np.floor((low + high) / 2)
+        last = first + 1
+    first, last = min(first, count - 1), min(last, count)  # a tower drops a last column narrower than a patch
+    return np.arange(max(first - context, 0), min(last + context, count), dtype=np.int64)
+
+
+def _pixel_edges(view: View, size: Size, grid: Size, cell: float) -> tuple[Ints, Ints, Ints, Ints]:
+    """First and one past the last pixel of the original in every row of cells, then in every column."""
+    edges: list[Ints] = []
+    for axis in (1, 0):
+        at = (np.arange(grid[axis] + 1) * cell - view.shift[axis]) / view.scale[axis]
+        margin = EDGE * cell / view.scale[axis]
+        first, last = np.floor(at[:-1] + margin), np.ceil(at[1:] - margin)
+        last[-1] = np.ceil(max(at[-1], (view.size[axis] - view.shift[axis]) / view.scale[axis]) - margin)
+        edges += [part.clip(0, size[axis]).astype(np.int64) for part in (first, last)]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _count_within(mask: NDArray[np.bool_], top: Ints, bottom: Ints, left: Ints, right: Ints) -> Ints:
+    """How many are set in ``mask[top[i]:bottom[i], left[j]:right[j]]``, for all i and j."""
+    table = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, dtype=np.int64).cumsum(1)  # of all rectangles from the corner
+    strips = table[bottom] - table[top]
+    counts: Ints = strips[:, right] - strips[:, left]
+    return counts
+
+
+def _grown(cells: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    if not by:
+        return cells
+    (rows, columns), (height, width) = (np.arange(count) for count in cells.shape), cells.shape
+    vertical = (rows - by).clip(0), (rows + by + 1).clip(max=height)
+    return _count_within(cells, *vertical, (columns - by).clip(0), (columns + by + 1).clip(max=width)) > 0
