@@ -160,7 +160,17 @@ def _attention() -> dict[str, str]:
         "sdpa": f"torch {torch.__version__}: torch.nn.functional.scaled_dot_product_attention",
         "eager": f"transformers {_version('transformers')} does not use sdpa with torch {torch.__version__}",
     }
-    return {"language model": f"{default} ({reasons.get(default, 'chosen by transformers')})", **_flash(torch)}
+    chosen = f"{default} ({reasons.get(default, 'chosen by transformers')})"
+    return {"language model": chosen, "region cross-attention": _region_attention(torch), **_flash(torch)}
+
+
+def _region_attention(torch: Any) -> str:
+    """What pvit_ext.attention would run for half-precision tensors of 64 channels a head."""
+    from pvit_ext.attention_backend import environment, select_backend
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    choice = select_backend(device.type, torch.bfloat16, 64, environment(device))
+    return f"{choice.backend} ({'; '.join((choice.kernel, *choice.reasons))})"
 
 
 def _flash(torch: Any) -> dict[str, str]:

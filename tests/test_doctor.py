@@ -102,6 +102,9 @@ def test_flash_attention_needs_cuda_and_the_package(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     assert "no (no CUDA device; flash_attn: " in doctor._attention()["flash_attention_2"]
+    assert doctor._attention()["region cross-attention"].startswith("sdpa (")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     monkeypatch.setitem(sys.modules, "flash_attn", importlib.import_module("json"))
+    assert "compute capability 7.0" in doctor._attention()["region cross-attention"]
     assert doctor._attention()["flash_attention_2"] == "on request (attn_implementation)"
