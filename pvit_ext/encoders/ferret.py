@@ -103,12 +103,10 @@ class Ferret(RegionEncoder):
         weight = self.flatten.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        images, index = inputs.image_index.unique(return_inverse=True)  # other images are not projected
         (feature_map,) = inputs.feature_maps
-        sizes = torch.tensor([inputs.views[i].size for i in images.tolist()], dtype=torch.float32)
+        sizes = torch.tensor([view.size for view in inputs.views], dtype=torch.float32, device=weight.device)
         points = points_inside(inputs, self.options.points, self.options.seed).to(weight.device)
-        index = index.to(weight.device)
-        return self.encode(feature_map[images.to(feature_map.device)], points, sizes.to(weight.device), index)
+        return self.encode(feature_map, points, sizes, inputs.image_index.to(weight.device))
 
     def encode(
         self,
@@ -130,9 +128,12 @@ class Ferret(RegionEncoder):
             nearest: per round (M, groups, neighbours) int64, where ties have to be broken as elsewhere.
         """
         weight = self.flatten.weight
-        rows = feature_map.permute(0, 2, 3, 1).flatten(0, 2).to(weight.device, weight.dtype)  # (B * H * W, C)
         unit = points / view_sizes[image_index][:, None]
-        taps: Taps | None = self._taps(points, unit, feature_map, image_index)
+        taps: Taps | None
+        rows, taps = self._taps(points, unit, feature_map, image_index).used(
+            feature_map.permute(0, 2, 3, 1).flatten(0, 2).to(weight.device)  # (B * H * W, C)
+        )
+        rows = rows.to(weight.dtype)
         for number, groups in enumerate(self.rounds):
             start, near = (None if given is None else given[number] for given in (first, nearest))
             rows, unit = groups(rows, unit, taps, start, near)  # (M, groups, C), (M, groups, 2)

@@ -106,24 +106,28 @@ class Osprey(RegionEncoder):
         weight = self.mask_token.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        tokens = [self.mask_token(torch.stack(self._levels(inputs)).sum(0))]  # (M, C)
+        levels = [
+            linear(pooled.to(weight.device, weight.dtype))
+            for linear, pooled in zip(self.levels, self.pool(inputs), strict=True)
+        ]
+        tokens = [self.mask_token(torch.stack(levels).sum(0))]  # (M, C)
         if self.position_token is not None:
             shapes = sample_masks(inputs, (self.options.position_grid,) * 2).flatten(1)  # (M, cells)
             tokens.append(self.position_token(shapes.to(weight.device, weight.dtype)))
         return torch.stack(tokens, 1)  # (M, T, C)
 
-    def _levels(self, inputs: RegionInputs) -> list[Tensor]:
-        """Each level's pooled feature in the common width, (M, hidden) each."""
+    def pool(self, inputs: RegionInputs) -> list[Tensor]:
+        """Mean of each level's map inside each mask, (M, C_l) float32 per level."""
         cells: dict[tuple[int, int, float], tuple[Tensor, Tensor]] = {}
-        features = []
-        for feature_map, stride, linear in zip(inputs.feature_maps, self.strides, self.levels, strict=True):
+        pooled = []
+        for feature_map, stride in zip(inputs.feature_maps, self.strides, strict=True):
             height, width = feature_map.shape[-2:]
             if (height, width, stride) not in cells:  # a ViT's levels share one grid
                 masks = sample_masks(inputs, (height, width), (stride, stride)) > 0
                 cells[height, width, stride] = _rows(masks, inputs.image_index)
             rows, counts = (part.to(feature_map.device) for part in cells[height, width, stride])
-            features.append(linear(mask_mean(feature_map, rows, counts).to(self.mask_token.weight.dtype)))
-        return features
+            pooled.append(mask_mean(feature_map, rows, counts))
+        return pooled
 
 
 def _rows(masks: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:

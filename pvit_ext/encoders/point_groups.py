@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-REGIONS_PER_PASS = 2
-"""Regions whose groups are formed at once. Each takes 12 MB for a CLIP-L in float32: more fall out of a CPU's cache."""
+REGIONS_PER_PASS = {"cpu": 1, "cuda": 32}
+"""Regions whose groups are formed at once, 12 MB each for a CLIP-L in float32: two overflow a CPU's cache."""
 
 
 ALL = slice(None)
@@ -35,6 +35,12 @@ class Taps:
         return F.embedding_bag(*flat, mode="sum", per_sample_weights=self.weights.flatten(0, 1)).unflatten(
             0, self.rows.shape[:2]
         )
+
+    def used(self, table: Tensor) -> tuple[Tensor, Taps]:
+        """The rows of a table (R, C) that are read at all, and where they are now."""
+        read = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        read[self.rows] = True
+        return table[read], Taps((read.cumsum(0) - 1)[self.rows], self.weights)
 
     def at(self, chosen: Tensor) -> Taps:
         """The taps of some points, (M, G) int64."""
@@ -119,7 +125,8 @@ class PointGroups(nn.Module):
         centres = take(points, kept)  # (M, G, 2)
         moving, fixed = self._project(rows, points, centres, taps, kept)  # (M, N, C), (M, G, C)
         parts = []
-        for part in torch.arange(len(points), device=points.device).split(REGIONS_PER_PASS):
+        at_once = REGIONS_PER_PASS.get(points.device.type, 1)
+        for part in torch.arange(len(points), device=points.device).split(at_once):
             near = nearest_points(points[part], centres[part], self.neighbors) if nearest is None else nearest[part]
             hidden = F.relu(take(moving[part], near).add_(fixed[part, :, None]), inplace=True)  # (m, G, K, C)
             hidden = self.norm(hidden.to(self.norm.weight.dtype))
