@@ -20,12 +20,12 @@ STAGES = ("align", "finetune")
 class RegionModelArguments(llava_train.ModelArguments):
     """LLaVA's model arguments and the region encoder's."""
 
-    region_encoder: str = field(default="regionclip", metadata={"help": "registered name of the region encoder"})
+    region_encoder: str | None = field(default=None, metadata={"help": "registered name; default regionclip"})
     region_weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
-    region_encoder_options: str = field(default="{}", metadata={"help": "JSON object of the encoder's options"})
-    region_embed_weights: bool = field(default=False, metadata={"help": "copy the encoder's weights into checkpoints"})
-    region_projector: str = field(default="linear", metadata={"help": "linear or mlp2x_gelu"})
-    region_delimiters: bool = field(default=True, metadata={"help": "learn two embeddings around each region"})
+    region_encoder_options: str | None = field(default=None, metadata={"help": "JSON object of the encoder's options"})
+    region_embed_weights: bool | None = field(default=None, metadata={"help": "copy the weights into checkpoints"})
+    region_projector: str | None = field(default=None, metadata={"help": "linear (default) or mlp2x_gelu"})
+    region_delimiters: bool | None = field(default=None, metadata={"help": "learn two embeddings around each region"})
     region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
@@ -36,24 +36,30 @@ class RegionModelArguments(llava_train.ModelArguments):
             present: config of the checkpoint that is trained, if it has regions.
 
         Raises:
-            ValueError: when ``--region_encoder_options`` is no JSON object.
+            ValueError: when an argument contradicts what is there already, or is no JSON object.
         """
-        if self.region_modules is not None:
-            config = read_region_config(self.region_modules)[0]
-        elif present is not None:
-            config = present
-        else:
-            config = RegionConfig(
-                encoder=self.region_encoder,
-                weights=self.region_weights,
-                embed_weights=self.region_embed_weights,
-                projector=self.region_projector,
-                delimiters=self.region_delimiters,
-                encoder_options=_json_object(self.region_encoder_options),
-            )
+        config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
+        given = self._given()
+        if config is None:
+            config = RegionConfig(**given)
+        elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
+            source = self.region_modules or self.model_name_or_path
+            raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
         config.box_embedding |= self.region_box_embedding
         config.conv_version = self.version
         return config
+
+    def _given(self) -> dict[str, Any]:
+        options = None if self.region_encoder_options is None else _json_object(self.region_encoder_options)
+        values = {
+            "encoder": self.region_encoder,
+            "weights": self.region_weights,
+            "embed_weights": self.region_embed_weights,
+            "projector": self.region_projector,
+            "delimiters": self.region_delimiters,
+            "encoder_options": options,
+        }
+        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass
@@ -63,17 +69,20 @@ class RegionDataArguments(llava_train.DataArguments):
     region_jitter: float = field(
         default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
     )
-    region_seed: int = field(default=42, metadata={"help": "seed of the jitter"})
     image_grid_pinpoints: str | None = field(
         default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres"}
     )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.region_jitter < 0.5:
+            raise ValueError(f"--region_jitter {self.region_jitter}: a part of a box's extent, from 0 to below 0.5")
 
 
 @dataclass
 class RegionTrainingArguments(llava_train.TrainingArguments):
     """LLaVA's training arguments and the stage.
 
-    Stage ``align`` trains the region projector and the delimiters, ``finetune`` whatever LLaVA's own flags train and
+    Stage ``align`` trains the region modules alone, ``finetune`` whatever LLaVA's own flags train and
     the region projector.
     """
 
@@ -104,7 +113,7 @@ def _flags_of_yaml(path: str) -> list[str]:
         values = yaml.safe_load(stream)
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
-    return [word for key, value in values.items() for word in (f"--{key}", _text(value))]
+    return [word for key, value in values.items() if value is not None for word in (f"--{key}", _text(value))]
 
 
 def _text(value: Any) -> str:

@@ -55,7 +55,7 @@ def region_state(model: Any) -> dict[str, Tensor]:
 
 
 def save_region_modules(
-    model: Any, folder: str | os.PathLike[str], base: str | None = None, write: bool = True
+    model: Any, folder: str | os.PathLike[str], base: str | None = None, write: bool = True, adapter: bool = False
 ) -> None:
     """Write region tensors and their config (safetensors + JSON), nothing of LLaVA.
 
@@ -64,6 +64,7 @@ def save_region_modules(
         folder: made if missing.
         base: checkpoint the modules belong to; :func:`~pvit_ext.load_pretrained_model` uses it by default.
         write: False on ranks that only take part in gathering.
+        adapter: a LoRA adapter belongs to the modules and will be written beside them.
     """
     state = region_state(model)
     if not write:
@@ -72,7 +73,8 @@ def save_region_modules(
     with atomic_write(Path(folder, MODULES_FILE)) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     with atomic_write(Path(folder, CONFIG_FILE)) as temporary:
-        temporary.write_text(json.dumps({"base": base, CONFIG_KEY: model.region_config.to_dict()}, indent=2))
+        values = {"base": base, "adapter": adapter, CONFIG_KEY: model.region_config.to_dict()}
+        temporary.write_text(json.dumps(values, indent=2))
 
 
 def read_region_config(folder: str | os.PathLike[str]) -> tuple[RegionConfig, str | None]:

@@ -6,10 +6,12 @@ transformers 5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing 
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import inspect
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -126,18 +128,28 @@ def local_rank(arguments: Any) -> int:
 
 
 def fit_zero3(model: Any) -> None:
-    """ZeRO-3 wants one dtype: parameters made outside ``zero.Init`` stay float32 in a bf16 model.
+    """Make a model with regions fit for ZeRO-3, before DeepSpeed's engine takes it.
 
-    Seen on deepspeed 0.12 to 0.19, as a dtype or a ``defragment`` error at the first step.
+    Parameters made outside ``zero.Init`` (projectors, LoRA, region modules) stay float32 in a bf16 model, which ends in
+    a dtype or ``defragment`` error at the first step (seen on deepspeed 0.12 to 0.19). An encoder runs its tower once
+    per image size, so ranks make different numbers of passes, and the gathering inside it deadlocks (2 gloo ranks,
+    mixed sizes): as a leaf module it is gathered whole, once a step.
     """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     if not is_deepspeed_zero3_enabled():
         return
-    inner = model.get_model()
-    for module in (inner.mm_projector, inner.region_projector, inner.region_encoder):
-        for parameter in (own for own in module.parameters() if not hasattr(own, "ds_id")):
+    for parameter in model.parameters():
+        if not hasattr(parameter, "ds_id") and parameter.is_floating_point():
             parameter.data = parameter.data.to(model.lm_head.weight.dtype)
+    import deepspeed.utils
+
+    if hasattr(deepspeed.utils, "set_z3_leaf_modules"):
+        deepspeed.utils.set_z3_leaf_modules(model, [type(model.get_model().region_encoder)])
+    else:
+        logger.warning(
+            "this DeepSpeed has no leaf modules: ZeRO-3 hangs when ranks see different numbers of image sizes"
+        )
 
 
 def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
@@ -160,6 +172,17 @@ def cpu_tower_dtype(model: Any) -> None:
     tower = model.get_vision_tower()
     if tower.device.type == "cpu" and tower.dtype == torch.float16:
         tower.to(torch.float32)
+
+
+def leave_cpu_group() -> None:
+    """End a finished CPU launch at once: gloo's threads aborted 3 of 20 two-rank ZeRO-3 runs at interpreter exit."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.cuda.is_available():
+        return
+    torch.distributed.barrier()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def enable_cpu(arguments: Any) -> None:

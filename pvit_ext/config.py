@@ -14,9 +14,10 @@ class RegionConfig:
 
     Args:
         encoder: registered name of the region encoder.
-        weights: file with the encoder's own (frozen) weights, or None for random weights or none to load.
+        weights: file with the encoder's own weights, or None for random weights or none to load.
         weights_sha256: of that file, filled when it is first read; another file of the same name is an error.
-        embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file.
+        embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file; always so for an
+            encoder that trains.
         projector: region features to language-model width: ``linear`` (PVIT) or ``mlp2x_gelu``.
         box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2).
         delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>).

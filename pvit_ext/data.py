@@ -7,18 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from llava import mm_utils
 from llava.constants import IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
-from pvit_ext.inference import region_extra
+from pvit_ext.inputs import region_extra
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.records import RecordError, load_records
 from pvit_ext.regions import Region
-from pvit_ext.views import load_image
+from pvit_ext.views import load_image, reading
 
 
 class RegionDataset(llava_train.LazySupervisedDataset):
@@ -41,11 +40,6 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         self.list_data_dict = [record.data for record in self.records]
         self.tokenizer = tokenizer
         self.data_args = data_args
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader; boxes are jittered anew in every epoch."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
@@ -55,7 +49,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         """
         record = self.records[index]
         has_image = "image" in record.data
-        image = load_image(Path(self.data_args.image_folder, record.data["image"])) if has_image else None
+        image = None
+        if has_image:
+            with reading(record.where):
+                image = load_image(Path(self.data_args.image_folder, record.data["image"]))
         conversations = [copy.deepcopy(record.data["conversations"])]
         if has_image:
             conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
@@ -66,8 +63,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             side = self.data_args.image_processor.crop_size
             item["image"] = torch.zeros(3, side["height"], side["width"])
             return item | {"image_size": (side["width"], side["height"]), "regions": [], "region_extra": None}
-        regions = self._jittered([region.resolve(image.size, record.where) for region in record.regions], index)
-        regions = [region.resolve(image.size, record.where) for region in regions]
+        regions = [region.resolve(image.size, record.where) for region in record.regions]
+        regions = [
+            jitter_box(region, self.data_args.region_jitter).resolve(image.size, record.where) for region in regions
+        ]
         item["image"] = self._pixels(image)
         extra = region_extra(self.region_encoder, [image], regions, record.where)[0]
         return item | {"image_size": image.size, "regions": regions, "region_extra": extra}
@@ -76,48 +75,43 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
 
     def _check(self, item: dict[str, Any], record: Any) -> None:
-        """Nothing is trained on with its answer masked away or its region cut off."""
-        limit = self.tokenizer.model_max_length
-        if not (item["labels"][:limit] != IGNORE_INDEX).any():
-            problem = "no answer token is left to learn from: LLaVA masks an answer whose tokens it cannot place"
-            raise RecordError(
-                [f"{record.where}: {problem} ('tokenization mismatch'), or --model_max_length {limit} is short"]
-            )
-        ids = item["input_ids"]
-        where = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
-        if len(where) != len(record.specs):
-            problem = f"{len(record.specs)} regions, but its prompt keeps {len(where)} <region>"
+        """Nothing is trained on with its answer masked or cut away, or its region cut off."""
+        ids, limit = item["input_ids"], self.tokenizer.model_max_length
+        answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
+        if len(answer) == 0:
+            problem = "LLaVA masks an answer whose tokens it cannot place (see its 'tokenization mismatch')"
+            raise RecordError([f"{record.where}: no answer token is left to learn from: {problem}"])
+        regions = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
+        if len(regions) != len(record.specs):
+            problem = f"{len(record.specs)} regions, but its prompt keeps {len(regions)} <region>"
             raise RecordError([f"{record.where}: {problem}; --version plain drops the question, use another template"])
-        if len(where) == 0:
-            return
-        before = ids[: where[-1] + 1]
+        for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
+            if len(places) and (row := self._row_after(ids, int(places[0]))) > limit:
+                raise RecordError(
+                    [f"{record.where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it"]
+                )
+
+    def _row_after(self, ids: torch.Tensor, place: int) -> int:
+        """Row of the prompt, images and regions expanded, behind the token at ``place``."""
+        before = ids[: place + 1]
         images = int((before == IMAGE_TOKEN_INDEX).sum()) * ((self.image_rows or 1) - 1)
-        rows = len(before) + images + len(where) * (self.slots_per_region - 1)
-        if rows > limit:
-            raise RecordError(
-                [f"{record.where}: its last region ends at row {rows}, --model_max_length is {limit}; raise it"]
-            )
-
-    def _jittered(self, regions: list[Region], index: int) -> list[Region]:
-        """PVIT's augmentation: each side of a box moves by up to ``region_jitter`` of the box's extent."""
-        if not self.data_args.region_jitter:
-            return regions
-        random = np.random.default_rng((self.data_args.region_seed, self.epoch, index))
-        return [jitter_box(region, self.data_args.region_jitter, random) for region in regions]
+        return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
 
 
-def jitter_box(region: Region, fraction: float, random: np.random.Generator) -> Region:
-    """Move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
+def jitter_box(region: Region, fraction: float) -> Region:
+    """PVIT's augmentation: move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
 
-    Other kinds stay, and so do boxes below one pixel: clipped again, they could fall under the least size.
+    Drawn from torch's generator, which data loaders seed anew for every worker and epoch. Other kinds stay, and so do
+    boxes below one pixel: clipped again, they could fall under the least size.
     """
-    if region.kind != "box":
+    if region.kind != "box" or not fraction:
         return region
     (x0, y0), (x1, y1) = region.points
-    if min(x1 - x0, y1 - y0) < 1:
+    width, height = x1 - x0, y1 - y0
+    if min(width, height) < 1:
         return region
-    left, top, right, bottom = random.uniform(-fraction, fraction, 4) * ((x1 - x0), (y1 - y0), (x1 - x0), (y1 - y0))
-    return replace(region, points=((x0 + left, y0 + top), (x1 + right, y1 + bottom)))
+    left, top, right, bottom = torch.empty(4).uniform_(-fraction, fraction).tolist()
+    return replace(region, points=((x0 + left * width, y0 + top * height), (x1 + right * width, y1 + bottom * height)))
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):

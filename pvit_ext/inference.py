@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from pvit_ext.inputs import region_extra
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions, tokenizer_region_token
 from pvit_ext.regions import Region, RegionError, Size
-from pvit_ext.views import ImageError, image_size, load_image
+from pvit_ext.views import image_size, load_image, reading
 
 IMAGE_PLACEHOLDER = "<image>"
 _CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
@@ -117,7 +118,7 @@ class _Prompt:
 
 def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
     """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
-    with _reading(where):
+    with reading(where):
         sizes = query.image_sizes()
     images = len(sizes)
     questions = [question for question, _ in query.history] + [query.text]
@@ -164,7 +165,7 @@ def collate(
         _check_length(model, one, f"query {number}")
     encoder = getattr(model.get_model(), "region_encoder", None)
     for number, (query, prompt) in enumerate(pairs, start=first):
-        with _reading(f"query {number}"):
+        with reading(f"query {number}"):
             loaded = query.load_images()
         own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
         images += own
@@ -181,15 +182,6 @@ def collate(
         "regions": [prompt.regions for _, prompt in pairs],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
     }
-
-
-def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[Region], where: str) -> list[Any]:
-    """Per image of one sample the encoder's ``preprocess`` output, None for an image without a region."""
-    extra: list[Any] = []
-    for number, image in enumerate(images):
-        here = [region.resolve(image.size, where) for region in regions if region.image == number]
-        extra.append(encoder.preprocess(image, here) if here and encoder is not None else None)
-    return extra
 
 
 def _check_length(model: Any, ids: Tensor, where: str) -> None:
@@ -229,14 +221,6 @@ class _StopString(StoppingCriteria):
         """(B,) bool."""
         tails = self.tokenizer.batch_decode(input_ids[:, -len(self.stop) :])  # a token spells at least one character
         return torch.tensor([self.stop in tail for tail in tails], device=input_ids.device)
-
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (ImageError, OSError) as error:
-        raise RegionError(f"{where}: cannot read its image: {error}") from error
 
 
 @contextmanager

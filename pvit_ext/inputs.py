@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
@@ -42,11 +44,28 @@ def build_inputs(
         bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
         maps, extra = [one[:1] for one in maps], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
+    _check_kinds(encoder, bound)
     _check_extra(encoder, bound, extra)
     _check_maps(maps, len(sizes))
     views = [view_of(size) for size in sizes] if maps else []
     index = torch.tensor(bound.image_index, device=device)
     return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
+
+
+def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[Region], where: str) -> list[Any]:
+    """Per image of one sample the encoder's ``preprocess`` output, None for an image without a region."""
+    extra: list[Any] = []
+    for number, image in enumerate(images):
+        here = [region.resolve(image.size, where) for region in regions if region.image == number]
+        extra.append(encoder.preprocess(image, here) if here and encoder is not None else None)
+    return extra
+
+
+def _check_kinds(encoder: RegionEncoder, bound: BoundRegions) -> None:
+    for region, owner in zip(bound.regions, bound.owners, strict=True):
+        if region.kind not in encoder.region_kinds:
+            known = ", ".join(sorted(encoder.region_kinds))
+            raise RegionError(f"{owner}: the encoder {encoder.name!r} takes {known}, this is a {region.kind}")
 
 
 def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:

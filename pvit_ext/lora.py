@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from pvit_ext.checkpoint import CONFIG_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -41,8 +44,16 @@ def _modules_of(part: Any) -> list[nn.Module]:
 
 
 def is_adapter(folder: str) -> bool:
-    """Whether LLaVA's trainer left a LoRA adapter in this folder."""
-    return Path(folder, ADAPTER_CONFIG).is_file()
+    """Whether a folder of region modules holds a LoRA adapter too.
+
+    Raises:
+        FileNotFoundError: when one belongs to it and was never written.
+    """
+    if not json.loads(Path(folder, CONFIG_FILE).read_text()).get("adapter"):
+        return False
+    if missing := [name for name in (ADAPTER_CONFIG, NON_LORA_FILE) if not Path(folder, name).is_file()]:
+        raise FileNotFoundError(f"{folder} is what an interrupted LoRA run left, {missing} are missing: resume the run")
+    return True
 
 
 def merge_adapter(model: Any, folder: str) -> Any:

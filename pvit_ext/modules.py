@@ -87,6 +87,9 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
         ValueError: when the file's checksum is another.
     """
     encoder = build_region_encoder(config, tower_config(model))
+    config.embed_weights |= not encoder.frozen  # what a stage trains is no longer what the file holds
+    if config.weights is None and encoder.frozen:
+        logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
     if config.weights is not None:
         path = _find_weights(config.weights, Path(checkpoint))
         digest = sha256_file(path)
@@ -106,7 +109,9 @@ def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | o
     inner = model.get_model()
     encoder = _same_encoder(model, config) or load_region_encoder(model, config, checkpoint)
     projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
-    _keep_what_fits(getattr(inner, "region_projector", None), projector)
+    old = getattr(inner, "region_projector", None)
+    with gathered(list(old.parameters()) if old is not None else []):
+        _keep_what_fits(old, projector)
     inner.region_encoder, inner.region_projector = encoder, projector
     setattr(model.config, CONFIG_KEY, config.to_dict())
 

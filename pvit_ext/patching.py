@@ -87,7 +87,7 @@ class AutoModelPoint(PatchPoint):
         AutoModelForCausalLM.register(super().current(), value, exist_ok=True)
 
 
-_PREPARE = ("input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images")
+_PREPARE = ("input_ids", "position_ids", "attention_mask", "past_key_values", "labels", "images", "image_sizes")
 _MODEL = {
     "forward": ("input_ids", "attention_mask", "inputs_embeds", "labels", "images"),
     "prepare_inputs_labels_for_multimodal": _PREPARE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from pvit_ext import compat
-from pvit_ext.patching import PatchPoint, apply_pvit, patched
+from pvit_ext.patching import PATCH_POINTS, PatchPoint, patched
 
 _MODULE = "llava.train.train"
 TRAIN_POINTS = (
@@ -47,8 +47,7 @@ def main(attn_implementation: str | None = None) -> None:
     from pvit_ext.arguments import expand_command_line
 
     sys.argv[1:] = expand_command_line(sys.argv[1:])
-    apply_pvit()
-    with patched(TRAIN_POINTS):
+    with patched((*PATCH_POINTS, *TRAIN_POINTS)):
         from llava.train.train import train
 
         train(attn_implementation=attn_implementation)
@@ -56,3 +55,4 @@ def main(attn_implementation: str | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    compat.leave_cpu_group()

@@ -11,6 +11,7 @@ from typing import Any
 from llava.train.llava_trainer import LLaVATrainer
 from torch import nn
 from transformers import Trainer
+from transformers.utils import cached_file
 
 from pvit_ext import compat
 from pvit_ext.checkpoint import save_region_modules
@@ -21,6 +22,8 @@ class RegionTrainer(LLaVATrainer):
     """LLaVATrainer that freezes by stage and feeds the encoder's ``preprocess`` to the data workers."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
+        if getattr(model.get_model(), "region_projector", None) is None:
+            raise ValueError("the model has no image tower to put regions beside: give --vision_tower")
         freeze_for_stage(model, args.stage)
         inner = model.get_model()
         train_dataset.region_encoder = inner.region_encoder
@@ -43,10 +46,11 @@ class RegionTrainer(LLaVATrainer):
         Trainer._save_checkpoint(self, model, trial, **extra)
 
     def save_state(self) -> None:
-        """LLaVA's end of a LoRA run writes adapter and trained weights; the region modules' config goes with them."""
+        """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
         super().save_state()
         if self.args.lora_enable:
-            save_region_modules(self.model, self.args.output_dir, self.model.name_or_path, self.args.should_save)
+            base, write = self.model.name_or_path, self.args.should_save
+            save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
 
 
 def freeze_for_stage(model: Any, stage: str) -> None:
@@ -108,7 +112,8 @@ def _count(parameter: nn.Parameter) -> int:
 def _copy_tokenizer(source: str, output_dir: str) -> None:
     """Keep LLaVA's own tokenizer files: transformers 5 does not write tokenizer.model, which older ones need."""
     for name in ("tokenizer.model", "tokenizer_config.json"):
-        if (path := Path(source, name)).is_file():
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
             with atomic_write(Path(output_dir, name)) as temporary:
                 shutil.copyfile(path, temporary)
 

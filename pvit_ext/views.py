@@ -16,13 +16,22 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pvit_ext.regions import Size
+from pvit_ext.regions import RegionError, Size
 
 _EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
     """An image file that cannot be read, with its name."""
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Say whose image cannot be read: errors of a file inside the block become a RegionError that names the sample."""
+    try:
+        yield
+    except (ImageError, OSError) as error:
+        raise RegionError(f"{where}: cannot read its image: {error}") from error
 
 
 @dataclass(frozen=True)

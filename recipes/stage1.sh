@@ -3,7 +3,8 @@
 # learning rate 2e-3, global batch 128, 1 epoch. On G GPUs keep G * per_device_train_batch_size *
 # gradient_accumulation_steps at 128. This file is both bash and Python, because `deepspeed FILE` hands it to Python.
 #   deepspeed recipes/stage1.sh [flags]     bash recipes/stage1.sh [flags]
-# Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths.
+# Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths. Check the data first:
+#   pvit-ext data FILE --image-folder DIR
 ''':'
 [ -n "${RANK:-}" ] || exec deepspeed "$0" "$@"
 exec python -u -m pvit_ext.train \
@@ -20,7 +21,7 @@ exec python -u -m pvit_ext.train \
     --mm_use_im_patch_token False \
     --image_aspect_ratio pad \
     --region_encoder regionclip \
-    ${REGION_WEIGHTS:+--region_weights "$REGION_WEIGHTS"} \
+    --region_weights "${REGION_WEIGHTS:-regionclip_pretrained-cc_rn50x4.pth}" \
     --region_jitter 0.02 \
     --output_dir "${OUTPUT:-checkpoints/pvit-stage1}" \
     --num_train_epochs 1 \

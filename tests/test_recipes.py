@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import pvit_ext
 from tests.tiny import TINY_REGIONCLIP
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -42,27 +44,31 @@ def world(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     folder = tmp_path_factory.mktemp("world")
     records = []
     for number in range(8):
-        pixels = np.random.RandomState(number).randint(0, 255, (60, 90, 3), dtype=np.uint8)
+        shape = (60 + 8 * (number % 3), 90, 3)  # several sizes, so that ranks make different numbers of tower passes
+        pixels = np.random.RandomState(number).randint(0, 255, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
         turns = [{"from": "human", "value": "<image>\nWhat is in <region>?"}, {"from": "gpt", "value": "seven red"}]
         records.append({"image": f"{number}.png", "regions": [[5, 5, 40, 40]], "conversations": turns})
     (folder / "data.json").write_text(json.dumps(records))
+    tower = pvit_ext.build_region_encoder(pvit_ext.RegionConfig(encoder_options=TINY_REGIONCLIP))
+    torch.save(tower.state_dict(), folder / "regionclip.pth")
     paths = {
         "MODEL": llava_checkpoint,
         "VISION_TOWER": llava_checkpoint / "tower",
         "DATA": folder / "data.json",
         "IMAGES": folder,
+        "REGION_WEIGHTS": folder / "regionclip.pth",
     }
     clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
     return {**clean, **own, **{key: str(value) for key, value in paths.items()}}
 
 
-def launch(world: dict[str, str], command: list[str], **variables: object) -> str:
+def launch(world: dict[str, str], command: list[str], *flags: str, **variables: object) -> str:
     """Run and return what was printed; small batches, since the recipes are made for eight GPUs."""
     small = ["--per_device_train_batch_size", "4", "--num_train_epochs", "1", "--dataloader_num_workers", "1"]
     environment = world | {key: str(value) for key, value in variables.items()}
-    done = subprocess.run([*command, *small], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *small, *flags], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -85,3 +91,37 @@ def test_both_stages_by_the_launcher_and_by_bash(world: dict[str, str], tmp_path
     assert all(value.numel() > 0 for value in saved.values())  # ZeRO-3 leaves empty tensors where nothing gathers
     assert "model.region_projector.box_embedding.weight" in saved
     assert (tmp_path / "stage2" / "tokenizer.model").is_file()
+
+
+@pytest.mark.slow
+def test_lora_recipe_under_zero3_and_bf16(world: dict[str, str], tmp_path: Path) -> None:
+    options = ["--region_encoder_options", json.dumps(TINY_REGIONCLIP)]
+    launch(world, [str(BIN / "deepspeed"), str(RECIPES / "stage1.sh"), *options], OUTPUT=tmp_path / "stage1")
+    launch(
+        world,
+        [str(BIN / "deepspeed"), str(RECIPES / "stage2_lora.sh")],
+        OUTPUT=tmp_path / "lora",
+        STAGE1=tmp_path / "stage1",
+    )
+    _, model, _, _ = pvit_ext.load_pretrained_model(str(tmp_path / "lora"), device="cpu")
+    base = load_file(Path(world["MODEL"]) / "model.safetensors")
+    assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, base["model.layers.0.mlp.up_proj.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero2.json", "zero3.json"])
+def test_two_ranks_with_unequal_batches_do_not_hang(world: dict[str, str], tmp_path: Path, zero: str) -> None:
+    """Images of several sizes, and samples without a region or an image: ranks see different numbers of each."""
+    records = json.loads(Path(world["DATA"]).read_text())
+    for record in records[::2]:
+        record["conversations"][0]["value"] = "What is this?"
+        del record["regions"], record["image"]
+    data = tmp_path / "mixed.json"
+    data.write_text(json.dumps(records))
+    command = [str(BIN / "deepspeed"), "--num_gpus", "2", str(RECIPES / "stage1.sh")]
+    options = ["--region_encoder_options", json.dumps(TINY_REGIONCLIP), "--deepspeed", str(RECIPES / zero)]
+    batch = ["--per_device_train_batch_size", "1"]
+    small = world | {"OMP_NUM_THREADS": "1"}
+    launch(small, [*command, *options], *batch, DATA=data, OUTPUT=tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "region_modules.safetensors")
+    assert saved["region_projector.features.weight"].shape == (48, 24)

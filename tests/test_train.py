@@ -25,7 +25,7 @@ from llava import conversation as llava_conversation  # noqa: E402
 from llava.train import train as llava_train  # noqa: E402
 
 from pvit_ext import trainer as region_trainer  # noqa: E402
-from pvit_ext.arguments import expand_command_line  # noqa: E402
+from pvit_ext.arguments import RegionDataArguments, RegionModelArguments, expand_command_line  # noqa: E402
 from pvit_ext.data import RegionDataset, jitter_box  # noqa: E402
 from pvit_ext.records import RecordError  # noqa: E402
 from pvit_ext.regions import RegionError  # noqa: E402
@@ -181,7 +181,7 @@ def make_dataset(llava_checkpoint: Path, path: Path, kind: Any = RegionDataset, 
     tokenizer.pad_token = tokenizer.unk_token
     arguments = SimpleNamespace(
         image_folder=str(path.parent), image_aspect_ratio="pad", is_multimodal=True, mm_use_im_start_end=False,
-        region_jitter=0.0, region_seed=0,
+        region_jitter=0.0,
         image_processor=CLIPImageProcessor.from_pretrained(llava_checkpoint / "tower"),
     )  # fmt: skip
     for key, value in changed.items():
@@ -231,7 +231,7 @@ def test_masked_away_answer_names_the_record(llava_checkpoint: Path, images: Pat
     path.write_text(json.dumps([record(0)]))
     dataset = make_dataset(llava_checkpoint, path)
     dataset.tokenizer.model_max_length = 40
-    with pytest.raises(RecordError, match=r"masked\.json.*no answer token"):
+    with pytest.raises(RecordError, match=r"masked\.json.*first answer ends at row"):
         dataset[0]
 
 
@@ -241,23 +241,77 @@ def test_template_that_drops_the_question_names_the_record(llava_checkpoint: Pat
         make_dataset(llava_checkpoint, data)[0]
 
 
-def test_jitter_stays_within_two_percent_and_changes_by_epoch(llava_checkpoint: Path, data: Path, template) -> None:
-    dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
-    first, again = (dataset[0]["regions"][0].points for _ in range(2))
-    dataset.set_epoch(1)
-    later = dataset[0]["regions"][0].points
-    assert first == again != later
-    box, random = Region.box(10, 20, 110, 220), np.random.default_rng(0)
-    moved = np.array([np.ravel(jitter_box(box, 0.02, random).points) for _ in range(2000)]) - (10, 20, 110, 220)
-    assert (np.abs(moved) <= (2, 4, 2, 4)).all()
+def test_jitter_stays_within_two_percent() -> None:
+    torch.manual_seed(0)
+    box = Region.box(10, 20, 110, 220)
+    moved = np.array([np.ravel(jitter_box(box, 0.02).points) for _ in range(2000)]) - (10, 20, 110, 220)
+    assert (np.abs(moved) <= (2.0001, 4.0001, 2.0001, 4.0001)).all()
     assert (np.abs(moved).max(0) > (1.9, 3.8, 1.9, 3.8)).all()
-    small = Region.box(0, 0, 0.5, 40)
-    assert jitter_box(small, 0.02, random) is small
+    for still in (Region.box(0, 0, 0.5, 40), Region.point(3, 3)):
+        assert jitter_box(still, 0.02) is still
+    assert jitter_box(box, 0.0) is box
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_jitter_changes_with_every_epoch(llava_checkpoint: Path, data: Path, template, workers: int) -> None:
+    dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers)
+    epochs = [[item["regions"][0].points for item in loader if item["regions"]] for _ in range(2)]
+    assert len(epochs[0]) == 6
+    assert not any(first == second for first, second in zip(*epochs, strict=True))
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 0.5, 0.6])
+def test_jitter_out_of_range_is_refused(jitter: float) -> None:
+    with pytest.raises(ValueError, match="--region_jitter"):
+        RegionDataArguments(region_jitter=jitter)
+
+
+def test_answer_behind_the_image_rows_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
+    """LLaVA expands the image after the collator cut the ids: 16 rows more push the answer over the edge."""
+    path = images / "cut.json"
+    path.write_text(json.dumps([record(0)]))
+    dataset = make_dataset(llava_checkpoint, path)
+    first = int((dataset[0]["labels"] >= 0).nonzero()[0]) + 1
+    dataset.tokenizer.model_max_length = first
+    dataset[0]
+    dataset.image_rows = 17
+    with pytest.raises(RecordError, match=rf"cut\.json.*first answer ends at row {first + 16}.*{first}"):
+        dataset[0]
+
+
+def test_unreadable_image_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
+    (images / "broken.png").write_bytes((images / "0.png").read_bytes()[:200])
+    path = images / "unreadable.json"
+    path.write_text(json.dumps([record(0) | {"image": "broken.png"}]))
+    with pytest.raises(RegionError, match=r"unreadable\.json line 1.*broken\.png"):
+        make_dataset(llava_checkpoint, path)[0]
+
+
+def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
+    options = json.dumps(TINY_REGIONCLIP)
+    same = RegionModelArguments(region_modules=str(stage1), region_encoder="regionclip", region_encoder_options=options)
+    assert same.region_config(None).encoder == "regionclip"
+    other = RegionModelArguments(region_modules=str(stage1), region_encoder="osprey", region_delimiters=False)
+    with pytest.raises(ValueError, match=r"osprey.*delimiters"):
+        other.region_config(None)
+
+
+def test_table_counts_every_parameter_once(loaded) -> None:
+    _, model, _ = loaded
+    region_trainer.freeze_for_stage(model, "align")
+    lines = region_trainer.parameter_table(model).splitlines()[1:]
+    counts = [[int(word.replace(",", "")) for word in line[28:].split()[:2]] for line in lines]
+    assert sum(total for total, _ in counts) == sum(p.numel() for p in model.parameters())
+    assert sum(trained for _, trained in counts) == sum(
+        p.numel() for p in model.get_model().region_projector.parameters()
+    )
+    assert [line.split("  ")[-1] for line in lines] == ["frozen"] * 4 + ["trained"] * 2
 
 
 def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("learning_rate: 0.1\nregion_encoder_options: {width: 8}\n")
+    path.write_text("learning_rate: 0.1\nregion_weights: null\nregion_encoder_options: {width: 8}\n")
     words = expand_command_line(["--config", str(path), "--learning_rate", "0.2"])
     assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
 
@@ -306,3 +360,13 @@ def test_lora_trains_the_language_model_and_loads_back_merged(
         expected, found = trained.eval()(**copy.deepcopy(batch)), model(**batch)
     assert not torch.equal(expected.logits, torch.zeros_like(expected.logits))
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_interrupted_lora_run_is_not_loaded_as_its_base(stage1: Path, tmp_path: Path) -> None:
+    """LLaVA writes the adapter after the region modules."""
+    for name in ("region_config.json", "region_modules.safetensors"):
+        (tmp_path / name).write_bytes((stage1 / name).read_bytes())
+    values = json.loads((tmp_path / "region_config.json").read_text())
+    (tmp_path / "region_config.json").write_text(json.dumps(values | {"adapter": True}))
+    with pytest.raises(FileNotFoundError, match=r"interrupted LoRA run.*adapter_config\.json"):
+        pvit_ext.load_pretrained_model(str(tmp_path), device="cpu")
