@@ -129,7 +129,7 @@ def test_changed_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     message = str(caught.value)
     assert message.startswith(f"{LLAMA}.prepare_inputs_labels_for_multimodal: expected parameters ")
     assert "found ['self', 'input_ids', 'attention_mask'" in message
-    assert message.endswith("missing ['position_ids']")
+    assert message.endswith("missing ['position_ids', 'image_sizes']")
     monkeypatch.undo()
     assert not is_applied()
 
