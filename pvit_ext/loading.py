@@ -53,7 +53,7 @@ def load_pretrained_model(
         region_config: attach this encoder, in place of the checkpoint's if it has one.
         device: default CUDA if there is one, else CPU.
         dtype: default float16 on CUDA, float32 on CPU.
-        kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``quantization_config``, ...).
+        kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
 
     Raises:
         FileNotFoundError: when ``path`` holds only region modules and no base is known.
@@ -88,7 +88,7 @@ def _load_llava(path: str, dtype: torch.dtype, device: torch.device, kwargs: dic
         raise ValueError(f"{path} is a language model without an image tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
         tower.load_model()
-    if "quantization_config" not in kwargs and "device_map" not in kwargs:
+    if "device_map" not in kwargs:
         model.to(device)
     tower.to(device=device, dtype=dtype)
     return tokenizer, model
