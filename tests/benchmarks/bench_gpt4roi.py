@@ -1,0 +1,56 @@
+"""GPT4RoI's full variant, its pooled head and its light variant on a CLIP-L's maps: time, parameters. Not equal output.
+
+Run ``python -m tests.benchmarks.bench_gpt4roi`` from the repository's root; writes ``results/gpt4roi.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.gpt4roi import build
+from tests.benchmarks.harness import compare, write
+
+TOWER = SimpleNamespace(hidden_size=1024, num_hidden_layers=24, patch_size=14)
+GRID = 16
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full, pooled head": {"head": "pooled"},
+    "light": {"variant": "light"},
+}
+
+
+def bench(regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    """All variants on the same maps and boxes, without gradients."""
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.randn(1, TOWER.hidden_size, GRID, GRID, generator=generator).to(device) for _ in range(4)]
+    corner, extent = torch.rand(2, regions, 2, generator=generator).to(device)
+    norm = torch.cat([corner / 2, corner / 2 + 0.05 + extent * 0.45], 1)
+    index = torch.zeros(regions, dtype=torch.int64, device=device)
+    forms, parameters = {}, {}
+    for name, options in VARIANTS.items():
+        encoder = build(RegionConfig("gpt4roi", encoder_options=options), TOWER).to(device)
+        forms[name] = partial(encoder.encode, maps, norm * GRID * TOWER.patch_size, norm, index)
+        parameters[name] = sum(parameter.numel() for parameter in encoder.parameters())
+    facts = {"regions": regions, "map": f"{GRID}x{GRID}", "dtype": "float32"}
+    rows = compare("forward", forms, rounds, **facts)
+    return [row | {"parameters": parameters[row["form"]]} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.no_grad():
+        rows = [row for regions in (1, 8) for row in bench(regions, options.rounds, device)]
+    write("gpt4roi" + ("" if device == "cpu" else "_cuda"), rows)
+
+
+if __name__ == "__main__":
+    main()
