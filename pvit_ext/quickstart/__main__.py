@@ -30,7 +30,7 @@ class Settings:
     tower_scenes: int = 3000
     train_scenes: int = 2000
     test_scenes: int = 120
-    language_steps: int = 550
+    language_steps: int = 600
     clip_steps: int = 700
     region_steps: int = 300
     base_steps: int = 120

@@ -62,13 +62,13 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
 
 
 def _batches(tokenizer: Any, scenes: Scenes, pixels: torch.Tensor, size: int) -> Iterator[dict[str, Any]]:
-    """Conversations of one question about the image and two about words, in any order, the image first."""
+    """Conversations of one question about the image and four about words, in any order, the image first."""
     rng = random.Random(0)
     while True:
         rows = [rng.randrange(len(scenes)) for _ in range(size)]
         samples = []
         for row in rows:
-            turns = [image_turn(scenes[row][0], rng), text_turn(rng), text_turn(rng)]
+            turns = [image_turn(scenes[row][0], rng), *(text_turn(rng) for _ in range(4))]
             rng.shuffle(turns)
             turns[0] = (f"{IMAGE_TOKEN}\n{turns[0][0]}", turns[0][1])
             samples.append(encode(tokenizer, turns))
