@@ -94,6 +94,7 @@ class Quickstart:
             "region_encoder_options": json.dumps(REGION_OPTIONS),
             "num_train_epochs": self.settings.stage1_epochs,
             "learning_rate": self.settings.stage1_rate,
+            "per_device_train_batch_size": 16,
         }
         launch(Launch("stage1.sh", self.folder / "stage1", common_flags(self.folder, "regions") | own))
 
