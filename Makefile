@@ -34,7 +34,7 @@ bench: install
 	for file in tests/benchmarks/bench_*.py; do $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 quickstart: install
-	$(RUN) python -m pvit_ext.quickstart $(QUICKSTART_ARGS)
+	$(RUN) python -m examples.quickstart $(QUICKSTART_ARGS)
 
 lint: install
 	$(RUN) ruff check .

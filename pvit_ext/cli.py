@@ -43,7 +43,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_data(commands)
     _add_doctor(commands)
-    _add_demo(commands)
     return parser
 
 
@@ -83,15 +82,6 @@ def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser("doctor", help="versions, LLaVA, patch points, attention; says what is broken and why")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.set_defaults(handler=_doctor)
-
-
-def _add_demo(commands: Any) -> None:
-    # With a prefix nobody types, argparse takes the quickstart's own options for plain arguments and hands them all on.
-    parser = commands.add_parser(
-        "demo", help="train the quickstart and print its table", add_help=False, prefix_chars="\0"
-    )
-    parser.add_argument("arguments", nargs="*", help="for python -m pvit_ext.quickstart")
-    parser.set_defaults(handler=_demo)
 
 
 class _AddRegion(argparse.Action):
@@ -171,18 +161,6 @@ def _doctor(args: argparse.Namespace) -> int:
     from pvit_ext import doctor
 
     return doctor.main(as_json=args.json)
-
-
-def _demo(args: argparse.Namespace) -> int:
-    import runpy
-
-    before = sys.argv
-    sys.argv = ["pvit-ext demo", *args.arguments]
-    try:
-        runpy.run_module("pvit_ext.quickstart", run_name="__main__", alter_sys=True)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def _is_input_error(error: Exception) -> bool:

@@ -151,13 +151,3 @@ def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"pvit-ext {pvit_ext.__version__}\n"
-
-
-def test_demo_hands_its_arguments_on(monkeypatch):
-    import runpy
-    import sys
-
-    seen = []
-    monkeypatch.setattr(runpy, "run_module", lambda name, **kwargs: seen.append((name, sys.argv[1:])))
-    assert cli.main(["demo", "--output", "x", "--help"]) == 0
-    assert seen == [("pvit_ext.quickstart", ["--output", "x", "--help"])]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from examples.quickstart import report, towers, world
+from examples.quickstart.language import encode, render, text_turn, train_tokenizer
+from examples.quickstart.phases import Phases
 from pvit_ext import RegionConfig, build_region_encoder, compat
 from pvit_ext.prompt import REGION_TOKEN_INDEX, tokenizer_region_token
-from pvit_ext.quickstart import report, towers, world
-from pvit_ext.quickstart.language import encode, render, text_turn, train_tokenizer
-from pvit_ext.quickstart.phases import Phases
 from pvit_ext.records import load_records
 
 compat.prepare_training()
@@ -226,7 +226,7 @@ def test_score_counts_exact_answers(scenes: towers.Scenes) -> None:
 def test_whole_quickstart_scaled_down(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
-    from pvit_ext.quickstart.__main__ import main
+    from examples.quickstart.__main__ import main
 
     main(["--output", str(tmp_path / "run"), "--scale", "0.02"])
     results = json.loads((tmp_path / "run" / "results.json").read_text())

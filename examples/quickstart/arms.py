@@ -17,8 +17,8 @@ from typing import IO
 import torch
 
 import pvit_ext
-from pvit_ext.quickstart.towers import Scenes
-from pvit_ext.quickstart.world import Rendering
+from examples.quickstart.towers import Scenes
+from examples.quickstart.world import Rendering
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RENDERINGS: dict[str, Rendering] = {

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from examples.quickstart.towers import Scenes
+from examples.quickstart.world import Question, Scene
 from pvit_ext.files import atomic_write
-from pvit_ext.quickstart.towers import Scenes
-from pvit_ext.quickstart.world import Question, Scene
 
 KINDS = ("digit", "colour", "larger")
 TITLES = {

@@ -87,18 +87,12 @@ def coordinates(box: Box, size: tuple[int, int]) -> str:
     return "[" + ",".join(f"{value / size[axis % 2]:.3f}" for axis, value in enumerate(box)) + "]"
 
 
-def make_scene(split: Split, rng: random.Random, digits: int | None = None) -> Scene:
-    """Three to five digits of random size and colour, apart from each other, on a darkened piece of a photograph.
-
-    Args:
-        split: whose photographs and handwriting.
-        rng: drawn from.
-        digits: how many, where that is fixed; fewer where no room is left.
-    """
+def make_scene(split: Split, rng: random.Random) -> Scene:
+    """Three to five digits of random size and colour, apart from each other, on a darkened piece of a photograph."""
     size = rng.choice(SIZES)
     canvas = _background(split, size, rng)
     placed: list[Digit] = []
-    for _ in range(rng.randint(3, 5) if digits is None else digits):
+    for _ in range(rng.randint(3, 5)):
         sample, side = rng.choice(_samples()[split]), rng.randint(24, 40)
         spot = _free_spot(side, size, placed, rng)
         if spot is not None:

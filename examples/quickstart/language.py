@@ -1,6 +1,6 @@
 """The quickstart's language model: a SentencePiece tokenizer and a tiny LLaMA, pre-trained on text alone.
 
-Its text has the questions of :mod:`pvit_ext.quickstart.world` with words where the region will stand ("What digit is in
+Its text has the questions of :mod:`examples.quickstart.world` with words where the region will stand ("What digit is in
 redseven?"). So it can read an attribute off that place before it ever sees a region, as a pre-trained language model
 can, and stage 1 has only to align region features with its embedding space, which is the paper's logic.
 """
@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
+from examples.quickstart.world import ANSWERS_LARGER, ASK_COLOUR, ASK_DIGIT, ASK_LARGER, COLOURS, DIGITS
 from pvit_ext.files import atomic_write
-from pvit_ext.quickstart.world import ANSWERS_LARGER, ASK_COLOUR, ASK_DIGIT, ASK_LARGER, COLOURS, DIGITS
 
 IMAGE_TOKEN, IMAGE_ID, IGNORE = "<image>", -200, -100
 SYSTEM = (

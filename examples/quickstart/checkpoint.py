@@ -12,18 +12,27 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaTokenizer
 
-from pvit_ext.quickstart.language import IMAGE_TOKEN, Turn, collate, encode, fit, text_turn
-from pvit_ext.quickstart.towers import SELECT_LAYER, Scenes, pixels_of
-from pvit_ext.quickstart.world import DIGITS, Scene
+from examples.quickstart.language import IMAGE_TOKEN, Turn, collate, encode, fit, text_turn
+from examples.quickstart.towers import SELECT_LAYER, Scenes, pixels_of
+from examples.quickstart.world import DIGITS, Scene
 
-ASK_DIGITS, ASK_COLOURS = "Which digits are in the image?", "Which colours are in the image?"
+ASK_DIGITS, ASK_COLOURS, ASK_ALL = (
+    "Which digits are in the image?",
+    "Which colours are in the image?",
+    "What is in the image?",
+)
 
 
 def image_turn(scene: Scene, rng: random.Random) -> Turn:
     """A question about the whole image, answered from left to right."""
     found = sorted(scene.digits, key=lambda digit: digit.box[0])
-    question = rng.choice((ASK_DIGITS, ASK_COLOURS))
-    return question, ", ".join(DIGITS[digit.value] if question == ASK_DIGITS else digit.colour for digit in found)
+    question = rng.choice((ASK_DIGITS, ASK_COLOURS, ASK_ALL))
+    names = {
+        ASK_DIGITS: [DIGITS[digit.value] for digit in found],
+        ASK_COLOURS: [digit.colour for digit in found],
+        ASK_ALL: [f"{digit.colour} {DIGITS[digit.value]}" for digit in found],
+    }
+    return question, ", ".join(names[question])
 
 
 def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> None:

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from examples.quickstart.language import schedule
+from examples.quickstart.world import COLOURS, Question, Scene
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import build_region_encoder
 from pvit_ext.encoders.clip_resnet import ConvReLU
 from pvit_ext.encoders.regionclip import RegionCLIP
 from pvit_ext.encoders.regionclip_weights import batch_norm_of
 from pvit_ext.files import atomic_write
-from pvit_ext.quickstart.language import schedule
-from pvit_ext.quickstart.world import COLOURS, Question, Scene
 from pvit_ext.regions import Region
 from pvit_ext.views import View, tower_view
 

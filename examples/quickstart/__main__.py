@@ -1,4 +1,4 @@
-"""``python -m pvit_ext.quickstart``: build a world and a tiny LLaVA, train both stages, ask about held-out scenes."""
+"""``python -m examples.quickstart``: build a world and a tiny LLaVA, train both stages, ask about held-out scenes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.quickstart import report
-from pvit_ext.quickstart.arms import RENDERINGS, Flags, Launch, ask_arm, common_flags, launch
-from pvit_ext.quickstart.checkpoint import build_base, image_turn
-from pvit_ext.quickstart.language import text_turn, train_language_model, train_tokenizer
-from pvit_ext.quickstart.phases import Phases
-from pvit_ext.quickstart.towers import REGION_OPTIONS, Scenes, train_clip_tower, train_region_tower
-from pvit_ext.quickstart.world import Rendering, make_scenes, write_training_data
+from examples.quickstart import report
+from examples.quickstart.arms import RENDERINGS, Flags, Launch, ask_arm, common_flags, launch
+from examples.quickstart.checkpoint import build_base, image_turn
+from examples.quickstart.language import text_turn, train_language_model, train_tokenizer
+from examples.quickstart.phases import Phases
+from examples.quickstart.towers import REGION_OPTIONS, Scenes, train_clip_tower, train_region_tower
+from examples.quickstart.world import Rendering, make_scenes, write_training_data
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,6 @@ class Quickstart:
             "region_encoder_options": json.dumps(REGION_OPTIONS),
             "num_train_epochs": self.settings.stage1_epochs,
             "learning_rate": self.settings.stage1_rate,
-            "per_device_train_batch_size": 16,
         }
         launch(Launch("stage1.sh", self.folder / "stage1", common_flags(self.folder, "regions") | own))
 
@@ -159,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pvit_ext.quickstart", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.quickstart", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default %(default)s")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep the phases that are done")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes")

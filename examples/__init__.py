@@ -1,0 +1,1 @@
+"""Programs that use pvit-ext from a checkout."""

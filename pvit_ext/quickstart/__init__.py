@@ -1,1 +1,0 @@
-"""The quickstart: PVIT's experiment in miniature, really trained (``python -m pvit_ext.quickstart``)."""
