@@ -13,6 +13,7 @@ from torch import nn
 
 import pvit_ext
 from pvit_ext.checkpoint import region_state
+from pvit_ext.encoders import base as encoders_base
 from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
 from tests.tiny import build_llava
 
@@ -93,3 +94,38 @@ def test_other_language_models(family: str, tmp_path: Path) -> None:
     assert torch.equal(logits(load(save(model, tmp_path / "saved"))), expected)
     pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(base))
     assert torch.equal(logits(load(tmp_path / "modules")), expected)
+
+
+class BoxEncoder(pvit_ext.RegionEncoder):
+    """Trains, and starts from a file."""
+
+    name, feature_dim = "box_from_file", 4
+
+    def __init__(self, config: Any, tower_config: Any) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def load_weights(self, path: str) -> None:
+        self.load_state_dict(torch.load(path, weights_only=True))
+
+    def forward(self, inputs: pvit_ext.RegionInputs) -> torch.Tensor:
+        return self.layer(inputs.boxes_norm)[:, None]
+
+
+def test_encoder_that_trains_is_saved_and_not_read_back_from_its_first_file(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(encoders_base._ENCODERS, "box_from_file", BoxEncoder)
+    torch.save(BoxEncoder(None, None).state_dict(), tmp_path / "first.pth")
+    config = pvit_ext.RegionConfig("box_from_file", weights=str(tmp_path / "first.pth"))
+    _, model, _, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), region_config=config, device="cpu")
+    layer = model.get_model().region_encoder.layer
+    assert layer.weight.requires_grad
+    torch.nn.init.constant_(layer.weight, 7.0)
+    model.save_pretrained(tmp_path / "whole")
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    for name in ("whole", "modules"):
+        other = type(model).from_pretrained(tmp_path / name) if name == "whole" else None
+        if other is None:
+            _, other, _, _ = pvit_ext.load_pretrained_model(str(tmp_path / name), device="cpu")
+        assert torch.equal(other.get_model().region_encoder.layer.weight, layer.weight), name
