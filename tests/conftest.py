@@ -13,6 +13,8 @@ import torch
 
 from tests.tiny import TINY_REGIONCLIP, build_llava
 
+torch.set_num_threads(1)  # the models are tiny: a second thread costs more in waiting than it computes
+
 
 @pytest.fixture(scope="session")
 def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
