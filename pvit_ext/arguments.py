@@ -29,6 +29,12 @@ class RegionModelArguments(llava_train.ModelArguments):
     region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
+    def __post_init__(self) -> None:
+        """A LLaVA checkpoint names its image tower; the flag is only for making one from a language model."""
+        if self.vision_tower is None and self.model_name_or_path != RegionModelArguments.model_name_or_path:
+            values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
+            self.vision_tower: str | None = values.get("mm_vision_tower")
+
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
         """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these arguments.
 

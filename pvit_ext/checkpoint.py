@@ -97,6 +97,8 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: listing missing, unexpected and misshapen tensors.
     """
+    if getattr(model.get_model(), "region_projector", None) is None:
+        raise ValueError("the model has no region modules to load into: attach() an encoder first")
     path = Path(folder, MODULES_FILE)
     state, modules = load_file(path), region_modules(model)
     with gathered([parameter for module in modules.values() for parameter in module.parameters()], write=True):

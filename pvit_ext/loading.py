@@ -16,7 +16,8 @@ from pvit_ext.modules import replace_region_modules
 def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
     """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
 
-    An encoder of the same name, options and weights file stays as it is. The region projector, and each part of it,
+    An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
+    embedding, unless the config names others. The region projector, and each part of it,
     stays where its width fits the new encoder and is said to be new otherwise. Language model, image tower and
     mm_projector are not touched, and nothing is when the new encoder cannot be built.
 
@@ -56,8 +57,10 @@ def load_pretrained_model(
         kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
 
     Raises:
-        FileNotFoundError: when ``path`` holds only region modules and no base is known.
+        FileNotFoundError: when there is no such folder, or it holds only region modules and no base is known.
     """
+    if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1):  # else perhaps a hub id
+        raise FileNotFoundError(f"{path}: no such checkpoint folder")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     modules = path if Path(path, CONFIG_FILE).is_file() else None

@@ -107,6 +107,9 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
 def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> None:
     """Give a model the encoder a config names, in place of the one it has; see :func:`~pvit_ext.attach`."""
     inner = model.get_model()
+    if (before := getattr(model, "region_config", None)) is not None:
+        config.box_embedding |= before.box_embedding
+        config.conv_version = config.conv_version or before.conv_version
     encoder = _same_encoder(model, config) or load_region_encoder(model, config, checkpoint)
     projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
     old = getattr(inner, "region_projector", None)

@@ -15,7 +15,7 @@ exec python -u -m pvit_ext.train \
     --version v1 \
     --data_path "${DATA:-data/stage2.json}" \
     --image_folder "${IMAGES:-data/images}" \
-    --vision_tower "${VISION_TOWER:-openai/clip-vit-large-patch14-336}" \
+    ${VISION_TOWER:+--vision_tower "$VISION_TOWER"} \
     --mm_projector_type mlp2x_gelu \
     --mm_vision_select_layer -2 \
     --mm_use_im_start_end False \

@@ -54,7 +54,6 @@ def world(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     torch.save(tower.state_dict(), folder / "regionclip.pth")
     paths = {
         "MODEL": llava_checkpoint,
-        "VISION_TOWER": llava_checkpoint / "tower",
         "DATA": folder / "data.json",
         "IMAGES": folder,
         "REGION_WEIGHTS": folder / "regionclip.pth",

@@ -297,6 +297,12 @@ def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
         other.region_config(None)
 
 
+def test_image_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path) -> None:
+    own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
+    assert own.vision_tower == str(llava_checkpoint / "tower")
+    assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower="x").vision_tower == "x"
+
+
 def test_table_counts_every_parameter_once(loaded) -> None:
     _, model, _ = loaded
     region_trainer.freeze_for_stage(model, "align")
