@@ -182,7 +182,10 @@ class RegionMixin:
             _refuse_unbound(input_ids)
             return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
         if encoder is None:
-            raise RegionError("regions were given, but the model has no region encoder: load a trained one, or attach")
+            raise RegionError(
+                "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
+                "checkpoint that has one"
+            )
         if images is None:
             raise RegionError(
                 "regions were given, but no images: pass images=, one per <image> and per text-only sample"
