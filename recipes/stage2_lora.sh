@@ -1,48 +1,16 @@
 #!/usr/bin/env bash
-# Stage 2, finetune, with LoRA: like stage2.sh, but the language model learns through adapters alone. Rank, alpha and
-# learning rates are LLaVA-1.5's for LoRA (2e-4, mm_projector 2e-5); batch and epochs are PVIT's (64, 3). On G GPUs keep
-# G * per_device_train_batch_size * gradient_accumulation_steps at 64. Both bash and Python, like stage1.sh.
+# Stage 2, finetune, with LoRA: stage2.sh, but the language model learns through adapters alone. Rank, alpha and learning
+# rates are LLaVA-1.5's for LoRA; batch, epochs and all else are those of stage2.sh. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/stage2_lora.sh [flags]     bash recipes/stage2_lora.sh [flags]
 # Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths.
 ''':'
-[ -n "${RANK:-}" ] || exec deepspeed "$0" "$@"
-exec python -u -m pvit_ext.train \
-    --stage finetune \
-    --deepspeed "$(dirname "$0")/zero3.json" \
-    --model_name_or_path "${MODEL:-liuhaotian/llava-v1.5-7b}" \
-    --region_modules "${STAGE1:-checkpoints/pvit-stage1}" \
-    --region_box_embedding True \
-    --version v1 \
-    --data_path "${DATA:-data/stage2.json}" \
-    --image_folder "${IMAGES:-data/images}" \
-    ${VISION_TOWER:+--vision_tower "$VISION_TOWER"} \
-    --mm_projector_type mlp2x_gelu \
-    --mm_vision_select_layer -2 \
-    --mm_use_im_start_end False \
-    --mm_use_im_patch_token False \
-    --image_aspect_ratio pad \
-    --region_jitter 0.02 \
-    --output_dir "${OUTPUT:-checkpoints/pvit-stage2-lora}" \
-    --num_train_epochs 3 \
-    --per_device_train_batch_size 8 \
-    --gradient_accumulation_steps 1 \
+export OUTPUT="${OUTPUT:-checkpoints/pvit-stage2-lora}"
+exec bash "$(dirname "$0")/stage2.sh" \
     --lora_enable True \
     --lora_r 128 \
     --lora_alpha 256 \
     --learning_rate 2e-4 \
     --mm_projector_lr 2e-5 \
-    --weight_decay 0. \
-    --warmup_ratio 0.03 \
-    --lr_scheduler_type cosine \
-    --bf16 True \
-    --model_max_length 2048 \
-    --gradient_checkpointing True \
-    --save_strategy steps \
-    --save_steps 500 \
-    --save_total_limit 1 \
-    --logging_steps 1 \
-    --dataloader_num_workers 4 \
-    --report_to none \
     "$@"
 '''
 import os, sys
