@@ -20,6 +20,7 @@ from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.coverage import covered_cells
 from pvit_ext.encoders.cross_attention import CrossAttention, build
 from pvit_ext.views import View
+from tests.tower_inputs import as_kind
 
 SIDE, PATCH, HIDDEN = 112, 7, 12
 GRID = SIDE // PATCH
@@ -77,21 +78,6 @@ def boxes_on(size: tuple[int, int]) -> list[Box]:
     return [
         (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in PLACES
     ]
-
-
-def as_kind(kind: str, box: Box, size: tuple[int, int]) -> Region:
-    x0, y0, x1, y1 = box
-    if kind == "box":
-        return Region.box(*box)
-    if kind == "point":
-        return Region.point((x0 + x1) / 2, (y0 + y1) / 2)
-    if kind == "polygon":
-        return Region.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-    if kind == "scribble":
-        return Region.scribble([(x0 + 4, y0 + 4), (x1 - 4, y1 - 4)])
-    mask = np.zeros((size[1], size[0]), dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return Region.mask(mask)
 
 
 def inputs_of(

@@ -19,6 +19,7 @@ from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.inference import _prompt, collate, conversation
 from pvit_ext.roi_align import roi_align
 from tests.tiny import TINY_REGIONCLIP
+from tests.tower_inputs import as_kind as as_pixels
 
 SIDE, PATCH = 112, 7
 
@@ -134,20 +135,10 @@ def draw(size: tuple[int, int], bright: tuple[int, int, int, int]) -> Image.Imag
 
 
 def as_kind(kind: str, box: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
+    if kind != "normalized":
+        return as_pixels(kind, box, size)
     x0, y0, x1, y1 = box
-    if kind == "box":
-        return Region.box(*box)
-    if kind == "normalized":
-        return Region.box(x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1], normalized=True)
-    if kind == "point":
-        return Region.point((x0 + x1) / 2, (y0 + y1) / 2)
-    if kind == "polygon":
-        return Region.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-    if kind == "scribble":
-        return Region.scribble([(x0 + 4, y0 + 4), (x1 - 4, y1 - 4)])
-    mask = np.zeros((size[1], size[0]), dtype=bool)
-    mask[y0:y1, x0:x1] = True
-    return Region.mask(mask)
+    return Region.box(x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1], normalized=True)
 
 
 @pytest.mark.parametrize("size", SIZES)
