@@ -13,10 +13,10 @@ from llava.constants import IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
-from pvit_ext.inputs import region_extra
+from pvit_ext.inputs import paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
-from pvit_ext.records import RecordError, load_records
-from pvit_ext.regions import Region
+from pvit_ext.records import Record, RecordError, load_records
+from pvit_ext.regions import Region, Size
 from pvit_ext.views import load_image, reading
 
 
@@ -53,43 +53,50 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         if has_image:
             with reading(record.where):
                 image = load_image(Path(self.data_args.image_folder, record.data["image"]))
-        conversations = [copy.deepcopy(record.data["conversations"])]
+        turns = copy.deepcopy(record.data["conversations"])
+        regions: list[Region] = []
+        left: list[Region] = []
+        if image is not None:
+            regions = self._regions(record, image.size)
+            texts = [turn["value"] for turn in turns]
+            texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
+            turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
+        conversations = [turns]
         if has_image:
             conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
         encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
         item: dict[str, Any] = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
-        self._check(item, record)
+        self._check(item, record.where, len(left))
         if image is None:
             side = self.data_args.image_processor.crop_size
             item["image"] = torch.zeros(3, side["height"], side["width"])
             return item | {"image_size": (side["width"], side["height"]), "regions": [], "region_extra": None}
-        regions = [region.resolve(image.size, record.where) for region in record.regions]
-        regions = [
-            jitter_box(region, self.data_args.region_jitter).resolve(image.size, record.where) for region in regions
-        ]
-        item["image"] = self._pixels(image)
-        extra = region_extra(self.region_encoder, [image], regions, record.where)[0]
-        return item | {"image_size": image.size, "regions": regions, "region_extra": extra}
+        item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
+        extra = region_extra(self.region_encoder, [image], left, record.where)[0]
+        return item | {"image_size": image.size, "regions": left, "region_extra": extra}
+
+    def _regions(self, record: Record, size: Size) -> list[Region]:
+        """The record's regions, moved a little."""
+        regions = [region.resolve(size, record.where) for region in record.regions]
+        return [jitter_box(region, self.data_args.region_jitter).resolve(size, record.where) for region in regions]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
 
-    def _check(self, item: dict[str, Any], record: Any) -> None:
+    def _check(self, item: dict[str, Any], where: str, expected: int) -> None:
         """Nothing is trained on with its answer masked or cut away, or its region cut off."""
         ids, limit = item["input_ids"], self.tokenizer.model_max_length
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
         if len(answer) == 0:
             problem = "LLaVA masks an answer whose tokens it cannot place (see its 'tokenization mismatch')"
-            raise RecordError([f"{record.where}: no answer token is left to learn from: {problem}"])
+            raise RecordError([f"{where}: no answer token is left to learn from: {problem}"])
         regions = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
-        if len(regions) != len(record.specs):
-            problem = f"{len(record.specs)} regions, but its prompt keeps {len(regions)} <region>"
-            raise RecordError([f"{record.where}: {problem}; --version plain drops the question, use another template"])
+        if len(regions) != expected:
+            problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
+            raise RecordError([f"{where}: {problem}; --version plain drops the question, use another template"])
         for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
             if len(places) and (row := self._row_after(ids, int(places[0]))) > limit:
-                raise RecordError(
-                    [f"{record.where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it"]
-                )
+                raise RecordError([f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it"])
 
     def _row_after(self, ids: torch.Tensor, place: int) -> int:
         """Row of the prompt, images and regions expanded, behind the token at ``place``."""

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
-from pvit_ext.inputs import region_extra
+from pvit_ext.inputs import paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions, tokenizer_region_token
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import image_size, load_image, reading
@@ -77,7 +77,7 @@ def ask(
     conv = conversation(model, conv_version)
     stop = conv.sep2 or conv.sep
     stop_ids, criteria = _stops(tokenizer, stop)
-    prompts = [_prompt(query, conv, f"query {number}", model.config) for number, query in enumerate(queries)]
+    prompts = [_prompt(query, conv, f"query {number}", model) for number, query in enumerate(queries)]
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -112,11 +112,14 @@ def conversation(model: Any, version: str | None = None) -> Any:
 
 @dataclass
 class _Prompt:
+    """A prompt, its regions, and those of them that are left for the model: none of them where the text names them."""
+
     text: str
     regions: list[Region]
+    left: list[Region] = field(default_factory=list)
 
 
-def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
+def _prompt(query: Query, conv: Any, where: str, model: Any) -> _Prompt:
     """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
     with reading(where):
         sizes = query.image_sizes()
@@ -133,7 +136,7 @@ def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
         conv.append_message(conv.roles[0], question)
         conv.append_message(conv.roles[1], answer)
     text = conv.get_prompt()
-    if getattr(config, "mm_use_im_start_end", False):
+    if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
     prompt = _Prompt(*bind_regions(text, query.regions, where))
     for number, region in enumerate(prompt.regions):
@@ -142,7 +145,12 @@ def _prompt(query: Query, conv: Any, where: str, config: Any) -> _Prompt:
                 f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)"
             )
         region.resolve(sizes[region.image], f"{where}, region {number}")
+    (prompt.text,), prompt.left = write_regions(_encoder(model), [prompt.text], prompt.regions, sizes, where)
     return prompt
+
+
+def _encoder(model: Any) -> Any:
+    return getattr(model.get_model(), "region_encoder", None)
 
 
 def collate(
@@ -163,12 +171,12 @@ def collate(
     extra: list[dict[str, Tensor] | None] = []
     for number, one in enumerate(ids, start=first):
         _check_length(model, one, f"query {number}")
-    encoder = getattr(model.get_model(), "region_encoder", None)
+    encoder = _encoder(model)
     for number, (query, prompt) in enumerate(pairs, start=first):
         with reading(f"query {number}"):
             loaded = query.load_images()
         own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
-        images += own
+        images += paint_regions(encoder, own, prompt.regions, f"query {number}")
         extra += region_extra(encoder, own, prompt.regions, f"query {number}")
     pixels: Any = process_images(images, image_processor, model.config)
     dtype = model.lm_head.weight.dtype
@@ -179,7 +187,7 @@ def collate(
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
         "images": pixels if any(IMAGE_TOKEN_INDEX in one for one in ids) else None,
         "image_sizes": [image.size for image in images],
-        "regions": [prompt.regions for _, prompt in pairs],
+        "regions": [prompt.left for _, prompt in pairs],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.injection import BoundRegions
+from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import View
 
@@ -44,7 +46,7 @@ def build_inputs(
         bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
         maps, extra = [one[:1] for one in maps], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
-    _check_kinds(encoder, bound)
+    _check_kinds(encoder, bound.regions, bound.owners)
     _check_extra(encoder, bound, extra)
     _check_maps(maps, len(sizes))
     views = [view_of(size) for size in sizes] if maps else []
@@ -56,13 +58,57 @@ def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[
     """Per image of one sample the encoder's ``preprocess`` output, None for an image without a region."""
     extra: list[Any] = []
     for number, image in enumerate(images):
-        here = [region.resolve(image.size, where) for region in regions if region.image == number]
+        here = _on_image(number, image, regions, where)
         extra.append(encoder.preprocess(image, here) if here and encoder is not None else None)
     return extra
 
 
-def _check_kinds(encoder: RegionEncoder, bound: BoundRegions) -> None:
-    for region, owner in zip(bound.regions, bound.owners, strict=True):
+def paint_regions(
+    encoder: Any, images: Sequence[Image.Image], regions: Sequence[Region], where: str
+) -> list[Image.Image]:
+    """The images of one sample as the image tower shall see them."""
+    if encoder is None:
+        return list(images)
+    return [encoder.paint(image, _on_image(number, image, regions, where)) for number, image in enumerate(images)]
+
+
+def write_regions(
+    encoder: Any, texts: Sequence[str], regions: Sequence[Region], sizes: Sequence[Size], where: str
+) -> tuple[list[str], list[Region]]:
+    """For an encoder with T = 0, put its words where ``<region>`` stands in the texts of one sample.
+
+    Args:
+        encoder: or None.
+        texts: with one ``<region>`` per region, in order.
+        regions: of the sample.
+        sizes: (width, height) of its images.
+        where: names the sample in error messages.
+
+    Returns:
+        the texts, and the regions that are left for the model.
+
+    Raises:
+        RegionError: for a region that the encoder cannot describe.
+    """
+    if encoder is None or encoder.tokens_per_region or not regions:
+        return list(texts), list(regions)
+    if outside := [region.image for region in regions if region.image >= len(sizes)]:
+        raise RegionError(f"{where}: a region lies on image {outside[0]}, there are {len(sizes)} image(s)")
+    resolved = [region.resolve(sizes[region.image], where) for region in regions]
+    _check_kinds(encoder, resolved, [f"{where}, region {number}" for number in range(len(resolved))])
+    try:
+        words = iter(encoder.describe(resolved, sizes))
+    except RegionError as error:
+        raise RegionError(f"{where}: {error}") from error
+    return [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts], []
+
+
+def _on_image(number: int, image: Image.Image, regions: Sequence[Region], where: str) -> list[Region]:
+    return [region.resolve(image.size, where) for region in regions if region.image == number]
+
+
+def _check_kinds(encoder: RegionEncoder, regions: Sequence[Region], owners: Sequence[str]) -> None:
+    for region, owner in zip(regions, owners, strict=True):
         if region.kind not in encoder.region_kinds:
             known = ", ".join(sorted(encoder.region_kinds))
             raise RegionError(f"{owner}: the encoder {encoder.name!r} takes {known}, this is a {region.kind}")

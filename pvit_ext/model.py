@@ -177,6 +177,10 @@ class RegionMixin:
         stock = super().prepare_inputs_labels_for_multimodal  # type: ignore[misc]
         has_regions = any(regions or [])
         encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
+        if encoder is not None and not encoder.tokens_per_region:
+            if has_regions:
+                raise RegionError(_WITHOUT_ROWS.format(encoder.name))
+            encoder = None
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             _refuse_unbound(input_ids)
@@ -235,6 +239,12 @@ def _refuse_unbound(input_ids: Tensor | None) -> None:
     """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
     if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
         raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
+
+
+_WITHOUT_ROWS = (
+    "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
+    "pvit_ext.inputs.write_regions and paint_regions before the prompt is tokenised and the image preprocessed"
+)
 
 
 # The classes carry the names of those they replace: transformers writes the name into config.json (``architectures``).

@@ -42,7 +42,9 @@ class RegionProjector(nn.Module):
         super().__init__()
         if config.feature_dim is None:
             raise ValueError("feature_dim is known once the encoder was built (build_region_encoder)")
-        self.features = _build_projector(config.projector, config.feature_dim, hidden_size)
+        self.features = (
+            _build_projector(config.projector, config.feature_dim, hidden_size) if config.tokens_per_region else None
+        )
         self.box_embedding = BoxEmbedding(hidden_size) if config.box_embedding else None
         self.delimiters = nn.Embedding(2, hidden_size) if config.delimiters else None
         if self.delimiters is not None:
@@ -50,6 +52,8 @@ class RegionProjector(nn.Module):
 
     def forward(self, features: Tensor, boxes_norm: Tensor) -> Tensor:
         """features (M, T, C), boxes_norm (M, 4) float32 -> (M, S, D); S is T, and two more with delimiters."""
+        if self.features is None:
+            raise ValueError("the region encoder gives no features (T = 0): there is nothing to project")
         tokens = self.features(features)  # (M, T, D)
         if self.box_embedding is not None:
             tokens = tokens + self.box_embedding(boxes_norm)[:, None]

@@ -65,6 +65,8 @@ def freeze_for_stage(model: Any, stage: str) -> None:
     inner = model.get_model()
     inner.region_projector.requires_grad_(True)
     inner.region_encoder.requires_grad_(not inner.region_encoder.frozen)
+    if stage == "align" and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"--stage align trains region modules, {inner.region_encoder.name!r} has none: use finetune")
 
 
 def parameter_table(model: Any) -> str:

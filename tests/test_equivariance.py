@@ -105,7 +105,7 @@ def features(loaded: Loaded, images: Image.Image | list[Image.Image], regions: l
     """What the encoder gives for the regions of one prompt, on its way through the model's forward."""
     tokenizer, model, processor = loaded
     query = Query(images, "Compare " + "<region>" * len(regions), regions)
-    batch = collate(model, tokenizer, processor, [query], [_prompt(query, conversation(model), "q", model.config)])
+    batch = collate(model, tokenizer, processor, [query], [_prompt(query, conversation(model), "q", model)])
     seen: list[Tensor] = []
     handle = model.get_model().region_encoder.register_forward_hook(lambda _m, _a, out: seen.append(out))
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_a_feature_is_the_same_alone_and_in_any_batch(tower_view: Loaded) -> Non
     queries = [Query(smooth(size), "<region>" * 2, [Region.box(*box) for box in boxes_on(size)[:2]]) for size in SIZES]
     queries.insert(1, Query(None, "Red?"))
     alone = torch.cat([features(tower_view, q.image, list(q.regions)) for q in queries if q.regions])
-    prompts = [_prompt(query, conversation(model), "q", model.config) for query in queries]
+    prompts = [_prompt(query, conversation(model), "q", model) for query in queries]
     batch = collate(model, tokenizer, processor, queries, prompts)
     seen: list[Tensor] = []
     handle = model.get_model().region_encoder.register_forward_hook(lambda _m, _a, out: seen.append(out[:, 0]))

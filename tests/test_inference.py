@@ -87,7 +87,7 @@ def recompute(model: Any, batch: dict[str, Any], steps: int) -> list[int]:
 def test_greedy_equals_recomputation_without_a_cache(tiny: Loaded, number: int) -> None:
     model, tokenizer, processor = tiny
     query = MIXED[number]
-    prompt = inference_module._prompt(query, conversation(model), "q", model.config)
+    prompt = inference_module._prompt(query, conversation(model), "q", model)
     batch = collate(model, tokenizer, processor, [query], [prompt])
     if batch["images"] is None:
         batch = {key: value for key, value in batch.items() if key in ("inputs", "attention_mask")}
@@ -161,7 +161,7 @@ def test_history_is_the_conversation_written_out(tiny: Loaded, calls: list[dict[
 def test_image_start_and_end_tokens(tiny: Loaded) -> None:
     config = tiny[0].config
     config.mm_use_im_start_end = True
-    prompt = inference_module._prompt(MIXED[0], conversation(tiny[0]), "q", config).text
+    prompt = inference_module._prompt(MIXED[0], conversation(tiny[0]), "q", tiny[0]).text
     config.mm_use_im_start_end = False
     assert "<im_start><image><im_end>" in prompt
 
@@ -356,7 +356,7 @@ def test_other_language_models(family: str, tmp_path: Path) -> None:
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(base), region_config=config, device="cpu")
     alone = [pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=4)[0] for query in MIXED]
     assert pvit_ext.ask(model, tokenizer, processor, MIXED, max_new_tokens=4) == alone
-    prompt = inference_module._prompt(MIXED[0], conversation(model), "q", model.config)
+    prompt = inference_module._prompt(MIXED[0], conversation(model), "q", model)
     batch = collate(model, tokenizer, processor, MIXED[:1], [prompt])
     out = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)[0].tolist()
     assert out == recompute(model, batch, 4)

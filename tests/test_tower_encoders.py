@@ -21,7 +21,6 @@ ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "gpt4roi": (gpt4roi.build, {"pool": 4, "rounds": 2}),
     "gpt4roi light": (gpt4roi.build, {"variant": "light", "rounds": 2}),
 }
-KINDS = ["box", "mask", "point", "polygon", "scribble"]
 
 
 @pytest.fixture(params=ENCODERS)
@@ -54,7 +53,7 @@ def batch(seed: int = 0) -> list[tuple[np.ndarray, list[Region]]]:
     sizes, counts = [(96, 64), (60, 100), (80, 80), (60, 100)], [2, 0, 3, 1]
     samples = []
     for size, count in zip(sizes, counts, strict=True):
-        regions = [tower.as_kind(KINDS[n], tower.boxes_on(size)[n], size) for n in range(count)]
+        regions = [tower.as_kind(tower.KINDS[n], tower.boxes_on(size)[n], size) for n in range(count)]
         samples.append((generator.uniform(size=size[::-1]).astype(np.float32), regions))
     return samples
 
@@ -62,7 +61,7 @@ def batch(seed: int = 0) -> list[tuple[np.ndarray, list[Region]]]:
 # Place
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tower.KINDS)
 @pytest.mark.parametrize("size", tower.SIZES)
 @pytest.mark.parametrize("view", tower.VIEWS)
 @pytest.mark.parametrize("name", ENCODERS)

@@ -376,3 +376,26 @@ def test_interrupted_lora_run_is_not_loaded_as_its_base(stage1: Path, tmp_path: 
     (tmp_path / "region_config.json").write_text(json.dumps(values | {"adapter": True}))
     with pytest.raises(FileNotFoundError, match=r"interrupted LoRA run.*adapter_config\.json"):
         pvit_ext.load_pretrained_model(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [("text", ["[0.056,0.083,0.444,0.667]"]), ("overlay", ["within the red rectangle", "within the green rectangle"])],
+)
+def test_encoders_without_rows_reach_text_and_pixels(
+    encoder: str, words: list[str], llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    changed = {"region_encoder": encoder, "region_encoder_options": "{}", "region_jitter": 0}
+    trainer = run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="finetune", **changed))
+    batch = trainer.whole_batch
+    assert batch["regions"] == [[]] * 8
+    assert not (batch["input_ids"] == -300).any()
+    prompt = trainer.train_dataset.tokenizer.decode(batch["input_ids"][4].clamp(min=0), skip_special_tokens=True)
+    for word in words:
+        assert word.replace(" ", "") in prompt.replace(" ", "")
+    stock = run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "stock", stage="align"))
+    same = [torch.equal(*pair) for pair in zip(batch["images"], stock.whole_batch["images"], strict=True)]
+    assert same == ([True] * 8 if encoder == "text" else [False] * 6 + [True] * 2)
+    assert pvit_ext.load_pretrained_model(str(tmp_path), device="cpu")[1].region_config.encoder == encoder
+    with pytest.raises(ValueError, match=f"align trains region modules, '{encoder}' has none"):
+        run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "align", stage="align", **changed))

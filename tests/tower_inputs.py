@@ -16,6 +16,7 @@ from pvit_ext.views import View
 PATCH, SIDE = 4, 64
 TOWER = SimpleNamespace(hidden_size=16, num_hidden_layers=8, patch_size=PATCH)
 SIZES = [(96, 96), (180, 100), (100, 180)]
+KINDS = ["box", "mask", "point", "polygon", "scribble"]
 VIEWS = ["square", "crop", "pad"]
 
 # Asymmetric layouts inside the middle square, so that a centre crop keeps them: fractions of that square.

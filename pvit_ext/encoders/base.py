@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -94,7 +94,8 @@ class RegionEncoder(nn.Module):
         region_kinds: kinds it accepts.
         frozen: it is a pre-trained tower that no stage trains.
         feature_layers: hidden layers of the image tower it reads (numbered as in ``hidden_states``).
-        tokens_per_region: T.
+        tokens_per_region: T; 0 for an encoder that shows regions by :meth:`describe` and :meth:`paint` alone, whose
+            :meth:`forward` never runs.
         feature_dim: C.
     """
 
@@ -113,6 +114,24 @@ class RegionEncoder(nn.Module):
             regions: resolved regions on this image.
         """
         return {}
+
+    def describe(self, regions: Sequence[Region], sizes: Sequence[Size]) -> list[str]:
+        """The text that stands for each region in the prompt, if T = 0.
+
+        Args:
+            regions: resolved regions of one sample.
+            sizes: (width, height) of its images.
+        """
+        raise NotImplementedError
+
+    def paint(self, image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+        """What the image tower shall see in place of an image; in data workers, before its preprocessing.
+
+        Args:
+            image: upright RGB original.
+            regions: resolved regions on this image.
+        """
+        return image
 
     def dummy_extra(self) -> dict[str, Tensor]:
         """Cheapest valid output of :meth:`preprocess`, for a rank whose batch has no region (16x16 px, box 4..12)."""
@@ -171,6 +190,8 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
         raise ValueError(f"unknown region encoder {config.encoder!r}; known: {', '.join(region_encoder_names())}")
     encoder = _ENCODERS[config.encoder](config, tower_config)
     config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
+    if not encoder.tokens_per_region:
+        config.delimiters = config.box_embedding = False  # there is no row to put them at
     return encoder
 
 

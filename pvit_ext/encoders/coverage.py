@@ -42,7 +42,7 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
             rows, columns = _span(top, bottom, grid[1], context), _span(left, right, grid[0], context)
             found.append((rows[:, None] * grid[0] + columns).ravel())
             continue
-        touched = _count_within(inputs.masks[number], *_pixel_edges(view, inputs.image_sizes[image], grid, cell)) > 0
+        touched = count_within(inputs.masks[number], *_pixel_edges(view, inputs.image_sizes[image], grid, cell)) > 0
         _check_visible(touched, inputs, number)
         found.append(np.flatnonzero(_grown(touched, context)))
     return found
@@ -70,7 +70,7 @@ def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
             margin = EDGE * (at[1] - at[0])
             ends = np.floor(at[:-1] + margin), np.ceil(at[1:] - margin)
             edges += [end.clip(0, inputs.image_sizes[image][axis]).astype(np.int64) for end in ends]
-        counts = _count_within(inputs.masks[number], edges[0], edges[1], edges[2], edges[3])
+        counts = count_within(inputs.masks[number], edges[0], edges[1], edges[2], edges[3])
         _check_visible(counts > 0, inputs, number)
         area = (edges[1] - edges[0])[:, None] * (edges[3] - edges[2])
         shares[number] = torch.from_numpy(counts / np.maximum(area, 1))
@@ -111,7 +111,7 @@ def _pixel_edges(view: View, size: Size, grid: Size, cell: float) -> tuple[Ints,
     return edges[0], edges[1], edges[2], edges[3]
 
 
-def _count_within(mask: NDArray[np.bool_], top: Ints, bottom: Ints, left: Ints, right: Ints) -> Ints:
+def count_within(mask: NDArray[np.bool_], top: Ints, bottom: Ints, left: Ints, right: Ints) -> Ints:
     """How many are set in ``mask[top[i]:bottom[i], left[j]:right[j]]``, for all i and j."""
     table = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, dtype=np.int64).cumsum(1)  # of all rectangles from the corner
     strips = table[bottom] - table[top]
@@ -124,4 +124,4 @@ def _grown(cells: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
         return cells
     (rows, columns), (height, width) = (np.arange(count) for count in cells.shape), cells.shape
     vertical = (rows - by).clip(0), (rows + by + 1).clip(max=height)
-    return _count_within(cells, *vertical, (columns - by).clip(0), (columns + by + 1).clip(max=width)) > 0
+    return count_within(cells, *vertical, (columns - by).clip(0), (columns + by + 1).clip(max=width)) > 0

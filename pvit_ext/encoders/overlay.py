@@ -1,0 +1,168 @@
+"""Regions drawn on the image and named in the text: no parameters, no rows of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.base import RegionEncoder
+from pvit_ext.encoders.coverage import count_within
+from pvit_ext.encoders.options import read_options
+from pvit_ext.raster import Box, draw_polyline
+from pvit_ext.regions import Region, RegionError, Size
+
+Mask = NDArray[np.bool_]
+COLORS = {
+    "red": (255, 0, 0),
+    "green": (0, 200, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "purple": (128, 0, 128),
+    "orange": (255, 165, 0),
+    "cyan": (0, 255, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+}
+"""In the order in which the regions of an image take them."""
+USUAL_MARKS = {"box": "rectangle", "mask": "contour", "polygon": "contour", "point": "point", "scribble": "scribble"}
+PLACES = {"arrow": "at the tip of", "mask": "under", "point": "at", "scribble": "under"}
+OPACITY = 0.5
+"""Of the mark ``mask``; the others cover what is below."""
+
+
+@dataclass(frozen=True)
+class OverlayOptions:
+    """How regions are drawn.
+
+    Args:
+        mark: ``rectangle``, ``ellipse``, ``contour``, ``mask`` or ``arrow`` for every region; by default a box is a
+            rectangle, a mask or polygon its contour, and a point or scribble is drawn as it is.
+        width: of a line, as a fraction of the image's shorter side; at least 2 px.
+        name: text for a region, with ``{place}`` ("within", "under", "at"), ``{color}`` and ``{mark}``.
+    """
+
+    mark: str | None = None
+    width: float = 0.01
+    name: str = "the object {place} the {color} {mark}"
+
+
+class Overlay(RegionEncoder):
+    """Paints regions before the image tower sees the image; ``<region>`` becomes "the object within the red rectangle".
+
+    Regions of one image have different colours, and equal ones the same; more than there are colours are an error.
+
+    Source: ViP-LLaVA (arXiv 2312.00784).
+    """
+
+    name: ClassVar[str] = "overlay"
+    tokens_per_region = 0
+    feature_dim = 0
+
+    def __init__(self, options: OverlayOptions) -> None:
+        super().__init__()
+        known = {"rectangle", "ellipse", "contour", "mask", "arrow"}
+        if options.mark not in {None, *known} or not 0 < options.width < 0.5:
+            raise ValueError(f"overlay draws {', '.join(sorted(known))} with lines below half the image, got {options}")
+        try:
+            options.name.format(place="", color="", mark="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"overlay's name has {{place}}, {{color}} and {{mark}}, got {options.name!r}") from error
+        self.options = options
+
+    def describe(self, regions: Sequence[Region], sizes: Sequence[Size]) -> list[str]:
+        """The name of each region; see :meth:`RegionEncoder.describe`."""
+        colors = [_colors([r for r in regions if r.image == image]) for image in range(len(sizes))]
+        return [self._name(region, colors[region.image][_key(region)]) for region in regions]
+
+    def paint(self, image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+        """A copy of the image with its regions drawn, the first one on top."""
+        pixels, colors = np.array(image.convert("RGB")), _colors(regions)
+        for region in reversed(regions):
+            mark = self._mark(region)
+            opacity, drawn = OPACITY if mark == "mask" else 1.0, self._draw(mark, region, image.size)
+            color = opacity * np.array(COLORS[colors[_key(region)]])
+            pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + color).astype(np.uint8)
+        return Image.fromarray(pixels)
+
+    def _mark(self, region: Region) -> str:
+        return self.options.mark or USUAL_MARKS[region.kind]
+
+    def _name(self, region: Region, color: str) -> str:
+        mark = self._mark(region)
+        return self.options.name.format(place=PLACES.get(mark, "within"), color=color, mark=mark)
+
+    def _draw(self, mark: str, region: Region, size: Size) -> Mask:
+        """Pixels of the mark, bool (H, W)."""
+        line = max(round(self.options.width * min(size)), 2)
+        box = region.bounds(size)
+        if mark == "rectangle":
+            return _outline(Region.box(*box).to_mask(size), line)
+        if mark == "ellipse":
+            return _outline(_ellipse(box, size), line)
+        if mark == "contour":
+            return _outline(region.to_mask(size), line)
+        if mark == "arrow":
+            return _arrow(box, size, line)
+        if mark == "mask":
+            return region.to_mask(size)
+        return draw_polyline(region.points, size, line)  # a point or a scribble
+
+
+def _key(region: Region) -> tuple[Any, ...]:
+    return region.kind, region.points, None if region.pixels is None else region.pixels.tobytes()
+
+
+def _colors(regions: Sequence[Region]) -> dict[tuple[Any, ...], str]:
+    """A colour for every different region of one image."""
+    keys = list(dict.fromkeys(_key(region) for region in regions))
+    if len(keys) > len(COLORS):
+        raise RegionError(
+            f"overlay tells the regions of an image apart by {len(COLORS)} colours, image {regions[0].image} has "
+            f"{len(keys)} regions; ask about fewer at once, or use another encoder"
+        )
+    return dict(zip(keys, COLORS, strict=False))
+
+
+def _outline(mask: Mask, line: int) -> Mask:
+    """The pixels of a mask within ``line`` of its edge, the image's border included."""
+    spans = []
+    for count in mask.shape:
+        at = np.arange(count)
+        spans += [(at - line).clip(0), (at + line + 1).clip(max=count)]
+    inside: Mask = count_within(mask, spans[0], spans[1], spans[2], spans[3]) == (2 * line + 1) ** 2
+    return mask & ~inside
+
+
+def _ellipse(box: Box, size: Size) -> Mask:
+    x, y = (
+        (np.arange(size[axis]) + 0.5 - (box[axis] + box[axis + 2]) / 2) / max((box[axis + 2] - box[axis]) / 2, 1.0)
+        for axis in (0, 1)
+    )
+    inside: Mask = x**2 + y[:, None] ** 2 <= 1
+    return inside
+
+
+def _arrow(box: Box, size: Size, line: int) -> Mask:
+    """To the middle of the region, from the side of the image's middle, so that it is never cut off."""
+    tip = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    away = np.array(size) / 2 - tip
+    away = away / max(float(np.hypot(*away)), 1.0) if away.any() else np.array([0.0, 1.0])
+    across, length = np.array([-away[1], away[0]]), 8 * line
+    ends = [tip + length * (away * 2), tip + length * (away + across) / 2, tip + length * (away - across) / 2]
+    strokes = [draw_polyline([tuple(tip), tuple(end)], size, line / 2) for end in ends]
+    return strokes[0] | strokes[1] | strokes[2]
+
+
+def build(config: RegionConfig, tower_config: Any = None) -> Overlay:
+    """Build from ``config.encoder_options``, fields of :class:`OverlayOptions`.
+
+    Raises:
+        ValueError: for an unknown or impossible option.
+    """
+    return Overlay(read_options(OverlayOptions, config.encoder_options, Overlay.name))
