@@ -148,6 +148,8 @@ def patched(points: Sequence[PatchPoint] = PATCH_POINTS) -> Iterator[None]:
 
 
 def _install(points: Sequence[PatchPoint]) -> list[PatchPoint]:
+    for point in points:
+        point.current()  # a tree with our patch file installs its points when the module is imported: before we look
     wanted = [point for point in points if point not in _originals]
     for point in wanted:
         point.check()

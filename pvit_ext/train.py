@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from pvit_ext import compat
-from pvit_ext.patching import PATCH_POINTS, PatchPoint, patched
+from pvit_ext.patching import PATCH_POINTS, PatchPoint, apply_pvit, patched
 
 _MODULE = "llava.train.train"
 TRAIN_POINTS = (
@@ -51,6 +51,15 @@ def main(attn_implementation: str | None = None) -> None:
         from llava.train.train import train
 
         train(attn_implementation=attn_implementation)
+
+
+def use_regions() -> None:
+    """Give LLaVA's own ``train()`` regions for the rest of the process: what a tree with our patch file calls first."""
+    compat.prepare_training()
+    from pvit_ext.arguments import expand_command_line
+
+    sys.argv[1:] = expand_command_line(sys.argv[1:])
+    apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
 
 
 if __name__ == "__main__":

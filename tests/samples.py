@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import pvit_ext
@@ -86,3 +90,19 @@ def configure(model: Any, tokens: int = 1, **options: Any) -> None:
 
 BOX = Region.box(1, 2, 10, 12)
 OTHER = Region.box(20, 4, 30, 18)
+
+
+def write_training_data(folder: Path) -> Path:
+    """Eight records with a region each, and their images, of several sizes; returns the JSON file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(8):
+        shape = (60 + 8 * (number % 3), 90, 3)
+        Image.fromarray(np.random.RandomState(number).randint(0, 255, shape, dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+        turns = [{"from": "human", "value": "<image>\nWhat is in <region>?"}, {"from": "gpt", "value": "seven red"}]
+        records.append({"image": f"{number}.png", "regions": [[5, 5, 40, 40]], "conversations": turns})
+    path = folder / "data.json"
+    path.write_text(json.dumps(records))
+    return path

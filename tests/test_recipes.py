@@ -10,13 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import pvit_ext
+from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -42,19 +41,12 @@ def test_deepspeed_configs_are_json_without_an_optimizer(name: str) -> None:
 def world(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment that a recipe reads its paths from, on eight records with a region each."""
     folder = tmp_path_factory.mktemp("world")
-    records = []
-    for number in range(8):
-        shape = (60 + 8 * (number % 3), 90, 3)  # several sizes, so that ranks make different numbers of tower passes
-        pixels = np.random.RandomState(number).randint(0, 255, shape, dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nWhat is in <region>?"}, {"from": "gpt", "value": "seven red"}]
-        records.append({"image": f"{number}.png", "regions": [[5, 5, 40, 40]], "conversations": turns})
-    (folder / "data.json").write_text(json.dumps(records))
+    data = write_training_data(folder)  # several sizes, so that ranks make different numbers of tower passes
     tower = pvit_ext.build_region_encoder(pvit_ext.RegionConfig(encoder_options=TINY_REGIONCLIP))
     torch.save(tower.state_dict(), folder / "regionclip.pth")
     paths = {
         "MODEL": llava_checkpoint,
-        "DATA": folder / "data.json",
+        "DATA": data,
         "IMAGES": folder,
         "REGION_WEIGHTS": folder / "regionclip.pth",
     }
