@@ -100,6 +100,8 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
         compat.enable_cpu(self)
         super().__post_init__()
         self.local_rank = compat.local_rank(self)
+        # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
+        transformers.set_seed(self.seed)
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:
