@@ -31,7 +31,7 @@ test-slow: install
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
 
 bench: install
-	for file in tests/benchmarks/bench_*.py; do $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 
 quickstart: install
 	$(RUN) python -m examples.quickstart $(QUICKSTART_ARGS)

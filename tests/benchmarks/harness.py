@@ -1,8 +1,9 @@
 """Time callables against each other, interleaved (A B A B ...), so that a shared machine's noise meets all of them.
 
-glibc hands large buffers back to the kernel after each call, and page faults then weigh on forms with many temporaries.
-Set ``MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=16000000000`` to time the arithmetic alone; the rows say
-which of the two they are, and go to another file.
+glibc hands large buffers back to the kernel after each call, and faulting 4 KiB pages in again then weighs on both
+sides of a comparison, at random. torch's CPU allocator asks for 2 MiB pages with ``THP_MEM_ALLOC_ENABLE=1`` (Linux,
+where ``/sys/kernel/mm/transparent_hugepage/enabled`` allows it). The rows say which of the two they are, and go to
+another file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-KEEPS_PAGES = "MALLOC_TRIM_THRESHOLD_" in os.environ
+HUGE_PAGES = os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
 
 
 def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts: Any) -> list[dict[str, Any]]:
@@ -68,7 +69,7 @@ def _row(case: str, form: str, values: list[float], baseline: float, facts: dict
         **facts,
         "scheduling": _scheduling(),
         "load": round(os.getloadavg()[0], 1),
-        "allocator": "keeps pages" if KEEPS_PAGES else "default",
+        "allocator": "huge pages" if HUGE_PAGES else "default",
         "device": _device(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -93,7 +94,7 @@ def _device() -> str:
 
 def write(name: str, rows: list[dict[str, Any]]) -> None:
     """Print the rows and write them to ``results/<name>.csv``; a suffix tells CUDA and the allocator's setting."""
-    name += ("_cuda" if torch.cuda.is_available() else "") + ("_keeps_pages" if KEEPS_PAGES else "")
+    name += ("_cuda" if torch.cuda.is_available() else "") + ("_huge_pages" if HUGE_PAGES else "")
     fields = list(dict.fromkeys(key for row in rows for key in row))
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
