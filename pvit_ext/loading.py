@@ -58,10 +58,15 @@ def load_pretrained_model(
 
     Raises:
         FileNotFoundError: when there is no such folder, or it holds only region modules and no base is known.
+        ValueError: when the folder holds no LLaVA checkpoint, or ``device`` is CUDA where there is none.
     """
     if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1):  # else perhaps a hub id
         raise FileNotFoundError(f"{path}: no such checkpoint folder")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {str(device)!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device"
+        )
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     modules = path if Path(path, CONFIG_FILE).is_file() else None
     checkpoint = _base_of(modules, base) if modules else path

@@ -76,6 +76,12 @@ def test_attach_wants_a_llava() -> None:
         pvit_ext.attach(nn.Linear(1, 1), config())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(llava_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"'cuda:1' was asked for, but this torch \(.*\) sees no CUDA device"):
+        pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cuda:1")
+
+
 def test_language_model_without_image_tower(tmp_path: Path, llava_checkpoint: Path) -> None:
     folder = tmp_path / "text"
     build_llava(folder)
