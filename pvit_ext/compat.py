@@ -122,6 +122,17 @@ def default_dtype_is_float32(keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
+def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
+    """Names of what ``from_pretrained`` did not find, its own list and what was left without a value.
+
+    transformers 4.36 and 4.37 compare storages on the meta device, where all of one size are alike: a missing tensor
+    counts as tied to another that is there, and is neither reported nor initialised.
+    """
+    if getattr(model, "hf_device_map", None):  # then a parameter on the meta device lies on the disk
+        return list(info["missing_keys"])
+    return [*info["missing_keys"], *(name for name, parameter in model.named_parameters() if parameter.is_meta)]
+
+
 def local_rank(arguments: Any) -> int:
     """The rank on this node, which transformers 5 leaves at -1 in ``TrainingArguments.local_rank`` under a launcher."""
     return int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else arguments.local_rank

@@ -216,19 +216,24 @@ def _stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
         return ids, []
     if stop in tokenizer.get_added_vocab():
         return [*ids, tokenizer.convert_tokens_to_ids(stop)], []
-    return ids, [_StopString(tokenizer, stop)]
+    return ids, [_StopString(tokenizer, stop, ids)]
 
 
 class _StopString(StoppingCriteria):
-    """Ends each row whose last tokens spell the stop string; ``generate`` shows new tokens only."""
+    """Ends a batch when each row has spelled the stop string or ended by itself; answers are cut there afterwards.
 
-    def __init__(self, tokenizer: Any, stop: str) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
+    One value for the batch: transformers before 4.39 cannot take one per row, and later ones spread it over the rows.
+    """
+
+    def __init__(self, tokenizer: Any, stop: str, ends: list[int]) -> None:
+        self.tokenizer, self.stop, self.ends = tokenizer, stop, set(ends)
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """(B,) bool."""
-        tails = self.tokenizer.batch_decode(input_ids[:, -len(self.stop) :])  # a token spells at least one character
-        return torch.tensor([self.stop in tail for tail in tails], device=input_ids.device)
+        """One bool; ``generate`` shows new tokens only."""
+        rows = input_ids.tolist()
+        texts = self.tokenizer.batch_decode(input_ids)
+        done = (self.stop in text or not self.ends.isdisjoint(row) for row, text in zip(rows, texts, strict=True))
+        return torch.tensor(all(done), device=input_ids.device)
 
 
 @contextmanager

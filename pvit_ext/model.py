@@ -54,7 +54,7 @@ class RegionMixin:
         """
         path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        settle_missing(model, info["missing_keys"], path)
+        settle_missing(model, compat.missing_keys(model, info), path)
         finish_region_encoder(model, path)
         return (model, info) if output_loading_info else model
 
@@ -135,7 +135,10 @@ class RegionMixin:
         region_extra: Extra | None = None,
         **kwargs: Any,
     ) -> Any:
-        """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one."""
+        """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one.
+
+        transformers before 4.38 puts BOS before the new tokens, with regions and without.
+        """
         if not any(regions or []) and self.llava_generates:
             _refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]

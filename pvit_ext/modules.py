@@ -52,6 +52,8 @@ def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.Path
     gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
     if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
         embedding = model.get_model().region_projector.box_embedding
+        if embedding.weight.is_meta or embedding.bias.is_meta:
+            embedding.to_empty(device="cpu")
         with gathered(list(embedding.parameters()), write=True):
             embedding.reset()
         logger.info("%s has no box embedding: it starts at zero", checkpoint)

@@ -95,6 +95,12 @@ def error(out: Tensor, reference: Tensor) -> float:
     return (out.double() - reference).abs().max().item()
 
 
+CPU_KERNEL = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"), reason="this torch has no CPU kernel"
+)
+
+
+@CPU_KERNEL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["auto", "sdpa"])
 def test_error_at_most_twice_that_of_the_definition_in_the_same_dtype(backend: str, dtype: torch.dtype) -> None:
@@ -104,6 +110,7 @@ def test_error_at_most_twice_that_of_the_definition_in_the_same_dtype(backend: s
     assert 0 < own <= 2 * same_dtype, (own, same_dtype)
 
 
+@CPU_KERNEL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradient_error_at_most_twice_that_of_the_definition(dtype: torch.dtype) -> None:
     *tensors, cu_q, cu_k = problem(LENGTHS_Q, LENGTHS_K, heads=4, dim=32, dtype=dtype)
@@ -153,6 +160,7 @@ def names_run(call: Callable[[], Any], activity: ProfilerActivity = ProfilerActi
     return {event.key: event.count for event in seen.key_averages()}
 
 
+@CPU_KERNEL
 def test_the_kernel_that_was_chosen_is_the_one_that_runs() -> None:
     args = problem([2, 2, 2, 2], [5, 7, 5, 0], dtype=torch.float32)
     assert environment(torch.device("cpu")).capability is None

@@ -71,6 +71,11 @@ def calls(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]
     return seen
 
 
+def new(ids: torch.Tensor) -> list[int]:
+    """Generated ids; transformers before 4.38 puts BOS before them when the prompt goes in as embeddings."""
+    return [int(token) for token in ids[int(len(ids) > 0 and ids[0] == 1) :]]
+
+
 def recompute(model: Any, batch: dict[str, Any], steps: int) -> list[int]:
     """Greedy decoding of one prompt by a full forward pass per token."""
     ids = batch["inputs"]
@@ -91,9 +96,9 @@ def test_greedy_equals_recomputation_without_a_cache(tiny: Loaded, number: int) 
     batch = collate(model, tokenizer, processor, [query], [prompt])
     if batch["images"] is None:
         batch = {key: value for key, value in batch.items() if key in ("inputs", "attention_mask")}
-    out = model.generate(**batch, max_new_tokens=6, do_sample=False, use_cache=True, pad_token_id=0)[0].tolist()
+    out = model.generate(**batch, max_new_tokens=6, do_sample=False, use_cache=True, pad_token_id=0)[0]
     full = {"images": None, "image_sizes": None, "regions": None, "region_extra": None, **batch}
-    assert out == recompute(model, full, 6)
+    assert new(out) == recompute(model, full, 6)
 
 
 def test_regions_change_the_answer(tiny: Loaded) -> None:
@@ -211,7 +216,8 @@ def saying(tiny: Loaded, *texts: str) -> Callable[..., torch.Tensor]:
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
 
     def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        wanted = torch.tensor([row[min(input_ids.shape[1], len(row) - 1)] for row in ids])
+        said = new(input_ids[0])
+        wanted = torch.tensor([row[min(len(said), len(row) - 1)] for row in ids])
         return torch.full_like(scores, -1e4).scatter(1, wanted[:, None], 0.0)
 
     return process
@@ -240,14 +246,16 @@ def test_stop_strings(tiny: Loaded, calls: list[Any], conv: str, said: list[str]
     assert [ask_saying(tiny, calls, conv, one)[0] for one in said] == answer
 
 
-def test_generation_ends_with_the_stop_string(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("others", [[], ["a cat</s>"], ["a cat and a dog", "a cat###"]])
+def test_generation_ends_when_every_row_has(tiny: Loaded, monkeypatch: pytest.MonkeyPatch, others: list[str]) -> None:
     tokenizer, lengths = tiny[1], []
     decode = tokenizer.batch_decode
     monkeypatch.setattr(
-        type(tokenizer), "batch_decode", lambda self, ids, **k: lengths.append(ids.shape[1]) or decode(ids, **k)
+        type(tokenizer), "batch_decode", lambda self, ids, **k: lengths.append(len(new(ids[0]))) or decode(ids, **k)
     )
-    ask_saying(tiny, [], "llava_v0", "seven### Human: red")
-    assert lengths[-1] == len(tokenizer("seven###", add_special_tokens=False).input_ids) < 40
+    ask_saying(tiny, [], "llava_v0", "seven### Human: red", *others)
+    ends = max(len(tokenizer(text, add_special_tokens=False).input_ids) for text in ("seven###", *others))
+    assert lengths[-1] == (40 if "a cat and a dog" in others else ends)
 
 
 def test_stop_token_of_its_own(tiny: Loaded) -> None:
@@ -358,8 +366,8 @@ def test_other_language_models(family: str, tmp_path: Path) -> None:
     assert pvit_ext.ask(model, tokenizer, processor, MIXED, max_new_tokens=4) == alone
     prompt = inference_module._prompt(MIXED[0], conversation(model), "q", model)
     batch = collate(model, tokenizer, processor, MIXED[:1], [prompt])
-    out = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)[0].tolist()
-    assert out == recompute(model, batch, 4)
+    out = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)[0]
+    assert new(out) == recompute(model, batch, 4)
 
 
 @pytest.mark.skipif("PVIT_EXT_DATA" not in os.environ, reason="PVIT_EXT_DATA names no folder with FineEval")

@@ -15,7 +15,7 @@ import pvit_ext
 from pvit_ext import Region, RegionConfig, RegionError
 from pvit_ext.model import REGION_CLASSES, region_class, region_class_of_config
 from tests.samples import BOX, OTHER, REGION, SIZE, Sample, collate, configure
-from tests.tiny import build_llava
+from tests.tiny import HALF_DTYPES, build_llava
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def gradients(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, torch
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@HALF_DTYPES
 @pytest.mark.parametrize("projector", ["same", "float32"])
 def test_half_precision(llava_checkpoint: Path, dtype: torch.dtype, projector: str) -> None:
     """With the projector in the model's dtype, and in float32 beside it."""

@@ -13,7 +13,7 @@ from llava.model.language_model.llava_mistral import LlavaMistralForCausalLM as 
 
 import pvit_ext
 from pvit_ext.model import LlavaLlamaForCausalLM, LlavaMistralForCausalLM
-from tests.tiny import TINY_REGIONCLIP, build_llava
+from tests.tiny import HALF_ON_CPU, TINY_REGIONCLIP, build_llava
 
 IMAGE, IGNORE = -200, -100
 
@@ -24,7 +24,7 @@ def mistral_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(model_class: Any, path: Path, **kwargs: Any) -> Any:
-    model = model_class.from_pretrained(str(path), dtype=torch.float32, **kwargs)
+    model = model_class.from_pretrained(str(path), torch_dtype=torch.float32, **kwargs)
     model.get_vision_tower().load_model()
     return model.eval()
 
@@ -152,6 +152,7 @@ def test_training_step_without_regions_runs_every_region_module(llava_checkpoint
         assert not parameter.grad.any(), name
 
 
+@HALF_ON_CPU
 def test_dummy_region_of_huge_tokens_leaves_half_precision_finite(llava_checkpoint: Path) -> None:
     model = attached(llava_checkpoint).train().half()
     with torch.no_grad():

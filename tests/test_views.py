@@ -146,7 +146,7 @@ def to_gray(pixels: torch.Tensor, processor: Any) -> np.ndarray:
         {"size": {"shortest_edge": 60}, "crop_size": {"height": 49, "width": 57}},
         {"size": {"height": 56, "width": 56}, "do_center_crop": False},
         {"size": {"height": 48, "width": 72}, "do_center_crop": False},
-        {"size": {"shortest_edge": 41}, "crop_size": 56},
+        {"size": {"shortest_edge": 42}, "crop_size": 56},
     ],
     ids=["default", "crop", "square", "stretch", "small"],
 )

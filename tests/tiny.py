@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
+
+# torch 2.0 has no float16 convolution on the CPU
+_HALF_ON_CPU = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 1)
+HALF_ON_CPU = pytest.mark.skipif(not _HALF_ON_CPU, reason="this torch does not compute in float16 on the CPU")
+HALF_DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=HALF_ON_CPU)])
 
 WORDS = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -67,6 +68,7 @@ def read_checkpoint(path: str) -> StateDict:
     if path.endswith(".safetensors"):
         return load_file(path)
     try:
+        _refuse_torchscript(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
@@ -77,6 +79,14 @@ def read_checkpoint(path: str) -> StateDict:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _refuse_torchscript(path: str) -> None:
+    """torch 2.0 loads such an archive, code and all, even where only weights are asked for; later ones refuse it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise pickle.UnpicklingError("a TorchScript archive")
 
 
 def _unwrap(content: Any) -> Any:
