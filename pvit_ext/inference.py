@@ -222,7 +222,7 @@ def _stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
 class _StopString(StoppingCriteria):
     """Ends a batch when each row has spelled the stop string or ended by itself; answers are cut there afterwards.
 
-    One value for the batch: transformers before 4.39 cannot take one per row, and later ones spread it over the rows.
+    One value for the batch: transformers 4.36 and 4.37 cannot take one per row, later ones spread it over the rows.
     """
 
     def __init__(self, tokenizer: Any, stop: str, ends: list[int]) -> None:

@@ -137,7 +137,7 @@ class RegionMixin:
     ) -> Any:
         """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one.
 
-        transformers before 4.38 puts BOS before the new tokens, with regions and without.
+        transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
         if not any(regions or []) and self.llava_generates:
             _refuse_unbound(inputs)
