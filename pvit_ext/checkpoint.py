@@ -100,10 +100,21 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     if getattr(model.get_model(), "region_projector", None) is None:
         raise ValueError("the model has no region modules to load into: attach() an encoder first")
     path = Path(folder, MODULES_FILE)
-    state, modules = load_file(path), region_modules(model)
+    fill_region_modules(model, load_file(path), path)
+
+
+def fill_region_modules(model: Any, state: dict[str, Tensor], origin: Path) -> None:
+    """Copy the tensors of a region file into a model; differences are as in :func:`load_region_modules`.
+
+    Args:
+        model: with region modules.
+        state: tensors by their names in the inner model.
+        origin: where they are from, for messages.
+    """
+    modules = region_modules(model)
     with gathered([parameter for module in modules.values() for parameter in module.parameters()], write=True):
         own = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-        _copy_state(state, own, path)
+        _copy_state(state, own, origin)
 
 
 def _copy_state(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:

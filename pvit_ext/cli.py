@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_ask(commands)
+    _add_swap(commands)
     _add_data(commands)
     _add_doctor(commands)
     return parser
@@ -68,6 +71,28 @@ def _add_ask(commands: Any) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
     parser.set_defaults(handler=_ask, regions=[])
+
+
+def _add_swap(commands: Any) -> None:
+    parser = commands.add_parser(
+        "swap",
+        help="write a checkpoint with another region encoder",
+        description="Write a checkpoint with another region encoder. Everything else stays bit for bit; the language "
+        "model is never loaded. The region projector stays where its width fits.",
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="folder of a LLaVA checkpoint, with regions or without"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--encoder", required=True, metavar="NAME", help="as `pvit-ext doctor` lists them")
+    parser.add_argument("--weights", metavar="FILE", help="the encoder's own weights")
+    parser.add_argument("--embed-weights", action="store_true", help="copy them into the checkpoint")
+    parser.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="the encoder's options")
+    parser.add_argument("--projector", default="linear", choices=("linear", "mlp2x_gelu"))
+    parser.add_argument("--box-embedding", action="store_true", help="add an embedding of the normalised box")
+    parser.add_argument("--no-delimiters", action="store_true", help="no learned embeddings around each region")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new modules' random values, default 0")
+    parser.set_defaults(handler=_swap)
 
 
 def _add_data(commands: Any) -> None:
@@ -145,6 +170,43 @@ def _model_path(given: str | None) -> str:
             f"no --model given, and {QUICKSTART_MODEL} does not exist; `make quickstart` trains one"
         )
     return given or str(QUICKSTART_MODEL)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+    return value
+
+
+def _swap(args: argparse.Namespace) -> int:
+    import torch
+
+    from pvit_ext.config import RegionConfig
+    from pvit_ext.swap import swap_encoder
+
+    _log_progress()
+    torch.manual_seed(args.seed)
+    config = RegionConfig(
+        encoder=args.encoder,
+        weights=args.weights,
+        embed_weights=args.embed_weights,
+        projector=args.projector,
+        box_embedding=args.box_embedding,
+        delimiters=not args.no_delimiters,
+        encoder_options=args.options,
+    )
+    swap_encoder(args.checkpoint, config, args.out)
+    print(f"{args.out}: LLaVA with region encoder {args.encoder}")
+    return 0
+
+
+def _log_progress() -> None:
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("pvit_ext").setLevel(logging.INFO)
 
 
 def _data(args: argparse.Namespace) -> int:

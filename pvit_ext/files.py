@@ -1,11 +1,12 @@
-"""Files that are either whole or absent: atomic writing and checksums."""
+"""Files and folders that are either whole or absent: atomic writing and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +37,62 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
+    """Fill a new folder under a temporary name beside it; it takes the real name, synced, only if the block succeeds.
+
+    Args:
+        path: where the folder shall be; it does not exist yet, or is empty.
+        size: bytes that will be written.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        FileExistsError: when there is something at ``path`` already.
+        OSError: when ``size`` bytes are not free, or a write fails; nothing is left then.
+    """
+    target = Path(path).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder: name a new one, nothing is overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if size > (free := shutil.disk_usage(target.parent).free):
+        raise OSError(f"{path} needs {size:,} bytes, {free:,} are free there: make room, or name another place")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in (*temporary.iterdir(), temporary):
+            _sync(part)
+        temporary.replace(target)
+    except OSError as error:
+        raise OSError(f"writing {path} failed, nothing is left of it: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(target.parent)
+
+
+def copy_file(source: Path, target: Path, advance: Callable[[int], object] = int) -> None:
+    """Copy a file byte for byte, and read the copy again to compare its SHA-256 with the source's.
+
+    Args:
+        source: what to copy.
+        target: a new file.
+        advance: called with the number of bytes of each piece.
+
+    Raises:
+        OSError: when they differ.
+    """
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, target.open("xb") as writing:
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            writing.write(chunk)
+            advance(len(chunk))
+    if sha256_file(target) != digest.hexdigest():
+        raise OSError(f"{target} is not what was read from {source}: check the disk, then try again")
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

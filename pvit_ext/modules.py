@@ -112,13 +112,19 @@ def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | o
     if (before := getattr(model, "region_config", None)) is not None:
         config.box_embedding |= before.box_embedding
         config.conv_version = config.conv_version or before.conv_version
-    encoder = _same_encoder(model, config) or load_region_encoder(model, config, checkpoint)
+    encoder = _encoder_to_keep(model, config) or load_region_encoder(model, config, checkpoint)
     projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
     old = getattr(inner, "region_projector", None)
     with gathered(list(old.parameters()) if old is not None else []):
         _keep_what_fits(old, projector)
     inner.region_encoder, inner.region_projector = encoder, projector
     setattr(model.config, CONFIG_KEY, config.to_dict())
+
+
+def same_encoder(one: RegionConfig, other: RegionConfig) -> bool:
+    """Whether two configs name the same encoder with the same options and weights file."""
+    first, second = ([c.encoder, c.encoder_options, c.weights] for c in (one, other))
+    return json.dumps(first) == json.dumps(second)  # as saved, where a tuple is a list
 
 
 def tower_config(model: Any) -> Any:
@@ -145,14 +151,13 @@ def _find_weights(weights: str, checkpoint: Path) -> Path:
     )
 
 
-def _same_encoder(model: Any, config: RegionConfig) -> RegionEncoder | None:
+def _encoder_to_keep(model: Any, config: RegionConfig) -> RegionEncoder | None:
     """The model's encoder if the config names that one; its T, C and checksum then go into the config."""
     old: RegionConfig | None = getattr(model, "region_config", None)
     encoder: RegionEncoder | None = getattr(model.get_model(), "region_encoder", None)
     if old is None or encoder is None or config.weights_sha256 not in (None, old.weights_sha256):
         return None
-    one, other = ([c.encoder, c.encoder_options, c.weights] for c in (old, config))
-    if json.dumps(one) != json.dumps(other):  # as saved, where a tuple is a list
+    if not same_encoder(old, config):
         return None
     config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
     config.weights_sha256 = old.weights_sha256

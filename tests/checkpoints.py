@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import pvit_ext
 from pvit_ext import Region, RegionConfig
+from pvit_ext.shards import open_checkpoint
 from tests.tiny import TINY_REGIONCLIP
 
 BOX = Region.box(2, 3, 20, 15)
@@ -30,6 +33,32 @@ def save(model: Any, folder: Path) -> Path:
     source = Path(model.config._name_or_path)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copy(source / name, folder)
+    return folder
+
+
+def relayout(
+    source: Path, folder: Path, suffix: str, count: int, dtype: torch.dtype | None = None, filler: int = 0
+) -> Path:
+    """A copy of a checkpoint as one file or several, ``.safetensors`` or ``.bin``, with tensors dealt out in turn.
+
+    Each file gets ``filler`` bytes more, in tensors that no model has.
+    """
+    checkpoint = open_checkpoint(source)
+    folder.mkdir()
+    for path in (*checkpoint.other_files(), source / "config.json"):
+        shutil.copy(path, folder)
+    tensors = {name: value.to(dtype or value.dtype) for name, value in checkpoint.read(checkpoint.tensors)}
+    stem, files = {".safetensors": "model", ".bin": "pytorch_model"}[suffix], {}
+    for number in range(count):
+        name = stem + (f"-{number + 1:05}-of-{count:05}" if count > 1 else "") + suffix
+        part = {key: tensors[key] for key in sorted(tensors)[number::count]}
+        part |= {f"filler.{number}.{piece}": torch.zeros(filler // 32) for piece in range(8) if filler}
+        files |= dict.fromkeys(part, name)
+        save_file(part, folder / name, {"format": "pt"}) if suffix == ".safetensors" else torch.save(
+            part, folder / name
+        )
+    if count > 1:
+        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return folder
 
 

@@ -22,6 +22,22 @@ def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_llava(tmp_path_factory.mktemp("llava") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def regionclip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RegionCLIP checkpoint in the original layout, for the tiny tower of tests/checkpoints.py."""
+    from pvit_ext.encoders.regionclip import build
+    from pvit_ext.encoders.regionclip_weights import original_shapes
+    from tests.checkpoints import config
+
+    torch.manual_seed(11)
+    tower = build(config()).backbone
+    shapes = original_shapes({key: tuple(value.shape) for key, value in tower.state_dict().items()})
+    tensors = {f"backbone.{key}": torch.rand(shape) * 0.1 + 0.05 for key, shape in shapes.items()}
+    path = tmp_path_factory.mktemp("weights") / "regionclip_tiny.pth"
+    torch.save({"model": tensors}, path)
+    return path
+
+
 @pytest.fixture
 def loaded(llava_checkpoint: Path):
     """(tokenizer, model, image_processor) of the tiny checkpoint with a tiny random RegionCLIP attached."""

@@ -17,8 +17,6 @@ from transformers import AutoModelForCausalLM
 
 import pvit_ext
 from pvit_ext.checkpoint import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
-from pvit_ext.encoders.regionclip import build
-from pvit_ext.encoders.regionclip_weights import original_shapes
 from pvit_ext.files import sha256_file
 from pvit_ext.model import LlavaLlamaForCausalLM
 from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
@@ -29,18 +27,6 @@ def tensor_names(folder: Path) -> list[str]:
     return [name for file in folder.glob("*.safetensors") for name in load_file(file)]
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A RegionCLIP checkpoint in the original layout, for a tiny tower."""
-    torch.manual_seed(11)
-    tower = build(config()).backbone
-    shapes = original_shapes({key: tuple(value.shape) for key, value in tower.state_dict().items()})
-    tensors = {f"backbone.{key}": torch.rand(shape) * 0.1 + 0.05 for key, shape in shapes.items()}
-    path = tmp_path_factory.mktemp("weights") / "regionclip_tiny.pth"
-    torch.save({"model": tensors}, path)
-    return path
-
-
 @pytest.fixture
 def embedded(llava_checkpoint: Path) -> Any:
     torch.manual_seed(1)
@@ -48,8 +34,8 @@ def embedded(llava_checkpoint: Path) -> Any:
 
 
 @pytest.fixture
-def named(llava_checkpoint: Path, weights_file: Path) -> Any:
-    return randomize(load(llava_checkpoint, region_config=config(weights=str(weights_file))))
+def named(llava_checkpoint: Path, regionclip_weights: Path) -> Any:
+    return randomize(load(llava_checkpoint, region_config=config(weights=str(regionclip_weights))))
 
 
 # Whole checkpoints
@@ -71,7 +57,7 @@ def test_embedded_encoder(embedded: Any, tmp_path: Path) -> None:
     assert config_of(saved) == config_of(again)
 
 
-def test_file_encoder_is_named_not_copied(named: Any, weights_file: Path, tmp_path: Path) -> None:
+def test_file_encoder_is_named_not_copied(named: Any, regionclip_weights: Path, tmp_path: Path) -> None:
     expected = logits(named)
     saved = save(named, tmp_path / "saved")
     names = tensor_names(saved)
@@ -87,12 +73,12 @@ def test_file_encoder_is_named_not_copied(named: Any, weights_file: Path, tmp_pa
         )
     }
     stored = json.loads((saved / "config.json").read_text())["pvit_ext"]
-    assert (stored["weights"], stored["weights_sha256"]) == (str(weights_file), sha256_file(weights_file))
+    assert (stored["weights"], stored["weights_sha256"]) == (str(regionclip_weights), sha256_file(regionclip_weights))
     assert torch.equal(logits(load(saved)), expected)
 
 
-def test_file_encoder_embedded_on_request(llava_checkpoint: Path, weights_file: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copy(weights_file, tmp_path / "gone.pth"))
+def test_file_encoder_embedded_on_request(llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(regionclip_weights, tmp_path / "gone.pth"))
     model = randomize(load(llava_checkpoint, region_config=config(weights=str(copy), embed_weights=True)))
     expected = logits(model)
     saved = save(model, tmp_path / "saved")
@@ -102,12 +88,12 @@ def test_file_encoder_embedded_on_request(llava_checkpoint: Path, weights_file: 
 
 @pytest.mark.parametrize("place", ["beside", "variable"])
 def test_moved_file_is_found(
-    named: Any, weights_file: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+    named: Any, regionclip_weights: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = logits(named)
-    named.config.pvit_ext["weights"] = f"/nowhere/{weights_file.name}"
+    named.config.pvit_ext["weights"] = f"/nowhere/{regionclip_weights.name}"
     saved = save(named, tmp_path / "saved")
-    shutil.copy(weights_file, saved if place == "beside" else tmp_path)
+    shutil.copy(regionclip_weights, saved if place == "beside" else tmp_path)
     monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path))
     assert torch.equal(logits(load(saved)), expected)
 
@@ -122,15 +108,15 @@ def test_missing_file_lists_where_it_looked(named: Any, tmp_path: Path, monkeypa
         assert str(place) in str(caught.value)
 
 
-def test_changed_file_is_an_error_with_both_checksums(named: Any, weights_file: Path, tmp_path: Path) -> None:
-    changed = torch.load(weights_file)
+def test_changed_file_is_an_error_with_both_checksums(named: Any, regionclip_weights: Path, tmp_path: Path) -> None:
+    changed = torch.load(regionclip_weights)
     changed["model"]["backbone.conv1.weight"] += 1
     torch.save(changed, tmp_path / "changed.pth")
     named.config.pvit_ext["weights"] = str(tmp_path / "changed.pth")
     saved = save(named, tmp_path / "saved")
     with pytest.raises(ValueError, match="sha256") as caught:
         load(saved)
-    assert sha256_file(weights_file) in str(caught.value)
+    assert sha256_file(regionclip_weights) in str(caught.value)
     assert sha256_file(tmp_path / "changed.pth") in str(caught.value)
 
 
