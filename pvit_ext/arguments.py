@@ -70,7 +70,7 @@ class RegionModelArguments(llava_train.ModelArguments):
 
 @dataclass
 class RegionDataArguments(llava_train.DataArguments):
-    """LLaVA's data arguments and how regions are augmented."""
+    """LLaVA's data arguments, how regions are augmented, and how many bad records a run survives."""
 
     region_jitter: float = field(
         default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
@@ -78,10 +78,15 @@ class RegionDataArguments(llava_train.DataArguments):
     image_grid_pinpoints: str | None = field(
         default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres"}
     )
+    max_bad_records: int = field(
+        default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.region_jitter < 0.5:
             raise ValueError(f"--region_jitter {self.region_jitter}: a part of a box's extent, from 0 to below 0.5")
+        if self.max_bad_records < 0:
+            raise ValueError(f"--max_bad_records {self.max_bad_records}: how many records may be bad, 0 or more")
 
 
 @dataclass

@@ -13,10 +13,11 @@ from llava.constants import IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
+from pvit_ext.bad_records import BadRecords
 from pvit_ext.inputs import paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
-from pvit_ext.records import Record, RecordError, load_records
-from pvit_ext.regions import Region, Size
+from pvit_ext.records import BadRecord, Record, RecordError, load_records
+from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import load_image, reading
 
 
@@ -36,7 +37,8 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     image_rows: int | None = None
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
-        self.records = load_records(data_path, data_args.image_folder)
+        self.bad_records = BadRecords(data_args.max_bad_records)
+        self.records = load_records(data_path, data_args.image_folder, self.bad_records)
         self.list_data_dict = [record.data for record in self.records]
         self.tokenizer = tokenizer
         self.data_args = data_args
@@ -44,36 +46,62 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
 
+        A record that turns out bad is replaced by the next good one, as at start-up: the same on every rank, in every
+        epoch and after a resume.
+
         Raises:
-            RecordError, RegionError: naming file and line.
+            RecordError, RegionError: naming file and line; with the list of all when they are more than
+                ``--max_bad_records`` allows.
         """
-        record = self.records[index]
-        has_image = "image" in record.data
-        image = None
-        if has_image:
-            with reading(record.where):
-                image = load_image(Path(self.data_args.image_folder, record.data["image"]))
-        turns = copy.deepcopy(record.data["conversations"])
-        regions: list[Region] = []
-        left: list[Region] = []
-        if image is not None:
-            regions = self._regions(record, image.size)
-            texts = [turn["value"] for turn in turns]
-            texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
-            turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
-        conversations = [turns]
-        if has_image:
-            conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
-        encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
-        item: dict[str, Any] = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
-        self._check(item, record.where, len(left))
-        if image is None:
+        count = len(self.records)
+        for record in (self.records[place % count] for place in range(index, index + count)):
+            try:
+                return self._item(record)
+            except (RecordError, RegionError) as error:
+                if not self.bad_records.limit:
+                    raise
+                self.bad_records.add(BadRecord(record.where, str(error)))
+        raise RecordError(f"none of {count} records can be used, the last is {record.where}")
+
+    def _item(self, record: Record) -> dict[str, Any]:
+        if "image" not in record.data:
             side = self.data_args.image_processor.crop_size
-            item["image"] = torch.zeros(3, side["height"], side["width"])
-            return item | {"image_size": (side["width"], side["height"]), "regions": [], "region_extra": None}
-        item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
+            blank = {
+                "image": torch.zeros(3, side["height"], side["width"]),
+                "image_size": (side["width"], side["height"]),
+            }
+            return (
+                self._encoded(record, record.data["conversations"], 0) | blank | {"regions": [], "region_extra": None}
+            )
+        with reading(record.where):
+            image = load_image(Path(self.data_args.image_folder, record.data["image"]))
+        regions = self._regions(record, image.size)
+        turns = record.data["conversations"]
+        texts = [turn["value"] for turn in turns]
+        texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
+        turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
+        item = self._encoded(record, turns, len(left))
+        with reading(record.where):
+            item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
         extra = region_extra(self.region_encoder, [image], left, record.where)[0]
         return item | {"image_size": image.size, "regions": left, "region_extra": extra}
+
+    def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int) -> dict[str, Any]:
+        """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
+        end, has_image = self.tokenizer.eos_token, "image" in record.data
+        if end and any(end in turn["value"] for turn in turns):
+            raise RecordError(f"{record.where}: its text holds {end}, with which LLaVA ends an answer; take it out")
+        conversations = [copy.deepcopy(turns)]
+        if has_image:
+            conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
+        try:
+            encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
+        except AssertionError as error:
+            wanted = "--version plain takes one question with <image> and one answer"
+            raise RecordError(f"{record.where}: LLaVA's template refuses the conversation; {wanted}") from error
+        item = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
+        self._check(item, record.where, regions)
+        return item
 
     def _regions(self, record: Record, size: Size) -> list[Region]:
         """The record's regions, moved a little."""
@@ -89,14 +117,14 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
         if len(answer) == 0:
             problem = "LLaVA masks an answer whose tokens it cannot place (see its 'tokenization mismatch')"
-            raise RecordError([f"{where}: no answer token is left to learn from: {problem}"])
+            raise RecordError(f"{where}: no answer token is left to learn from: {problem}")
         regions = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
         if len(regions) != expected:
             problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
-            raise RecordError([f"{where}: {problem}; --version plain drops the question, use another template"])
+            raise RecordError(f"{where}: {problem}; --version plain drops the question, use another template")
         for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
             if len(places) and (row := self._row_after(ids, int(places[0]))) > limit:
-                raise RecordError([f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it"])
+                raise RecordError(f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it")
 
     def _row_after(self, ids: torch.Tensor, place: int) -> int:
         """Row of the prompt, images and regions expanded, behind the token at ``place``."""

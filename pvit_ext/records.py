@@ -14,17 +14,21 @@ is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pvit_ext.json_records import JsonRecordError, read_json_records
+from pvit_ext.json_records import JsonFileError, JsonRecordError, read_json_records
 from pvit_ext.masks import PendingMask, check_relative
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
 from pvit_ext.regions import Region, RegionError
 from pvit_ext.views import ImageError, image_size
+
+if TYPE_CHECKING:
+    from pvit_ext.bad_records import BadRecords
 
 SHOWN_PROBLEMS = 20
 _SPEAKERS = ("human", "gpt")
@@ -43,13 +47,23 @@ class RecordError(ValueError):
 
     Args:
         problems: one line for each, with file, line and id of the record.
+        advice: what to do about more than one.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    def __init__(self, *problems: str, advice: str = "") -> None:
         self.problems = list(problems)
-        more = len(self.problems) - SHOWN_PROBLEMS
-        shown = "\n".join(self.problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
-        super().__init__(shown if len(self.problems) == 1 else f"{len(self.problems)} bad records:\n{shown}")
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = "\n".join(problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
+        super().__init__(
+            shown if len(problems) == 1 and not advice else f"{len(problems)} bad records{advice}:\n{shown}"
+        )
+
+
+class BadRecord(NamedTuple):
+    """A record that cannot be used: file, line and id, and the same with what is wrong."""
+
+    where: str
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -78,26 +92,34 @@ class Record:
         return [spec if isinstance(spec, Region) else spec.load(self.image_folder, self.where) for spec in self.specs]
 
 
-def load_records(path: str | PathLike[str], image_folder: str | PathLike[str] | None = None) -> list[Record]:
+def load_records(
+    path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, bad: BadRecords | None = None
+) -> list[Record]:
     """Read and check a data file.
 
     Args:
         path: JSON array or JSON Lines.
         image_folder: if given, every image must exist in it.
+        bad: takes note of bad records, in whose places the next good ones (behind the last, the first) are returned.
 
     Raises:
-        RecordError: listing all bad records.
+        RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.
     """
-    records, problems = _scan(path, image_folder)
-    if problems:
-        raise RecordError(problems)
-    return records
+    entries, whole = _scan(path, image_folder)
+    found = [entry for entry in entries if isinstance(entry, BadRecord)]
+    if found and (bad is None or not whole or len(found) == len(entries)):
+        raise RecordError(*(one.problem for one in found))
+    if bad is not None:
+        bad.add(*found)
+    following = next(entry for entry in entries if isinstance(entry, Record))
+    records = [following := entry if isinstance(entry, Record) else following for entry in reversed(entries)]
+    return records[::-1]
 
 
 def validate(
     path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
 ) -> list[str]:
-    """Every bad record of a data file, one line each with file, line and id; empty if all are good.
+    """Every bad record of a data file, one line each with file, line and id, by line; empty if all are good.
 
     Args:
         path: JSON array or JSON Lines.
@@ -106,30 +128,33 @@ def validate(
     """
     if check_images and image_folder is None:
         raise ValueError("check_images needs the image_folder")
-    records, problems = _scan(path, image_folder)
+    entries: Iterable[Record | BadRecord] = _scan(path, image_folder)[0]
     if check_images:
         from tqdm import tqdm
 
-        problems += filter(None, map(_image_problem, tqdm(records, desc="images", unit="record")))
-    return problems
+        entries = tqdm(entries, desc="images", unit="record")
+    found = (e.problem if isinstance(e, BadRecord) else _image_problem(e) if check_images else None for e in entries)
+    return [problem for problem in found if problem]
 
 
-def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -> tuple[list[Record], list[str]]:
-    records, problems = [], []
+def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -> tuple[list[Record | BadRecord], bool]:
+    """The file's records by line, and whether they are all."""
+    entries: list[Record | BadRecord] = []
     name, folder = Path(path).name, None if image_folder is None else str(image_folder)
+    value = None
     for line, value in read_json_records(path):
         where = f"{name} line {line}"
-        if isinstance(value, dict) and "id" in value:
+        if isinstance(value, dict) and isinstance(value.get("id"), (str, int)):
             where += f" (id {str(value['id'])[:80]!r})"
         try:
-            records.append(_record(value, where, folder))
-        except (_Bad, JsonRecordError) as error:
-            problems.append(f"{where}: {error}")
+            entries.append(_record(value, where, folder))
+        except (_Bad, JsonRecordError, RecursionError) as error:
+            entries.append(BadRecord(where, f"{where}: {error}"))
         except RegionError as error:  # names the record itself
-            problems.append(str(error))
-    if not records and not problems:
-        problems.append(f"{name} line 1: the file holds no record")
-    return records, problems
+            entries.append(BadRecord(where, str(error)))
+    if not entries:
+        entries.append(BadRecord(name, f"{name} line 1: the file holds no record"))
+    return entries, not isinstance(value, JsonFileError)
 
 
 class _Bad(ValueError):
@@ -185,11 +210,13 @@ def _check_file(path: Any, what: str, folder: str | None, where: str) -> None:
     if not isinstance(path, str):
         raise _Bad(f"{what} is a path in the image folder, got {_short(path)}")
     check_relative(path, f"{where}: {what}")
-    if folder is not None and not Path(folder, path).is_file():
+    if folder is not None and not os.path.isfile(os.path.join(folder, path)):  # Path.is_file raises for long names
         raise _Bad(f"{what} {_short(path)} is not in the image folder {folder}")
 
 
 def _check_images_of(turns: list[str], specs: Sequence[Region | PendingMask], has_image: bool) -> None:
+    if "<image>" in "".join(turns[1::2]):
+        raise _Bad("<image> stands in an answer; it belongs in a question")
     count = sum(turn.count("<image>") for turn in turns)
     if specs and not has_image:
         raise _Bad(f"{len(specs)} regions but no image; a region lies on an image")
@@ -205,7 +232,7 @@ def _region(item: Any, where: str) -> Region | PendingMask:
     if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
         raise RegionError(f"{where} is [x0, y0, x1, y1] or an object with one of {_LISTED}, got {_short(item)}")
     if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
-        raise RegionError(f"{where} has unknown keys {unknown}; known are normalized and image")
+        raise RegionError(f"{where} has unknown keys {_short(unknown)}; known are normalized and image")
     normalized, image = fields.get("normalized", False), fields.get("image", 0)
     if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
         raise RegionError(f"{where}: normalized is true or false and image an integer, got {_short(item)}")

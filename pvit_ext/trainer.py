@@ -26,6 +26,7 @@ class RegionTrainer(LLaVATrainer):
             raise ValueError("the model has no image tower to put regions beside: give --vision_tower")
         freeze_for_stage(model, args.stage)
         inner = model.get_model()
+        train_dataset.bad_records.open(args.output_dir)
         train_dataset.region_encoder = inner.region_encoder
         train_dataset.slots_per_region = model.region_config.slots_per_region
         if model.config.image_aspect_ratio != "anyres":

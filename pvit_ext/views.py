@@ -6,12 +6,12 @@ Every view here is an axis-aligned affine ``view = scale * original + shift``. C
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch import Tensor
 from pvit_ext.regions import RegionError, Size
 
 _EXIF_ORIENTATION = 0x0112
+MAX_SIDE, MAX_ASPECT = 30_000, 200
+"""A 60000x1 file of a few bytes takes 10 GB padded to a square, 20 GB with its shorter side at 336."""
 
 
 class ImageError(ValueError):
@@ -30,7 +32,9 @@ def reading(where: str) -> Iterator[None]:
     """Say whose image cannot be read: errors of a file inside the block become a RegionError that names the sample."""
     try:
         yield
-    except (ImageError, OSError) as error:
+    except RegionError:
+        raise
+    except (ValueError, OSError) as error:
         raise RegionError(f"{where}: cannot read its image: {error}") from error
 
 
@@ -131,41 +135,64 @@ def _resize_view(size: Any, source: Size) -> View:
 def load_image(source: Any) -> Image.Image:
     """Open an image (path or PIL image) as RGB with its EXIF orientation applied; regions refer to the result.
 
+    The first frame of an animation; without transparency, as LLaVA; the upper eight of 16 bits.
+
     Raises:
         FileNotFoundError: if there is no such file.
         ImageError: if it is not a readable image; names the file.
     """
     with open_image(source) as image:
-        if 0 in image.size:
-            raise ValueError("it has no pixels")
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _eight_bits(ImageOps.exif_transpose(image), image.format).convert("RGB")
 
 
 def image_size(source: Any) -> Size:
-    """(width, height) of what :func:`load_image` gives, from the file's header alone.
+    """(width, height) of what :func:`load_image` gives, from the file's header alone where that tells.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ImageError: if it is not an image; names the file.
     """
     with open_image(source) as image:
+        if image.format == "TIFF":
+            image.load()  # Pillow turns it while loading; what the header says before depends on Pillow's version
         width, height = image.size
         return (height, width) if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
 
 
 @contextmanager
 def open_image(source: Any) -> Iterator[Image.Image]:
-    """An open Pillow image; what Pillow raises for a damaged file becomes one error that names it.
+    """An open Pillow image; whatever its decoders raise for a damaged file becomes one error that names it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ImageError: if it cannot be read.
+        ImageError: if it cannot be read, or has a shape that nothing can resize.
     """
     try:
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+            _check_size(image.size)
             yield image
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # fuzzed files raise RuntimeError (AVIF), MemoryError (JPEG 2000), struct.error and more
         name = "the image" if isinstance(source, Image.Image) else source
-        raise ImageError(f"cannot read {name}: {error}; is the file a complete image?") from error
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot read {name}: {reason}; is the file a complete image?") from error
+
+
+def _check_size(size: Size) -> None:
+    if 0 in size:
+        raise ValueError("it has no pixels")
+    if max(size) > min(MAX_SIDE, MAX_ASPECT * min(size)):
+        raise ValueError(
+            f"{size[0]}x{size[1]} pixels; padded to a square or resized by its shorter side it may not fit in memory "
+            f"(at most {MAX_SIDE} a side, and {MAX_ASPECT} times the other)"
+        )
+
+
+def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Pillow's own conversion of more than eight bits clips: all but the darkest 1/256 would be white."""
+    if image.mode in ("I", "F") and (image.mode, file_format) != ("I", "PNG"):  # Pillow 10: 16-bit PNG
+        raise ValueError(f"its pixels are 32-bit (mode {image.mode}) with no stated range; convert it to 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image

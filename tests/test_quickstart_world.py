@@ -131,7 +131,9 @@ def test_llava_masks_exactly_the_answers(
 
 def test_own_labels_equal_llavas(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if not tokenizer.is_fast:
-        pytest.skip("the quickstart encodes its own text with a fast tokenizer's offsets, which older transformers lack")
+        pytest.skip(
+            "the quickstart encodes its own text with a fast tokenizer's offsets, which older transformers lack"
+        )
     monkeypatch.setattr(llava_conversation, "default_conversation", llava_conversation.conv_templates["v1"])
     rng = random.Random(3)
     for _ in range(20):

@@ -181,7 +181,7 @@ def make_dataset(llava_checkpoint: Path, path: Path, kind: Any = RegionDataset, 
     tokenizer.pad_token = tokenizer.unk_token
     arguments = SimpleNamespace(
         image_folder=str(path.parent), image_aspect_ratio="pad", is_multimodal=True, mm_use_im_start_end=False,
-        region_jitter=0.0,
+        region_jitter=0.0, max_bad_records=0,
         image_processor=CLIPImageProcessor.from_pretrained(llava_checkpoint / "tower"),
     )  # fmt: skip
     for key, value in changed.items():
