@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_ask(commands)
     _add_swap(commands)
+    _add_convert(commands)
     _add_data(commands)
     _add_doctor(commands)
     return parser
@@ -93,6 +94,21 @@ def _add_swap(commands: Any) -> None:
     parser.add_argument("--no-delimiters", action="store_true", help="no learned embeddings around each region")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new modules' random values, default 0")
     parser.set_defaults(handler=_swap)
+
+
+def _add_convert(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert-checkpoint",
+        help="import a checkpoint of the original PVIT",
+        description="Write a checkpoint of the original PVIT as one of LLaVA with regions.",
+    )
+    parser.add_argument("source", metavar="SRC", help="folder of the original checkpoint")
+    parser.add_argument("--base", metavar="DIR", help="the checkpoint that SRC is a delta on; none for whole weights")
+    parser.add_argument("--region-weights", required=True, metavar="FILE", help="RegionCLIP's own weights")
+    parser.add_argument("--embed-weights", action="store_true", help="copy them into the checkpoint")
+    parser.add_argument("--options", type=_json_object, default={}, metavar="JSON", help="RegionCLIP's options")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.set_defaults(handler=_convert)
 
 
 def _add_data(commands: Any) -> None:
@@ -201,6 +217,17 @@ def _swap(args: argparse.Namespace) -> int:
     )
     swap_encoder(args.checkpoint, config, args.out)
     print(f"{args.out}: LLaVA with region encoder {args.encoder}")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from pvit_ext.config import RegionConfig
+    from pvit_ext.convert import convert_checkpoint
+
+    _log_progress()
+    config = RegionConfig(weights=args.region_weights, embed_weights=args.embed_weights, encoder_options=args.options)
+    convert_checkpoint(args.source, config, args.out, args.base)
+    print(f"{args.out}: LLaVA with PVIT's regions")
     return 0
 
 
