@@ -60,7 +60,7 @@ def convert_checkpoint(
 ) -> None:
     """Write an original PVIT checkpoint as one that :func:`~pvit_ext.load_pretrained_model` and stock LLaVA load.
 
-    Memory holds the region modules and one tensor of each checkpoint, or one shard where that is a ``.bin`` file.
+    Memory holds the region modules, and one tensor of each checkpoint or one shard where that is a ``.bin`` file.
 
     Args:
         source: the original's folder, tokenizer included.
@@ -80,8 +80,7 @@ def convert_checkpoint(
     shell = RegionShell(LlavaConfig.from_dict(values), original.folder)
     merge = _Merge(original, _language_tensors(original, shell.config), None if base is None else open_checkpoint(base))
     replace_region_modules(shell, config, original.folder)
-    ((_, embeddings),) = merge.read(merge.original.tensors[EMBEDDINGS], [EMBEDDINGS])
-    fill_region_modules(shell, _region_tensors(original, embeddings[ids]), original.folder)
+    fill_region_modules(shell, _region_tensors(merge, ids), original.folder)
     _write(merge, Path(out), shell.state(), {**values, CONFIG_KEY: config.to_dict()})
 
 
@@ -124,21 +123,24 @@ def _write(merge: _Merge, out: Path, regions: dict[str, Tensor], values: dict[st
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         for path in others:
             copy_file(path, folder / path.name, bar.update)
-        for number, shard in enumerate(original.shards, start=1):
-            path, names = folder / f"model-{number:05}-of-{len(original.shards):05}.safetensors", merge.names_in(shard)
-            write_safetensors(path, {name: shard.entries[name] for name in names}, partial(merge.read, shard))
-            bar.update(path.stat().st_size)
+        files = {"model-regions.safetensors": regions}
         save_tensors(folder / "model-regions.safetensors", regions)
-        shards = [Shard(path) for path in sorted(folder.glob("model-*.safetensors"))]
-        write_index(folder, ("model", ".safetensors"), shards, original.metadata)
+        for number, shard in enumerate(original.shards, start=1):
+            file = f"model-{number:05}-of-{len(original.shards):05}.safetensors"
+            files[file] = {name: shard.entries[name] for name in merge.names_in(shard)}
+            write_safetensors(folder / file, files[file], partial(merge.read, shard))
+            bar.update(sum(map(nbytes, files[file].values())))
+        write_index(folder, ("model", ".safetensors"), files, original.metadata)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
-def _region_tensors(original: Checkpoint, delimiters: Tensor) -> dict[str, Tensor]:
-    state = {"region_projector.delimiters.weight": delimiters}
+def _region_tensors(merge: _Merge, ids: list[int]) -> dict[str, Tensor]:
+    tensors = merge.original.tensors
+    ((_, embeddings),) = merge.read(tensors[EMBEDDINGS], [EMBEDDINGS])
+    state = {"region_projector.delimiters.weight": embeddings[ids]}  # (2, D)
     for old, new in REGION_TENSORS.items():
-        names = [name for name in original.tensors if name.startswith(old)]
-        state |= {new + name.removeprefix(old): value for name, value in original.read(names)}
+        names = [name for name in tensors if name.startswith(old)]
+        state |= {new + name.removeprefix(old): value for name, value in merge.original.read(names)}
     return state
 
 

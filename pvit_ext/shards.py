@@ -155,10 +155,12 @@ def _open_index(index: Path, layout: tuple[str, str]) -> Checkpoint:
     return Checkpoint(index.parent, list(shards.values()), tensors, layout, content.get("metadata", {}))
 
 
-def write_index(folder: Path, layout: tuple[str, str], shards: Sequence[Shard], metadata: Mapping[str, Any]) -> None:
-    """Write the index of these shards, which lie in ``folder``."""
-    weight_map = {name: shard.path.name for shard in shards for name in shard.entries}
-    total = sum(nbytes(tensor) for shard in shards for tensor in shard.entries.values())
+def write_index(
+    folder: Path, layout: tuple[str, str], files: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]
+) -> None:
+    """Write the index of these files, of which each holds these tensors, on any device."""
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    total = sum(nbytes(tensor) for tensors in files.values() for tensor in tensors.values())
     content = {"metadata": {**metadata, "total_size": total}, "weight_map": weight_map}
     (folder / f"{''.join(layout)}.index.json").write_text(json.dumps(content, indent=2) + "\n")
 

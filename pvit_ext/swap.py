@@ -117,31 +117,31 @@ def _write(source: Checkpoint, out: Path, shell: RegionShell, values: dict[str, 
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         for path in others:
             copy_file(path, folder / path.name, bar.update)
-        shards = []
+        files = {}
         for number, shard in enumerate(source.shards, start=1):
             name = shard.path.name
             if name == "".join(source.layout):  # by this name transformers would not look at the index
                 name = name.replace(".", f"-{number:05}-of-{len(source.shards):05}.")
-            kept = _write_shard(shard, folder / name, shell, bar)
-            shards += [Shard(folder / name)] if kept else []
-        regions = folder / "-regions".join(source.layout)
-        save_tensors(regions, state)
-        write_index(folder, source.layout, [*shards, Shard(regions)], source.metadata)
+            if kept := _write_shard(shard, folder / name, shell, bar):
+                files[name] = kept
+        regions = "-regions".join(source.layout)
+        save_tensors(folder / regions, state)
+        write_index(folder, source.layout, {**files, regions: state}, source.metadata)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-    logger.info("%s: %d region tensors are new in %s", out, len(state), regions.name)
+    logger.info("%s: %d region tensors are new in %s", out, len(state), regions)
 
 
-def _write_shard(shard: Shard, target: Path, shell: RegionShell, bar: Any) -> bool:
-    """Copy a shard without its region tensors; False when it has no others."""
+def _write_shard(shard: Shard, target: Path, shell: RegionShell, bar: Any) -> dict[str, Tensor]:
+    """Copy a shard without its region tensors, unless it has no others; what was copied."""
     regions = set(_region_names(shell, shard.entries))
-    kept = [name for name in shard.entries if name not in regions]
+    kept = {name: entry for name, entry in shard.entries.items() if name not in regions}
     if not regions:
         copy_file(shard.path, target, bar.update)
         logger.info("%s: copied, sha256 compared", target.name)
     elif kept:
-        shard.write(target, kept)
+        shard.write(target, list(kept))
         logger.info("%s: %d tensors copied, the sha256 of each compared", target.name, len(kept))
-    return bool(kept)
+    return kept
 
 
 def _region_names(shell: RegionShell, names: Iterable[str]) -> list[str]:
