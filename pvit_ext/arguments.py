@@ -102,6 +102,9 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
+        if self.resume_from_checkpoint is not None:
+            where = "the newest complete checkpoint in --output_dir"
+            raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: a run continues from {where}")
         compat.enable_cpu(self)
         super().__post_init__()
         self.local_rank = compat.local_rank(self)

@@ -7,6 +7,7 @@ transformers 5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing 
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib.util
 import inspect
 import logging
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 def prepare_training() -> None:
     """Apply every shim that this machine and these versions need; call before ``llava.train`` is imported."""
     layernorm_names()
+    rng_state_is_safe()
+    deepspeed_resumes_adapters()
     if not torch.cuda.is_available():
         cpu_deepspeed_shm_op()
         cpu_deepspeed_backend()
@@ -42,6 +45,33 @@ def layernorm_names() -> None:
     if not hasattr(transformers.trainer, "ALL_LAYERNORM_LAYERS"):
         norms = [torch.nn.LayerNorm, LlamaRMSNorm, MistralRMSNorm]
         setattr(transformers.trainer, "ALL_LAYERNORM_LAYERS", norms)  # noqa: B010
+
+
+def rng_state_is_safe() -> None:
+    """torch 2.6 loads only tensors unless told to; transformers 4.37 does not tell it of numpy's random state."""
+    import numpy as np
+    import transformers.trainer
+
+    if hasattr(torch.serialization, "add_safe_globals") and not hasattr(transformers.trainer, "safe_globals"):
+        state = np.zeros(1, dtype=np.uint32)
+        rebuild: Any = state.__reduce__()[0]
+        torch.serialization.add_safe_globals([rebuild, np.ndarray, np.dtype, type(state.dtype)])
+
+
+def deepspeed_resumes_adapters() -> None:
+    """transformers 4.37 leaves frozen weights out of peft's DeepSpeed checkpoints, and then insists on finding them."""
+    import transformers.trainer
+
+    stock = transformers.trainer.deepspeed_load_checkpoint
+    if "load_module_strict" in inspect.signature(stock).parameters:
+        return
+
+    def load(engine: Any, path: str, load_module_strict: bool = True) -> None:
+        if hasattr(engine.module, "peft_config"):
+            engine.load_checkpoint = functools.partial(engine.load_checkpoint, load_module_strict=False)
+        stock(engine, path)
+
+    transformers.trainer.deepspeed_load_checkpoint = load
 
 
 def cpu_deepspeed_backend() -> None:
@@ -185,7 +215,7 @@ def cpu_tower_dtype(model: Any) -> None:
         tower.to(torch.float32)
 
 
-def leave_cpu_group() -> None:
+def leave_cpu_group(status: int = 0) -> None:
     """End a finished CPU launch at once: gloo's threads aborted 3 of 20 two-rank ZeRO-3 runs at interpreter exit."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.cuda.is_available():
         return
@@ -193,7 +223,7 @@ def leave_cpu_group() -> None:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def enable_cpu(arguments: Any) -> None:

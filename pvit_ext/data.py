@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from llava import mm_utils
 from llava.constants import IGNORE_INDEX
@@ -30,11 +31,13 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
         slots_per_region: rows a region takes in the prompt.
         image_rows: rows an image takes, None where that depends on the image (anyres).
+        seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 
     region_encoder: Any = None
     slots_per_region: int = 1
     image_rows: int | None = None
+    seed: int = 0
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
         self.bad_records = BadRecords(data_args.max_bad_records)
@@ -43,27 +46,31 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         self.tokenizer = tokenizer
         self.data_args = data_args
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
 
         A record that turns out bad is replaced by the next good one, as at start-up: the same on every rank, in every
         epoch and after a resume.
 
+        Args:
+            index: of the sample, in epoch 0, or (epoch, index).
+
         Raises:
             RecordError, RegionError: naming file and line; with the list of all when they are more than
                 ``--max_bad_records`` allows.
         """
+        epoch, index = index if isinstance(index, tuple) else (0, index)
         count = len(self.records)
         for record in (self.records[place % count] for place in range(index, index + count)):
             try:
-                return self._item(record)
+                return self._item(record, np.random.default_rng((self.seed, epoch, index)))
             except (RecordError, RegionError) as error:
                 if not self.bad_records.limit:
                     raise
                 self.bad_records.add(BadRecord(record.where, str(error)))
         raise RecordError(f"none of {count} records can be used, the last is {record.where}")
 
-    def _item(self, record: Record) -> dict[str, Any]:
+    def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             side = self.data_args.image_processor.crop_size
             blank = {
@@ -75,7 +82,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             )
         with reading(record.where):
             image = load_image(Path(self.data_args.image_folder, record.data["image"]))
-        regions = self._regions(record, image.size)
+        regions = self._regions(record, image.size, draw)
         turns = record.data["conversations"]
         texts = [turn["value"] for turn in turns]
         texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
@@ -103,10 +110,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         self._check(item, record.where, regions)
         return item
 
-    def _regions(self, record: Record, size: Size) -> list[Region]:
+    def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[Region]:
         """The record's regions, moved a little."""
-        regions = [region.resolve(size, record.where) for region in record.regions]
-        return [jitter_box(region, self.data_args.region_jitter).resolve(size, record.where) for region in regions]
+        regions, most = [region.resolve(size, record.where) for region in record.regions], self.data_args.region_jitter
+        return [jitter_box(region, most, draw).resolve(size, record.where) for region in regions]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
@@ -133,11 +140,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
 
 
-def jitter_box(region: Region, fraction: float) -> Region:
+def jitter_box(region: Region, fraction: float, draw: np.random.Generator) -> Region:
     """PVIT's augmentation: move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
 
-    Drawn from torch's generator, which data loaders seed anew for every worker and epoch. Other kinds stay, and so do
-    boxes below one pixel: clipped again, they could fall under the least size.
+    Other kinds stay, and so do boxes below one pixel: clipped again, they could fall under the least size.
     """
     if region.kind != "box" or not fraction:
         return region
@@ -145,7 +151,7 @@ def jitter_box(region: Region, fraction: float) -> Region:
     width, height = x1 - x0, y1 - y0
     if min(width, height) < 1:
         return region
-    left, top, right, bottom = torch.empty(4).uniform_(-fraction, fraction).tolist()
+    left, top, right, bottom = draw.uniform(-fraction, fraction, 4).tolist()
     return replace(region, points=((x0 + left * width, y0 + top * height), (x1 + right * width, y1 + bottom * height)))
 
 

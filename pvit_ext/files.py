@@ -32,11 +32,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.touch(exist_ok=False)  # tempfile.mkstemp would make a file that only its owner can read
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 @contextmanager
@@ -65,13 +65,13 @@ def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     try:
         yield temporary
         for part in (*temporary.iterdir(), temporary):
-            _sync(part)
+            sync(part)
         temporary.replace(target)
     except OSError as error:
         raise OSError(f"writing {path} failed, nothing is left of it: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def copy_file(source: Path, target: Path, advance: Callable[[int], object] = int) -> None:
@@ -104,7 +104,8 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's or folder's contents written to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

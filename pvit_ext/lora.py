@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvit_ext.checkpoint import CONFIG_FILE
+from pvit_ext.checkpoint import CONFIG_FILE, save_region_modules
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -64,9 +64,34 @@ def merge_adapter(model: Any, folder: str) -> Any:
     """
     from peft import PeftModel
 
+    _load_whole_weights(model, folder, _PEFT_PREFIX)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
+    """Complete a checkpoint that has the adapter alone: with it, what trains beside it, in LLaVA's format for the end.
+
+    Args:
+        model: peft's wrapper around a region-enabled LLaVA.
+        folder: of the checkpoint.
+        write: False on ranks that only take part in gathering.
+    """
+    from llava.train.train import get_peft_state_non_lora_maybe_zero_3
+
+    save_region_modules(model, folder, model.name_or_path, write, adapter=True)
+    state = get_peft_state_non_lora_maybe_zero_3(model.named_parameters())
+    if write:
+        torch.save(state, Path(folder, NON_LORA_FILE))
+
+
+def load_beside_adapter(model: Any, folder: str) -> None:
+    """Load what :func:`save_beside_adapter` wrote into the model that is training."""
+    _load_whole_weights(model, folder, "")
+
+
+def _load_whole_weights(model: Any, folder: str, prefix: str) -> None:
     state = torch.load(Path(folder, NON_LORA_FILE), map_location="cpu", weights_only=True)
-    state = {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
     unexpected = model.load_state_dict(state, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"{folder} trained tensors that its base model lacks: {sorted(unexpected)}")
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()

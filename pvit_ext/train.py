@@ -63,5 +63,11 @@ def use_regions() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from pvit_ext.preemption import EXIT_STATUS, Stopped
+
+    try:
+        main()
+    except Stopped:
+        compat.leave_cpu_group(EXIT_STATUS)
+        raise
     compat.leave_cpu_group()

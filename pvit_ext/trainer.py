@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from torch import nn
 from transformers import Trainer
 from transformers.utils import cached_file
 
-from pvit_ext import compat
+from pvit_ext import compat, lora, resume
 from pvit_ext.checkpoint import save_region_modules
 from pvit_ext.files import atomic_write
+from pvit_ext.preemption import StopOnTerm, Stopped
+from pvit_ext.sampling import EpochSampler
 
 
 class RegionTrainer(LLaVATrainer):
@@ -29,22 +32,89 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.bad_records.open(args.output_dir)
         train_dataset.region_encoder = inner.region_encoder
         train_dataset.slots_per_region = model.region_config.slots_per_region
+        train_dataset.seed = args.seed
         if model.config.image_aspect_ratio != "anyres":
             train_dataset.image_rows = model.get_vision_tower().num_patches
         compat.cpu_tower_dtype(model)
         compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
         super().__init__(model=model, args=args, **keywords)
+        self.stop = StopOnTerm()
+        self.add_callback(self.stop)
         if self.is_world_process_zero():
             print(parameter_table(model), flush=True)
 
+    def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
+        """Train; SIGTERM ends it with a checkpoint and :class:`~pvit_ext.preemption.Stopped`.
+
+        Args:
+            resume_from_checkpoint: True, which LLaVA passes when there is any ``checkpoint-*``, is the newest complete
+                one. All else is as transformers has it.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._newest_checkpoint()
+        with self.stop.listening():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+        if self.stop.agreed:
+            self._say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
+            raise Stopped
+        return result
+
+    def _newest_checkpoint(self) -> str | None:
+        folder, skipped = resume.newest_complete(Path(self.args.output_dir))
+        for reason in skipped:
+            self._say(f"skipped {reason}")
+        if folder is None:
+            self._say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
+            return None
+        self._say(f"resuming from {folder}")
+        for difference in resume.check_same_run(folder, *run_and_settings(self)):
+            self._say(f"losses will not be those of the uninterrupted run: {difference}")
+        return str(folder)
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero():
+            print(text, flush=True)
+
     def _get_train_sampler(self, *_: Any) -> Any:
-        return super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+        order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+        return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0))
 
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
-        """transformers' own: LLaVA's override passes one argument too many to transformers 5."""
+        """transformers' own, for LLaVA's passes one argument too many to transformers 5; then the marker.
+
+        transformers would delete older checkpoints before this one is known to be whole.
+        """
         extra = {"metrics": metrics} if "metrics" in inspect.signature(Trainer._save_checkpoint).parameters else {}
-        Trainer._save_checkpoint(self, model, trial, **extra)
+        save = functools.partial(Trainer._save_checkpoint, self, model, trial, **extra)
+        folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        if getattr(self.args, "save_only_model", False):
+            save()  # without a marker: there is no optimizer to continue with
+        elif resume.problem(folder) is not None:  # else it is of this step: runs continue from the newest
+            self._alone(resume.discard, folder)
+            limit, self.args.save_total_limit = self.args.save_total_limit, None
+            save()
+            self.args.save_total_limit = limit
+            if self.args.lora_enable:
+                lora.save_beside_adapter(self.model, str(folder), self.args.should_save)
+            self.accelerator.wait_for_everyone()
+            self._alone(resume.mark_complete, folder, *run_and_settings(self))
+            self._alone(resume.keep_newest, folder.parent, limit)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+
+    def _alone(self, change: Any, *args: Any) -> None:
+        """Let one rank change files while the others wait."""
+        if self.args.should_save:
+            change(*args)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers', which knows of peft's adapter alone; DeepSpeed's checkpoints do not come here, nor need it."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.lora_enable:
+            lora.load_beside_adapter(self.model, resume_from_checkpoint)
 
     def save_state(self) -> None:
         """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
@@ -52,6 +122,30 @@ class RegionTrainer(LLaVATrainer):
         if self.args.lora_enable:
             base, write = self.model.name_or_path, self.args.should_save
             save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
+
+
+_RUN = ("stage", "lora_enable", "lora_r", "lora_alpha", "lora_bias", "bf16", "fp16")
+_SETTINGS = (
+    *("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "group_by_modality_length", "seed"),
+    *("num_train_epochs", "max_steps", "learning_rate", "mm_projector_lr", "lr_scheduler_type", "lora_dropout"),
+)
+
+
+def run_and_settings(trainer: RegionTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run must, and should, have in common with this one to continue from its checkpoints."""
+    model, args, data = trainer.model, trainer.args, trainer.train_dataset
+    region = {f"region {name}": value for name, value in model.region_config.to_dict().items()}
+    if region["region weights_sha256"]:
+        del region["region weights"]  # known by its contents; the file may have moved
+    deepspeed = trainer.accelerator.state.deepspeed_plugin
+    run = {
+        **{name: getattr(args, name) for name in _RUN},
+        **region,
+        "zero stage": deepspeed and deepspeed.zero_stage,
+        "trained tensors": sum(parameter.requires_grad for parameter in model.parameters()),
+    }
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    return run, settings | {"samples": len(data), "region_jitter": data.data_args.region_jitter}
 
 
 def freeze_for_stage(model: Any, stage: str) -> None:

@@ -29,6 +29,7 @@ from pvit_ext.arguments import RegionDataArguments, RegionModelArguments, expand
 from pvit_ext.data import RegionDataset, jitter_box  # noqa: E402
 from pvit_ext.records import RecordError  # noqa: E402
 from pvit_ext.regions import RegionError  # noqa: E402
+from pvit_ext.sampling import EpochSampler  # noqa: E402
 from pvit_ext.train import main  # noqa: E402
 
 
@@ -172,6 +173,17 @@ def test_stage1_output_loads_on_its_base(stage1: Path, llava_checkpoint: Path) -
     assert torch.equal(model.lm_head.weight, base["lm_head.weight"])
 
 
+def test_a_checkpoint_of_another_stage_or_encoder_is_not_continued(
+    llava_checkpoint: Path, data: Path, stage1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both start over the folder of a stage 1 run, as when OUTPUT is forgotten."""
+    with pytest.raises(ValueError, match=r"checkpoint-2 .*stage was 'align', is 'finetune'.*--output_dir"):
+        run(monkeypatch, flags(llava_checkpoint, data, stage1, stage="finetune"))
+    other = {"stage": "align", "region_encoder": "osprey", "region_encoder_options": "{}"}
+    with pytest.raises(ValueError, match=r"region encoder was 'regionclip', is 'osprey'"):
+        run(monkeypatch, flags(llava_checkpoint, data, stage1, **other))
+
+
 def make_dataset(llava_checkpoint: Path, path: Path, kind: Any = RegionDataset, **changed: Any) -> Any:
     from transformers import AutoTokenizer, CLIPImageProcessor
 
@@ -242,23 +254,30 @@ def test_template_that_drops_the_question_names_the_record(llava_checkpoint: Pat
 
 
 def test_jitter_stays_within_two_percent() -> None:
-    torch.manual_seed(0)
+    draw = np.random.default_rng(0)
     box = Region.box(10, 20, 110, 220)
-    moved = np.array([np.ravel(jitter_box(box, 0.02).points) for _ in range(2000)]) - (10, 20, 110, 220)
+    moved = np.array([np.ravel(jitter_box(box, 0.02, draw).points) for _ in range(2000)]) - (10, 20, 110, 220)
     assert (np.abs(moved) <= (2.0001, 4.0001, 2.0001, 4.0001)).all()
     assert (np.abs(moved).max(0) > (1.9, 3.8, 1.9, 3.8)).all()
     for still in (Region.box(0, 0, 0.5, 40), Region.point(3, 3)):
-        assert jitter_box(still, 0.02) is still
-    assert jitter_box(box, 0.0) is box
+        assert jitter_box(still, 0.02, draw) is still
+    assert jitter_box(box, 0.0, draw) is box
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_jitter_changes_with_every_epoch(llava_checkpoint: Path, data: Path, template, workers: int) -> None:
     dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers)
-    epochs = [[item["regions"][0].points for item in loader if item["regions"]] for _ in range(2)]
+    epoch = 0
+    order = EpochSampler(range(len(dataset)), seed=0, epoch=lambda: epoch)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, sampler=order, num_workers=workers, persistent_workers=workers > 0
+    )
+    epochs = []
+    for epoch in (0, 1, 1):  # noqa: B007
+        epochs.append([item["regions"][0].points for item in loader if item["regions"]])
     assert len(epochs[0]) == 6
-    assert not any(first == second for first, second in zip(*epochs, strict=True))
+    assert not any(first == second for first, second in zip(epochs[0], epochs[1], strict=True))
+    assert epochs[1] == epochs[2]  # a resumed epoch, whatever was drawn before
 
 
 @pytest.mark.parametrize("jitter", [-0.1, 0.5, 0.6])

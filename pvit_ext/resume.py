@@ -1,0 +1,112 @@
+"""Complete checkpoints: a marker, written last, tells a whole checkpoint from what a kill or a full disk left."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.files import atomic_write, sync
+
+MARKER = "pvit_ext_complete.json"
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(folder: Path, run: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Put every file of a checkpoint on the disk, then the marker that lists them with their sizes.
+
+    Args:
+        folder: a ``checkpoint-N`` that every rank has finished writing.
+        run: what a run that continues from here must have in common with this one.
+        settings: what it must have in common for the same sequence of losses.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if path.name != MARKER]
+    for path in paths:
+        sync(path)
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.is_file()}
+    values = {"checkpoint": folder.name, "run": run, "settings": settings, "files": files}
+    with atomic_write(folder / MARKER) as temporary:
+        temporary.write_text(json.dumps(values, indent=1))
+
+
+def problem(folder: Path) -> str | None:
+    """Why a checkpoint is not complete, or None if it is."""
+    try:
+        marker = read_marker(folder)
+        name, files = marker["checkpoint"], dict(marker["files"])
+    except FileNotFoundError:
+        return f"it has no {MARKER}: saving it was interrupted"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"its {MARKER} cannot be read: {error!r}"
+    if name != folder.name:
+        return f"its {MARKER} is that of {name}"
+    for file, size in files.items():
+        path = folder / file
+        if not path.is_file():
+            return f"{file} is missing"
+        if path.stat().st_size != size:
+            return f"{file} has {path.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """What :func:`mark_complete` wrote into ``folder``."""
+    values: dict[str, Any] = json.loads((folder / MARKER).read_text())
+    return values
+
+
+def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
+    """The complete checkpoint of the highest step, and for each incomplete one above it the reason to skip it."""
+    skipped: list[str] = []
+    for folder in reversed(_checkpoints(output_dir)):
+        reason = problem(folder)
+        if reason is None:
+            return folder, skipped
+        skipped.append(f"{folder.name}: {reason}")
+    return None, skipped
+
+
+def check_same_run(folder: Path, run: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What in ``settings`` differs from the checkpoint's, so that losses will not be those of the uninterrupted run.
+
+    Raises:
+        ValueError: when the flags of this run contradict the checkpoint.
+    """
+    marker = read_marker(folder)
+    if other := _differences(marker["run"], run):
+        raise ValueError(
+            f"{folder} was written by another run: {'; '.join(other)}. Continue it with its own flags, or name another "
+            "--output_dir"
+        )
+    return _differences(marker["settings"], settings)
+
+
+def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    own = json.loads(json.dumps(own))  # tuples are lists in the marker
+    keys = sorted(saved.keys() | own.keys())
+    return [f"{key} was {saved.get(key)!r}, is {own.get(key)!r}" for key in keys if saved.get(key) != own.get(key)]
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint, marker first: cut short, this leaves no checkpoint that looks complete."""
+    (folder / MARKER).unlink(missing_ok=True)
+    for path in (folder, folder.with_name(f"tmp-{folder.name}")):  # transformers 4.36 and 4.37 write there first
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def keep_newest(output_dir: Path, limit: int | None) -> None:
+    """Delete incomplete checkpoints, and complete ones but the newest ``limit``; None and 0 keep everything."""
+    folders = _checkpoints(output_dir)
+    complete = [folder for folder in folders if problem(folder) is None]
+    if limit and complete:
+        for folder in set(folders) - set(complete[-limit:]):
+            discard(folder)
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    """``checkpoint-N`` in ``output_dir``, by N."""
+    steps = {path: _STEP.fullmatch(path.name) for path in output_dir.glob("checkpoint-*") if path.is_dir()}
+    return sorted((path for path in steps if steps[path]), key=lambda path: int(path.name.rpartition("-")[2]))
