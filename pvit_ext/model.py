@@ -220,7 +220,7 @@ class RegionMixin:
 
     def encode_regions(self, inputs: RegionInputs) -> Tensor:
         """Region tokens (M, S, D): the encoder's features through the region projector."""
-        inner = self.get_model()  # type: ignore[attr-defined]
+        inner, inputs.tower = self.get_model(), self.get_vision_tower()  # type: ignore[attr-defined]
         features = inner.region_encoder(inputs)  # (M, T, C)
         weight = next(inner.region_projector.features.parameters())
         return inner.region_projector(features.to(weight.dtype), inputs.boxes_norm)  # (M, S, D)

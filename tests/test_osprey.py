@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_are_refused_whole(tmp_path: Path) -> None:
     }
     for message, content in cases.items():
         torch.save(content, tmp_path / "weights.pt")
-        with pytest.raises(ValueError, match=f"does not fit this encoder, nothing was loaded. {message}"):
+        with pytest.raises(ValueError, match=f"does not fit this .*, nothing was loaded. {message}"):
             encoder.load_weights(str(tmp_path / "weights.pt"))
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.weights import KeyMap, StateDict
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import View
 
@@ -33,6 +34,7 @@ class RegionInputs:
         views: B affines, original pixels -> the image tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         owners: M names of the regions for error messages, such as ``sample 0, region 1``; may be empty.
+        tower: LLaVA's image tower, for encoders that let it look again.
     """
 
     regions: list[Region]
@@ -42,6 +44,7 @@ class RegionInputs:
     views: list[View] = field(default_factory=list)
     extra: list[dict[str, Tensor] | None] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
+    tower: Any = None
 
     @cached_property
     def boxes(self) -> Tensor:
@@ -97,6 +100,7 @@ class RegionEncoder(nn.Module):
         tokens_per_region: T; 0 for an encoder that shows regions by :meth:`describe` and :meth:`paint` alone, whose
             :meth:`forward` never runs.
         feature_dim: C.
+        keys: between the original's state-dict keys and ours; None without an original whose weights could be loaded.
     """
 
     name: ClassVar[str]
@@ -105,6 +109,7 @@ class RegionEncoder(nn.Module):
     feature_layers: tuple[int, ...] = ()
     tokens_per_region: int = 1
     feature_dim: int
+    keys: KeyMap | None = None
 
     def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
         """Tensors this encoder needs beyond the tower's features, made in data workers.
@@ -138,8 +143,21 @@ class RegionEncoder(nn.Module):
         return {}
 
     def load_weights(self, path: str) -> None:
-        """Load the encoder's own checkpoint file, all of it, or raise."""
-        raise ValueError(f"region encoder {self.name!r} has no weights of its own, got {path!r}")
+        """Load the encoder's own checkpoint file, alone or inside that of a whole model, by :attr:`keys`.
+
+        Raises:
+            ValueError: unless all of it fits.
+        """
+        self._key_map(path).load(self, path)
+
+    def original_state_dict(self) -> StateDict:
+        """The weights under the original's names."""
+        return self._key_map("its names").to_original(self.state_dict())
+
+    def _key_map(self, wanted: str) -> KeyMap:
+        if self.keys is None:
+            raise ValueError(f"region encoder {self.name!r} has no weights of its own, got {wanted!r}")
+        return self.keys
 
     def forward(self, inputs: RegionInputs) -> Tensor:
         """Region features (M, T, C); M may be 0."""

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.keymap import KeyMap
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.point_groups import PointGroups, Taps, bilinear_taps
-from pvit_ext.encoders.regionclip_weights import StateDict
+from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.region_masks import points_inside
 
 
@@ -78,18 +77,6 @@ class Ferret(RegionEncoder):
         )
         ends = (("flatten_projector.", "flatten."), ("dim_projector.", "output."))
         self.keys = KeyMap("region_geo_sampler", (*per_round, *ends))
-
-    def load_weights(self, path: str) -> None:
-        """Load Ferret's ``region_geo_sampler``, alone or inside a whole checkpoint.
-
-        Raises:
-            ValueError: unless all of it fits.
-        """
-        self.keys.load(self, path)
-
-    def original_state_dict(self) -> StateDict:
-        """The weights under Ferret's names."""
-        return self.keys.to_original(self.state_dict())
 
     def forward(self, inputs: RegionInputs) -> Tensor:
         """Features (M, T, C) of the parameters' dtype.

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.keymap import KeyMap
 from pvit_ext.encoders.level_fusion import LevelFusion, enlarged_cells
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
-from pvit_ext.encoders.regionclip_weights import StateDict
+from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.roi_align import roi_align
 
 REGIONS_PER_PASS = 64
@@ -101,18 +100,6 @@ class GPT4RoI(RegionEncoder):
                 ("roi_align.updims.", "output."),
             ),
         )
-
-    def load_weights(self, path: str) -> None:
-        """Load GPT4RoI's ``spi_module``, alone or inside a whole checkpoint.
-
-        Raises:
-            ValueError: unless all of it fits.
-        """
-        self.keys.load(self, path)
-
-    def original_state_dict(self) -> StateDict:
-        """The weights under GPT4RoI's names."""
-        return self.keys.to_original(self.state_dict())
 
     def forward(self, inputs: RegionInputs) -> Tensor:
         """Features (M, T, C) of the parameters' dtype.

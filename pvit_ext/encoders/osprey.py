@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.keymap import KeyMap
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
-from pvit_ext.encoders.regionclip_weights import StateDict
+from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.region_masks import sample_masks
 
 
@@ -81,18 +80,6 @@ class Osprey(RegionEncoder):
             nn.ReLU(),
             nn.Linear(hidden, self.feature_dim),
         )
-
-    def load_weights(self, path: str) -> None:
-        """Load Osprey's ``mask_extractor``, alone or inside a whole checkpoint.
-
-        Raises:
-            ValueError: unless all of it fits.
-        """
-        self.keys.load(self, path)
-
-    def original_state_dict(self) -> StateDict:
-        """The weights under Osprey's names."""
-        return self.keys.to_original(self.state_dict())
 
     def forward(self, inputs: RegionInputs) -> Tensor:
         """Features (M, T, C) of the parameters' dtype: the mask token, then the position token.

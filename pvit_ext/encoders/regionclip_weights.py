@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from pvit_ext.encoders.weights import StateDict, check_fits, read_checkpoint, shapes
 
 BATCH_NORM_EPS = 1e-5
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -32,9 +29,6 @@ NOT_VISUAL = (
     "vocab_size",
 )
 """Beginnings of keys beside the visual tower in a checkpoint without a prefix; other unknown keys are an error."""
-LISTED = 10
-
-StateDict = dict[str, Tensor]
 
 
 def load_visual(module: nn.Module, path: str) -> None:
@@ -49,49 +43,10 @@ def load_visual(module: nn.Module, path: str) -> None:
         ValueError: unless every tensor is there, with the right shape, and no other is.
     """
     given = select_visual(read_checkpoint(path))
-    folded = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    folded = shapes(module.state_dict())
     original = any(key.endswith("running_var") for key in given)
-    problems = differences(original_shapes(folded) if original else folded, given)
-    if problems:
-        raise ValueError(f"{path} does not fit this tower, nothing was loaded. " + "; ".join(problems))
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise ValueError(f"cannot load {path} into a tower on the meta device; build it outside the meta context")
+    check_fits(module, given, original_shapes(folded) if original else folded, path)
     module.load_state_dict(fold(given, folded) if original else given)
-
-
-def read_checkpoint(path: str) -> StateDict:
-    """The tensors of a torch or safetensors file; code in it is never run.
-
-    Raises:
-        ValueError: when the file is a TorchScript archive, or holds something else than tensors.
-    """
-    if path.endswith(".safetensors"):
-        return load_file(path)
-    try:
-        _refuse_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} is not a plain state dict ({str(error).splitlines()[0]}). If it is one of OpenAI's TorchScript "
-            "archives and you trust it, convert it once: torch.save(torch.jit.load(path).state_dict(), new_path)"
-        ) from error
-    content = _unwrap(content)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def _refuse_torchscript(path: str) -> None:
-    """torch 2.0 loads such an archive, code and all, even where only weights are asked for; later ones refuse it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("a TorchScript archive")
-
-
-def _unwrap(content: Any) -> Any:
-    inner = content.get("model") if isinstance(content, Mapping) else None
-    return inner if isinstance(inner, Mapping) else content
 
 
 def select_visual(tensors: StateDict) -> StateDict:
@@ -106,19 +61,19 @@ def select_visual(tensors: StateDict) -> StateDict:
 
 def original_shapes(folded: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of CLIP's layout for a tower of this folded layout."""
-    shapes = {}
+    original = {}
     for key, shape in folded.items():
         layer, leaf = key.rsplit(".", 1)
         if layer == "attnpool.positional_embedding":
-            shapes[layer] = shape
+            original[layer] = shape
         elif layer.startswith("attnpool."):
-            shapes[key] = shape
-            shapes[f"{layer}.bias"] = shape[:1]  # k_proj's is left out of the folded layout
+            original[key] = shape
+            original[f"{layer}.bias"] = shape[:1]  # k_proj's is left out of the folded layout
         elif leaf == "weight":
-            shapes[key] = shape
+            original[key] = shape
         else:
-            shapes.update({f"{batch_norm_of(layer)}.{name}": shape for name in BATCH_NORM})
-    return shapes
+            original.update({f"{batch_norm_of(layer)}.{name}": shape for name in BATCH_NORM})
+    return original
 
 
 def batch_norm_of(conv: str) -> str:
@@ -126,25 +81,6 @@ def batch_norm_of(conv: str) -> str:
     parent, _, leaf = conv.rpartition(".")
     name = "1" if leaf == "0" else leaf.replace("conv", "bn")
     return f"{parent}.{name}" if parent else name
-
-
-def differences(expected: Mapping[str, tuple[int, ...]], given: StateDict) -> list[str]:
-    """What is missing, unexpected or of another shape, in words; empty when all fits."""
-    shapes = {key: tuple(given[key].shape) for key in given.keys() & expected.keys()}
-    wrong = [
-        f"{key} {shapes[key]} instead of {expected[key]}" for key in sorted(shapes) if shapes[key] != expected[key]
-    ]
-    lists = {
-        "missing": sorted(expected.keys() - given.keys()),
-        "unexpected": sorted(given.keys() - expected.keys()),
-        "of another shape": wrong,
-    }
-    return [f"{len(keys)} of {len(expected)} {what}: {_listed(keys)}" for what, keys in lists.items() if keys]
-
-
-def _listed(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:LISTED]) + (", ..." if len(keys) > LISTED else "")
 
 
 def fold(given: StateDict, folded: Iterable[str]) -> StateDict:

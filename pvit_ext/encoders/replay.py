@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.coverage import covered_shares
-from pvit_ext.encoders.keymap import KeyMap
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.roi_align import roi_align
 
 
@@ -80,7 +80,7 @@ class Replay(RegionEncoder):
         """
         if self.projection is None:
             raise ValueError(f"replay has no weights to load from {path!r} without the option projection=<width>")
-        self.keys.load(self.projection, path)
+        self._key_map(path).load(self.projection, path)
 
     def forward(self, inputs: RegionInputs) -> Tensor:
         """Features (M, T, C) of the feature map's dtype, or of the projection's.
