@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pvit_ext.checkpoint import fill_region_modules
 from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.regionclip_weights import differences
+from pvit_ext.encoders.weights import differences
 from pvit_ext.files import atomic_folder, copy_file
 from pvit_ext.modules import replace_region_modules
 from pvit_ext.shards import (
