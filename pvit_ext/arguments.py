@@ -12,6 +12,7 @@ from llava.train import train as llava_train
 from pvit_ext import compat
 from pvit_ext.checkpoint import read_region_config
 from pvit_ext.config import RegionConfig
+from pvit_ext.language_models import CheckpointPath
 
 STAGES = ("align", "finetune")
 
@@ -20,6 +21,9 @@ STAGES = ("align", "finetune")
 class RegionModelArguments(llava_train.ModelArguments):
     """LLaVA's model arguments and the region encoder's."""
 
+    model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
+    vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
+    mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
     region_encoder: str | None = field(default=None, metadata={"help": "registered name; default regionclip"})
     region_weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
     region_encoder_options: str | None = field(default=None, metadata={"help": "JSON object of the encoder's options"})
@@ -30,10 +34,22 @@ class RegionModelArguments(llava_train.ModelArguments):
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
     def __post_init__(self) -> None:
-        """A LLaVA checkpoint names its image tower; the flag is only for making one from a language model."""
-        if self.vision_tower is None and self.model_name_or_path != RegionModelArguments.model_name_or_path:
+        """A LLaVA checkpoint names its image tower and how it merges tiles; the flags are for making one.
+
+        Raises:
+            ValueError: for flags that LLaVA's forward does not implement together.
+        """
+        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
+            raise ValueError(
+                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
+                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
+            )
+        if self.model_name_or_path != RegionModelArguments.model_name_or_path:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
-            self.vision_tower: str | None = values.get("mm_vision_tower")
+            self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
+            self.mm_patch_merge_type = self.mm_patch_merge_type or values.get("mm_patch_merge_type")
+        self.mm_patch_merge_type = self.mm_patch_merge_type or "flat"
+        self.model_name_or_path = CheckpointPath(self.model_name_or_path)
 
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
         """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these arguments.
@@ -76,7 +92,7 @@ class RegionDataArguments(llava_train.DataArguments):
         default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
     )
     image_grid_pinpoints: str | None = field(
-        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres"}
+        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres; default the checkpoint's"}
     )
     max_bad_records: int = field(
         default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 def prepare_training() -> None:
     """Apply every shim that this machine and these versions need; call before ``llava.train`` is imported."""
     layernorm_names()
+    mpt_attention_items()
     rng_state_is_safe()
     deepspeed_resumes_adapters()
     if not torch.cuda.is_available():
@@ -72,6 +73,14 @@ def deepspeed_resumes_adapters() -> None:
         stock(engine, path)
 
     transformers.trainer.deepspeed_load_checkpoint = load
+
+
+def mpt_attention_items() -> None:
+    """LLaVA's ``train()`` writes ``config.attn_config["attn_impl"]``: a dict of MosaicML's, a class in transformers."""
+    from transformers.models.mpt.configuration_mpt import MptAttentionConfig
+
+    if not hasattr(MptAttentionConfig, "__setitem__"):
+        setattr(MptAttentionConfig, "__setitem__", MptAttentionConfig.__setattr__)  # noqa: B010
 
 
 def cpu_deepspeed_backend() -> None:

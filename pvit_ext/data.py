@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     Attributes:
         region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
         slots_per_region: rows a region takes in the prompt.
-        image_rows: rows an image takes, None where that depends on the image (anyres).
+        image_rows: set by the trainer; (width, height) of an image -> the rows it takes in the prompt.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 
     region_encoder: Any = None
     slots_per_region: int = 1
-    image_rows: int | None = None
+    image_rows: Callable[[Size], int] = staticmethod(lambda size: 1)
     seed: int = 0
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
@@ -73,13 +74,9 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             side = self.data_args.image_processor.crop_size
-            blank = {
-                "image": torch.zeros(3, side["height"], side["width"]),
-                "image_size": (side["width"], side["height"]),
-            }
-            return (
-                self._encoded(record, record.data["conversations"], 0) | blank | {"regions": [], "region_extra": None}
-            )
+            blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": None}
+            item = self._encoded(record, record.data["conversations"], regions=0, image_rows=0)
+            return item | blank | {"image_size": (side["width"], side["height"])}
         with reading(record.where):
             image = load_image(Path(self.data_args.image_folder, record.data["image"]))
         regions = self._regions(record, image.size, draw)
@@ -87,13 +84,13 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         texts = [turn["value"] for turn in turns]
         texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
         turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
-        item = self._encoded(record, turns, len(left))
+        item = self._encoded(record, turns, len(left), self.image_rows(image.size))
         with reading(record.where):
             item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
         extra = region_extra(self.region_encoder, [image], left, record.where)[0]
         return item | {"image_size": image.size, "regions": left, "region_extra": extra}
 
-    def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int) -> dict[str, Any]:
+    def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: int) -> dict[str, Any]:
         """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
         end, has_image = self.tokenizer.eos_token, "image" in record.data
         if end and any(end in turn["value"] for turn in turns):
@@ -107,7 +104,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             wanted = "--version plain takes one question with <image> and one answer"
             raise RecordError(f"{record.where}: LLaVA's template refuses the conversation; {wanted}") from error
         item = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
-        self._check(item, record.where, regions)
+        self._check(item, record.where, regions, image_rows)
         return item
 
     def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[Region]:
@@ -118,7 +115,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
 
-    def _check(self, item: dict[str, Any], where: str, expected: int) -> None:
+    def _check(self, item: dict[str, Any], where: str, expected: int, image_rows: int) -> None:
         """Nothing is trained on with its answer masked or cut away, or its region cut off."""
         ids, limit = item["input_ids"], self.tokenizer.model_max_length
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
@@ -130,13 +127,13 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
             raise RecordError(f"{where}: {problem}; --version plain drops the question, use another template")
         for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
-            if len(places) and (row := self._row_after(ids, int(places[0]))) > limit:
+            if len(places) and (row := self._row_after(ids, int(places[0]), image_rows)) > limit:
                 raise RecordError(f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it")
 
-    def _row_after(self, ids: torch.Tensor, place: int) -> int:
+    def _row_after(self, ids: torch.Tensor, place: int, image_rows: int) -> int:
         """Row of the prompt, images and regions expanded, behind the token at ``place``."""
         before = ids[: place + 1]
-        images = int((before == IMAGE_TOKEN_INDEX).sum()) * ((self.image_rows or 1) - 1)
+        images = int((before == IMAGE_TOKEN_INDEX).sum()) * (image_rows - 1)
         return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from pvit_ext.anyres import ImageLayout
 from pvit_ext.inputs import paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions, tokenizer_region_token
 from pvit_ext.regions import Region, RegionError, Size
@@ -169,12 +170,11 @@ def collate(
     ids = [tokenizer_region_token(prompt.text, tokenizer, IMAGE_TOKEN_INDEX, "pt") for _, prompt in pairs]
     images: list[Image.Image] = []
     extra: list[dict[str, Tensor] | None] = []
-    for number, one in enumerate(ids, start=first):
-        _check_length(model, one, f"query {number}")
-    encoder = _encoder(model)
+    encoder, layout = _encoder(model), ImageLayout.of(model)
     for number, (query, prompt) in enumerate(pairs, start=first):
         with reading(f"query {number}"):
             loaded = query.load_images()
+        _check_length(model, ids[number - first], [layout.rows(image.size) for image in loaded], f"query {number}")
         own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
         images += paint_regions(encoder, own, prompt.regions, f"query {number}")
         extra += region_extra(encoder, own, prompt.regions, f"query {number}")
@@ -192,15 +192,13 @@ def collate(
     }
 
 
-def _check_length(model: Any, ids: Tensor, where: str) -> None:
+def _check_length(model: Any, ids: Tensor, image_rows: list[int], where: str) -> None:
     """LLaVA cuts the end of a long prompt, which is the question, without a word."""
     limit = getattr(model.config, "tokenizer_model_max_length", None)
-    if limit is None or getattr(model.config, "image_aspect_ratio", None) == "anyres":  # rows depend on the image there
-        return
-    rows = len(ids) + int((ids == IMAGE_TOKEN_INDEX).sum()) * (model.get_vision_tower().num_patches - 1)
+    rows = len(ids) + sum(image_rows) - len(image_rows)
     if regions := int((ids == REGION_TOKEN_INDEX).sum()):
         rows += regions * (model.region_config.slots_per_region - 1) if model.region_config else 0
-    if rows > limit:
+    if limit is not None and rows > limit:
         raise RegionError(
             f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}"
         )

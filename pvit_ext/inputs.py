@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from pvit_ext.anyres import ImageLayout
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.injection import BoundRegions
 from pvit_ext.prompt import REGION_PLACEHOLDER
@@ -24,8 +25,9 @@ def build_inputs(
     bound: BoundRegions,
     sizes: Sequence[Size] | None,
     maps: list[Tensor],
+    pictures: list[int],
     extra: Extra | None,
-    view_of: Callable[[Size], View],
+    layout: ImageLayout,
     device: torch.device,
 ) -> RegionInputs:
     """Inputs for the regions of a batch; for a batch without any, of one dummy region.
@@ -34,9 +36,10 @@ def build_inputs(
         encoder: that will get them.
         bound: the M regions.
         sizes: B (width, height) of the upright originals.
-        maps: one (B, C_l, H_l, W_l) map per layer that the encoder reads.
+        maps: one (pictures, C_l, H_l, W_l) map per layer that the encoder reads.
+        pictures: of each image, more than one where it came as tiles.
         extra: per image the encoder's ``preprocess`` output, None where an image has no region.
-        view_of: the image tower's view of an image of a size.
+        layout: of the images' pictures.
         device: for the index.
 
     Raises:
@@ -44,12 +47,13 @@ def build_inputs(
     """
     if not bound.regions:
         bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
-        maps, extra = [one[:1] for one in maps], [encoder.dummy_extra()]
+        maps, pictures, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
     _check_kinds(encoder, bound.regions, bound.owners)
     _check_extra(encoder, bound, extra)
-    _check_maps(maps, len(sizes))
-    views = [view_of(size) for size in sizes] if maps else []
+    views: list[View] = []
+    if maps:
+        maps, views = layout.join(maps, pictures, sizes, encoder.reads_tiles)
     index = torch.tensor(bound.image_index, device=device)
     return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
 
@@ -124,12 +128,3 @@ def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | Non
                 "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
                 "region lies (pvit_ext.ask and the training data do so)"
             )
-
-
-def _check_maps(maps: list[Tensor], images: int) -> None:
-    if maps and len(maps[0]) != images:
-        raise RegionError(
-            f"the image tower ran on {len(maps[0])} pictures for {images} image(s) (tiles of anyres?): an encoder that "
-            "reads its features needs one per image; use image_aspect_ratio=pad, or an encoder with a view of its own "
-            "(regionclip)"
-        )

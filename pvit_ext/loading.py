@@ -29,7 +29,7 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
     Returns:
         The same model.
     """
-    from pvit_ext.model import region_class
+    from pvit_ext.language_models import region_class
 
     kind = region_class(type(model))
     replace_region_modules(model, config, checkpoint)
@@ -85,10 +85,10 @@ def load_pretrained_model(
 def _load_llava(path: str, dtype: torch.dtype, device: torch.device, kwargs: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
-    from pvit_ext.model import region_class_of_config
+    from pvit_ext.language_models import region_class_of_config
 
     model_class = region_class_of_config(AutoConfig.from_pretrained(path))
-    tokenizer = AutoTokenizer.from_pretrained(path, use_fast=False)
+    tokenizer = AutoTokenizer.from_pretrained(path, use_fast=model_class.fast_tokenizer)
     model = model_class.from_pretrained(path, torch_dtype=dtype, low_cpu_mem_usage=True, **kwargs)
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()

@@ -1,4 +1,4 @@
-"""LLaVA's model classes with regions: one mixin in front of each, LLaVA's own code behind it.
+"""The mixin that stands in front of each of LLaVA's model classes, LLaVA's own code behind it.
 
 Without regions every call goes to stock LLaVA unchanged. A checkpoint keeps LLaVA's ``model_type``; its config gains
 one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two modules: ``region_encoder`` and
@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from torch import Tensor
-from transformers import LlamaForCausalLM, MistralForCausalLM, MptForCausalLM
 
 from pvit_ext import compat
+from pvit_ext.anyres import ImageLayout, count_pictures
 from pvit_ext.checkpoint import keys_not_saved, load_region_modules
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionInputs
@@ -25,7 +24,6 @@ from pvit_ext.modules import create_region_modules, finish_region_encoder, repla
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.tower import capture_feature_maps
-from pvit_ext.views import View, tower_view
 
 Regions = list[list[Region] | None]
 
@@ -34,6 +32,7 @@ class RegionMixin:
     """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
 
     language_model_class: ClassVar[Any]
+    fast_tokenizer: ClassVar[bool] = False
     llava_generates: ClassVar[bool] = True
     _keys_to_ignore_on_save: Any
     # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
@@ -206,7 +205,7 @@ class RegionMixin:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
-        tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, region_extra))  # (M, S, D)
+        tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, images, region_extra))  # (M, S, D)
         if has_regions:
             embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.owners)
         else:
@@ -226,16 +225,12 @@ class RegionMixin:
         return inner.region_projector(features.to(weight.dtype), inputs.boxes_norm)  # (M, S, D)
 
     def _region_inputs(
-        self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], extra: Extra | None
+        self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], images: Any, extra: Extra | None
     ) -> RegionInputs:
         inner = self.get_model()  # type: ignore[attr-defined]
         device = next(inner.region_projector.parameters()).device
-        return build_inputs(inner.region_encoder, bound, sizes, maps, extra, self._tower_view, device)
-
-    def _tower_view(self, size: Size) -> View:
-        tower = self.get_vision_tower()  # type: ignore[attr-defined]
-        aspect = getattr(self.config, "image_aspect_ratio", None)  # type: ignore[attr-defined]
-        return tower_view(tower.image_processor, aspect, size)
+        pictures, layout = count_pictures(images), ImageLayout.of(self)
+        return build_inputs(inner.region_encoder, bound, sizes, maps, pictures, extra, layout, device)
 
 
 def _refuse_unbound(input_ids: Tensor | None) -> None:
@@ -248,52 +243,3 @@ _WITHOUT_ROWS = (
     "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
     "pvit_ext.inputs.write_regions and paint_regions before the prompt is tokenised and the image preprocessed"
 )
-
-
-# The classes carry the names of those they replace: transformers writes the name into config.json (``architectures``).
-
-
-class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):
-    """LLaVA on LLaMA or Vicuna, with regions."""
-
-    language_model_class = LlamaForCausalLM
-
-
-class LlavaMistralForCausalLM(RegionMixin, llava_mistral.LlavaMistralForCausalLM):
-    """LLaVA on Mistral, with regions."""
-
-    language_model_class = MistralForCausalLM
-
-
-class LlavaMptForCausalLM(RegionMixin, llava_mpt.LlavaMptForCausalLM):
-    """LLaVA on MPT, with regions."""
-
-    language_model_class = MptForCausalLM
-    llava_generates = False  # it hands prompts with IMAGE_TOKEN_INDEX to transformers
-
-
-REGION_CLASSES: tuple[Any, ...] = (LlavaLlamaForCausalLM, LlavaMistralForCausalLM, LlavaMptForCausalLM)
-
-
-def region_class(stock: type) -> Any:
-    """The region class for a LLaVA model class.
-
-    Raises:
-        TypeError: for any other class.
-    """
-    for candidate in REGION_CLASSES:
-        if issubclass(stock, candidate.__mro__[2]):
-            return candidate
-    raise TypeError(f"{stock.__name__} is no LLaVA class; known: {[known.__name__ for known in REGION_CLASSES]}")
-
-
-def region_class_of_config(config: Any) -> Any:
-    """The region class for a LLaVA config, by its ``model_type``.
-
-    Raises:
-        ValueError: for a config of another model.
-    """
-    known = {candidate.config_class.model_type: candidate for candidate in REGION_CLASSES}
-    if config.model_type not in known:
-        raise ValueError(f"model_type {config.model_type!r} is no LLaVA checkpoint; known: {sorted(known)}")
-    return known[config.model_type]

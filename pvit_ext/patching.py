@@ -96,16 +96,17 @@ _MODEL = {
     "initialize_vision_tokenizer": ("model_args", "tokenizer"),
 }
 _CLASSES = {"llama": "Llama", "mistral": "Mistral", "mpt": "Mpt"}
+_OURS = "pvit_ext.language_models:Llava{}ForCausalLM"
 
 PATCH_POINTS: tuple[PatchPoint, ...] = (
     *(
-        PatchPoint(f"llava.model.builder:Llava{name}ForCausalLM", f"pvit_ext.model:Llava{name}ForCausalLM", _MODEL)
+        PatchPoint(f"llava.model.builder:Llava{name}ForCausalLM", _OURS.format(name), _MODEL)
         for name in _CLASSES.values()
     ),
     *(
         AutoModelPoint(
             f"llava.model.language_model.llava_{module}:Llava{'' if name == 'Llama' else name}Config",
-            f"pvit_ext.model:Llava{name}ForCausalLM",
+            _OURS.format(name),
         )
         for module, name in _CLASSES.items()
     ),

@@ -17,7 +17,8 @@ from pvit_ext.checkpoint import fill_region_modules, region_state
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
 from pvit_ext.files import atomic_folder, copy_file
-from pvit_ext.model import RegionMixin, region_class_of_config
+from pvit_ext.language_models import region_class_of_config
+from pvit_ext.model import RegionMixin
 from pvit_ext.modules import (
     create_region_modules,
     encoder_is_embedded,

@@ -15,8 +15,8 @@ TRAIN_POINTS = (
     PatchPoint(f"{_MODULE}:ModelArguments", "pvit_ext.arguments:RegionModelArguments"),
     PatchPoint(f"{_MODULE}:DataArguments", "pvit_ext.arguments:RegionDataArguments"),
     PatchPoint(f"{_MODULE}:TrainingArguments", "pvit_ext.arguments:RegionTrainingArguments"),
-    PatchPoint(f"{_MODULE}:LlavaLlamaForCausalLM", "pvit_ext.model:LlavaLlamaForCausalLM"),
-    PatchPoint(f"{_MODULE}:LlavaMptForCausalLM", "pvit_ext.model:LlavaMptForCausalLM"),
+    PatchPoint(f"{_MODULE}:LlavaLlamaForCausalLM", "pvit_ext.language_models:ByModelType"),
+    PatchPoint(f"{_MODULE}:LlavaMptForCausalLM", "pvit_ext.language_models:ByModelType"),
     PatchPoint(
         f"{_MODULE}:LLaVATrainer",
         "pvit_ext.trainer:RegionTrainer",
@@ -31,6 +31,11 @@ TRAIN_POINTS = (
         f"{_MODULE}:tokenizer_image_token",
         "pvit_ext.prompt:tokenizer_region_token",
         {"": ("prompt", "tokenizer", "image_token_index", "return_tensors")},
+    ),
+    PatchPoint(
+        f"{_MODULE}:preprocess_mpt",
+        "pvit_ext.chatml:preprocess_mpt",
+        {"": ("sources", "tokenizer", "has_image")},
     ),
     PatchPoint(f"{_MODULE}:find_all_linear_names", "pvit_ext.lora:find_all_linear_names", {"": ("model",)}),
     PatchPoint(

@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.utils import cached_file
 
 from pvit_ext import compat, lora, resume
+from pvit_ext.anyres import ImageLayout, settle_pinpoints
 from pvit_ext.checkpoint import save_region_modules
 from pvit_ext.files import atomic_write
 from pvit_ext.preemption import StopOnTerm, Stopped
@@ -33,8 +34,8 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.region_encoder = inner.region_encoder
         train_dataset.slots_per_region = model.region_config.slots_per_region
         train_dataset.seed = args.seed
-        if model.config.image_aspect_ratio != "anyres":
-            train_dataset.image_rows = model.get_vision_tower().num_patches
+        settle_pinpoints(model, train_dataset.data_args)
+        train_dataset.image_rows = ImageLayout.of(model).rows
         compat.cpu_tower_dtype(model)
         compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})

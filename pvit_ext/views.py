@@ -6,6 +6,7 @@ Every view here is an axis-aligned affine ``view = scale * original + shift``. C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ class View:
         side = max(source)
         return cls((side, side), (1.0, 1.0), (float((side - source[0]) // 2), float((side - source[1]) // 2)))
 
+    @classmethod
+    def fit(cls, source: Size, size: Size) -> View:
+        """Resize to the largest that fits and centre, as LLaVA's ``resize_and_pad_image`` does: it rounds up."""
+        factors = size[0] / source[0], size[1] / source[1]
+        free = 0 if factors[1] <= factors[0] else 1
+        inner = list(size)
+        inner[free] = min(math.ceil(source[free] * min(factors)), size[free])
+        left, top = ((size[axis] - inner[axis]) // 2 for axis in (0, 1))
+        return cls(size, (inner[0] / source[0], inner[1] / source[1]), (float(left), float(top)))
+
     def center_crop(self, size: Size) -> View:
         """Cut the middle out of this view, as CLIPImageProcessor does; a view smaller than the crop is padded."""
         left, top = (self.size[0] - size[0]) // 2, (self.size[1] - size[1]) // 2
@@ -110,15 +121,14 @@ def tower_view(processor: Any, image_aspect_ratio: str | None, source: Size) -> 
 
     Args:
         processor: transformers image processor with ``size``, ``crop_size``, ``do_resize``, ``do_center_crop``.
-        image_aspect_ratio: LLaVA's config value; ``pad`` pads to a square first.
+        image_aspect_ratio: LLaVA's config value; ``pad`` pads to a square first, ``anyres`` squeezes its base view into
+            one (its tiles: :mod:`pvit_ext.anyres`).
         source: (width, height) of the original image.
-
-    Raises:
-        NotImplementedError: for ``anyres``, whose tiles are several views.
     """
     if image_aspect_ratio == "anyres":
-        raise NotImplementedError("image_aspect_ratio='anyres' shows the tower several tiles, not one view")
-    view = View.pad_to_square(source) if image_aspect_ratio == "pad" else View.resize(source, source)
+        view = View.resize(source, (processor.size["shortest_edge"],) * 2)
+    else:
+        view = View.pad_to_square(source) if image_aspect_ratio == "pad" else View.resize(source, source)
     if processor.do_resize:
         view = view.then(_resize_view(processor.size, view.size))
     if getattr(processor, "do_center_crop", False):  # SigLIP's processor has no such step

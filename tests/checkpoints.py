@@ -31,8 +31,8 @@ def load(path: Path | str, **kwargs: Any) -> Any:
 def save(model: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     source = Path(model.config._name_or_path)
-    for name in ("tokenizer.model", "tokenizer_config.json"):
-        shutil.copy(source / name, folder)
+    for path in source.glob("tokenizer*"):
+        shutil.copy(path, folder)
     return folder
 
 

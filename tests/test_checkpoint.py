@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import pvit_ext
 from pvit_ext.checkpoint import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
 from pvit_ext.files import sha256_file
-from pvit_ext.model import LlavaLlamaForCausalLM
+from pvit_ext.language_models import LlavaLlamaForCausalLM
 from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
 from tests.tiny import HALF_DTYPES
 

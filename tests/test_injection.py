@@ -170,10 +170,10 @@ def test_anyres_tiles_with_an_encoder_that_reads_no_tower_features(model: Any) -
     torch.testing.assert_close(embeds[0, 49:], rows)
 
 
-def test_anyres_tiles_with_an_encoder_that_reads_them_is_an_error(model: Any) -> None:
+def test_tiles_of_a_model_without_anyres_are_an_error(model: Any) -> None:
     pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"layers": [-2]}))
     inputs = collate([Sample(["I", 5, BOX])], left=False)
-    with pytest.raises(RegionError, match=r"ran on 3 pictures for 1 image.*image_aspect_ratio=pad"):
+    with pytest.raises(RegionError, match=r"^image 0 .* ran on 3 pictures, .*'pad' makes 1 of 40x20 pixels"):
         prepare(model, inputs | {"images": inputs["images"][:, None].repeat(1, 3, 1, 1, 1)})
 
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 import pvit_ext
 from pvit_ext import Region, RegionConfig, RegionError
-from pvit_ext.model import REGION_CLASSES, region_class, region_class_of_config
+from pvit_ext.language_models import REGION_CLASSES, region_class, region_class_of_config
 from tests.samples import BOX, OTHER, REGION, SIZE, Sample, collate, configure
 from tests.tiny import HALF_DTYPES, build_llava
 

@@ -12,7 +12,7 @@ from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as Stoc
 from llava.model.language_model.llava_mistral import LlavaMistralForCausalLM as StockMistral
 
 import pvit_ext
-from pvit_ext.model import LlavaLlamaForCausalLM, LlavaMistralForCausalLM
+from pvit_ext.language_models import LlavaLlamaForCausalLM, LlavaMistralForCausalLM
 from tests.tiny import HALF_ON_CPU, TINY_REGIONCLIP, build_llava
 
 IMAGE, IGNORE = -200, -100

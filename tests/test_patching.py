@@ -17,7 +17,7 @@ from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from transformers import AutoModelForCausalLM
 
 import pvit_ext
-from pvit_ext import model as region_model
+from pvit_ext import language_models as region_model
 from pvit_ext.patching import PATCH_POINTS, AutoModelPoint, PatchError, PatchPoint, apply_pvit, patched, remove_pvit
 
 LLAMA = "llava.model.builder:LlavaLlamaForCausalLM"
@@ -177,7 +177,7 @@ def test_binding_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_broken_replacement_installs_nothing() -> None:
-    point = PatchPoint(LLAMA, "pvit_ext.model:NoSuchClass")
+    point = PatchPoint(LLAMA, "pvit_ext.language_models:NoSuchClass")
     with pytest.raises(AttributeError, match="NoSuchClass"):
         apply_pvit([*PATCH_POINTS, point])
     assert not is_applied()
@@ -232,7 +232,7 @@ assert "pvit_ext" not in sys.modules
 inputs = torch.load(sys.argv[2])
 with torch.no_grad():
     torch.save(model(**inputs).logits, sys.argv[3])
-import pvit_ext, pvit_ext.model
+import pvit_ext, pvit_ext.language_models
 assert builder.LlavaLlamaForCausalLM is stock
 """
 

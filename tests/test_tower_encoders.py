@@ -37,9 +37,14 @@ def made(name: str, seed: int = 0, **options: Any) -> RegionEncoder:
 
 def local(name: str) -> RegionEncoder:
     """An encoder without what mixes places or tells them apart on purpose: fusion, and where the region lies."""
-    if name == "osprey":
-        return made(name, position_token=False)
-    encoder = made(name, rounds=0) if name.startswith("gpt4roi") else made(name)
+    return blinded(made(name, **LOCAL.get(name.split()[0], {})))
+
+
+LOCAL: dict[str, dict[str, Any]] = {"osprey": {"position_token": False}, "gpt4roi": {"rounds": 0}}
+
+
+def blinded(encoder: Any) -> Any:
+    """The encoder, blind to where a region lies."""
     with torch.no_grad():
         if isinstance(encoder, gpt4roi.GPT4RoI):
             encoder.position[-1].weight.zero_(), encoder.position[-1].bias.zero_()

@@ -294,7 +294,7 @@ def test_answer_behind_the_image_rows_names_the_record(llava_checkpoint: Path, i
     first = int((dataset[0]["labels"] >= 0).nonzero()[0]) + 1
     dataset.tokenizer.model_max_length = first
     dataset[0]
-    dataset.image_rows = 17
+    dataset.image_rows = lambda size: 17
     with pytest.raises(RecordError, match=rf"cut\.json.*first answer ends at row {first + 16}.*{first}"):
         dataset[0]
 

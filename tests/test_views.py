@@ -179,11 +179,6 @@ def test_regionclip_view_is_where_pillow_puts_the_pixels(size: tuple[int, int], 
     assert bright_box(np.asarray(image)[..., 0] / 255) == pytest.approx(expected, abs=0.75)
 
 
-def test_anyres_is_refused_as_one_view() -> None:
-    with pytest.raises(NotImplementedError, match="anyres"):
-        tower_view(clip_processor(), "anyres", (30, 20))
-
-
 def test_a_processor_without_crop_is_understood() -> None:
     processor = SimpleNamespace(do_resize=True, size={"height": 384, "width": 384})
     assert tower_view(processor, None, (100, 50)).size == (384, 384)

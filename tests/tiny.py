@@ -65,20 +65,35 @@ def build_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def build_tower(folder: Path) -> None:
+def build_neox_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer like that of MPT-chat: no token at the start, ``<|im_end|>`` behind each turn."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([" ".join(WORDS)] * 20, vocab_size=328, special_tokens=["<|endoftext|>", "<|padding|>"])
+    tokens = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "unk")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=2048, **tokens)
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPTNeoXTokenizer"}))
+
+
+def build_tower(folder: Path, side: int = 28) -> None:
     """A CLIP vision tower of 3 layers, 28x28 pixels in 7-pixel patches, with its image processor."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=7
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=side, patch_size=7
     )
     CLIPVisionModel(config).save_pretrained(folder)
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": 28},
+        "size": {"shortest_edge": side},
         "do_center_crop": True,
-        "crop_size": {"height": 28, "width": 28},
+        "crop_size": {"height": side, "width": side},
         "do_normalize": True,
         "do_rescale": True,
         "do_convert_rgb": True,
@@ -89,15 +104,15 @@ def build_tower(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
-def build_llava(folder: Path, family: str = "llama", **overrides: object) -> Path:
+def build_llava(folder: Path, family: str = "llama", tower_side: int = 28, **overrides: object) -> Path:
     """A LLaVA-1.5 checkpoint on LLaMA, ``mistral`` or ``mpt`` in ``folder``; its tower lies in ``folder/tower``."""
     from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 
     torch.manual_seed(0)
     tower = folder / "tower"
     tower.mkdir(parents=True)
-    build_tower(tower)
-    build_tokenizer(folder)
+    build_tower(tower, tower_side)
+    (build_neox_tokenizer if family == "mpt" else build_tokenizer)(folder)
     config_class, model_class = {
         "llama": (llava_llama.LlavaConfig, llava_llama.LlavaLlamaForCausalLM),
         "mistral": (llava_mistral.LlavaMistralConfig, llava_mistral.LlavaMistralForCausalLM),
@@ -123,6 +138,8 @@ def build_llava(folder: Path, family: str = "llama", **overrides: object) -> Pat
         **_LANGUAGE[family],
     }
     model = model_class(config_class(**(settings | overrides)))
+    if hasattr(model.get_model(), "image_newline"):  # LLaVA makes it of uninitialised memory
+        torch.nn.init.normal_(model.get_model().image_newline)
     model.save_pretrained(folder)
     return folder
 
@@ -138,5 +155,8 @@ _LLAMA: dict[str, object] = {
 _LANGUAGE: dict[str, dict[str, object]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "mpt": {"d_model": 48, "n_heads": 4, "n_layers": 2, "max_seq_len": 512, "tie_word_embeddings": False},
+    "mpt": {
+        **{"d_model": 48, "n_heads": 4, "n_layers": 2, "max_seq_len": 512, "tie_word_embeddings": False},
+        **{"bos_token_id": 0, "eos_token_id": 0},
+    },
 }

@@ -30,7 +30,9 @@ class RegionInputs:
         regions: M resolved regions (original pixels, clipped), in the order of their placeholders.
         image_index: (M,) int64, the image each region lies on.
         image_sizes: B (width, height) of the upright originals.
-        feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``.
+        feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
+            image holds all its tiles. Where images differ in that, a map ends with its view and repeats its last cells
+            from there: see :meth:`rows_by_view_size`.
         views: B affines, original pixels -> the image tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         owners: M names of the regions for error messages, such as ``sample 0, region 1``; may be empty.
@@ -85,6 +87,12 @@ class RegionInputs:
             rows.append(clipped)
         return torch.cat(rows)  # (M, 4)
 
+    def rows_by_view_size(self) -> dict[Size, Tensor]:
+        """(width, height) of views -> the regions (N,) int64 on them; for encoders that mix all cells of a map."""
+        sizes = [self.views[image].size for image in self.image_index.tolist()]
+        rows = {size: [row for row, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
+        return {size: torch.tensor(found, device=self.image_index.device) for size, found in rows.items()}
+
 
 class RegionEncoder(nn.Module):
     """Turns M regions into (M, T, C) features; subclass it and register it.
@@ -97,6 +105,7 @@ class RegionEncoder(nn.Module):
         region_kinds: kinds it accepts.
         frozen: it is a pre-trained tower that no stage trains.
         feature_layers: hidden layers of the image tower it reads (numbered as in ``hidden_states``).
+        reads_tiles: of an ``anyres`` image it gets the map of all tiles; else that of the base view, a square.
         tokens_per_region: T; 0 for an encoder that shows regions by :meth:`describe` and :meth:`paint` alone, whose
             :meth:`forward` never runs.
         feature_dim: C.
@@ -107,6 +116,7 @@ class RegionEncoder(nn.Module):
     region_kinds: ClassVar[frozenset[str]] = frozenset({"box", "mask", "point", "polygon", "scribble"})
     frozen: ClassVar[bool] = False
     feature_layers: tuple[int, ...] = ()
+    reads_tiles: bool = True
     tokens_per_region: int = 1
     feature_dim: int
     keys: KeyMap | None = None

@@ -31,7 +31,7 @@ class FerretOptions:
         output_dim: C after one more Linear, the language model's width in the released weights; none by default.
         seed: of the points.
         legacy_geometry: read the features at the transposed place, as the original does and released weights were
-            trained.
+            trained; of an ``anyres`` image then the base view, since the place depends on the map's size.
     """
 
     layer: int = -2
@@ -57,7 +57,10 @@ class Ferret(RegionEncoder):
         super().__init__()
         _check(options)
         self.options, self.patch = options, tower_config.patch_size
-        self.feature_layers = check_layers((options.layer,), tower_config)
+        self.feature_layers, self.reads_tiles = (
+            check_layers((options.layer,), tower_config),
+            not options.legacy_geometry,
+        )
         width, last = tower_config.hidden_size, options.groups[-1]
         self.tokens_per_region, self.feature_dim = options.tokens, options.output_dim or width
         self.rounds = nn.ModuleList(

@@ -113,14 +113,15 @@ class GPT4RoI(RegionEncoder):
         weight = self.head.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        images, index = inputs.image_index.unique(return_inverse=True)  # an image without regions is not fused
-        maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
-        boxes, index = inputs.tower_boxes.to(weight.device), index.to(weight.device)
-        sizes = torch.tensor([view.size for view in inputs.views], dtype=torch.float32, device=weight.device)
-        boxes_norm = boxes / sizes[images.to(weight.device)[index]].repeat(
-            1, 2
-        )  # 0..1 of the view, as CoordConv's grid
-        return self.encode(maps, boxes, boxes_norm, index)
+        features, rows_of = [], inputs.rows_by_view_size()  # fusing mixes all cells of a map
+        for (width, height), rows in rows_of.items():
+            images, index = inputs.image_index[rows].unique(return_inverse=True)  # one without regions is not fused
+            maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
+            maps = [one[:, :, : height // self.patch, : width // self.patch] for one in maps]
+            boxes = inputs.tower_boxes[rows].to(weight.device)
+            boxes_norm = boxes / boxes.new_tensor([width, height] * 2)  # 0..1 of the view, as CoordConv's grid
+            features.append(self.encode(maps, boxes, boxes_norm, index.to(weight.device)))
+        return torch.cat(features)[torch.cat(list(rows_of.values())).argsort().to(weight.device)]
 
     def encode(self, feature_maps: list[Tensor], boxes: Tensor, boxes_norm: Tensor, image_index: Tensor) -> Tensor:
         """Features (M, T, C) of boxes on maps of the image tower.
