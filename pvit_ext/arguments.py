@@ -31,6 +31,7 @@ class RegionModelArguments(llava_train.ModelArguments):
     region_projector: str | None = field(default=None, metadata={"help": "linear (default) or mlp2x_gelu"})
     region_delimiters: bool | None = field(default=None, metadata={"help": "learn two embeddings around each region"})
     region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
+    region_cross_layers: int | None = field(default=None, metadata={"help": "gated attention blocks to the image"})
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
     def __post_init__(self) -> None:
@@ -62,6 +63,8 @@ class RegionModelArguments(llava_train.ModelArguments):
         """
         config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
         given = self._given()
+        if config is not None and not config.cross_layers:  # as a box embedding, a stage may add them
+            config.cross_layers = self.region_cross_layers or 0
         if config is None:
             config = RegionConfig(**given)
         elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
@@ -80,6 +83,7 @@ class RegionModelArguments(llava_train.ModelArguments):
             "projector": self.region_projector,
             "delimiters": self.region_delimiters,
             "encoder_options": options,
+            "cross_layers": self.region_cross_layers,
         }
         return {key: value for key, value in values.items() if value is not None}
 

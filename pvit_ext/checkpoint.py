@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pvit_ext.compat import gathered
 from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.encoders.weights import differences, shapes
 from pvit_ext.files import atomic_write
-from pvit_ext.modules import BOX_EMBEDDING, encoder_is_embedded
+from pvit_ext.modules import IDENTITY_AT_START, encoder_is_embedded
 
 MODULES_FILE = "region_modules.safetensors"
 CONFIG_FILE = "region_config.json"
@@ -118,17 +119,13 @@ def fill_region_modules(model: Any, state: dict[str, Tensor], origin: Path) -> N
 
 
 def _copy_state(state: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:
-    missing = sorted(key for key in own.keys() - state.keys() if not key.startswith(BOX_EMBEDDING))
-    unexpected = sorted(state.keys() - own.keys())
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in sorted(own.keys() & state.keys())}
-    misshapen = [f"{key} {found} instead of {wanted}" for key, (found, wanted) in shapes.items() if found != wanted]
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"{path} does not fit the model, nothing was loaded: missing {missing}, unexpected {unexpected}, "
-            f"of another shape {misshapen}"
-        )
+    parts = tuple(f"region_projector.{name}." for name in IDENTITY_AT_START)
+    absent = tuple(part for part in parts if not any(key.startswith(part) for key in state))
+    expected = {key: shape for key, shape in shapes(own).items() if not key.startswith(absent)}
+    if problems := differences(expected, state):
+        raise ValueError(f"{path} does not fit the model, nothing was loaded. {'; '.join(problems)}")
     with torch.no_grad():
         for key, value in state.items():
             own[key].copy_(value)
     if kept := own.keys() - state.keys():
-        logger.info("%s has no %s: they start at zero", path, sorted(kept))
+        logger.info("%s has no %s: they stay as they are", path, sorted(kept))

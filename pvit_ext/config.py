@@ -20,6 +20,7 @@ class RegionConfig:
             encoder that trains.
         projector: region features to language-model width: ``linear`` (PVIT) or ``mlp2x_gelu``.
         box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2).
+        cross_layers: gated attention blocks behind the encoder, through which regions see the whole image; 0 for none.
         delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>).
         conv_version: LLaVA conversation template the checkpoint was trained with.
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
@@ -33,6 +34,7 @@ class RegionConfig:
     embed_weights: bool = False
     projector: str = "linear"
     box_embedding: bool = False
+    cross_layers: int = 0
     delimiters: bool = True
     conv_version: str | None = None
     encoder_options: dict[str, Any] = field(default_factory=dict)

@@ -113,7 +113,10 @@ class CrossLayers(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def reset(self) -> None:
-        """Back to the identity."""
+        """Values of a new module: the identity."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm)):
+                module.reset_parameters()
         for block in self.blocks:
             block.reset()  # type: ignore[operator]
 

@@ -36,7 +36,7 @@ def build_inputs(
         encoder: that will get them.
         bound: the M regions.
         sizes: B (width, height) of the upright originals.
-        maps: one (pictures, C_l, H_l, W_l) map per layer that the encoder reads.
+        maps: one (pictures, C_l, H_l, W_l) map per layer that the encoder reads, and perhaps one for cross layers.
         pictures: of each image, more than one where it came as tiles.
         extra: per image the encoder's ``preprocess`` output, None where an image has no region.
         layout: of the images' pictures.
@@ -51,11 +51,13 @@ def build_inputs(
     sizes = [(int(width), int(height)) for width, height in sizes or []]
     _check_kinds(encoder, bound.regions, bound.owners)
     _check_extra(encoder, bound, extra)
-    views: list[View] = []
+    maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()
     if maps:
         maps, views = layout.join(maps, pictures, sizes, encoder.reads_tiles)
-    index = torch.tensor(bound.image_index, device=device)
-    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners)
+    if context:
+        context = layout.join(context, pictures, sizes, tiled=False)[0]
+    index, whole = torch.tensor(bound.image_index, device=device), context[0] if context else None
+    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners, whole)
 
 
 def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[Region], where: str) -> list[Any]:

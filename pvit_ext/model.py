@@ -201,7 +201,9 @@ class RegionMixin:
         config = self.region_config
         assert config is not None
         batch = mark_regions(input_ids, labels, attention_mask, config.slots_per_region)
-        with capture_feature_maps(self.get_vision_tower(), encoder.feature_layers) as maps:  # type: ignore[attr-defined]
+        tower = self.get_vision_tower()  # type: ignore[attr-defined]
+        layers = [*encoder.feature_layers, *[tower.select_layer] * (config.cross_layers > 0)]
+        with capture_feature_maps(tower, layers) as maps:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
@@ -222,7 +224,8 @@ class RegionMixin:
         inner, inputs.tower = self.get_model(), self.get_vision_tower()  # type: ignore[attr-defined]
         features = inner.region_encoder(inputs)  # (M, T, C)
         weight = next(inner.region_projector.features.parameters())
-        return inner.region_projector(features.to(weight.dtype), inputs.boxes_norm)  # (M, S, D)
+        place = inputs.boxes_norm, inputs.context_map, inputs.image_index
+        return inner.region_projector(features.to(weight.dtype), *place)  # (M, S, D)
 
     def _region_inputs(
         self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], images: Any, extra: Extra | None

@@ -18,7 +18,8 @@ from pvit_ext.files import sha256_file
 from pvit_ext.projector import RegionProjector
 
 WEIGHTS_FOLDER_VARIABLE = "PVIT_EXT_WEIGHTS"
-BOX_EMBEDDING = "region_projector.box_embedding."
+IDENTITY_AT_START = ("box_embedding", "cross_layers")
+"""Parts of the region projector that a checkpoint may lack: a stage adds them, and they change nothing at first."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ def create_region_modules(model: Any) -> None:
         return
     if encoder_is_embedded(config):
         inner.region_encoder = build_region_encoder(config, tower_config(model))
-    inner.region_projector = RegionProjector(config, model.config.hidden_size)
+    inner.region_projector = RegionProjector(config, model.config.hidden_size, tower_config(model))
 
 
 def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
     """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
 
-    A box embedding starts at zero (stage 2 adds it). Everything may be missing from a checkpoint that is not the
+    Parts that are :data:`IDENTITY_AT_START` begin so. Everything may be missing from a checkpoint that is not the
     config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
 
     Raises:
@@ -50,14 +51,17 @@ def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.Path
     """
     inner = f"{model.base_model_prefix}."
     gone = {key.removeprefix(inner) for key in missing if key.startswith(f"{inner}region_")}
-    if BOX_EMBEDDING + "weight" in gone or BOX_EMBEDDING + "bias" in gone:
-        embedding = model.get_model().region_projector.box_embedding
-        if embedding.weight.is_meta or embedding.bias.is_meta:
-            embedding.to_empty(device="cpu")
-        with gathered(list(embedding.parameters()), write=True):
-            embedding.reset()
-        logger.info("%s has no box embedding: it starts at zero", checkpoint)
-    lost = sorted(key for key in gone if not key.startswith(BOX_EMBEDDING))
+    for name in IDENTITY_AT_START:
+        part = getattr(model.get_model().region_projector, name, None)
+        if part is None or not (own := {f"region_projector.{name}.{key}" for key in part.state_dict()}) <= gone:
+            continue
+        if any(parameter.is_meta for parameter in part.parameters()):
+            part.to_empty(device="cpu")
+        with gathered(list(part.parameters()), write=True):
+            part.reset()
+        gone -= own
+        logger.info("%s has no %s: it changes nothing until it is trained", checkpoint, name)
+    lost = sorted(gone)
     if lost and CONFIG_KEY in model.config_class.get_config_dict(checkpoint)[0]:
         raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {lost}")
     if lost:
@@ -111,9 +115,10 @@ def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | o
     inner = model.get_model()
     if (before := getattr(model, "region_config", None)) is not None:
         config.box_embedding |= before.box_embedding
+        config.cross_layers = config.cross_layers or before.cross_layers
         config.conv_version = config.conv_version or before.conv_version
     encoder = _encoder_to_keep(model, config) or load_region_encoder(model, config, checkpoint)
-    projector = RegionProjector(config, model.config.hidden_size).to(model.lm_head.weight)
+    projector = RegionProjector(config, model.config.hidden_size, tower_config(model)).to(model.lm_head.weight)
     old = getattr(inner, "region_projector", None)
     with gathered(list(old.parameters()) if old is not None else []):
         _keep_what_fits(old, projector)

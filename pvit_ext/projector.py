@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pvit_ext.config import RegionConfig
+from pvit_ext.cross_layers import CrossLayers
+from pvit_ext.encoders.options import check_tower
 
 
 class BoxEmbedding(nn.Linear):
@@ -31,29 +35,49 @@ class BoxEmbedding(nn.Linear):
 
 
 class RegionProjector(nn.Module):
-    """Projects region features, adds the box embedding, and surrounds each region with its delimiters.
+    """Cross layers, projection of region features, box embedding, and delimiters around each region.
 
     Args:
         config: with ``feature_dim`` and ``tokens_per_region`` filled by :func:`~pvit_ext.build_region_encoder`.
         hidden_size: D, width of the language model.
+        tower_config: of the image tower, whose patches cross layers attend to.
     """
 
-    def __init__(self, config: RegionConfig, hidden_size: int) -> None:
+    def __init__(self, config: RegionConfig, hidden_size: int, tower_config: Any = None) -> None:
         super().__init__()
         if config.feature_dim is None:
             raise ValueError("feature_dim is known once the encoder was built (build_region_encoder)")
         self.features = (
             _build_projector(config.projector, config.feature_dim, hidden_size) if config.tokens_per_region else None
         )
+        self.cross_layers = (
+            CrossLayers(config.feature_dim, check_tower(tower_config, "cross_layers").hidden_size, config.cross_layers)
+            if config.cross_layers
+            else None
+        )
         self.box_embedding = BoxEmbedding(hidden_size) if config.box_embedding else None
         self.delimiters = nn.Embedding(2, hidden_size) if config.delimiters else None
         if self.delimiters is not None:
             nn.init.normal_(self.delimiters.weight, std=0.02)  # as LLaMA initialises its token embeddings
 
-    def forward(self, features: Tensor, boxes_norm: Tensor) -> Tensor:
-        """features (M, T, C), boxes_norm (M, 4) float32 -> (M, S, D); S is T, and two more with delimiters."""
+    def forward(
+        self,
+        features: Tensor,
+        boxes_norm: Tensor,
+        context_map: Tensor | None = None,
+        image_index: Tensor | None = None,
+    ) -> Tensor:
+        """features (M, T, C) -> (M, S, D); S is T, and two more with delimiters.
+
+        Args:
+            boxes_norm: (M, 4) xyxy float32 in 0..1 of the original image.
+            context_map: (B, patch_dim, H, W) of the image tower, for cross layers.
+            image_index: (M,) int64, for cross layers.
+        """
         if self.features is None:
             raise ValueError("the region encoder gives no features (T = 0): there is nothing to project")
+        if self.cross_layers is not None:
+            features = self.cross_layers(features, context_map, image_index, boxes_norm)
         tokens = self.features(features)  # (M, T, D)
         if self.box_embedding is not None:
             tokens = tokens + self.box_embedding(boxes_norm)[:, None]

@@ -36,6 +36,7 @@ class RegionInputs:
         views: B affines, original pixels -> the image tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         owners: M names of the regions for error messages, such as ``sample 0, region 1``; may be empty.
+        context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
         tower: LLaVA's image tower, for encoders that let it look again.
     """
 
@@ -46,6 +47,7 @@ class RegionInputs:
     views: list[View] = field(default_factory=list)
     extra: list[dict[str, Tensor] | None] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
+    context_map: Tensor | None = None
     tower: Any = None
 
     @cached_property
@@ -219,7 +221,7 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     encoder = _ENCODERS[config.encoder](config, tower_config)
     config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
     if not encoder.tokens_per_region:
-        config.delimiters = config.box_embedding = False  # there is no row to put them at
+        config.delimiters, config.box_embedding, config.cross_layers = False, False, 0  # no row to put them at
     return encoder
 
 
