@@ -252,7 +252,7 @@ def change(folder: Path, **tensors: Tensor | None) -> None:
         ({"model.prompt_encoder.x": torch.zeros(2)}, r"1 of 23 unexpected: model\.prompt_encoder\.x"),
         ({"model.norm.weight": None}, r"1 of 23 missing: model\.norm\.weight"),
         ({"lm_head.weight": torch.zeros(404, 32)}, r"lm_head\.weight \(404, 32\) instead of \(405, 32\)"),
-        ({"model.prompt_projector.bias": None}, r"missing \['region_projector\.features\.bias'\]"),
+        ({"model.prompt_projector.bias": None}, r"missing: region_projector\.features\.bias"),
         ({"model.norm.weight": torch.full((32,), 0.01)}, r"looks like a delta.*--base"),
     ],
 )
