@@ -147,7 +147,9 @@ class Run:
     def __init__(self, words: list[str], site: Path | None = None, kill_at: str = "", file_limit: int | None = None):
         ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         environment = {key: value for key, value in os.environ.items() if key not in ours}
-        environment |= {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        if Path(words[0]).name == "deepspeed":
+            environment["DS_ACCELERATOR"] = "cpu"
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         paths = [str(RECIPES.parent), environment.get("PYTHONPATH", "")]
         if site:
