@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import TRAINER_STATE_NAME
+
 from pvit_ext.files import atomic_write, sync
 
 MARKER = "pvit_ext_complete.json"
@@ -98,11 +100,15 @@ def discard(folder: Path) -> None:
 
 
 def keep_newest(output_dir: Path, limit: int | None) -> None:
-    """Delete incomplete checkpoints, and complete ones but the newest ``limit``; None and 0 keep everything."""
+    """Delete complete checkpoints but the newest ``limit``, and what kills left; None and 0 keep everything.
+
+    A folder with transformers' ``trainer_state.json``, which it writes last, and without a marker stays: it may be a
+    checkpoint that was written without pvit-ext.
+    """
     folders = _checkpoints(output_dir)
     complete = [folder for folder in folders if problem(folder) is None]
     if limit and complete:
-        for folder in set(folders) - set(complete[-limit:]):
+        for folder in [*complete[:-limit], *(one for one in folders if not (one / TRAINER_STATE_NAME).is_file())]:
             discard(folder)
 
 

@@ -27,6 +27,7 @@ def checkpoint(output: Path, step: int, mark: bool = True) -> Path:
     folder = output / f"checkpoint-{step}"
     (folder / "global_step").mkdir(parents=True)
     (folder / "weights.bin").write_bytes(b"w" * 100)
+    (folder / "trainer_state.json").write_text("{}")
     (folder / "global_step" / "rank0.bin").write_bytes(b"r" * 50)
     if mark:
         resume.mark_complete(folder, RUN, SETTINGS)
@@ -96,20 +97,19 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
     assert resume.newest_complete(tmp_path)[0] is None
 
 
-def test_limit_keeps_complete_checkpoints_and_deletes_what_kills_left(tmp_path: Path) -> None:
-    old, whole, broken = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4), checkpoint(tmp_path, 6)
-    cut(broken)
-    foreign = tmp_path / "checkpoint-best"
-    foreign.mkdir()
+def test_limit_deletes_the_oldest_and_what_kills_left(tmp_path: Path) -> None:
+    old, whole, killed, stock = (checkpoint(tmp_path, step, mark=step < 6) for step in (2, 4, 6, 8))
+    (killed / "trainer_state.json").unlink()
+    other = tmp_path / "checkpoint-best"
+    other.mkdir()
     for unlimited in (None, 0):
         resume.keep_newest(tmp_path, unlimited)
-        assert all(folder.is_dir() for folder in (old, whole, broken))
+        assert all(folder.is_dir() for folder in (old, whole, killed, stock, other))
     resume.keep_newest(tmp_path, 1)
-    assert [folder.is_dir() for folder in (old, whole, broken, foreign)] == [False, True, False, True]
+    assert [folder.is_dir() for folder in (old, whole, killed, stock, other)] == [False, True, False, True, True]
 
 
 def test_limit_deletes_nothing_where_nothing_is_complete(tmp_path: Path) -> None:
-    """Files damaged later may still be worth a look; without a complete checkpoint there is no reason to hurry."""
     folders = [checkpoint(tmp_path, step, mark=False) for step in (2, 4)]
     resume.keep_newest(tmp_path, 1)
     assert all(folder.is_dir() for folder in folders)
