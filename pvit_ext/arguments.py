@@ -13,6 +13,7 @@ from pvit_ext import compat
 from pvit_ext.checkpoint import read_region_config
 from pvit_ext.config import RegionConfig
 from pvit_ext.language_models import CheckpointPath
+from pvit_ext.tracking import check_trackers
 
 STAGES = ("align", "finetune")
 
@@ -118,6 +119,13 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
     """
 
     stage: str = field(default="finetune", metadata={"help": "align or finetune"})
+    region_eval_data: str | None = field(
+        default=None, metadata={"help": "records that wandb or tensorboard show with the model's answers"}
+    )
+    region_eval_samples: int = field(default=8, metadata={"help": "show so many of them, from the first on"})
+    region_eval_steps: int | None = field(
+        default=None, metadata={"help": "show them every so many steps, beside start, saves and end"}
+    )
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -126,8 +134,10 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
             where = "the newest complete checkpoint in --output_dir"
             raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: a run continues from {where}")
         compat.enable_cpu(self)
+        compat.report_to_none(self)
         super().__post_init__()
         self.local_rank = compat.local_rank(self)
+        check_trackers(self)
         # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
         transformers.set_seed(self.seed)
 

@@ -239,3 +239,9 @@ def enable_cpu(arguments: Any) -> None:
     """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU."""
     if hasattr(arguments, "use_cpu") and not torch.cuda.is_available():
         arguments.use_cpu = True
+
+
+def report_to_none(arguments: Any) -> None:
+    """Unless told otherwise, transformers 4 reports to every tracker that is installed; transformers 5 to none."""
+    if arguments.report_to is None:
+        arguments.report_to = "none"

@@ -68,6 +68,7 @@ class RegionMixin:
         super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
         if not hasattr(model_args, "region_config"):
             return
+        self.model_arguments = model_args  # for the trackers' config
         replace_region_modules(self, model_args.region_config(self.region_config))
         if model_args.region_modules is not None:
             load_region_modules(self, model_args.region_modules)

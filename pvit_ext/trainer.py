@@ -20,6 +20,7 @@ from pvit_ext.checkpoint import save_region_modules
 from pvit_ext.files import atomic_write
 from pvit_ext.preemption import StopOnTerm, Stopped
 from pvit_ext.sampling import EpochSampler
+from pvit_ext.tracking import Tracking
 
 
 class RegionTrainer(LLaVATrainer):
@@ -42,6 +43,7 @@ class RegionTrainer(LLaVATrainer):
         super().__init__(model=model, args=args, **keywords)
         self.stop = StopOnTerm()
         self.add_callback(self.stop)
+        self.tracking = Tracking(self)
         if self.is_world_process_zero():
             print(parameter_table(model), flush=True)
 
@@ -76,6 +78,10 @@ class RegionTrainer(LLaVATrainer):
     def _say(self, text: str) -> None:
         if self.is_world_process_zero():
             print(text, flush=True)
+
+    def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
+        """transformers' own, with throughput."""
+        super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
 
     def _get_train_sampler(self, *_: Any) -> Any:
         order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none

@@ -102,11 +102,11 @@ class Overlay(RegionEncoder):
         line = max(round(self.options.width * min(size)), 2)
         box = region.bounds(size)
         if mark == "rectangle":
-            return _outline(Region.box(*box).to_mask(size), line)
+            return outline(Region.box(*box).to_mask(size), line)
         if mark == "ellipse":
-            return _outline(_ellipse(box, size), line)
+            return outline(_ellipse(box, size), line)
         if mark == "contour":
-            return _outline(region.to_mask(size), line)
+            return outline(region.to_mask(size), line)
         if mark == "arrow":
             return _arrow(box, size, line)
         if mark == "mask":
@@ -129,8 +129,8 @@ def _colors(regions: Sequence[Region]) -> dict[tuple[Any, ...], str]:
     return dict(zip(keys, COLORS, strict=False))
 
 
-def _outline(mask: Mask, line: int) -> Mask:
-    """The pixels of a mask within ``line`` of its edge, the image's border included."""
+def outline(mask: Mask, line: int) -> Mask:
+    """The pixels of a mask within ``line`` of its edge, the image's border included; bool (H, W)."""
     spans = []
     for count in mask.shape:
         at = np.arange(count)

@@ -1,0 +1,74 @@
+"""How fast training goes: samples, tokens and regions per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Throughput:
+    """Counts what a model is trained on, by hooks, and the seconds it takes, by a clock that can stand still.
+
+    A token is a row of the language model's input: text, image patches and region tokens, without padding. Regions are
+    those that get rows; an encoder that names them in the text has none.
+
+    Args:
+        model: region-enabled LLaVA model, possibly inside peft's wrapper, as the trainer calls it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._reset()
+        self._mark: float | None = None
+        model.register_forward_pre_hook(self._count_batch, with_kwargs=True)
+        model.get_model().register_forward_pre_hook(self._count_rows, with_kwargs=True)
+
+    def _reset(self) -> None:
+        self.samples, self.regions, self.seconds = 0, 0, 0.0
+        self.tokens: Tensor | int = 0
+
+    def _count_batch(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
+        if module.training:  # not when it answers
+            self.samples += len(inputs["input_ids"])
+            self.regions += sum(len(own or ()) for own in inputs["regions"])
+
+    def _count_rows(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
+        if module.training:
+            self.tokens = self.tokens + inputs["attention_mask"].sum()  # stays on the device: no wait
+
+    def start(self) -> None:
+        """Let the clock go on from now: what passed since :meth:`stop` was no training."""
+        self._mark = time.perf_counter()
+
+    def start_first(self) -> None:
+        """Start a clock that never ran: a resumed run skips data before its first step."""
+        if self._mark is None:
+            self.start()
+
+    def stop(self, wait: bool) -> None:
+        """Add the seconds since the start.
+
+        Args:
+            wait: for the device to finish what it was given.
+        """
+        if wait and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if self._mark is not None:
+            self.seconds += time.perf_counter() - self._mark
+
+    def rates(self, gather: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """Per second since the last call, all processes together; every process has to call it.
+
+        Args:
+            gather: (1, 4) of each of R processes -> (R, 4).
+            device: where processes exchange tensors.
+        """
+        own = [self.samples, float(self.tokens), self.regions, self.seconds]
+        counts = gather(torch.tensor([own], dtype=torch.float64, device=device))  # (R, 4)
+        self._reset()
+        totals, seconds = counts.sum(0).tolist(), max(float(counts[:, 3].max()), 1e-9)
+        names = ("samples_per_second", "tokens_per_second", "regions_per_second")
+        return {name: total / seconds for name, total in zip(names, totals[:3], strict=True)}
