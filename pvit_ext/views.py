@@ -152,7 +152,7 @@ def load_image(source: Any) -> Image.Image:
         ImageError: if it is not a readable image; names the file.
     """
     with open_image(source) as image:
-        return _eight_bits(ImageOps.exif_transpose(image), image.format).convert("RGB")
+        return _eight_bits(_upright(image), image.format).convert("RGB")
 
 
 def image_size(source: Any) -> Size:
@@ -164,7 +164,7 @@ def image_size(source: Any) -> Size:
     """
     with open_image(source) as image:
         if image.format == "TIFF":
-            image.load()  # Pillow turns it while loading; what the header says before depends on Pillow's version
+            return _upright(image).size
         width, height = image.size
         return (height, width) if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
 
@@ -197,6 +197,11 @@ def _check_size(size: Size) -> None:
             f"{size[0]}x{size[1]} pixels; padded to a square or resized by its shorter side it may not fit in memory "
             f"(at most {MAX_SIDE} a side, and {MAX_ASPECT} times the other)"
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # turns a TIFF; what its header says before depends on Pillow's version
+    return image if image.format == "TIFF" else ImageOps.exif_transpose(image)
 
 
 def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
