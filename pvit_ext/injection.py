@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
 
 IGNORE_INDEX = -100
-IMAGE_TOKEN_INDEX = -200
 REGION_MARK = -10000
 """Label of region row k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
 

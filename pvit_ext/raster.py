@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 
-def hull(points: Sequence[Point]) -> Box:
+def hull(points: Iterable[Iterable[float]]) -> Box:
     """The smallest box (x0, y0, x1, y1) around the points."""
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
@@ -52,6 +52,18 @@ def _clip_segment(a: Point, b: Point, window: Box) -> tuple[Point, Point] | None
     return head, tail
 
 
+def fill_box(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in [x0, x1) x [y0, y1), bool (H, W); on an axis without any, the one at the middle."""
+    spans = []
+    for low, high, limit in ((box[1], box[3], size[1]), (box[0], box[2], size[0])):
+        first, last = math.ceil(low - 0.5), math.ceil(high - 0.5)
+        middle = min(int((low + high) / 2), limit - 1)
+        spans.append(slice(first, last) if first < last else slice(middle, middle + 1))
+    mask = np.zeros(size[::-1], dtype=np.bool_)
+    mask[tuple(spans)] = True
+    return mask
+
+
 def fill_polygon(points: Sequence[Point], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels whose centre lies inside a closed polygon by the even-odd rule, bool (H, W).
 
@@ -66,9 +78,9 @@ def fill_polygon(points: Sequence[Point], size: tuple[int, int]) -> NDArray[np.b
     row, edge = np.nonzero((ya <= y) != (yb <= y))  # each edge crosses each row once or never
     crossing = xa[edge] + (y[row, 0] - ya[edge]) * (xb[edge] - xa[edge]) / (yb[edge] - ya[edge])
     count = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)  # centres left of the crossing
-    toggles = np.zeros((height, width + 1), dtype=np.int64)
-    np.add.at(toggles, (row, count), 1)
-    return toggles[:, :0:-1].cumsum(1)[:, ::-1] % 2 == 1  # (H, W)
+    toggles = np.zeros((height, width + 1), dtype=np.bool_)
+    np.logical_xor.at(toggles, (row, count), True)
+    return np.logical_xor.accumulate(toggles[:, :0:-1], axis=1)[:, ::-1]  # (H, W)
 
 
 def draw_polyline(points: Sequence[Point], size: tuple[int, int], radius: float) -> NDArray[np.bool_]:
@@ -85,8 +97,10 @@ def draw_polyline(points: Sequence[Point], size: tuple[int, int], radius: float)
         x0, y0, x1, y1 = hull((a, b))
         left, top = max(int(x0 - radius), 0), max(int(y0 - radius), 0)
         right, bottom = min(int(x1 + radius) + 1, width), min(int(y1 + radius) + 1, height)
-        x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
-        mask[top:bottom, left:right] |= _distance_squared(x, y, a, b) <= radius**2
+        x, y = np.meshgrid(np.arange(left, right) + 0.5 - a[0], np.arange(top, bottom) + 0.5 - a[1], sparse=True)
+        dx, dy = b[0] - a[0], b[1] - a[1]
+        along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)  # of the nearest point
+        mask[top:bottom, left:right] |= (x - along * dx) ** 2 + (y - along * dy) ** 2 <= radius**2
     return mask
 
 
@@ -98,10 +112,3 @@ def trace_polyline(points: Sequence[Point], size: tuple[int, int]) -> NDArray[np
         x, y = np.linspace(a, b, int(4 * math.dist(a, b)) + 2).T.astype(np.int64)
         mask[y.clip(0, height - 1), x.clip(0, width - 1)] = True
     return mask
-
-
-def _distance_squared(x: NDArray[np.float64], y: NDArray[np.float64], a: Point, b: Point) -> NDArray[np.float64]:
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    along = np.clip(((x - a[0]) * dx + (y - a[1]) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
-    distance: NDArray[np.float64] = (x - a[0] - along * dx) ** 2 + (y - a[1] - along * dy) ** 2
-    return distance

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.regions import RegionError, Size
+from pvit_ext.regions import Size
 from pvit_ext.views import View
 
 Floats = NDArray[np.float64]
@@ -126,18 +125,11 @@ def _central_point(inputs: RegionInputs, number: int) -> Floats:
 def _visible(inputs: RegionInputs, number: int) -> tuple[NDArray[np.bool_], Floats]:
     """The part of a region's mask that the tower sees, and the original pixel (x, y) of its corner."""
     image = int(inputs.image_index[number])
-    view, size = inputs.views[image], inputs.image_sizes[image]
-    box = inputs.regions[number].bounds(size)
-    spans = []
-    for axis in (0, 1):
-        first, last = ((edge - view.shift[axis]) / view.scale[axis] for edge in (0, view.size[axis]))
-        spans.append((max(math.floor(max(first, box[axis])), 0), math.ceil(min(last, box[axis + 2], size[axis]))))
-    (left, right), (top, bottom) = spans
-    mask = inputs.masks[number][top : max(bottom, top), left : max(right, left)]
+    view, box = inputs.views[image], inputs.regions[number].bounds(inputs.image_sizes[image])
+    first, last = (np.array([(0, 0), view.size]) - view.shift) / view.scale  # (2,) each, original pixels
+    corner = np.floor(np.maximum(first, box[:2]))
+    (left, top), (right, bottom) = corner.astype(int), np.ceil(np.minimum(last, box[2:])).clip(corner).astype(int)
+    mask = inputs.masks[number][top:bottom, left:right]
     if not mask.any():
-        owner = inputs.owners[number] if inputs.owners else f"region {number}"
-        raise RegionError(
-            f"{owner}, image {image} of the batch: the tower's {view.size[0]}x{view.size[1]} view crops the region "
-            "away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
-        )
-    return mask, np.array([left, top], dtype=np.float64)
+        raise inputs.cropped_away(number, "the region")
+    return mask, corner

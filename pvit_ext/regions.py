@@ -21,7 +21,6 @@ mask of another size than the image     error
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -29,7 +28,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pvit_ext.raster import Box, Point, clip_polyline, contains, draw_polyline, fill_polygon, hull, trace_polyline
+from pvit_ext.raster import (
+    Box,
+    Point,
+    clip_polyline,
+    contains,
+    draw_polyline,
+    fill_box,
+    fill_polygon,
+    hull,
+    trace_polyline,
+)
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
 Size = tuple[int, int]
@@ -162,7 +171,7 @@ class Region:
         if self.pixels is not None:
             return self.pixels
         if self.kind == "box":
-            return _fill_box(hull(self.points), size)
+            return fill_box(hull(self.points), size)
         if self.kind in ("point", "scribble"):
             return draw_polyline(self.points, size, stroke_radius(size))
         mask = fill_polygon(self.points, size)
@@ -201,45 +210,19 @@ def _has_area(box: Box, least: float) -> bool:
 def _extent(kind: Kind, points: tuple[Point, ...], size: Size) -> Box | None:
     """The smallest box around what lies inside the image, None if nothing does."""
     width, height = float(size[0]), float(size[1])
-    if kind == "box":
-        x0, y0, x1, y1 = hull(points)
-        inside = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
-        return inside if _has_area(inside, MIN_SIDE) else None
-    outline = (*points, points[0]) if kind == "polygon" else points
-    ends = _ends(outline, size, 0.0)
+    radius = stroke_radius(size) if kind in ("point", "scribble") else 0.0
+    ends: Any = points
+    if kind != "box":
+        outline = (*points, points[0]) if kind == "polygon" else points
+        ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
+        if radius and ends:  # what runs just outside the image paints some of it, but is not enough on its own
+            around = (-radius, -radius, width + radius, height + radius)
+            ends = [end for segment in clip_polyline(outline, around) for end in segment]
     if kind == "polygon":
         corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
         ends += [corner for corner in corners if contains(points, *corner)]
-        return _grown(hull(ends), 0.0, size) if ends and _has_area(hull(ends), MIN_SIDE) else None
-    radius = stroke_radius(size)  # what runs just outside the image paints some of it, but is not enough on its own
-    return _grown(hull(_ends(outline, size, radius)), radius, size) if ends else None
-
-
-def _ends(outline: tuple[Point, ...], size: Size, margin: float) -> list[Point]:
-    window = (-margin, -margin, size[0] + margin, size[1] + margin)
-    return [end for segment in clip_polyline(outline, window) for end in segment]
-
-
-def _grown(box: Box, by: float, size: Size) -> Box:
-    return (
-        max(box[0] - by, 0.0),
-        max(box[1] - by, 0.0),
-        min(box[2] + by, float(size[0])),
-        min(box[3] + by, float(size[1])),
-    )
-
-
-def _fill_box(box: Box, size: Size) -> NDArray[np.bool_]:
-    mask = np.zeros((size[1], size[0]), dtype=np.bool_)
-    columns, rows = (_covered(box[axis], box[axis + 2], size[axis]) for axis in (0, 1))
-    mask[rows, columns] = True
-    return mask
-
-
-def _covered(low: float, high: float, limit: int) -> slice:
-    """Pixels whose centre lies in [low, high), or the one at the middle if there is none."""
-    first, last = math.ceil(low - 0.5), math.ceil(high - 0.5)
-    if first >= last:
-        first = min(int((low + high) / 2), limit - 1)
-        last = first + 1
-    return slice(first, last)
+    if not ends:
+        return None
+    x0, y0, x1, y1 = hull(ends)
+    found = max(x0 - radius, 0.0), max(y0 - radius, 0.0), min(x1 + radius, width), min(y1 + radius, height)
+    return found if radius or _has_area(found, MIN_SIDE) else None

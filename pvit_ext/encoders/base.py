@@ -75,19 +75,24 @@ class RegionInputs:
             RegionError: when the tower's view crops a region away entirely.
         """
         rows = [self.boxes.new_zeros(0, 4)]
-        owners = self.owners or [f"region {number}" for number in range(len(self.regions))]
-        for box, image, owner in zip(self.boxes, self.image_index.tolist(), owners, strict=True):
+        for number, (box, image) in enumerate(zip(self.boxes, self.image_index.tolist(), strict=True)):
             view = self.views[image]
             limit = torch.tensor(view.size * 2, dtype=torch.float32, device=box.device)
             clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
             if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
-                raise RegionError(
-                    f"{owner}, image {image} of the batch: the tower's {view.size[0]}x{view.size[1]} view crops the "
-                    f"region {box.tolist()} away; use image_aspect_ratio=pad, or an encoder with a view of its own "
-                    "(regionclip)"
-                )
+                raise self.cropped_away(number, f"the region {box.tolist()}")
             rows.append(clipped)
         return torch.cat(rows)  # (M, 4)
+
+    def cropped_away(self, number: int, what: str) -> RegionError:
+        """The error of a region of which the image tower's view shows nothing."""
+        owner = self.owners[number] if self.owners else f"region {number}"
+        image = int(self.image_index[number])
+        width, height = self.views[image].size
+        return RegionError(
+            f"{owner}, image {image} of the batch: the tower's {width}x{height} view crops {what} away; "
+            "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+        )
 
     def rows_by_view_size(self) -> dict[Size, Tensor]:
         """(width, height) of views -> the regions (N,) int64 on them; for encoders that mix all cells of a map."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.regions import RegionError, Size
+from pvit_ext.regions import Size
 from pvit_ext.views import View
 
 Ints = NDArray[np.int64]
@@ -43,7 +43,8 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
             found.append((rows[:, None] * grid[0] + columns).ravel())
             continue
         touched = count_within(inputs.masks[number], *_pixel_edges(view, inputs.image_sizes[image], grid, cell)) > 0
-        _check_visible(touched, inputs, number)
+        if not touched.any():
+            raise inputs.cropped_away(number, f"all of the {region}")
         found.append(np.flatnonzero(_grown(touched, context)))
     return found
 
@@ -71,22 +72,11 @@ def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
             ends = np.floor(at[:-1] + margin), np.ceil(at[1:] - margin)
             edges += [end.clip(0, inputs.image_sizes[image][axis]).astype(np.int64) for end in ends]
         counts = count_within(inputs.masks[number], edges[0], edges[1], edges[2], edges[3])
-        _check_visible(counts > 0, inputs, number)
+        if not counts.any():
+            raise inputs.cropped_away(number, f"all of the {region}")
         area = (edges[1] - edges[0])[:, None] * (edges[3] - edges[2])
         shares[number] = torch.from_numpy(counts / np.maximum(area, 1))
     return shares
-
-
-def _check_visible(cells: NDArray[np.bool_], inputs: RegionInputs, number: int) -> None:
-    if cells.any():
-        return
-    owner = inputs.owners[number] if inputs.owners else f"region {number}"
-    image = int(inputs.image_index[number])
-    width, height = inputs.views[image].size
-    raise RegionError(
-        f"{owner}, image {image} of the batch: the tower's {width}x{height} view crops all of the "
-        f"{inputs.regions[number]} away; use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
-    )
 
 
 def _span(low: float, high: float, count: int, context: int) -> Ints:
