@@ -113,23 +113,24 @@ def _write(source: Checkpoint, out: Path, shell: RegionShell, values: dict[str, 
     from tqdm import tqdm
 
     state, others = shell.state(), source.other_files()
+    regions, files = "-regions".join(source.layout), {}
     copied = [*others, *(shard.path for shard in source.shards)]
     size = sum(path.stat().st_size for path in copied) + sum(map(nbytes, state.values()))
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         for path in others:
             copy_file(path, folder / path.name, bar.update)
-        files = {}
         for number, shard in enumerate(source.shards, start=1):
             name = shard.path.name
             if name == "".join(source.layout):  # by this name transformers would not look at the index
                 name = name.replace(".", f"-{number:05}-of-{len(source.shards):05}.")
             if kept := _write_shard(shard, folder / name, shell, bar):
                 files[name] = kept
-        regions = "-regions".join(source.layout)
-        save_tensors(folder / regions, state)
-        write_index(folder, source.layout, {**files, regions: state}, source.metadata)
+        if state:  # an encoder that writes text has none
+            files[regions] = state
+            save_tensors(folder / regions, state)
+        write_index(folder, source.layout, files, source.metadata)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-    logger.info("%s: %d region tensors are new in %s", out, len(state), regions)
+        logger.info("%s: %d region tensors written", regions, len(state))
 
 
 def _write_shard(shard: Shard, target: Path, shell: RegionShell, bar: Any) -> dict[str, Tensor]:

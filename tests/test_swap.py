@@ -133,6 +133,18 @@ def test_swapped_twice(with_regions: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in once.iterdir()) == sorted(path.name for path in twice.iterdir())
 
 
+@pytest.mark.parametrize("values", [{"encoder": "text"}, {"encoder": "cross_attention"}])
+def test_encoder_without_or_with_tensors_of_its_own(with_regions: Path, tmp_path: Path, values: Any) -> None:
+    values = {**values, "encoder_options": {}}
+    out = swap(with_regions, values, tmp_path / "out")
+    assert_rest_is_untouched(with_regions, out)
+    model, expected = load(out), attached(with_regions, values)
+    state, wanted = region_state(model), region_state(expected)
+    assert (out / "model-regions.safetensors").is_file() == bool(wanted)
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in state.items())
+
+
 def test_half_precision(llava_checkpoint: Path, tmp_path: Path) -> None:
     source = relayout(llava_checkpoint, tmp_path / "source", ".safetensors", 2, torch.float16)
     out = swap(source, {}, tmp_path / "out")
