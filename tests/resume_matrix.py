@@ -46,17 +46,16 @@ _TEXT = """# Interrupted and continued
 
 Written by `python -m tests.resume_matrix`: {versions}.
 
-Each mode is trained once in one go, and once through a chain of interruptions, after each of which the same command is
-started again. A tiny LLaVA, {steps} steps in three epochs, a checkpoint after each, `save_total_limit` 1, box jitter,
-two data workers (none in the first row), records without a region or image among them, dropout with LoRA,
+Each mode is trained once in one go, and once through a chain of interruptions, after each of which the same command
+is started again. A tiny LLaVA, {steps} steps in three epochs, a checkpoint after each, `save_total_limit` 1, box
+jitter, two data workers (none in the first row), records without a region or image among them, dropout with LoRA,
 float32 but bf16 under ZeRO-3 on two processes, `group_by_modality_length` and persistent workers in stage 2 without
-DeepSpeed.
-In every row **the loss of each step, in full precision, and every exported tensor equal the uninterrupted run's, bit by
-bit**: after the chain, and after starting the finished run once more.
+DeepSpeed. In every row **the loss of each step, in full precision, and every exported tensor equal the uninterrupted
+run's, bit by bit**: after the chain, and after starting the finished run once more.
 
 A cell says from which checkpoint the next run continued, and which it did not take. "No room" is a limit on file size
-(RLIMIT_FSIZE) that cuts the largest file of a checkpoint. SIGTERM goes to the last rank alone, and in the row that ends
-with exit -15 to every process, launcher and data workers included; nothing was exported as a result then.
+(RLIMIT_FSIZE) that cuts the largest file of a checkpoint. SIGTERM goes to the last rank alone, and in the row with
+exit -15 to every process, launcher and data workers included; nothing was exported as a result then.
 """
 
 # Python runs it at start: it ends the process when it is about to touch a file, as audit events tell
@@ -265,9 +264,8 @@ def chain(mode: Mode, world: dict[str, Path]) -> list[str]:
     assert_equal_outcome(output, reference)
     again = finish(words)
     assert_equal_outcome(output, reference)
-    reached = f"; stopped after {saved.name[11:]}, exit {stopped.process.returncode}"
-    runs = [killed_in_save, stopped, full, last, again]
-    return [resumed(one) + (reached if one is stopped else "") for one in runs]
+    reached = f"saved {saved.name[11:]}, exit {stopped.process.returncode}; "
+    return [(reached if one is full else "") + resumed(one) for one in (killed_in_save, stopped, full, last, again)]
 
 
 def stop(run: Run, mode: Mode, output: Path) -> Path:

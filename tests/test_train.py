@@ -29,6 +29,7 @@ from pvit_ext.arguments import RegionDataArguments, RegionModelArguments, expand
 from pvit_ext.data import RegionDataset, jitter_box  # noqa: E402
 from pvit_ext.records import RecordError  # noqa: E402
 from pvit_ext.regions import RegionError  # noqa: E402
+from pvit_ext.resume import newest_complete  # noqa: E402
 from pvit_ext.sampling import EpochSampler  # noqa: E402
 from pvit_ext.train import main  # noqa: E402
 
@@ -171,6 +172,20 @@ def test_stage1_output_loads_on_its_base(stage1: Path, llava_checkpoint: Path) -
     assert torch.equal(model.get_model().region_projector.features.weight, stored["region_projector.features.weight"])
     base = load_file(llava_checkpoint / "model.safetensors")
     assert torch.equal(model.lm_head.weight, base["lm_head.weight"])
+
+
+def test_mm_projector_alone_is_exported_and_a_model_without_its_optimizer_is_nothing_to_continue(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaVA's own trainer writes no model with --tune_mm_mlp_adapter."""
+    changed = {"tune_mm_mlp_adapter": True, "save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path, save_total_limit=1, **changed))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    exported, kept = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "checkpoint-2"))
+    assert exported.keys() == kept.keys()
+    before = load_file(llava_checkpoint / "model.safetensors")
+    assert not torch.equal(exported["model.mm_projector.0.weight"], before["model.mm_projector.0.weight"])
+    assert newest_complete(tmp_path)[0] is None
 
 
 def test_a_checkpoint_of_another_stage_or_encoder_is_not_continued(
