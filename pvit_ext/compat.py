@@ -109,13 +109,15 @@ def cpu_deepspeed_backend() -> None:
 
 
 def cpu_deepspeed_shm_op() -> None:
-    """DeepSpeed compiles a shared-memory kernel for a minute at the first CPU launch; gloo does the same job."""
+    """DeepSpeed compiles a shared-memory kernel for a minute at the first CPU launch; gloo does the same job.
+
+    A launch that is killed while it compiles or loads that kernel leaves a lock on which all later ones wait forever.
+    """
     if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
         return
-    import deepspeed.comm.torch
-
-    if hasattr(deepspeed.comm.torch, "build_shm_op"):
-        deepspeed.comm.torch.build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")  # as an attribute that name is torch itself
+    if hasattr(backend, "build_shm_op"):
+        backend.build_shm_op = lambda: None
 
 
 _RENAMED_FLAGS = {"--evaluation_strategy": "--eval_strategy"}

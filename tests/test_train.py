@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -361,6 +362,14 @@ def test_removed_flags_are_mapped() -> None:
     assert words == ["--eval_strategy", "no", "--warmup_steps", "0.03"]
     same = ["--evaluation_strategy", "no", "--warmup_ratio", "0.03"]
     assert compat.modern_flags(same, known={"evaluation_strategy", "warmup_ratio"}) == same
+
+
+def test_a_cpu_launch_compiles_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = importlib.import_module("deepspeed.comm.torch")
+    monkeypatch.setattr(backend, "build_shm_op", lambda: pytest.fail("compiled"), raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    compat.cpu_deepspeed_shm_op()
+    assert backend.build_shm_op() is None
 
 
 def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
