@@ -13,7 +13,7 @@ from pvit_ext.lora import is_adapter, merge_adapter
 from pvit_ext.modules import replace_region_modules
 
 
-def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
+def attach(model: Any, config: RegionConfig, checkpoint: str = ".", filled_later: bool = False) -> Any:
     """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
 
     An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
@@ -25,6 +25,8 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
         model: stock or region-enabled LLaVA model.
         config: which encoder, with which weights.
         checkpoint: folder in which a relative ``config.weights`` is looked up too.
+        filled_later: :func:`~pvit_ext.load_region_modules` follows, and a weights file that its folder replaces is not
+            read.
 
     Returns:
         The same model.
@@ -32,7 +34,7 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".") -> Any:
     from pvit_ext.language_models import region_class
 
     kind = region_class(type(model))
-    replace_region_modules(model, config, checkpoint)
+    replace_region_modules(model, config, checkpoint, filled_later)
     model.__class__ = kind
     return model
 
@@ -72,7 +74,7 @@ def load_pretrained_model(
     checkpoint = _base_of(modules, base) if modules else path
     tokenizer, model = _load_llava(checkpoint, dtype, device, kwargs)
     if modules:
-        attach(model, read_region_config(modules)[0], checkpoint=modules)
+        attach(model, read_region_config(modules)[0], checkpoint=modules, filled_later=True)
         load_region_modules(model, modules)
         if is_adapter(modules):
             model = merge_adapter(model, modules)

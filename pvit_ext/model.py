@@ -69,9 +69,11 @@ class RegionMixin:
         if not hasattr(model_args, "region_config"):
             return
         self.model_arguments = model_args  # for the trackers' config
-        replace_region_modules(self, model_args.region_config(self.region_config))
-        if model_args.region_modules is not None:
-            load_region_modules(self, model_args.region_modules)
+        folder = model_args.region_modules
+        config = model_args.region_config(self.region_config)
+        replace_region_modules(self, config, folder or ".", filled_later=folder is not None)
+        if folder is not None:
+            load_region_modules(self, folder)
 
     @property
     def region_config(self) -> RegionConfig | None:

@@ -80,13 +80,16 @@ def finish_region_encoder(model: Any, checkpoint: str | os.PathLike[str] = ".") 
     _freeze(inner.region_encoder)
 
 
-def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
+def load_region_encoder(
+    model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".", filled_later: bool = False
+) -> RegionEncoder:
     """Build an encoder, load its weights, freeze it if it is a tower, and put it where the language model is.
 
     Args:
         model: LLaVA model whose tower, device and dtype it has to fit.
         config: its ``weights_sha256`` is filled when it is None, and compared otherwise.
         checkpoint: folder in which a relative ``weights`` path is looked up too.
+        filled_later: tensors that live in a checkpoint are loaded from it afterwards; their file is not needed.
 
     Raises:
         FileNotFoundError: listing where the file was looked for.
@@ -96,7 +99,7 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
     config.embed_weights |= not encoder.frozen  # what a stage trains is no longer what the file holds
     if config.weights is None and encoder.frozen:
         logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
-    if config.weights is not None:
+    if config.weights is not None and not (filled_later and encoder_is_embedded(config)):
         path = _find_weights(config.weights, Path(checkpoint))
         digest = sha256_file(path)
         if config.weights_sha256 not in (None, digest):
@@ -110,14 +113,16 @@ def load_region_encoder(model: Any, config: RegionConfig, checkpoint: str | os.P
     return _freeze(encoder.to(device=reference.device, dtype=reference.dtype))
 
 
-def replace_region_modules(model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".") -> None:
+def replace_region_modules(
+    model: Any, config: RegionConfig, checkpoint: str | os.PathLike[str] = ".", filled_later: bool = False
+) -> None:
     """Give a model the encoder a config names, in place of the one it has; see :func:`~pvit_ext.attach`."""
     inner = model.get_model()
     if (before := getattr(model, "region_config", None)) is not None:
         config.box_embedding |= before.box_embedding
         config.cross_layers = config.cross_layers or before.cross_layers
         config.conv_version = config.conv_version or before.conv_version
-    encoder = _encoder_to_keep(model, config) or load_region_encoder(model, config, checkpoint)
+    encoder = _encoder_to_keep(model, config) or load_region_encoder(model, config, checkpoint, filled_later)
     projector = RegionProjector(config, model.config.hidden_size, tower_config(model)).to(model.lm_head.weight)
     old = getattr(inner, "region_projector", None)
     with gathered(list(old.parameters()) if old is not None else []):

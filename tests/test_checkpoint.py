@@ -235,6 +235,27 @@ def test_region_file_holds_region_tensors_only(named: Any, tmp_path: Path) -> No
     assert read_region_config(tmp_path) == (named.region_config, None)
 
 
+@pytest.mark.parametrize("encoder", ["osprey", "regionclip"])
+def test_region_files_that_hold_the_encoder_need_no_weights_file(
+    encoder: str, llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path
+) -> None:
+    """Osprey trains, so its tensors are saved whatever file it started from."""
+    weights, options = tmp_path / "weights.pt", {"position_grid": 8}
+    if encoder == "osprey":
+        start = load(llava_checkpoint, region_config=pvit_ext.RegionConfig(encoder, encoder_options=options))
+        torch.save(start.get_model().region_encoder.original_state_dict(), weights)
+        given = pvit_ext.RegionConfig(encoder, weights=str(weights), encoder_options=options)
+    else:
+        weights.write_bytes(regionclip_weights.read_bytes())
+        given = config(weights=str(weights), embed_weights=True)
+    model = load(llava_checkpoint, region_config=given)
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    weights.unlink()
+    assert torch.equal(logits(load(tmp_path / "modules")), logits(model))
+    with pytest.raises(FileNotFoundError, match="weights of the region encoder not found"):
+        pvit_ext.attach(load(llava_checkpoint), model.region_config)
+
+
 def test_region_files_without_a_base(named: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
     pvit_ext.save_region_modules(named, tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=r"base=\.\.\."):
