@@ -37,6 +37,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "gpt4roi": {"pool": 4, **LOCAL["gpt4roi"]},
     "cross_attention": {"heads": 2, "head_dim": 8},
     "replay": {"grid": 4},
+    "focal": {"context": 1.0, "least": 1, "shuffle": 1},
 }
 
 
@@ -280,6 +281,22 @@ def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert torch.pdist(together.flatten(1)).min() > 1e-3
     assert len(together) == 9
+
+
+def test_cross_layers_see_base_views_whatever_the_tiling_of_others(tiny: Loaded) -> None:
+    pvit_ext.attach(tiny[1], RegionConfig("osprey", encoder_options=ENCODERS["osprey"], cross_layers=1))
+    projector, seen = tiny[1].get_model().region_projector, list[Any]()
+    torch.nn.init.ones_(projector.cross_layers.blocks[0].gates.weight)
+    handle = projector.cross_layers.register_forward_hook(lambda _m, args, out: seen.append((args[1], out - args[0])))
+    queries = [ask_for(smooth(size), [Region.box(3, 4, 50, 60)]) for size in SIZES]
+    with torch.no_grad():
+        for batch in (queries, *([query] for query in queries)):
+            tiny[1].prepare_inputs_labels_for_multimodal(**batch_of(tiny, batch))
+    handle.remove()
+    pvit_ext.attach(tiny[1], RegionConfig("text"))  # its attach keeps no layers for the next
+    assert seen[0][0].shape[-2:] == (CELLS, CELLS)
+    torch.testing.assert_close(seen[0][1], torch.cat([change for _, change in seen[1:]]), rtol=1e-4, atol=1e-5)
+    assert seen[0][1].abs().max() > 1e-3
 
 
 def test_tiles_show_what_the_base_view_blurs(tiny: Loaded) -> None:

@@ -18,7 +18,9 @@ from pvit_ext import Query, Region, RegionConfig, RegionError
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.inference import _prompt, collate, conversation
 from pvit_ext.roi_align import roi_align
+from tests.test_tower_encoders import blinded
 from tests.tiny import TINY_REGIONCLIP
+from tests.tower_inputs import KINDS
 from tests.tower_inputs import as_kind as as_pixels
 
 SIDE, PATCH = 112, 7
@@ -101,8 +103,8 @@ def tower_view(request: pytest.FixtureRequest, tower_roi: Loaded) -> Iterator[Lo
     processor.size, processor.do_center_crop = before
 
 
-def features(loaded: Loaded, images: Image.Image | list[Image.Image], regions: list[Region]) -> Tensor:
-    """What the encoder gives for the regions of one prompt, on its way through the model's forward."""
+def features(loaded: Loaded, images: Image.Image | list[Image.Image], regions: list[Region], token: int = 0) -> Tensor:
+    """A token that the encoder gives for the regions of one prompt, on its way through the model's forward."""
     tokenizer, model, processor = loaded
     query = Query(images, "Compare " + "<region>" * len(regions), regions)
     batch = collate(model, tokenizer, processor, [query], [_prompt(query, conversation(model), "q", model)])
@@ -111,7 +113,7 @@ def features(loaded: Loaded, images: Image.Image | list[Image.Image], regions: l
     with torch.no_grad():
         model(batch.pop("inputs"), **batch)
     handle.remove()
-    return seen[0][:, 0]  # (M, C)
+    return seen[0][:, token]  # (M, C)
 
 
 # Asymmetric layouts inside the middle square, so that a centre crop keeps them: fractions of that square.
@@ -151,6 +153,37 @@ def test_bright_patch_dominates_its_region_only(tower_view: Loaded, size: tuple[
     on, off = share.diag(), share[~torch.eye(4, dtype=torch.bool)]
     assert on.min() > 0.6, share  # the cells at its border are bright in part
     assert off.abs().max() < 0.05, share
+
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "osprey": {"position_token": False},
+    "ferret": {"points": 96, "groups": [32, 8], "neighbors": [12, 6]},
+    "gpt4roi": {"pool": 4, "rounds": 0},
+    "replay": {"grid": 3},
+    "cross_attention": {"heads": 2, "head_dim": 8},
+    "focal": {"context": 1.0, "least": 1, "shuffle": 1},  # nothing beside the region
+}
+EVERY = [(name, size, kind) for name in ENCODERS for size in SIZES for kind in KINDS]
+QUICK = [(name, SIZES[1], "mask") for name in ("osprey", "replay", "focal")]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "kind"), [pytest.param(*one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in EVERY]
+)
+def test_every_encoder_sees_its_own_region_only(
+    tower_view: Loaded, name: str, size: tuple[int, int], kind: str
+) -> None:
+    model, before = tower_view[1], tower_view[1].region_config
+    torch.manual_seed(0)
+    pvit_ext.attach(model, RegionConfig(name, encoder_options=ENCODERS[name]))
+    blinded(model.get_model().region_encoder)
+    regions = [as_kind(kind, box, size) for box in boxes_on(size)]
+    pictures = [draw(size, bright) for bright in ((0, 0, 0, 0), (0, 0, *size), *boxes_on(size))]
+    dark, white, *bright = (features(tower_view, picture, regions, -1) for picture in pictures)
+    pvit_ext.attach(model, before)
+    share = torch.stack([(one - dark).norm(dim=1) / (white - dark).norm(dim=1) for one in bright])  # (patch, region)
+    assert share.diag().min() > 0.3, share
+    assert share[~torch.eye(4, dtype=torch.bool)].max() < 0.05, share
 
 
 @pytest.mark.parametrize("size", SIZES)

