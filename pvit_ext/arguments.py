@@ -149,7 +149,7 @@ def expand_command_line(arguments: list[str]) -> list[str]:
         path = arguments[place + 1] if place + 1 < len(arguments) else ""
         arguments = [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
     known = {item.name for item in fields(transformers.TrainingArguments)}
-    return compat.modern_flags(arguments, known)
+    return compat.known_flags(arguments, known)
 
 
 def _flags_of_yaml(path: str) -> list[str]:

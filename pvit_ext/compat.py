@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import importlib.util
 import inspect
 import logging
@@ -87,14 +88,20 @@ def cpu_deepspeed_backend() -> None:
     """accelerate finds no backend for a DeepSpeed launch without an accelerator and then counts one process.
 
     Answer gloo, which it knows for CPU launches of its own; DeepSpeed itself must have started that backend before.
+    Older ones (0.21 to 0.27) take the device for a CUDA one unless told.
     """
     if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
         return
     import accelerate.state
     import deepspeed
 
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="gloo")
     state = accelerate.state.PartialState
-    if not hasattr(state, "_prepare_backend") or hasattr(state._prepare_backend, "stock"):
+    if not hasattr(state, "_prepare_backend"):
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
+        return
+    if hasattr(state._prepare_backend, "stock"):
         return
     stock = state._prepare_backend
 
@@ -104,8 +111,6 @@ def cpu_deepspeed_backend() -> None:
 
     prepare_backend.stock = stock  # type: ignore[attr-defined]
     state._prepare_backend = prepare_backend
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend="gloo")
 
 
 def cpu_deepspeed_shm_op() -> None:
@@ -120,12 +125,12 @@ def cpu_deepspeed_shm_op() -> None:
         backend.build_shm_op = lambda: None
 
 
-_RENAMED_FLAGS = {"--evaluation_strategy": "--eval_strategy"}
-_WARMUP_RATIO = "--warmup_ratio"
+_RENAMED_FLAGS = {"--evaluation_strategy": "--eval_strategy", "--eval_strategy": "--evaluation_strategy"}
+_WARMUP_RATIO, _WARMUP_STEPS = "--warmup_ratio", "--warmup_steps"
 
 
-def modern_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
-    """Map flags of LLaVA's scripts that newer transformers removed, each with a warning.
+def known_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
+    """Map flags of LLaVA's scripts that newer transformers removed, and newer ones on LLaVA's own, with a warning.
 
     Args:
         arguments: command line.
@@ -133,13 +138,16 @@ def modern_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
     """
     words = [word for argument in arguments for word in _split_flag(argument)]
     for old, new in _RENAMED_FLAGS.items():
-        if old in words and old[2:] not in known:
+        if old in words and old[2:] not in known and new[2:] in known:
             warnings.warn(f"{old} is {new} in this transformers; mapped", stacklevel=2)
             words = [new if word == old else word for word in words]
     if _WARMUP_RATIO in words and "warmup_ratio" not in known:
         # transformers 5: warmup_steps below 1 is a ratio of all steps
         logger.info("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped")
-        words = ["--warmup_steps" if word == _WARMUP_RATIO else word for word in words]
+        words = [_WARMUP_STEPS if word == _WARMUP_RATIO else word for word in words]
+    for place, word in enumerate(words[:-1]):
+        if word == _WARMUP_STEPS and "warmup_ratio" in known and 0 < float(words[place + 1]) < 1:
+            words[place] = _WARMUP_RATIO
     return words
 
 
@@ -238,8 +246,13 @@ def leave_cpu_group(status: int = 0) -> None:
 
 
 def enable_cpu(arguments: Any) -> None:
-    """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU."""
-    if hasattr(arguments, "use_cpu") and not torch.cuda.is_available():
+    """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU.
+
+    Told so, accelerate 0.27 and older would not use DeepSpeed.
+    """
+    import accelerate.state
+
+    if hasattr(accelerate.state.PartialState, "_prepare_backend") and not torch.cuda.is_available():
         arguments.use_cpu = True
 
 

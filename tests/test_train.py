@@ -357,13 +357,6 @@ def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
     assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
 
 
-def test_removed_flags_are_mapped() -> None:
-    words = compat.modern_flags(["--evaluation_strategy=no", "--warmup_ratio", "0.03"], known={"eval_strategy"})
-    assert words == ["--eval_strategy", "no", "--warmup_steps", "0.03"]
-    same = ["--evaluation_strategy", "no", "--warmup_ratio", "0.03"]
-    assert compat.modern_flags(same, known={"evaluation_strategy", "warmup_ratio"}) == same
-
-
 def test_a_cpu_launch_compiles_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = importlib.import_module("deepspeed.comm.torch")
     monkeypatch.setattr(backend, "build_shm_op", lambda: pytest.fail("compiled"), raising=False)
