@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvit_ext.regions import Region, RegionError
-from pvit_ext.views import ImageError, open_image
+from pvit_ext.views import open_image, reading
 
 MAX_PIXELS = 2 * 89_478_485
 """Pillow's own limit for images, so that a few characters of run lengths cannot claim all memory."""
@@ -33,10 +33,9 @@ class PendingMask:
         """From a record's JSON.
 
         Raises:
-            RegionError: if it is neither a relative path nor run lengths.
+            RegionError: if it is neither a path nor run lengths.
         """
         if isinstance(value, str):
-            check_relative(value, f"{where}: mask")
             return cls(value, image)
         if not isinstance(value, dict) or set(value) != {"size", "counts"}:
             raise RegionError(f'{where}: a mask is a PNG path or {{"size": [height, width], "counts": [...]}}')
@@ -57,13 +56,6 @@ class PendingMask:
         return Region.mask(np.repeat(values, counts).reshape(width, height).T, image=self.image)  # columns first
 
 
-def check_relative(path: str, what: str) -> None:
-    """Raise RegionError unless the path stays inside the folder it is relative to."""
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    if not parts or "\0" in path or parts[0] == "/" or ":" in parts[0] or ".." in parts:
-        raise RegionError(f"{what} {path[:80]!r} must stay inside the image folder: no absolute path, no '..'")
-
-
 def _run_lengths(size: Any, counts: Any, where: str) -> tuple[int, int, tuple[int, ...]]:
     if isinstance(counts, str):
         raise RegionError(f"{where}: counts is compressed; decode it with pycocotools.mask to a PNG or a list")
@@ -82,11 +74,9 @@ def _naturals(values: Any) -> bool:
 
 
 def _read_mask(path: Path, where: str) -> NDArray[np.bool_]:
-    try:
-        with open_image(path) as image:
-            array = np.asarray(image)
-    except (ImageError, OSError) as error:
-        raise RegionError(f"{where}: {error}") from error
+    with reading(where, "mask"), open_image(path) as image:
+        image.load()
+        array = np.asarray(image)
     if array.ndim != 2:
         raise RegionError(f"{where}: mask {path.name} has {array.shape[-1]} channels; a mask has one, 0 is background")
     return np.not_equal(array, 0)

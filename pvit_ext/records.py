@@ -15,14 +15,15 @@ is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvit_ext.json_records import JsonFileError, JsonRecordError, read_json_records
-from pvit_ext.masks import PendingMask, check_relative
+from pvit_ext.masks import PendingMask
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
 from pvit_ext.regions import Region, RegionError
 from pvit_ext.views import ImageError, image_size
@@ -32,14 +33,8 @@ if TYPE_CHECKING:
 
 SHOWN_PROBLEMS = 20
 _SPEAKERS = ("human", "gpt")
-_SHAPES: dict[str, Callable[..., Region]] = {
-    "box": Region.box,
-    "point": Region.point,
-    "polygon": Region.polygon,
-    "scribble": Region.scribble,
-}
-_KINDS = (*_SHAPES, "mask")
-_LISTED = ", ".join(_KINDS)
+_NUMBERS = {"box": 4, "point": 2}
+_KINDS = ("box", "point", "polygon", "scribble", "mask")
 
 
 class RecordError(ValueError):
@@ -148,121 +143,112 @@ def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -
             where += f" (id {str(value['id'])[:80]!r})"
         try:
             entries.append(_record(value, where, folder))
-        except (_Bad, JsonRecordError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             entries.append(BadRecord(where, f"{where}: {error}"))
-        except RegionError as error:  # names the record itself
-            entries.append(BadRecord(where, str(error)))
     if not entries:
         entries.append(BadRecord(name, f"{name} line 1: the file holds no record"))
     return entries, not isinstance(value, JsonFileError)
 
 
-class _Bad(ValueError):
-    """What is wrong with one record."""
-
-
 def _record(value: Any, where: str, folder: str | None) -> Record:
+    """What is wrong with it is a ValueError that does not name it yet."""
     if isinstance(value, JsonRecordError):
         raise value
     if not isinstance(value, dict):
-        raise _Bad(f"a record is a JSON object, got {_short(value)}")
+        raise ValueError(f"a record is a JSON object, got {_short(value)}")
     turns = _conversation(value.get("conversations"))
     if "image" in value:
-        _check_file(value["image"], "image", folder, where)
+        _check_file(value["image"], "image", folder)
     written = value.get("regions", [])
     if not isinstance(written, list):
-        raise _Bad(f"regions is a list, got {_short(written)}")
-    given = [_region(item, f"{where}: regions[{number}]") for number, item in enumerate(written)]
-    found = [region for turn in turns for region in find_placeholders(turn, where)]
-    specs = tuple(fill_placeholders(found, given, where))
-    for spec in specs:
-        if isinstance(spec, PendingMask) and isinstance(spec.source, str):
-            _check_file(spec.source, "mask", folder, where)
+        raise ValueError(f"regions is a list, got {_short(written)}")
+    given = [_region(item, f"regions[{number}]", folder) for number, item in enumerate(written)]
+    found = [region for turn in turns for region in find_placeholders(turn, "conversations")]
+    specs = tuple(fill_placeholders(found, given, "conversations"))
     _check_images_of(turns, specs, "image" in value)
     data = {key: item for key, item in value.items() if key != "regions"}
     if len(given) < len(specs):
-        data["conversations"] = [
-            {**turn, "value": parse_regions(turn["value"], where)[0]} for turn in value["conversations"]
-        ]
+        data["conversations"] = [{**turn, "value": parse_regions(turn["value"])[0]} for turn in value["conversations"]]
     return Record(data, specs, where, folder)
 
 
 def _conversation(turns: Any) -> list[str]:
     """Check the turns and return what is said; LLaVA drops a sample silently that breaks one of these rules."""
     if not isinstance(turns, list) or not turns:
-        raise _Bad(f"conversations is a list of {{from, value}}, got {_short(turns)}")
+        raise ValueError(f"conversations is a list of {{from, value}}, got {_short(turns)}")
     for number, turn in enumerate(turns):
         speaker = _SPEAKERS[number % 2]
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise _Bad(f'conversations[{number}] is {{"from": "{speaker}", "value": text}}, got {_short(turn)}')
+            raise ValueError(f'conversations[{number}] is {{"from": "{speaker}", "value": text}}, got {_short(turn)}')
         if turn.get("from") != speaker:
-            raise _Bad(f"conversations[{number}] is from {_short(turn.get('from'))}; human and gpt take turns")
+            raise ValueError(f"conversations[{number}] is from {_short(turn.get('from'))}; human and gpt take turns")
         if not turn["value"].strip():
-            raise _Bad(f"conversations[{number}] has an empty value")
-        if not _is_unicode(turn["value"]):
-            raise _Bad(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
+            raise ValueError(f"conversations[{number}] has an empty value")
+        if re.search("[\ud800-\udfff]", turn["value"]):
+            raise ValueError(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
     if len(turns) % 2:
-        raise _Bad("conversations ends with a question, there is no answer to learn")
+        raise ValueError("conversations ends with a question, there is no answer to learn")
     return [turn["value"] for turn in turns]
 
 
-def _check_file(path: Any, what: str, folder: str | None, where: str) -> None:
+def _check_file(path: Any, what: str, folder: str | None) -> None:
     if not isinstance(path, str):
-        raise _Bad(f"{what} is a path in the image folder, got {_short(path)}")
-    check_relative(path, f"{where}: {what}")
+        raise ValueError(f"{what} is a path in the image folder, got {_short(path)}")
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    if not parts or "\0" in path or parts[0] == "/" or ":" in parts[0] or ".." in parts:
+        raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
     if folder is not None and not os.path.isfile(os.path.join(folder, path)):  # Path.is_file raises for long names
-        raise _Bad(f"{what} {_short(path)} is not in the image folder {folder}")
+        raise ValueError(f"{what} {_short(path)} is not in the image folder {folder}")
 
 
 def _check_images_of(turns: list[str], specs: Sequence[Region | PendingMask], has_image: bool) -> None:
     if "<image>" in "".join(turns[1::2]):
-        raise _Bad("<image> stands in an answer; it belongs in a question")
+        raise ValueError("<image> stands in an answer; it belongs in a question")
     count = sum(turn.count("<image>") for turn in turns)
     if specs and not has_image:
-        raise _Bad(f"{len(specs)} regions but no image; a region lies on an image")
+        raise ValueError(f"{len(specs)} regions but no image; a region lies on an image")
     if count != has_image:
-        raise _Bad(f"{count} <image> placeholders but {int(has_image)} image; LLaVA reads one image a record")
+        raise ValueError(f"{count} <image> placeholders but {int(has_image)} image; LLaVA reads one image a record")
     for spec in specs:
         if spec.image != 0:
-            raise _Bad(f"a region lies on image {spec.image}, but the record has one image, number 0")
+            raise ValueError(f"a region lies on image {spec.image}, but the record has one image, number 0")
 
 
-def _region(item: Any, where: str) -> Region | PendingMask:
+def _region(item: Any, where: str, folder: str | None) -> Region | PendingMask:
     fields = {"box": item} if isinstance(item, list) else item
     if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
-        raise RegionError(f"{where} is [x0, y0, x1, y1] or an object with one of {_LISTED}, got {_short(item)}")
+        known = ", ".join(_KINDS)
+        raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {_short(item)}")
     if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
-        raise RegionError(f"{where} has unknown keys {_short(unknown)}; known are normalized and image")
+        raise ValueError(f"{where} has unknown keys {_short(unknown)}; known are normalized and image")
     normalized, image = fields.get("normalized", False), fields.get("image", 0)
     if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
-        raise RegionError(f"{where}: normalized is true or false and image an integer, got {_short(item)}")
-    if kinds[0] == "mask":
-        if normalized:
-            raise RegionError(f"{where}: a mask is in pixels, it cannot be normalized")
-        return PendingMask.parse(fields["mask"], image, where)
-    return _shape(kinds[0], fields[kinds[0]], normalized, image, where)
+        raise ValueError(f"{where}: normalized is true or false and image an integer, got {_short(item)}")
+    value = fields[kinds[0]]
+    if kinds[0] != "mask":
+        return _shape(kinds[0], value, normalized, image, where)
+    if normalized:
+        raise ValueError(f"{where}: a mask is in pixels, it cannot be normalized")
+    if isinstance(value, str):
+        _check_file(value, f"{where}: mask", folder)
+    return PendingMask.parse(value, image, where)
 
 
 def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:
-    if not isinstance(value, list):
-        raise RegionError(f"{where}: {kind} is a list, got {_short(value)}")
-    if kind in ("box", "point") and len(value) != (wanted := 4 if kind == "box" else 2):
-        raise RegionError(f"{where}: a {kind} is a list of {wanted} numbers, got {_short(value)}")
+    numbers = _NUMBERS.get(kind)
+    if not isinstance(value, list) or (numbers and len(value) != numbers):
+        wanted = f"{numbers} numbers" if numbers else "points"
+        raise ValueError(f"{where}: a {kind} is a list of {wanted}, got {_short(value)}")
     try:
-        arguments = value if kind in ("box", "point") else [value]
-        region = _SHAPES[kind](*arguments, normalized=normalized, image=image)
+        region: Region = getattr(Region, kind)(*(value if numbers else [value]), normalized=normalized, image=image)
     except RegionError as error:
-        raise RegionError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     region.check(where)
-    _check_unit(region, where)
-    return region
-
-
-def _check_unit(region: Region, where: str) -> None:
-    """Fractions without ``normalized`` would all mean the top-left pixel, which nobody points at with decimals."""
+    # Fractions without "normalized" would all mean the top-left pixel, which nobody points at with decimals.
     values = [value for point in region.points for value in point]
-    if not region.normalized and max(values) <= 1 and any(value != int(value) for value in values):
-        raise RegionError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
+    if not normalized and max(values) <= 1 and any(value != int(value) for value in values):
+        raise ValueError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
+    return region
 
 
 def _image_problem(record: Record) -> str | None:
@@ -277,10 +263,6 @@ def _image_problem(record: Record) -> str | None:
     except (ImageError, OSError) as error:
         return f"{record.where}: {error}"
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _short(value: Any) -> str:

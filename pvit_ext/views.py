@@ -29,14 +29,14 @@ class ImageError(ValueError):
 
 
 @contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading(where: str, what: str = "image") -> Iterator[None]:
     """Say whose image cannot be read: errors of a file inside the block become a RegionError that names the sample."""
     try:
         yield
     except RegionError:
         raise
     except (ValueError, OSError) as error:
-        raise RegionError(f"{where}: cannot read its image: {error}") from error
+        raise RegionError(f"{where}: cannot read its {what}: {error}") from error
 
 
 @dataclass(frozen=True)
