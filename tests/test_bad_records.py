@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pvit_ext.bad_records import BadRecords
 from pvit_ext.prompt import tokenizer_region_token
@@ -208,11 +210,22 @@ def test_without_the_option_the_first_one_ends_the_run(dataset_of: Any, images: 
             dataset[number]
 
 
-def test_a_run_replaces_lists_and_finishes(
+@pytest.mark.slow
+def test_a_run_replaces_lists_finishes_and_resumes_alike(
     llava_checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through LLaVA's own train(), with data workers."""
     options = {"stage": "align", "max_bad_records": 4, "dataloader_num_workers": 2, "num_train_epochs": 2}
-    trainer = run(monkeypatch, flags(llava_checkpoint, images / "train.json", tmp_path, **options))
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    arguments = flags(llava_checkpoint, images / "train.json", tmp_path, **options, **saving)
+    trainer = run(monkeypatch, arguments)
     assert trainer.state.global_step == 4
+    problems = (tmp_path / "bad_records.jsonl").read_text()
     assert sorted(listed(tmp_path)) == [f"train.json line {line} (id '{line - 1}')" for line in (3, 4, 6, 8)]
+    finished = load_file(tmp_path / "region_modules.safetensors")
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "region_modules.safetensors").unlink()
+    assert run(monkeypatch, arguments).state.global_step == 4
+    assert (tmp_path / "bad_records.jsonl").read_text() == problems
+    resumed = load_file(tmp_path / "region_modules.safetensors")
+    assert all(torch.equal(resumed[key], value) for key, value in finished.items())
