@@ -138,6 +138,7 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
         super().__post_init__()
         self.local_rank = compat.local_rank(self)
         check_trackers(self)
+        compat.fsdp_as_list(self)
         # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
         transformers.set_seed(self.seed)
 

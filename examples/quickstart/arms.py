@@ -78,7 +78,7 @@ def launch(run: Launch) -> None:
     words = [
         word for key, value in (run.flags | {"output_dir": run.output}).items() for word in (f"--{key}", str(value))
     ]
-    launcher = [str(_program("deepspeed")), "--num_gpus", "1", "--master_port", str(_free_port())]
+    launcher = [str(_program("deepspeed")), "--num_gpus", "1", "--master_port", str(free_port())]
     command = [*launcher, str(RECIPES / run.recipe), *words]
     log = run.output.with_suffix(".log")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment()) as process:
@@ -110,7 +110,7 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """The launcher's own default is one fixed port, so that two runs on a machine would meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
