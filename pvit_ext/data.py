@@ -109,8 +109,8 @@ class RegionDataset(llava_train.LazySupervisedDataset):
 
     def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[Region]:
         """The record's regions, moved a little."""
-        regions, most = [region.resolve(size, record.where) for region in record.regions], self.data_args.region_jitter
-        return [jitter_box(region, most, draw).resolve(size, record.where) for region in regions]
+        most = self.data_args.region_jitter
+        return [jitter_box(region, most, draw).resolve(size, record.where) for region in record.resolve(size)]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]

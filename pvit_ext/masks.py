@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pvit_ext.regions import Region, RegionError
 from pvit_ext.views import open_image, reading
@@ -50,7 +49,13 @@ class PendingMask:
         if isinstance(self.source, str):
             if folder is None:
                 raise RegionError(f"{where}: mask {self.source!r} is a file, give the image folder")
-            return Region.mask(_read_mask(Path(folder, self.source), where), image=self.image)
+            with reading(where, "mask"), open_image(Path(folder, self.source)) as image:
+                image.load()
+                array = np.asarray(image)
+            if array.ndim != 2:
+                bands = array.shape[-1]
+                raise RegionError(f"{where}: mask {self.source} has {bands} channels; a mask has one, 0 is background")
+            return Region.mask(array != 0, image=self.image)
         height, width, counts = self.source
         values = np.arange(len(counts)) % 2 == 1  # runs start with background
         return Region.mask(np.repeat(values, counts).reshape(width, height).T, image=self.image)  # columns first
@@ -71,12 +76,3 @@ def _run_lengths(size: Any, counts: Any, where: str) -> tuple[int, int, tuple[in
 
 def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _read_mask(path: Path, where: str) -> NDArray[np.bool_]:
-    with reading(where, "mask"), open_image(path) as image:
-        image.load()
-        array = np.asarray(image)
-    if array.ndim != 2:
-        raise RegionError(f"{where}: mask {path.name} has {array.shape[-1]} channels; a mask has one, 0 is background")
-    return np.not_equal(array, 0)

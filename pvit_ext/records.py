@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pvit_ext.json_records import JsonFileError, JsonRecordError, read_json_records
 from pvit_ext.masks import PendingMask
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
-from pvit_ext.regions import Region, RegionError
+from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.views import ImageError, image_size
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class Record:
             RegionError: for a mask that cannot be read; names the record.
         """
         return [spec if isinstance(spec, Region) else spec.load(self.image_folder, self.where) for spec in self.specs]
+
+    def resolve(self, size: Size) -> list[Region]:
+        """The regions as :meth:`pvit_ext.regions.Region.resolve` gives them for an image of this (width, height)."""
+        return [one.resolve(size, f"{self.where}: region {number}") for number, one in enumerate(self.regions)]
 
 
 def load_records(
@@ -255,9 +259,7 @@ def _image_problem(record: Record) -> str | None:
     if "image" not in record.data:
         return None
     try:
-        size = image_size(Path(record.image_folder or "", record.data["image"]))
-        for number, region in enumerate(record.regions):
-            region.resolve(size, f"{record.where}: region {number}")
+        record.resolve(image_size(Path(record.image_folder or "", record.data["image"])))
     except RegionError as error:
         return str(error)
     except (ImageError, OSError) as error:

@@ -178,7 +178,14 @@ def test_what_cannot_be_used_is_replaced(dataset_of: Any, images: Path, tmp_path
         assert shades(dataset) == [0, 1, 4, 4, 4, 6, 6, 0]
     assert listed(tmp_path) == [f"train.json line {line} (id '{line - 1}')" for line in (8, 3, 4, 6)]
     problems = (tmp_path / "bad_records.jsonl").read_text()
-    assert all(word in problems for word in ("not in the image folder", "cannot read its image", "outside its image"))
+    assert all(
+        word in problems
+        for word in (
+            "not in the image folder",
+            "cannot read its image",
+            "region 0: box [50.0, 2.0, 60.0, 15.0] lies outside its image",
+        )
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
