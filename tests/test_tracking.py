@@ -237,7 +237,6 @@ def test_tensorboard_shows_the_same_of_a_lora_run(
     seen: list[Any] = []
     save = region_trainer.RegionTrainer.save_state
     monkeypatch.setattr(region_trainer.RegionTrainer, "save_state", lambda self: (seen.append(self), save(self))[1])
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
     own = {"report_to": "tensorboard", "region_eval_data": world / "val.json", "save_strategy": "no"}
     arguments = flags(
         llava_checkpoint, world / "train.json", tmp_path / "out",
@@ -247,7 +246,8 @@ def test_tensorboard_shows_the_same_of_a_lora_run(
 
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     main()
-    events = accumulator.EventAccumulator(str(tmp_path / "runs"), {"images": 0, "tensors": 0, "scalars": 0}).Reload()
+    (runs,) = (tmp_path / "out" / "runs").iterdir()
+    events = accumulator.EventAccumulator(str(runs), {"images": 0, "tensors": 0, "scalars": 0}).Reload()
     logs = [entry for entry in seen[0].state.log_history if "loss" in entry]
     assert len(logs) == 2
     for name in ("loss", "learning_rate", "samples_per_second", "tokens_per_second", "regions_per_second"):
