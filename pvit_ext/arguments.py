@@ -38,9 +38,12 @@ class RegionModelArguments(llava_train.ModelArguments):
     def __post_init__(self) -> None:
         """A LLaVA checkpoint names its image tower and how it merges tiles; the flags are for making one.
 
+        An empty path is none, which takes a recipe's default away.
+
         Raises:
             ValueError: for flags that LLaVA's forward does not implement together.
         """
+        self.region_weights, self.region_modules = self.region_weights or None, self.region_modules or None
         if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
             raise ValueError(
                 "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pvit_ext.regions import Region
 
 QUICKSTART_MODEL = Path("runs/quickstart/stage2")
+COMPARISON = Path("examples/compare/run.py")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_data(commands)
     _add_doctor(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -123,6 +125,17 @@ def _add_doctor(commands: Any) -> None:
     parser = commands.add_parser("doctor", help="versions, LLaVA, patch points, attention; says what is broken and why")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.set_defaults(handler=_doctor)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser("compare", help="train every region encoder on a small world; needs a checkout")
+    parser.add_argument("--encoders", metavar="A,B", help="rows to train, default all")
+    parser.add_argument("--budget", default="full", help="full, small, or a part of the full one such as 0.02")
+    parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="default %(default)s")
+    parser.add_argument("--pages", type=Path, metavar="DIR", help="where table, CSV and plot go, default --output")
+    parser.add_argument("--fresh", action="store_true", help="train rows again that are there")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes")
+    parser.set_defaults(handler=_compare)
 
 
 class _AddRegion(argparse.Action):
@@ -250,6 +263,19 @@ def _doctor(args: argparse.Namespace) -> int:
     from pvit_ext import doctor
 
     return doctor.main(as_json=args.json)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    checkout = next((root for root in (Path.cwd(), Path(__file__).parents[1]) if (root / COMPARISON).is_file()), None)
+    if checkout is None:
+        raise FileNotFoundError(
+            f"`pvit-ext compare` runs in a checkout of pvit-ext, and {Path.cwd()} is none ({COMPARISON} is missing): "
+            'clone the repository, cd into it, pip install -e ".[quickstart]", and run it there'
+        )
+    sys.path.insert(0, str(checkout))
+    from examples.compare.run import compare
+
+    return compare(args.encoders, args.budget, args.output, args.pages, args.fresh, args.seed)
 
 
 def _is_input_error(error: Exception) -> bool:

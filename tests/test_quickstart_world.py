@@ -120,7 +120,7 @@ def test_llava_masks_exactly_the_answers(
     monkeypatch.setattr(llava_conversation, "default_conversation", llava_conversation.conv_templates["v1"])
     monkeypatch.setattr(llava_train, "tokenizer_image_token", tokenizer_region_token)
     for scene, questions in scenes:
-        record = world._record("x", scene, questions, how)
+        record = world.record_of("x", scene, questions, how)
         coded = llava_train.preprocess([record["conversations"]], tokenizer, has_image=True)
         labels = coded["labels"][0]
         kept = tokenizer.decode(labels[labels >= 0])
@@ -172,7 +172,7 @@ def test_patch_targets_lie_where_the_digits_are() -> None:
     digit = world.Digit(7, "red", (80.0, 0.0, 160.0, 60.0))  # right upper quarter of a wide image
     scene = world.Scene(Image.new("RGB", (160, 120)), (digit,))
     cells = towers.CLIP_SIZE // towers.PATCH
-    grid = towers._patch_targets(towers.image_processor(), scene).view(cells, cells, 2)
+    grid = towers._at_patches(towers._place_targets(towers.image_processor(), scene)[None]).view(cells, cells, 2)
     seen = grid[..., 0] == 7
     centres = (torch.arange(cells) + 0.5) / cells
     # padded to 160 x 160 the box spans 1/2..1 across and 20/160..80/160 down

@@ -19,7 +19,7 @@ from examples.quickstart.checkpoint import build_base, image_turn
 from examples.quickstart.language import text_turn, train_language_model, train_tokenizer
 from examples.quickstart.phases import Phases
 from examples.quickstart.towers import REGION_OPTIONS, Scenes, train_clip_tower, train_region_tower
-from examples.quickstart.world import Rendering, make_scenes, write_training_data
+from examples.quickstart.world import SIDES, Rendering, make_scenes, write_training_data
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,19 @@ class Settings:
 
 
 class Quickstart:
-    """The phases, in order, and where each leaves its result."""
+    """The phases, in order, and where each leaves its result.
+
+    Attributes:
+        sides: smallest and largest side of a digit, in pixels.
+    """
+
+    sides = SIDES
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder, self.settings = folder, settings
         seed = settings.seed
-        self.scenes: Scenes = make_scenes("train", max(settings.tower_scenes, settings.train_scenes), seed)
-        self.held_out: Scenes = make_scenes("test", settings.test_scenes, seed)
+        self.scenes: Scenes = make_scenes("train", max(settings.tower_scenes, settings.train_scenes), seed, self.sides)
+        self.held_out: Scenes = make_scenes("test", settings.test_scenes, seed, self.sides)
 
     def data(self) -> int:
         """Training records and images, and one held-out image to play with."""

@@ -89,23 +89,38 @@ def _targets(scene: Scene) -> Tensor:
     return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])  # (N, 2)
 
 
-def _patch_targets(processor: Any, scene: Scene) -> Tensor:
-    """(P, 2) digit and colour under each patch's centre, -100 on the background."""
-    cells = CLIP_SIZE // PATCH
+def _place_targets(processor: Any, scene: Scene) -> Tensor:
+    """(2, CLIP_SIZE, CLIP_SIZE) int8: digit and colour at every whole-numbered place, -100 on the background."""
     boxes = tower_view(processor, "pad", scene.image.size).map_boxes(torch.tensor([d.box for d in scene.digits]))
-    y, x = torch.meshgrid(*[(torch.arange(cells) + 0.5) * PATCH] * 2, indexing="ij")
-    grid = torch.full((cells, cells, 2), -100)
+    y, x = torch.meshgrid(*[torch.arange(CLIP_SIZE)] * 2, indexing="ij")
+    places = torch.full((2, CLIP_SIZE, CLIP_SIZE), -100, dtype=torch.int8)
     for box, target in zip(boxes, _targets(scene), strict=True):
-        grid[(x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])] = target
-    return grid.flatten(0, 1)  # (P, 2)
+        places[:, (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])] = target[:, None].to(torch.int8)
+    return places
 
 
-def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
-    """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours."""
+def _at_patches(places: Tensor) -> Tensor:
+    """(B, 2, CLIP_SIZE, CLIP_SIZE) -> what lies under each patch's centre, (B, P, 2) int64."""
+    return places[..., PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(2).transpose(1, 2).long()
+
+
+def train_clip_tower(
+    folder: Path, scenes: Scenes, steps: int, batch: int = 32, start: Path | None = None, wrap: bool = False
+) -> list[float]:
+    """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours.
+
+    Args:
+        folder: where it goes.
+        scenes: training scenes.
+        steps: optimizer steps.
+        batch: scenes a step.
+        start: folder of a tower to train further.
+        wrap: shift the scenes of each step by a random distance, so that what leaves on one side enters on the other.
+    """
     torch.manual_seed(1)
     processor = image_processor()
     pixels = pixels_of(processor, scenes)
-    targets = torch.stack([_patch_targets(processor, scene) for scene, _ in scenes])  # (S, P, 2)
+    places = torch.stack([_place_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
     config = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -115,14 +130,21 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
         patch_size=PATCH,
         initializer_range=0.05,
     )
-    tower, head = CLIPVisionModel(config), AttributeHead(config.hidden_size)
-
-    def step(rows: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = tower(pixels[rows], output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
-        seen = targets[rows][..., 0] >= 0
-        return head.loss(hidden[seen], targets[rows][seen])
+    tower = CLIPVisionModel(config) if start is None else CLIPVisionModel.from_pretrained(start)
+    head = AttributeHead(config.hidden_size)
 
     generator = torch.Generator().manual_seed(0)
+
+    def step(rows: Tensor) -> tuple[Tensor, Tensor]:
+        images, here = pixels[rows], places[rows]
+        if wrap:
+            shift = torch.randint(CLIP_SIZE, (2,), generator=generator).tolist()
+            images, here = (part.roll(shift, (2, 3)) for part in (images, here))
+        targets = _at_patches(here)  # (B, P, 2)
+        hidden = tower(images, output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
+        seen = targets[..., 0] >= 0
+        return head.loss(hidden[seen], targets[seen])
+
     batches = (torch.randint(len(scenes), (batch,), generator=generator) for _ in range(steps))
     right = _fit([*tower.parameters(), *head.parameters()], step, batches, steps, 1e-3, "CLIP tower")
     tower.save_pretrained(folder)

@@ -33,6 +33,7 @@ COLOURS = {
     "pink": (255, 70, 215),
 }
 SIZES = ((160, 120), (120, 160), (128, 128), (176, 112))
+SIDES = (24, 40)
 ASK_DIGIT, ASK_COLOUR, ASK_LARGER = (
     "What digit is in <region>?",
     "What colour is the digit in <region>?",
@@ -87,13 +88,22 @@ def coordinates(box: Box, size: tuple[int, int]) -> str:
     return "[" + ",".join(f"{value / size[axis % 2]:.3f}" for axis, value in enumerate(box)) + "]"
 
 
-def make_scene(split: Split, rng: random.Random) -> Scene:
-    """Three to five digits of random size and colour, apart from each other, on a darkened piece of a photograph."""
+def make_scene(
+    split: Split, rng: random.Random, sides: tuple[int, int] = SIDES, count: tuple[int, int] = (3, 5)
+) -> Scene:
+    """Digits of random size and colour, apart from each other, on a darkened piece of a photograph.
+
+    Args:
+        split: whose handwriting and photographs.
+        rng: of everything.
+        sides: smallest and largest side of a digit, in pixels.
+        count: fewest and most digits that are tried; those that find no free place are left out.
+    """
     size = rng.choice(SIZES)
     canvas = _background(split, size, rng)
     placed: list[Digit] = []
-    for _ in range(rng.randint(3, 5)):
-        sample, side = rng.choice(_samples()[split]), rng.randint(24, 40)
+    for _ in range(rng.randint(*count)):
+        sample, side = rng.choice(_samples()[split]), rng.randint(*sides)
         spot = _free_spot(side, size, placed, rng)
         if spot is not None:
             placed.append(_draw(canvas, sample, side, spot, rng.choice(list(COLOURS))))
@@ -112,12 +122,14 @@ def ask_about(scene: Scene, rng: random.Random) -> list[Question]:
     return questions
 
 
-def make_scenes(split: Split, count: int, seed: int) -> list[tuple[Scene, list[Question]]]:
+def make_scenes(
+    split: Split, count: int, seed: int, sides: tuple[int, int] = SIDES
+) -> list[tuple[Scene, list[Question]]]:
     """Scenes with at least three digits, each with its questions; the same for the same seed."""
     rng = random.Random(f"{split}-{seed}")
     scenes: list[tuple[Scene, list[Question]]] = []
     while len(scenes) < count:
-        scene = make_scene(split, rng)
+        scene = make_scene(split, rng, sides)
         if len(scene.digits) >= 3:
             scenes.append((scene, ask_about(scene, rng)))
     return scenes
@@ -133,12 +145,13 @@ def write_training_data(scenes: list[tuple[Scene, list[Question]]], folder: Path
     for name, (scene, _) in zip(names, scenes, strict=True):
         scene.image.save(folder / "images" / name, quality=95, subsampling=0)
     for how in ("image_only", "text_coordinates", "regions"):
-        records = [_record(name, *pair, how) for name, pair in zip(names, scenes, strict=True)]
+        records = [record_of(name, *pair, how) for name, pair in zip(names, scenes, strict=True)]
         with atomic_write(folder / f"{how}.json") as path:
             path.write_text(json.dumps(records), encoding="utf-8")
 
 
-def _record(name: str, scene: Scene, questions: list[Question], how: Rendering) -> dict[str, Any]:
+def record_of(name: str, scene: Scene, questions: list[Question], how: Rendering) -> dict[str, Any]:
+    """A scene's conversation in LLaVA's format; see :func:`write_training_data`."""
     turns: list[dict[str, str]] = []
     for question in questions:
         turns.append({"from": "human", "value": question.render(how, scene.image.size)})

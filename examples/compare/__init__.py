@@ -1,0 +1,1 @@
+"""The comparison: every region encoder trained on one world with one budget (``pvit-ext compare``)."""

@@ -1,0 +1,87 @@
+"""What an encoder costs: its parameters, and the milliseconds that regions add to an image LLaVA reads anyway."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from examples.quickstart.towers import IMAGE_CONFIG, Scenes
+from pvit_ext.injection import BoundRegions
+from pvit_ext.inputs import build_inputs, paint_regions, region_extra, write_regions
+from pvit_ext.regions import Region
+from pvit_ext.tower import capture_feature_maps
+from pvit_ext.views import tower_view
+
+REPEATS = 40
+MORE = 8
+"""Regions of the second timing; what they take beyond a single one is the price of a region."""
+
+
+def parameters(model: Any) -> dict[str, int]:
+    """Parameters of the region encoder and the region projector, and those of them that stage 2 trains."""
+    inner = model.get_model()
+    own = [*inner.region_encoder.parameters(), *inner.region_projector.parameters()]
+    return {"parameters": sum(p.numel() for p in own), "trained": sum(p.numel() for p in own if p.requires_grad)}
+
+
+def encode_times(model: Any, processor: Any, scenes: Scenes) -> dict[str, float]:
+    """Milliseconds for an image with one box, and for each further box; quantiles 10, 50 and 90 over repeats.
+
+    From image and boxes to region tokens, with what the encoder does in data workers; without LLaVA's image tower,
+    unless the encoder runs it again.
+    """
+    image = scenes[0][0].image
+    boxes = [d.box for scene, _ in scenes if scene.image.size == image.size for d in scene.digits][:MORE]
+    boxes = (boxes * MORE)[:MORE]  # a budget of a few scenes has too few
+    encode = _encoder(model, processor, image)
+    encode(boxes)
+    took = np.array([[_milliseconds(encode, boxes[:1]), _milliseconds(encode, boxes)] for _ in range(REPEATS)])
+    cases = {"image": took[:, 0], "region": (took[:, 1] - took[:, 0]) / (MORE - 1)}
+    return {
+        f"{case}_ms_p{percent}": round(float(np.percentile(values, percent)), 4)
+        for case, values in cases.items()
+        for percent in (10, 50, 90)
+    }
+
+
+def _milliseconds(encode: Any, boxes: Any) -> float:
+    start = time.perf_counter()
+    encode(boxes)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
+    """The way of boxes on an image to region tokens, whose feature maps are there already."""
+    from llava.mm_utils import process_images
+
+    encoder, tower = model.get_model().region_encoder, model.get_vision_tower()
+    with torch.inference_mode(), capture_feature_maps(tower, encoder.feature_layers) as maps:
+        tower(process_images([image], processor, IMAGE_CONFIG).to(model.device, model.dtype))
+
+    @torch.inference_mode()
+    def encode(boxes: list[Any]) -> None:
+        regions = [Region.box(*box).resolve(image.size) for box in boxes]
+        paint_regions(encoder, [image], regions, "timing")
+        write_regions(encoder, ["<region>"] * len(regions), regions, [image.size], "timing")
+        extra = region_extra(encoder, [image], regions, "timing")
+        if encoder.tokens_per_region:
+            bound = BoundRegions(regions, [0] * len(regions), ["timing"] * len(regions))
+            model.encode_regions(
+                build_inputs(
+                    encoder,
+                    bound,
+                    [image.size],
+                    maps,
+                    extra,
+                    lambda size: tower_view(processor, "pad", size),
+                    model.device,
+                )
+            )
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return encode
