@@ -3,7 +3,8 @@
 # learning rate 2e-3, global batch 128, 1 epoch. On G GPUs keep G * per_device_train_batch_size *
 # gradient_accumulation_steps at 128. This file is both bash and Python, because `deepspeed FILE` hands it to Python.
 #   deepspeed recipes/stage1.sh [flags]     bash recipes/stage1.sh [flags]
-# Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths. Check the data first:
+# Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths, REGION_ENCODER another
+# encoder; one without weights of its own takes an empty REGION_WEIGHTS. Check the data first:
 #   pvit-ext data FILE --image-folder DIR
 ''':'
 [ -n "${RANK:-}" ] || exec deepspeed "$0" "$@"
@@ -20,8 +21,8 @@ exec python -u -m pvit_ext.train \
     --mm_use_im_start_end False \
     --mm_use_im_patch_token False \
     --image_aspect_ratio pad \
-    --region_encoder regionclip \
-    --region_weights "${REGION_WEIGHTS:-regionclip_pretrained-cc_rn50x4.pth}" \
+    --region_encoder "${REGION_ENCODER:-regionclip}" \
+    --region_weights "${REGION_WEIGHTS-regionclip_pretrained-cc_rn50x4.pth}" \
     --region_jitter 0.02 \
     --output_dir "${OUTPUT:-checkpoints/pvit-stage1}" \
     --num_train_epochs 1 \

@@ -51,6 +51,7 @@ ROWS = (
     Row("ferret", "ferret", {"points": 64, "groups": [16, 4], "neighbors": [8, 8]}),
     Row("replay", "replay", {"grid": 3}),
     Row("cross_attention", "cross_attention", {"heads": 4, "head_dim": 32}),
+    Row("focal", "focal", {"context": 4, "least": 12, "shuffle": 4}),
     Row("text", "text"),
     Row("overlay", "overlay"),
 )
