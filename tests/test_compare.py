@@ -1,0 +1,127 @@
+"""``pvit-ext compare``: regions that point where they should, its reports on recorded numbers, and a real small run."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples.compare import regions, report
+from examples.compare.rows import pick_rows
+from examples.quickstart.world import COLOURS, make_scenes
+from pvit_ext import cli
+from pvit_ext.encoders.base import region_encoder_names
+from pvit_ext.records import load_records
+
+RECORDED: dict[str, Any] = {
+    "encoder": "osprey", "boxes": 0.545, "masks": 0.54, "points": 0.51, "small": 0.545, "digit": 0.325,
+    "colour": 0.975, "larger": 0.55, "tokens": 2, "parameters": 229120, "trained": 229120, "image_ms_p10": 0.69,
+    "image_ms_p50": 1.24, "image_ms_p90": 14.2, "region_ms_p10": -1.7, "region_ms_p50": 1.48, "region_ms_p90": 2.53,
+    "train_samples_per_second": 12.3, "stage1_rate": 0.002, "options": '{"position_grid": 28}', "seconds": 623,
+    "budget": 1.0, "seed": 0, "train_scenes": 640, "stage1_epochs": 1.0, "stage2_epochs": 2.0, "stage2_rate": 0.001,
+    "batch": 16, "smallest_side": 14, "largest_side": 40, "repeats": 40, "device": "a processor", "threads": 2,
+    "python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "pvit_ext": "0.1.0",
+}  # fmt: skip
+OTHER = {**RECORDED, "encoder": "text", "boxes": 0.26, "masks": None, "tokens": 0, "parameters": 0, "trained": 0}
+OTHER |= {"stage1_rate": None, "options": "{}"}
+ROWS = [OTHER, RECORDED]
+
+
+def test_every_registered_encoder_is_a_row() -> None:
+    assert {row.encoder for row in pick_rows(None)} == set(region_encoder_names())
+    with pytest.raises(ValueError, match=r"unknown \['opsrey'\]; known: regionclip, .*osprey"):
+        pick_rows("regionclip,opsrey")
+
+
+def test_regions_of_every_kind_lie_on_the_digit(tmp_path: Path) -> None:
+    scenes = make_scenes("train", 12, 0, regions.SIDES)
+    (tmp_path / "images").mkdir()
+    for number, (scene, _) in enumerate(scenes):
+        scene.image.save(tmp_path / "images" / f"{number:05d}.jpg")
+        for digit in scene.digits:
+            box, mask, point = (regions.region_of(kind, digit.box, scene, random.Random(0)) for kind in regions.KINDS)
+            assert box.bounds(scene.image.size) == digit.box
+            left, top, right, bottom = mask.bounds(scene.image.size)
+            assert np.abs(np.subtract((left, top, right, bottom), digit.box)).max() <= 2
+            x, y = point.points[0]
+            ink = np.asarray(scene.image).astype(int)[int(y), int(x)]
+            assert np.abs(ink - COLOURS[digit.colour]).max() <= 120
+    regions.write_records(scenes, regions.KINDS, tmp_path / "train.json", 0)
+    records = load_records(str(tmp_path / "train.json"), str(tmp_path / "images"))
+    found = [region for record in records for region in record.regions]
+    assert {region.kind for region in found} == set(regions.KINDS)
+    boxes = [box for _, questions in scenes for question in questions for box in question.boxes]
+    sizes = [scene.image.size for scene, questions in scenes for question in questions for _ in question.boxes]
+    for region, box, size in zip(found, boxes, sizes, strict=True):
+        x0, y0, x1, y1 = region.bounds(size)
+        assert box[0] - 2 <= x0 < x1 <= box[2] + 2
+        assert box[1] - 2 <= y0 < y1 <= box[3] + 2
+
+
+def test_scores_by_kind_and_size_and_what_guessing_gives() -> None:
+    scenes = make_scenes("test", 30, 0, regions.SIDES)
+    asked = [(question, scene) for scene, questions in scenes for question in questions]
+    small = [regions.is_small(*pair) for pair in asked]
+    assert 0 < sum(small) < len(small)
+    right = [question.answer for question, _ in asked]
+    only_large = ["" if is_small else answer for is_small, answer in zip(small, right, strict=True)]
+    scores = report.score(scenes, {"box": only_large, "mask": right})
+    assert (scores["small"], scores["masks"], scores["points"]) == (0.0, 1.0, None)
+    assert scores["boxes"] == 1 - sum(small) / len(small)
+    assert 0.2 < report.guess(scenes)[0] < 0.45
+
+
+def test_table_has_the_best_first_and_marks_what_is_refused() -> None:
+    head, *lines = report.table(ROWS).splitlines()
+    assert [line.split()[0] for line in lines] == ["osprey", "text"]
+    assert head.split()[:5] == ["encoder", "boxes", "masks", "points", "small"]
+    assert lines[0].split()[:7] == ["osprey", "54.5", "54.0", "51.0", "54.5", "2", "0.23M"]
+    assert lines[1].split()[:4] == ["text", "26.0", "-", "51.0"]
+    assert "1.24 (0.69 to 14.20)" in lines[0]
+
+
+def test_csv_keeps_every_number(tmp_path: Path) -> None:
+    report.write_csv(tmp_path / "results.csv", ROWS)
+    assert report.read_csv(tmp_path / "results.csv") == ROWS
+
+
+def test_plot_and_page(tmp_path: Path) -> None:
+    report.draw(tmp_path / "results.png", ROWS, 0.27)
+    pixels = np.asarray(Image.open(tmp_path / "results.png").convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    text = report.page(ROWS, (0.27, 0.3), (600, 90), {"clip": [0.81, 0.99], "regionclip": [0.95, 0.99]})
+    assert report.table(ROWS, markdown=True) in text
+    for fact in ("600", "90 questions", "27.0", "1.5 %", '`{"position_grid": 28}`', "a processor", "14 to\n40 px"):
+        assert fact in text
+
+
+def test_outside_a_checkout_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "pvit_ext" / "cli.py"))
+    assert cli.main(["compare"]) == 2
+    assert "clone the repository" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_encoders_at_a_fiftieth_of_the_budget(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "--budget", "0.02", "--output", str(tmp_path), "--pages", str(tmp_path / "pages")]
+    assert cli.main([*arguments, "--encoders", "osprey"]) == 0
+    trained = tmp_path / "0.02" / "osprey" / "stage2" / "config.json"
+    before = trained.stat().st_mtime_ns
+    assert cli.main([*arguments, "--encoders", "text,osprey"]) == 0
+    assert trained.stat().st_mtime_ns == before
+    rows = {row["encoder"]: row for row in report.read_csv(tmp_path / "pages" / "results.csv")}
+    assert set(rows) == {"osprey", "text"}
+    assert rows["osprey"]["trained"] > rows["text"]["trained"] == 0
+    assert all(0 <= row[name] <= 1 for row in rows.values() for name in ("boxes", "masks", "points"))
+    assert rows["osprey"]["image_ms_p50"] > 0
+    assert "osprey" in capfd.readouterr().out
+    assert (tmp_path / "pages" / "README.md").read_text().count("| osprey |") == 1
+    assert json.loads((tmp_path / "0.02" / "text" / "result.json").read_text())["stage1_rate"] is None
