@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from examples.quickstart.towers import IMAGE_CONFIG, Scenes
+from pvit_ext.anyres import ImageLayout, count_pictures
 from pvit_ext.injection import BoundRegions
 from pvit_ext.inputs import build_inputs, paint_regions, region_extra, write_regions
 from pvit_ext.regions import Region
 from pvit_ext.tower import capture_feature_maps
-from pvit_ext.views import tower_view
 
 REPEATS = 40
-MORE = 8
+MORE = 16
 """Regions of the second timing; what they take beyond a single one is the price of a region."""
 
 
@@ -58,9 +58,15 @@ def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
     """The way of boxes on an image to region tokens, whose feature maps are there already."""
     from llava.mm_utils import process_images
 
-    encoder, tower = model.get_model().region_encoder, model.get_vision_tower()
-    with torch.inference_mode(), capture_feature_maps(tower, encoder.feature_layers) as maps:
-        tower(process_images([image], processor, IMAGE_CONFIG).to(model.device, model.dtype))
+    encoder, tower, context = (
+        model.get_model().region_encoder,
+        model.get_vision_tower(),
+        model.region_config.cross_layers,
+    )
+    layers = [*encoder.feature_layers, *[tower.select_layer] * (context > 0)]
+    pixels = process_images([image], processor, IMAGE_CONFIG).to(model.device, model.dtype)
+    with torch.inference_mode(), capture_feature_maps(tower, layers) as maps:
+        tower(pixels)
 
     @torch.inference_mode()
     def encode(boxes: list[Any]) -> None:
@@ -70,17 +76,9 @@ def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
         extra = region_extra(encoder, [image], regions, "timing")
         if encoder.tokens_per_region:
             bound = BoundRegions(regions, [0] * len(regions), ["timing"] * len(regions))
-            model.encode_regions(
-                build_inputs(
-                    encoder,
-                    bound,
-                    [image.size],
-                    maps,
-                    extra,
-                    lambda size: tower_view(processor, "pad", size),
-                    model.device,
-                )
-            )
+            pictures, layout = count_pictures(pixels), ImageLayout.of(model)
+            sizes = [image.size]
+            model.encode_regions(build_inputs(encoder, bound, sizes, maps, pictures, extra, layout, model.device))
         if model.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -46,6 +46,7 @@ class Row:
 # A map of 7 x 7 cells and regions of one to nine of them: sizes meant for 24 x 24 cells come down with it.
 ROWS = (
     Row("regionclip", "regionclip", REGION_OPTIONS, rate=8e-3),
+    Row("regionclip+cross", "regionclip", REGION_OPTIONS, rate=8e-3, flags={"region_cross_layers": 2}),
     Row("gpt4roi", "gpt4roi", {"width": 64, "pool": 7, "scales": [1, 1, 1, 1], "rounds": 2}),
     Row("osprey", "osprey", {"position_grid": 28}),
     Row("ferret", "ferret", {"points": 64, "groups": [16, 4], "neighbors": [8, 8]}),
