@@ -147,7 +147,8 @@ class Run:
         ours = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         environment = {key: value for key, value in os.environ.items() if key not in ours}
         environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        if Path(words[0]).name == "deepspeed":
+        self.launched = Path(words[0]).name == "deepspeed"
+        if self.launched:
             environment["DS_ACCELERATOR"] = "cpu"
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         paths = [str(RECIPES.parent), environment.get("PYTHONPATH", "")]
@@ -169,10 +170,9 @@ class Run:
         assert seen == count, self.text
 
     def ranks(self) -> list[psutil.Process]:
-        """The processes that train, without launchers and data workers."""
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        train = [one for one in family if "deepspeed" not in " ".join(one.cmdline()[:4])]
-        return [one for one in train if one.parent() not in train]
+        """The processes that train: alone, or below DeepSpeed's command and its launcher."""
+        first = psutil.Process(self.process.pid)
+        return first.children()[0].children() if self.launched else [first]
 
     def kill(self) -> None:
         """SIGKILL to every process at once."""
