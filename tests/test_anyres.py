@@ -63,7 +63,7 @@ def _settings(tiny: Loaded) -> Iterator[None]:
 def give(loaded: Loaded, name: str, **options: Any) -> Any:
     """Attach an encoder, blind to where a region lies."""
     torch.manual_seed(0)
-    pvit_ext.attach(loaded[1], RegionConfig(name, encoder_options={**ENCODERS[name], **options}))
+    pvit_ext.attach(loaded[1], RegionConfig(name, encoder_options={**ENCODERS.get(name, {}), **options}))
     return blinded(loaded[1].get_model().region_encoder)
 
 
@@ -264,7 +264,7 @@ def test_flipping_picture_and_regions_changes_nothing(tiny: Loaded, name: str, s
     assert (plain - mirror).norm() < 0.05 * (plain - wrong).norm()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", [*ENCODERS, "focal"])
 def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name: str) -> None:
     give(tiny, name, **({"rounds": 2} if name == "gpt4roi" else {}))
     noise = np.random.default_rng(0)
@@ -297,6 +297,20 @@ def test_cross_layers_see_base_views_whatever_the_tiling_of_others(tiny: Loaded)
     assert seen[0][0].shape[-2:] == (CELLS, CELLS)
     torch.testing.assert_close(seen[0][1], torch.cat([change for _, change in seen[1:]]), rtol=1e-4, atol=1e-5)
     assert seen[0][1].abs().max() > 1e-3
+
+
+def test_a_training_batch_without_regions_runs_every_region_module(tiny: Loaded) -> None:
+    """Its dummy region lies on the first base view; the prompt is what it is without."""
+    model, encoder = tiny[1], give(tiny, "osprey")
+    batch = batch_of(tiny, [Query(smooth((180, 90)), "Red?"), Query(None, "Red?")])
+    with torch.no_grad():
+        expected = model.prepare_inputs_labels_for_multimodal(**batch)[4]
+    embeds = model.train().prepare_inputs_labels_for_multimodal(**batch)[4]
+    model.eval()
+    embeds.sum().backward()
+    assert torch.equal(embeds, expected)
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+    model.zero_grad()
 
 
 def test_tiles_show_what_the_base_view_blurs(tiny: Loaded) -> None:
