@@ -193,7 +193,8 @@ def fit_zero3(model: Any) -> None:
     Parameters made outside ``zero.Init`` (projectors, LoRA, region modules) stay float32 in a bf16 model, which ends in
     a dtype or ``defragment`` error at the first step (seen on deepspeed 0.12 to 0.19). An encoder runs its tower once
     per image size, so ranks make different numbers of passes, and the gathering inside it deadlocks (2 gloo ranks,
-    mixed sizes): as a leaf module it is gathered whole, once a step.
+    mixed sizes): as a leaf module it is gathered whole, once a step. One that trains must pass its modules as often on
+    every rank.
     """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -204,6 +205,8 @@ def fit_zero3(model: Any) -> None:
             parameter.data = parameter.data.to(model.lm_head.weight.dtype)
     import deepspeed.utils
 
+    if not model.get_model().region_encoder.frozen:
+        return  # a leaf that trains is not gathered for its backward pass: sizes 0 and 32 (deepspeed 0.19.8, 2 ranks)
     if hasattr(deepspeed.utils, "set_z3_leaf_modules"):
         deepspeed.utils.set_z3_leaf_modules(model, [type(model.get_model().region_encoder)])
     else:
