@@ -108,8 +108,12 @@ def test_lora_recipe_under_zero3_and_bf16(world: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", ["zero2.json", "zero3.json"])
-def test_two_ranks_with_unequal_batches_do_not_hang(world: dict[str, str], tmp_path: Path, zero: str) -> None:
+@pytest.mark.parametrize(
+    ("zero", "encoder"), [("zero2.json", "regionclip"), ("zero3.json", "regionclip"), ("zero3.json", "focal")]
+)
+def test_two_ranks_with_unequal_batches_do_not_hang(
+    world: dict[str, str], tmp_path: Path, zero: str, encoder: str
+) -> None:
     """Images of several sizes, and samples without a region or an image: ranks see different numbers of each."""
     records = json.loads(Path(world["DATA"]).read_text())
     for record in records[1::4]:
@@ -118,9 +122,14 @@ def test_two_ranks_with_unequal_batches_do_not_hang(world: dict[str, str], tmp_p
     data = tmp_path / "mixed.json"
     data.write_text(json.dumps(records))
     command = deepspeed("--num_gpus", "2", str(RECIPES / "stage1.sh"))
-    options = ["--region_encoder_options", json.dumps(TINY_REGIONCLIP), "--deepspeed", str(RECIPES / zero)]
+    own = TINY_REGIONCLIP if encoder == "regionclip" else {"least": 8}
+    options = ["--region_encoder", encoder, "--region_encoder_options", json.dumps(own), "--region_cross_layers", "1"]
+    options += ["--deepspeed", str(RECIPES / zero)]
     batch = ["--per_device_train_batch_size", "2", "--num_train_epochs", "2"]
     small = world | {"OMP_NUM_THREADS": "1"}
+    small |= {"REGION_WEIGHTS": ""} if encoder == "focal" else {}
     launch(small, [*command, *options], *batch, DATA=data, OUTPUT=tmp_path / "out")
     saved = load_file(tmp_path / "out" / "region_modules.safetensors")
-    assert saved["region_projector.features.weight"].shape == (48, 24)
+    assert saved["region_projector.features.weight"].shape == (48, 24 if encoder == "regionclip" else 128)
+    assert all(value.numel() for value in saved.values())
+    assert saved["region_projector.cross_layers.blocks.0.gates.weight"].all()

@@ -135,7 +135,8 @@ class GPT4RoI(RegionEncoder):
         fused = self.fusion(feature_maps)
         on_level = [self._cells(boxes, one, scale) for one, scale in zip(fused, self.scales, strict=True)]
         features = []
-        for part in torch.arange(len(boxes), device=boxes.device).split(REGIONS_PER_PASS):
+        at_once = len(boxes) if torch.is_grad_enabled() else REGIONS_PER_PASS  # ZeRO-3: every rank runs a module once
+        for part in torch.arange(len(boxes), device=boxes.device).split(at_once):
             pooled = sum(
                 conv(roi_align(one, cells[part], image_index[part], self.options.pool, 1.0, SAMPLING_RATIO))
                 for one, cells, conv in zip(fused, on_level, self.after_pool, strict=True)
