@@ -1,6 +1,7 @@
 # make test         lint, types and the fast tests
 # make quickstart   train the paper's miniature and print its table
 # make test-slow    the tests marked slow
+# make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results
 # make lint         ruff and mypy
 #
@@ -22,13 +23,22 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow bench lint install
+.PHONY: test quickstart test-slow test-pinned bench lint install
 
 test: lint
 	$(RUN) python -m pytest $(PYTEST_ARGS)
 
 test-slow: install
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
+
+# Never in $(VENV): LLaVA's pins want a Python and an environment of their own.
+STACK ?= llava
+PYTHON310 ?= $(firstword $(foreach name,python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10*/bin/python),$(shell \
+	$(name) -c 'import sys; print(sys.executable)' 2>/dev/null)))
+
+test-pinned:
+	@test -n "$(PYTHON310)" || { echo "error: no Python 3.10 found; install one, or give PYTHON310=/path/to/python"; exit 1; }
+	PYTHON="$(PYTHON310)" PYTEST_ARGS="$(PYTEST_ARGS)" .ci/test-pinned $(STACK) .venv-pinned/$(STACK)
 
 bench: install
 	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done

@@ -29,6 +29,7 @@ def prepare_training() -> None:
     mpt_attention_items()
     rng_state_is_safe()
     deepspeed_resumes_adapters()
+    zero3_bucket_is_whole()
     if not torch.cuda.is_available():
         cpu_deepspeed_shm_op()
         cpu_deepspeed_backend()
@@ -74,6 +75,22 @@ def deepspeed_resumes_adapters() -> None:
         stock(engine, path)
 
     transformers.trainer.deepspeed_load_checkpoint = load
+
+
+def zero3_bucket_is_whole() -> None:
+    """transformers 4.36 and 4.37 fill "auto" for ZeRO-3's prefetch bucket with a float, which DeepSpeed refuses."""
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    config: Any = HfTrainerDeepSpeedConfig
+    stock = config.fill_only
+    if hasattr(stock, "stock"):
+        return
+
+    def fill_only(self: Any, key: str, value: Any) -> None:
+        stock(self, key, int(value) if key.endswith("_bucket_size") else value)
+
+    fill_only.stock = stock  # type: ignore[attr-defined]
+    config.fill_only = fill_only
 
 
 def mpt_attention_items() -> None:
@@ -228,6 +245,25 @@ def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
     from deepspeed import zero
 
     return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
+
+
+def own_storage(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies of the tensors that are views of a larger buffer, as ZeRO-3 gathers them on a CPU.
+
+    transformers 4.36 and 4.37 take views of one buffer for one shared tensor and save the first of them only.
+    """
+    return {
+        key: value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+        for key, value in state.items()
+    }
+
+
+def drop_empty_groups(optimizer: Any) -> None:
+    """LLaVA makes a group of parameters for each purpose; DeepSpeed drops empty ones, on which the schedule then fails.
+
+    Seen with transformers 4.37: LoRA with ``--mm_projector_lr``.
+    """
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
 def cpu_tower_dtype(model: Any) -> None:

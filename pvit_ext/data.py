@@ -20,6 +20,7 @@ from pvit_ext.inputs import paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.records import BadRecord, Record, RecordError, load_records
 from pvit_ext.regions import Region, RegionError, Size
+from pvit_ext.tokenization import with_original_ids
 from pvit_ext.views import load_image, reading
 
 
@@ -165,7 +166,8 @@ class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
 
 
 def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
-    """What LLaVA's function of this name returns, with regions."""
+    """What LLaVA's function of this name returns, with regions, and LLaVA's original token ids."""
+    tokenizer = with_original_ids(tokenizer)
     return {
         "train_dataset": RegionDataset(data_args.data_path, tokenizer, data_args),
         "eval_dataset": None,

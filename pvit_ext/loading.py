@@ -85,12 +85,13 @@ def load_pretrained_model(
 
 
 def _load_llava(path: str, dtype: torch.dtype, device: torch.device, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from pvit_ext.language_models import region_class_of_config
+    from pvit_ext.tokenization import load_tokenizer
 
     model_class = region_class_of_config(AutoConfig.from_pretrained(path))
-    tokenizer = AutoTokenizer.from_pretrained(path, use_fast=model_class.fast_tokenizer)
+    tokenizer = load_tokenizer(path, use_fast=model_class.fast_tokenizer)
     model = model_class.from_pretrained(path, torch_dtype=dtype, low_cpu_mem_usage=True, **kwargs)
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()

@@ -61,6 +61,8 @@ class RegionMixin:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
         before = {key for key in self._keys_to_ignore_on_save or () if ".region_encoder." not in key}
         self._keys_to_ignore_on_save = keys_not_saved(self) | before
+        if kwargs.get("state_dict") is not None:
+            kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:

@@ -87,6 +87,12 @@ class RegionTrainer(LLaVATrainer):
         order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
         return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0))
 
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """LLaVA's, without groups that hold no parameter."""
+        optimizer = super().create_optimizer(*arguments)
+        compat.drop_empty_groups(optimizer)
+        return optimizer
+
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
         """transformers' own, for LLaVA's passes one argument too many to transformers 5; then the marker.
 
