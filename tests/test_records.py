@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,15 @@ def test_real_instructions_as_a_data_file(tmp_path: Path) -> None:
     path = write(tmp_path, made)
     assert validate(path, folder / "images", check_images=True) == []
     assert sum(len(r.regions) for r in load_records(path, folder / "images")) == 142
+
+
+def test_run_lengths_take_four_bytes_each(folder: Path) -> None:
+    """Every rank and, as reference counts are written, every data worker holds all of them."""
+    mask = {"size": [1000, 1000], "counts": [1000] * 1000}
+    path = write(folder, "\n".join([json.dumps(record(regions=[{"mask": mask}]))] * 100), "t.jsonl")
+    tracemalloc.start()
+    records = load_records(path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(records) == 100
+    assert held < 100 * (1000 * 4 + 3000)
