@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from llava.constants import IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
+from pvit_ext.anyres import ImageLayout
 from pvit_ext.bad_records import BadRecords
-from pvit_ext.inputs import paint_regions, region_extra, write_regions
+from pvit_ext.inputs import check_regions, paint_regions, region_extra, write_regions
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.records import BadRecord, Record, RecordError, load_records
 from pvit_ext.regions import Region, RegionError, Size
@@ -32,13 +32,13 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     Attributes:
         region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
         slots_per_region: rows a region takes in the prompt.
-        image_rows: set by the trainer; (width, height) of an image -> the rows it takes in the prompt.
+        layout: set by the trainer; how the image tower sees an image, and the rows that it takes in the prompt.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 
     region_encoder: Any = None
     slots_per_region: int = 1
-    image_rows: Callable[[Size], int] = staticmethod(lambda size: 1)
+    layout: ImageLayout
     seed: int = 0
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
@@ -85,7 +85,8 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         texts = [turn["value"] for turn in turns]
         texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
         turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
-        item = self._encoded(record, turns, len(left), self.image_rows(image.size))
+        item = self._encoded(record, turns, len(left), self.layout.rows(image.size))
+        check_regions(self.region_encoder, left, image.size, self.layout.view(image.size), record.where)
         with reading(record.where):
             item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
         extra = region_extra(self.region_encoder, [image], left, record.where)[0]

@@ -109,6 +109,28 @@ def write_regions(
     return [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts], []
 
 
+def check_regions(encoder: Any, regions: Sequence[Region], size: Size, view: View, where: str) -> None:
+    """Refuse in data workers, where a record can be named and replaced, what would end a step of training.
+
+    Args:
+        encoder: or None.
+        regions: resolved, of one image.
+        size: (width, height) of the image.
+        view: of the image tower.
+        where: names the record.
+
+    Raises:
+        RegionError: for a kind that the encoder does not take, or a box that the view crops away.
+    """
+    owners = [f"{where}: region {number}" for number in range(len(regions))]
+    if encoder is None:
+        return
+    _check_kinds(encoder, regions, owners)
+    if encoder.feature_layers:
+        index = torch.zeros(len(regions), dtype=torch.long)
+        RegionInputs(list(regions), index, [size], views=[view], owners=owners).tower_boxes  # noqa: B018
+
+
 def _on_image(number: int, image: Image.Image, regions: Sequence[Region], where: str) -> list[Region]:
     return [region.resolve(image.size, where) for region in regions if region.image == number]
 

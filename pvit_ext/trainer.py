@@ -36,7 +36,7 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.slots_per_region = model.region_config.slots_per_region
         train_dataset.seed = args.seed
         settle_pinpoints(model, train_dataset.data_args)
-        train_dataset.image_rows = ImageLayout.of(model).rows
+        train_dataset.layout = ImageLayout.of(model)
         compat.cpu_tower_dtype(model)
         compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})

@@ -15,10 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import pvit_ext
+from pvit_ext import RegionConfig
 from pvit_ext.bad_records import BadRecords
 from pvit_ext.prompt import tokenizer_region_token
 from pvit_ext.records import BadRecord, RecordError, load_records
 from pvit_ext.regions import RegionError
+from tests import samples  # noqa: F401  registers test_boxes
 from tests.test_records import record, write
 from tests.test_train import RegionDataArguments, flags, llava_conversation, llava_train, make_dataset, run
 
@@ -228,3 +231,23 @@ def test_a_run_replaces_lists_finishes_and_resumes_alike(
     assert (tmp_path / "bad_records.jsonl").read_text() == problems
     resumed = load_file(tmp_path / "region_modules.safetensors")
     assert all(torch.equal(resumed[key], value) for key, value in finished.items())
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ([0, 2, 9, 18], "the tower's 28x28 view crops"),
+        ({"scribble": [[15, 5], [25, 9]]}, "takes box, this is a scribble"),
+    ],
+)
+def test_what_would_end_a_step_is_replaced(dataset_of: Any, folder: Path, region: Any, message: str) -> None:
+    """Seen only by the encoder, it ended a run in the middle, and named its place in the batch."""
+    rows = [record(0, regions=[region]), record(1, regions=[[15, 2, 25, 15]])]
+    path = write(folder, "\n".join(map(json.dumps, rows)), "t.jsonl")
+    dataset = dataset_of(path, image_aspect_ratio="square", max_bad_records=1)
+    dataset.region_encoder = pvit_ext.build_region_encoder(RegionConfig("test_boxes", encoder_options={"layers": [1]}))
+    dataset.region_encoder.region_kinds = {"box"}
+    dataset.bad_records.open(folder / "run")
+    assert [dataset[number]["regions"][0].points[0] for number in (0, 1)] == [(15, 2)] * 2
+    assert listed(folder / "run") == ["t.jsonl line 1 (id '0')"]
+    assert message in (folder / "run" / "bad_records.jsonl").read_text()

@@ -26,6 +26,7 @@ from llava import conversation as llava_conversation  # noqa: E402
 from llava.train import train as llava_train  # noqa: E402
 
 from pvit_ext import trainer as region_trainer  # noqa: E402
+from pvit_ext.anyres import ImageLayout  # noqa: E402
 from pvit_ext.arguments import RegionDataArguments, RegionModelArguments, expand_command_line  # noqa: E402
 from pvit_ext.data import RegionDataset, jitter_box  # noqa: E402
 from pvit_ext.records import RecordError  # noqa: E402
@@ -214,7 +215,9 @@ def make_dataset(llava_checkpoint: Path, path: Path, kind: Any = RegionDataset, 
     )  # fmt: skip
     for key, value in changed.items():
         setattr(arguments, key, value)
-    return kind(data_path=str(path), tokenizer=tokenizer, data_args=arguments)
+    dataset = kind(data_path=str(path), tokenizer=tokenizer, data_args=arguments)
+    dataset.layout = ImageLayout(arguments.image_processor, 28, 4, arguments.image_aspect_ratio, None, "flat")
+    return dataset
 
 
 @pytest.fixture
@@ -303,15 +306,17 @@ def test_jitter_out_of_range_is_refused(jitter: float) -> None:
 
 
 def test_answer_behind_the_image_rows_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
-    """LLaVA expands the image after the collator cut the ids: 16 rows more push the answer over the edge."""
+    """LLaVA expands the image after the collator cut the ids: 15 rows more push the answer over the edge."""
     path = images / "cut.json"
     path.write_text(json.dumps([record(0)]))
     dataset = make_dataset(llava_checkpoint, path)
-    first = int((dataset[0]["labels"] >= 0).nonzero()[0]) + 1
-    dataset.tokenizer.model_max_length = first
+    end = int((dataset[0]["labels"] >= 0).nonzero()[0]) + 16
+    dataset.tokenizer.model_max_length = end
     dataset[0]
-    dataset.image_rows = lambda size: 17
-    with pytest.raises(RecordError, match=rf"cut\.json.*first answer ends at row {first + 16}.*{first}"):
+    dataset.tokenizer.model_max_length = end - 1
+    with pytest.raises(
+        RecordError, match=rf"cut\.json.*first answer ends at row {end}, --model_max_length is {end - 1}"
+    ):
         dataset[0]
 
 
