@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from pvit_ext.files import atomic_write, sync
@@ -68,6 +69,20 @@ def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
             return folder, skipped
         skipped.append(f"{folder.name}: {reason}")
     return None, skipped
+
+
+def check_agreement(checkpoint: str | None) -> None:
+    """Compare, across processes, what each of them is about to resume from.
+
+    Raises:
+        ValueError: when they differ: a step would never end, or mix two states.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    found: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, checkpoint)
+    if len(set(found)) > 1:
+        raise ValueError(f"the processes found different checkpoints, {found}: --output_dir must be one shared folder")
 
 
 def check_same_run(folder: Path, run: dict[str, Any], settings: dict[str, Any]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -35,3 +37,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
             torch.default_generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
             indices = [int(index) for index in self.order]
         return iter([(epoch, index) for index in indices])
+
+
+class EpochsEnd(TrainerCallback):
+    """Rounds the epoch up where one ends.
+
+    transformers 4.36 and 4.37 take the micro-batches that fill no step into the next epoch, which then begins, by their
+    count, before the last has ended, and would repeat its order.
+    """
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Unless the run stops in the middle of it."""
+        if not control.should_training_stop:
+            state.epoch = float(math.ceil(state.epoch))

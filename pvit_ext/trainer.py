@@ -19,12 +19,18 @@ from pvit_ext.anyres import ImageLayout, settle_pinpoints
 from pvit_ext.checkpoint import save_region_modules
 from pvit_ext.files import atomic_write
 from pvit_ext.preemption import StopOnTerm, Stopped
-from pvit_ext.sampling import EpochSampler
+from pvit_ext.sampling import EpochSampler, EpochsEnd
 from pvit_ext.tracking import Tracking
 
 
 class RegionTrainer(LLaVATrainer):
-    """LLaVATrainer that freezes by stage and feeds the encoder's ``preprocess`` to the data workers."""
+    """LLaVATrainer that freezes by stage and feeds the encoder's ``preprocess`` to the data workers.
+
+    Attributes:
+        whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
+    """
+
+    whole: Path | None = None
 
     def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
         if getattr(model.get_model(), "region_projector", None) is None:
@@ -43,6 +49,7 @@ class RegionTrainer(LLaVATrainer):
         super().__init__(model=model, args=args, **keywords)
         self.stop = StopOnTerm()
         self.add_callback(self.stop)
+        self.add_callback(EpochsEnd)
         self.tracking = Tracking(self)
         if self.is_world_process_zero():
             print(parameter_table(model), flush=True)
@@ -56,6 +63,8 @@ class RegionTrainer(LLaVATrainer):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._newest_checkpoint()
+        resume.check_agreement(resume_from_checkpoint)
+        self.whole = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         with self.stop.listening():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
         if self.stop.agreed:
@@ -103,7 +112,7 @@ class RegionTrainer(LLaVATrainer):
         folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
         if getattr(self.args, "save_only_model", False):
             save()  # without a marker: there is no optimizer to continue with
-        elif resume.problem(folder) is not None:  # else it is of this step: runs continue from the newest
+        elif folder != self.whole:  # else it is of this step: runs continue from the newest
             self._alone(resume.discard, folder)
             limit, self.args.save_total_limit = self.args.save_total_limit, None
             save()
@@ -112,6 +121,7 @@ class RegionTrainer(LLaVATrainer):
                 lora.save_beside_adapter(self.model, str(folder), self.args.should_save)
             self.accelerator.wait_for_everyone()
             self._alone(resume.mark_complete, folder, *run_and_settings(self))
+            self.whole = folder
             self._alone(resume.keep_newest, folder.parent, limit)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -158,6 +159,26 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     epoch = 1
     assert [index for _, index in sampler] != [index for _, index in first]
     assert list(EpochSampler(stock, seed=8, epoch=lambda: 0)) != first
+
+
+def agreeing(checkpoints: list[str | None], store: Path, rank: int) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(checkpoints))
+    try:
+        resume.check_agreement(checkpoints[rank])
+    except ValueError as error:
+        sys.exit(9 if f"{checkpoints}: --output_dir must be one shared folder" in str(error) else 1)
+
+
+@pytest.mark.parametrize(("second", "status"), [("out/checkpoint-4", 0), ("out/checkpoint-2", 9), (None, 9)])
+def test_processes_that_see_different_checkpoints_stop(tmp_path: Path, second: str | None, status: int) -> None:
+    """As on machines that do not share the folder; the one without any would train from the start."""
+    context, found = multiprocessing.get_context("fork"), ["out/checkpoint-4", second]
+    ranks = [context.Process(target=agreeing, args=(found, tmp_path / "store", rank)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [status] * 2
 
 
 class Numbers(torch.utils.data.Dataset):

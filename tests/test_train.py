@@ -283,6 +283,19 @@ def test_jitter_stays_within_two_percent() -> None:
     assert jitter_box(box, 0.0, draw) is box
 
 
+def test_every_epoch_has_an_order_of_its_own(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where accumulation does not divide the micro-batches: transformers 4.36 began an epoch at 0.75."""
+    orders: list[list[tuple[int, int]]] = []
+    iterate = EpochSampler.__iter__
+    monkeypatch.setattr(EpochSampler, "__iter__", lambda self: iter(orders.append(list(iterate(self))) or orders[-1]))
+    counts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_train_epochs": 3}
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="align", **counts))
+    assert [{epoch for epoch, _ in order} for order in orders] == [{0}, {1}, {2}]
+    assert len({tuple(index for _, index in order) for order in orders}) == 3
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_jitter_changes_with_every_epoch(llava_checkpoint: Path, data: Path, template, workers: int) -> None:
     dataset = make_dataset(llava_checkpoint, data, region_jitter=0.02)
