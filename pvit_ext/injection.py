@@ -87,7 +87,7 @@ def inject_region_tokens(
             f"{'; '.join(cut)}: cut off, because the prompt with its image rows is longer than the model's maximum of "
             f"{inputs_embeds.shape[1]}; shorten the prompt or raise model_max_length (tokenizer_model_max_length)"
         )
-    values = tokens.flatten(0, 1)[slot].to(inputs_embeds.dtype)  # (M * S, D)
+    values = tokens.flatten(0, 1).to(inputs_embeds)[slot]  # (M * S, D)
     embeds = inputs_embeds.index_put((rows, columns), values)
     return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
 

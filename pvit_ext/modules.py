@@ -6,14 +6,14 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from pvit_ext.compat import gathered
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
+from pvit_ext.encoders.weights import shapes
 from pvit_ext.files import sha256_file
 from pvit_ext.projector import RegionProjector
 
@@ -109,8 +109,7 @@ def load_region_encoder(
             )
         config.weights_sha256 = digest
         encoder.load_weights(str(path))
-    reference = model.lm_head.weight
-    return _freeze(encoder.to(device=reference.device, dtype=reference.dtype))
+    return _freeze(encoder.to(**_place(model)))
 
 
 def replace_region_modules(
@@ -123,7 +122,7 @@ def replace_region_modules(
         config.cross_layers = config.cross_layers or before.cross_layers
         config.conv_version = config.conv_version or before.conv_version
     encoder = _encoder_to_keep(model, config) or load_region_encoder(model, config, checkpoint, filled_later)
-    projector = RegionProjector(config, model.config.hidden_size, tower_config(model)).to(model.lm_head.weight)
+    projector = RegionProjector(config, model.config.hidden_size, tower_config(model)).to(**_place(model))
     old = getattr(inner, "region_projector", None)
     with gathered(list(old.parameters()) if old is not None else []):
         _keep_what_fits(old, projector)
@@ -134,13 +133,20 @@ def replace_region_modules(
 def same_encoder(one: RegionConfig, other: RegionConfig) -> bool:
     """Whether two configs name the same encoder with the same options and weights file."""
     first, second = ([c.encoder, c.encoder_options, c.weights] for c in (one, other))
-    return json.dumps(first) == json.dumps(second)  # as saved, where a tuple is a list
+    as_saved = partial(json.dumps, sort_keys=True)  # there a tuple is a list, and keys have transformers' order
+    return as_saved(first) == as_saved(second)
 
 
 def tower_config(model: Any) -> Any:
     """Config of the image tower, or None for a model without one."""
     tower = model.get_vision_tower()
     return None if tower is None else tower.config
+
+
+def _place(model: Any) -> dict[str, Any]:
+    """Dtype of the language model, and where its inputs go: under a ``device_map`` its head may lie on the disk."""
+    weight, hook = model.lm_head.weight, getattr(model, "_hf_hook", None)  # accelerate's
+    return {"device": getattr(hook, "execution_device", weight.device), "dtype": weight.dtype}
 
 
 def _freeze(encoder: RegionEncoder) -> RegionEncoder:
@@ -180,12 +186,8 @@ def _keep_what_fits(old: RegionProjector | None, new: RegionProjector) -> None:
         before = getattr(old, name, None)
         if before is None:
             continue
-        if (found := _shapes(before)) == (wanted := _shapes(part)):
+        if (found := shapes(before.state_dict())) == (wanted := shapes(part.state_dict())):
             part.load_state_dict(before.state_dict())
             logger.info("region projector: %s is kept", name)
         else:
             logger.warning("region projector: %s starts anew, the old one %s does not fit %s", name, found, wanted)
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}

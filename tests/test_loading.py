@@ -50,7 +50,8 @@ def test_swap_keeps_what_fits_and_says_so(embedded: Any, caplog: pytest.LogCaptu
 def test_attaching_the_same_encoder_keeps_it(embedded: Any) -> None:
     expected = logits(embedded)
     encoder = embedded.get_model().region_encoder
-    pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "layers": (1, 1, 1, 1)}, conv_version="v1"))
+    options = {**dict(reversed(OPTIONS.items())), "layers": (1, 1, 1, 1)}  # transformers sorts what it saves
+    pvit_ext.attach(embedded, config(encoder_options=options, conv_version="v1"))
     assert embedded.get_model().region_encoder is encoder
     assert torch.equal(logits(embedded), expected)
     assert embedded.region_config.conv_version == "v1"
@@ -135,3 +136,11 @@ def test_encoder_that_trains_is_saved_and_not_read_back_from_its_first_file(
         if other is None:
             _, other, _, _ = pvit_ext.load_pretrained_model(str(tmp_path / name), device="cpu")
         assert torch.equal(other.get_model().region_encoder.layer.weight, layer.weight), name
+
+
+def test_attach_beside_a_head_on_the_disk(embedded: Any, tmp_path: Path) -> None:
+    """``device_map`` leaves its weights on the meta device, where region modules went as well."""
+    saved = save(embedded, tmp_path / "saved")
+    places = {"model": "cpu", "lm_head": "disk"}
+    model = load(saved, region_config=config(), device_map=places, offload_folder=str(tmp_path / "disk"))
+    assert torch.equal(logits(model), logits(load(saved)))
