@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pvit_ext.compat import gathered
 from pvit_ext.config import CONFIG_KEY, RegionConfig
-from pvit_ext.encoders.weights import differences, shapes
-from pvit_ext.files import atomic_write
+from pvit_ext.encoders.weights import differences, read_checkpoint, shapes
+from pvit_ext.files import atomic_write, read_json
 from pvit_ext.modules import IDENTITY_AT_START, encoder_is_embedded
 
 MODULES_FILE = "region_modules.safetensors"
@@ -51,7 +51,9 @@ def region_state(model: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, module in region_modules(model).items():
         with gathered(list(module.parameters())):
-            state |= {f"{name}.{key}": value.detach().cpu().clone() for key, value in module.state_dict().items()}
+            tensors = module.state_dict().items()
+            plain = torch.contiguous_format  # else safetensors refuses to write it
+            state |= {f"{name}.{key}": value.detach().cpu().clone(memory_format=plain) for key, value in tensors}
     return state
 
 
@@ -85,7 +87,7 @@ def read_region_config(folder: str | os.PathLike[str]) -> tuple[RegionConfig, st
         raise FileNotFoundError(
             f"{path} is missing: {folder} was not written by save_region_modules, or that was interrupted"
         )
-    values = json.loads(path.read_text())
+    values = read_json(path)
     return RegionConfig.from_dict(values[CONFIG_KEY]), values.get("base")
 
 
@@ -101,7 +103,7 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     if getattr(model.get_model(), "region_projector", None) is None:
         raise ValueError("the model has no region modules to load into: attach() an encoder first")
     path = Path(folder, MODULES_FILE)
-    fill_region_modules(model, load_file(path), path)
+    fill_region_modules(model, read_checkpoint(path), path)
 
 
 def fill_region_modules(model: Any, state: dict[str, Tensor], origin: Path) -> None:

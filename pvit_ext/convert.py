@@ -22,7 +22,7 @@ from torch import Tensor
 from pvit_ext.checkpoint import fill_region_modules
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.weights import differences
-from pvit_ext.files import atomic_folder, copy_file
+from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.modules import replace_region_modules
 from pvit_ext.shards import (
     Checkpoint,
@@ -73,7 +73,7 @@ def convert_checkpoint(
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
     original = open_checkpoint(source)
-    values = json.loads((original.folder / "config.json").read_text())
+    values = read_json(original.folder / "config.json")
     ids = _delimiter_ids(values, original.folder / "config.json")
     values |= {"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]}
     config.box_embedding = BOX_EMBEDDING + "weight" in original.tensors

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
 
@@ -93,6 +95,21 @@ def copy_file(source: Path, target: Path, advance: Callable[[int], object] = int
             advance(len(chunk))
     if sha256_file(target) != digest.hexdigest():
         raise OSError(f"{target} is not what was read from {source}: check the disk, then try again")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: naming the file, when it holds anything else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error}): fetch it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, not an object")
+    return values
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 
 from pvit_ext.checkpoint import CONFIG_FILE, save_region_modules
+from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -49,7 +50,7 @@ def is_adapter(folder: str) -> bool:
     Raises:
         FileNotFoundError: when one belongs to it and was never written.
     """
-    if not json.loads(Path(folder, CONFIG_FILE).read_text()).get("adapter"):
+    if not read_json(Path(folder, CONFIG_FILE)).get("adapter"):
         return False
     if missing := [name for name in (ADAPTER_CONFIG, NON_LORA_FILE) if not Path(folder, name).is_file()]:
         raise FileNotFoundError(f"{folder} is what an interrupted LoRA run left, {missing} are missing: resume the run")
@@ -90,8 +91,7 @@ def load_beside_adapter(model: Any, folder: str) -> None:
 
 
 def _load_whole_weights(model: Any, folder: str, prefix: str) -> None:
-    state = torch.load(Path(folder, NON_LORA_FILE), map_location="cpu", weights_only=True)
-    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = {key.removeprefix(prefix): value for key, value in read_checkpoint(Path(folder, NON_LORA_FILE)).items()}
     unexpected = model.load_state_dict(state, strict=False).unexpected_keys
     if unexpected:
         raise ValueError(f"{folder} trained tensors that its base model lacks: {sorted(unexpected)}")

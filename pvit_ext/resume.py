@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pvit_ext.files import atomic_write, sync
+from pvit_ext.files import atomic_write, read_json, sync
 
 MARKER = "pvit_ext_complete.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
@@ -56,8 +56,7 @@ def problem(folder: Path) -> str | None:
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """What :func:`mark_complete` wrote into ``folder``."""
-    values: dict[str, Any] = json.loads((folder / MARKER).read_text())
-    return values
+    return read_json(folder / MARKER)
 
 
 def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:

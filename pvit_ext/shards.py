@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.files import read_json
 
 Tensors = Iterator[tuple[str, Tensor]]
 
@@ -49,12 +51,12 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_safetensors = path.suffix == ".safetensors"
-        self.entries: dict[str, Tensor] = _safetensors_entries(path) if self.is_safetensors else _load(path, "meta")
+        self.entries = _safetensors_entries(path) if self.is_safetensors else read_checkpoint(path, "meta")
 
     def read(self, names: Iterable[str]) -> Tensors:
         """Tensors one by one; all of a ``.bin`` file is in memory until the last was taken."""
         if not self.is_safetensors:
-            content = _load(self.path, "cpu")
+            content = read_checkpoint(self.path)
             yield from ((name, content[name]) for name in names)
             return
         for name in names:
@@ -140,8 +142,10 @@ def open_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _open_index(index: Path, layout: tuple[str, str]) -> Checkpoint:
-    content = json.loads(index.read_text())
-    files: dict[str, str] = content["weight_map"]
+    content = read_json(index)
+    files: dict[str, str] = content.get("weight_map", {})
+    if not files:
+        raise ValueError(f"{index} has no weight_map: fetch it again")
     if missing := sorted({file for file in files.values() if not (index.parent / file).is_file()}):
         raise FileNotFoundError(f"{index} names {missing}, which are not there: fetch them into {index.parent}")
     shards = {file: Shard(index.parent / file) for file in sorted(set(files.values()))}
@@ -225,12 +229,3 @@ def _safetensors_entries(path: Path) -> dict[str, Tensor]:
     return {
         name: torch.empty(item["shape"], dtype=_DTYPES[item["dtype"]], device="meta") for name, item in header.items()
     }
-
-
-def _load(path: Path, device: str) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is damaged or no plain state dict ({reason}): fetch it again") from error
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}

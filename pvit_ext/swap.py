@@ -16,7 +16,7 @@ from torch import Tensor
 from pvit_ext.checkpoint import fill_region_modules, region_state
 from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
-from pvit_ext.files import atomic_folder, copy_file
+from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.language_models import region_class_of_config
 from pvit_ext.model import RegionMixin
 from pvit_ext.modules import (
@@ -92,7 +92,7 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
     shell = RegionShell(AutoConfig.from_pretrained(source.folder), source.folder)
     _load_old_modules(shell, source, config)
     replace_region_modules(shell, config, source.folder)
-    values = {**json.loads((source.folder / "config.json").read_text()), CONFIG_KEY: config.to_dict()}
+    values = {**read_json(source.folder / "config.json"), CONFIG_KEY: config.to_dict()}
     _write(source, Path(out), shell, values)
 
 

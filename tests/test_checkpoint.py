@@ -336,3 +336,12 @@ def test_partitioned_parameters_are_gathered(embedded: Any, tmp_path: Path, monk
     pvit_ext.save_region_modules(embedded, tmp_path)
     pvit_ext.load_region_modules(embedded, tmp_path)
     assert seen == [({id(parameter) for parameter in parameters}, rank) for rank in (None, 0)]
+
+
+def test_tensors_of_another_memory_layout_are_saved(llava_checkpoint: Path, tmp_path: Path) -> None:
+    """safetensors refuses them, and that at the end of a run."""
+    model = randomize(load(llava_checkpoint, region_config=config()))
+    weight = model.get_model().region_projector.features.weight
+    weight.data = weight.data.t().contiguous().t()
+    pvit_ext.save_region_modules(model, tmp_path, base=str(llava_checkpoint))
+    assert torch.equal(load(tmp_path).get_model().region_projector.features.weight, weight)

@@ -286,6 +286,15 @@ def test_checkpoints_that_do_not_fit_are_refused_whole(case: str, tmp_path: Path
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_weights_are_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    for size in (0, 6):
+        path.write_bytes(b"PK-cut"[:size])
+        with pytest.raises(ValueError, match=f"{path.name} is damaged.*fetch it again"):
+            build(RegionConfig(encoder_options=NARROW)).load_weights(str(path))
+
+
 def test_true_size_layout_has_the_434_tensors_of_the_original() -> None:
     with torch.device("meta"):
         encoder = build(RegionConfig(encoder_options={"arch": "rn50x4"}))

@@ -244,6 +244,19 @@ def test_truncated_shard(sharded: Path, tmp_path: Path, keep: int) -> None:
         swap(sharded, {}, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.safetensors.index.json", b"{"), ("model.safetensors.index.json", b"{}"), ("pytorch_model.bin", None)],
+)
+def test_damaged_file_is_named(llava_checkpoint: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
+    source = relayout(llava_checkpoint, tmp_path / "source", ".bin" if content is None else ".safetensors", 1)
+    if "index" in name:
+        (source / "model.safetensors").unlink()
+    torch.save([torch.ones(2)], source / name) if content is None else (source / name).write_bytes(content)
+    with refused(tmp_path, ValueError, f"{name} (is damaged|has no weight_map|holds a list)"):
+        swap(source, {}, tmp_path / "out")
+
+
 def test_code_in_a_shard_is_not_run(llava_checkpoint: Path, tmp_path: Path) -> None:
     source = relayout(llava_checkpoint, tmp_path / "source", ".bin", 1)
     torch.save({"model.norm.weight": torch.nn.Linear(1, 1)}, source / "pytorch_model.bin")

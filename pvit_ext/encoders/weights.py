@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -17,21 +19,25 @@ LISTED = 10
 StateDict = dict[str, Tensor]
 
 
-def read_checkpoint(path: str) -> StateDict:
+def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> StateDict:
     """The tensors of a torch or safetensors file; code in it is never run.
 
     Raises:
-        ValueError: when the file is a TorchScript archive, or holds something else than tensors.
+        ValueError: when the file is damaged, a TorchScript archive, or holds something else than tensors.
     """
-    if path.endswith(".safetensors"):
-        return load_file(path)
     try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path, device)
         _refuse_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(
-            f"{path} is not a plain state dict ({str(error).splitlines()[0]}). If it is one of OpenAI's TorchScript "
-            "archives and you trust it, convert it once: torch.save(torch.jit.load(path).state_dict(), new_path)"
+            f"{path} is damaged or no plain state dict ({reason}): fetch it again. If it is one of OpenAI's "
+            "TorchScript archives and you trust it, convert it once: "
+            "torch.save(torch.jit.load(path).state_dict(), new_path)"
         ) from error
     content = _unwrap(content)
     if not isinstance(content, Mapping):
@@ -39,7 +45,7 @@ def read_checkpoint(path: str) -> StateDict:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _refuse_torchscript(path: str) -> None:
+def _refuse_torchscript(path: str | os.PathLike[str]) -> None:
     """torch 2.0 loads such an archive, code and all, even where only weights are asked for; later ones refuse it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
