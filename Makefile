@@ -31,14 +31,16 @@ test: lint
 test-slow: install
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
 
-# Never in $(VENV): LLaVA's pins want a Python and an environment of their own.
+# Never in $(VENV): LLaVA's pins want an environment of their own, the wheel's pins (torch 2.0.1) Python 3.10 too.
 STACK ?= llava
 PYTHON310 ?= $(firstword $(foreach name,python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10*/bin/python),$(shell \
 	$(name) -c 'import sys; print(sys.executable)' 2>/dev/null)))
 
+PYTHON_OF_PINS = $(if $(filter github,$(STACK)),$(PYTHON),$(PYTHON310))
+
 test-pinned:
-	@test -n "$(PYTHON310)" || { echo "error: no Python 3.10 found; install one, or give PYTHON310=/path/to/python"; exit 1; }
-	PYTHON="$(PYTHON310)" PYTEST_ARGS="$(PYTEST_ARGS)" .ci/test-pinned $(STACK) .venv-pinned/$(STACK)
+	@test -n "$(PYTHON_OF_PINS)" || { echo "error: STACK=llava needs Python 3.10 (PYTHON310=/path), STACK=github 3.11 (PYTHON=/path)"; exit 1; }
+	PYTHON="$(PYTHON_OF_PINS)" PYTEST_ARGS="$(PYTEST_ARGS)" .ci/test-pinned $(STACK) .venv-pinned/$(STACK)
 
 bench: install
 	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
