@@ -35,11 +35,11 @@ def sample_masks(inputs: RegionInputs, grid: tuple[int, int], cell: tuple[float,
         RegionError: naming a region that the tower's view crops away.
     """
     masks = np.zeros((len(inputs.regions), *grid), dtype=np.float32)
-    for number, (mask, image) in enumerate(zip(inputs.masks, inputs.image_index.tolist(), strict=True)):
+    for number, image in enumerate(inputs.image_index.tolist()):
         view = inputs.views[image]
         side = cell or (view.size[0] / grid[1], view.size[1] / grid[0])
         columns, rows = _axes(view, inputs.image_sizes[image], grid, side)
-        masks[number] = columns.blend(rows.blend(mask).T).T
+        masks[number] = columns.blend(rows.blend(inputs.mask(number)).T).T
         if not masks[number].any():
             column, row = (_central_point(inputs, number) / side).astype(np.int64)
             masks[number, min(row, grid[0] - 1), min(column, grid[1] - 1)] = 1
@@ -129,7 +129,7 @@ def _visible(inputs: RegionInputs, number: int) -> tuple[NDArray[np.bool_], Floa
     first, last = (np.array([(0, 0), view.size]) - view.shift) / view.scale  # (2,) each, original pixels
     corner = np.floor(np.maximum(first, box[:2]))
     (left, top), (right, bottom) = corner.astype(int), np.ceil(np.minimum(last, box[2:])).clip(corner).astype(int)
-    mask = inputs.masks[number][top:bottom, left:right]
+    mask = inputs.mask(number)[top:bottom, left:right]
     if not mask.any():
         raise inputs.cropped_away(number, "the region")
     return mask, corner

@@ -266,7 +266,7 @@ def test_flipping_picture_and_regions_changes_nothing(tiny: Loaded, name: str, s
 
 @pytest.mark.parametrize("name", [*ENCODERS, "focal"])
 def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name: str) -> None:
-    give(tiny, name, **({"rounds": 2} if name == "gpt4roi" else {}))
+    give(tiny, name, **{"gpt4roi": {"rounds": 2}, "cross_attention": {"context": 1}}.get(name, {}))
     noise = np.random.default_rng(0)
     pictures = [Image.fromarray(noise.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in SIZES]
     # to the very edge of the tiles, where a map of the batch goes on and a map alone ends
@@ -279,7 +279,7 @@ def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name:
     together = seen_by_encoder(tiny, batch)[1]
     alone = torch.cat([seen_by_encoder(tiny, [query])[1] for query in batch if query.regions])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert torch.pdist(together.flatten(1)).min() > 1e-3
+    assert torch.pdist(together.flatten(1)).min() > 1e-4
     assert len(together) == 9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.ferret import Ferret, build
 from pvit_ext.encoders.point_groups import bilinear_taps, farthest_points, nearest_points
-from pvit_ext.region_masks import points_inside
+from pvit_ext.region_masks import points_inside, sample_masks
 from pvit_ext.regions import Region
 from tests import tower_inputs as tower
 from tests.benchmarks import straightforward_ferret
@@ -153,7 +154,8 @@ def test_points_lie_inside_the_region(kind: str, view: str) -> None:
     points = points_inside(inputs, 300).double().numpy()
     assert points.shape == (4, 300, 2)
     affine = inputs.views[0]
-    for mask, inside in zip(inputs.masks, points, strict=True):
+    for number, inside in enumerate(points):
+        mask = inputs.mask(number)
         x, y = ((inside - affine.shift) / affine.scale + [1e-5, 1e-5]).T.astype(int)
         assert mask[y.clip(0, 99), x.clip(0, 179)].mean() > 0.99
         assert len(np.unique(inside, axis=0)) == 300
@@ -212,3 +214,15 @@ def test_options_that_cannot_be() -> None:
     for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
             tiny(**options)
+
+
+def test_masks_of_a_batch_are_not_all_in_memory() -> None:
+    size = (2000, 1500)
+    regions = [Region.box(n, n, n + 20, n + 30) for n in range(60)]  # 3 MB a mask
+    inputs = inputs_of(regions, size, "square")
+    tracemalloc.start()
+    points_inside(inputs, 8)
+    sample_masks(inputs, (4, 4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6

@@ -132,7 +132,7 @@ def test_shares_count_the_pixels_of_the_mask(region: Region) -> None:
     """On the mask's bounding box, cut where pixels touch a cell, by a loop over cells and pixels."""
     inputs, grid = inputs_of([region]), 3
     shares = covered_shares(inputs, grid)[0]
-    mask = inputs.masks[0]
+    mask = inputs.mask(0)
     x0, y0, x1, y1 = inputs.boxes[0].tolist()
     for row in range(grid):
         for column in range(grid):

@@ -62,10 +62,9 @@ class RegionInputs:
         sizes = torch.tensor(self.image_sizes, dtype=torch.float32, device=self.boxes.device).reshape(-1, 2)
         return self.boxes / sizes[self.image_index].repeat(1, 2)  # (M, 4)
 
-    @cached_property
-    def masks(self) -> list[NDArray[np.bool_]]:
-        """M masks, bool (H, W) of the original image each."""
-        return [r.to_mask(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
+    def mask(self, number: int) -> NDArray[np.bool_]:
+        """The mask of a region, bool (H, W) of the original image; not kept, 500 of a photograph would be 6 GB."""
+        return self.regions[number].to_mask(self.image_sizes[int(self.image_index[number])])
 
     @cached_property
     def tower_boxes(self) -> Tensor:
@@ -74,15 +73,13 @@ class RegionInputs:
         Raises:
             RegionError: when the tower's view crops a region away entirely.
         """
-        rows = [self.boxes.new_zeros(0, 4)]
-        for number, (box, image) in enumerate(zip(self.boxes, self.image_index.tolist(), strict=True)):
-            view = self.views[image]
-            limit = torch.tensor(view.size * 2, dtype=torch.float32, device=box.device)
-            clipped = torch.minimum(view.map_boxes(box[None]).clamp(min=0), limit)
-            if not bool((clipped[0, 2:] > clipped[0, :2]).all()):
-                raise self.cropped_away(number, f"the region {box.tolist()}")
-            rows.append(clipped)
-        return torch.cat(rows)  # (M, 4)
+        views = [self.views[image] for image in self.image_index.tolist()]
+        affine = [[*view.scale * 2, *view.shift * 2, *view.size * 2] for view in views]
+        scale, shift, limit = torch.tensor(affine, dtype=torch.float64).reshape(-1, 3, 4).unbind(1)  # (M, 4) each
+        clipped = torch.minimum((self.boxes.cpu().double() * scale + shift).clamp(min=0), limit).float()  # (M, 4)
+        for number in (clipped[:, 2:] <= clipped[:, :2]).any(1).nonzero().flatten().tolist():
+            raise self.cropped_away(number, f"the region {self.boxes[number].tolist()}")
+        return clipped.to(self.boxes.device)
 
     def cropped_away(self, number: int, what: str) -> RegionError:
         """The error of a region of which the image tower's view shows nothing."""

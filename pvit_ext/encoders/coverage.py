@@ -23,7 +23,7 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
     """Per region the cells that it touches, at least one, as ascending indices into the flattened grid of its image.
 
     A box touches by its exact edges, every other kind by the pixels of its mask. Work and memory of a box grow with
-    what it covers.
+    what it covers. A map that goes on behind an image's view has no cells of it there.
 
     Args:
         inputs: with ``views``.
@@ -38,14 +38,16 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
     boxes = inputs.tower_boxes.double().cpu().numpy() / cell  # (M, 4)
     for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
         (left, top, right, bottom), view = boxes[number], inputs.views[image]
+        width, height = (min(max(int(side // cell), 1), count) for side, count in zip(view.size, grid, strict=True))
         if region.kind == "box":
-            rows, columns = _span(top, bottom, grid[1], context), _span(left, right, grid[0], context)
-            found.append((rows[:, None] * grid[0] + columns).ravel())
-            continue
-        touched = count_within(inputs.masks[number], *_pixel_edges(view, inputs.image_sizes[image], grid, cell)) > 0
-        if not touched.any():
-            raise inputs.cropped_away(number, f"all of the {region}")
-        found.append(np.flatnonzero(_grown(touched, context)))
+            rows, columns = _span(top, bottom, height, context)[:, None], _span(left, right, width, context)
+        else:
+            edges = _pixel_edges(view, inputs.image_sizes[image], (width, height), cell)
+            touched = count_within(inputs.mask(number), *edges) > 0
+            if not touched.any():
+                raise inputs.cropped_away(number, f"all of the {region}")
+            rows, columns = np.nonzero(_grown(touched, context))
+        found.append((rows * grid[0] + columns).ravel())
     return found
 
 
@@ -71,7 +73,7 @@ def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
             margin = EDGE * (at[1] - at[0])
             ends = np.floor(at[:-1] + margin), np.ceil(at[1:] - margin)
             edges += [end.clip(0, inputs.image_sizes[image][axis]).astype(np.int64) for end in ends]
-        counts = count_within(inputs.masks[number], edges[0], edges[1], edges[2], edges[3])
+        counts = count_within(inputs.mask(number), edges[0], edges[1], edges[2], edges[3])
         if not counts.any():
             raise inputs.cropped_away(number, f"all of the {region}")
         area = (edges[1] - edges[0])[:, None] * (edges[3] - edges[2])
