@@ -17,8 +17,8 @@ from pvit_ext.regions import Region
 from pvit_ext.tower import capture_feature_maps
 
 REPEATS = 40
-MORE = 16
-"""Regions of the second timing; what they take beyond a single one is the price of a region."""
+MORE = 9
+"""Regions of the second timing, as many as overlay tells apart; what they take beyond one is the price of a region."""
 
 
 def parameters(model: Any) -> dict[str, int]:
