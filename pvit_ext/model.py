@@ -73,7 +73,9 @@ class RegionMixin:
         self.model_arguments = model_args  # for the trackers' config
         folder = model_args.region_modules
         config = model_args.region_config(self.region_config)
-        replace_region_modules(self, config, folder or ".", filled_later=folder is not None)
+        with torch.random.fork_rng(devices=[]):  # --seed decides how they start, whatever ZeRO-3 drew on its way here
+            torch.default_generator.manual_seed(torch.initial_seed())
+            replace_region_modules(self, config, folder or ".", filled_later=folder is not None)
         if folder is not None:
             load_region_modules(self, folder)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 import pvit_ext
 from examples.quickstart.arms import free_port
@@ -88,6 +90,38 @@ def test_losses_do_not_depend_on_how_a_global_batch_is_spread(world: dict[str, A
     }
     for name, curve in spread.items():
         assert curve == pytest.approx(alone, abs=2e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encoder", "own"),
+    [
+        ("gpt4roi", {"width": 32, "pool": 4, "rounds": 1}),
+        ("ferret", {"points": 32, "groups": [8, 4], "neighbors": [4, 4]}),
+    ],
+)
+def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
+    world: dict[str, Any], tmp_path: Path, encoder: str, own: dict[str, Any]
+) -> None:
+    """Tiles of several layouts: one rank fuses maps of two sizes while the other fuses one."""
+    for number in range(8):
+        size = ((90, 60), (40, 90), (140, 44))[number % 3]
+        Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"{number}.png")
+    flags = ["--region_modules", "", "--region_encoder", encoder, "--region_encoder_options", json.dumps(own)]
+    flags += ["--image_aspect_ratio", "anyres", "--mm_patch_merge_type", "spatial"]
+    flags += ["--image_grid_pinpoints", "[[28, 56], [56, 28], [56, 56], [84, 28]]"]
+    flags += ["--stage", "align", "--per_device_train_batch_size"]
+    tiles, trained = world | {"IMAGES": tmp_path}, {}
+    for name, gpus, zero, batch in (("start", 1, "zero2", 4), ("one", 1, "zero2", 4), ("two", 2, "zero3", 2)):
+        rate = ["--learning_rate", "0"] if name == "start" else []
+        losses(tiles, tmp_path / name, gpus, f"{zero}.json", *flags, batch, *rate)
+        trained[name] = load_file(tmp_path / name / "region_modules.safetensors")
+    for key, value in trained["one"].items():
+        moved = (value - trained["start"][key]).abs().mean()
+        assert moved > 1e-3, key
+        assert (trained["two"][key] - value).abs().mean() < 0.05 * moved, (
+            key
+        )  # half of the records lost would be most of it
 
 
 @pytest.mark.slow

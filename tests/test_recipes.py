@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import pvit_ext
@@ -20,6 +21,11 @@ from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+ENCODERS_THAT_TRAIN: dict[str, dict[str, object]] = {
+    "focal": {"least": 8},
+    "gpt4roi": {"width": 32, "pool": 4, "rounds": 1},
+    "ferret": {"points": 32, "groups": [8, 4], "neighbors": [4, 4]},
+}
 BIN = Path(sys.executable).parent
 
 
@@ -109,27 +115,49 @@ def test_lora_recipe_under_zero3_and_bf16(world: dict[str, str], tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("zero", "encoder"), [("zero2.json", "regionclip"), ("zero3.json", "regionclip"), ("zero3.json", "focal")]
+    ("zero", "encoder"),
+    [
+        ("zero2.json", "regionclip"),
+        ("zero3.json", "regionclip"),
+        ("zero3.json", "focal"),
+        ("zero3.json", "gpt4roi"),
+        ("zero3.json", "ferret"),
+    ],
 )
 def test_two_ranks_with_unequal_batches_do_not_hang(
     world: dict[str, str], tmp_path: Path, zero: str, encoder: str
 ) -> None:
-    """Images of several sizes, and samples without a region or an image: ranks see different numbers of each."""
-    records = json.loads(Path(world["DATA"]).read_text())
+    """Images of several sizes, and samples without a region or an image: ranks see different numbers of each.
+
+    Encoders that train get tiles of several layouts, and different numbers of regions.
+    """
+    records, folder = json.loads(Path(world["DATA"]).read_text()), tmp_path / "images"
+    folder.mkdir()
+    for number, record in enumerate(records):
+        size = ((90, 60), (40, 90), (140, 44))[number % 3] if encoder in ENCODERS_THAT_TRAIN else (90, 60 + number)
+        Image.effect_noise(size, 90).convert("RGB").save(folder / record["image"])
+        if number % 4 == 2:
+            record["regions"] *= 2
+            record["conversations"][0]["value"] += " And in <region>?"
     for record in records[1::4]:
         record["conversations"][0]["value"] = "What is this?"
         del record["regions"], record["image"]
     data = tmp_path / "mixed.json"
     data.write_text(json.dumps(records))
     command = deepspeed("--num_gpus", "2", str(RECIPES / "stage1.sh"))
-    own = TINY_REGIONCLIP if encoder == "regionclip" else {"least": 8}
+    own = ENCODERS_THAT_TRAIN.get(encoder, TINY_REGIONCLIP)
     options = ["--region_encoder", encoder, "--region_encoder_options", json.dumps(own), "--region_cross_layers", "1"]
     options += ["--deepspeed", str(RECIPES / zero)]
+    if encoder in ENCODERS_THAT_TRAIN:
+        pinpoints = "[[28, 56], [56, 28], [56, 56], [84, 28]]"
+        options += ["--image_aspect_ratio", "anyres", "--mm_patch_merge_type", "spatial", "--image_grid_pinpoints"]
+        options.append(pinpoints)
     batch = ["--per_device_train_batch_size", "2", "--num_train_epochs", "2"]
     small = world | {"OMP_NUM_THREADS": "1"}
-    small |= {"REGION_WEIGHTS": ""} if encoder == "focal" else {}
-    launch(small, [*command, *options], *batch, DATA=data, OUTPUT=tmp_path / "out")
+    small |= {"REGION_WEIGHTS": ""} if encoder != "regionclip" else {}
+    launch(small, [*command, *options], *batch, DATA=data, IMAGES=folder, OUTPUT=tmp_path / "out")
     saved = load_file(tmp_path / "out" / "region_modules.safetensors")
-    assert saved["region_projector.features.weight"].shape == (48, 24 if encoder == "regionclip" else 128)
+    width = {"regionclip": 24, "focal": 128}.get(encoder, 32)
+    assert saved["region_projector.features.weight"].shape == (48, width)
     assert all(value.numel() for value in saved.values())
     assert saved["region_projector.cross_layers.blocks.0.gates.weight"].all()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs, most_passes
 from pvit_ext.encoders.level_fusion import LevelFusion, enlarged_cells
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap
@@ -113,15 +113,18 @@ class GPT4RoI(RegionEncoder):
         weight = self.head.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        features, rows_of = [], inputs.rows_by_view_size()  # fusing mixes all cells of a map
-        for (width, height), rows in rows_of.items():
+        features, groups = [], list(inputs.rows_by_view_size().items())  # fusing mixes all cells of a map
+        spare = most_passes(len(groups), weight) - len(groups)
+        for (width, height), rows in [*groups, *groups[:1] * spare]:
             images, index = inputs.image_index[rows].unique(return_inverse=True)  # one without regions is not fused
             maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
             maps = [one[:, :, : height // self.patch, : width // self.patch] for one in maps]
             boxes = inputs.tower_boxes[rows].to(weight.device)
             boxes_norm = boxes / boxes.new_tensor([width, height] * 2)  # 0..1 of the view, as CoordConv's grid
             features.append(self.encode(maps, boxes, boxes_norm, index.to(weight.device)))
-        return torch.cat(features)[torch.cat(list(rows_of.values())).argsort().to(weight.device)]
+        order = torch.cat([rows for _, rows in groups]).argsort().to(weight.device)
+        tokens = torch.cat(features[: len(groups)])[order]
+        return tokens + 0.0 * torch.stack([one.sum() for one in features[len(groups) :]]).sum() if spare else tokens
 
     def encode(self, feature_maps: list[Tensor], boxes: Tensor, boxes_norm: Tensor, image_index: Tensor) -> Tensor:
         """Features (M, T, C) of boxes on maps of the image tower.

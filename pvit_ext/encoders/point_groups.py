@@ -85,6 +85,19 @@ class ColumnConv(nn.Conv1d):
         return F.linear(input, self.weight[:, columns, 0], self.bias if bias else None)
 
 
+class PooledNorm(nn.LayerNorm):
+    """Forms groups, normalises and pools them, a few regions at a time: one run of the module, as ZeRO-3 counts runs."""
+
+    def forward(self, moving: Tensor, fixed: Tensor, near: Tensor, pooler: str) -> Tensor:  # type: ignore[override]
+        """Neighbours' parts (M, N, C), centres' parts (M, G, C), neighbours (M, G, K) int64 -> features (M, G, C)."""
+        pooled = []
+        for part in torch.arange(len(near), device=near.device).split(REGIONS_PER_PASS.get(near.device.type, 1)):
+            hidden = F.relu(take(moving[part], near[part]).add_(fixed[part, :, None]), inplace=True)  # (m, G, K, C)
+            hidden = super().forward(hidden.to(self.weight.dtype))
+            pooled.append(hidden.amax(2) if pooler == "max" else hidden.mean(2))
+        return torch.cat(pooled)
+
+
 class PointGroups(nn.Module):
     """One round of grouping.
 
@@ -102,7 +115,7 @@ class PointGroups(nn.Module):
         self.groups, self.neighbors, self.pooler, self.width = groups, neighbors, pooler, width
         self.difference = ColumnLinear(width + 2, width + 2)
         self.aggregate = ColumnConv(2 * (width + 2), width, 1)
-        self.norm = nn.LayerNorm(width)
+        self.norm = PooledNorm(width)
 
     def forward(
         self,
@@ -124,14 +137,8 @@ class PointGroups(nn.Module):
         kept = farthest_points(points, self.groups, first)  # (M, G)
         centres = take(points, kept)  # (M, G, 2)
         moving, fixed = self._project(rows, points, centres, taps, kept)  # (M, N, C), (M, G, C)
-        parts = []
-        at_once = REGIONS_PER_PASS.get(points.device.type, 1)
-        for part in torch.arange(len(points), device=points.device).split(at_once):
-            near = nearest_points(points[part], centres[part], self.neighbors) if nearest is None else nearest[part]
-            hidden = F.relu(take(moving[part], near).add_(fixed[part, :, None]), inplace=True)  # (m, G, K, C)
-            hidden = self.norm(hidden.to(self.norm.weight.dtype))
-            parts.append(hidden.amax(2) if self.pooler == "max" else hidden.mean(2))
-        return torch.cat(parts), centres
+        near = nearest_points(points, centres, self.neighbors) if nearest is None else nearest  # (M, G, K)
+        return self.norm(moving, fixed, near, self.pooler), centres
 
     def _project(
         self, rows: Tensor, points: Tensor, centres: Tensor, taps: Taps | None, kept: Tensor
@@ -194,5 +201,8 @@ def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
 
     By differences: the expanded square, faster for many dimensions, rounds by the shape of the batch.
     """
-    dx, dy = (centres[:, :, None, axis] - points[:, None, :, axis] for axis in (0, 1))  # (M, G, N)
-    return (dx.square() + dy.square()).topk(count, largest=False, sorted=False).indices
+    near = []
+    for part in torch.arange(len(points), device=points.device).split(REGIONS_PER_PASS.get(points.device.type, 1)):
+        dx, dy = (centres[part, :, None, axis] - points[part, None, :, axis] for axis in (0, 1))  # (m, G, N)
+        near.append((dx.square() + dy.square()).topk(count, largest=False, sorted=False).indices)
+    return torch.cat(near)

@@ -38,7 +38,8 @@ def encode(encoder: Ferret, feature_map: Tensor, points: Tensor, view_sizes: Ten
         difference = F.linear(local - anchor, groups.difference.weight, groups.difference.bias)
         joint = torch.cat([difference, anchor], -1).flatten(0, 1).transpose(1, 2)  # (M * G, 2 C + 4, K)
         hidden = F.relu(F.conv1d(joint, groups.aggregate.weight, groups.aggregate.bias)).transpose(1, 2)
-        hidden = groups.norm(hidden).unflatten(0, kept.shape)
+        norm = groups.norm
+        hidden = F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps).unflatten(0, kept.shape)
         features, places = hidden.amax(2) if groups.pooler == "max" else hidden.mean(2), centres
     tokens = encoder.flatten(features.reshape(len(points), encoder.tokens_per_region, -1))
     return tokens if encoder.output is None else encoder.output(tokens)
