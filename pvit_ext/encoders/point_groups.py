@@ -86,7 +86,7 @@ class ColumnConv(nn.Conv1d):
 
 
 class PooledNorm(nn.LayerNorm):
-    """Forms groups, normalises and pools them, a few regions at a time, in one run of a module as ZeRO-3 counts them."""
+    """Forms groups, normalises and pools them, a few regions at a time, in one run of a module as ZeRO-3 counts."""
 
     def forward(self, moving: Tensor, fixed: Tensor, near: Tensor, pooler: str) -> Tensor:  # type: ignore[override]
         """Neighbours' parts (M, N, C), centres' parts (M, G, C), neighbours (M, G, K) int64 -> features (M, G, C)."""
