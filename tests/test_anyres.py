@@ -264,11 +264,28 @@ def test_flipping_picture_and_regions_changes_nothing(tiny: Loaded, name: str, s
     assert (plain - mirror).norm() < 0.05 * (plain - wrong).norm()
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, "focal"])
+@pytest.fixture
+def colourful(tiny: Loaded) -> Iterator[None]:
+    """The tower sees more than brightness: a layer norm of that channel alone is the same for every brightness."""
+    tower = tiny[1].get_vision_tower().vision_tower
+    weight = getattr(tower, "vision_model", tower).embeddings.patch_embedding.weight.data
+    before, noise = weight.clone(), torch.Generator().manual_seed(0)
+    weight[1:] = torch.randn(weight[1:].shape, generator=noise) * weight[0].abs().max()
+    yield
+    weight.copy_(before)
+
+
+@pytest.mark.usefixtures("colourful")
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name: str) -> None:
     give(tiny, name, **{"gpt4roi": {"rounds": 2}, "cross_attention": {"context": 1}}.get(name, {}))
     noise = np.random.default_rng(0)
-    pictures = [Image.fromarray(noise.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in SIZES]
+    # noise at a brightness of each picture's own, brighter to the right: noise alone has one mean wherever it is pooled
+    ramps = [np.linspace(n / 8, 0.5 + n / 8, w)[:, None] for n, (w, _) in enumerate(SIZES)]  # (W, 1)
+    pictures = [
+        Image.fromarray((noise.integers(0, 255, (h, w, 3)) * ramp).astype(np.uint8))
+        for (w, h), ramp in zip(SIZES, ramps, strict=True)
+    ]
     # to the very edge of the tiles, where a map of the batch goes on and a map alone ends
     queries = [
         ask_for(p, [Region.box(p.width // 2, p.height // 3, p.width, p.height), Region.box(0, 0, 20, 31)])
@@ -279,7 +296,7 @@ def test_a_region_is_the_same_alone_and_beside_other_tilings(tiny: Loaded, name:
     together = seen_by_encoder(tiny, batch)[1]
     alone = torch.cat([seen_by_encoder(tiny, [query])[1] for query in batch if query.regions])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert torch.pdist(together.flatten(1)).min() > 1e-4
+    assert torch.pdist(together.flatten(1)).min() > 1e-2
     assert len(together) == 9
 
 
