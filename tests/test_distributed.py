@@ -110,7 +110,8 @@ def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
     flags = ["--region_modules", "", "--region_encoder", encoder, "--region_encoder_options", json.dumps(own)]
     flags += ["--image_aspect_ratio", "anyres", "--mm_patch_merge_type", "spatial"]
     flags += ["--image_grid_pinpoints", "[[28, 56], [56, 28], [56, 56], [84, 28]]"]
-    flags += ["--stage", "align", "--per_device_train_batch_size"]
+    # a large epsilon makes Adam's step the gradient's, where it would make rounding errors of tiny gradients whole steps
+    flags += ["--stage", "align", "--adam_epsilon", "1e-3", "--per_device_train_batch_size"]
     tiles, trained = world | {"IMAGES": tmp_path}, {}
     for name, gpus, zero, batch in (("start", 1, "zero2", 4), ("one", 1, "zero2", 4), ("two", 2, "zero3", 2)):
         rate = ["--learning_rate", "0"] if name == "start" else []
@@ -118,10 +119,8 @@ def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
         trained[name] = load_file(tmp_path / name / "region_modules.safetensors")
     for key, value in trained["one"].items():
         moved = (value - trained["start"][key]).abs().mean()
-        assert moved > 1e-3, key
-        assert (trained["two"][key] - value).abs().mean() < 0.05 * moved, (
-            key
-        )  # half of the records lost would be most of it
+        assert moved > 1e-5, key
+        assert (trained["two"][key] - value).abs().mean() < 0.02 * moved, key
 
 
 @pytest.mark.slow
