@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava.model import llava_arch
 from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from transformers import (
     LlamaForCausalLM,
@@ -16,7 +17,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pvit_ext import compat
 from pvit_ext.model import RegionMixin
+
+_initialize_vision_modules = llava_arch.LlavaMetaModel.initialize_vision_modules
 
 
 class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):
@@ -102,6 +106,24 @@ class ByModelType:
         if found not in known:
             raise ValueError(f"{path} has model_type {found!r}; known: {sorted(known)}")
         return known[found].from_pretrained(path, **{"torch_dtype": None, **kwargs})
+
+
+def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
+    """LLaVA's method, with ``mm_projector`` whole while ``--pretrain_mm_mlp_adapter`` is loaded into it.
+
+    The projector of a LLaVA checkpoint is made under ``zero.Init``, where ZeRO-3 leaves tensors of size 0 ("size
+    mismatch for 0.weight", deepspeed 0.19.8); one that LLaVA makes here for a bare language model is whole.
+
+    Args:
+        self: LLaVA's inner model.
+        model_args: LLaVA's arguments.
+        fsdp: LLaVA's list of options.
+    """
+    projector = getattr(self, "mm_projector", None)
+    if projector is None or model_args.pretrain_mm_mlp_adapter is None:
+        return _initialize_vision_modules(self, model_args, fsdp)
+    with compat.gathered(list(projector.parameters()), write=True):
+        return _initialize_vision_modules(self, model_args, fsdp)
 
 
 class CheckpointPath(str):

@@ -23,7 +23,7 @@ class PatchPoint:
     """One name to rebind.
 
     Args:
-        target: ``module:attribute`` in LLaVA.
+        target: ``module:attribute`` in LLaVA, or ``module:Class.method``.
         replacement: ``module:attribute`` here, imported when installed.
         expects: per callable the parameters that it must have, in this order; ``""`` stands for the target itself.
     """
@@ -57,14 +57,17 @@ class PatchPoint:
                 raise PatchError(f"{path}: expected parameters {list(parameters)}, found {names}; {problem}")
 
     def _place(self) -> tuple[Any, str]:
-        path, _, name = self.target.partition(":")
+        path, _, names = self.target.partition(":")
         try:
-            module = importlib.import_module(path)
+            holder: Any = importlib.import_module(path)
         except ImportError as error:
             raise PatchError(f"{self.target}: cannot import {path}: {error!r}; see `pvit-ext doctor`") from error
-        if not hasattr(module, name):
-            raise PatchError(f"{self.target}: {path} has no {name}; see `pvit-ext doctor`")
-        return module, name
+        *owners, name = names.split(".")
+        for part in (*owners, name):
+            if not hasattr(holder, part):
+                raise PatchError(f"{self.target}: {path} has no {part}; see `pvit-ext doctor`")
+            holder, owner = getattr(holder, part), holder
+        return owner, name
 
 
 class AutoModelPoint(PatchPoint):

@@ -13,6 +13,7 @@ from typing import Any
 import llava.model.builder as builder
 import pytest
 import torch
+from llava.model import llava_arch
 from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from transformers import AutoModelForCausalLM
 
@@ -95,6 +96,23 @@ def test_remove_inside_the_block() -> None:
 
 
 # All or none
+
+
+def test_a_method_is_bound_on_its_class_and_restored() -> None:
+    target = "llava.model.llava_arch:LlavaMetaModel.initialize_vision_modules"
+    point = PatchPoint(target, "pvit_ext.language_models:initialize_vision_modules", {"": ("self", "model_args")})
+    stock = llava_arch.LlavaMetaModel.initialize_vision_modules
+    with patched([point]):
+        assert llava_llama.LlavaLlamaModel.initialize_vision_modules is region_model.initialize_vision_modules
+    assert llava_arch.LlavaMetaModel.__dict__["initialize_vision_modules"] is stock
+
+
+@pytest.mark.parametrize("names", ["NoSuchClass.initialize", "LlavaMetaModel.no_such_method"])
+def test_a_method_that_is_not_there(names: str) -> None:
+    point = PatchPoint(f"llava.model.llava_arch:{names}", "pvit_ext.language_models:initialize_vision_modules")
+    with pytest.raises(PatchError, match=rf"llava_arch:{names}: llava.model.llava_arch has no (NoS|no_s)uch"):
+        apply_pvit([*PATCH_POINTS, point])
+    assert not is_applied()
 
 
 def test_missing_symbol(monkeypatch: pytest.MonkeyPatch) -> None:

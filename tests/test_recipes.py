@@ -114,6 +114,29 @@ def test_lora_recipe_under_zero3_and_bf16(world: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_pretrained_mm_projector_arrives_in_a_llava_that_zero3_has_partitioned(
+    world: dict[str, str], tmp_path: Path
+) -> None:
+    """Learning rate 0: what is exported is what was loaded."""
+    base = load_file(Path(world["MODEL"]) / "model.safetensors")
+    torch.manual_seed(3)
+    adapter = {key: torch.randn_like(value) for key, value in base.items() if ".mm_projector." in key}
+    assert len(adapter) == 4
+    torch.save(adapter, tmp_path / "mm_projector.bin")
+    options = ["--stage", "finetune", "--region_encoder_options", json.dumps(TINY_REGIONCLIP), "--learning_rate", "0"]
+    options += ["--deepspeed", str(RECIPES / "zero3.json"), "--pretrain_mm_mlp_adapter", tmp_path / "mm_projector.bin"]
+    command = deepspeed("--num_gpus", "2", str(RECIPES / "stage1.sh"))
+    flags = [*map(str, options), "--bf16", "False", "--per_device_train_batch_size", "2"]
+    launch(world | {"OMP_NUM_THREADS": "1"}, command, *flags, OUTPUT=tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(saved[key], value) for key, value in adapter.items())
+    frozen = (".mm_projector.", ".vision_tower.", ".region_")
+    others = {key for key in base if not any(part in key for part in frozen)}
+    assert len(others) > 15
+    assert all(torch.equal(saved[key], base[key]) for key in others)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("zero", "encoder"),
     [
