@@ -7,6 +7,7 @@ transformers 5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -197,6 +198,34 @@ def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
     if getattr(model, "hf_device_map", None):  # then a parameter on the meta device lies on the disk
         return list(info["missing_keys"])
     return [*info["missing_keys"], *(name for name, parameter in model.named_parameters() if parameter.is_meta)]
+
+
+@contextlib.contextmanager
+def image_tower_from_config() -> Iterator[None]:
+    """LLaVA reads the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from its own file while it makes the model.
+
+    transformers 5 makes models on the meta device, and refuses to read a file there. The tensors are the checkpoint's
+    in the end: build the tower empty, as all else. Older ones read the file, and then the checkpoint.
+    """
+    if torch.empty(0).device.type != "meta":
+        yield
+        return
+    encoder = importlib.import_module("llava.model.multimodal_encoder.clip_encoder")
+    stock, encoder.CLIPVisionModel = encoder.CLIPVisionModel, _EmptyTower  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        encoder.CLIPVisionModel = stock  # type: ignore[attr-defined]
+
+
+class _EmptyTower:
+    """What LLaVA's ``CLIPVisionTower.load_model`` gets for ``CLIPVisionModel``."""
+
+    @staticmethod
+    def from_pretrained(path: str, **_: Any) -> Any:
+        from transformers import CLIPVisionConfig, CLIPVisionModel
+
+        return CLIPVisionModel(CLIPVisionConfig.from_pretrained(path))
 
 
 def local_rank(arguments: Any) -> int:

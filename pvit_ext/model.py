@@ -20,7 +20,13 @@ from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.injection import BoundRegions, bind_to_images, inject_region_tokens, mark_regions
 from pvit_ext.inputs import Extra, build_inputs
-from pvit_ext.modules import create_region_modules, finish_region_encoder, replace_region_modules, settle_missing
+from pvit_ext.modules import (
+    create_region_modules,
+    finish_region_encoder,
+    replace_region_modules,
+    settle_missing,
+    settle_missing_tower,
+)
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions import Region, RegionError, Size
 from pvit_ext.tower import capture_feature_maps
@@ -39,7 +45,8 @@ class RegionMixin:
     _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        with compat.image_tower_from_config():
+            super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_modules(self)
 
     @classmethod
@@ -49,11 +56,14 @@ class RegionMixin:
         """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256.
 
         Raises:
-            ValueError: when region tensors are missing from a checkpoint whose config names a region encoder.
+            ValueError: when region tensors are missing from a checkpoint whose config names a region encoder, or some
+                of its image tower's from one that says it holds them.
         """
         path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        settle_missing(model, compat.missing_keys(model, info), path)
+        missing = compat.missing_keys(model, info)
+        settle_missing_tower(model, missing, path)
+        settle_missing(model, missing, path)
         finish_region_encoder(model, path)
         return (model, info) if output_loading_info else model
 

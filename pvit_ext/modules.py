@@ -68,6 +68,33 @@ def settle_missing(model: Any, missing: Iterable[str], checkpoint: str | os.Path
         logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
 
 
+def settle_missing_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
+    """Decide on the image tower's tensors that ``from_pretrained`` did not find, which transformers fills at random.
+
+    LLaVA takes the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from the checkpoint. One without any of its
+    tensors has the tower of its own file, which is read when it is needed, as in a LLaVA-1.5. Either is frozen, which
+    transformers 5 forgets of the parameters that it puts in place of LLaVA's.
+
+    Raises:
+        ValueError: listing what is missing, when some are there.
+    """
+    tower = model.get_vision_tower()
+    if tower is None or not tower.is_loaded:
+        return
+    tower.requires_grad_(False)
+    prefix = f"{model.base_model_prefix}.vision_tower."
+    lost = sorted(key for key in set(missing) if key.startswith(prefix))
+    if len(lost) == len(list(tower.parameters())):
+        logger.warning("%s does not hold its image tower: it is read from %s", checkpoint, tower.vision_tower_name)
+        tower.cfg_only, tower.is_loaded = tower.vision_tower.config, False
+        del tower.vision_tower
+    elif lost:
+        raise ValueError(
+            f"{checkpoint} says unfreeze_mm_vision_tower in its config, so it should hold the image tower, but lacks "
+            f"{lost}: get the whole checkpoint, or set it to false for the tower of {tower.vision_tower_name}"
+        )
+
+
 def finish_region_encoder(model: Any, checkpoint: str | os.PathLike[str] = ".") -> None:
     """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
     config: RegionConfig | None = model.region_config

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pvit_ext
@@ -17,6 +17,7 @@ from pvit_ext.shards import open_checkpoint
 from tests.tiny import TINY_REGIONCLIP
 
 BOX = Region.box(2, 3, 20, 15)
+TOWER = "vision_tower.vision_tower."
 OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
 
 
@@ -60,6 +61,35 @@ def relayout(
     if count > 1:
         (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return folder
+
+
+def unfreeze_tower(source: Path, folder: Path, level: str = "vision_model.") -> Path:
+    """A copy of a LLaVA checkpoint as LLaVA-1.6 has them: it holds the image tower, which differs from its first file.
+
+    Args:
+        source: a checkpoint of tests/tiny.py, in one safetensors file.
+        folder: made.
+        level: of the tower's names; LLaVA-1.6 was saved by transformers 4, transformers 5 has it no more.
+    """
+    shutil.copytree(source, folder)
+    values = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"unfreeze_mm_vision_tower": True}))
+    generator = torch.Generator().manual_seed(9)
+    tower = load_file(Path(values["mm_vision_tower"], "model.safetensors"))
+    tensors = {key: value for key, value in load_file(source / "model.safetensors").items() if TOWER not in key}
+    for key, value in tower.items():
+        name = f"model.{TOWER}{level}{key.removeprefix('vision_model.')}"
+        tensors[name] = torch.randn(value.shape, generator=generator) * 0.1
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def tower_tensors(folder: Path) -> dict[str, Tensor]:
+    """The image tower's tensors in a checkpoint, by their names in today's transformers."""
+    found = load_file(folder / "model.safetensors").items()
+    parts = {key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in found if TOWER in key}
+    assert len(parts) > 50
+    return parts
 
 
 def randomize(model: Any, seed: int = 5) -> Any:

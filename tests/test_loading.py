@@ -9,12 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext.checkpoint import region_state
 from pvit_ext.encoders import base as encoders_base
-from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
+from tests.checkpoints import (
+    OPTIONS,
+    config,
+    inputs,
+    load,
+    logits,
+    randomize,
+    save,
+    tower_tensors,
+    unfreeze_tower,
+)
 from tests.tiny import build_llava
 
 
@@ -101,6 +113,74 @@ def test_other_language_models(family: str, tmp_path: Path) -> None:
     assert torch.equal(logits(load(save(model, tmp_path / "saved"))), expected)
     pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(base))
     assert torch.equal(logits(load(tmp_path / "modules")), expected)
+
+
+TINY_TOWER = CLIPVisionConfig(hidden_size=4, num_attention_heads=1, num_hidden_layers=0)
+OLD_NAMES = hasattr(CLIPVisionModel(TINY_TOWER), "vision_model")
+LAYOUTS = pytest.mark.parametrize(
+    "level",
+    [
+        "vision_model.",
+        pytest.param("", marks=pytest.mark.skipif(OLD_NAMES, reason="transformers 5 names the tower so")),
+    ],
+)
+
+
+def features_of(checkpoint: Path, first_file: Path) -> Tensor:
+    """What the image tower of a checkpoint makes of a picture, with no code of LLaVA's or ours."""
+    tower = CLIPVisionModel.from_pretrained(first_file)
+    level = "vision_model." if OLD_NAMES else ""
+    tower.load_state_dict({f"{level}{key}": value for key, value in tower_tensors(checkpoint).items()})
+    with torch.no_grad():
+        return tower(inputs()["images"], output_hidden_states=True).hidden_states[-2][:, 1:]
+
+
+@LAYOUTS
+def test_a_checkpoint_that_holds_its_image_tower_is_loaded_with_it(
+    llava_checkpoint: Path, tmp_path: Path, level: str
+) -> None:
+    """LLaVA-1.6; transformers 5 refuses the file that LLaVA reads while the model is on the meta device."""
+    checkpoint = unfreeze_tower(llava_checkpoint, tmp_path / "llava-own", level)
+    expected = features_of(checkpoint, llava_checkpoint / "tower")
+    ours = load(checkpoint, region_config=config())
+    with pvit_ext.patched():
+        from llava.model.builder import load_pretrained_model
+
+        llavas = load_pretrained_model(str(checkpoint), None, "llava", device="cpu", device_map="cpu")[1].float()
+    for model, tolerance in ((ours, 0.0), (llavas, 2e-2)):  # LLaVA's loader rounds to float16
+        tower = model.get_vision_tower()
+        assert not any(parameter.requires_grad for parameter in tower.parameters())
+        with torch.no_grad():
+            found = tower(inputs()["images"])
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    assert not torch.allclose(load(llava_checkpoint).get_vision_tower()(inputs()["images"]), expected, atol=0.1)
+
+
+def test_a_checkpoint_that_holds_its_image_tower_is_saved_with_it(llava_checkpoint: Path, tmp_path: Path) -> None:
+    """Under the names that LLaVA's own stack reads."""
+    checkpoint = unfreeze_tower(llava_checkpoint, tmp_path / "llava-own")
+    model = randomize(load(checkpoint, region_config=config(embed_weights=True)))
+    saved = save(model, tmp_path / "saved")
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, saved))
+    assert before.keys() == {key for key in after if ".region_" not in key}
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert torch.equal(logits(load(saved)), logits(model))
+
+
+def test_a_tower_that_the_checkpoint_should_hold_and_does_not_is_read_from_its_file(
+    llava_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = unfreeze_tower(llava_checkpoint, tmp_path / "llava-own")
+    tensors = load_file(checkpoint / "model.safetensors")
+    rest = {key: value for key, value in tensors.items() if ".vision_tower." not in key}
+    save_file(rest, checkpoint / "model.safetensors", {"format": "pt"})
+    model, stock = load(checkpoint), load(llava_checkpoint)
+    pairs = zip(model.get_vision_tower().parameters(), stock.get_vision_tower().parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    one = next(key for key in tensors if ".vision_tower." in key)
+    save_file(rest | {one: tensors[one]}, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"llava-own .*unfreeze_mm_vision_tower.* lacks .*post_layernorm"):
+        load(checkpoint)
 
 
 class BoxEncoder(pvit_ext.RegionEncoder):

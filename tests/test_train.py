@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from pvit_ext import Query, Region, compat
+from tests.checkpoints import tower_tensors, unfreeze_tower
 from tests.tiny import TINY_REGIONCLIP
 
 compat.prepare_training()
@@ -166,6 +167,24 @@ def test_stage2_checkpoint_loads_back_with_identical_logits(
         model, tokenizer, processor, [Query(data.parent / "0.png", "What is in <region>?", [Region.box(5, 5, 40, 40)])]
     )
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize("stage", ["align", "finetune"])
+def test_a_checkpoint_that_holds_its_image_tower_trains_with_it(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """LLaVA-1.6."""
+    checkpoint = unfreeze_tower(llava_checkpoint, tmp_path / "llava-own")
+    trainer = run(monkeypatch, flags(checkpoint, data, tmp_path / "out", stage=stage))
+    tower = trainer.model.get_vision_tower()
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    loaded = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")[1].get_vision_tower()
+    own = tower_tensors(checkpoint)
+    for found, rounded in ((tower, True), (loaded, stage == "finetune")):
+        state = {key.removeprefix("vision_model."): value for key, value in found.vision_tower.state_dict().items()}
+        assert own.keys() <= state.keys()
+        # LLaVA rounds its frozen image tower to float16 for a run without bf16
+        assert all(torch.equal(state[key], value.half().float() if rounded else value) for key, value in own.items())
 
 
 def test_stage1_output_loads_on_its_base(stage1: Path, llava_checkpoint: Path) -> None:
