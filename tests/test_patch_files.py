@@ -1,4 +1,7 @@
-"""The patch files of ``patches/``, applied to a copy of the installed LLaVA: the same results as at run time."""
+"""The patch files of ``patches/``, applied to a copy of the installed LLaVA: the same results as at run time.
+
+``PVIT_EXT_LLAVA_TREE`` names another tree to run all this on, such as a clone of GitHub's main.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
 
 ROOT = Path(__file__).parent.parent
-WHEEL = Path(llava.__file__).parent
+SOURCE = Path(os.environ.get("PVIT_EXT_LLAVA_TREE") or Path(llava.__file__).parents[1])
 PATCH = ROOT / "patches" / "llava-1.2.2.post1.patch"
 
 LOGITS = """
@@ -35,23 +38,28 @@ torch.save(logits(model), sys.argv[2])
 TRAIN = "from llava.train.train_mem import train; train()"
 
 
+def copy_source(folder: Path) -> Path:
+    shutil.copytree(SOURCE / "llava", folder / "llava", ignore=shutil.ignore_patterns("__pycache__", "serve", "eval"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the wheel, patched."""
-    folder = tmp_path_factory.mktemp("tree")
-    shutil.copytree(WHEEL, folder / "llava", ignore=shutil.ignore_patterns("__pycache__", "serve", "eval"))
+    """A copy of the source, patched."""
+    folder = copy_source(tmp_path_factory.mktemp("tree"))
     subprocess.run(["git", "apply", "--unidiff-zero", str(PATCH)], cwd=folder, check=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder without a LLaVA of its own."""
-    return tmp_path_factory.mktemp("stock")
+    """A copy of the source."""
+    return copy_source(tmp_path_factory.mktemp("stock"))
 
 
 def run(tree: Path, code: str, *arguments: Any) -> None:
-    """Run in a process that imports the LLaVA of ``tree``, or the installed one where it has none."""
+    """Run in a process that imports the LLaVA of ``tree``."""
+    code = f"import llava; assert llava.__path__ == [{str(tree / 'llava')!r}], llava.__path__\n{code}"
     path = os.pathsep.join([str(tree), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -59,21 +67,21 @@ def run(tree: Path, code: str, *arguments: Any) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_the_patch_is_what_the_script_writes_for_the_wheel() -> None:
-    assert PATCH.read_text() == make_patch(WHEEL.parent)
+def test_the_patch_is_what_the_script_writes() -> None:
+    assert PATCH.read_text() == make_patch(SOURCE)
 
 
 def test_it_only_adds_and_copies_no_line_of_llava() -> None:
     for line in PATCH.read_text().splitlines():
         assert line.startswith(("--- a/", "+++ b/", "@@ -", "+")), line
-    upstream = {line.strip() for name in ADDITIONS for line in (WHEEL.parent / name).read_text().splitlines()}
+    upstream = {line.strip() for name in ADDITIONS for line in (SOURCE / name).read_text().splitlines()}
     assert not upstream & {line[1:].strip() for line in PATCH.read_text().splitlines() if line[:2] not in ("++", "--")}
 
 
 def test_a_moved_header_moves_the_patch_and_a_patched_tree_is_refused(tree: Path, tmp_path: Path) -> None:
     for name in ADDITIONS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("# a fork's own line\n" + (WHEEL.parent / name).read_text())
+        (tmp_path / name).write_text("# a fork's own line\n" + (SOURCE / name).read_text())
     (tmp_path / "moved.patch").write_text(make_patch(tmp_path))
     subprocess.run(["git", "apply", "--unidiff-zero", "moved.patch"], cwd=tmp_path, check=True)
     for name in ADDITIONS:
