@@ -182,6 +182,21 @@ def trainer_keywords(trainer_class: type, keywords: dict[str, Any]) -> dict[str,
     return keywords
 
 
+def rest_of_epoch_is_a_step(trainer: Any) -> bool:
+    """Whether micro-batches that are left at the end of an epoch make an optimizer step, and count as one on resuming.
+
+    They do in transformers 5. 4.36 and 4.37 take them over into the next epoch, but resume as if each epoch began with
+    a step: losses were others where accumulation does not divide an epoch (4.37.2, 4 micro-batches in steps of 3).
+    """
+    plan = getattr(trainer, "set_initial_training_values", None)
+    if plan is None:
+        return False
+    arguments: list[Any] = [trainer.args, [None] * (trainer.args.gradient_accumulation_steps + 1)]
+    arguments += [1] * (len(inspect.signature(plan).parameters) - len(arguments))  # once the total batch size as well
+    steps: int = plan(*arguments)[1]
+    return steps == 2
+
+
 def default_dtype_is_float32(keywords: dict[str, Any]) -> dict[str, Any]:
     """``torch_dtype=None`` meant float32 for LLaVA; in transformers 5 it means the checkpoint's own dtype."""
     if "torch_dtype" in keywords and keywords["torch_dtype"] is None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -23,30 +21,33 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order: the sampler that draws from the global generator.
         seed: of the run.
         epoch: the epoch that begins when iteration does.
+        limit: leave out what is behind so many samples of the order, in each epoch others.
     """
 
-    def __init__(self, order: Any, seed: int, epoch: Callable[[], int]) -> None:
-        self.order, self.seed, self.epoch = order, seed, epoch
+    def __init__(self, order: Any, seed: int, epoch: Callable[[], int], limit: int | None = None) -> None:
+        self.order, self.seed, self.epoch, self.limit = order, seed, epoch, limit
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.order) if self.limit is None else min(self.limit, len(self.order))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
-            indices = [int(index) for index in self.order]
+            indices = [int(index) for index in self.order][: self.limit]
         return iter([(epoch, index) for index in indices])
 
 
-class EpochsEnd(TrainerCallback):
-    """Rounds the epoch up where one ends.
+def samples_in_whole_steps(samples: int, batch: int, accumulation: int, drop_last: bool = False) -> int | None:
+    """How many samples of an epoch fill whole optimizer steps; None where an epoch does not fill a single one.
 
-    transformers 4.36 and 4.37 take the micro-batches that fill no step into the next epoch, which then begins, by their
-    count, before the last has ended, and would repeat its order.
+    Args:
+        samples: in an epoch.
+        batch: of one micro-batch, all processes together.
+        accumulation: micro-batches in a step.
+        drop_last: an incomplete micro-batch is not run.
     """
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Unless the run stops in the middle of it."""
-        if not control.should_training_stop:
-            state.epoch = float(math.ceil(state.epoch))
+    micro_batches = samples // batch if drop_last else -(-samples // batch)
+    if micro_batches < accumulation:
+        return None
+    return min(samples, micro_batches // accumulation * accumulation * batch)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import transformers
 from llava.train.llava_trainer import LLaVATrainer
 from torch import nn
 from transformers import Trainer
@@ -19,7 +20,7 @@ from pvit_ext.anyres import ImageLayout, settle_pinpoints
 from pvit_ext.checkpoint import save_region_modules
 from pvit_ext.files import atomic_write
 from pvit_ext.preemption import StopOnTerm, Stopped
-from pvit_ext.sampling import EpochSampler, EpochsEnd
+from pvit_ext.sampling import EpochSampler, samples_in_whole_steps
 from pvit_ext.tracking import Tracking
 
 
@@ -49,7 +50,6 @@ class RegionTrainer(LLaVATrainer):
         super().__init__(model=model, args=args, **keywords)
         self.stop = StopOnTerm()
         self.add_callback(self.stop)
-        self.add_callback(EpochsEnd)
         self.tracking = Tracking(self)
         if self.is_world_process_zero():
             print(parameter_table(model), flush=True)
@@ -94,7 +94,22 @@ class RegionTrainer(LLaVATrainer):
 
     def _get_train_sampler(self, *_: Any) -> Any:
         order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
-        return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0))
+        limit = None if compat.rest_of_epoch_is_a_step(self) else self._whole_steps(len(order))
+        return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0), limit=limit)
+
+    def _whole_steps(self, samples: int) -> int | None:
+        """Samples of an epoch of whole optimizer steps, for a transformers that resumes nothing else exactly."""
+        args, version = self.args, f"transformers {transformers.__version__}"
+        batch, accumulation = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
+        whole = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
+        advice = f"use transformers 5, or a --gradient_accumulation_steps (now {accumulation}) that divides an epoch"
+        if whole is None:
+            few = f"{samples} samples in batches of {batch} fill no step of {accumulation}"
+            self._say(f"resuming this run will not be exact: with {version} {few}; {advice}")
+        elif whole < samples:
+            rest = f"the last {samples - whole} samples of each epoch's order, which fill no step, are left out"
+            self._say(f"so that resuming is exact with {version}, {rest}; to keep them, {advice}")
+        return whole
 
     def create_optimizer(self, *arguments: Any) -> Any:
         """LLaVA's, without groups that hold no parameter."""

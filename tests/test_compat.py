@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -77,3 +79,19 @@ def test_tensors_that_load_as_tied_are_missing(llava_checkpoint: Path) -> None:
     model = load(llava_checkpoint)
     model.lm_head.to("meta")
     assert compat.missing_keys(model, {"missing_keys": ["x"]}) == ["x", "lm_head.weight"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "rounds_up"),
+    [
+        (None, False),
+        (lambda args, loader: (1, len(loader) // args.gradient_accumulation_steps), False),
+        (lambda args, loader: (1, -(-len(loader) // args.gradient_accumulation_steps)), True),
+        (lambda args, loader, total: (1, -(-len(loader) // args.gradient_accumulation_steps)), True),
+    ],
+)
+def test_whether_the_rest_of_an_epoch_is_a_step_is_asked_of_the_trainer(plan: Any, rounds_up: bool) -> None:
+    trainer = SimpleNamespace(args=SimpleNamespace(gradient_accumulation_steps=3))
+    if plan is not None:
+        trainer.set_initial_training_values = plan
+    assert compat.rest_of_epoch_is_a_step(trainer) is rounds_up

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from pvit_ext import compat, resume
 from pvit_ext.preemption import StopOnTerm
 from pvit_ext.resume import MARKER
-from pvit_ext.sampling import EpochSampler
+from pvit_ext.sampling import EpochSampler, samples_in_whole_steps
 from tests import resume_matrix
 
 RUN: dict[str, Any] = {"stage": "align", "region encoder": "regionclip", "lora_r": 64}
@@ -159,6 +159,35 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     epoch = 1
     assert [index for _, index in sampler] != [index for _, index in first]
     assert list(EpochSampler(stock, seed=8, epoch=lambda: 0)) != first
+
+
+def test_a_limit_leaves_out_the_end_of_each_order() -> None:
+    epoch = 0
+    orders = [EpochSampler(torch.utils.data.RandomSampler(range(8)), 7, lambda: epoch, limit) for limit in (None, 6, 9)]
+    for epoch in (0, 1):  # noqa: B007
+        whole, part, more = (list(order) for order in orders)
+        assert part == whole[:6]
+        assert more == whole
+    assert [len(order) for order in orders] == [8, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "accumulation", "drop_last", "whole"),
+    [
+        (8, 2, 3, False, 6),
+        (8, 2, 2, False, 8),
+        (8, 2, 4, False, 8),
+        (8, 2, 5, False, None),
+        (11, 2, 3, False, 11),  # the sixth micro-batch has one sample
+        (11, 2, 3, True, 6),
+        (13, 2, 3, False, 12),
+        (5, 1, 1, False, 5),
+    ],
+)
+def test_samples_that_fill_whole_steps(
+    samples: int, batch: int, accumulation: int, drop_last: bool, whole: int | None
+) -> None:
+    assert samples_in_whole_steps(samples, batch, accumulation, drop_last) == whole
 
 
 def agreeing(checkpoints: list[str | None], store: Path, rank: int) -> None:
