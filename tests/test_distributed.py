@@ -110,7 +110,7 @@ def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
     flags = ["--region_modules", "", "--region_encoder", encoder, "--region_encoder_options", json.dumps(own)]
     flags += ["--image_aspect_ratio", "anyres", "--mm_patch_merge_type", "spatial"]
     flags += ["--image_grid_pinpoints", "[[28, 56], [56, 28], [56, 56], [84, 28]]"]
-    # a large epsilon makes Adam's step the gradient's, where it would make rounding errors of tiny gradients whole steps
+    # with a large epsilon Adam's step follows the gradient; else rounding errors of tiny gradients become whole steps
     flags += ["--stage", "align", "--adam_epsilon", "1e-3", "--per_device_train_batch_size"]
     tiles, trained = world | {"IMAGES": tmp_path}, {}
     for name, gpus, zero, batch in (("start", 1, "zero2", 4), ("one", 1, "zero2", 4), ("two", 2, "zero3", 2)):

@@ -148,3 +148,21 @@ def test_variants_and_heads() -> None:
     for message, options in wrong.items():
         with pytest.raises(ValueError, match=message):
             tiny(**options)
+
+
+def test_before_training_what_is_pooled_outweighs_where() -> None:
+    """A tower of short features, as CLIP's after a layer norm are: neither embedding of place may drown them."""
+    torch.manual_seed(0)
+    encoder = build(
+        RegionConfig("gpt4roi", encoder_options={"pool": 4, "scales": [1, 1, 1, 1]}),
+        SimpleNamespace(hidden_size=64, num_hidden_layers=24, patch_size=14),
+    )
+    boxes = torch.tensor([[10.0, 20, 80, 90], [100, 30, 190, 200]])
+    with torch.no_grad():
+        one, other = (encoder.encode([m / 8] * 4, boxes, boxes / 224, torch.zeros(2).long()) for m in maps_of_noise(2))
+        moved = encoder.position(boxes / 224)
+    assert (one - other).norm(dim=-1).min() > 2 * (moved[0] - moved[1]).norm()
+
+
+def maps_of_noise(count: int) -> list[Tensor]:
+    return [torch.randn(1, 64, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]

@@ -20,6 +20,8 @@ from pvit_ext.roi_align import roi_align
 REGIONS_PER_PASS = 64
 """Regions whose pooled maps are convolved at once; bounds memory, about 3 MB each for a CLIP-L in float32."""
 SAMPLING_RATIO = 2
+POSITION_AT_START = 0.1
+"""Scale of the position embedding before training: at 1, its layer norm makes it thrice as large as what was pooled."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class GPT4RoI(RegionEncoder):
             *(CoordinateLinear(4, hidden // 4), nn.ReLU(), nn.LayerNorm(hidden // 4)),
             *(nn.Linear(hidden // 4, hidden), nn.ReLU(), nn.LayerNorm(hidden)),
         )
+        nn.init.constant_(self.position[-1].weight, POSITION_AT_START)
         self.head = nn.Linear(width * (options.pool**2 if options.head == "flatten" else 1), hidden)
         self.output = nn.Linear(hidden, options.output_dim) if options.output_dim else None
         self.keys = KeyMap(

@@ -28,6 +28,9 @@ class LevelFusion(nn.Module):
         super().__init__()
         self.scales = tuple(scales)
         self.inputs = nn.ModuleList(nn.Conv2d(in_width + 2, width, 1) for _ in scales)
+        for project in self.inputs:
+            # Coordinates go to 1, as a channel of a tower that keeps its features at unit length never does.
+            nn.init.zeros_(project.weight[:, in_width:])
         self.rounds = nn.ModuleList(FusionRound(width) for _ in range(rounds))
 
     def forward(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:
