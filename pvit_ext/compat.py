@@ -17,6 +17,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -194,7 +195,7 @@ def rest_of_epoch_is_a_step(trainer: Any) -> bool:
     arguments: list[Any] = [trainer.args, [None] * (trainer.args.gradient_accumulation_steps + 1)]
     arguments += [1] * (len(inspect.signature(plan).parameters) - len(arguments))  # once the total batch size as well
     steps: int = plan(*arguments)[1]
-    return steps == 2
+    return steps > 1
 
 
 def default_dtype_is_float32(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -226,21 +227,16 @@ def image_tower_from_config() -> Iterator[None]:
         yield
         return
     encoder = importlib.import_module("llava.model.multimodal_encoder.clip_encoder")
-    stock, encoder.CLIPVisionModel = encoder.CLIPVisionModel, _EmptyTower  # type: ignore[attr-defined]
+    stock = encoder.CLIPVisionModel
+
+    def empty(path: str, **_: Any) -> Any:
+        return stock(encoder.CLIPVisionConfig.from_pretrained(path))
+
+    encoder.CLIPVisionModel = SimpleNamespace(from_pretrained=empty)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         encoder.CLIPVisionModel = stock  # type: ignore[attr-defined]
-
-
-class _EmptyTower:
-    """What LLaVA's ``CLIPVisionTower.load_model`` gets for ``CLIPVisionModel``."""
-
-    @staticmethod
-    def from_pretrained(path: str, **_: Any) -> Any:
-        from transformers import CLIPVisionConfig, CLIPVisionModel
-
-        return CLIPVisionModel(CLIPVisionConfig.from_pretrained(path))
 
 
 def local_rank(arguments: Any) -> int:

@@ -108,7 +108,7 @@ class ByModelType:
         return known[found].from_pretrained(path, **{"torch_dtype": None, **kwargs})
 
 
-def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> None:
+def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords: Any) -> None:
     """LLaVA's method, with ``mm_projector`` whole while ``--pretrain_mm_mlp_adapter`` is loaded into it.
 
     The projector of a LLaVA checkpoint is made under ``zero.Init``, where ZeRO-3 leaves tensors of size 0 ("size
@@ -117,13 +117,13 @@ def initialize_vision_modules(self: Any, model_args: Any, fsdp: Any = None) -> N
     Args:
         self: LLaVA's inner model.
         model_args: LLaVA's arguments.
-        fsdp: LLaVA's list of options.
+        args: whatever else LLaVA, or a fork of it, takes.
+        keywords: the same.
     """
-    projector = getattr(self, "mm_projector", None)
-    if projector is None or model_args.pretrain_mm_mlp_adapter is None:
-        return _initialize_vision_modules(self, model_args, fsdp)
-    with compat.gathered(list(projector.parameters()), write=True):
-        return _initialize_vision_modules(self, model_args, fsdp)
+    projector: Any = getattr(self, "mm_projector", None)
+    loads = projector is not None and model_args.pretrain_mm_mlp_adapter is not None
+    with compat.gathered(list(projector.parameters()) if loads else [], write=True):
+        _initialize_vision_modules(self, model_args, *args, **keywords)
 
 
 class CheckpointPath(str):

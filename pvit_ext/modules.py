@@ -83,15 +83,16 @@ def settle_missing_tower(model: Any, missing: Iterable[str], checkpoint: str | o
         return
     tower.requires_grad_(False)
     prefix = f"{model.base_model_prefix}.vision_tower."
-    lost = sorted(key for key in set(missing) if key.startswith(prefix))
-    if len(lost) == len(list(tower.parameters())):
+    own = {f"{prefix}{name}" for name, _ in tower.named_parameters()}
+    lost = own & set(missing)
+    if lost == own:
         logger.warning("%s does not hold its image tower: it is read from %s", checkpoint, tower.vision_tower_name)
         tower.cfg_only, tower.is_loaded = tower.vision_tower.config, False
         del tower.vision_tower
     elif lost:
         raise ValueError(
             f"{checkpoint} says unfreeze_mm_vision_tower in its config, so it should hold the image tower, but lacks "
-            f"{lost}: get the whole checkpoint, or set it to false for the tower of {tower.vision_tower_name}"
+            f"{sorted(lost)}: get the whole checkpoint, or set it to false for the tower of {tower.vision_tower_name}"
         )
 
 

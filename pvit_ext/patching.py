@@ -62,11 +62,10 @@ class PatchPoint:
             holder: Any = importlib.import_module(path)
         except ImportError as error:
             raise PatchError(f"{self.target}: cannot import {path}: {error!r}; see `pvit-ext doctor`") from error
-        *owners, name = names.split(".")
-        for part in (*owners, name):
-            if not hasattr(holder, part):
-                raise PatchError(f"{self.target}: {path} has no {part}; see `pvit-ext doctor`")
-            holder, owner = getattr(holder, part), holder
+        for name in names.split("."):
+            if not hasattr(holder, name):
+                raise PatchError(f"{self.target}: {path} has no {names}; see `pvit-ext doctor`")
+            holder, owner = getattr(holder, name), holder
         return owner, name
 
 
@@ -112,6 +111,11 @@ PATCH_POINTS: tuple[PatchPoint, ...] = (
             _OURS.format(name),
         )
         for module, name in _CLASSES.items()
+    ),
+    PatchPoint(
+        "llava.model.llava_arch:LlavaMetaModel.initialize_vision_modules",
+        "pvit_ext.language_models:initialize_vision_modules",
+        {"": ("self", "model_args", "fsdp")},
     ),
 )
 

@@ -12,11 +12,6 @@ from pvit_ext.patching import PATCH_POINTS, PatchPoint, apply_pvit, patched
 
 _MODULE = "llava.train.train"
 TRAIN_POINTS = (
-    PatchPoint(
-        "llava.model.llava_arch:LlavaMetaModel.initialize_vision_modules",
-        "pvit_ext.language_models:initialize_vision_modules",
-        {"": ("self", "model_args", "fsdp")},
-    ),
     PatchPoint(f"{_MODULE}:ModelArguments", "pvit_ext.arguments:RegionModelArguments"),
     PatchPoint(f"{_MODULE}:DataArguments", "pvit_ext.arguments:RegionDataArguments"),
     PatchPoint(f"{_MODULE}:TrainingArguments", "pvit_ext.arguments:RegionTrainingArguments"),

@@ -103,7 +103,12 @@ def test_losses_do_not_depend_on_how_a_global_batch_is_spread(world: dict[str, A
 def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
     world: dict[str, Any], tmp_path: Path, encoder: str, own: dict[str, Any]
 ) -> None:
-    """Tiles of several layouts: one rank fuses maps of two sizes while the other fuses one."""
+    """Tiles of several layouts, and one region or two: ranks see different numbers of map sizes and of regions."""
+    records = json.loads(world["DATA"].read_text())
+    for record in records[::3]:
+        record["regions"] *= 2
+        record["conversations"][0]["value"] += " And in <region>?"
+    (tmp_path / "data.json").write_text(json.dumps(records))
     for number in range(8):
         size = ((90, 60), (40, 90), (140, 44))[number % 3]
         Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"{number}.png")
@@ -112,7 +117,7 @@ def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
     flags += ["--image_grid_pinpoints", "[[28, 56], [56, 28], [56, 56], [84, 28]]"]
     # with a large epsilon Adam's step follows the gradient; else rounding errors of tiny gradients become whole steps
     flags += ["--stage", "align", "--adam_epsilon", "1e-3", "--per_device_train_batch_size"]
-    tiles, trained = world | {"IMAGES": tmp_path}, {}
+    tiles, trained = world | {"IMAGES": tmp_path, "DATA": tmp_path / "data.json"}, {}
     for name, gpus, zero, batch in (("start", 1, "zero2", 4), ("one", 1, "zero2", 4), ("two", 2, "zero3", 2)):
         rate = ["--learning_rate", "0"] if name == "start" else []
         losses(tiles, tmp_path / name, gpus, f"{zero}.json", *flags, batch, *rate)

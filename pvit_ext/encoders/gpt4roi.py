@@ -85,11 +85,12 @@ class GPT4RoI(RegionEncoder):
         self.tokens_per_region, self.feature_dim = options.tokens, options.output_dim or hidden
         self.fusion = LevelFusion(tower_width, width, self.scales, options.rounds)
         self.after_pool = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(levels))
+        last = nn.LayerNorm(hidden)
+        nn.init.constant_(last.weight, POSITION_AT_START)
         self.position = nn.Sequential(
             *(CoordinateLinear(4, hidden // 4), nn.ReLU(), nn.LayerNorm(hidden // 4)),
-            *(nn.Linear(hidden // 4, hidden), nn.ReLU(), nn.LayerNorm(hidden)),
+            *(nn.Linear(hidden // 4, hidden), nn.ReLU(), last),
         )
-        nn.init.constant_(self.position[-1].weight, POSITION_AT_START)
         self.head = nn.Linear(width * (options.pool**2 if options.head == "flatten" else 1), hidden)
         self.output = nn.Linear(hidden, options.output_dim) if options.output_dim else None
         self.keys = KeyMap(
@@ -117,8 +118,9 @@ class GPT4RoI(RegionEncoder):
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
         features, groups = [], list(inputs.rows_by_view_size().items())  # fusing mixes all cells of a map
-        spare = most_passes(len(groups), weight) - len(groups)
-        for (width, height), rows in [*groups, *groups[:1] * spare]:
+        size, rows = groups[0]
+        spare = [(size, rows[:1])] * (most_passes(len(groups), weight) - len(groups))
+        for (width, height), rows in [*groups, *spare]:
             images, index = inputs.image_index[rows].unique(return_inverse=True)  # one without regions is not fused
             maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
             maps = [one[:, :, : height // self.patch, : width // self.patch] for one in maps]
@@ -127,7 +129,7 @@ class GPT4RoI(RegionEncoder):
             features.append(self.encode(maps, boxes, boxes_norm, index.to(weight.device)))
         order = torch.cat([rows for _, rows in groups]).argsort().to(weight.device)
         tokens = torch.cat(features[: len(groups)])[order]
-        return tokens + 0.0 * torch.stack([one.sum() for one in features[len(groups) :]]).sum() if spare else tokens
+        return sum(((0.0 * one).sum() for one in features[len(groups) :]), tokens)
 
     def encode(self, feature_maps: list[Tensor], boxes: Tensor, boxes_norm: Tensor, image_index: Tensor) -> Tensor:
         """Features (M, T, C) of boxes on maps of the image tower.

@@ -27,10 +27,11 @@ class LevelFusion(nn.Module):
     def __init__(self, in_width: int, width: int, scales: Sequence[int], rounds: int) -> None:
         super().__init__()
         self.scales = tuple(scales)
-        self.inputs = nn.ModuleList(nn.Conv2d(in_width + 2, width, 1) for _ in scales)
-        for project in self.inputs:
+        inputs = [nn.Conv2d(in_width + 2, width, 1) for _ in scales]
+        for project in inputs:
             # Coordinates go to 1, as a channel of a tower that keeps its features at unit length never does.
             nn.init.zeros_(project.weight[:, in_width:])
+        self.inputs = nn.ModuleList(inputs)
         self.rounds = nn.ModuleList(FusionRound(width) for _ in range(rounds))
 
     def forward(self, feature_maps: Sequence[Tensor]) -> list[Tensor]:

@@ -91,7 +91,7 @@ class PooledNorm(nn.LayerNorm):
     def forward(self, moving: Tensor, fixed: Tensor, near: Tensor, pooler: str) -> Tensor:  # type: ignore[override]
         """Neighbours' parts (M, N, C), centres' parts (M, G, C), neighbours (M, G, K) int64 -> features (M, G, C)."""
         pooled = []
-        for part in torch.arange(len(near), device=near.device).split(REGIONS_PER_PASS.get(near.device.type, 1)):
+        for part in _passes(near):
             hidden = F.relu(take(moving[part], near[part]).add_(fixed[part, :, None]), inplace=True)  # (m, G, K, C)
             hidden = super().forward(hidden.to(self.weight.dtype))
             pooled.append(hidden.amax(2) if pooler == "max" else hidden.mean(2))
@@ -163,6 +163,11 @@ class PointGroups(nn.Module):
         return neighbour, centre - take(neighbour, kept)
 
 
+def _passes(values: Tensor) -> Sequence[Tensor]:
+    """Indices of the regions (M, ...) of each pass."""
+    return torch.arange(len(values), device=values.device).split(REGIONS_PER_PASS.get(values.device.type, 1))
+
+
 def _along(points: Tensor, axes: Tensor) -> Tensor:
     """Points (M, N, 2) float32 times axes (2, C) -> (M, N, C)."""
     return points[..., :1] * axes[0].float() + points[..., 1:] * axes[1].float()
@@ -202,7 +207,7 @@ def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
     By differences: the expanded square, faster for many dimensions, rounds by the shape of the batch.
     """
     near = []
-    for part in torch.arange(len(points), device=points.device).split(REGIONS_PER_PASS.get(points.device.type, 1)):
+    for part in _passes(points):
         dx, dy = (centres[part, :, None, axis] - points[part, None, :, axis] for axis in (0, 1))  # (m, G, N)
         near.append((dx.square() + dy.square()).topk(count, largest=False, sorted=False).indices)
     return torch.cat(near)
