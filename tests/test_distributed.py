@@ -97,7 +97,8 @@ def test_losses_do_not_depend_on_how_a_global_batch_is_spread(world: dict[str, A
     ("encoder", "own"),
     [
         ("gpt4roi", {"width": 32, "pool": 4, "rounds": 1}),
-        ("ferret", {"points": 32, "groups": [8, 4], "neighbors": [4, 4]}),
+        # the mean: rounding may change which neighbour is the largest, and with it where the gradient goes
+        ("ferret", {"points": 32, "groups": [8, 4], "neighbors": [4, 4], "pooler": "mean"}),
     ],
 )
 def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
