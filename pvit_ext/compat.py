@@ -162,7 +162,7 @@ def known_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
             words = [new if word == old else word for word in words]
     if _WARMUP_RATIO in words and "warmup_ratio" not in known:
         # transformers 5: warmup_steps below 1 is a ratio of all steps
-        logger.info("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped")
+        warnings.warn("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped", stacklevel=2)
         words = [_WARMUP_STEPS if word == _WARMUP_RATIO else word for word in words]
     for place, word in enumerate(words[:-1]):
         if word == _WARMUP_STEPS and "warmup_ratio" in known and 0 < float(words[place + 1]) < 1:

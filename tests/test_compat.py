@@ -36,6 +36,8 @@ def test_flags_of_either_time(known: set[str], given: str, wanted: str) -> None:
 def test_a_mapped_flag_is_said() -> None:
     with pytest.warns(UserWarning, match="--evaluation_strategy is --eval_strategy"):
         compat.known_flags(["--evaluation_strategy", "no"], NEW)
+    with pytest.warns(UserWarning, match="--warmup_ratio is --warmup_steps below 1"):
+        compat.known_flags(["--warmup_ratio", "0.03"], NEW)
 
 
 def test_views_of_one_buffer_are_saved_whole(llava_checkpoint: Path, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_variants_and_heads() -> None:
 
 
 def test_before_training_what_is_pooled_outweighs_where() -> None:
-    """A tower of short features, as CLIP's after a layer norm are: neither embedding of place may drown them."""
+    """On features of about unit length, as the quickstart's tower has them, neither embedding of place drowns them."""
     torch.manual_seed(0)
     encoder = build(
         RegionConfig("gpt4roi", encoder_options={"pool": 4, "scales": [1, 1, 1, 1]}),
@@ -162,6 +162,7 @@ def test_before_training_what_is_pooled_outweighs_where() -> None:
         one, other = (encoder.encode([m / 8] * 4, boxes, boxes / 224, torch.zeros(2).long()) for m in maps_of_noise(2))
         moved = encoder.position(boxes / 224)
     assert (one - other).norm(dim=-1).min() > 2 * (moved[0] - moved[1]).norm()
+    assert not any(project.weight[:, -2:].any() for project in encoder.fusion.inputs)  # CoordConv's channels
 
 
 def maps_of_noise(count: int) -> list[Tensor]:
