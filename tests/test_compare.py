@@ -9,14 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from examples.compare import regions, report
+from examples.compare import language, regions, report
 from examples.compare.rows import pick_rows
-from examples.quickstart.world import COLOURS, make_scenes
+from examples.compare.told import Told, symbols, tell, tell_scenes, turns_about
+from examples.compare.tower import pixel_targets
+from examples.compare.words import PatchWords
+from examples.quickstart.language import IGNORE, LlamaTokenizer, new_language_model, text_turn, train_tokenizer
+from examples.quickstart.towers import CLIP_SIZE, image_processor
+from examples.quickstart.world import ASK_COLOUR, ASK_DIGIT, COLOURS, DIGITS, make_scenes
 from pvit_ext import cli
 from pvit_ext.encoders.base import region_encoder_names
+from pvit_ext.encoders.overlay import COLORS
 from pvit_ext.records import load_records
+from pvit_ext.views import tower_view
 
 RECORDED: dict[str, Any] = {
     "encoder": "osprey", "boxes": 0.545, "masks": 0.54, "points": 0.51, "small": 0.545, "digit": 0.325,
@@ -61,6 +69,119 @@ def test_regions_of_every_kind_lie_on_the_digit(tmp_path: Path) -> None:
         x0, y0, x1, y1 = region.bounds(size)
         assert box[0] - 2 <= x0 < x1 <= box[2] + 2
         assert box[1] - 2 <= y0 < y1 <= box[3] + 2
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Told]:
+    return tell_scenes(12, (3, 5), random.Random(0), marked=1.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory, told: list[Told]) -> Any:
+    rng, folder = random.Random(1), tmp_path_factory.mktemp("language")
+    turns = [text_turn(rng) for _ in range(300)] + [turn for one in told for turn in turns_about(one, rng)]
+    train_tokenizer(folder, turns, symbols())
+    return LlamaTokenizer.from_pretrained(folder)
+
+
+def test_words_lead_to_the_digit(told: list[Told]) -> None:
+    for one in told:
+        size = max(one.scene.image.size)
+        corner = [(size - side) / 2 for side in one.scene.image.size]
+        for digit in one.scene.digits:
+            x0, y0, x1, y1 = (value + corner[axis % 2] for axis, value in enumerate(digit.box))
+            box, mask, point = (json.loads(words) for words in one.places[digit.box])
+            assert np.abs(np.subtract(box, np.array([x0, y0, x1, y1]) / size)).max() <= 0.0501
+            assert np.abs(np.subtract(mask, np.array([x0, y0, x1, y1]) / size)).max() <= 0.0701
+            assert x0 / size - 0.0501 <= point[0] <= x1 / size + 0.0501
+            assert y0 / size - 0.0501 <= point[1] <= y1 / size + 0.0501
+
+
+def test_marks_are_drawn_and_named_in_the_order_of_their_boxes() -> None:
+    rng = random.Random(2)
+    for (plain, _), _ in zip(make_scenes("train", 12, 0), range(12), strict=True):
+        one = tell(plain, rng, marked=1.0)
+        drawn = (np.asarray(one.scene.image) != np.asarray(plain.image)).any(2)
+        for colour, (x0, y0, x1, y1) in zip(COLORS, one.marked, strict=False):
+            assert any(f" {colour}-" in name for name in one.marks[(x0, y0, x1, y1)])
+            assert drawn[int(y0) : int(y1), int(x0) : int(x1)].any()
+        assert sum(map(len, one.marks.values())) == len(one.marked) > 0
+
+
+def test_no_answer_is_there_to_copy(told: list[Told]) -> None:
+    for one in told:
+        names = [(box, words) for box in one.places for words in one.places[box] + one.marks[box]]
+        seen = set()
+        for question, answer in turns_about(one, random.Random(3)):
+            for what, known in ((ASK_DIGIT, DIGITS), (ASK_COLOUR, tuple(COLOURS))):
+                about = {box for box, words in names if what.replace("<region>", words) == question}
+                if about:
+                    assert answer in known
+                    digits = [digit for digit in one.scene.digits if digit.box in about]
+                    assert answer in {DIGITS[digit.value] for digit in digits} | {digit.colour for digit in digits}
+                    seen.add((what, min(about)))
+        assert len(seen) >= len(one.scene.digits)
+
+
+def test_targets_lie_on_the_digits(told: list[Told]) -> None:
+    processor = image_processor()
+    for one in told:
+        targets = pixel_targets(processor, one)
+        assert targets.shape == (2 + len(COLORS), CLIP_SIZE, CLIP_SIZE)
+        view = tower_view(processor, "pad", one.scene.image.size)
+        for digit in one.scene.digits:
+            x0, y0, x1, y1 = view.map_boxes(torch.tensor([digit.box]))[0].tolist()
+            middle = targets[:, int((y0 + y1) / 2), int((x0 + x1) / 2)].tolist()
+            marks = [number for number, box in enumerate(one.marked) if box == digit.box]
+            assert middle[:2] == [digit.value, list(COLOURS).index(digit.colour)]
+            assert [number for number, there in enumerate(middle[2:]) if there] == marks
+
+
+def test_a_patch_is_the_sum_of_its_words(told: list[Told], tokenizer: Any) -> None:
+    words, embedding = PatchWords(tokenizer), torch.randn(len(tokenizer), 96)
+    patches = language.patches_of(image_processor(), told)
+    summed = words.embed(embedding, patches)
+    background = patches[..., 0] < 0
+    torch.testing.assert_close(summed[background], words.place(embedding).expand_as(summed)[background])
+    for scene, patch in (~background).nonzero().tolist():
+        digit, colour, *marks = patches[scene, patch].tolist()
+        name = f"\u2581{list(COLOURS)[colour]}{DIGITS[digit]}"
+        rest = (
+            summed[scene, patch] - words.place(embedding)[patch] - torch.tensor(marks).float() @ words.mark(embedding)
+        )
+        torch.testing.assert_close(rest, embedding[tokenizer.convert_tokens_to_ids(name)], atol=1e-4, rtol=0)
+
+
+def test_probes_ask_for_the_word_that_follows(told: list[Told], tokenizer: Any) -> None:
+    words, embedding = PatchWords(tokenizer), torch.randn(len(tokenizer), 96)
+    patches = language.patches_of(image_processor(), told[:1])[0]
+    patches = patches[patches[:, 0] >= 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "place", lambda _: embedding[: len(patches)])  # one that can be told from all others
+        rows, labels = language._probe(words, embedding, patches, words.mark(embedding)[:0])
+    asked = (labels != IGNORE).nonzero()[:, 0]
+    assert len(asked) > 1
+    answers = words.thing(patches).tolist()
+    for number in asked.tolist():
+        query = rows[number - 1]
+        places = {answers[at] for at in range(len(patches)) if torch.equal(query, embedding[at])}
+        marks = {
+            answers[at] for at, c in patches[:, 2:].nonzero().tolist() if torch.equal(query, words.mark(embedding)[c])
+        }
+        assert int(labels[number]) in places | marks
+
+
+def test_the_language_model_learns_from_every_level(tmp_path: Path, tokenizer: Any) -> None:
+    """Rows of all levels have finite losses and gradients on embeddings, those that patches are made of included."""
+    torch.manual_seed(0)
+    model = new_language_model(tokenizer, 1)
+    columns = PatchWords(tokenizer).columns
+    for batch in language._batches(model, tokenizer, scenes=3, steps=10, seed=0):
+        model.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        assert loss.isfinite()
+        assert model.get_input_embeddings().weight.grad[columns].abs().sum() > 0
 
 
 def test_scores_by_kind_and_size_and_what_guessing_gives() -> None:

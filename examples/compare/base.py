@@ -1,74 +1,92 @@
-"""The LLaVA that all encoders start from: the quickstart's parts, with towers that were shown smaller digits too."""
+"""The LLaVA that all encoders start from: parts that can do what their readers ask of them, in a tiny world."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from examples.compare.language import train_language_model
+from examples.compare.llava import build_llava
 from examples.compare.regions import SIDES
+from examples.compare.told import symbols, tell_scenes, turns_about
+from examples.compare.tower import train_tower
 from examples.quickstart.__main__ import Quickstart, Settings
-from examples.quickstart.checkpoint import build_base
+from examples.quickstart.language import text_turn, train_tokenizer
 from examples.quickstart.phases import Phases
-from examples.quickstart.towers import Scenes, train_clip_tower
-from examples.quickstart.world import make_scene
 
 QUICKSTART = Path("runs/quickstart")
-CROWD = (8, 16)
-"""Digits that are tried on a scene for the image tower: three times as many as elsewhere, for as much more to learn."""
+
+
+@dataclass(frozen=True)
+class Budget(Settings):
+    """The quickstart's settings, and what the base takes beyond them."""
+
+    crowd_scenes: int = 5000
+    crowd_steps: int = 8000
+    words_scenes: int = 1500
+    words_steps: int = 2000
+    align_steps: int = 1500
+    llava_scenes: int = 3000
+    llava_steps: int = 600
 
 
 class Base(Quickstart):
-    """The parts of the comparison that no encoder owns.
-
-    The quickstart's image tower tells digits apart only roughly, and nothing that reads it could do better. So it is
-    trained further, on the same task (which digit in which colour lies under a patch) and other scenes: crowded ones,
-    wrapped around by random distances, so that no patch is seen twice.
-    """
+    """The parts of the comparison that no encoder owns."""
 
     sides = SIDES
 
+    def __init__(self, folder: Path, budget: Budget) -> None:
+        super().__init__(folder, budget)
+        self.budget = budget
+
     def build(self) -> dict[str, Any]:
-        """Make what is not there yet; return the towers' shares of right digits and colours at the end of training."""
-        phases = Phases(self.folder, asdict(self.settings))
-        phases.run("quickstart", self.quickstart)
+        """Make what is not there yet; return the shares of right digits and colours at the end of training."""
+        phases = Phases(self.folder, asdict(self.budget))
+        phases.run("quickstart's CLIP tower", self.quickstart)
         phases.run("data", self.data)
         towers = {
             "clip": phases.run("CLIP tower", self.clip),
             "regionclip": phases.run("RegionCLIP tower", self.regionclip),
         }
-        phases.run("base LLaVA", self.base)
-        return towers
+        phases.run("language model", self.language)
+        return {**towers, "projector": phases.run("base LLaVA", self.llava)}
 
     def quickstart(self) -> None:
-        """The quickstart's language model and image tower: those of ``runs/quickstart``, if they are of this size."""
+        """The quickstart's image tower: that of ``runs/quickstart``, if it is of this size."""
         folder = self.folder / "quickstart"
         if _is_made(QUICKSTART, self.settings):
-            for part in ("language", "clip"):
-                shutil.copytree(QUICKSTART / part, folder / part, dirs_exist_ok=True)
+            shutil.copytree(QUICKSTART / "clip", folder / "clip", dirs_exist_ok=True)
         else:
-            quickstart = Quickstart(folder, self.settings)
-            quickstart.language()
-            quickstart.clip()
+            Quickstart(folder, self.settings).clip()
 
     def clip(self) -> list[float]:
         """The quickstart's image tower, trained further."""
-        rng, settings = random.Random(f"crowd-{self.settings.seed}"), self.settings
-        crowd: Scenes = [(make_scene("train", rng, SIDES, CROWD), []) for _ in range(settings.tower_scenes)]
-        start, steps = self.folder / "quickstart" / "clip", 3 * settings.clip_steps
-        return train_clip_tower(self.folder / "clip", crowd, steps, start=start, wrap=True)
+        budget = self.budget
+        start = self.folder / "quickstart" / "clip"
+        return train_tower(self.folder / "clip", start, budget.crowd_scenes, budget.crowd_steps, budget.seed)
 
-    def base(self) -> None:
-        """LLaVA of these parts."""
-        parts = self.folder / "quickstart" / "language", self.folder / "clip", self.folder / "base"
-        build_base(*parts, self.scenes, self.settings.base_steps)
+    def language(self) -> None:
+        """Tokenizer and language model."""
+        folder, budget, rng = self.folder / "language", self.budget, random.Random(self.budget.seed)
+        turns = [text_turn(rng) for _ in range(500)]
+        for told in tell_scenes(500, (3, 5), rng):
+            turns += turns_about(told, rng)
+        train_tokenizer(folder, turns, symbols())
+        train_language_model(folder, budget.words_scenes, budget.words_steps, budget.seed)
+
+    def llava(self) -> list[float]:
+        """LLaVA of these parts; returns the shares of right digits and colours of its aligned projector."""
+        parts = self.folder / "language", self.folder / "clip", self.folder / "base"
+        budget = self.budget
+        return build_llava(*parts, budget.llava_scenes, budget.align_steps, budget.llava_steps, budget.seed)
 
 
 def _is_made(folder: Path, settings: Settings) -> bool:
-    known = folder / "settings.json"
-    if not known.is_file() or json.loads(known.read_text(encoding="utf-8")) != asdict(settings):
+    known, own = folder / "settings.json", {field.name: getattr(settings, field.name) for field in fields(Settings)}
+    if not known.is_file() or json.loads(known.read_text(encoding="utf-8")) != own:
         return False
-    return all((folder / "done" / f"{part}.json").is_file() for part in ("language model", "CLIP tower"))
+    return (folder / "done" / "CLIP tower.json").is_file()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from examples.compare.told import OVERLAY_OPTIONS, TEXT_OPTIONS
 from examples.quickstart.arms import Flags
 from examples.quickstart.towers import REGION_OPTIONS
 from pvit_ext.config import RegionConfig
@@ -54,8 +55,8 @@ ROWS = (
     Row("replay", "replay", {"grid": 3}),
     Row("cross_attention", "cross_attention", {"heads": 4, "head_dim": 32}),
     Row("focal", "focal", {"context": 4, "least": 12, "shuffle": 4}),
-    Row("text", "text"),
-    Row("overlay", "overlay"),
+    Row("text", "text", TEXT_OPTIONS),
+    Row("overlay", "overlay", OVERLAY_OPTIONS),
 )
 
 

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from examples.compare import report
-from examples.compare.base import Base
+from examples.compare.base import Base, Budget
 from examples.compare.measure import REPEATS
 from examples.compare.regions import SIDES, is_small
 from examples.compare.rows import Row, all_rows, pick_rows
 from examples.compare.train import BATCH, Run, run_row
-from examples.quickstart.__main__ import Settings
 from pvit_ext.files import atomic_write
 
 BUDGETS = {"full": 1.0, "small": 0.1}
@@ -51,7 +50,7 @@ def compare(
     logging.getLogger("transformers").setLevel(logging.ERROR)
     chosen, scale = pick_rows(encoders), _scale(budget)
     folder = output / f"{scale:g}"
-    settings = Settings(seed=seed).scaled(scale)
+    settings = Budget(seed=seed).scaled(scale)
     base = Base(folder / "base", settings)
     towers = base.build()
     run = Run(base.folder, folder, settings, base.scenes, base.held_out, fresh)

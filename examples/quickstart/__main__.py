@@ -8,10 +8,10 @@ import logging
 import random
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from examples.quickstart import report
 from examples.quickstart.arms import RENDERINGS, Flags, Launch, ask_arm, common_flags, launch
@@ -20,6 +20,8 @@ from examples.quickstart.language import text_turn, train_language_model, train_
 from examples.quickstart.phases import Phases
 from examples.quickstart.towers import REGION_OPTIONS, Scenes, train_clip_tower, train_region_tower
 from examples.quickstart.world import SIDES, Rendering, make_scenes, write_training_data
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,10 @@ class Settings:
     stage1_rate: float = 8e-3
     stage2_rate: float = 1e-3
 
-    def scaled(self, scale: float) -> Settings:
+    def scaled(self: AnySettings, scale: float) -> AnySettings:
         """Everything but the seed and the rates times ``scale``."""
-        values = asdict(self)
-        for name in values:
-            if name.endswith(("_scenes", "_steps")):
-                values[name] = max(round(values[name] * scale), 10)
-        return Settings(**values)
+        counts = {name: value for name, value in asdict(self).items() if name.endswith(("_scenes", "_steps"))}
+        return replace(self, **{name: max(round(value * scale), 10) for name, value in counts.items()})
 
 
 class Quickstart:
@@ -77,7 +76,7 @@ class Quickstart:
         for scene, questions in self.scenes[:300]:
             turns += [(q.render(how, scene.image.size), q.answer) for q in questions for how in renderings]
             turns.append(image_turn(scene, rng))
-        train_tokenizer(self.folder / "language", [f"</s>USER: {ask} ASSISTANT: {answer}</s>" for ask, answer in turns])
+        train_tokenizer(self.folder / "language", turns)
         train_language_model(self.folder / "language", self.settings.language_steps)
 
     def clip(self) -> list[float]:

@@ -46,15 +46,25 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
         steps: optimizer steps.
         batch: conversations a step.
     """
-    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
-
     torch.manual_seed(3)
-    model = LlavaLlamaForCausalLM.from_pretrained(language, config=_llava_config(language, clip))
-    model.get_vision_tower().load_model()
-    tokenizer = LlamaTokenizer.from_pretrained(language)
+    model, tokenizer = new_llava(language, clip)
     pixels = pixels_of(model.get_vision_tower().image_processor, scenes)
     loss = fit(model.train(), _batches(tokenizer, scenes, pixels, batch), steps, 1e-3, "base LLaVA")
     tqdm.write(f"base LLaVA: loss {loss:.3f}")
+    save_llava(model, language, folder)
+
+
+def new_llava(language: Path, clip: Path) -> tuple[Any, Any]:
+    """LLaVA of a language model and an image tower, with a fresh projector, and its tokenizer."""
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+
+    model = LlavaLlamaForCausalLM.from_pretrained(language, config=_llava_config(language, clip))
+    model.get_vision_tower().load_model()
+    return model, LlamaTokenizer.from_pretrained(language)
+
+
+def save_llava(model: Any, language: Path, folder: Path) -> None:
+    """Write LLaVA and its tokenizer as LLaVA's checkpoints are, without the image tower."""
     kept = {key: value for key, value in model.state_dict().items() if "vision_tower" not in key}
     model.save_pretrained(folder, state_dict=kept)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,10 @@ def render(turns: list[Turn]) -> str:
     return SYSTEM + " " + "".join(f"USER: {question} ASSISTANT: {answer}</s>" for question, answer in turns)
 
 
-def train_tokenizer(folder: Path, sentences: list[str]) -> None:
-    """Train SentencePiece on sentences and write a LLaMA tokenizer folder in the original (``legacy: false``) layout.
+def train_tokenizer(folder: Path, turns: Sequence[Turn], symbols: Sequence[str] = ()) -> None:
+    """Train SentencePiece on turns and write a LLaMA tokenizer folder in the original (``legacy: false``) layout.
+
+    ``symbols`` become pieces of their own.
 
     The role name must be one piece at the start of a turn and two after a space, as it is in LLaMA's own vocabulary:
     LLaVA's label arithmetic counts on it. Hence ``USER`` is never shown after a space here.
@@ -75,6 +77,7 @@ def train_tokenizer(folder: Path, sentences: list[str]) -> None:
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
+    sentences = [f"</s>USER: {question} ASSISTANT: {answer}</s>" for question, answer in turns]
     words = [f"{c} {d} {thing(c, v)} {thing(c, v)}" for c in COLOURS for v, d in enumerate(DIGITS)] * 10
     with atomic_write(folder / "tokenizer.model") as path, path.open("wb") as stream:
         sentencepiece.SentencePieceTrainer.train(
@@ -88,6 +91,7 @@ def train_tokenizer(folder: Path, sentences: list[str]) -> None:
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
+            user_defined_symbols=list(symbols),
             character_coverage=1.0,
             minloglevel=2,
         )
@@ -169,15 +173,13 @@ def _compose_embeddings(model: Any, tokenizer: Any) -> None:
             rows[row(thing(colour, value))] = rows[row(colour)] + rows[row(digit)]
 
 
-def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int = 3) -> None:
-    """Pre-train a tiny LLaMA on text and save it beside its tokenizer."""
-    tokenizer = LlamaTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
+def new_language_model(tokenizer: Any, layers: int = 3) -> LlamaForCausalLM:
+    """A tiny LLaMA with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
         intermediate_size=288,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=2048,
@@ -187,6 +189,14 @@ def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int =
     )
     model = LlamaForCausalLM(config)
     _compose_embeddings(model, tokenizer)
+    return model
+
+
+def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int = 3) -> None:
+    """Pre-train a tiny LLaMA on text and save it beside its tokenizer."""
+    tokenizer = LlamaTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = new_language_model(tokenizer)
     loss = fit(model, text_batches(tokenizer, batch, turns, 0), steps, 3e-3, "language model")
     tqdm.write(f"language model: {model.num_parameters() / 1e6:.2f} M parameters, loss {loss:.3f}")
     model.save_pretrained(folder)

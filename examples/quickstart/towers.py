@@ -89,8 +89,8 @@ def _targets(scene: Scene) -> Tensor:
     return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])  # (N, 2)
 
 
-def _place_targets(processor: Any, scene: Scene) -> Tensor:
-    """(2, CLIP_SIZE, CLIP_SIZE) int8: digit and colour at every whole-numbered place, -100 on the background."""
+def place_targets(processor: Any, scene: Scene) -> Tensor:
+    """Digit and colour of every pixel under ``pad``: (2, CLIP_SIZE, CLIP_SIZE) int8, -100 on the background."""
     boxes = tower_view(processor, "pad", scene.image.size).map_boxes(torch.tensor([d.box for d in scene.digits]))
     y, x = torch.meshgrid(*[torch.arange(CLIP_SIZE)] * 2, indexing="ij")
     places = torch.full((2, CLIP_SIZE, CLIP_SIZE), -100, dtype=torch.int8)
@@ -99,14 +99,12 @@ def _place_targets(processor: Any, scene: Scene) -> Tensor:
     return places
 
 
-def _at_patches(places: Tensor) -> Tensor:
-    """(B, 2, CLIP_SIZE, CLIP_SIZE) -> what lies under each patch's centre, (B, P, 2) int64."""
+def at_patches(places: Tensor) -> Tensor:
+    """(B, C, CLIP_SIZE, CLIP_SIZE) -> what lies under each patch's centre, (B, P, C) int64."""
     return places[..., PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(2).transpose(1, 2).long()
 
 
-def train_clip_tower(
-    folder: Path, scenes: Scenes, steps: int, batch: int = 32, start: Path | None = None, wrap: bool = False
-) -> list[float]:
+def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
     """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours.
 
     Args:
@@ -114,13 +112,11 @@ def train_clip_tower(
         scenes: training scenes.
         steps: optimizer steps.
         batch: scenes a step.
-        start: folder of a tower to train further.
-        wrap: shift the scenes of each step by a random distance, so that what leaves on one side enters on the other.
     """
     torch.manual_seed(1)
     processor = image_processor()
     pixels = pixels_of(processor, scenes)
-    places = torch.stack([_place_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
+    places = torch.stack([place_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
     config = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -130,23 +126,17 @@ def train_clip_tower(
         patch_size=PATCH,
         initializer_range=0.05,
     )
-    tower = CLIPVisionModel(config) if start is None else CLIPVisionModel.from_pretrained(start)
-    head = AttributeHead(config.hidden_size)
-
-    generator = torch.Generator().manual_seed(0)
+    tower, head = CLIPVisionModel(config), AttributeHead(config.hidden_size)
 
     def step(rows: Tensor) -> tuple[Tensor, Tensor]:
-        images, here = pixels[rows], places[rows]
-        if wrap:
-            shift = torch.randint(CLIP_SIZE, (2,), generator=generator).tolist()
-            images, here = (part.roll(shift, (2, 3)) for part in (images, here))
-        targets = _at_patches(here)  # (B, P, 2)
-        hidden = tower(images, output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
+        targets = at_patches(places[rows])  # (B, P, 2)
+        hidden = tower(pixels[rows], output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
         seen = targets[..., 0] >= 0
         return head.loss(hidden[seen], targets[seen])
 
+    generator = torch.Generator().manual_seed(0)
     batches = (torch.randint(len(scenes), (batch,), generator=generator) for _ in range(steps))
-    right = _fit([*tower.parameters(), *head.parameters()], step, batches, steps, 1e-3, "CLIP tower")
+    right = fit_tower([*tower.parameters(), *head.parameters()], step, batches, steps, 1e-3, "CLIP tower")
     tower.save_pretrained(folder)
     processor.save_pretrained(folder)
     return right
@@ -169,7 +159,7 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
         return head.loss(features, torch.cat([targets[row] for row in rows]))
 
     trained = [*encoder.parameters(), *head.parameters()]
-    right = _fit(trained, step, _same_size_batches(pixels, batch), steps, 3e-3, "RegionCLIP tower")
+    right = fit_tower(trained, step, _same_size_batches(pixels, batch), steps, 3e-3, "RegionCLIP tower")
     with atomic_write(path) as temporary:
         torch.save({"model": original_layout(encoder.backbone)}, temporary)
     return right
@@ -224,7 +214,10 @@ def original_layout(backbone: nn.Module) -> dict[str, Tensor]:
     return {f"backbone.{key}": value for key, value in state.items()}
 
 
-def _fit(parameters: list[Any], step: Any, batches: Iterator[Any], steps: int, rate: float, title: str) -> list[float]:
+def fit_tower(
+    parameters: list[Any], step: Any, batches: Iterator[Any], steps: int, rate: float, title: str
+) -> list[float]:
+    """Train on ``step``'s loss with AdamW; return the mean of the shares it gives, over the last tenth."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.02)
     plan, rights = schedule(optimizer, steps), []

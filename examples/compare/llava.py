@@ -1,0 +1,83 @@
+"""The comparison's base LLaVA: language model and image tower put together, in LLaVA's own two steps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.compare.language import patches_of, scene_turns
+from examples.compare.told import Told, tell_scenes
+from examples.compare.words import PatchWords
+from examples.quickstart.checkpoint import new_llava, save_llava
+from examples.quickstart.language import collate, encode, fit
+from examples.quickstart.towers import fit_tower, pixels_of
+
+ALIGN_RATE, RATE = 3e-3, 2e-3
+DIGITS, TURNS = (3, 5), 6
+
+
+def build_llava(
+    language: Path, clip: Path, folder: Path, scenes: int, align_steps: int, steps: int, seed: int, batch: int = 16
+) -> list[float]:
+    """Align the projector, train projector and language model on scenes, save.
+
+    Args:
+        language: folder with tokenizer and language model.
+        clip: folder of the image tower.
+        folder: where the checkpoint goes.
+        scenes: how many to make.
+        align_steps: optimizer steps for the projector alone.
+        steps: optimizer steps for both.
+        seed: of the scenes.
+        batch: scenes a step.
+
+    Returns:
+        the shares of patches on a digit whose digit and colour the aligned projector names.
+    """
+    torch.manual_seed(3)
+    rng = random.Random(f"llava-{seed}")
+    model, tokenizer = new_llava(language, clip)
+    tower, told = model.get_vision_tower(), tell_scenes(scenes, DIGITS, rng)
+    pixels = pixels_of(tower.image_processor, [(one.scene, []) for one in told])  # (S, 3, H, W)
+    features = torch.cat([tower(part) for part in pixels.split(64)])  # (S, P, C)
+    named = _align(model, PatchWords(tokenizer), features, patches_of(tower.image_processor, told), align_steps)
+    fit(model.train(), _conversations(tokenizer, told, pixels, batch, rng), steps, RATE, "base LLaVA")
+    save_llava(model, language, folder)
+    return named
+
+
+def _align(model: Any, words: PatchWords, features: Tensor, patches: Tensor, steps: int) -> list[float]:
+    """Train the projector to say a patch's words; half of the patches are drawn from those on a digit."""
+    projector = model.get_model().mm_projector
+    embedding = model.get_input_embeddings().weight.detach()
+    flat, wanted = features.flatten(0, 1), patches.flatten(0, 1)  # (N, C), (N, 2 + colours)
+    said = words.embed(embedding, patches).flatten(0, 1)  # (N, D)
+    seen = (wanted[:, 0] >= 0).nonzero()[:, 0]
+    things = embedding[words.things].flatten(0, 1)  # (digits * colours, D)
+
+    def step(rows: Tensor) -> tuple[Tensor, Tensor]:
+        out = projector(flat[rows])  # (N, D)
+        on_digit = rows[: len(rows) // 2]
+        named = (out[: len(on_digit)] @ things.T - things.square().sum(1) / 2).argmax(1)  # the nearest one
+        named = torch.stack([named // words.things.shape[1], named % words.things.shape[1]], 1)
+        right = (named == wanted[on_digit, :2]).float().mean(0)
+        return (out - said[rows]).square().sum(1).mean(), right
+
+    batches = (
+        torch.cat([seen[torch.randint(len(seen), (256,))], torch.randint(len(flat), (256,))]) for _ in range(steps)
+    )
+    return fit_tower(list(projector.parameters()), step, batches, steps, ALIGN_RATE, "projector")
+
+
+def _conversations(
+    tokenizer: Any, told: list[Told], pixels: Tensor, size: int, rng: random.Random
+) -> Iterator[dict[str, Any]]:
+    while True:
+        rows = [rng.randrange(len(told)) for _ in range(size)]
+        samples = [encode(tokenizer, scene_turns(told[row], rng, TURNS)) for row in rows]
+        yield {**collate(samples), "images": pixels[rows]}
