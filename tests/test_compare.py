@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from examples.compare.tower import pixel_targets
 from examples.compare.words import PatchWords
 from examples.quickstart.language import IGNORE, LlamaTokenizer, new_language_model, text_turn, train_tokenizer
 from examples.quickstart.towers import CLIP_SIZE, image_processor
-from examples.quickstart.world import ASK_COLOUR, ASK_DIGIT, COLOURS, DIGITS, make_scenes
+from examples.quickstart.world import ANSWERS_LARGER, ASK_COLOUR, ASK_DIGIT, COLOURS, DIGITS, make_scenes
 from pvit_ext import cli
 from pvit_ext.encoders.base import region_encoder_names
 from pvit_ext.encoders.overlay import COLORS
@@ -73,54 +74,65 @@ def test_regions_of_every_kind_lie_on_the_digit(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def told() -> list[Told]:
-    return tell_scenes(12, (3, 5), random.Random(0), marked=1.0)
+    return tell_scenes(40, (3, 5), random.Random(0), marked=1.0)
+
+
+@pytest.fixture(scope="module")
+def patches(told: list[Told]) -> torch.Tensor:
+    return language.patches_of(image_processor(), told)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory, told: list[Told]) -> Any:
     rng, folder = random.Random(1), tmp_path_factory.mktemp("language")
-    turns = [text_turn(rng) for _ in range(300)] + [turn for one in told for turn in turns_about(one, rng)]
+    turns = [text_turn(rng) for _ in range(300)]
+    turns += [turn for one in told for turn in turns_about(one, one.scene.digits, rng)]
     train_tokenizer(folder, turns, symbols())
     return LlamaTokenizer.from_pretrained(folder)
 
 
-def test_words_lead_to_the_digit(told: list[Told]) -> None:
+def test_coordinates_lead_to_the_digit(told: list[Told]) -> None:
     for one in told:
         size = max(one.scene.image.size)
         corner = [(size - side) / 2 for side in one.scene.image.size]
         for digit in one.scene.digits:
-            x0, y0, x1, y1 = (value + corner[axis % 2] for axis, value in enumerate(digit.box))
+            edges = np.array([value + corner[axis % 2] for axis, value in enumerate(digit.box)]) / size
             box, mask, point = (json.loads(words) for words in one.places[digit.box])
-            assert np.abs(np.subtract(box, np.array([x0, y0, x1, y1]) / size)).max() <= 0.0501
-            assert np.abs(np.subtract(mask, np.array([x0, y0, x1, y1]) / size)).max() <= 0.0701
-            assert x0 / size - 0.0501 <= point[0] <= x1 / size + 0.0501
-            assert y0 / size - 0.0501 <= point[1] <= y1 / size + 0.0501
+            assert np.abs(box - edges).max() <= 0.0501
+            assert np.abs(mask - edges).max() <= 0.0701
+            assert (edges[:2] - 0.0501 <= point).all()
+            assert (point <= edges[2:] + 0.0501).all()
 
 
 def test_marks_are_drawn_and_named_in_the_order_of_their_boxes() -> None:
     rng = random.Random(2)
-    for (plain, _), _ in zip(make_scenes("train", 12, 0), range(12), strict=True):
+    for plain, _ in make_scenes("train", 12, 0):
         one = tell(plain, rng, marked=1.0)
-        drawn = (np.asarray(one.scene.image) != np.asarray(plain.image)).any(2)
-        for colour, (x0, y0, x1, y1) in zip(COLORS, one.marked, strict=False):
+        pixels, before = np.asarray(one.scene.image), np.asarray(plain.image)
+        for (colour, paint), (x0, y0, x1, y1) in zip(COLORS.items(), one.marked, strict=False):
             assert any(f" {colour}-" in name for name in one.marks[(x0, y0, x1, y1)])
-            assert drawn[int(y0) : int(y1), int(x0) : int(x1)].any()
+            inside = np.s_[int(y0) : int(y1), int(x0) : int(x1)]
+            assert ((pixels[inside] == paint).all(2) & (pixels[inside] != before[inside]).any(2)).any()
         assert sum(map(len, one.marks.values())) == len(one.marked) > 0
 
 
-def test_no_answer_is_there_to_copy(told: list[Told]) -> None:
+def test_everything_is_asked_once(told: list[Told]) -> None:
+    """A second question about the same thing has its answer in the conversation, and the image is not looked at."""
     for one in told:
-        names = [(box, words) for box in one.places for words in one.places[box] + one.marks[box]]
-        seen = set()
-        for question, answer in turns_about(one, random.Random(3)):
-            for what, known in ((ASK_DIGIT, DIGITS), (ASK_COLOUR, tuple(COLOURS))):
-                about = {box for box, words in names if what.replace("<region>", words) == question}
-                if about:
-                    assert answer in known
-                    digits = [digit for digit in one.scene.digits if digit.box in about]
-                    assert answer in {DIGITS[digit.value] for digit in digits} | {digit.colour for digit in digits}
-                    seen.add((what, min(about)))
-        assert len(seen) >= len(one.scene.digits)
+        digits = one.scene.digits
+        names = {words: digit for digit in digits for words in one.places[digit.box] + one.marks[digit.box]}
+        if len(names) < sum(len(one.places[d.box] + one.marks[d.box]) for d in digits):
+            continue  # two words are the same, and the test could not tell them apart
+        asked = []
+        for question, answer in turns_about(one, digits, random.Random(3)):
+            for words, digit in names.items():
+                if question == ASK_DIGIT.replace("<region>", words):
+                    asked.append(("digit", digit.box))
+                    assert answer == DIGITS[digit.value]
+                elif question == ASK_COLOUR.replace("<region>", words):
+                    asked.append(("colour", digit.box))
+                    assert answer == digit.colour
+        assert sorted(asked) == sorted((what, digit.box) for digit in digits for what in ("digit", "colour"))
 
 
 def test_targets_lie_on_the_digits(told: list[Told]) -> None:
@@ -128,6 +140,7 @@ def test_targets_lie_on_the_digits(told: list[Told]) -> None:
     for one in told:
         targets = pixel_targets(processor, one)
         assert targets.shape == (2 + len(COLORS), CLIP_SIZE, CLIP_SIZE)
+        assert not targets[2:, targets[0] < 0].any()  # no mark on the background
         view = tower_view(processor, "pad", one.scene.image.size)
         for digit in one.scene.digits:
             x0, y0, x1, y1 = view.map_boxes(torch.tensor([digit.box]))[0].tolist()
@@ -137,51 +150,76 @@ def test_targets_lie_on_the_digits(told: list[Told]) -> None:
             assert [number for number, there in enumerate(middle[2:]) if there] == marks
 
 
-def test_a_patch_is_the_sum_of_its_words(told: list[Told], tokenizer: Any) -> None:
+def test_a_patch_is_the_sum_of_its_words(patches: torch.Tensor, tokenizer: Any) -> None:
     words, embedding = PatchWords(tokenizer), torch.randn(len(tokenizer), 96)
-    patches = language.patches_of(image_processor(), told)
-    summed = words.embed(embedding, patches)
+    place, mark = words.place(embedding), words.mark(embedding)
+    summed = words.embed(embedding, patches, place, mark)
     background = patches[..., 0] < 0
-    torch.testing.assert_close(summed[background], words.place(embedding).expand_as(summed)[background])
+    torch.testing.assert_close(summed[background], place.expand_as(summed)[background])
+    assert (place[:, None] - place).norm(dim=2).fill_diagonal_(1).min() > 0.1  # no place is another
     for scene, patch in (~background).nonzero().tolist():
         digit, colour, *marks = patches[scene, patch].tolist()
         name = f"\u2581{list(COLOURS)[colour]}{DIGITS[digit]}"
-        rest = (
-            summed[scene, patch] - words.place(embedding)[patch] - torch.tensor(marks).float() @ words.mark(embedding)
-        )
+        rest = summed[scene, patch] - place[patch] - torch.tensor(marks).float() @ mark
         torch.testing.assert_close(rest, embedding[tokenizer.convert_tokens_to_ids(name)], atol=1e-4, rtol=0)
 
 
-def test_probes_ask_for_the_word_that_follows(told: list[Told], tokenizer: Any) -> None:
-    words, embedding = PatchWords(tokenizer), torch.randn(len(tokenizer), 96)
-    patches = language.patches_of(image_processor(), told[:1])[0]
-    patches = patches[patches[:, 0] >= 0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words, "place", lambda _: embedding[: len(patches)])  # one that can be told from all others
-        rows, labels = language._probe(words, embedding, patches, words.mark(embedding)[:0])
-    asked = (labels != IGNORE).nonzero()[:, 0]
-    assert len(asked) > 1
-    answers = words.thing(patches).tolist()
-    for number in asked.tolist():
-        query = rows[number - 1]
-        places = {answers[at] for at in range(len(patches)) if torch.equal(query, embedding[at])}
-        marks = {
-            answers[at] for at, c in patches[:, 2:].nonzero().tolist() if torch.equal(query, words.mark(embedding)[c])
-        }
-        assert int(labels[number]) in places | marks
+@pytest.fixture
+def maker(tokenizer: Any) -> language.RowMaker:
+    return language.RowMaker(tokenizer, torch.randn(len(tokenizer), 96), random.Random(4))
 
 
-def test_the_language_model_learns_from_every_level(tmp_path: Path, tokenizer: Any) -> None:
-    """Rows of all levels have finite losses and gradients on embeddings, those that patches are made of included."""
+def test_probes_ask_for_the_word_that_follows(maker: language.RowMaker, patches: torch.Tensor) -> None:
+    for scene in patches[(patches[..., 0] >= 0).any(1)]:
+        rows, labels = maker.probe(scene, background=3)
+        asked = (labels != IGNORE).nonzero()[:, 0]
+        assert len(rows) == len(labels)
+        assert len(asked) >= min((scene[:, 0] >= 0).sum(), language.PROBES)
+        for number in asked.tolist():
+            query = rows[number - 1]
+            place = (maker.place == query).all(1).nonzero()[:, 0].tolist()
+            mark = (maker.mark == query).all(1).nonzero()[:, 0].tolist()
+            under = [
+                at
+                for at, patch in enumerate(scene.tolist())
+                if patch[0] >= 0 and (at in place or (mark and patch[2 + mark[0]]))
+            ]
+            assert int(labels[number]) in {int(maker.words.thing(scene[at])) for at in under}
+
+
+def test_conversations_are_about_digits_under_patches(
+    maker: language.RowMaker, told: list[Told], patches: torch.Tensor
+) -> None:
+    hidden = 0
+    for one, scene in zip(told, patches, strict=True):
+        rows, labels = maker.conversation(one, scene, background=2)
+        assert rows.shape == (len(labels), 96)
+        shown = language.digits_in(one, scene)
+        hidden += len(one.scene.digits) - len(shown)
+        if not shown:
+            continue
+        answers = maker.tokenizer.decode(labels[labels != IGNORE]).replace("</s>", ",").split(",")
+        said = {answer.strip() for answer in answers if answer.strip()}
+        assert 2 <= len(answers) - 1 <= language.TURNS
+        assert said <= {*DIGITS, *COLOURS, *ANSWERS_LARGER}
+    assert hidden > 0
+
+
+def test_every_level_gives_its_batches(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = [replace(level, conversations=min(level.conversations, 2), probes=2) for level in language.LEVELS]
+    monkeypatch.setattr(language, "LEVELS", levels)
     torch.manual_seed(0)
     model = new_language_model(tokenizer, 1)
-    columns = PatchWords(tokenizer).columns
-    for batch in language._batches(model, tokenizer, scenes=3, steps=10, seed=0):
+    things = PatchWords(tokenizer).things.flatten()
+    made = 0
+    for made, batch in enumerate(language.batches(model, tokenizer, scenes=2, steps=10, seed=0), 1):
         model.zero_grad()
         loss = model(**batch).loss
         loss.backward()
         assert loss.isfinite()
-        assert model.get_input_embeddings().weight.grad[columns].abs().sum() > 0
+        if made == 1:  # of probes alone: their scenes train the words that they are told in
+            assert model.get_input_embeddings().weight.grad[things].abs().sum() > 0
+    assert made == 10
 
 
 def test_scores_by_kind_and_size_and_what_guessing_gives() -> None:
@@ -215,9 +253,20 @@ def test_plot_and_page(tmp_path: Path) -> None:
     report.draw(tmp_path / "results.png", ROWS, 0.27)
     pixels = np.asarray(Image.open(tmp_path / "results.png").convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
-    text = report.page(ROWS, (0.27, 0.3), (600, 90), {"clip": [0.81, 0.99], "regionclip": [0.95, 0.99]})
+    text = report.page(
+        ROWS, (0.27, 0.3), (600, 90), {"clip": [0.81, 0.99], "regionclip": [0.95, 0.99], "projector": [0.7, 1.0]}
+    )
     assert report.table(ROWS, markdown=True) in text
-    for fact in ("600", "90 questions", "27.0", "1.5 %", '`{"position_grid": 28}`', "a processor", "14 to\n40 px"):
+    for fact in (
+        "600",
+        "70.0 % of digits",
+        "90 questions",
+        "27.0",
+        "1.5 %",
+        '`{"position_grid": 28}`',
+        "a processor",
+        "14 to\n40 px",
+    ):
         assert fact in text
 
 

@@ -23,7 +23,10 @@ QUICKSTART = Path("runs/quickstart")
 
 @dataclass(frozen=True)
 class Budget(Settings):
-    """The quickstart's settings, and what the base takes beyond them."""
+    """The quickstart's settings, and what the base takes beyond them.
+
+    Of the quickstart's, ``language_steps`` and ``base_steps`` tell only whether its image tower can be taken over.
+    """
 
     crowd_scenes: int = 5000
     crowd_steps: int = 8000
@@ -44,8 +47,8 @@ class Base(Quickstart):
         self.budget = budget
 
     def build(self) -> dict[str, Any]:
-        """Make what is not there yet; return the shares of right digits and colours at the end of training."""
-        phases = Phases(self.folder, asdict(self.budget))
+        """Make what is not there yet; return each part's shares of right digits and colours, in training."""
+        phases = Phases(self.folder, asdict(self.budget), remedy="--fresh keeps it, so delete it yourself")
         phases.run("quickstart's CLIP tower", self.quickstart)
         phases.run("data", self.data)
         towers = {
@@ -53,7 +56,7 @@ class Base(Quickstart):
             "regionclip": phases.run("RegionCLIP tower", self.regionclip),
         }
         phases.run("language model", self.language)
-        return {**towers, "projector": phases.run("base LLaVA", self.llava)}
+        return {**towers, "projector": phases.run("base LLaVA", self.base)}
 
     def quickstart(self) -> None:
         """The quickstart's image tower: that of ``runs/quickstart``, if it is of this size."""
@@ -74,11 +77,11 @@ class Base(Quickstart):
         folder, budget, rng = self.folder / "language", self.budget, random.Random(self.budget.seed)
         turns = [text_turn(rng) for _ in range(500)]
         for told in tell_scenes(500, (3, 5), rng):
-            turns += turns_about(told, rng)
+            turns += turns_about(told, told.scene.digits, rng)
         train_tokenizer(folder, turns, symbols())
         train_language_model(folder, budget.words_scenes, budget.words_steps, budget.seed)
 
-    def llava(self) -> list[float]:
+    def base(self) -> list[float]:
         """LLaVA of these parts; returns the shares of right digits and colours of its aligned projector."""
         parts = self.folder / "language", self.folder / "clip", self.folder / "base"
         budget = self.budget

@@ -2,13 +2,13 @@
 
 It has to answer about one of several things by their place or mark, which a tiny model does not find by itself: shown
 whole conversations, it settles for guessing one of the things. So it first completes single words ("what stands at this
-place?" many times over one scene), then answers about one digit, two, and three to five.
+place?" many times over one scene), and goes on with some of these while it answers about one digit, two, three to five.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from examples.quickstart.language import (
     text_turn,
 )
 from examples.quickstart.towers import at_patches, image_processor
+from examples.quickstart.world import COLOURS, Digit
 
 LAYERS, RATE = 4, 3e-3
 TURNS, PROBES = 4, 16
@@ -47,8 +48,8 @@ class Level:
         until: where it ends, as a part of all steps.
         digits: fewest and most on a scene.
         background: patches without a digit that are told of a scene.
-        conversations: rows of a batch.
-        probes: rows of a batch.
+        conversations: rows of a batch that are a conversation about a scene.
+        probes: rows of a batch that ask for single words.
     """
 
     until: float
@@ -67,8 +68,8 @@ LEVELS = (
 )
 
 
-def train_language_model(folder: Path, scenes: int, steps: int, seed: int) -> float:
-    """Train a language model on scenes in words, save it beside its tokenizer, return its last loss.
+def train_language_model(folder: Path, scenes: int, steps: int, seed: int) -> None:
+    """Train a language model on scenes in words and save it beside its tokenizer.
 
     Args:
         folder: with a tokenizer that has :func:`~examples.compare.told.symbols`.
@@ -79,72 +80,101 @@ def train_language_model(folder: Path, scenes: int, steps: int, seed: int) -> fl
     tokenizer = LlamaTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     model = new_language_model(tokenizer, LAYERS)
-    loss = fit(model, _batches(model, tokenizer, scenes, steps, seed), steps, RATE, "language model")
+    fit(model, batches(model, tokenizer, scenes, steps, seed), steps, RATE, "language model")
     model.save_pretrained(folder)
-    return loss
 
 
-def scene_turns(told: Told, rng: random.Random, turns: int) -> list[Turn]:
-    """A conversation about a scene, with one question about words among them; the first has the image."""
-    chosen = turns_about(told, rng)[: turns - 1]
+def scene_turns(told: Told, digits: Sequence[Digit], rng: random.Random, turns: int) -> list[Turn]:
+    """A conversation about digits of a scene, with one question about words among them; the first has the image."""
+    chosen = turns_about(told, digits, rng)[: turns - 1]
     chosen.insert(rng.randint(0, len(chosen)), text_turn(rng))
     return [(f"{IMAGE_TOKEN}\n{chosen[0][0]}", chosen[0][1]), *chosen[1:]]
 
 
-def patches_of(processor: Any, scenes: list[Told]) -> Tensor:
+def patches_of(processor: Any, told: Sequence[Told]) -> Tensor:
     """(S, P, 2 + colours) int64, see :func:`~examples.compare.tower.pixel_targets`."""
-    return torch.cat([at_patches(pixel_targets(processor, told)[None]) for told in scenes])
+    return torch.cat([at_patches(pixel_targets(processor, one)[None]) for one in told])
 
 
-def _batches(model: Any, tokenizer: Any, scenes: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
-    rng, words, done = random.Random(f"words-{seed}"), PatchWords(tokenizer), 0
+def digits_in(told: Told, patches: Tensor) -> list[Digit]:
+    """The digits that lie under one of the patches (P, 2 + colours); small ones can lie between their centres."""
+    seen = {(value, colour) for value, colour, *_ in patches[patches[:, 0] >= 0].tolist()}
+    return [digit for digit in told.scene.digits if (digit.value, list(COLOURS).index(digit.colour)) in seen]
+
+
+def batches(model: Any, tokenizer: Any, scenes: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Batches of all levels, as the model takes them, embedded with the model's own words of that moment."""
+    rng, done = random.Random(f"words-{seed}"), 0
+    maker = RowMaker(tokenizer, model.get_input_embeddings().weight, rng)
     for level in LEVELS:
-        told = tell_scenes(scenes, level.digits, rng)
+        told = _with_digits(scenes, level.digits, rng)
         patches = patches_of(image_processor(), told)
         for _ in range(done, done := round(level.until * steps)):
-            embedding = model.get_input_embeddings().weight
             chosen = [rng.randrange(scenes) for _ in range(level.conversations + level.probes)]
-            shown = words.embed(embedding, patches[chosen])  # (B, P, C)
-            rows: list[Row] = []
-            for number, (scene, patch) in enumerate(zip(chosen, shown, strict=True)):
-                kept = _kept(patches[scene], level.background)
-                if number < level.conversations:
-                    ids, labels = encode(tokenizer, scene_turns(told[scene], rng, TURNS))
-                    rows.append(_conversation(embedding, ids, labels, patch[kept]))
-                elif (patches[scene, :, 0] >= 0).any():
-                    rows.append(_probe(words, embedding, patches[scene], patch[kept]))
-            yield _pad(rows)
+            maker.refresh()
+            rows = [maker.conversation(told[n], patches[n], level.background) for n in chosen[: level.conversations]]
+            yield _pad(rows + [maker.probe(patches[n], level.background) for n in chosen[level.conversations :]])
 
 
-def _kept(patches: Tensor, background: int) -> Tensor:
-    """Which patches of a scene are told: all with a digit, and some without, in order."""
-    seen = patches[:, 0] >= 0
-    others = (~seen).nonzero()[:, 0]
-    return torch.cat([seen.nonzero()[:, 0], others[torch.randperm(len(others))[:background]]]).sort().values
+def _with_digits(count: int, digits: tuple[int, int], rng: random.Random) -> list[Told]:
+    """Scenes of which at least one digit lies under a patch."""
+    processor = image_processor()
+    found: list[Told] = []
+    while len(found) < count:
+        told = tell_scenes(1, digits, rng)
+        if (patches_of(processor, told)[..., 0] >= 0).any():
+            found += told
+    return found
 
 
-def _conversation(embedding: Tensor, ids: list[int], labels: list[int], shown: Tensor) -> Row:
-    at = ids.index(IMAGE_ID)
-    before, after = torch.tensor(ids[:at]), torch.tensor(ids[at + 1 :])
-    image = torch.full((len(shown),), IGNORE)
-    wanted = torch.cat([torch.tensor(labels[:at]), image, torch.tensor(labels[at + 1 :])])
-    return torch.cat([embedding[before], shown, embedding[after]]), wanted
+class RowMaker:
+    """Makes the two kinds of rows from scenes in words.
 
+    Args:
+        tokenizer: with the words.
+        embedding: (V, C) of the words, a parameter that is being trained.
+        rng: of the questions.
+    """
 
-def _probe(words: PatchWords, embedding: Tensor, patches: Tensor, shown: Tensor) -> Row:
-    """A scene, then places and marks of its digits in random order, each to be followed by the word for the digit."""
-    seen = patches[patches[:, 0] >= 0]  # (N, 2 + colours)
-    things = words.thing(seen)
-    patch, mark = seen[:, 2:].nonzero(as_tuple=True)
-    asked = torch.cat([words.place(embedding)[patches[:, 0] >= 0], words.mark(embedding)[mark]])
-    answers = torch.cat([things, things[patch]])
-    order = torch.randperm(len(answers))[:PROBES]
-    shown = shown[torch.randperm(len(shown))]
-    ends = shown.new_zeros(1, shown.shape[1])  # the model's loss pairs a place with the label behind it
-    return (
-        torch.cat([shown, asked[order], ends]),
-        torch.cat([torch.full((len(shown) + 1,), IGNORE), answers[order]]),
-    )
+    def __init__(self, tokenizer: Any, embedding: Tensor, rng: random.Random) -> None:
+        self.tokenizer, self.embedding, self.rng = tokenizer, embedding, rng
+        self.words = PatchWords(tokenizer)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the words as they are now: once for each step."""
+        self.place, self.mark = self.words.place(self.embedding), self.words.mark(self.embedding)
+
+    def conversation(self, told: Told, patches: Tensor, background: int) -> Row:
+        """The scene where the image stands in a conversation; patches (P, 2 + colours)."""
+        turns = scene_turns(told, digits_in(told, patches), self.rng, TURNS)
+        ids, labels = encode(self.tokenizer, turns)
+        shown = self._say(patches, background)  # (K, C)
+        at = ids.index(IMAGE_ID)
+        before, after = torch.tensor(ids[:at]), torch.tensor(ids[at + 1 :])
+        image = torch.full((len(shown),), IGNORE)
+        wanted = torch.cat([torch.tensor(labels[:at]), image, torch.tensor(labels[at + 1 :])])
+        return torch.cat([self.embedding[before], shown, self.embedding[after]]), wanted
+
+    def probe(self, patches: Tensor, background: int) -> Row:
+        """A scene, then places and marks of its digits in random order, each to be followed by the digit's word."""
+        on_digit = patches[:, 0] >= 0
+        things = self.words.thing(patches[on_digit])  # (N,)
+        patch, mark = patches[on_digit][:, 2:].nonzero(as_tuple=True)
+        asked, answers = torch.cat([self.place[on_digit], self.mark[mark]]), torch.cat([things, things[patch]])
+        order = torch.randperm(len(answers))[:PROBES]
+        shown = self._say(patches, background)  # (K, C)
+        shown = shown[torch.randperm(len(shown))]
+        end = shown.new_zeros(1, shown.shape[1])  # the model's loss pairs a place with the label behind it
+        nothing = torch.full((len(shown) + 1,), IGNORE)
+        return torch.cat([shown, asked[order], end]), torch.cat([nothing, answers[order]])
+
+    def _say(self, patches: Tensor, background: int) -> Tensor:
+        """The words for all patches with a digit and for some without, in order: (P, 2 + colours) -> (K, C)."""
+        on_digit = patches[:, 0] >= 0
+        others = (~on_digit).nonzero()[:, 0]
+        kept = torch.cat([on_digit.nonzero()[:, 0], others[torch.randperm(len(others))[:background]]]).sort().values
+        return self.words.embed(self.embedding, patches[kept], self.place[kept], self.mark)
 
 
 def _pad(rows: list[Row]) -> dict[str, Tensor]:

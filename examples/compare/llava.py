@@ -1,4 +1,4 @@
-"""The comparison's base LLaVA: language model and image tower put together, in LLaVA's own two steps."""
+"""The comparison's base LLaVA: language model and image tower, joined by a projector that says what the tower sees."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from examples.quickstart.checkpoint import new_llava, save_llava
 from examples.quickstart.language import collate, encode, fit
 from examples.quickstart.towers import fit_tower, pixels_of
 
-ALIGN_RATE, RATE = 3e-3, 2e-3
-DIGITS, TURNS = (3, 5), 6
+ALIGN_RATE, RATE = 3e-3, 4e-4
+COUNT, TURNS = (3, 5), 6
 
 
 def build_llava(
@@ -42,8 +42,8 @@ def build_llava(
     torch.manual_seed(3)
     rng = random.Random(f"llava-{seed}")
     model, tokenizer = new_llava(language, clip)
-    tower, told = model.get_vision_tower(), tell_scenes(scenes, DIGITS, rng)
-    pixels = pixels_of(tower.image_processor, [(one.scene, []) for one in told])  # (S, 3, H, W)
+    tower, told = model.get_vision_tower(), tell_scenes(scenes, COUNT, rng)
+    pixels = pixels_of(tower.image_processor, [one.scene.image for one in told])  # (S, 3, H, W)
     features = torch.cat([tower(part) for part in pixels.split(64)])  # (S, P, C)
     named = _align(model, PatchWords(tokenizer), features, patches_of(tower.image_processor, told), align_steps)
     fit(model.train(), _conversations(tokenizer, told, pixels, batch, rng), steps, RATE, "base LLaVA")
@@ -52,26 +52,36 @@ def build_llava(
 
 
 def _align(model: Any, words: PatchWords, features: Tensor, patches: Tensor, steps: int) -> list[float]:
-    """Train the projector to say a patch's words; half of the patches are drawn from those on a digit."""
-    projector = model.get_model().mm_projector
-    embedding = model.get_input_embeddings().weight.detach()
-    flat, wanted = features.flatten(0, 1), patches.flatten(0, 1)  # (N, C), (N, 2 + colours)
-    said = words.embed(embedding, patches).flatten(0, 1)  # (N, D)
-    seen = (wanted[:, 0] >= 0).nonzero()[:, 0]
+    """Train the projector to say a patch's words; half of the patches are drawn from those on a digit.
+
+    Args:
+        model: LLaVA.
+        words: of its tokenizer.
+        features: (S, P, C) of the image tower.
+        patches: (S, P, 2 + colours).
+        steps: optimizer steps.
+
+    Returns:
+        the shares of digits and colours that are named: the nearest ones to what is said beside place and marks.
+    """
+    projector, embedding = model.get_model().mm_projector, model.get_input_embeddings().weight.detach()
+    said = words.embed(embedding, patches, words.place(embedding), words.mark(embedding)).flatten(0, 1)  # (N, D)
+    features, patches = features.flatten(0, 1), patches.flatten(0, 1)  # (N, C), (N, 2 + colours)
+    on_digit = (patches[:, 0] >= 0).nonzero()[:, 0]
     things = embedding[words.things].flatten(0, 1)  # (digits * colours, D)
 
     def step(rows: Tensor) -> tuple[Tensor, Tensor]:
-        out = projector(flat[rows])  # (N, D)
-        on_digit = rows[: len(rows) // 2]
-        named = (out[: len(on_digit)] @ things.T - things.square().sum(1) / 2).argmax(1)  # the nearest one
+        out, mine = projector(features[rows]), rows[: len(rows) // 2]  # (R, D), those on a digit
+        thing = out[: len(mine)] - said[mine] + embedding[words.thing(patches[mine])]
+        named = torch.cdist(thing, things).argmin(1)
         named = torch.stack([named // words.things.shape[1], named % words.things.shape[1]], 1)
-        right = (named == wanted[on_digit, :2]).float().mean(0)
-        return (out - said[rows]).square().sum(1).mean(), right
+        return (out - said[rows]).square().sum(1).mean(), (named == patches[mine, :2]).float().mean(0)
 
-    batches = (
-        torch.cat([seen[torch.randint(len(seen), (256,))], torch.randint(len(flat), (256,))]) for _ in range(steps)
-    )
-    return fit_tower(list(projector.parameters()), step, batches, steps, ALIGN_RATE, "projector")
+    def rows() -> Tensor:
+        return torch.cat([on_digit[torch.randint(len(on_digit), (256,))], torch.randint(len(features), (256,))])
+
+    drawn = (rows() for _ in range(steps))
+    return fit_tower(list(projector.parameters()), step, drawn, steps, ALIGN_RATE, "projector")
 
 
 def _conversations(
@@ -79,5 +89,5 @@ def _conversations(
 ) -> Iterator[dict[str, Any]]:
     while True:
         rows = [rng.randrange(len(told)) for _ in range(size)]
-        samples = [encode(tokenizer, scene_turns(told[row], rng, TURNS)) for row in rows]
+        samples = [encode(tokenizer, scene_turns(told[row], told[row].scene.digits, rng, TURNS)) for row in rows]
         yield {**collate(samples), "images": pixels[rows]}

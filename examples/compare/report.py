@@ -142,7 +142,7 @@ def draw(path: Path, rows: Sequence[Result], guessed: float) -> None:
 
 
 def page(
-    rows: Sequence[Result], guessed: tuple[float, float], counts: tuple[int, int], towers: dict[str, list[float]]
+    rows: Sequence[Result], guessed: tuple[float, float], counts: tuple[int, int], shares: dict[str, list[float]]
 ) -> str:
     """The Markdown page, for the folder that has ``results.csv`` and ``results.png`` too.
 
@@ -150,7 +150,7 @@ def page(
         rows: results.
         guessed: of :func:`guess`.
         counts: questions for each kind of region, and those of them about small boxes.
-        towers: shares of right digits and colours of the CLIP and the RegionCLIP tower.
+        shares: of right digits and colours in training, of the CLIP and the RegionCLIP tower and of the projector.
     """
     one = rows[0]
     facts = {
@@ -160,8 +160,9 @@ def page(
         "guess": _percent(guessed[0]),
         "guess_small": _percent(guessed[1]),
         "part": f"{100 * SMALL:g}",
-        "clip": _percent(towers["clip"][0]),
-        "regionclip": _percent(towers["regionclip"][0]),
+        "clip": _percent(shares["clip"][0]),
+        "regionclip": _percent(shares["regionclip"][0]),
+        "projector": _percent(shares["projector"][0]),
         "options": "\n".join(f"- {row['encoder']}: `{row['options']}`" for row in rows if row["options"] != "{}"),
     }
     return PAGE.read_text(encoding="utf-8").format(**{**one, **facts})

@@ -8,6 +8,7 @@ trains on, so the base that all rows share is pre-trained on both.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ def tell(scene: Scene, rng: random.Random, marked: float) -> Told:
 
 
 def tell_scenes(count: int, digits: tuple[int, int], rng: random.Random, marked: float = 0.5) -> list[Told]:
-    """Training scenes with at least one digit.
+    """Training scenes, told.
 
     Args:
         count: of scenes.
@@ -87,17 +88,11 @@ def tell_scenes(count: int, digits: tuple[int, int], rng: random.Random, marked:
         rng: of everything.
         marked: part of the scenes that have marks.
     """
-    told: list[Told] = []
-    while len(told) < count:
-        scene = make_scene("train", rng, SIDES, digits)
-        if scene.digits:
-            told.append(tell(scene, rng, marked))
-    return told
+    return [tell(make_scene("train", rng, SIDES, digits), rng, marked) for _ in range(count)]
 
 
-def turns_about(told: Told, rng: random.Random) -> list[Turn]:
-    """Digit and colour of every digit, asked once so that no answer is there to copy, and two comparisons; shuffled."""
-    digits = told.scene.digits
+def turns_about(told: Told, digits: Sequence[Digit], rng: random.Random) -> list[Turn]:
+    """Digit and colour of each digit, asked once so that no answer is there to copy, and two comparisons; shuffled."""
     turns = [(ASK_DIGIT.replace("<region>", _name(told, digit, rng)), DIGITS[digit.value]) for digit in digits]
     turns += [(ASK_COLOUR.replace("<region>", _name(told, digit, rng)), digit.colour) for digit in digits]
     pairs = [(a, b) for a in digits for b in digits if a.value != b.value]

@@ -54,8 +54,10 @@ def train_tower(folder: Path, start: Path, scenes: int, steps: int, seed: int, b
     width = tower.config.hidden_size
     attributes, patch = AttributeHead(width), PatchHead(width)
     crowd = tell_scenes(scenes, CROWD, random.Random(f"crowd-{seed}"), marked=1.0)
-    pixels = pixels_of(processor, [(told.scene, []) for told in crowd])  # (S, 3, CLIP_SIZE, CLIP_SIZE)
-    targets = torch.stack([pixel_targets(processor, told) for told in crowd])
+    pixels = pixels_of(processor, [told.scene.image for told in crowd])  # (S, 3, CLIP_SIZE, CLIP_SIZE)
+    targets = torch.empty(scenes, 2 + len(COLORS), CLIP_SIZE, CLIP_SIZE, dtype=torch.int8)
+    for target, told in zip(targets, crowd, strict=True):
+        target.copy_(pixel_targets(processor, told))
 
     def step(rows: Tensor) -> tuple[Tensor, Tensor]:
         shift = torch.randint(CLIP_SIZE, (2,), generator=generator).tolist()
@@ -106,6 +108,6 @@ def pixel_targets(processor: Any, told: Told) -> Tensor:
     marks = torch.zeros(len(COLORS), CLIP_SIZE, CLIP_SIZE, dtype=torch.int8)
     if told.marked:
         shown = tower_view(processor, "pad", told.scene.image.size).map_boxes(torch.tensor(told.marked))
-        for colour, (x0, y0, x1, y1) in enumerate(shown.round().int().tolist()):
-            marks[colour, y0:y1, x0:x1] = 1
+        for colour, (x0, y0, x1, y1) in enumerate(shown.ceil().int().tolist()):
+            marks[colour, y0:y1, x0:x1] = 1  # the pixels that place_targets gives to the digit
     return torch.cat([place_targets(processor, told.scene), marks])

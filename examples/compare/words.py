@@ -2,7 +2,7 @@
 
 A large language model finds what a text says about a place, whatever the place, because it has read a lot. A tiny one
 learns to look things up from scenes that are told so, without any pixels; then the projector is trained to tell the
-image tower's patches in the same words, which is what LLaVA's first stage does.
+image tower's patches in the same words, in place of LLaVA's first stage.
 """
 
 from __future__ import annotations
@@ -52,19 +52,21 @@ class PatchWords:
         """The word for a mark of each colour, of any kind: (colours, C)."""
         return embedding[self.marks].mean(1)
 
-    def embed(self, embedding: Tensor, patches: Tensor) -> Tensor:
+    def embed(self, embedding: Tensor, patches: Tensor, place: Tensor, mark: Tensor) -> Tensor:
         """All words for patches, summed.
 
         Args:
             embedding: (V, C) of the words.
             patches: (..., P, 2 + colours) int64, see :func:`~examples.compare.tower.pixel_targets`.
+            place: (P, C), of :meth:`place` for these patches.
+            mark: of :meth:`mark`.
 
         Returns:
             (..., P, C)
         """
-        seen = (patches[..., :1] >= 0).float()
-        things = embedding[self.thing(patches.clamp(min=0))] * seen  # (..., P, C)
-        return things + self.place(embedding) + patches[..., 2:].float() @ self.mark(embedding)
+        on_digit = (patches[..., :1] >= 0).float()
+        things = embedding[self.thing(patches.clamp(min=0))] * on_digit  # (..., P, C)
+        return things + place + patches[..., 2:].float() @ mark
 
 
 def _near(cells: Tensor) -> Tensor:

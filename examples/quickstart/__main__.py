@@ -87,10 +87,11 @@ class Quickstart:
         """The region tower; returns the same."""
         return train_region_tower(self.folder / "regionclip.pth", self.scenes, self.settings.region_steps)
 
-    def base(self) -> None:
+    def base(self) -> list[float] | None:
         """LLaVA of these parts."""
         parts = self.folder / "language", self.folder / "clip", self.folder / "base"
         build_base(*parts, self.scenes, self.settings.base_steps)
+        return None
 
     def stage1(self) -> None:
         """Align: ``deepspeed recipes/stage1.sh``."""

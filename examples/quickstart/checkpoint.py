@@ -48,7 +48,7 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
     """
     torch.manual_seed(3)
     model, tokenizer = new_llava(language, clip)
-    pixels = pixels_of(model.get_vision_tower().image_processor, scenes)
+    pixels = pixels_of(model.get_vision_tower().image_processor, [scene.image for scene, _ in scenes])
     loss = fit(model.train(), _batches(tokenizer, scenes, pixels, batch), steps, 1e-3, "base LLaVA")
     tqdm.write(f"base LLaVA: loss {loss:.3f}")
     save_llava(model, language, folder)

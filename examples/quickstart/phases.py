@@ -21,21 +21,22 @@ class Phases:
         folder: everything the phases write; markers go to ``folder/done``.
         settings: what the phases depend on, as plain JSON.
         fresh: start over.
+        remedy: what a user can do about a folder that was made with other settings.
 
     Raises:
         ValueError: when the folder was made with other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], fresh: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], fresh: bool = False, remedy: str = "start over with --fresh"
+    ) -> None:
         self.folder = folder
         self.seconds: dict[str, float] = {}
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         known = folder / "settings.json"
         if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != settings:
-            raise ValueError(
-                f"{folder} was made with other settings; start over with --fresh, or name another --output"
-            )
+            raise ValueError(f"{folder} was made with other settings; {remedy}, or name another --output")
         _write(known, settings)
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:

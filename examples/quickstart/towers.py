@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
@@ -77,11 +78,11 @@ def image_processor() -> Any:
     return CLIPImageProcessor(size={"shortest_edge": CLIP_SIZE}, crop_size={"height": CLIP_SIZE, "width": CLIP_SIZE})
 
 
-def pixels_of(processor: Any, scenes: Scenes) -> Tensor:
-    """What LLaVA feeds the tower under ``image_aspect_ratio=pad``: (S, 3, CLIP_SIZE, CLIP_SIZE) float32."""
+def pixels_of(processor: Any, images: list[Image.Image]) -> Tensor:
+    """What LLaVA feeds the tower under ``image_aspect_ratio=pad``: (N, 3, CLIP_SIZE, CLIP_SIZE) float32."""
     from llava.mm_utils import process_images
 
-    pixels: Tensor = process_images([scene.image for scene, _ in scenes], processor, IMAGE_CONFIG)
+    pixels: Tensor = process_images(images, processor, IMAGE_CONFIG)
     return pixels
 
 
@@ -115,7 +116,7 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
     """
     torch.manual_seed(1)
     processor = image_processor()
-    pixels = pixels_of(processor, scenes)
+    pixels = pixels_of(processor, [scene.image for scene, _ in scenes])
     places = torch.stack([place_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
     config = CLIPVisionConfig(
         hidden_size=128,
