@@ -46,10 +46,11 @@ class Row:
 
 # A map of 7 x 7 cells and regions of one to nine of them: sizes meant for 24 x 24 cells come down with it.
 ROWS = (
-    Row("regionclip", "regionclip", REGION_OPTIONS, rate=8e-3),
-    Row("regionclip+cross", "regionclip", REGION_OPTIONS, rate=8e-3, flags={"region_cross_layers": 2}),
-    # One round of fusing and a small width; its convolutions train from random numbers and want a smaller rate.
-    Row("gpt4roi", "gpt4roi", {"width": 64, "pool": 4, "scales": [1, 1, 1, 1], "rounds": 1}, rate=1e-3),
+    # Frozen features of unit length, and one linear layer that makes words of them: the rate of the others is too small.
+    Row("regionclip", "regionclip", REGION_OPTIONS, rate=2e-2),
+    Row("regionclip+cross", "regionclip", REGION_OPTIONS, rate=2e-2, flags={"region_cross_layers": 2}),
+    # One round of fusing and a small width.
+    Row("gpt4roi", "gpt4roi", {"width": 64, "pool": 4, "scales": [1, 1, 1, 1], "rounds": 1}, rate=3e-3),
     Row("osprey", "osprey", {"position_grid": 28}),
     Row("ferret", "ferret", {"points": 64, "groups": [16, 4], "neighbors": [8, 8]}),
     Row("replay", "replay", {"grid": 3}),
