@@ -46,7 +46,7 @@ class Row:
 
 # A map of 7 x 7 cells and regions of one to nine of them: sizes meant for 24 x 24 cells come down with it.
 ROWS = (
-    # Frozen features of unit length, and one linear layer that makes words of them: the rate of the others is too small.
+    # Frozen features of unit length, and one linear layer that makes words of them: it needs a larger rate.
     Row("regionclip", "regionclip", REGION_OPTIONS, rate=2e-2),
     Row("regionclip+cross", "regionclip", REGION_OPTIONS, rate=2e-2, flags={"region_cross_layers": 2}),
     # One round of fusing and a small width.
