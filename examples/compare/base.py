@@ -41,22 +41,16 @@ class Base(Quickstart):
     """The parts of the comparison that no encoder owns."""
 
     sides = SIDES
-
-    def __init__(self, folder: Path, budget: Budget) -> None:
-        super().__init__(folder, budget)
-        self.budget = budget
+    settings: Budget
 
     def build(self) -> dict[str, Any]:
         """Make what is not there yet; return each part's shares of right digits and colours, in training."""
-        phases = Phases(self.folder, asdict(self.budget), remedy="--fresh keeps it, so delete it yourself")
+        phases = Phases(self.folder, asdict(self.settings), remedy="--fresh keeps it, so delete it yourself")
         phases.run("quickstart's CLIP tower", self.quickstart)
         phases.run("data", self.data)
-        towers = {
-            "clip": phases.run("CLIP tower", self.clip),
-            "regionclip": phases.run("RegionCLIP tower", self.regionclip),
-        }
+        clip, regionclip = phases.run("CLIP tower", self.clip), phases.run("RegionCLIP tower", self.regionclip)
         phases.run("language model", self.language)
-        return {**towers, "projector": phases.run("base LLaVA", self.base)}
+        return {"clip": clip, "regionclip": regionclip, "projector": phases.run("base LLaVA", self.base)}
 
     def quickstart(self) -> None:
         """The quickstart's image tower: that of ``runs/quickstart``, if it is of this size."""
@@ -68,24 +62,23 @@ class Base(Quickstart):
 
     def clip(self) -> list[float]:
         """The quickstart's image tower, trained further."""
-        budget = self.budget
-        start = self.folder / "quickstart" / "clip"
-        return train_tower(self.folder / "clip", start, budget.crowd_scenes, budget.crowd_steps, budget.seed)
+        start, settings = self.folder / "quickstart" / "clip", self.settings
+        return train_tower(self.folder / "clip", start, settings.crowd_scenes, settings.crowd_steps, settings.seed)
 
     def language(self) -> None:
         """Tokenizer and language model."""
-        folder, budget, rng = self.folder / "language", self.budget, random.Random(self.budget.seed)
+        folder, settings, rng = self.folder / "language", self.settings, random.Random(self.settings.seed)
         turns = [text_turn(rng) for _ in range(500)]
         for told in tell_scenes(500, (3, 5), rng):
             turns += turns_about(told, told.scene.digits, rng)
         train_tokenizer(folder, turns, symbols())
-        train_language_model(folder, budget.words_scenes, budget.words_steps, budget.seed)
+        train_language_model(folder, settings.words_scenes, settings.words_steps, settings.seed)
 
     def base(self) -> list[float]:
         """LLaVA of these parts; returns the shares of right digits and colours of its aligned projector."""
         parts = self.folder / "language", self.folder / "clip", self.folder / "base"
-        budget = self.budget
-        return build_llava(*parts, budget.llava_scenes, budget.align_steps, budget.llava_steps, budget.seed)
+        settings = self.settings
+        return build_llava(*parts, settings.llava_scenes, settings.align_steps, settings.llava_steps, settings.seed)
 
 
 def _is_made(folder: Path, settings: Settings) -> bool:

@@ -31,8 +31,8 @@ from examples.quickstart.language import (
     new_language_model,
     text_turn,
 )
-from examples.quickstart.towers import at_patches, image_processor
-from examples.quickstart.world import COLOURS, Digit
+from examples.quickstart.towers import at_patches, attributes_of, image_processor
+from examples.quickstart.world import Digit
 
 LAYERS, RATE = 4, 3e-3
 TURNS, PROBES = 4, 16
@@ -98,8 +98,8 @@ def patches_of(processor: Any, told: Sequence[Told]) -> Tensor:
 
 def digits_in(told: Told, patches: Tensor) -> list[Digit]:
     """The digits that lie under one of the patches (P, 2 + colours); small ones can lie between their centres."""
-    seen = {(value, colour) for value, colour, *_ in patches[patches[:, 0] >= 0].tolist()}
-    return [digit for digit in told.scene.digits if (digit.value, list(COLOURS).index(digit.colour)) in seen]
+    there = (attributes_of(told.scene)[:, None] == patches[:, :2]).all(2).any(1)  # (N,)
+    return [digit for digit, seen in zip(told.scene.digits, there.tolist(), strict=True) if seen]
 
 
 def batches(model: Any, tokenizer: Any, scenes: int, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -107,23 +107,23 @@ def batches(model: Any, tokenizer: Any, scenes: int, steps: int, seed: int) -> I
     rng, done = random.Random(f"words-{seed}"), 0
     maker = RowMaker(tokenizer, model.get_input_embeddings().weight, rng)
     for level in LEVELS:
-        told = _with_digits(scenes, level.digits, rng)
-        patches = patches_of(image_processor(), told)
+        known = _with_digits(scenes, level.digits, rng)
         for _ in range(done, done := round(level.until * steps)):
-            chosen = [rng.randrange(scenes) for _ in range(level.conversations + level.probes)]
+            chosen = [known[rng.randrange(scenes)] for _ in range(level.conversations + level.probes)]
             maker.refresh()
-            rows = [maker.conversation(told[n], patches[n], level.background) for n in chosen[: level.conversations]]
-            yield _pad(rows + [maker.probe(patches[n], level.background) for n in chosen[level.conversations :]])
+            rows = [maker.conversation(*scene, level.background) for scene in chosen[: level.conversations]]
+            yield _pad(rows + [maker.probe(patches, level.background) for _, patches in chosen[level.conversations :]])
 
 
-def _with_digits(count: int, digits: tuple[int, int], rng: random.Random) -> list[Told]:
-    """Scenes of which at least one digit lies under a patch."""
+def _with_digits(count: int, digits: tuple[int, int], rng: random.Random) -> list[tuple[Told, Tensor]]:
+    """Scenes of which at least one digit lies under a patch, with their patches (P, 2 + colours)."""
     processor = image_processor()
-    found: list[Told] = []
+    found: list[tuple[Told, Tensor]] = []
     while len(found) < count:
-        told = tell_scenes(1, digits, rng)
-        if (patches_of(processor, told)[..., 0] >= 0).any():
-            found += told
+        [told] = tell_scenes(1, digits, rng)
+        [patches] = patches_of(processor, [told])
+        if (patches[:, 0] >= 0).any():
+            found.append((told, patches))
     return found
 
 

@@ -25,6 +25,7 @@ from examples.quickstart.towers import (
     at_patches,
     fit_tower,
     pixels_of,
+    pixels_within,
     place_targets,
 )
 from pvit_ext.encoders.overlay import COLORS
@@ -108,6 +109,6 @@ def pixel_targets(processor: Any, told: Told) -> Tensor:
     marks = torch.zeros(len(COLORS), CLIP_SIZE, CLIP_SIZE, dtype=torch.int8)
     if told.marked:
         shown = tower_view(processor, "pad", told.scene.image.size).map_boxes(torch.tensor(told.marked))
-        for colour, (x0, y0, x1, y1) in enumerate(shown.ceil().int().tolist()):
-            marks[colour, y0:y1, x0:x1] = 1  # the pixels that place_targets gives to the digit
+        for mark, (rows, columns) in zip(marks, pixels_within(shown), strict=False):
+            mark[rows, columns] = 1
     return torch.cat([place_targets(processor, told.scene), marks])

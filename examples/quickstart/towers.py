@@ -86,18 +86,23 @@ def pixels_of(processor: Any, images: list[Image.Image]) -> Tensor:
     return pixels
 
 
-def _targets(scene: Scene) -> Tensor:
-    return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])  # (N, 2)
+def attributes_of(scene: Scene) -> Tensor:
+    """Digit and index of the colour of each digit: (N, 2) int64."""
+    return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])
 
 
 def place_targets(processor: Any, scene: Scene) -> Tensor:
     """Digit and colour of every pixel under ``pad``: (2, CLIP_SIZE, CLIP_SIZE) int8, -100 on the background."""
     boxes = tower_view(processor, "pad", scene.image.size).map_boxes(torch.tensor([d.box for d in scene.digits]))
-    y, x = torch.meshgrid(*[torch.arange(CLIP_SIZE)] * 2, indexing="ij")
     places = torch.full((2, CLIP_SIZE, CLIP_SIZE), -100, dtype=torch.int8)
-    for box, target in zip(boxes, _targets(scene), strict=True):
-        places[:, (x >= box[0]) & (x < box[2]) & (y >= box[1]) & (y < box[3])] = target[:, None].to(torch.int8)
+    for (rows, columns), target in zip(pixels_within(boxes), attributes_of(scene), strict=True):
+        places[:, rows, columns] = target[:, None, None].to(torch.int8)
     return places
+
+
+def pixels_within(boxes: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the pixels whose whole-numbered place lies in each of the boxes (N, 4)."""
+    return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in boxes.ceil().int().tolist()]
 
 
 def at_patches(places: Tensor) -> Tensor:
@@ -169,7 +174,7 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
 def _region_sample(encoder: RegionCLIP, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     shown = encoder.preprocess(scene.image, [Region.box(*digit.box) for digit in scene.digits])["pixels"]
     view = View.resize(scene.image.size, (shown.shape[2], shown.shape[1]))
-    return shown, view.map_boxes(torch.tensor([digit.box for digit in scene.digits])), _targets(scene)
+    return shown, view.map_boxes(torch.tensor([digit.box for digit in scene.digits])), attributes_of(scene)
 
 
 def _same_size_batches(pixels: tuple[Tensor, ...], size: int) -> Iterator[list[int]]:
