@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pvit_ext import RegionConfig, RegionEncoder, RegionInputs
-from pvit_ext.roi_align import roi_align
+from pvit_ext.ops.roi_align import roi_align
 
 
 class Average(RegionEncoder):

@@ -10,33 +10,33 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pvit_ext.checkpoint import load_region_modules, save_region_modules
     from pvit_ext.config import RegionConfig
     from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder, register_region_encoder
+    from pvit_ext.hosts.llava.loading import attach, load_pretrained_model
+    from pvit_ext.hosts.llava.patching import apply_pvit, patched, remove_pvit
     from pvit_ext.inference import Query, ask
-    from pvit_ext.loading import attach, load_pretrained_model
-    from pvit_ext.patching import apply_pvit, patched, remove_pvit
-    from pvit_ext.regions import Region, RegionError
+    from pvit_ext.regions.region import Region, RegionError
+    from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
 
     __version__: str
 
 _MODULES = {
     "Query": "pvit_ext.inference",
-    "Region": "pvit_ext.regions",
+    "Region": "pvit_ext.regions.region",
     "RegionConfig": "pvit_ext.config",
     "RegionEncoder": "pvit_ext.encoders.base",
-    "RegionError": "pvit_ext.regions",
+    "RegionError": "pvit_ext.regions.region",
     "RegionInputs": "pvit_ext.encoders.base",
-    "apply_pvit": "pvit_ext.patching",
+    "apply_pvit": "pvit_ext.hosts.llava.patching",
     "ask": "pvit_ext.inference",
-    "attach": "pvit_ext.loading",
+    "attach": "pvit_ext.hosts.llava.loading",
     "build_region_encoder": "pvit_ext.encoders.base",
-    "load_pretrained_model": "pvit_ext.loading",
-    "load_region_modules": "pvit_ext.checkpoint",
-    "patched": "pvit_ext.patching",
+    "load_pretrained_model": "pvit_ext.hosts.llava.loading",
+    "load_region_modules": "pvit_ext.tokens.serialization",
+    "patched": "pvit_ext.hosts.llava.patching",
     "register_region_encoder": "pvit_ext.encoders.base",
-    "remove_pvit": "pvit_ext.patching",
-    "save_region_modules": "pvit_ext.checkpoint",
+    "remove_pvit": "pvit_ext.hosts.llava.patching",
+    "save_region_modules": "pvit_ext.tokens.serialization",
 }
 
 __all__ = [

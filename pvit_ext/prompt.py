@@ -1,10 +1,10 @@
-"""Prompts with regions: ``<region>`` placeholders, PVIT's inline markup, and their token ids.
+"""Prompts with regions: ``<region>`` placeholders, PVIT's and inline markup.
 
 PVIT (arXiv 2308.13437) writes a region into the text, relative to the original image, either in 1000 bins,
 ``<Region><L204><L469><L810><L960></Region>`` (each divided by 1000), or as fractions,
 ``<Region>[0.204, 0.469, 0.810, 0.960]</Region>``. White space inside the tags is ignored. Both become ``<region>`` and
 a normalised box. Their values are checked later, like those of every region, by
-:meth:`pvit_ext.regions.Region.resolve`.
+:meth:`pvit_ext.regions.region.Region.resolve`.
 
 Anything else in ``<Region>`` tags, a tag without its partner and ``</region>`` are errors: the original leaves such
 markup in the prompt as text, so that the model never sees the region. ``<L204>`` outside the tags is ordinary text.
@@ -12,17 +12,15 @@ markup in the prompt as text, so that the model never sees the region. ``<L204>`
 
 from __future__ import annotations
 
-import copy
+import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TypeVar
 
-import torch
-
-from pvit_ext.regions import Region, RegionError
+from pvit_ext.regions.region import Region, RegionError
 
 REGION_PLACEHOLDER = "<region>"
+IMAGE_PLACEHOLDER = "<image>"
 REGION_TOKEN_INDEX = -300
 IMAGE_TOKEN_INDEX = -200
 """LLaVA's own sentinel (llava.constants), repeated so that this module does not import llava."""
@@ -32,7 +30,6 @@ _BINS = re.compile(r"\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
 _FRACTIONS = re.compile(rf"\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*")
 RegionT = TypeVar("RegionT")
-_clones: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
 
 
 def parse_regions(text: str, where: str = "prompt") -> tuple[str, list[Region]]:
@@ -100,30 +97,10 @@ def fill_placeholders(found: Sequence[Region | None], regions: Sequence[RegionT]
     return [next(explicit) if region is None else region for region in found]
 
 
-def tokenizer_region_token(
-    prompt: str, tokenizer: Any, image_token_index: int = IMAGE_TOKEN_INDEX, return_tensors: str | None = None
-) -> Any:
-    """LLaVA's ``tokenizer_image_token`` that also puts one REGION_TOKEN_INDEX where each ``<region>`` stands.
-
-    No text is lost or added around a placeholder. The caller's tokenizer is never changed; a prompt without
-    ``<region>`` goes to LLaVA's function as it is.
-
-    Args:
-        prompt: text with ``<image>`` and ``<region>``.
-        tokenizer: a transformers tokenizer.
-        image_token_index: sentinel for ``<image>``.
-        return_tensors: ``"pt"`` for an int64 (L,) tensor, None for a list.
-    """
-    from llava.mm_utils import tokenizer_image_token
-
-    if REGION_PLACEHOLDER not in prompt:
-        return tokenizer_image_token(prompt, tokenizer, image_token_index, return_tensors)
-    clone = _with_region_token(tokenizer)
-    region_id = clone.convert_tokens_to_ids(REGION_PLACEHOLDER)
-    ids = tokenizer_image_token(prompt, clone, image_token_index, return_tensors)
-    if isinstance(ids, torch.Tensor):
-        return ids.masked_fill(ids == region_id, REGION_TOKEN_INDEX)  # (L,)
-    return [REGION_TOKEN_INDEX if token == region_id else token for token in ids]
+def number_regions(texts: Sequence[str]) -> list[str]:
+    """The texts with ``[1]``, ``[2]``, ... for their ``<region>``, counted through all, as in the picture."""
+    numbers = itertools.count(1)
+    return [re.sub(REGION_PLACEHOLDER, lambda _: f"[{next(numbers)}]", text) for text in texts]
 
 
 def _inline_region(inner: str, problem: str) -> Region:
@@ -141,16 +118,3 @@ _VALID = "write <Region><L0><L0><L999><L999></Region>, <Region>[0.0, 0.0, 1.0, 1
 
 def _excerpt(text: str, match: re.Match[str]) -> str:
     return repr(text[max(match.start() - 20, 0) : match.end() + 20])
-
-
-def _with_region_token(tokenizer: Any) -> Any:
-    """The tokenizer's clone that knows ``<region>``; made anew when the original's vocabulary or options changed."""
-    from transformers import AddedToken
-
-    state = (len(tokenizer), getattr(tokenizer, "add_bos_token", None), getattr(tokenizer, "add_eos_token", None))
-    cached = _clones.get(tokenizer)
-    if cached is None or cached[0] != state:
-        clone = copy.deepcopy(tokenizer)
-        clone.add_tokens([AddedToken(REGION_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
-        cached = _clones[tokenizer] = (state, clone)
-    return cached[1]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pvit_ext
 from pvit_ext import Region, RegionConfig
-from pvit_ext.shards import open_checkpoint
+from pvit_ext.tools.shards import open_checkpoint
 from tests.tiny import TINY_REGIONCLIP
 
 BOX = Region.box(2, 3, 20, 15)

@@ -25,8 +25,8 @@ def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def regionclip_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RegionCLIP checkpoint in the original layout, for the tiny tower of tests/checkpoints.py."""
-    from pvit_ext.encoders.regionclip import build
-    from pvit_ext.encoders.regionclip_weights import original_shapes
+    from pvit_ext.encoders.regionclip.encoder import build
+    from pvit_ext.encoders.regionclip.weights import original_shapes
     from tests.checkpoints import config
 
     torch.manual_seed(11)

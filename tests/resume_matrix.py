@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import pvit_ext
-from pvit_ext.resume import MARKER, newest_complete
+from pvit_ext.training.checkpointing import MARKER, newest_complete
 from tests.tiny import TINY_REGIONCLIP, build_llava
 
 RECIPES = Path(__file__).parents[1] / "recipes"

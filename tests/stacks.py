@@ -1,7 +1,7 @@
 """What every stack must agree on, of one tiny checkpoint: token ids, labels, logits and generated ids.
 
 ``python -m tests.stacks`` on LLaVA's own pins wrote tests/goldens/stacks.json, stacks.safetensors and
-stacks_tokenizer.model; tests/test_stacks.py compares.
+stacks_tokenizer.model; tests/hosts/llava/test_stacks.py compares.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from safetensors.torch import save_file
 
 import pvit_ext
 from pvit_ext import Query, Region, RegionConfig
-from pvit_ext.inference import _prompt, collate, conversation
-from pvit_ext.prompt import tokenizer_region_token
-from pvit_ext.tokenization import load_tokenizer
+from pvit_ext.hosts.llava.batch import build_prompt, collate
+from pvit_ext.hosts.llava.chat import conversation
+from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.llava.tokenizer import load_tokenizer
 from tests.tiny import TINY_REGIONCLIP, build_llava, build_tokenizer
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -104,7 +105,7 @@ def outputs(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         Query(picture(28, 28), "What is in <region>?", [Region.box(3, 4, 20, 25)]),
         Query(picture(60, 40), " Compare <region>  with <region>.", [Region.box(0, 0, 30, 20), Region.point(50, 9)]),
     ]
-    texts = [_prompt(query, conversation(model), "stack", model) for query in queries]
+    texts = [build_prompt(query, conversation(model), "stack", model) for query in queries]
     batch = collate(model, tokenizer, processor, queries, texts)
     with torch.no_grad():
         names = {"inputs": "input_ids"}

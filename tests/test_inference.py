@@ -17,8 +17,10 @@ from PIL import Image
 
 import pvit_ext
 from pvit_ext import Query, Region, RegionConfig, RegionError
-from pvit_ext import inference as inference_module
-from pvit_ext.inference import collate, conversation
+from pvit_ext.hosts.llava import batch as batch_module
+from pvit_ext.hosts.llava import chat as chat_module
+from pvit_ext.hosts.llava.batch import collate
+from pvit_ext.hosts.llava.chat import conversation
 from tests.tiny import TINY_REGIONCLIP
 
 OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
@@ -94,7 +96,7 @@ def recompute(model: Any, batch: dict[str, Any], steps: int) -> list[int]:
 def test_greedy_equals_recomputation_without_a_cache(tiny: Loaded, number: int) -> None:
     model, tokenizer, processor = tiny
     query = MIXED[number]
-    prompt = inference_module._prompt(query, conversation(model), "q", model)
+    prompt = batch_module.build_prompt(query, conversation(model), "q", model)
     batch = collate(model, tokenizer, processor, [query], [prompt])
     if batch["images"] is None:
         batch = {key: value for key, value in batch.items() if key in ("inputs", "attention_mask")}
@@ -168,7 +170,7 @@ def test_history_is_the_conversation_written_out(tiny: Loaded, calls: list[dict[
 def test_image_start_and_end_tokens(tiny: Loaded) -> None:
     config = tiny[0].config
     config.mm_use_im_start_end = True
-    prompt = inference_module._prompt(MIXED[0], conversation(tiny[0]), "q", tiny[0]).text
+    prompt = batch_module.build_prompt(MIXED[0], conversation(tiny[0]), "q", tiny[0]).text
     config.mm_use_im_start_end = False
     assert "<im_start><image><im_end>" in prompt
 
@@ -262,8 +264,8 @@ def test_generation_ends_when_every_row_has(tiny: Loaded, monkeypatch: pytest.Mo
 
 def test_stop_token_of_its_own(tiny: Loaded) -> None:
     tokenizer = tiny[1]
-    assert inference_module._stops(tokenizer, "</s>") == ([2], [])
-    assert inference_module._stops(tokenizer, "")[0] == [2]
+    assert chat_module.stops(tokenizer, "</s>") == ([2], [])
+    assert chat_module.stops(tokenizer, "")[0] == [2]
 
     class WithAdded:
         eos_token, eos_token_id = "</s>", 2
@@ -274,7 +276,7 @@ def test_stop_token_of_its_own(tiny: Loaded) -> None:
         def convert_tokens_to_ids(self, token: str) -> int:
             return self.get_added_vocab()[token]
 
-    assert inference_module._stops(WithAdded(), "<|im_end|>") == ([2, 77], [])
+    assert chat_module.stops(WithAdded(), "<|im_end|>") == ([2, 77], [])
 
 
 # Errors
@@ -313,7 +315,7 @@ def test_bad_query_of_a_later_batch_stops_before_the_first(tiny: Loaded, calls: 
 
 
 def test_errors_of_the_model_tell_how_its_samples_count(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference_module, "region_extra", lambda *_: [None])
+    monkeypatch.setattr(batch_module, "region_extra", lambda *_: [None])
     with pytest.raises(
         RegionError, match=r"^in the batch whose sample 0 is query 2: sample 1, region 0, .*region_extra="
     ):

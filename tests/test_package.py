@@ -74,7 +74,7 @@ def test_entry_points():
     assert script.value == "pvit_ext.cli:main"
     assert callable(script.load())
     (encoder,) = importlib.metadata.entry_points(group="pvit_ext.region_encoders", name="regionclip")
-    assert encoder.value == "pvit_ext.encoders.regionclip:build"
+    assert encoder.value == "pvit_ext.encoders.regionclip.encoder:build"
     assert callable(encoder.load())
 
 
@@ -88,7 +88,7 @@ def test_importing_the_package_and_the_command_line_loads_nothing_heavy():
 
 
 def test_geometry_and_encoders_need_no_llava():
-    code = "import pvit_ext.views, pvit_ext.config, pvit_ext.encoders.regionclip"
+    code = "import pvit_ext.regions.view, pvit_ext.config, pvit_ext.encoders.regionclip.encoder"
     assert modules_after(code) & HEAVY == {"torch", "numpy", "PIL"}
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.regions import Region, Size
-from pvit_ext.views import View
+from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.view import View
 
 PATCH, SIDE = 4, 64
 TOWER = SimpleNamespace(hidden_size=16, num_hidden_layers=8, patch_size=PATCH)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from examples.quickstart.towers import IMAGE_CONFIG, Scenes
-from pvit_ext.anyres import ImageLayout, count_pictures
-from pvit_ext.injection import BoundRegions
-from pvit_ext.inputs import build_inputs, paint_regions, region_extra, write_regions
-from pvit_ext.regions import Region
-from pvit_ext.tower import capture_feature_maps
+from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
+from pvit_ext.hosts.llava.inputs import build_inputs
+from pvit_ext.hosts.llava.tower import capture_feature_maps
+from pvit_ext.regions.region import Region
+from pvit_ext.tokens.binding import BoundRegions
+from pvit_ext.tokens.processor import paint_regions, region_extra, write_regions
 
 REPEATS = 40
 MORE = 9

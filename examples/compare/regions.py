@@ -13,7 +13,7 @@ import pvit_ext
 from examples.quickstart.towers import Scenes
 from examples.quickstart.world import COLOURS, Box, Question, Scene, record_of
 from pvit_ext.files import atomic_write
-from pvit_ext.regions import Region
+from pvit_ext.regions.region import Region
 
 KINDS = ("box", "mask", "point")
 SIDES = (14, 40)

@@ -29,7 +29,7 @@ from examples.quickstart.towers import (
     place_targets,
 )
 from pvit_ext.encoders.overlay import COLORS
-from pvit_ext.views import tower_view
+from pvit_ext.regions.view import tower_view
 
 CROWD = (6, 14)
 """Digits that are tried on a scene: about three times as many as elsewhere, for as much more to learn from."""

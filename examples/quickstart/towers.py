@@ -24,12 +24,12 @@ from examples.quickstart.language import schedule
 from examples.quickstart.world import COLOURS, Question, Scene
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import build_region_encoder
-from pvit_ext.encoders.clip_resnet import ConvReLU
-from pvit_ext.encoders.regionclip import RegionCLIP
-from pvit_ext.encoders.regionclip_weights import batch_norm_of
+from pvit_ext.encoders.regionclip.clip_resnet import ConvReLU
+from pvit_ext.encoders.regionclip.encoder import RegionCLIP
+from pvit_ext.encoders.regionclip.weights import batch_norm_of
 from pvit_ext.files import atomic_write
-from pvit_ext.regions import Region
-from pvit_ext.views import View, tower_view
+from pvit_ext.regions.region import Region
+from pvit_ext.regions.view import View, tower_view
 
 Scenes = list[tuple[Scene, list[Question]]]
 SELECT_LAYER = -2

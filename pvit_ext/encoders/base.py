@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.weights import KeyMap, StateDict
-from pvit_ext.regions import Region, RegionError, Size
-from pvit_ext.views import View
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.view import View
 
 ENTRY_POINT_GROUP = "pvit_ext.region_encoders"
 
@@ -98,29 +98,12 @@ class RegionInputs:
         return {size: torch.tensor(found, device=self.image_index.device) for size, found in rows.items()}
 
 
-def most_passes(own: int, parameter: Tensor) -> int:
-    """How often every rank has to run a module that this one would run ``own`` times: more often only under ZeRO-3.
-
-    There each run of a module gathers its parameters from all ranks, and a rank that runs it less often than another
-    leaves that one waiting (seen with deepspeed 0.19.8 and two ranks: gloo aborts, NCCL would hang).
-
-    Args:
-        own: runs on this rank.
-        parameter: one of the module's.
-    """
-    if not (hasattr(parameter, "ds_id") and torch.distributed.is_initialized()):
-        return own
-    most = torch.tensor(own, device=parameter.device)
-    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-    return int(most)
-
-
 class RegionEncoder(nn.Module):
     """Turns M regions into (M, T, C) features; subclass it and register it.
 
     Deterministic, and batch-invariant: a region's features do not depend on what else is in the batch.
     Coordinates stay float32 under any autocast. One that trains runs each of its modules equally often whatever the
-    batch, or as often as :func:`most_passes` says.
+    batch, or as often as :func:`~pvit_ext.distributed.most_passes` says.
 
     Attributes:
         name: registered name.

@@ -1,6 +1,6 @@
 """Which cells of a grid a region covers: all that it touches.
 
-:func:`pvit_ext.region_masks.sample_masks` asks a mask at the centres of cells instead, as the encoders do that pool.
+:func:`~pvit_ext.encoders.grid_masks.sample_masks` asks a mask at the centres of cells, for the encoders that pool.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.regions import Size
-from pvit_ext.views import View
+from pvit_ext.regions.raster import Ints, count_within
+from pvit_ext.regions.region import Size
+from pvit_ext.regions.view import View
 
-Ints = NDArray[np.int64]
 EDGE = 1e-3
 """Of a cell. A float32 box that ends on the edge of a cell, give or take its rounding, does not touch the next one."""
 
@@ -101,14 +101,6 @@ def _pixel_edges(view: View, size: Size, grid: Size, cell: float) -> tuple[Ints,
         last[-1] = np.ceil(max(at[-1], (view.size[axis] - view.shift[axis]) / view.scale[axis]) - margin)
         edges += [part.clip(0, size[axis]).astype(np.int64) for part in (first, last)]
     return edges[0], edges[1], edges[2], edges[3]
-
-
-def count_within(mask: NDArray[np.bool_], top: Ints, bottom: Ints, left: Ints, right: Ints) -> Ints:
-    """How many are set in ``mask[top[i]:bottom[i], left[j]:right[j]]``, for all i and j."""
-    table = np.pad(mask, ((1, 0), (1, 0))).cumsum(0, dtype=np.int64).cumsum(1)  # of all rectangles from the corner
-    strips = table[bottom] - table[top]
-    counts: Ints = strips[:, right] - strips[:, left]
-    return counts
 
 
 def _grown(cells: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:

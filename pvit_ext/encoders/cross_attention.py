@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.cross_layers import CrossBlock, FourierEmbedding
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.coverage import covered_cells
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.ops.cross_attention import CrossBlock, FourierEmbedding
 
 
 @dataclass(frozen=True)

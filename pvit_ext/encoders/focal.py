@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from pvit_ext.attention import varlen_cross_attention
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap, StateDict
-from pvit_ext.regions import Region, Size
+from pvit_ext.ops.varlen_attention import varlen_cross_attention
+from pvit_ext.regions.region import Region, Size
 
 REGIONS_PER_PASS = 16
 """Crops that pass the tower at once without gradients; with them all do, so that every rank passes it once a step."""

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.grid_masks import sample_masks
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap
-from pvit_ext.region_masks import sample_masks
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
-from pvit_ext.encoders.coverage import count_within
 from pvit_ext.encoders.options import read_options
-from pvit_ext.raster import Box, draw_polyline
-from pvit_ext.regions import Region, RegionError, Size
+from pvit_ext.regions.raster import Box, Mask, draw_polyline, outline
+from pvit_ext.regions.region import Region, RegionError, Size
 
-Mask = NDArray[np.bool_]
 COLORS = {
     "red": (255, 0, 0),
     "green": (0, 200, 0),
@@ -127,16 +124,6 @@ def _colors(regions: Sequence[Region]) -> dict[tuple[Any, ...], str]:
             f"{len(keys)} regions; ask about fewer at once, or use another encoder"
         )
     return dict(zip(keys, COLORS, strict=False))
-
-
-def outline(mask: Mask, line: int) -> Mask:
-    """The pixels of a mask within ``line`` of its edge, the image's border included; bool (H, W)."""
-    spans = []
-    for count in mask.shape:
-        at = np.arange(count)
-        spans += [(at - line).clip(0), (at + line + 1).clip(max=count)]
-    inside: Mask = count_within(mask, spans[0], spans[1], spans[2], spans[3]) == (2 * line + 1) ** 2
-    return mask & ~inside
 
 
 def _ellipse(box: Box, size: Size) -> Mask:

@@ -12,7 +12,7 @@ from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.coverage import covered_shares
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap
-from pvit_ext.roi_align import roi_align
+from pvit_ext.ops.roi_align import roi_align
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
 from pvit_ext.encoders.options import read_options
-from pvit_ext.regions import Region, Size
-from pvit_ext.views import View
+from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.view import View
 
 
 @dataclass(frozen=True)

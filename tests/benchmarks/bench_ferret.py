@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.ferret import Ferret, build
+from pvit_ext.encoders.ferret.encoder import Ferret, build
 from tests.benchmarks.harness import compare, write
 from tests.benchmarks.straightforward_ferret import encode
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.gpt4roi import build
+from pvit_ext.encoders.gpt4roi.encoder import build
 from tests.benchmarks.harness import compare, write
 
 TOWER = SimpleNamespace(hidden_size=1024, num_hidden_layers=24, patch_size=14)

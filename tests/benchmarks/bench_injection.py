@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.injection import inject_region_tokens, mark_regions
+from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from tests.benchmarks.harness import compare, write
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.osprey import Osprey, build
-from pvit_ext.regions import Region
-from pvit_ext.views import View
+from pvit_ext.regions.region import Region
+from pvit_ext.regions.view import View
 from tests.benchmarks.harness import compare, write
 
 SIDE, COUNT = 512, 4

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.encoders.clip_resnet import STRIDE
-from pvit_ext.encoders.regionclip import ARCHITECTURES, RegionCLIP
+from pvit_ext.encoders.regionclip.clip_resnet import STRIDE
+from pvit_ext.encoders.regionclip.encoder import ARCHITECTURES, RegionCLIP
 from tests.benchmarks.bench_roi_align import some_boxes
 from tests.benchmarks.harness import compare, write
 from tests.benchmarks.roi_align_forms import dense

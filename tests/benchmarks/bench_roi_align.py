@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.roi_align import roi_align
+from pvit_ext.ops.roi_align import roi_align
 from tests.benchmarks.harness import compare, write
 from tests.benchmarks.roi_align_forms import dense
 

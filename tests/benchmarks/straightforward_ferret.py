@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pvit_ext.encoders.ferret import Ferret
+from pvit_ext.encoders.ferret.encoder import Ferret
 
 
 def features_at(feature_map: Tensor, points: Tensor, view_sizes: Tensor, image_index: Tensor) -> Tensor:

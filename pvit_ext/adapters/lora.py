@@ -1,0 +1,85 @@
+"""LoRA through LLaVA's own flags: adapters on the language model only, and folders of adapters loaded again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.files import read_json
+from pvit_ext.tokens.serialization import CONFIG_FILE
+
+ADAPTER_CONFIG = "adapter_config.json"
+NON_LORA_FILE = "non_lora_trainables.bin"
+_PEFT_PREFIX = "base_model.model."
+
+
+def find_all_linear_names(model: Any) -> str:
+    """A pattern for exactly the linear layers of the language model's blocks; peft matches it against whole names.
+
+    LLaVA's function of this name collects last names (``q_proj``), which an image tower or an encoder has as well.
+
+    Args:
+        model: LLaVA model before peft wraps it.
+    """
+    inner = model.get_model()
+    ours = {id(part) for name in _OURS for part in _modules_of(getattr(inner, name, None))}
+    names = [
+        f"{model.base_model_prefix}.{name}"
+        for name, module in inner.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in ours
+    ]
+    return "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names}))
+
+
+_OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
+
+
+def _modules_of(part: Any) -> list[nn.Module]:
+    parts = part if isinstance(part, list) else [part]  # LLaVA wraps its tower in a list under FSDP
+    return [module for one in parts if one is not None for module in one.modules()]
+
+
+def is_adapter(folder: str) -> bool:
+    """Whether a folder of region modules holds a LoRA adapter too.
+
+    Raises:
+        FileNotFoundError: when one belongs to it and was never written.
+    """
+    if not read_json(Path(folder, CONFIG_FILE)).get("adapter"):
+        return False
+    if missing := [name for name in (ADAPTER_CONFIG, NON_LORA_FILE) if not Path(folder, name).is_file()]:
+        raise FileNotFoundError(f"{folder} is what an interrupted LoRA run left, {missing} are missing: resume the run")
+    return True
+
+
+def merge_adapter(model: Any, folder: str) -> Any:
+    """Load what a LoRA run trained into its base model: whole weights first, then the adapter, merged.
+
+    Raises:
+        ValueError: when the folder trains a tensor that the model lacks.
+    """
+    from peft import PeftModel
+
+    load_whole_weights(model, folder, _PEFT_PREFIX)
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+
+
+def load_whole_weights(model: Any, folder: str, prefix: str = "") -> None:
+    """Load what trained beside an adapter.
+
+    Args:
+        model: base model, or peft's wrapper around it.
+        folder: with :data:`NON_LORA_FILE`.
+        prefix: of the names in the file that those of the model lack.
+
+    Raises:
+        ValueError: when the folder trains a tensor that the model lacks.
+    """
+    state = {key.removeprefix(prefix): value for key, value in read_checkpoint(Path(folder, NON_LORA_FILE)).items()}
+    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise ValueError(f"{folder} trained tensors that its base model lacks: {sorted(unexpected)}")

@@ -1,0 +1,20 @@
+"""``pvit-ext doctor``: what is installed, and whether LLaVA can be used."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's subcommands."""
+    parser = commands.add_parser("doctor", help="versions, LLaVA, patch points, attention; says what is broken and why")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    from pvit_ext.tools import doctor
+
+    return doctor.main(as_json=args.json)

@@ -1,0 +1,58 @@
+"""The whole command line, and what becomes of errors. Commands import what they need when they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pvit_ext.cli import ask, compare, convert_checkpoint, data, doctor, swap
+
+COMMANDS = (ask, swap, convert_checkpoint, data, doctor, compare)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: arguments without the program's name, default those of the process.
+
+    Returns:
+        Exit status: 0, 1 where the subcommand found problems, 2 for an error of the user's input.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.handler(args)
+    except Exception as error:
+        if args.traceback or not _is_input_error(error):
+            raise
+        print(f"pvit-ext: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="pvit-ext", description="Ask LLaVA about regions of an image.")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+class _PrintVersion(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        import pvit_ext
+
+        print(f"pvit-ext {pvit_ext.__version__}")
+        parser.exit()
+
+
+def _is_input_error(error: Exception) -> bool:
+    """Errors whose message tells the user what to do; RegionError and RecordError are ValueErrors."""
+    from pvit_ext.hosts.llava.patching import PatchError
+
+    return isinstance(error, (ValueError, OSError, PatchError))

@@ -1,0 +1,1 @@
+"""Training records: the documented JSON schema, read and checked."""

@@ -1,0 +1,84 @@
+"""Bad records that a run survives: counted, and listed once each in a file that all its processes share."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.records import BadRecord, RecordError
+
+LIST = "bad_records.jsonl"
+_log = logging.getLogger(__name__)
+
+
+class BadRecords:
+    """The bad records of a run, at most ``limit`` of them.
+
+    Once :meth:`open` has named the run's folder they are kept in ``bad_records.jsonl`` there, and those that other
+    ranks, data workers and earlier parts of a resumed run listed count too.
+
+    Args:
+        limit: how many the run may replace.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._found: dict[str, str] = {}
+        self._path: Path | None = None
+
+    def open(self, folder: str | os.PathLike[str]) -> None:
+        """List them in this folder from now on, first those found so far.
+
+        Raises:
+            RecordError: as :meth:`add`.
+        """
+        self._path = Path(folder, LIST)
+        if self._found:
+            self.add()
+
+    def add(self, *found: BadRecord) -> None:
+        """Take note of bad records; one that is known already is not counted again.
+
+        Raises:
+            RecordError: with the list, if there are more than the limit by now.
+        """
+        self._found = {one.where: one.problem for one in found} | self._found
+        if self._path is not None and self.limit:
+            self._found = _merge(self._path, self._found)
+        if len(self._found) > self.limit:
+            listed = f"; {self._path} lists them and is counted from, remove it after mending" if self._path else ""
+            advice = f", --max_bad_records allows {self.limit}{listed}" if self.limit else ""
+            raise RecordError(*self._found.values(), advice=advice)
+
+
+def _merge(path: Path, found: dict[str, str]) -> dict[str, str]:
+    """Append what the file does not list yet, under a lock; returns all that it lists now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as stream:
+        with suppress(OSError):  # some cluster file systems have no locks; then a record may be listed twice
+            fcntl.flock(stream, fcntl.LOCK_EX)  # until it is closed
+        stream.seek(0)
+        text = stream.read()
+        listed = dict(pair for line in text.splitlines() if (pair := _parsed(line)))
+        new = {where: problem for where, problem in found.items() if where not in listed}
+        if new:
+            lines = [json.dumps({"record": where, "problem": problem}) + "\n" for where, problem in new.items()]
+            stream.write("".join(["" if text.endswith("\n") or not text else "\n", *lines]))
+            stream.flush()
+            os.fsync(stream.fileno())
+            _log.warning("replaced by the next good record: %s", "\n".join(new.values()))
+    return listed | new
+
+
+def _parsed(line: str) -> tuple[str, str] | None:
+    """None for a line that a crash cut short."""
+    try:
+        value: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value["record"], value["problem"]

@@ -1,0 +1,40 @@
+"""Several processes at work: parameters that ZeRO-3 has partitioned, and passes that every rank has to make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
+    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
+
+    Args:
+        parameters: to be whole inside the block.
+        write: what rank 0 writes to them stays.
+    """
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        return torch.no_grad()
+    from deepspeed import zero
+
+    return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
+
+
+def most_passes(own: int, parameter: Tensor) -> int:
+    """How often every rank has to run a module that this one would run ``own`` times: more often only under ZeRO-3.
+
+    There each run of a module gathers its parameters from all ranks, and a rank that runs it less often than another
+    leaves that one waiting (seen with deepspeed 0.19.8 and two ranks: gloo aborts, NCCL would hang).
+
+    Args:
+        own: runs on this rank.
+        parameter: one of the module's.
+    """
+    if not (hasattr(parameter, "ds_id") and torch.distributed.is_initialized()):
+        return own
+    most = torch.tensor(own, device=parameter.device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)

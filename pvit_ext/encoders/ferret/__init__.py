@@ -1,0 +1,1 @@
+"""Ferret (arXiv 2310.07704): points sampled inside a region, grouped and pooled."""

@@ -1,0 +1,182 @@
+"""RegionCLIP region encoder: a second, frozen CLIP ResNet sees the whole image, regions are pooled from its res4."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet
+from pvit_ext.encoders.regionclip.weights import load_visual
+from pvit_ext.ops.roi_align import roi_align
+from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.view import View
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+REGIONS_PER_PASS = 64
+"""Regions that go through layer4 at once; bounds memory, about 20 MB each for RN50x4 in float32."""
+
+
+@dataclass(frozen=True)
+class RegionCLIPOptions:
+    """Sizes of a RegionCLIP tower; the defaults are those of ``regionclip_pretrained-cc_rn50x4``.
+
+    Args:
+        layers: bottlenecks in layer1 to layer4.
+        width: channels after the stem.
+        heads: heads of the attention pool.
+        output_dim: C of a region.
+        pool: RoIAlign cells per side; layer4 halves it to the grid of the positional embedding.
+        shortest_edge: the image's shorter side is resized to this many pixels,
+        longest_edge: unless its longer side would exceed this many.
+    """
+
+    layers: tuple[int, ...] = (4, 6, 10, 6)
+    width: int = 80
+    heads: int = 40
+    output_dim: int = 640
+    pool: int = 18
+    shortest_edge: int = 800
+    longest_edge: int = 1333
+
+
+ARCHITECTURES = {
+    "rn50x4": RegionCLIPOptions(),
+    "rn50": RegionCLIPOptions(layers=(3, 4, 6, 3), width=64, heads=32, output_dim=1024, pool=14),
+}
+
+
+class RegionCLIP(RegionEncoder):
+    """One feature per region from RegionCLIP's own image path, as PVIT uses it.
+
+    The tower starts frozen. It computes in its parameters' dtype, whatever autocast says; coordinates are float32.
+    Images are never padded, so a region's feature is the same alone and in any batch.
+
+    Source: PVIT (arXiv 2308.13437), RegionCLIP (arXiv 2112.09106).
+    """
+
+    name: ClassVar[str] = "regionclip"
+    frozen: ClassVar[bool] = True
+
+    def __init__(self, options: RegionCLIPOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.feature_dim = options.output_dim
+        self.backbone = CLIPResNet(options.layers, options.width, options.heads, options.output_dim, options.pool)
+        self.requires_grad_(False)
+
+    def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
+        """Resized pixels, uint8 (3, h, w); normalised on the device, because trainers cast floating inputs to bf16."""
+        size = self.view_size(image.size)
+        resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+        return {"pixels": torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()}  # (3, h, w)
+
+    def view_size(self, source: Size) -> Size:
+        """(width, height) the tower sees of an image; at least one cell of res4, where the original would crash."""
+        view = View.shortest_edge(source, self.options.shortest_edge, self.options.longest_edge)
+        return max(view.size[0], STRIDE), max(view.size[1], STRIDE)
+
+    def dummy_extra(self) -> dict[str, Tensor]:
+        """One cell of res4, not the resized image that :meth:`preprocess` would make of it."""
+        return {"pixels": torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)}
+
+    def load_weights(self, path: str) -> None:
+        """Load a RegionCLIP or CLIP ResNet checkpoint, or a saved folded one; see :func:`load_visual`.
+
+        Raises:
+            ValueError: unless all of it fits.
+        """
+        load_visual(self.backbone, path)
+
+    def forward(self, inputs: RegionInputs) -> Tensor:
+        """Features (M, 1, C) of the parameters' dtype.
+
+        Args:
+            inputs: ``extra[i]["pixels"]`` for every image that has a region, uint8 (3, h, w).
+        """
+        features = self._weight.new_zeros(len(inputs.regions), self.feature_dim)  # (M, C)
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        with torch.set_grad_enabled(trains), torch.autocast(self._weight.device.type, enabled=False):
+            for images in _same_size(inputs).values():
+                rows, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, inputs))
+                pixels = torch.stack([_pixels(inputs, image) for image in images])
+                features = features.index_copy(0, rows, self.encode(self.normalize(pixels), boxes, index))
+        return features[:, None]  # (M, 1, C)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, h, w) -> float32 (B, 3, h, w) on the tower's device, with CLIP's mean and deviation."""
+        device = self._weight.device
+        mean, std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
+        return (pixels.to(device).float() / 255 - mean) / std
+
+    def encode(self, pixels: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Features (M, C) of boxes on normalised images of one size.
+
+        Args:
+            pixels: (B, 3, h, w) floating, normalised.
+            boxes: (M, 4) xyxy float32, in these pixels.
+            image_index: (M,) int64.
+        """
+        res4 = self.backbone.trunk(pixels.to(self._weight.dtype))
+        features = []
+        for part, index in zip(boxes.split(REGIONS_PER_PASS), image_index.split(REGIONS_PER_PASS), strict=True):
+            pooled = roi_align(res4, part, index, self.options.pool, 1 / STRIDE)
+            features.append(self.backbone.head(pooled))
+        return torch.cat(features)  # (M, C)
+
+    @property
+    def _weight(self) -> Tensor:
+        return self.backbone.conv1.weight
+
+
+def _same_size(inputs: RegionInputs) -> dict[tuple[int, ...], list[int]]:
+    """Images that have regions, by the size the tower sees."""
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for image in sorted(set(inputs.image_index.tolist())):
+        groups[tuple(_pixels(inputs, image).shape)].append(image)
+    return groups
+
+
+def _pixels(inputs: RegionInputs, image: int) -> Tensor:
+    extra = inputs.extra[image] if image < len(inputs.extra) else None
+    if extra is None or "pixels" not in extra:
+        raise ValueError(f"image {image} has regions but no pixels; put RegionCLIP.preprocess(...) into extra[{image}]")
+    return extra["pixels"]
+
+
+def _regions_of(images: list[int], inputs: RegionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (N,), boxes in the tower's pixels (N, 4) and index into ``images`` (N,) of the N regions on these images."""
+    rows, boxes, index = [], [], []
+    for position, image in enumerate(images):
+        row = (inputs.image_index == image).nonzero().flatten()
+        height, width = _pixels(inputs, image).shape[1:]
+        rows.append(row)
+        boxes.append(View.resize(inputs.image_sizes[image], (width, height)).map_boxes(inputs.boxes[row]))
+        index.append(torch.full_like(row, position))
+    return torch.cat(rows), torch.cat(boxes), torch.cat(index)
+
+
+def build(config: RegionConfig, tower_config: Any = None) -> RegionCLIP:
+    """Build from ``config.encoder_options``: ``arch`` (``rn50x4``, ``rn50``) and fields of :class:`RegionCLIPOptions`.
+
+    Raises:
+        ValueError: for an unknown architecture or option.
+    """
+    values = dict(config.encoder_options)
+    arch = values.pop("arch", "rn50x4")
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown RegionCLIP arch {arch!r}; known: {', '.join(ARCHITECTURES)}")
+    known = [item.name for item in fields(RegionCLIPOptions)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"unknown RegionCLIP options {unknown}; known: arch, {', '.join(known)}")
+    if "layers" in values:
+        values["layers"] = tuple(values["layers"])
+    return RegionCLIP(replace(ARCHITECTURES[arch], **values))

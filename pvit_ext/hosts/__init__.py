@@ -1,0 +1,1 @@
+"""What region modules live in: one folder for each family of vision-language models."""

@@ -1,0 +1,112 @@
+"""Queries as a batch for LLaVA's ``generate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pvit_ext.hosts.llava.image_layout import ImageLayout
+from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions
+from pvit_ext.regions.image import reading
+from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.tokens.processor import paint_regions, region_extra, write_regions
+from pvit_ext.tokens.query import Query
+
+
+@dataclass
+class Prompt:
+    """A prompt, its regions, and those of them that are left for the model: none of them where the text names them."""
+
+    text: str
+    regions: list[Region]
+    left: list[Region] = field(default_factory=list)
+
+
+def build_prompt(query: Query, conv: Any, where: str, model: Any) -> Prompt:
+    """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
+    with reading(where):
+        sizes = query.image_sizes()
+    images = len(sizes)
+    questions = [question for question, _ in query.history] + [query.text]
+    answers = [answer for _, answer in query.history] + [None]
+    given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
+    if given not in (0, images):
+        raise RegionError(f"{where}: {given} <image> in the text, {images} image(s) given")
+    if not given:
+        questions[0] = (IMAGE_PLACEHOLDER + "\n") * images + questions[0]
+    conv = conv.copy()
+    for question, answer in zip(questions, answers, strict=True):
+        conv.append_message(conv.roles[0], question)
+        conv.append_message(conv.roles[1], answer)
+    text = conv.get_prompt()
+    if getattr(model.config, "mm_use_im_start_end", False):
+        text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
+    prompt = Prompt(*bind_regions(text, query.regions, where))
+    for number, region in enumerate(prompt.regions):
+        if not 0 <= region.image < images:
+            raise RegionError(
+                f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)"
+            )
+        region.resolve(sizes[region.image], f"{where}, region {number}")
+    (prompt.text,), prompt.left = write_regions(_encoder(model), [prompt.text], prompt.regions, sizes, where)
+    return prompt
+
+
+def _encoder(model: Any) -> Any:
+    return getattr(model.get_model(), "region_encoder", None)
+
+
+def collate(
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    queries: Sequence[Query],
+    prompts: Sequence[Prompt],
+    first: int = 0,
+) -> dict[str, Any]:
+    """Arguments for ``model.generate``: left-padded ids, pixels, sizes, regions and the encoder's extra input."""
+    from llava.mm_utils import process_images
+
+    device = model.lm_head.weight.device
+    pairs = list(zip(queries, prompts, strict=False))
+    ids = [tokenizer_region_token(prompt.text, tokenizer, IMAGE_TOKEN_INDEX, "pt") for _, prompt in pairs]
+    images: list[Image.Image] = []
+    extra: list[dict[str, Tensor] | None] = []
+    encoder, layout = _encoder(model), ImageLayout.of(model)
+    for number, (query, prompt) in enumerate(pairs, start=first):
+        with reading(f"query {number}"):
+            loaded = query.load_images()
+        _check_length(model, ids[number - first], [layout.rows(image.size) for image in loaded], f"query {number}")
+        own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
+        images += paint_regions(encoder, own, prompt.regions, f"query {number}")
+        extra += region_extra(encoder, own, prompt.regions, f"query {number}")
+    pixels: Any = process_images(images, image_processor, model.config)
+    dtype = model.lm_head.weight.dtype
+    pixels = [one.to(device, dtype) for one in pixels] if isinstance(pixels, list) else pixels.to(device, dtype)
+    longest = max(len(one) for one in ids)
+    return {
+        "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
+        "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
+        "images": pixels if any(IMAGE_TOKEN_INDEX in one for one in ids) else None,
+        "image_sizes": [image.size for image in images],
+        "regions": [prompt.left for _, prompt in pairs],
+        "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
+    }
+
+
+def _check_length(model: Any, ids: Tensor, image_rows: list[int], where: str) -> None:
+    """LLaVA cuts the end of a long prompt, which is the question, without a word."""
+    limit = getattr(model.config, "tokenizer_model_max_length", None)
+    rows = len(ids) + sum(image_rows) - len(image_rows)
+    if regions := int((ids == REGION_TOKEN_INDEX).sum()):
+        rows += regions * (model.region_config.slots_per_region - 1) if model.region_config else 0
+    if limit is not None and rows > limit:
+        raise RegionError(
+            f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}"
+        )

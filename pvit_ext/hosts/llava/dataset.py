@@ -1,0 +1,176 @@
+"""Training data: LLaVA's dataset and collator, plus regions."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llava import mm_utils
+from llava.constants import IGNORE_INDEX
+from llava.train import train as llava_train
+from PIL import Image
+
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.records import BadRecord, Record, RecordError, load_records
+from pvit_ext.hosts.llava.image_layout import ImageLayout
+from pvit_ext.hosts.llava.tokenizer import with_original_ids
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
+from pvit_ext.regions.image import load_image, reading
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.tokens.processor import check_regions, paint_regions, region_extra, write_regions
+
+
+class RegionDataset(llava_train.LazySupervisedDataset):
+    """LLaVA's dataset over records with regions; equal to LLaVA's, item by item, where there are none.
+
+    Images are upright (EXIF applied), and processed by LLaVA's ``process_images``, so ``anyres`` works too.
+
+    Attributes:
+        region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
+        slots_per_region: rows a region takes in the prompt.
+        layout: set by the trainer; how the image tower sees an image, and the rows that it takes in the prompt.
+        seed: of the run; box jitter is a function of it, the epoch and the sample.
+    """
+
+    region_encoder: Any = None
+    slots_per_region: int = 1
+    layout: ImageLayout
+    seed: int = 0
+
+    def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
+        self.bad_records = BadRecords(data_args.max_bad_records)
+        self.records = load_records(data_path, data_args.image_folder, self.bad_records)
+        self.list_data_dict = [record.data for record in self.records]
+        self.tokenizer = tokenizer
+        self.data_args = data_args
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
+
+        A record that turns out bad is replaced by the next good one, as at start-up: the same on every rank, in every
+        epoch and after a resume.
+
+        Args:
+            index: of the sample, in epoch 0, or (epoch, index).
+
+        Raises:
+            RecordError, RegionError: naming file and line; with the list of all when they are more than
+                ``--max_bad_records`` allows.
+        """
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        count = len(self.records)
+        for record in (self.records[place % count] for place in range(index, index + count)):
+            try:
+                return self._item(record, np.random.default_rng((self.seed, epoch, index)))
+            except (RecordError, RegionError) as error:
+                if not self.bad_records.limit:
+                    raise
+                self.bad_records.add(BadRecord(record.where, str(error)))
+        raise RecordError(f"none of {count} records can be used, the last is {record.where}")
+
+    def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
+        if "image" not in record.data:
+            side = self.data_args.image_processor.crop_size
+            blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": None}
+            item = self._encoded(record, record.data["conversations"], regions=0, image_rows=0)
+            return item | blank | {"image_size": (side["width"], side["height"])}
+        with reading(record.where):
+            image = load_image(Path(self.data_args.image_folder, record.data["image"]))
+        regions = self._regions(record, image.size, draw)
+        turns = record.data["conversations"]
+        texts = [turn["value"] for turn in turns]
+        texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
+        turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
+        item = self._encoded(record, turns, len(left), self.layout.rows(image.size))
+        check_regions(self.region_encoder, left, image.size, self.layout.view(image.size), record.where)
+        with reading(record.where):
+            item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
+        extra = region_extra(self.region_encoder, [image], left, record.where)[0]
+        return item | {"image_size": image.size, "regions": left, "region_extra": extra}
+
+    def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: int) -> dict[str, Any]:
+        """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
+        end, has_image = self.tokenizer.eos_token, "image" in record.data
+        if end and any(end in turn["value"] for turn in turns):
+            raise RecordError(f"{record.where}: its text holds {end}, with which LLaVA ends an answer; take it out")
+        conversations = [copy.deepcopy(turns)]
+        if has_image:
+            conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
+        try:
+            encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
+        except AssertionError as error:
+            wanted = "--version plain takes one question with <image> and one answer"
+            raise RecordError(f"{record.where}: LLaVA's template refuses the conversation; {wanted}") from error
+        item = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
+        self._check(item, record.where, regions, image_rows)
+        return item
+
+    def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[Region]:
+        """The record's regions, moved a little."""
+        most = self.data_args.region_jitter
+        return [jitter_box(region, most, draw).resolve(size, record.where) for region in record.resolve(size)]
+
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
+
+    def _check(self, item: dict[str, Any], where: str, expected: int, image_rows: int) -> None:
+        """Nothing is trained on with its answer masked or cut away, or its region cut off."""
+        ids, limit = item["input_ids"], self.tokenizer.model_max_length
+        answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
+        if len(answer) == 0:
+            problem = "LLaVA masks an answer whose tokens it cannot place (see its 'tokenization mismatch')"
+            raise RecordError(f"{where}: no answer token is left to learn from: {problem}")
+        regions = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
+        if len(regions) != expected:
+            problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
+            raise RecordError(f"{where}: {problem}; --version plain drops the question, use another template")
+        for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
+            if len(places) and (row := self._row_after(ids, int(places[0]), image_rows)) > limit:
+                raise RecordError(f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it")
+
+    def _row_after(self, ids: torch.Tensor, place: int, image_rows: int) -> int:
+        """Row of the prompt, images and regions expanded, behind the token at ``place``."""
+        before = ids[: place + 1]
+        images = int((before == IMAGE_TOKEN_INDEX).sum()) * (image_rows - 1)
+        return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
+
+
+def jitter_box(region: Region, fraction: float, draw: np.random.Generator) -> Region:
+    """PVIT's augmentation: move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
+
+    Other kinds stay, and so do boxes below one pixel: clipped again, they could fall under the least size.
+    """
+    if region.kind != "box" or not fraction:
+        return region
+    (x0, y0), (x1, y1) = region.points
+    width, height = x1 - x0, y1 - y0
+    if min(width, height) < 1:
+        return region
+    left, top, right, bottom = draw.uniform(-fraction, fraction, 4).tolist()
+    return replace(region, points=((x0 + left * width, y0 + top * height), (x1 + right * width, y1 + bottom * height)))
+
+
+class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
+    """LLaVA's collator; image sizes, regions and the encoder's extra inputs stay lists, one entry a sample."""
+
+    def __call__(self, instances: Any) -> dict[str, Any]:
+        """Batch of :class:`RegionDataset` items."""
+        batch = super().__call__(instances)
+        batch["image_sizes"] = [item["image_size"] for item in instances]
+        batch["regions"] = [item["regions"] for item in instances]
+        batch["region_extra"] = [item["region_extra"] for item in instances]
+        return batch
+
+
+def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
+    """What LLaVA's function of this name returns, with regions, and LLaVA's original token ids."""
+    tokenizer = with_original_ids(tokenizer)
+    return {
+        "train_dataset": RegionDataset(data_args.data_path, tokenizer, data_args),
+        "eval_dataset": None,
+        "data_collator": RegionCollator(tokenizer=tokenizer),
+    }

@@ -1,0 +1,69 @@
+"""What a region encoder gets to see of a LLaVA batch, checked before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.hosts.llava.image_layout import ImageLayout
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.view import View
+from pvit_ext.tokens.binding import BoundRegions
+from pvit_ext.tokens.processor import check_kinds
+
+Extra = list[dict[str, Tensor] | None]
+
+
+def build_inputs(
+    encoder: RegionEncoder,
+    bound: BoundRegions,
+    sizes: Sequence[Size] | None,
+    maps: list[Tensor],
+    pictures: list[int],
+    extra: Extra | None,
+    layout: ImageLayout,
+    device: torch.device,
+) -> RegionInputs:
+    """Inputs for the regions of a batch; for a batch without any, of one dummy region.
+
+    Args:
+        encoder: that will get them.
+        bound: the M regions.
+        sizes: B (width, height) of the upright originals.
+        maps: one (pictures, C_l, H_l, W_l) map per layer that the encoder reads, and perhaps one for cross layers.
+        pictures: of each image, more than one where it came as tiles.
+        extra: per image the encoder's ``preprocess`` output, None where an image has no region.
+        layout: of the images' pictures.
+        device: for the index.
+
+    Raises:
+        RegionError: when what the encoder needs is missing.
+    """
+    if not bound.regions:
+        bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
+        maps, pictures, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
+    sizes = [(int(width), int(height)) for width, height in sizes or []]
+    check_kinds(encoder, bound.regions, bound.owners)
+    _check_extra(encoder, bound, extra)
+    maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()
+    if maps:
+        maps, views = layout.join(maps, pictures, sizes, encoder.reads_tiles)
+    if context:
+        context = layout.join(context, pictures, sizes, tiled=False)[0]
+    index, whole = torch.tensor(bound.image_index, device=device), context[0] if context else None
+    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners, whole)
+
+
+def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
+    if type(encoder).preprocess is RegionEncoder.preprocess:
+        return
+    for image, owner in zip(bound.image_index, bound.owners, strict=True):
+        if extra is None or image >= len(extra) or not extra[image]:
+            raise RegionError(
+                f"{owner}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass "
+                "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
+                "region lies (pvit_ext.ask and the training data do so)"
+            )

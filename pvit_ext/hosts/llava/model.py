@@ -1,0 +1,266 @@
+"""The mixin that stands in front of each of LLaVA's model classes, LLaVA's own code behind it.
+
+Without regions every call goes to stock LLaVA unchanged. A checkpoint keeps LLaVA's ``model_type``; its config gains
+one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two modules: ``region_encoder`` and
+``region_projector``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
+from pvit_ext.hosts.llava.inputs import Extra, build_inputs
+from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
+from pvit_ext.hosts.llava.tower import capture_feature_maps
+from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.tokens.binding import BoundRegions, bind_to_images
+from pvit_ext.tokens.region_modules import (
+    create_region_modules,
+    finish_region_encoder,
+    replace_region_modules,
+    settle_missing,
+    settle_missing_tower,
+)
+from pvit_ext.tokens.serialization import keys_not_saved, load_region_modules
+
+Regions = list[list[Region] | None]
+
+
+class RegionMixin:
+    """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
+
+    language_model_class: ClassVar[Any]
+    fast_tokenizer: ClassVar[bool] = False
+    llava_generates: ClassVar[bool] = True
+    _keys_to_ignore_on_save: Any
+    # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
+    _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        with compat.image_tower_from_config():
+            super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        create_region_modules(self)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256.
+
+        Raises:
+            ValueError: when region tensors are missing from a checkpoint whose config names a region encoder, or some
+                of its image tower's from one that says it holds them.
+        """
+        path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        missing = compat.missing_keys(model, info)
+        settle_missing_tower(model, missing, path)
+        settle_missing(model, missing, path)
+        finish_region_encoder(model, path)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
+        before = {key for key in self._keys_to_ignore_on_save or () if ".region_encoder." not in key}
+        self._keys_to_ignore_on_save = keys_not_saved(self) | before
+        if kwargs.get("state_dict") is not None:
+            kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
+        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
+        """LLaVA's last step of building a model for training; then the region modules its arguments ask for."""
+        super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
+        if not hasattr(model_args, "region_config"):
+            return
+        self.model_arguments = model_args  # for the trackers' config
+        folder = model_args.region_modules
+        config = model_args.region_config(self.region_config)
+        with torch.random.fork_rng(devices=[]):  # --seed decides how they start, whatever ZeRO-3 drew on its way here
+            torch.default_generator.manual_seed(torch.initial_seed())
+            replace_region_modules(self, config, folder or ".", filled_later=folder is not None)
+        if folder is not None:
+            load_region_modules(self, folder)
+
+    @property
+    def region_config(self) -> RegionConfig | None:
+        """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
+        values = getattr(self.config, CONFIG_KEY, None)  # type: ignore[attr-defined]
+        return None if values is None else RegionConfig.from_dict(values)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Any = None,
+        image_sizes: list[Size] | None = None,
+        return_dict: bool | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+    ) -> Any:
+        """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
+
+        No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss.
+        """
+        if inputs_embeds is not None and any(regions or []):
+            raise RegionError(
+                "regions were given beside inputs_embeds: pass input_ids, in which <region> has its place"
+            )
+        if inputs_embeds is None and input_ids is not None:
+            prepared = self.prepare_inputs_labels_for_multimodal(
+                input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
+                regions, region_extra,
+            )  # fmt: skip
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
+        positions = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
+        return self.language_model_class.forward(
+            self,
+            **positions,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        images: Any = None,
+        image_sizes: list[Size] | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one.
+
+        transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
+        """
+        if not any(regions or []) and self.llava_generates:
+            _refuse_unbound(inputs)
+            return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
+        if inputs is None:
+            raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
+        _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
+            inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None,
+            images, image_sizes, regions, region_extra,
+        )  # fmt: skip
+        if inputs_embeds is None:
+            inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
+        return self.language_model_class.generate(
+            self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Any,
+        image_sizes: list[Size] | None = None,
+        regions: Regions | None = None,
+        region_extra: Extra | None = None,
+    ) -> tuple[Any, ...]:
+        """LLaVA's splice of the image tokens, then region tokens where ``REGION_TOKEN_INDEX`` stands.
+
+        Args:
+            input_ids: (B, L) with LLaVA's IMAGE_TOKEN_INDEX and one REGION_TOKEN_INDEX per region.
+            image_sizes: (width, height) of every upright original, dummy images of text-only samples included.
+            regions: per sample its regions in the order of their placeholders, or None.
+            region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
+
+        Raises:
+            RegionError: naming the sample, when regions, placeholders and images do not fit together.
+        """
+        stock = super().prepare_inputs_labels_for_multimodal  # type: ignore[misc]
+        has_regions = any(regions or [])
+        encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
+        if encoder is not None and not encoder.tokens_per_region:
+            if has_regions:
+                raise RegionError(_WITHOUT_ROWS.format(encoder.name))
+            encoder = None
+        can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
+        if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
+            _refuse_unbound(input_ids)
+            return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
+        if encoder is None:
+            raise RegionError(
+                "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
+                "checkpoint that has one"
+            )
+        if images is None:
+            raise RegionError(
+                "regions were given, but no images: pass images=, one per <image> and per text-only sample"
+            )
+
+        bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
+        config = self.region_config
+        assert config is not None
+        batch = mark_regions(input_ids, labels, attention_mask, config.slots_per_region)
+        tower = self.get_vision_tower()  # type: ignore[attr-defined]
+        layers = [*encoder.feature_layers, *[tower.select_layer] * (config.cross_layers > 0)]
+        with capture_feature_maps(tower, layers) as maps:
+            _, position_ids, mask, past_key_values, embeds, marked = stock(
+                batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
+            )
+        tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, images, region_extra))  # (M, S, D)
+        if has_regions:
+            embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.owners)
+        else:
+            # Under ZeRO every rank must run every module in every step, or the others wait for it for ever.
+            embeds = embeds + (0.0 * tokens).sum().to(embeds.dtype)
+        if attention_mask is not None:
+            mask = mask.to(attention_mask.dtype)
+        elif not has_regions:
+            mask = None  # as LLaVA
+        return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
+
+    def encode_regions(self, inputs: RegionInputs) -> Tensor:
+        """Region tokens (M, S, D): the encoder's features through the region projector."""
+        inner, inputs.tower = self.get_model(), self.get_vision_tower()  # type: ignore[attr-defined]
+        features = inner.region_encoder(inputs)  # (M, T, C)
+        weight = next(inner.region_projector.features.parameters())
+        place = inputs.boxes_norm, inputs.context_map, inputs.image_index
+        return inner.region_projector(features.to(weight.dtype), *place)  # (M, S, D)
+
+    def _region_inputs(
+        self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], images: Any, extra: Extra | None
+    ) -> RegionInputs:
+        inner = self.get_model()  # type: ignore[attr-defined]
+        device = next(inner.region_projector.parameters()).device
+        pictures, layout = count_pictures(images), ImageLayout.of(self)
+        return build_inputs(inner.region_encoder, bound, sizes, maps, pictures, extra, layout, device)
+
+
+def _refuse_unbound(input_ids: Tensor | None) -> None:
+    """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
+    if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
+        raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
+
+
+_WITHOUT_ROWS = (
+    "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
+    "pvit_ext.tokens.processor before the prompt is tokenised and the image preprocessed"
+)

@@ -1,0 +1,1 @@
+"""Operations that encoders share: RoIAlign, attention of ragged sets, cross-attention blocks."""

@@ -1,0 +1,102 @@
+"""Decoding images: upright RGB pixels, sizes from headers, and one error that names a damaged file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pvit_ext.regions.region import RegionError, Size
+
+_EXIF_ORIENTATION = 0x0112
+MAX_SIDE, MAX_ASPECT = 30_000, 200
+"""A 60000x1 file of a few bytes takes 10 GB padded to a square, 20 GB with its shorter side at 336."""
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read, with its name."""
+
+
+@contextmanager
+def reading(where: str, what: str = "image") -> Iterator[None]:
+    """Say whose image cannot be read: errors of a file inside the block become a RegionError that names the sample."""
+    try:
+        yield
+    except RegionError:
+        raise
+    except (ValueError, OSError) as error:
+        raise RegionError(f"{where}: cannot read its {what}: {error}") from error
+
+
+def load_image(source: Any) -> Image.Image:
+    """Open an image (path or PIL image) as RGB with its EXIF orientation applied; regions refer to the result.
+
+    The first frame of an animation; without transparency, as LLaVA; the upper eight of 16 bits.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it is not a readable image; names the file.
+    """
+    with open_image(source) as image:
+        return _eight_bits(_upright(image), image.format).convert("RGB")
+
+
+def image_size(source: Any) -> Size:
+    """(width, height) of what :func:`load_image` gives, from the file's header alone where that tells.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it is not an image; names the file.
+    """
+    with open_image(source) as image:
+        if image.format == "TIFF":
+            return _upright(image).size
+        width, height = image.size
+        return (height, width) if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+
+
+@contextmanager
+def open_image(source: Any) -> Iterator[Image.Image]:
+    """An open Pillow image; whatever its decoders raise for a damaged file becomes one error that names it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImageError: if it cannot be read, or has a shape that nothing can resize.
+    """
+    try:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+            _check_size(image.size)
+            yield image
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # fuzzed files raise RuntimeError (AVIF), MemoryError (JPEG 2000), struct.error and more
+        name = "the image" if isinstance(source, Image.Image) else source
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"cannot read {name}: {reason}; is the file a complete image?") from error
+
+
+def _check_size(size: Size) -> None:
+    if 0 in size:
+        raise ValueError("it has no pixels")
+    if max(size) > min(MAX_SIDE, MAX_ASPECT * min(size)):
+        raise ValueError(
+            f"{size[0]}x{size[1]} pixels; padded to a square or resized by its shorter side it may not fit in memory "
+            f"(at most {MAX_SIDE} a side, and {MAX_ASPECT} times the other)"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # turns a TIFF; what its header says before depends on Pillow's version
+    return image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+
+
+def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Pillow's own conversion of more than eight bits clips: all but the darkest 1/256 would be white."""
+    if image.mode in ("I", "F") and (image.mode, file_format) != ("I", "PNG"):  # Pillow 10: 16-bit PNG
+        raise ValueError(f"its pixels are 32-bit (mode {image.mode}) with no stated range; convert it to 8 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image

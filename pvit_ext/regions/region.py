@@ -1,0 +1,228 @@
+"""Regions a user can point at: box, mask, point, polygon and scribble, in pixels of the original (upright) image.
+
+Coordinates are continuous: pixel column ``i`` spans ``[i, i + 1)``, so an image of width ``w`` spans ``[0, w]``.
+
+What happens to awkward input, everywhere in pvit-ext:
+
+======================================  ==========================================================
+not numbers, wrong shape                error when the region is made
+not finite, or beyond ``MAX_PIXEL``     error
+inverted                                error
+empty: a side under ``MIN_SIDE``, no    error
+pixel of a mask
+completely outside the image            error; so is a box or polygon that only touches it
+partly outside the image                clipped to the image; a polygon or scribble keeps its points
+                                        (moving one would turn its edges)
+smaller than one pixel                  kept exactly; its mask covers the pixels it crosses, so it
+                                        is never empty
+mask of another size than the image     error
+======================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvit_ext.regions.raster import (
+    Box,
+    Point,
+    clip_polyline,
+    contains,
+    draw_polyline,
+    fill_box,
+    fill_polygon,
+    hull,
+    trace_polyline,
+)
+
+Kind = Literal["box", "mask", "point", "polygon", "scribble"]
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
+STROKE_FRACTION = 0.01
+"""Radius of a point's disc and of a scribble's stroke, as a fraction of the image's shorter side (at least 1 px)."""
+MIN_SIDE = 0.01
+"""Pixels. float32, in which encoders see boxes, steps by 0.004 px at the right edge of a 65,535 px image."""
+MAX_PIXEL = 1e9
+"""Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
+
+
+class RegionError(ValueError):
+    """A region that cannot be used, with the sample that holds it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One region of one image; made by :meth:`box`, :meth:`mask`, :meth:`point`, :meth:`polygon` or :meth:`scribble`.
+
+    Args:
+        kind: what the user drew.
+        points: vertices, ``((x0, y0), (x1, y1))`` for a box; empty for a mask.
+        pixels: bool (H, W), for a mask only.
+        normalized: coordinates are fractions 0..1 of the original image instead of pixels.
+        image: which image of the prompt the region lies on, counted from 0.
+    """
+
+    kind: Kind
+    points: tuple[Point, ...] = ()
+    pixels: NDArray[np.bool_] | None = None
+    normalized: bool = False
+    image: int = 0
+
+    @classmethod
+    def box(cls, x0: float, y0: float, x1: float, y1: float, *, normalized: bool = False, image: int = 0) -> Region:
+        """A box by its left, top, right and bottom edge."""
+        return cls("box", _points([(x0, y0), (x1, y1)]), normalized=normalized, image=image)
+
+    @classmethod
+    def point(cls, x: float, y: float, *, normalized: bool = False, image: int = 0) -> Region:
+        """A single point; as an area it is a small disc (:data:`STROKE_FRACTION`)."""
+        return cls("point", _points([(x, y)]), normalized=normalized, image=image)
+
+    @classmethod
+    def polygon(cls, points: Sequence[Sequence[float]], *, normalized: bool = False, image: int = 0) -> Region:
+        """A closed polygon of three or more vertices, filled by the even-odd rule."""
+        return cls("polygon", _points(points), normalized=normalized, image=image)
+
+    @classmethod
+    def scribble(cls, points: Sequence[Sequence[float]], *, normalized: bool = False, image: int = 0) -> Region:
+        """An open stroke through the points."""
+        return cls("scribble", _points(points), normalized=normalized, image=image)
+
+    @classmethod
+    def mask(cls, pixels: Any, *, image: int = 0) -> Region:
+        """A mask of the image's own size, bool (H, W); anything array-like of bool, or of 0 and 1."""
+        try:
+            array = np.asarray(pixels)
+        except (TypeError, ValueError) as error:
+            raise RegionError(f"a mask is an array of shape (height, width), got {type(pixels).__name__}") from error
+        if array.ndim != 2 or array.size == 0:
+            raise RegionError(f"a mask has shape (height, width), got {array.shape}")
+        if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+            raise RegionError(f"a mask holds bool, or 0 and 1; this one is {array.dtype} with other values")
+        return cls("mask", pixels=array.astype(np.bool_), image=image)
+
+    def check(self, where: str = "region") -> None:
+        """The part of :meth:`resolve` that needs no image.
+
+        Raises:
+            RegionError: for a region that is not finite, inverted or empty.
+        """
+        if self.image < 0:
+            raise RegionError(f"{where}: images are counted from 0, got image {self.image}")
+        if self.kind == "mask":
+            if self.pixels is None or not self.pixels.any():
+                raise RegionError(f"{where}: mask is empty, mark at least one pixel")
+            return
+        if not self.points or (self.kind == "polygon" and len(self.points) < 3):
+            raise RegionError(f"{where}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
+        if not all(abs(value) <= MAX_PIXEL for point in self.points for value in point):
+            raise RegionError(f"{where}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
+        if self.kind == "box":
+            (x0, y0), (x1, y1) = self.points
+            if x1 < x0 or y1 < y0:
+                raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
+        if self.kind in ("box", "polygon") and not _has_area(hull(self.points), 0.0):
+            raise RegionError(f"{where}: {self} is empty: it has no area")
+
+    def resolve(self, size: Size, where: str = "region") -> Region:
+        """Check the region against its image and return it in pixels, clipped to the image.
+
+        Args:
+            size: (width, height) of the upright original image.
+            where: names the sample in error messages.
+
+        Raises:
+            RegionError: by the rules at the head of this module.
+        """
+        self.check(where)
+        if self.pixels is not None:
+            height, width = self.pixels.shape
+            if (width, height) != tuple(size):
+                raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
+            return self
+        scale = size if self.normalized else (1, 1)
+        points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
+        if self.kind in ("box", "polygon") and not _has_area(hull(points), MIN_SIDE):
+            raise RegionError(f"{where}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
+        if (extent := _extent(self.kind, points, size)) is None:
+            space = "normalised 0..1 of" if self.normalized else "pixels of"
+            raise RegionError(f"{where}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
+        if self.kind == "box":
+            points = extent[:2], extent[2:]
+        return replace(self, points=points, normalized=False)
+
+    def bounds(self, size: Size) -> Box:
+        """The smallest box (x0, y0, x1, y1) around a resolved region, in pixels of an image of this size."""
+        if self.pixels is not None:
+            rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
+            return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        if (extent := _extent(self.kind, self.points, size)) is None:
+            raise RegionError(f"{self} lies outside a {size[0]}x{size[1]} image; resolve it first")
+        return extent
+
+    def to_mask(self, size: Size) -> NDArray[np.bool_]:
+        """Rasterise a resolved region to bool (H, W): pixels whose centre lies inside, never none."""
+        if self.pixels is not None:
+            return self.pixels
+        if self.kind == "box":
+            return fill_box(hull(self.points), size)
+        if self.kind in ("point", "scribble"):
+            return draw_polyline(self.points, size, stroke_radius(size))
+        mask = fill_polygon(self.points, size)
+        if not mask.any():  # thinner than a pixel
+            mask = trace_polyline((*self.points, self.points[0]), size)
+        return mask
+
+    def __str__(self) -> str:
+        if self.pixels is not None:
+            return f"mask of {int(self.pixels.sum())} pixels"
+        values = [value for point in self.points[:4] for value in point]
+        more = f" and {len(self.points) - 4} more points" if len(self.points) > 4 else ""
+        return f"{self.kind}{' (normalised)' if self.normalized else ''} {values}{more}"
+
+
+def stroke_radius(size: Size) -> float:
+    """Radius in pixels of a point's disc or a scribble's stroke on an image of this size."""
+    return max(1.0, STROKE_FRACTION * min(size))
+
+
+def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
+    try:
+        pairs = [tuple(point) for point in points]
+        if any(isinstance(value, (str, bytes, bool)) for pair in pairs for value in pair):
+            raise TypeError("text and bool are no coordinates")
+        return tuple((float(x), float(y)) for x, y in pairs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RegionError(f"a region is built from (x, y) numbers, got {str(points)[:200]}") from error
+
+
+def _has_area(box: Box, least: float) -> bool:
+    width, height = box[2] - box[0], box[3] - box[1]
+    return width > 0 and height > 0 and width >= least and height >= least
+
+
+def _extent(kind: Kind, points: tuple[Point, ...], size: Size) -> Box | None:
+    """The smallest box around what lies inside the image, None if nothing does."""
+    width, height = float(size[0]), float(size[1])
+    radius = stroke_radius(size) if kind in ("point", "scribble") else 0.0
+    ends: Any = points
+    if kind != "box":
+        outline = (*points, points[0]) if kind == "polygon" else points
+        ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
+        if radius and ends:  # what runs just outside the image paints some of it, but is not enough on its own
+            around = (-radius, -radius, width + radius, height + radius)
+            ends = [end for segment in clip_polyline(outline, around) for end in segment]
+    if kind == "polygon":
+        corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
+        ends += [corner for corner in corners if contains(points, *corner)]
+    if not ends:
+        return None
+    x0, y0, x1, y1 = hull(ends)
+    found = max(x0 - radius, 0.0), max(y0 - radius, 0.0), min(x1 + radius, width), min(y1 + radius, height)
+    return found if radius or _has_area(found, MIN_SIDE) else None

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: another region encoder, the original PVIT's, and what is wrong with an installation."""

@@ -1,0 +1,1 @@
+"""The two stages through LLaVA's trainer."""

@@ -1,0 +1,180 @@
+"""The command line of training: LLaVA's three argument classes, each with what regions add."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import transformers
+from llava.train import train as llava_train
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava.classes import CheckpointPath
+from pvit_ext.tokens.serialization import read_region_config
+from pvit_ext.training.tracking import check_trackers
+
+STAGES = ("align", "finetune")
+
+
+@dataclass
+class RegionModelArguments(llava_train.ModelArguments):
+    """LLaVA's model arguments and the region encoder's."""
+
+    model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
+    vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
+    mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
+    region_encoder: str | None = field(default=None, metadata={"help": "registered name; default regionclip"})
+    region_weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
+    region_encoder_options: str | None = field(default=None, metadata={"help": "JSON object of the encoder's options"})
+    region_embed_weights: bool | None = field(default=None, metadata={"help": "copy the weights into checkpoints"})
+    region_projector: str | None = field(default=None, metadata={"help": "linear (default) or mlp2x_gelu"})
+    region_delimiters: bool | None = field(default=None, metadata={"help": "learn two embeddings around each region"})
+    region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
+    region_cross_layers: int | None = field(default=None, metadata={"help": "gated attention blocks to the image"})
+    region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
+
+    def __post_init__(self) -> None:
+        """A LLaVA checkpoint names its image tower and how it merges tiles; the flags are for making one.
+
+        An empty path is none, which takes a recipe's default away.
+
+        Raises:
+            ValueError: for flags that LLaVA's forward does not implement together.
+        """
+        self.region_weights, self.region_modules = self.region_weights or None, self.region_modules or None
+        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
+            raise ValueError(
+                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
+                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
+            )
+        if self.model_name_or_path != RegionModelArguments.model_name_or_path:
+            values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
+            self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
+            self.mm_patch_merge_type = self.mm_patch_merge_type or values.get("mm_patch_merge_type")
+        self.mm_patch_merge_type = self.mm_patch_merge_type or "flat"
+        self.model_name_or_path = CheckpointPath(self.model_name_or_path)
+
+    def region_config(self, present: RegionConfig | None) -> RegionConfig:
+        """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these arguments.
+
+        Args:
+            present: config of the checkpoint that is trained, if it has regions.
+
+        Raises:
+            ValueError: when an argument contradicts what is there already, or is no JSON object.
+        """
+        config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
+        given = self._given()
+        if config is not None and not config.cross_layers:  # as a box embedding, a stage may add them
+            config.cross_layers = self.region_cross_layers or 0
+        if config is None:
+            config = RegionConfig(**given)
+        elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
+            source = self.region_modules or self.model_name_or_path
+            raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
+        config.box_embedding |= self.region_box_embedding
+        config.conv_version = self.version
+        return config
+
+    def _given(self) -> dict[str, Any]:
+        options = None if self.region_encoder_options is None else _json_object(self.region_encoder_options)
+        values = {
+            "encoder": self.region_encoder,
+            "weights": self.region_weights,
+            "embed_weights": self.region_embed_weights,
+            "projector": self.region_projector,
+            "delimiters": self.region_delimiters,
+            "encoder_options": options,
+            "cross_layers": self.region_cross_layers,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass
+class RegionDataArguments(llava_train.DataArguments):
+    """LLaVA's data arguments, how regions are augmented, and how many bad records a run survives."""
+
+    region_jitter: float = field(
+        default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
+    )
+    image_grid_pinpoints: str | None = field(
+        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres; default the checkpoint's"}
+    )
+    max_bad_records: int = field(
+        default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.region_jitter < 0.5:
+            raise ValueError(f"--region_jitter {self.region_jitter}: a part of a box's extent, from 0 to below 0.5")
+        if self.max_bad_records < 0:
+            raise ValueError(f"--max_bad_records {self.max_bad_records}: how many records may be bad, 0 or more")
+
+
+@dataclass
+class RegionTrainingArguments(llava_train.TrainingArguments):
+    """LLaVA's training arguments and the stage.
+
+    Stage ``align`` trains the region modules alone, ``finetune`` whatever LLaVA's own flags train and
+    the region projector.
+    """
+
+    stage: str = field(default="finetune", metadata={"help": "align or finetune"})
+    region_eval_data: str | None = field(
+        default=None, metadata={"help": "records that wandb or tensorboard show with the model's answers"}
+    )
+    region_eval_samples: int = field(default=8, metadata={"help": "show so many of them, from the first on"})
+    region_eval_steps: int | None = field(
+        default=None, metadata={"help": "show them every so many steps, beside start, saves and end"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
+        if self.resume_from_checkpoint is not None:
+            where = "the newest complete checkpoint in --output_dir"
+            raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: a run continues from {where}")
+        compat.enable_cpu(self)
+        compat.report_to_none(self)
+        super().__post_init__()
+        self.local_rank = compat.local_rank(self)
+        check_trackers(self)
+        compat.fsdp_as_list(self)
+        # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
+        transformers.set_seed(self.seed)
+
+
+def expand_command_line(arguments: list[str]) -> list[str]:
+    """Put the flags of ``--config FILE`` (YAML) first, so that those of the command line win; map removed flags."""
+    if "--config" in arguments:
+        place = arguments.index("--config")
+        path = arguments[place + 1] if place + 1 < len(arguments) else ""
+        arguments = [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
+    known = {item.name for item in fields(transformers.TrainingArguments)}
+    return compat.known_flags(arguments, known)
+
+
+def _flags_of_yaml(path: str) -> list[str]:
+    import yaml
+
+    with open(path) as stream:
+        values = yaml.safe_load(stream)
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
+    return [word for key, value in values.items() if value is not None for word in (f"--{key}", _text(value))]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--region_encoder_options {text!r} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"--region_encoder_options {text!r} is no JSON object")
+    return value

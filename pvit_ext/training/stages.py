@@ -1,0 +1,66 @@
+"""What each of the two stages trains, and the table that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+
+def freeze_for_stage(model: Any, stage: str) -> None:
+    """Set ``requires_grad``: structurally, by module, never by name.
+
+    Args:
+        model: region-enabled LLaVA model, possibly inside peft's wrapper.
+        stage: ``align`` trains nothing but the region modules; ``finetune`` adds them to what LLaVA trains.
+    """
+    if stage == "align":
+        model.requires_grad_(False)
+    inner = model.get_model()
+    inner.region_projector.requires_grad_(True)
+    inner.region_encoder.requires_grad_(not inner.region_encoder.frozen)
+    if stage == "align" and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"--stage align trains region modules, {inner.region_encoder.name!r} has none: use finetune")
+
+
+def parameter_table(model: Any) -> str:
+    """One line per module: parameters, how many of them train, and whether they train fully or through LoRA."""
+    lines = [f"{'module':<28}{'parameters':>16}{'trained':>16}  state"]
+    for name, parameters in _parts(model):
+        total, trained = (
+            sum(_count(p) for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])
+        )
+        state = "frozen" if not trained else "trained" if trained == total else "partly trained"
+        lines.append(f"{name:<28}{total:>16,}{trained:>16,}  {state}")
+    return "\n".join(lines)
+
+
+def _parts(model: Any) -> Iterator[tuple[str, list[nn.Parameter]]]:
+    inner = model.get_model()
+    lora = [p for module in _lora_layers(model) for p in module.parameters()]
+    named: dict[str, Any] = {
+        "image tower": model.get_vision_tower(),
+        "mm_projector": inner.mm_projector,
+        "region encoder": inner.region_encoder,
+        **{f"region projector: {name}": part for name, part in inner.region_projector.named_children()},
+    }
+    parts = {name: list(module.parameters()) for name, module in named.items()}
+    taken = {id(p) for parameters in [*parts.values(), lora] for p in parameters}
+    yield "language model", [p for p in model.parameters() if id(p) not in taken]
+    yield from parts.items()
+    if lora:
+        yield "LoRA", lora
+
+
+def _lora_layers(model: Any) -> list[nn.Module]:
+    """peft's adapter weights: the dictionaries of adapters in every LoRA layer."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    names = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")  # peft's own attributes since 0.4
+    return [part for layer in layers for name in names if isinstance(part := getattr(layer, name, None), nn.Module)]
+
+
+def _count(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))  # ZeRO-3 leaves an empty tensor

@@ -1,0 +1,234 @@
+"""What ``--report_to wandb`` and ``tensorboard`` show beside transformers' own losses and learning rates.
+
+All of LLaVA's arguments, throughput, and a table of validation images with their regions, answered by the model in
+training.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_wandb_available
+
+from pvit_ext.data.records import Record, load_records
+from pvit_ext.inference import ask
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, number_regions
+from pvit_ext.regions.drawing import draw_regions
+from pvit_ext.regions.image import load_image, reading
+from pvit_ext.tokens.query import Query
+from pvit_ext.training.throughput import Throughput
+
+TABLE = "validation"
+COLUMNS = ("picture", "question", "answer", "reference")
+TRACKERS = {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}
+logger = logging.getLogger(__name__)
+
+
+def check_trackers(arguments: Any) -> None:
+    """Fail before a model is loaded.
+
+    Args:
+        arguments: RegionTrainingArguments, ``report_to`` a list.
+
+    Raises:
+        ImportError: for a tracker that is not installed.
+        ValueError: when there is a table to show and nothing to show it, or it is to be shown impossibly often.
+    """
+    for name, is_available in TRACKERS.items():
+        if name in arguments.report_to and not is_available():
+            raise ImportError(f'--report_to {name} needs a package: pip install "pvit-ext[{name}]"')
+    if arguments.region_eval_data is not None and not TRACKERS.keys() & set(arguments.report_to):
+        raise ValueError(f"--region_eval_data has no place to show: add --report_to {' or '.join(TRACKERS)}")
+    for name in ("region_eval_samples", "region_eval_steps"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value}: a count from 1 on")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A validation record, ready to ask and to show."""
+
+    query: Query
+    picture: Image.Image
+    question: str
+    reference: str
+
+    @classmethod
+    def of(cls, record: Record) -> Sample:
+        """Ask a record's last question, with the turns before it as history.
+
+        Raises:
+            RegionError: naming the record, when its image or a region cannot be used.
+        """
+        path = Path(record.image_folder or "", record.data["image"])
+        with reading(record.where):
+            image = load_image(path)
+        regions = [region.resolve(image.size, record.where) for region in record.regions]
+        turns = [turn["value"] for turn in record.data["conversations"]]
+        *asked, reference = number_regions([turn.replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns])
+        *earlier, question = [_image_first(turn) for turn in turns[:-1]]
+        given = sum(turn.count(REGION_PLACEHOLDER) for turn in turns[:-1])  # the reference may point at more
+        query = Query(path, question, regions[:given], list(zip(earlier[::2], earlier[1::2], strict=True)))
+        return cls(query, draw_regions(image, regions), "\n".join(asked), reference)
+
+
+class Tracking(TrainerCallback):
+    """Logs the arguments, and the validation table at both ends, every save and every ``region_eval_steps``.
+
+    Args:
+        trainer: before it trains; gets this callback, and its model hooks, if its ``report_to`` names any tracker.
+
+    Raises:
+        RecordError, RegionError: for a validation record that cannot be shown.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.args = trainer, trainer.args
+        self.samples: list[Sample] = []
+        self.shown_step = -1
+        if not self.args.report_to:
+            return
+        self.throughput = Throughput(trainer.model)
+        if self.args.region_eval_data is not None:
+            records = load_records(self.args.region_eval_data, trainer.train_dataset.data_args.image_folder)
+            with_image = [record for record in records if "image" in record.data]
+            self.samples = [Sample.of(record) for record in with_image[: self.args.region_eval_samples]]
+        if "wandb" in self.args.report_to and trainer.is_world_process_zero():
+            go_offline_without_key()
+        trainer.add_callback(self)
+
+    def rates(self, logs: dict[str, float]) -> dict[str, float]:
+        """Throughput since the last call, for logs of training steps; every process has to call it."""
+        if not self.args.report_to or "loss" not in logs:
+            return {}
+        return self.throughput.rates(self.trainer.accelerator.gather, self.args.device)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """transformers has opened its runs by now."""
+        values = asdict(self.trainer.train_dataset.data_args) | asdict(self.trainer.model.model_arguments)
+        if "wandb" in args.report_to and state.is_world_process_zero:
+            import wandb
+
+            wandb.config.update(values, allow_val_change=True)
+        for writer in self._tensorboards():
+            writer.add_text("llava_args", json.dumps(values, indent=2))
+        self.show(state, control)  # what cannot be asked fails now, not at the first save
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The clock starts."""
+        self.throughput.start_first()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Every N steps, off the clock."""
+        due = bool(args.region_eval_steps) and state.global_step % args.region_eval_steps == 0
+        self.throughput.stop(wait=due or control.should_log or control.should_save)
+        if due:
+            self.show(state, control)
+        self.throughput.start()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The clock leaves out the time since the step ended."""
+        self.show(state, control)
+        self.throughput.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        """The last logs stand for the end: TensorBoard's writer is closed before our ``on_train_end``."""
+        if "train_runtime" in keywords["logs"]:
+            self.show(state, control)
+        self.throughput.start()
+
+    def show(self, state: Any, control: Any) -> None:
+        """Answer the validation questions and log the table, once a step; a run that is stopped early has no time."""
+        stopped = control.should_training_stop and state.global_step < state.max_steps
+        if not self.samples or stopped or state.global_step == self.shown_step:
+            return
+        self.shown_step = state.global_step
+        answers = self._answer()
+        rows = [
+            (sample.picture, sample.question, answer, sample.reference)
+            for sample, answer in zip(self.samples, answers, strict=True)
+        ]
+        if "wandb" in self.args.report_to and state.is_world_process_zero:
+            _log_wandb(rows, state.global_step)
+        for writer in self._tensorboards():
+            _log_tensorboard(writer, rows, state.global_step)
+
+    def _answer(self) -> list[str]:
+        """Every process asks the same: with ZeRO-3 they gather each layer together, else they would wait anyway."""
+        trainer, dataset = self.trainer, self.trainer.train_dataset
+        model = getattr(trainer.model, "get_base_model", lambda: trainer.model)()  # peft's adapters stay in its layers
+        queries = [sample.query for sample in self.samples]
+        with _answering(model), trainer.accelerator.autocast():
+            processor, batch = dataset.data_args.image_processor, self.args.per_device_eval_batch_size
+            return ask(model, dataset.tokenizer, processor, queries, batch_size=batch)
+
+    def _tensorboards(self) -> Iterator[Any]:
+        """transformers' open writer, on the process that has one: a second event file would hide the first."""
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                yield callback.tb_writer
+
+
+def go_offline_without_key() -> None:
+    """Keep wandb from asking for a login: without a key it writes the run to disk, unless told otherwise."""
+    import wandb
+
+    if wandb.setup().settings.mode not in (None, "online"):
+        return
+    quiet = "prompt" in inspect.signature(wandb.login).parameters  # new in 2026, with wandb.api deprecated
+    if wandb.login(prompt=False, verify=False) if quiet else wandb.api.api_key:
+        return
+    wandb.setup(settings=wandb.Settings(mode="offline"))
+    logger.warning(
+        "wandb has no API key here (`wandb login`, or WANDB_API_KEY): this run is written to disk. "
+        "Upload it later with `wandb sync`; wandb prints the folder at the end of the run."
+    )
+
+
+@contextmanager
+def _answering(model: Any) -> Iterator[None]:
+    """Evaluation mode, and nothing drawn from the training's random numbers."""
+    training = model.training
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def _image_first(turn: str) -> str:
+    """The image before the text of its turn, as LLaVA puts it in training."""
+    if IMAGE_PLACEHOLDER not in turn:
+        return turn
+    return f"{IMAGE_PLACEHOLDER}\n{turn.replace(IMAGE_PLACEHOLDER, '').strip()}"
+
+
+def _log_wandb(rows: Sequence[tuple[Any, ...]], step: int) -> None:
+    import wandb
+
+    table = wandb.Table(columns=list(COLUMNS))
+    for picture, *texts in rows:
+        table.add_data(wandb.Image(picture), *texts)
+    wandb.log({TABLE: table, "train/global_step": step})
+
+
+def _log_tensorboard(writer: Any, rows: Sequence[tuple[Any, ...]], step: int) -> None:
+    lines = ["| picture | question | answer | reference |", "|---|---|---|---|"]
+    for number, (picture, *texts) in enumerate(rows, 1):
+        writer.add_image(f"{TABLE}/{number}", np.asarray(picture), step, dataformats="HWC")
+        cells = [" ".join(text.replace("|", "\\|").split()) for text in texts]
+        lines.append(f"| {TABLE}/{number} | {' | '.join(cells)} |")
+    writer.add_text(TABLE, "\n".join(lines), step)
+    writer.flush()

@@ -1,0 +1,207 @@
+"""LLaVA's trainer with regions: what a stage trains, the table that says so, and what the end of a run writes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import transformers
+from llava.train.llava_trainer import LLaVATrainer
+from transformers import Trainer
+from transformers.utils import cached_file
+
+from pvit_ext.files import atomic_write
+from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
+from pvit_ext.tokens.serialization import save_region_modules
+from pvit_ext.training import checkpointing, lora_checkpoint
+from pvit_ext.training.preemption import StopOnTerm, Stopped
+from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
+from pvit_ext.training.stages import freeze_for_stage, parameter_table
+from pvit_ext.training.tracking import Tracking
+
+
+class RegionTrainer(LLaVATrainer):
+    """LLaVATrainer that freezes by stage and feeds the encoder's ``preprocess`` to the data workers.
+
+    Attributes:
+        whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
+    """
+
+    whole: Path | None = None
+
+    def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
+        if getattr(model.get_model(), "region_projector", None) is None:
+            raise ValueError("the model has no image tower to put regions beside: give --vision_tower")
+        freeze_for_stage(model, args.stage)
+        inner = model.get_model()
+        train_dataset.bad_records.open(args.output_dir)
+        train_dataset.region_encoder = inner.region_encoder
+        train_dataset.slots_per_region = model.region_config.slots_per_region
+        train_dataset.seed = args.seed
+        settle_pinpoints(model, train_dataset.data_args)
+        train_dataset.layout = ImageLayout.of(model)
+        compat.cpu_tower_dtype(model)
+        compat.fit_zero3(model)
+        keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
+        super().__init__(model=model, args=args, **keywords)
+        self.stop = StopOnTerm()
+        self.add_callback(self.stop)
+        self.tracking = Tracking(self)
+        if self.is_world_process_zero():
+            print(parameter_table(model), flush=True)
+
+    def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
+        """Train; SIGTERM ends it with a checkpoint and :class:`~pvit_ext.training.preemption.Stopped`.
+
+        Args:
+            resume_from_checkpoint: True, which LLaVA passes when there is any ``checkpoint-*``, is the newest complete
+                one. All else is as transformers has it.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._newest_checkpoint()
+        checkpointing.check_agreement(resume_from_checkpoint)
+        self.whole = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        with self.stop.listening():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+        if self.stop.agreed:
+            self._say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
+            raise Stopped
+        return result
+
+    def _newest_checkpoint(self) -> str | None:
+        folder, skipped = checkpointing.newest_complete(Path(self.args.output_dir))
+        for reason in skipped:
+            self._say(f"skipped {reason}")
+        if folder is None:
+            self._say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
+            return None
+        self._say(f"resuming from {folder}")
+        for difference in checkpointing.check_same_run(folder, *run_and_settings(self)):
+            self._say(f"losses will not be those of the uninterrupted run: {difference}")
+        return str(folder)
+
+    def _say(self, text: str) -> None:
+        if self.is_world_process_zero():
+            print(text, flush=True)
+
+    def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
+        """transformers' own, with throughput."""
+        super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
+
+    def _get_train_sampler(self, *_: Any) -> Any:
+        order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+        limit = None if compat.rest_of_epoch_is_a_step(self) else self._whole_steps(len(order))
+        return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0), limit=limit)
+
+    def _whole_steps(self, samples: int) -> int | None:
+        """Samples of an epoch of whole optimizer steps, for a transformers that resumes nothing else exactly."""
+        args, version = self.args, f"transformers {transformers.__version__}"
+        batch, accumulation = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
+        whole = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
+        advice = f"use transformers 5, or a --gradient_accumulation_steps (now {accumulation}) that divides an epoch"
+        if whole is None:
+            few = f"{samples} samples in batches of {batch} fill no step of {accumulation}"
+            self._say(f"resuming this run will not be exact: with {version} {few}; {advice}")
+        elif whole < samples:
+            rest = f"the last {samples - whole} samples of each epoch's order, which fill no step, are left out"
+            self._say(f"so that resuming is exact with {version}, {rest}; to keep them, {advice}")
+        return whole
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """LLaVA's, without groups that hold no parameter."""
+        optimizer = super().create_optimizer(*arguments)
+        compat.drop_empty_groups(optimizer)
+        return optimizer
+
+    def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
+        """transformers' own, for LLaVA's passes one argument too many to transformers 5; then the marker.
+
+        transformers would delete older checkpoints before this one is known to be whole.
+        """
+        extra = {"metrics": metrics} if "metrics" in inspect.signature(Trainer._save_checkpoint).parameters else {}
+        save = functools.partial(Trainer._save_checkpoint, self, model, trial, **extra)
+        folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        if getattr(self.args, "save_only_model", False):
+            save()  # without a marker: there is no optimizer to continue with
+        elif folder != self.whole:  # else it is of this step: runs continue from the newest
+            self._alone(checkpointing.discard, folder)
+            limit, self.args.save_total_limit = self.args.save_total_limit, None
+            save()
+            self.args.save_total_limit = limit
+            if self.args.lora_enable:
+                lora_checkpoint.save_beside_adapter(self.model, str(folder), self.args.should_save)
+            self.accelerator.wait_for_everyone()
+            self._alone(checkpointing.mark_complete, folder, *run_and_settings(self))
+            self.whole = folder
+            self._alone(checkpointing.keep_newest, folder.parent, limit)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+
+    def _alone(self, change: Any, *args: Any) -> None:
+        """Let one rank change files while the others wait."""
+        if self.args.should_save:
+            change(*args)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """transformers', which knows of peft's adapter alone; DeepSpeed's checkpoints do not come here, nor need it."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.lora_enable:
+            lora_checkpoint.load_beside_adapter(self.model, resume_from_checkpoint)
+
+    def save_state(self) -> None:
+        """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
+        super().save_state()
+        if self.args.lora_enable:
+            base, write = self.model.name_or_path, self.args.should_save
+            save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
+
+
+_RUN = ("stage", "lora_enable", "lora_r", "lora_alpha", "lora_bias", "bf16", "fp16")
+_SETTINGS = (
+    *("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "group_by_modality_length", "seed"),
+    *("num_train_epochs", "max_steps", "learning_rate", "mm_projector_lr", "lr_scheduler_type", "lora_dropout"),
+)
+
+
+def run_and_settings(trainer: RegionTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run must, and should, have in common with this one to continue from its checkpoints."""
+    model, args, data = trainer.model, trainer.args, trainer.train_dataset
+    region = {f"region {name}": value for name, value in model.region_config.to_dict().items()}
+    if region["region weights_sha256"]:
+        del region["region weights"]  # known by its contents; the file may have moved
+    deepspeed = trainer.accelerator.state.deepspeed_plugin
+    run = {
+        **{name: getattr(args, name) for name in _RUN},
+        **region,
+        "zero stage": deepspeed and deepspeed.zero_stage,
+        "trained tensors": sum(parameter.requires_grad for parameter in model.parameters()),
+    }
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    return run, settings | {"samples": len(data), "region_jitter": data.data_args.region_jitter}
+
+
+def _copy_tokenizer(source: str, output_dir: str) -> None:
+    """Keep LLaVA's own tokenizer files: transformers 5 does not write tokenizer.model, which older ones need."""
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            with atomic_write(Path(output_dir, name)) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+def export_model(trainer: RegionTrainer, output_dir: str) -> None:
+    """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.stage == "align":
+        save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
+    else:
+        trainer.save_model(output_dir)
+        if trainer.args.should_save:
+            _copy_tokenizer(model.name_or_path, output_dir)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,154 @@
+"""The command line: argument order, errors, exit status; the model behind it is replaced by a recorder."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pvit_ext
+from pvit_ext import cli
+from pvit_ext.cli.ask import QUICKSTART_MODEL
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("RGB", (40, 30)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Calls of load_pretrained_model and ask."""
+    calls = {}
+
+    def load(path, base=None, device=None):
+        calls["load"] = (path, base, device)
+        return "tokenizer", "model", "processor", 2048
+
+    def ask(model, tokenizer, processor, queries, max_new_tokens):
+        calls["ask"] = (model, tokenizer, processor, max_new_tokens)
+        (calls["query"],) = queries
+        return ["a cat"]
+
+    monkeypatch.setattr(pvit_ext, "load_pretrained_model", load)
+    monkeypatch.setattr(pvit_ext, "ask", ask)
+    return calls
+
+
+def test_regions_keep_their_order_across_kinds(asked, image, tmp_path, capsys):
+    pixels = np.zeros((30, 40), dtype=bool)
+    pixels[3:5, 7:9] = True
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    arguments = ["--point", "1", "2", "--box", "0", "0", "10", "20", "--mask", str(tmp_path / "mask.png")]
+    arguments += ["--polygon", "0,0 5,0 0,5", "--scribble", "1,1 2,2", "--box", "-1", "2", "3", "4.5"]
+    question = "Which of " + "<region> " * 6
+    assert cli.main(["ask", "--model", "m", "--image", image, *arguments, question]) == 0
+    assert capsys.readouterr().out == "a cat\n"
+    regions = asked["query"].regions
+    assert [region.kind for region in regions] == ["point", "box", "mask", "polygon", "scribble", "box"]
+    assert regions[1].points == ((0, 0), (10, 20))
+    assert regions[5].points == ((-1, 2), (3, 4.5))
+    assert (regions[2].pixels == pixels).all()
+    assert asked["query"].text == question
+    assert asked["query"].image.size == (40, 30)
+
+
+def test_options_reach_the_model(asked, image):
+    options = ["--base", "b", "--device", "cpu", "--max-new-tokens", "5", "--normalized", "--box", "0", "0", ".5", "1"]
+    assert cli.main(["ask", "--model", "m", "--image", image, *options, "What is <region>?"]) == 0
+    assert asked["load"] == ("m", "b", "cpu")
+    assert asked["ask"] == ("model", "tokenizer", "processor", 5)
+    assert asked["query"].regions[0].normalized
+
+
+def test_default_model_is_the_quickstarts(asked, image, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["ask", "--image", image, "What?"]) == 2
+    assert "make quickstart" in capsys.readouterr().err
+    (tmp_path / QUICKSTART_MODEL).mkdir(parents=True)
+    assert cli.main(["ask", "--image", image, "What?"]) == 0
+    assert asked["load"][0] == str(QUICKSTART_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--box", "0", "0", "9", "9", "What is this?"], "the question has no <region>"),
+        (["--box", "50", "0", "60", "9", "What is <region>?"], "outside its image"),
+        (["--box", "9", "0", "0", "9", "What is <region>?"], "inverted"),
+        (["--box", "nan", "0", "0", "9", "What is <region>?"], "not finite"),
+        (["--mask", "missing.png", "What is <region>?"], "missing.png"),
+        (["--image", "missing.png", "What?"], "missing.png"),
+    ],
+)
+def test_bad_input_is_one_line_and_loads_no_model(asked, image, capsys, arguments, message):
+    assert cli.main(["ask", "--model", "m", "--image", image, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pvit-ext: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not asked
+
+
+def test_answer_is_the_one_of_the_library(loaded, llava_checkpoint, image, tmp_path, capsys):
+    tokenizer, model, processor = loaded
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    query = pvit_ext.Query(image, "What is in <region>?", [pvit_ext.Region.box(2, 3, 20, 25)])
+    (expected,) = pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=8)
+    arguments = ["--max-new-tokens", "8", "--device", "cpu", "--box", "2", "3", "20", "25", query.text]
+    capsys.readouterr()
+    assert cli.main(["ask", "--model", str(tmp_path / "modules"), "--image", image, *arguments]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+    assert expected
+
+
+def test_traceback_on_request(image):
+    with pytest.raises(ValueError, match="no <region>"):
+        cli.main(["--traceback", "ask", "--model", "m", "--image", image, "--point", "1", "1", "What?"])
+
+
+def test_our_own_bugs_are_not_hidden(asked, image, monkeypatch):
+    monkeypatch.setattr(pvit_ext, "ask", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["ask", "--model", "m", "--image", image, "What?"])
+
+
+@pytest.mark.parametrize("points", ["1,2 3", "1;2", "a,b"])
+def test_malformed_polygon(image, capsys, points):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["ask", "--image", image, "--polygon", points, "What is <region>?"])
+    assert "is not a list of points" in capsys.readouterr().err
+
+
+def record(box):
+    turns = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}]
+    return {"id": str(box), "image": "image.png", "conversations": turns, "regions": [box]}
+
+
+@pytest.mark.usefixtures("image")
+def test_data_prints_every_problem(tmp_path, capsys):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record([0, 0, 9, 9]), record([9, 0, 0, 9]), record([99, 0, 120, 9])]))
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path)]) == 1
+    *problems, summary = capsys.readouterr().out.splitlines()
+    assert ["inverted" in problems[0], "outside its image" in problems[1]] == [True, True]
+    assert summary == f"{path}: 2 problem(s)"
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path), "--no-images"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"{path}: 1 problem(s)"
+
+
+@pytest.mark.usefixtures("image")
+def test_good_data(tmp_path, capsys):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record([0, 0, 9, 9])]))
+    assert cli.main(["data", str(path), "--image-folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{path}: no problems\n"
+    assert cli.main(["data", str(tmp_path / "missing.json"), "--image-folder", str(tmp_path)]) == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"pvit-ext {pvit_ext.__version__}\n"

@@ -1,0 +1,361 @@
+"""Every rule at the head of pvit_ext.regions.region, rasterisation against brute force, and equivariance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pvit_ext.regions.image import image_size
+from pvit_ext.regions.raster import fill_polygon
+from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError, stroke_radius
+
+SIZES = [(24, 24), (37, 16), (11, 40)]  # square, wide, tall; (width, height)
+FAST = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def inside(region: Region, x: float, y: float, size: tuple[int, int]) -> bool:
+    """Oracle: one point at a time, by winding angles for polygons and by the nearest of many samples for strokes."""
+    if region.kind == "box":
+        (x0, y0), (x1, y1) = region.points
+        return x0 <= x < x1 and y0 <= y < y1
+    if region.kind == "polygon":
+        corners = [math.atan2(py - y, px - x) for px, py in region.points]
+        turns = (b - a for a, b in zip(corners, corners[1:] + corners[:1], strict=True))
+        total = sum((turn + math.pi) % (2 * math.pi) - math.pi for turn in turns)
+        return round(total / (2 * math.pi)) % 2 == 1
+    points = np.array(region.points if len(region.points) > 1 else region.points * 2)
+    steps = np.linspace(0, 1, 2001)[:, None]
+    samples = np.concatenate([a + steps * (b - a) for a, b in itertools.pairwise(points)])
+    return bool(np.hypot(*(samples - (x, y)).T).min() <= stroke_radius(size))
+
+
+def brute_force(region: Region, size: tuple[int, int]) -> NDArray[np.bool_]:
+    width, height = size
+    return np.array([[inside(region, x + 0.5, y + 0.5, size) for x in range(width)] for y in range(height)])
+
+
+# Multiples of 1/8 px that are never a pixel's centre: there flipping swaps the closed and the open side.
+eighths = st.integers(-120, 360).filter(lambda value: value % 8 != 4).map(lambda value: value / 8)
+
+
+@st.composite
+def shapes(draw: st.DrawFn, kinds: tuple[str, ...] = ("box", "point", "polygon", "scribble")) -> Region:
+    kind = draw(st.sampled_from(kinds))
+    if kind == "box":
+        x0, y0 = draw(eighths), draw(eighths)
+        wide, tall = draw(st.integers(1, 240)), draw(st.integers(1, 240))
+        assume((x0 * 8 + wide) % 8 != 4 and (y0 * 8 + tall) % 8 != 4)
+        return Region.box(x0, y0, x0 + wide / 8, y0 + tall / 8)
+    pairs = st.tuples(eighths, eighths)
+    if kind == "point":
+        return Region.point(*draw(pairs))
+    count = (3, 7) if kind == "polygon" else (1, 5)
+    return getattr(Region, kind)(draw(st.lists(pairs, min_size=count[0], max_size=count[1])))
+
+
+def resolved(region: Region, size: tuple[int, int]) -> Region:
+    try:
+        return region.resolve(size)
+    except RegionError:
+        assume(False)
+        raise
+
+
+def moved(region: Region, scale: tuple[float, float], shift: tuple[float, float]) -> Region:
+    points = [(x * scale[0] + shift[0], y * scale[1] + shift[1]) for x, y in region.points]
+    if region.kind == "box":
+        (xa, ya), (xb, yb) = points
+        return Region.box(min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
+    return Region.point(*points[0]) if region.kind == "point" else getattr(Region, region.kind)(points)
+
+
+@given(shapes(), st.sampled_from(SIZES))
+@FAST
+def test_mask_is_what_brute_force_finds(region: Region, size: tuple[int, int]) -> None:
+    """Also for shapes that reach outside: the oracle sees the whole shape, so clipping must not bend an edge."""
+    region = resolved(region, size)
+    mask, expected = region.to_mask(size), brute_force(region, size)
+    assert mask.shape == (size[1], size[0])
+    assert mask.dtype == np.bool_
+    if region.kind in ("point", "scribble"):  # the oracle samples the stroke, so rim pixels may differ
+        assert (mask & ~expected).sum() <= 1 + 0.02 * mask.sum()
+        assert not (expected & ~mask).any()
+    elif region.kind == "polygon":
+        wrong = fill_polygon(region.points, size) != expected
+        assert not [p for p in np.argwhere(wrong) if not on_edge(region, p[1] + 0.5, p[0] + 0.5)]
+    elif expected.any():  # a box without any pixel centre has its own test
+        assert np.array_equal(mask, expected)
+    assert mask.any()
+
+
+def on_edge(region: Region, x: float, y: float) -> bool:
+    """The pixel's centre lies on the outline, where inside and outside are a matter of convention."""
+    points = np.array(region.points)
+    for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
+        along = np.clip(np.dot((x, y) - a, b - a) / max(np.dot(b - a, b - a), 1e-12), 0, 1)
+        if np.hypot(*(a + along * (b - a) - (x, y))) < 1e-9:
+            return True
+    return False
+
+
+@given(shapes(), st.sampled_from(SIZES))
+@FAST
+def test_bounds_hold_the_mask_tightly(region: Region, size: tuple[int, int]) -> None:
+    region = resolved(region, size)
+    x0, y0, x1, y1 = region.bounds(size)
+    assert 0 <= x0 < x1 <= size[0]
+    assert 0 <= y0 < y1 <= size[1]
+    rows, columns = np.nonzero(region.to_mask(size))
+    assert columns.min() + 1 >= x0
+    assert columns.max() <= x1
+    assert rows.min() + 1 >= y0
+    assert rows.max() <= y1
+
+
+@given(shapes(), st.sampled_from(SIZES))
+@FAST
+def test_flipping_image_and_region_flips_the_mask(region: Region, size: tuple[int, int]) -> None:
+    region = resolved(region, size)
+    width, height = size
+    mask = region.to_mask(size)
+    assume(region.kind in ("point", "scribble") or brute_force(region, size).any())
+    assume(region.kind != "polygon" or not centre_on_edge(region, size))
+    for scale, shift, axis in (((-1, 1), (width, 0), 1), ((1, -1), (0, height), 0)):
+        flipped = moved(region, scale, shift).resolve(size)
+        assert np.array_equal(flipped.to_mask(size), np.flip(mask, axis))
+        assert flipped.bounds(size)[axis ^ 1] == pytest.approx(size[axis ^ 1] - region.bounds(size)[(axis ^ 1) + 2])
+
+
+def centre_on_edge(region: Region, size: tuple[int, int]) -> bool:
+    return any(on_edge(region, x + 0.5, y + 0.5) for y, x in np.ndindex(size[1], size[0]))
+
+
+@given(shapes(("box", "polygon")), st.sampled_from(SIZES), st.integers(2, 4))
+@FAST
+def test_scaling_image_and_region_scales_bounds(region: Region, size: tuple[int, int], factor: int) -> None:
+    region, large = resolved(region, size), (size[0] * factor, size[1] * factor)
+    scaled = moved(region, (factor, factor), (0, 0)).resolve(large)
+    assert scaled.bounds(large) == pytest.approx([value * factor for value in region.bounds(size)])
+    normalized = [(x / size[0], y / size[1]) for x, y in region.points]
+    again = Region(region.kind, tuple(normalized), normalized=True).resolve(large)
+    assert again.bounds(large) == pytest.approx(scaled.bounds(large))
+
+
+@given(shapes(), st.integers(0, 9), st.integers(0, 9))
+@FAST
+def test_translating_image_and_region_translates_the_mask(region: Region, right: int, down: int) -> None:
+    """A larger canvas may show more of what was clipped, so only the part that the small one shows is compared."""
+    region = resolved(region, (24, 24))
+    assume(region.kind != "polygon" or fill_polygon(region.points, (24, 24)).any())
+    assume(region.kind != "box" or brute_force(region, (24, 24)).any())
+    large = (24 + right, 24 + down)
+    inner = moved(region, (1, 1), (right, down)).resolve(large).to_mask(large)[down:, right:]
+    assert np.array_equal(inner, region.to_mask((24, 24)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_mask_resolves_to_itself_and_flips(size: tuple[int, int]) -> None:
+    pixels = np.zeros((size[1], size[0]), bool)
+    pixels[2:5, 3:10] = True
+    region = Region.mask(pixels).resolve(size)
+    assert np.array_equal(region.to_mask(size), pixels)
+    assert region.bounds(size) == (3, 2, 10, 5)
+    assert Region.mask(pixels[:, ::-1]).resolve(size).bounds(size) == (size[0] - 10, 2, size[0] - 3, 5)
+
+
+# The rules, row by row
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Region.box("1", 2, 3, 4),  # type: ignore[arg-type]
+        lambda: Region.box(None, 2, 3, 4),  # type: ignore[arg-type]
+        lambda: Region.box(True, 2, 3, 4),
+        lambda: Region.box(10**400, 2, 3, 4),
+        lambda: Region.polygon([(1, 2, 3)]),
+        lambda: Region.polygon(["12", "34", "56"]),  # type: ignore[list-item]
+        lambda: Region.scribble(5),  # type: ignore[arg-type]
+        lambda: Region.polygon([{"x": 1, "y": 2}]),  # type: ignore[list-item]
+        lambda: Region.mask(np.zeros((2, 3, 4), bool)),
+        lambda: Region.mask(np.zeros((0, 4), bool)),
+        lambda: Region.mask(np.full((2, 2), 255)),
+        lambda: Region.mask([[1, 0], [1]]),
+        lambda: Region.mask(np.full((2, 2), np.nan)),
+    ],
+)
+def test_not_numbers_or_wrong_shape(make: Any) -> None:
+    with pytest.raises(RegionError):
+        make()
+
+
+REFUSED = [
+    (Region.box(math.nan, 0, 5, 5), "not finite"),
+    (Region.box(0, 0, math.inf, 5), "not finite"),
+    (Region.point(math.nan, 1), "not finite"),
+    (Region.polygon([(0, 0), (math.inf, 1), (3, 3)]), "not finite"),
+    (Region.scribble([(0, 0), (2 * MAX_PIXEL, 1)]), "beyond 1e"),
+    (Region.box(5, 0, 2, 5), "inverted"),
+    (Region.box(0, 5, 5, 2), "inverted"),
+    (Region.box(5, 0, 5, 5), "empty"),
+    (Region.box(5, 5, 5, 5), "empty"),
+    (Region.box(5, 5, 5.001, 9), "empty"),
+    (Region.box(0.5, 0.5, 0.5001, 0.9, normalized=True), "empty"),
+    (Region.polygon([(1, 1), (5, 1), (9, 1)]), "empty"),
+    (Region.polygon([(1, 1), (5, 5)]), "three or more"),
+    (Region.polygon([]), "three or more"),
+    (Region.scribble([]), "one or more"),
+    (Region.mask(np.zeros((20, 30), bool)), "empty"),
+    (Region.box(30, 0, 40, 20), "outside"),
+    (Region.box(-9, 0, 0, 20), "outside"),
+    (Region.box(-9, -9, -1, -1), "outside"),
+    (Region.box(29.995, 0, 40, 20), "outside"),
+    (Region.box(10, 20, 200, 300, normalized=True), "normalised 0..1 of the 30x20"),
+    (Region.point(30.01, 5), "outside"),
+    (Region.polygon([(-5, 5), (5, -5), (-5, -5)]), "outside"),
+    (Region.polygon([(31, 0), (40, 0), (40, 20)]), "outside"),
+    # All around the image, which lies in its hole.
+    (Region.polygon([(-9, -9), (40, -9), (40, 30), (-9, 30), (-9, -9),
+                     (-5, -5), (-5, 25), (35, 25), (35, -5), (-5, -5)]), "outside"),
+    (Region.scribble([(-6, 5), (5, -6)]), "outside"),
+    (Region.mask(np.ones((30, 20), bool)), "mask is 20x30, its image 30x20"),
+    (Region.box(0, 0, 5, 5, image=-1), "counted from 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("region", "reason"), REFUSED, ids=lambda value: str(value)[:50])
+def test_refused_with_the_sample_named(region: Region, reason: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RegionError, match=rf"^train.json line 7: .*{re.escape(reason)}"):
+            region.resolve((30, 20), "train.json line 7")
+
+
+def test_partly_outside_is_clipped() -> None:
+    assert Region.box(-5, -5, 10, 50).resolve((30, 20)).points == ((0, 0), (10, 20))
+    assert Region.box(-1e8, -1e8, 1e8, 1e8).resolve((30, 20)).bounds((30, 20)) == (0, 0, 30, 20)
+
+
+def test_clipping_a_polygon_keeps_the_direction_of_its_edges() -> None:
+    triangle = Region.polygon([(-30, 0), (30, 10), (-30, 20)]).resolve((30, 20))
+    assert triangle.bounds((30, 20)) == (0, 5, 30, 15)  # moving the vertices to x = 0 would give 0..20
+    assert triangle.to_mask((30, 20))[:, 0].sum() == 10
+
+
+def test_bounds_of_a_polygon_that_passes_below_the_image() -> None:
+    bowl = Region.polygon([(-9, 2), (9, 2), (9, 4), (-5, 4), (-5, 40), (35, 40), (35, 4), (25, 4), (25, 2), (40, 2),
+                           (40, 50), (-9, 50)])  # fmt: skip
+    assert bowl.resolve((30, 20)).bounds((30, 20)) == (0, 2, 30, 4)
+
+
+def test_a_polygon_around_the_whole_image_is_the_whole_image() -> None:
+    region = Region.polygon([(-9, -9), (90, -9), (90, 90), (-9, 90)]).resolve((30, 20))
+    assert region.bounds((30, 20)) == (0, 0, 30, 20)
+    assert region.to_mask((30, 20)).all()
+
+
+def test_a_scribble_that_leaves_and_returns_counts_only_inside() -> None:
+    region = Region.scribble([(5, 5), (5, -50), (25, -50), (25, 5)]).resolve((30, 20))
+    assert region.bounds((30, 20)) == (4, 0, 26, 6)
+    assert not region.to_mask((30, 20))[:, 8:22].any()
+
+
+@pytest.mark.parametrize(
+    ("region", "pixels"),
+    [
+        (Region.box(3.6, 4.6, 3.9, 4.9), [(4, 3)]),
+        (Region.box(0.6, 2, 0.9, 4), [(2, 0), (3, 0)]),
+        (Region.box(29.9, 19.9, 30, 20), [(19, 29)]),
+        (Region.box(0.7, 0.7, 1.4, 1.4), [(1, 1)]),
+        (Region.polygon([(3.1, 4.1), (3.4, 4.1), (3.4, 4.4)]), [(4, 3)]),
+    ],
+)
+def test_smaller_than_a_pixel_is_kept(region: Region, pixels: list[tuple[int, int]]) -> None:
+    kept = region.resolve((30, 20))
+    assert kept.points == region.points
+    assert list(zip(*np.nonzero(kept.to_mask((30, 20))), strict=True)) == pixels
+
+
+def test_a_sliver_covers_the_pixels_along_it() -> None:
+    mask = Region.polygon([(1, 1), (19, 19), (19, 19.02), (1, 1.02)]).resolve((20, 20)).to_mask((20, 20))
+    assert mask[np.arange(2, 18), np.arange(2, 18)].all()
+
+
+@pytest.mark.parametrize("point", [(0, 0), (30, 20), (0, 20), (29.999, 0.001)])
+def test_points_on_the_border_are_inside(point: tuple[float, float]) -> None:
+    region = Region.point(*point).resolve((30, 20))
+    x0, y0, x1, y1 = region.bounds((30, 20))
+    assert x1 > x0
+    assert y1 > y0
+    assert region.to_mask((30, 20)).any()
+
+
+def test_normalised_and_pixels_agree() -> None:
+    pixels = Region.box(3, 4, 15, 10).resolve((30, 20))
+    assert Region.box(0.1, 0.2, 0.5, 0.5, normalized=True).resolve((30, 20)).points == pixels.points
+
+
+def test_masks_from_lists_tensors_and_integers() -> None:
+    for pixels in (
+        [[0, 1], [0, 0]],
+        np.array([[0, 1], [0, 0]], np.uint8),
+        torch.tensor([[False, True], [False, False]]),
+    ):
+        assert Region.mask(pixels).resolve((2, 2)).bounds((2, 2)) == (1, 0, 2, 1)
+
+
+def test_a_polygon_of_many_vertices_is_named_briefly() -> None:
+    region = Region.polygon([(math.nan, 1)] + [(1, 1)] * 5000)
+    with pytest.raises(RegionError) as raised:
+        region.resolve((30, 20))
+    assert len(str(raised.value)) < 300
+
+
+def test_every_box_of_real_annotations_resolves_or_names_itself() -> None:
+    if not os.environ.get("PVIT_EXT_DATA"):
+        pytest.skip("PVIT_EXT_DATA is not set")
+    folder = Path(os.environ["PVIT_EXT_DATA"]) / "bccd"
+    good, refused = 0, []
+    for file in sorted((folder / "Annotations").glob("*.xml")):
+        size = image_size(folder / "JPEGImages" / f"{file.stem}.jpg")
+        for number, box in enumerate(ElementTree.parse(file).getroot().iter("bndbox")):
+            edges = [float(box.findtext(name, "nan")) for name in ("xmin", "ymin", "xmax", "ymax")]
+            where = f"{file.name} object {number}"
+            try:
+                region = Region.box(*edges).resolve(size, where)
+            except RegionError as error:
+                refused.append((where, str(error)))
+                continue
+            x0, y0, x1, y1 = region.bounds(size)
+            assert 0 <= x0 < x1 <= size[0]
+            assert 0 <= y0 < y1 <= size[1]
+            good += 1
+    assert all(message.startswith(f"{where}: ") for where, message in refused)
+    # The two boxes of this set whose corners coincide.
+    assert [where for where, _ in refused] == ["BloodImage_00338.xml object 12", "BloodImage_00343.xml object 3"]
+    assert good == 3941
+
+
+def test_vertices_on_a_row_of_centres_are_crossed_once() -> None:
+    diamond = Region.polygon([(10.2, 2), (18, 10.5), (10.2, 19), (2, 10.5)]).resolve((20, 20))
+    assert np.array_equal(np.flatnonzero(diamond.to_mask((20, 20))[10]), np.arange(2, 18))
+
+
+def test_a_stroke_that_runs_on_outside_counts_with_its_width() -> None:
+    region = Region.scribble([(0, 0), (-0.125, 3.75)]).resolve((24, 24))
+    rows, _ = np.nonzero(region.to_mask((24, 24)))
+    assert rows.max() == 4  # its centre is 0.976 px from the end
+    assert region.bounds((24, 24)) == (0, 0, 1, 4.75)

@@ -1,0 +1,347 @@
+"""Checkpoints: what is saved is what is loaded, whole, as region files, and by file name and checksum."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import pvit_ext
+from pvit_ext.files import sha256_file
+from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
+from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
+from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
+from tests.tiny import HALF_DTYPES
+
+
+def tensor_names(folder: Path) -> list[str]:
+    return [name for file in folder.glob("*.safetensors") for name in load_file(file)]
+
+
+@pytest.fixture
+def embedded(llava_checkpoint: Path) -> Any:
+    torch.manual_seed(1)
+    return randomize(load(llava_checkpoint, region_config=config()))
+
+
+@pytest.fixture
+def named(llava_checkpoint: Path, regionclip_weights: Path) -> Any:
+    return randomize(load(llava_checkpoint, region_config=config(weights=str(regionclip_weights))))
+
+
+# Whole checkpoints
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    values = json.loads((folder / "config.json").read_text())
+    values.pop("_name_or_path", None)  # older transformers write where a model came from
+    return values
+
+
+def test_embedded_encoder(embedded: Any, tmp_path: Path) -> None:
+    expected = logits(embedded)
+    saved = save(embedded, tmp_path / "saved")
+    assert any("region_encoder." in name for name in tensor_names(saved))
+    assert torch.equal(logits(load(saved)), expected)
+    again = save(load(saved), tmp_path / "again")
+    assert torch.equal(logits(load(again)), expected)
+    assert config_of(saved) == config_of(again)
+
+
+def test_file_encoder_is_named_not_copied(named: Any, regionclip_weights: Path, tmp_path: Path) -> None:
+    expected = logits(named)
+    saved = save(named, tmp_path / "saved")
+    names = tensor_names(saved)
+    assert not [name for name in names if "region_encoder" in name]
+    assert {name for name in names if "region_projector" in name} == {
+        f"model.region_projector.{part}"
+        for part in (
+            "features.weight",
+            "features.bias",
+            "box_embedding.weight",
+            "box_embedding.bias",
+            "delimiters.weight",
+        )
+    }
+    stored = json.loads((saved / "config.json").read_text())["pvit_ext"]
+    assert (stored["weights"], stored["weights_sha256"]) == (str(regionclip_weights), sha256_file(regionclip_weights))
+    assert torch.equal(logits(load(saved)), expected)
+
+
+def test_file_encoder_embedded_on_request(llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(regionclip_weights, tmp_path / "gone.pth"))
+    model = randomize(load(llava_checkpoint, region_config=config(weights=str(copy), embed_weights=True)))
+    expected = logits(model)
+    saved = save(model, tmp_path / "saved")
+    copy.unlink()
+    assert torch.equal(logits(load(saved)), expected)
+
+
+@pytest.mark.parametrize("place", ["beside", "variable"])
+def test_moved_file_is_found(
+    named: Any, regionclip_weights: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = logits(named)
+    named.config.pvit_ext["weights"] = f"/nowhere/{regionclip_weights.name}"
+    saved = save(named, tmp_path / "saved")
+    shutil.copy(regionclip_weights, saved if place == "beside" else tmp_path)
+    monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path))
+    assert torch.equal(logits(load(saved)), expected)
+
+
+def test_missing_file_lists_where_it_looked(named: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named.config.pvit_ext["weights"] = "/nowhere/tower.pth"
+    saved = save(named, tmp_path / "saved")
+    monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(FileNotFoundError) as caught:
+        load(saved)
+    for place in ("/nowhere/tower.pth", saved / "tower.pth", tmp_path / "weights" / "tower.pth", "PVIT_EXT_WEIGHTS"):
+        assert str(place) in str(caught.value)
+
+
+def test_changed_file_is_an_error_with_both_checksums(named: Any, regionclip_weights: Path, tmp_path: Path) -> None:
+    changed = torch.load(regionclip_weights)
+    changed["model"]["backbone.conv1.weight"] += 1
+    torch.save(changed, tmp_path / "changed.pth")
+    named.config.pvit_ext["weights"] = str(tmp_path / "changed.pth")
+    saved = save(named, tmp_path / "saved")
+    with pytest.raises(ValueError, match="sha256") as caught:
+        load(saved)
+    assert sha256_file(regionclip_weights) in str(caught.value)
+    assert sha256_file(tmp_path / "changed.pth") in str(caught.value)
+
+
+@HALF_DTYPES
+def test_half_precision(llava_checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    original = randomize(load(llava_checkpoint, region_config=config(), dtype=dtype))
+    expected = logits(original)
+    saved = save(original, tmp_path / "saved")
+    model = load(saved, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert torch.equal(logits(model), expected)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "named"])
+def test_every_region_tensor_is_what_was_saved(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    model = request.getfixturevalue(kind)
+    saved = save(model, tmp_path / "saved")
+    before = {key: value for key, value in model.state_dict().items() if ".region_" in key}
+    for loaded in (load(saved), LlavaLlamaForCausalLM.from_pretrained(pretrained_model_name_or_path=str(saved))):
+        after = {key: value for key, value in loaded.state_dict().items() if ".region_" in key}
+        assert before.keys() == after.keys()
+        assert all(torch.equal(value, after[key]) for key, value in before.items())
+        assert not any(parameter.is_meta for parameter in loaded.parameters())
+        trains = {name for name, p in loaded.get_model().region_encoder.named_parameters() if p.requires_grad}
+        assert not trains, "a frozen encoder came back trainable"
+        assert all(parameter.requires_grad for parameter in loaded.get_model().region_projector.parameters())
+
+
+def test_output_loading_info(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    loaded, info = LlavaLlamaForCausalLM.from_pretrained(str(saved), output_loading_info=True)
+    assert torch.equal(logits(load(saved)), logits(with_tower(loaded)))
+    assert not info["missing_keys"]
+    assert not [key for key in info["unexpected_keys"] if "region" in key]
+
+
+def with_tower(model: Any) -> Any:
+    model.get_vision_tower().load_model()
+    return model.eval()
+
+
+def test_auto_class(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    with pvit_ext.patched():
+        model = AutoModelForCausalLM.from_pretrained(str(saved), torch_dtype=torch.float32)
+    assert torch.equal(logits(with_tower(model)), logits(embedded))
+
+
+def drop(folder: Path, part: str) -> None:
+    """Take tensors out of a checkpoint's file."""
+    file = folder / "model.safetensors"
+    tensors = {key: value for key, value in load_file(file).items() if part not in key}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_box_embedding_missing_in_the_checkpoint_is_zero(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    drop(saved, "box_embedding")
+    embedding = load(saved).get_model().region_projector.box_embedding
+    assert not embedding.weight.any()
+    assert not embedding.bias.any()
+
+
+@pytest.mark.parametrize("part", ["region_projector.features.bias", "delimiters", "region_encoder.", ".region_"])
+def test_missing_region_tensors_are_an_error(embedded: Any, tmp_path: Path, part: str) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    drop(saved, part)
+    with pytest.raises(ValueError, match=rf"lacks its tensors .*{part.removeprefix('.')}"):
+        load(saved)
+
+
+def test_stock_base_under_a_region_config_warns(
+    embedded: Any, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How LLaVA's builder loads LoRA checkpoints: the base's tensors, the output's config, then the other tensors."""
+    saved = save(embedded, tmp_path / "saved")
+    names = LlavaLlamaForCausalLM.config_class.from_pretrained(str(saved))
+    model = LlavaLlamaForCausalLM.from_pretrained(str(llava_checkpoint), config=names)
+    assert "random until they are loaded" in caplog.text
+    assert not model.get_model().region_projector.box_embedding.weight.any()
+    region = {key: value for key, value in embedded.state_dict().items() if ".region_" in key}
+    model.load_state_dict(region, strict=False)
+    assert torch.equal(logits(with_tower(model)), logits(embedded))
+
+
+def test_unknown_config_key_is_an_error(embedded: Any, tmp_path: Path) -> None:
+    saved = save(embedded, tmp_path / "saved")
+    values = json.loads((saved / "config.json").read_text())
+    values["pvit_ext"]["from_the_future"] = 1
+    (saved / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="from_the_future"):
+        load(saved)
+
+
+# Region files
+
+
+@pytest.mark.parametrize("kind", ["embedded", "named"])
+def test_region_files_round_trip(
+    kind: str, request: pytest.FixtureRequest, llava_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(kind)
+    pvit_ext.save_region_modules(model, tmp_path / "one", base=str(llava_checkpoint))
+    loaded = load(tmp_path / "one")
+    assert torch.equal(logits(loaded), logits(model))
+    pvit_ext.save_region_modules(loaded, tmp_path / "two", base=str(llava_checkpoint))
+    for name in (MODULES_FILE, CONFIG_FILE):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted([MODULES_FILE, CONFIG_FILE])
+
+
+def test_region_file_holds_region_tensors_only(named: Any, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path)
+    with safe_open(tmp_path / MODULES_FILE, "pt") as file:
+        assert {name.split(".")[0] for name in file.keys()} == {"region_projector"}  # noqa: SIM118
+    assert read_region_config(tmp_path) == (named.region_config, None)
+
+
+@pytest.mark.parametrize("encoder", ["osprey", "regionclip"])
+def test_region_files_that_hold_the_encoder_need_no_weights_file(
+    encoder: str, llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path
+) -> None:
+    """Osprey trains, so its tensors are saved whatever file it started from."""
+    weights, options = tmp_path / "weights.pt", {"position_grid": 8}
+    if encoder == "osprey":
+        start = load(llava_checkpoint, region_config=pvit_ext.RegionConfig(encoder, encoder_options=options))
+        torch.save(start.get_model().region_encoder.original_state_dict(), weights)
+        given = pvit_ext.RegionConfig(encoder, weights=str(weights), encoder_options=options)
+    else:
+        weights.write_bytes(regionclip_weights.read_bytes())
+        given = config(weights=str(weights), embed_weights=True)
+    model = load(llava_checkpoint, region_config=given)
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    weights.unlink()
+    assert torch.equal(logits(load(tmp_path / "modules")), logits(model))
+    with pytest.raises(FileNotFoundError, match="weights of the region encoder not found"):
+        pvit_ext.attach(load(llava_checkpoint), model.region_config)
+
+
+def test_region_files_without_a_base(named: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"base=\.\.\."):
+        load(tmp_path / "none")
+    assert torch.equal(logits(load(tmp_path / "none", base=str(llava_checkpoint))), logits(named))
+    pvit_ext.save_region_modules(named, tmp_path / "moved", base="/nowhere/llava")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/llava, which is not there.*base=\.\.\."):
+        load(tmp_path / "moved")
+
+
+def test_write_false_writes_nothing(named: Any, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(named, tmp_path, write=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("crash_at", [MODULES_FILE, CONFIG_FILE])
+def test_interrupted_save_is_no_checkpoint(
+    named: Any, tmp_path: Path, crash_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over an older save: never the tensors of one save beside the config of another."""
+    pvit_ext.save_region_modules(named, tmp_path)
+    replace = Path.replace
+
+    def crash(self: Path, target: Path) -> Path:
+        if Path(target).name == crash_at:
+            raise OSError("power cut")
+        return replace(self, target)
+
+    pvit_ext.attach(named, config(weights=named.region_config.weights, delimiters=False))
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        pvit_ext.save_region_modules(named, tmp_path)
+    monkeypatch.undo()
+    assert not [path for path in tmp_path.iterdir() if "tmp" in path.name]
+    with pytest.raises(FileNotFoundError, match="interrupted"):
+        read_region_config(tmp_path)
+    pvit_ext.save_region_modules(named, tmp_path)
+    assert read_region_config(tmp_path)[0] == named.region_config
+
+
+def test_box_embedding_may_be_added_between_the_stages(llava_checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    stage1 = load(llava_checkpoint, region_config=config(box_embedding=False))
+    pvit_ext.save_region_modules(stage1, tmp_path)
+    stage2 = load(llava_checkpoint, region_config=config())
+    pvit_ext.load_region_modules(stage2, tmp_path)
+    assert torch.equal(logits(stage1), logits(stage2))
+
+
+def test_differences_are_listed_and_nothing_is_loaded(embedded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(embedded, tmp_path)
+    narrow = config(encoder_options={**OPTIONS, "output_dim": 12}, delimiters=False, projector="linear")
+    other = load(llava_checkpoint, region_config=narrow)
+    before = region_state(other)
+    with pytest.raises(ValueError, match="nothing was loaded") as caught:
+        pvit_ext.load_region_modules(other, tmp_path)
+    message = str(caught.value)
+    assert " unexpected: region_projector.delimiters.weight" in message
+    assert "region_projector.features.weight (48, 24) instead of (48, 12)" in message
+    after = region_state(other)
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_partitioned_parameters_are_gathered(embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ZeRO-3 marks them; what is written inside the context stays only with a modifier rank."""
+    zero = pytest.importorskip("deepspeed").zero
+    seen: list[tuple[set[int], int | None]] = []
+
+    @contextmanager
+    def gathered(parameters: list[Any], modifier_rank: int | None = None) -> Iterator[None]:
+        seen.append(({id(parameter) for parameter in parameters}, modifier_rank))
+        yield
+
+    monkeypatch.setattr(zero, "GatheredParameters", gathered)
+    parameters = list(embedded.get_model().region_projector.parameters())
+    for number, parameter in enumerate(parameters):
+        parameter.ds_id = number
+    pvit_ext.save_region_modules(embedded, tmp_path)
+    pvit_ext.load_region_modules(embedded, tmp_path)
+    assert seen == [({id(parameter) for parameter in parameters}, rank) for rank in (None, 0)]
+
+
+def test_tensors_of_another_memory_layout_are_saved(llava_checkpoint: Path, tmp_path: Path) -> None:
+    """safetensors refuses them, and that at the end of a run."""
+    model = randomize(load(llava_checkpoint, region_config=config()))
+    weight = model.get_model().region_projector.features.weight
+    weight.data = weight.data.t().contiguous().t()
+    pvit_ext.save_region_modules(model, tmp_path, base=str(llava_checkpoint))
+    assert torch.equal(load(tmp_path).get_model().region_projector.features.weight, weight)
