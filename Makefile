@@ -4,6 +4,7 @@
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results
 # make lint         ruff and mypy
+# make docs         docs/ as a site in site/, strict: a broken link or an unknown name fails it
 #
 # Each makes $(VENV) first. The constraints are the versions that the tests run with; on a machine with a GPU, where torch
 # should match the driver, give your own file, or none: `make quickstart CONSTRAINTS= VENV=.venv-gpu`.
@@ -23,7 +24,7 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow test-pinned bench lint install
+.PHONY: test quickstart test-slow test-pinned bench lint docs install
 
 test: lint
 	$(RUN) python -m pytest $(PYTEST_ARGS)
@@ -52,6 +53,14 @@ lint: install
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+
+# The site's tools come with this target alone. The API pages are read from the source: nothing of torch or LLaVA is imported.
+docs: $(VENV)/installed-docs
+	$(RUN) NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict --quiet
+
+$(VENV)/installed-docs: $(STAMP)
+	$(PIP) $(PINS) --editable '.[docs]'
+	@touch $@
 
 install: $(STAMP)
 
