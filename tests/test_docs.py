@@ -22,6 +22,7 @@ import yaml
 import pvit_ext
 from pvit_ext import cli
 from pvit_ext.encoders.base import region_encoder_names
+from pvit_ext.hosts.llava import compat
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -85,9 +86,8 @@ def after(words: list[str], program: str) -> list[str] | None:
 
 @cache
 def training_flags() -> set[str]:
-    moved = importlib.util.find_spec("pvit_ext.training") is not None
-    importlib.import_module("pvit_ext.hosts.llava.compat" if moved else "pvit_ext.compat").prepare_training()
-    module = importlib.import_module("pvit_ext.training.arguments" if moved else "pvit_ext.arguments")
+    compat.prepare_training()
+    module = importlib.import_module("pvit_ext.training.arguments")
     kinds = (module.RegionModelArguments, module.RegionDataArguments, module.RegionTrainingArguments)
     given = {word for path in (ROOT / "recipes").glob("*.sh") for word in re.findall(r"--\w+", path.read_text())}
     return given | {f"--{item.name}" for kind in kinds for item in fields(kind)} | {"--config"}
