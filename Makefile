@@ -3,7 +3,7 @@
 # make test-slow    the tests marked slow
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results
-# make lint         ruff and mypy
+# make lint         ruff, mypy and the import contract (setup.cfg, [importlinter])
 # make docs         docs/ as a site in site/, strict: a broken link or an unknown name fails it
 #
 # Each makes $(VENV) first. The constraints are the versions that the tests run with; on a machine with a GPU, where torch
@@ -53,6 +53,7 @@ lint: install
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports
 
 # The site's tools come with this target alone. The API pages are read from the source: nothing of torch or LLaVA is imported.
 docs: $(VENV)/installed-docs

@@ -294,4 +294,4 @@ def test_citation_and_hooks() -> None:
     assert str(citation["version"]) == metadata()["metadata"]["version"]
     assert "2308.13437" in citation["preferred-citation"]["url"]
     (repository,) = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
-    assert {hook["id"] for hook in repository["hooks"]} == {"ruff", "ruff-format", "mypy"}
+    assert {hook["id"] for hook in repository["hooks"]} == {"ruff", "ruff-format", "mypy", "imports"}
