@@ -126,6 +126,11 @@ class RegionEncoder(nn.Module):
     feature_dim: int
     keys: KeyMap | None = None
 
+    def train(self, mode: bool = True) -> RegionEncoder:
+        """Switch to training mode, unless frozen: batch norms would move their statistics, and dropout would drop."""
+        super().train(mode and not self.frozen)
+        return self
+
     def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
         """Tensors this encoder needs beyond the tower's features, made in data workers.
 

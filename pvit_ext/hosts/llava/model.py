@@ -76,6 +76,14 @@ class RegionMixin:
             kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training mode, all but a vision tower of which nothing is trained."""
+        super().train(mode)  # type: ignore[misc]
+        tower = self.get_vision_tower()  # type: ignore[attr-defined]
+        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.eval()
+        return self
+
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
         """LLaVA's last step of building a model for training; then the region modules its arguments ask for."""
         super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]

@@ -1,0 +1,51 @@
+"""A training run through LLaVA's own ``train()`` in this process: its command line, and its trainer afterwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pvit_ext.hosts.llava import compat
+from tests.tiny import TINY_REGIONCLIP
+
+compat.prepare_training()
+
+from llava import conversation as llava_conversation  # noqa: E402
+
+from pvit_ext.train import main  # noqa: E402
+from pvit_ext.training import trainer as region_trainer  # noqa: E402
+
+
+def flags(checkpoint: Path, data: Path, output: Path, **changed: Any) -> list[str]:
+    values: dict[str, Any] = {
+        "model_name_or_path": checkpoint, "version": "v1", "data_path": data, "image_folder": data.parent,
+        "vision_tower": checkpoint / "tower", "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+        "mm_use_im_patch_token": False, "image_aspect_ratio": "pad", "output_dir": output, "num_train_epochs": 1,
+        "region_encoder_options": json.dumps(TINY_REGIONCLIP), "per_device_train_batch_size": 4, "learning_rate": 1e-2,
+        "warmup_ratio": 0.03, "lr_scheduler_type": "cosine", "model_max_length": 512, "report_to": "none",
+        "save_strategy": "no", "disable_tqdm": True,
+    }  # fmt: skip
+    return [word for key, value in (values | changed).items() for word in (f"--{key}", str(value))]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
+    """Train; returns the trainer as it was when the run exported its result."""
+    seen: list[Any] = []
+    export = region_trainer.export_model
+
+    def keep(trainer: Any, output_dir: str) -> None:
+        items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
+        trainer.whole_batch = trainer.data_collator(items)  # made while LLaVA's names are still rebound
+        seen.append(trainer)
+        export(trainer, output_dir)
+
+    monkeypatch.setattr(region_trainer, "export_model", keep)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    template = llava_conversation.default_conversation
+    main()
+    llava_conversation.default_conversation = template
+    return seen[0]
