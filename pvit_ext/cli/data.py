@@ -8,8 +8,13 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
-    parser = commands.add_parser("data", help="check a training file and print every problem")
-    parser.add_argument("file", metavar="FILE", help="LLaVA's JSON, with `regions` in its samples")
+    parser = commands.add_parser(
+        "data",
+        help="check a training file, print every problem and what it holds",
+        description="Check a training file: every problem with its line, then how many records, images and regions of "
+        "which kinds were found. `pvit-ext data FILE` is `pvit-ext data check FILE`.",
+    )
+    parser.add_argument("words", nargs="+", metavar="[check] FILE", help="LLaVA's JSON, with `regions` in its records")
     parser.add_argument("--image-folder", required=True, metavar="DIR")
     parser.add_argument("--no-images", action="store_true", help="do not open the images")
     parser.set_defaults(handler=run)
@@ -17,10 +22,23 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    from pvit_ext.data.records import validate
+    from pvit_ext.data.records import check
 
-    problems = validate(args.file, args.image_folder, check_images=not args.no_images)
+    path = _file(args.words)
+    problems, summary = check(path, args.image_folder, check_images=not args.no_images)
     for problem in problems:
         print(problem)
-    print(f"{args.file}: {len(problems)} problem(s)" if problems else f"{args.file}: no problems")
+    print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: no problems")
+    print(f"{path}: {summary}")
+    if summary.records and not summary.regions:
+        print(f"{path}: no record has a region; stage 1 (--stage align) has nothing to learn from it")
     return 1 if problems else 0
+
+
+def _file(words: list[str]) -> str:
+    """The file, behind the optional word ``check``."""
+    if len(words) == 1:
+        return words[0]
+    if len(words) == 2 and words[0] == "check":
+        return words[1]
+    raise ValueError(f"`pvit-ext data check FILE` takes one file, got {' '.join(words)}")

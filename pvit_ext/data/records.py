@@ -14,16 +14,15 @@ is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from pvit_ext.data.json_records import JsonFileError, JsonRecordError, read_json_records
-from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
+from pvit_ext.data.json_records import JsonFileError, read_json_records
+from pvit_ext.data.schema import Spec, parse_record
+from pvit_ext.data.summary import Summary
 from pvit_ext.regions.image import ImageError, image_size
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, Size
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from pvit_ext.data.bad_records import BadRecords
 
 SHOWN_PROBLEMS = 20
-_SPEAKERS = ("human", "gpt")
-_NUMBERS = {"box": 4, "point": 2}
-_KINDS = ("box", "point", "polygon", "scribble", "mask")
 
 
 class RecordError(ValueError):
@@ -73,7 +69,7 @@ class Record:
     """
 
     data: dict[str, Any]
-    specs: tuple[Region | PendingMask, ...]
+    specs: tuple[Spec, ...]
     where: str
     image_folder: str | None = None
 
@@ -86,14 +82,40 @@ class Record:
         """
         return [spec if isinstance(spec, Region) else spec.load(self.image_folder, self.where) for spec in self.specs]
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each region; no mask is read."""
+        return ["mask" if isinstance(spec, PendingMask) else spec.kind for spec in self.specs]
+
     def resolve(self, size: Size) -> list[Region]:
         """The regions as :meth:`Region.resolve` gives them for an image of this (width, height)."""
         return [one.resolve(size, f"{self.where}: region {number}") for number, one in enumerate(self.regions)]
 
 
+class Records(Sequence[Record]):
+    """The records of a data file.
+
+    Attributes:
+        summary: what the file holds.
+    """
+
+    def __init__(self, records: list[Record], summary: Summary) -> None:
+        self._records, self.summary = records, summary
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self._records[index]
+
+
 def load_records(
     path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, bad: BadRecords | None = None
-) -> list[Record]:
+) -> Records:
     """Read and check a data file.
 
     Args:
@@ -104,21 +126,38 @@ def load_records(
     Raises:
         RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.
     """
-    entries, whole = _scan(path, image_folder)
+    entries, complete = _scan(path, image_folder)
     found = [entry for entry in entries if isinstance(entry, BadRecord)]
-    if found and (bad is None or not whole or len(found) == len(entries)):
+    if found and (bad is None or not complete or len(found) == len(entries)):
         raise RecordError(*(one.problem for one in found))
     if bad is not None:
         bad.add(*found)
     following = next(entry for entry in entries if isinstance(entry, Record))
     records = [following := entry if isinstance(entry, Record) else following for entry in reversed(entries)]
-    return records[::-1]
+    return Records(records[::-1], _summary(entries))
+
+
+def count_regions(path: str | PathLike[str], image_folder: str | PathLike[str] | None = None) -> Summary:
+    """How many records, images and regions a data file holds, of its good records; no model is needed.
+
+    Args:
+        path: JSON array or JSON Lines.
+        image_folder: if given, a record whose image is not in it does not count.
+    """
+    return _summary(_scan(path, image_folder)[0])
 
 
 def validate(
     path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
 ) -> list[str]:
-    """Every bad record of a data file, one line each with file, line and id, by line; empty if all are good.
+    """Every bad record of a data file, one line each with file, line and id, by line; empty if all are good."""
+    return check(path, image_folder, check_images)[0]
+
+
+def check(
+    path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
+) -> tuple[list[str], Summary]:
+    """Every bad record of a data file, one line each with file, line and id, by line; and what the good ones hold.
 
     Args:
         path: JSON array or JSON Lines.
@@ -132,8 +171,22 @@ def validate(
         from tqdm import tqdm
 
         entries = tqdm(entries, desc="images", unit="record")
-    found = (e.problem if isinstance(e, BadRecord) else _image_problem(e) if check_images else None for e in entries)
-    return [problem for problem in found if problem]
+    problems, good = [], []
+    for one in entries:
+        problem = one.problem if isinstance(one, BadRecord) else _image_problem(one) if check_images else None
+        if problem:
+            problems.append(problem)
+        else:
+            good.append(one)
+    return problems, _summary(good)
+
+
+def _summary(entries: Iterable[Record | BadRecord]) -> Summary:
+    summary = Summary()
+    for one in entries:
+        if isinstance(one, Record):
+            summary.add("image" in one.data, one.kinds)
+    return summary
 
 
 def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -> tuple[list[Record | BadRecord], bool]:
@@ -146,113 +199,12 @@ def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -
         if isinstance(value, dict) and isinstance(value.get("id"), (str, int)):
             where += f" (id {str(value['id'])[:80]!r})"
         try:
-            entries.append(_record(value, where, folder))
+            entries.append(Record(*parse_record(value, folder), where, folder))
         except (ValueError, RecursionError) as error:
             entries.append(BadRecord(where, f"{where}: {error}"))
     if not entries:
         entries.append(BadRecord(name, f"{name} line 1: the file holds no record"))
     return entries, not isinstance(value, JsonFileError)
-
-
-def _record(value: Any, where: str, folder: str | None) -> Record:
-    """What is wrong with it is a ValueError that does not name it yet."""
-    if isinstance(value, JsonRecordError):
-        raise value
-    if not isinstance(value, dict):
-        raise ValueError(f"a record is a JSON object, got {_short(value)}")
-    turns = _conversation(value.get("conversations"))
-    if "image" in value:
-        _check_file(value["image"], "image", folder)
-    written = value.get("regions", [])
-    if not isinstance(written, list):
-        raise ValueError(f"regions is a list, got {_short(written)}")
-    given = [_region(item, f"regions[{number}]", folder) for number, item in enumerate(written)]
-    found = [region for turn in turns for region in find_placeholders(turn, "conversations")]
-    specs = tuple(fill_placeholders(found, given, "conversations"))
-    _check_images_of(turns, specs, "image" in value)
-    data = {key: item for key, item in value.items() if key != "regions"}
-    if len(given) < len(specs):
-        data["conversations"] = [{**turn, "value": parse_regions(turn["value"])[0]} for turn in value["conversations"]]
-    return Record(data, specs, where, folder)
-
-
-def _conversation(turns: Any) -> list[str]:
-    """Check the turns and return what is said; LLaVA drops a sample silently that breaks one of these rules."""
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"conversations is a list of {{from, value}}, got {_short(turns)}")
-    for number, turn in enumerate(turns):
-        speaker = _SPEAKERS[number % 2]
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise ValueError(f'conversations[{number}] is {{"from": "{speaker}", "value": text}}, got {_short(turn)}')
-        if turn.get("from") != speaker:
-            raise ValueError(f"conversations[{number}] is from {_short(turn.get('from'))}; human and gpt take turns")
-        if not turn["value"].strip():
-            raise ValueError(f"conversations[{number}] has an empty value")
-        if re.search("[\ud800-\udfff]", turn["value"]):
-            raise ValueError(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
-    if len(turns) % 2:
-        raise ValueError("conversations ends with a question, there is no answer to learn")
-    return [turn["value"] for turn in turns]
-
-
-def _check_file(path: Any, what: str, folder: str | None) -> None:
-    if not isinstance(path, str):
-        raise ValueError(f"{what} is a path in the image folder, got {_short(path)}")
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    if not parts or "\0" in path or parts[0] == "/" or ":" in parts[0] or ".." in parts:
-        raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
-    if folder is not None and not os.path.isfile(os.path.join(folder, path)):  # Path.is_file raises for long names
-        raise ValueError(f"{what} {_short(path)} is not in the image folder {folder}")
-
-
-def _check_images_of(turns: list[str], specs: Sequence[Region | PendingMask], has_image: bool) -> None:
-    if "<image>" in "".join(turns[1::2]):
-        raise ValueError("<image> stands in an answer; it belongs in a question")
-    count = sum(turn.count("<image>") for turn in turns)
-    if specs and not has_image:
-        raise ValueError(f"{len(specs)} regions but no image; a region lies on an image")
-    if count != has_image:
-        raise ValueError(f"{count} <image> placeholders but {int(has_image)} image; LLaVA reads one image a record")
-    for spec in specs:
-        if spec.image != 0:
-            raise ValueError(f"a region lies on image {spec.image}, but the record has one image, number 0")
-
-
-def _region(item: Any, where: str, folder: str | None) -> Region | PendingMask:
-    fields = {"box": item} if isinstance(item, list) else item
-    if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
-        known = ", ".join(_KINDS)
-        raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {_short(item)}")
-    if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
-        raise ValueError(f"{where} has unknown keys {_short(unknown)}; known are normalized and image")
-    normalized, image = fields.get("normalized", False), fields.get("image", 0)
-    if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
-        raise ValueError(f"{where}: normalized is true or false and image an integer, got {_short(item)}")
-    value = fields[kinds[0]]
-    if kinds[0] != "mask":
-        return _shape(kinds[0], value, normalized, image, where)
-    if normalized:
-        raise ValueError(f"{where}: a mask is in pixels, it cannot be normalized")
-    if isinstance(value, str):
-        _check_file(value, f"{where}: mask", folder)
-    return PendingMask.parse(value, image, where)
-
-
-def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:
-    numbers = _NUMBERS.get(kind)
-    if not isinstance(value, list) or (numbers and len(value) != numbers):
-        wanted = f"{numbers} numbers" if numbers else "points"
-        raise ValueError(f"{where}: a {kind} is a list of {wanted}, got {_short(value)}")
-    try:
-        region: Region = getattr(Region, kind)(*(value if numbers else [value]), normalized=normalized, image=image)
-    except RegionError as error:
-        raise ValueError(f"{where}: {error}") from error
-    region.check(where)
-    # Fractions without "normalized" would all mean the top-left pixel, which nobody points at with decimals.
-    values = [value for point in region.points for value in point]
-    if not normalized and max(values) <= 1 and any(value != int(value) for value in values):
-        raise ValueError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
-    return region
 
 
 def _image_problem(record: Record) -> str | None:
@@ -265,8 +217,3 @@ def _image_problem(record: Record) -> str | None:
     except (ImageError, OSError) as error:
         return f"{record.where}: {error}"
     return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,65 @@
+"""The ``regions`` of a record: from JSON to checked regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvit_ext.data.image_files import check_file
+from pvit_ext.regions.mask import PendingMask
+from pvit_ext.regions.region import Region, RegionError
+
+_NUMBERS = {"box": 4, "point": 2}
+_KINDS = ("box", "point", "polygon", "scribble", "mask")
+
+
+def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingMask:
+    """One region of a record.
+
+    Args:
+        item: ``[x0, y0, x1, y1]``, or an object with one of box, point, polygon, scribble, mask.
+        where: names it in error messages.
+        folder: if given, a mask file must exist in it.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    fields = {"box": item} if isinstance(item, list) else item
+    if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
+        known = ", ".join(_KINDS)
+        raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")
+    if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
+        raise ValueError(f"{where} has unknown keys {short(unknown)}; known are normalized and image")
+    normalized, image = fields.get("normalized", False), fields.get("image", 0)
+    if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
+        raise ValueError(f"{where}: normalized is true or false and image an integer, got {short(item)}")
+    value = fields[kinds[0]]
+    if kinds[0] != "mask":
+        return _shape(kinds[0], value, normalized, image, where)
+    if normalized:
+        raise ValueError(f"{where}: a mask is in pixels, it cannot be normalized")
+    if isinstance(value, str):
+        check_file(value, f"{where}: mask", folder)
+    return PendingMask.parse(value, image, where)
+
+
+def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:
+    numbers = _NUMBERS.get(kind)
+    if not isinstance(value, list) or (numbers and len(value) != numbers):
+        wanted = f"{numbers} numbers" if numbers else "points"
+        raise ValueError(f"{where}: a {kind} is a list of {wanted}, got {short(value)}")
+    try:
+        region: Region = getattr(Region, kind)(*(value if numbers else [value]), normalized=normalized, image=image)
+    except RegionError as error:
+        raise ValueError(f"{where}: {error}") from error
+    region.check(where)
+    # Fractions without "normalized" would all mean the top-left pixel, which nobody points at with decimals.
+    values = [value for point in region.points for value in point]
+    if not normalized and max(values) <= 1 and any(value != int(value) for value in values):
+        raise ValueError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
+    return region
+
+
+def short(value: Any) -> str:
+    """A value for an error message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,129 @@
+"""Placeholders and keys of other region data sets are named, with what to write; ordinary text is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pvit_ext import cli
+from pvit_ext.data.records import count_regions, validate
+from tests.data.test_records import asked, problem, record, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+TAGS = [
+    "<region1>", "<region 1>", "<region_2>", "<REGION>", "<Regions>", "<region_fea>", "<bbox>", "<bboxes>", "<mask>",
+    "<mask_0>", "<mask><pos>", "<box>", "</box>", "<ref>", "<spi_descript>", "<spi_1>", "<roi>", "<point>", "<Prompt0>",
+    "<|box_start|>", "<obj_vis>", "<object>", "<ref-object>", "<loc_17>", "< region >", "<region/>", "&lt;region&gt;",
+    "<image_region>", "<visual_prompt>", "<region:1>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("regions", [None, [[1, 2, 30, 15]]])
+def test_a_placeholder_that_no_encoder_reads_is_named(folder: Path, tag: str, regions: Any) -> None:
+    found = problem(folder, conversations=asked(f"<image>\nWhat is {tag}?"), regions=regions)
+    assert "is text that no encoder reads; write <region>" in found
+    assert tag.split("><")[0].rstrip(">") in found
+
+
+@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<REGION>", "<spi_1>"])
+def test_in_an_answer_too(folder: Path, tag: str) -> None:
+    assert "conversations[1]" in problem(folder, conversations=asked("<image>\nIs <region> it?", f"No, {tag} is."))
+
+
+TEXTS = [
+    ("<image>\nWhat is <region>?", "See <ref>[1]</ref> and <mask>."),
+    ("<image>\nWhat is <region>? A box, a mask, 3 < 4 > 2.", "The <b>region</b> <L204>."),
+    ("<image>\nIs <region> <regionally> <p>bound</p> <boxer> <referee> <maskot>?", "Yes."),
+]
+
+
+@pytest.mark.parametrize("turns", TEXTS)
+def test_ordinary_text_stays(folder: Path, turns: tuple[str, str]) -> None:
+    assert validate(write(folder, [record(conversations=asked(*turns))]), folder) == []
+
+
+def test_text_without_an_image_is_not_searched(folder: Path) -> None:
+    row = record(image=None, regions=None, conversations=asked("aws --region <region-name>?", "<REGION> is yours."))
+    assert validate(write(folder, [row]), folder) == []
+
+
+KEYS = {
+    "bboxes": [[1, 2, 3, 4]], "boxes": [[1, 2, 3, 4]], "bbox": [1, 2, 3, 4], "box": [1, 2, 3, 4], "region": [[1, 2]],
+    "Regions": [[1, 2, 3, 4]], "annotation": {"bbox": [1, 2, 3, 4]}, "annotations": [{"bbox": [1, 2, 3, 4]}],
+    "masks": [[1]], "segmentation": [[1, 2]], "polygons": [[1]], "points": [[1]], "mask_rles": ["x"], "objects": [1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("text", ["<image>\nWhat is it?", "<image>\nWhat is <region>?"])
+def test_a_key_of_another_format_is_named(folder: Path, key: str, text: str) -> None:
+    found = problem(folder, regions=None, conversations=asked(text), **{key: KEYS[key]})
+    assert f'the key {key!r} is not read; write "regions": [' in found
+
+
+@pytest.mark.parametrize("value", [None, [], {}])
+def test_an_empty_key_says_nothing(folder: Path, value: Any) -> None:
+    row = record(regions=None, conversations=asked("<image>\nWhat?")) | {"bboxes": value}
+    assert validate(write(folder, [row]), folder) == []
+
+
+def test_a_key_beside_regions_is_the_users_own(folder: Path) -> None:
+    inline = asked("<image>\nWhat is <Region>[0.1, 0.1, 0.9, 0.9]</Region>?")
+    rows = [record(bbox=[1, 2, 3, 4]), record(bbox=[1, 2, 3, 4], regions=None, conversations=inline)]
+    assert validate(write(folder, rows), folder) == []
+
+
+def test_a_key_under_another_name_is_shown(folder: Path) -> None:
+    assert "it has 'images', the key is \"image\"" in problem(folder, image=None, images=["a.png"])
+    assert "it has 'messages', the key is \"conversations\"" in problem(folder, conversations=None, messages=[1])
+
+
+def test_null_keys_are_absent(folder: Path) -> None:
+    turns = asked("What?")
+    path = write(folder, [{"id": None, "image": None, "regions": None, "model": None, "conversations": turns}])
+    assert validate(path, folder) == []
+
+
+# What a file holds
+
+
+def some(folder: Path) -> Path:
+    square = {"polygon": [[1, 1], [9, 1], [9, 9]]}
+    two = asked("<image>\nWhat is <region>, and <Region>[0.1, 0.1, 0.9, 0.9]</Region>?")
+    mask = {"mask": {"size": [20, 40], "counts": [10, 790]}}
+    return write(
+        folder,
+        [record(1), record(2, regions=[square], conversations=two), record(3, regions=[mask]), record(4, image=5),
+         record(5, image=None, regions=None, conversations=asked("What?"))],
+    )  # fmt: skip
+
+
+def test_what_a_file_holds_is_counted(folder: Path) -> None:
+    summary = count_regions(some(folder))
+    assert (summary.records, summary.with_regions, summary.images, summary.regions) == (4, 3, 3, 4)
+    assert summary.kinds == {"box": 2, "polygon": 1, "mask": 1}
+    assert count_regions(write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])).regions == 0
+
+
+def test_the_command_prints_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["data"], ["data", "check"]):
+        assert cli.main([*words, str(some(folder)), "--image-folder", str(folder)]) == 1
+        assert (
+            capsys.readouterr()
+            .out.splitlines()[-1]
+            .endswith(": 4 records, 3 of them with regions; 3 images; 4 regions (2 box, 1 polygon, 1 mask)")
+        )
+    path = write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])
+    assert cli.main(["data", str(path), "--image-folder", str(folder)]) == 0
+    assert "no record has a region" in capsys.readouterr().out
+    assert cli.main(["data", "chekc", str(path), "--image-folder", str(folder)]) == 2
