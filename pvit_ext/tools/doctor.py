@@ -166,7 +166,7 @@ def _attention() -> dict[str, str]:
 
 def _region_attention(torch: Any) -> str:
     """What pvit_ext.ops.varlen_attention would run for half-precision tensors of 64 channels a head."""
-    from pvit_ext.ops.attention_backend import environment, select_backend
+    from pvit_ext.ops.varlen_attention import environment, select_backend
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     choice = select_backend(device.type, torch.bfloat16, 64, environment(device))

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pvit_ext.ops.attention_backend import Environment
-from pvit_ext.ops.varlen_attention import environment, varlen_cross_attention
+from pvit_ext.ops.varlen_attention import Environment, environment, varlen_cross_attention
 from tests.benchmarks.harness import compare, write
 
 TOKENS, HEADS, HEAD_DIM = 4, 8, 64

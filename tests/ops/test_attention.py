@@ -18,8 +18,16 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from pvit_ext.ops import varlen_attention as attention
-from pvit_ext.ops.attention_backend import FLASH_ATTN, SDPA, TORCH_VARLEN, Choice, Environment, environment
-from pvit_ext.ops.varlen_attention import select_backend, varlen_cross_attention
+from pvit_ext.ops.varlen_attention import (
+    FLASH_ATTN,
+    SDPA,
+    TORCH_VARLEN,
+    Choice,
+    Environment,
+    environment,
+    select_backend,
+    varlen_cross_attention,
+)
 
 CPU_FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
