@@ -18,6 +18,7 @@ from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint
+from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
 from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
@@ -29,9 +30,11 @@ class RegionTrainer(LLaVATrainer):
 
     Attributes:
         whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
+        identity: of this run, read before its first step: data and base may be elsewhere when it saves.
     """
 
     whole: Path | None = None
+    identity: Identity
 
     def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
         if getattr(model.get_model(), "region_projector", None) is None:
@@ -61,6 +64,8 @@ class RegionTrainer(LLaVATrainer):
             resume_from_checkpoint: True, which LLaVA passes when there is any ``checkpoint-*``, is the newest complete
                 one. All else is as transformers has it.
         """
+        if resume_from_checkpoint or self.args.should_save:
+            self.identity = identity(self)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._newest_checkpoint()
         checkpointing.check_agreement(resume_from_checkpoint)
@@ -80,7 +85,7 @@ class RegionTrainer(LLaVATrainer):
             self._say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
             return None
         self._say(f"resuming from {folder}")
-        for difference in checkpointing.check_same_run(folder, *run_and_settings(self)):
+        for difference in checkpointing.check_same_run(folder, self.identity.run, self.identity.settings):
             self._say(f"losses will not be those of the uninterrupted run: {difference}")
         return str(folder)
 
@@ -135,12 +140,15 @@ class RegionTrainer(LLaVATrainer):
             if self.args.lora_enable:
                 lora_checkpoint.save_beside_adapter(self.model, str(folder), self.args.should_save)
             self.accelerator.wait_for_everyone()
-            self._alone(checkpointing.mark_complete, folder, *run_and_settings(self))
+            self._alone(self._mark_complete, folder)
             self.whole = folder
             self._alone(checkpointing.keep_newest, folder.parent, limit)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+
+    def _mark_complete(self, folder: Path) -> None:
+        checkpointing.mark_complete(folder, self.identity.run, self.identity.settings)
 
     def _alone(self, change: Any, *args: Any) -> None:
         """Let one rank change files while the others wait."""
@@ -160,30 +168,6 @@ class RegionTrainer(LLaVATrainer):
         if self.args.lora_enable:
             base, write = self.model.name_or_path, self.args.should_save
             save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
-
-
-_RUN = ("stage", "lora_enable", "lora_r", "lora_alpha", "lora_bias", "bf16", "fp16")
-_SETTINGS = (
-    *("world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "group_by_modality_length", "seed"),
-    *("num_train_epochs", "max_steps", "learning_rate", "mm_projector_lr", "lr_scheduler_type", "lora_dropout"),
-)
-
-
-def run_and_settings(trainer: RegionTrainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run must, and should, have in common with this one to continue from its checkpoints."""
-    model, args, data = trainer.model, trainer.args, trainer.train_dataset
-    region = {f"region {name}": value for name, value in model.region_config.to_dict().items()}
-    if region["region weights_sha256"]:
-        del region["region weights"]  # known by its contents; the file may have moved
-    deepspeed = trainer.accelerator.state.deepspeed_plugin
-    run = {
-        **{name: getattr(args, name) for name in _RUN},
-        **region,
-        "zero stage": deepspeed and deepspeed.zero_stage,
-        "trained tensors": sum(parameter.requires_grad for parameter in model.parameters()),
-    }
-    settings = {name: getattr(args, name) for name in _SETTINGS}
-    return run, settings | {"samples": len(data), "region_jitter": data.data_args.region_jitter}
 
 
 def _copy_tokenizer(source: str, output_dir: str) -> None:

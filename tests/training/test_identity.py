@@ -1,0 +1,125 @@
+"""A resumed run says, or refuses, whatever makes its losses others than those of the run that it continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from safetensors.torch import load_file, save_file
+
+from pvit_ext.files import fingerprint
+from tests.samples import write_training_data
+from tests.training.runs import flags, run
+
+from pvit_ext.training.identity import checkpoint_contents, data_contents  # isort: skip
+
+SAVES = {"stage": "align", "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+SAID = "losses will not be those of the uninterrupted run: "
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_training_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def saved(llava_checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of a run of two steps, of which the first is kept."""
+    output = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, flags(llava_checkpoint, data, output, **SAVES))
+    shutil.rmtree(output / "checkpoint-2")
+    return output
+
+
+@pytest.fixture
+def output(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "output"))
+
+
+def said(text: str) -> list[str]:
+    return [line.removeprefix(SAID) for line in text.splitlines() if line.startswith(SAID)]
+
+
+def test_the_same_run_elsewhere_and_with_other_logging_is_the_same_run(
+    llava_checkpoint: Path, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    moved = Path(shutil.copytree(llava_checkpoint, tmp_path / "moved"))
+    copied = Path(shutil.copy(data, tmp_path / "copied.json"))
+    harmless = {"logging_steps": 3, "save_total_limit": 2, "dataloader_num_workers": 1, "gradient_checkpointing": True}
+    same = {"image_folder": data.parent, "region_encoder": "regionclip", "region_delimiters": True}
+    run(monkeypatch, flags(moved, copied, output, **{**SAVES, **harmless, **same}))
+    printed = capsys.readouterr().out
+    assert f"resuming from {output / 'checkpoint-1'}" in printed
+    assert said(printed) == []
+
+
+def test_whatever_changes_losses_is_said(
+    llava_checkpoint: Path, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = Path(shutil.copytree(data.parent, tmp_path / "data"))
+    other = folder / data.name
+    other.write_text(data.read_text().replace("seven red", "seven 1ed"))
+    changed = {"warmup_ratio": 0.9, "max_grad_norm": 0.5, "image_aspect_ratio": "square", "weight_decay": 0.1}
+    run(monkeypatch, flags(llava_checkpoint, other, output, **{**SAVES, **changed}))
+    names = {line.split(" was ")[0] for line in said(capsys.readouterr().out)}
+    ratio = next(name for name in ("warmup_ratio", "warmup_steps") if name in names)
+    assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "weight_decay", "data_path", "image_folder"}
+
+
+def another_model(source: Path, folder: Path) -> Path:
+    """As a fine-tuned one: names, shapes and sizes are the same."""
+    shutil.copytree(source, folder)
+    tensors = load_file(source / "model.safetensors")
+    save_file({key: value * 1.01 for key, value in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_an_adapter_is_not_continued_on_another_base(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = {**SAVES, "stage": "finetune", "lora_enable": True, "lora_r": 4}
+    monkeypatch.setattr("sys.argv", ["train", *flags(llava_checkpoint, data, tmp_path / "out", **lora)])
+    from pvit_ext.train import main
+
+    main()
+    other = another_model(llava_checkpoint, tmp_path / "other")
+    monkeypatch.setattr("sys.argv", ["train", *flags(other, data, tmp_path / "out", **lora)])
+    with pytest.raises(ValueError, match=r"another run: model_name_or_path was .*model\.safetensors .*, is "):
+        main()
+
+
+def test_every_argument_is_compared_unless_it_is_known_to_be_harmless(saved: Path) -> None:
+    """No secret and no path that may differ goes into a checkpoint's marker."""
+    marker = json.loads((saved / "checkpoint-1" / "pvit_ext_complete.json").read_text())
+    compared = marker["settings"].keys() | marker["run"].keys()
+    own = {item.name for item in dataclasses.fields(transformers.TrainingArguments)}
+    assert {"learning_rate", "adam_beta2", "max_grad_norm", "label_smoothing_factor", "optim"} <= compared & own
+    assert {"mm_vision_select_layer", "image_aspect_ratio", "model_max_length", "region_jitter"} <= compared
+    assert not {"hub_token", "output_dir", "run_name", "logging_steps", "save_steps", "local_rank"} & compared
+
+
+def test_contents_of_checkpoints_and_data(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(llava_checkpoint, tmp_path / "moved"))
+    assert checkpoint_contents(str(llava_checkpoint)) == checkpoint_contents(str(moved))
+    assert checkpoint_contents(str(another_model(moved, tmp_path / "x"))) != checkpoint_contents(str(moved))
+    assert checkpoint_contents("nobody/has-this") == "nobody/has-this"
+    assert data_contents(str(tmp_path / "moved")) != data_contents(str(tmp_path / "x"))
+
+
+def test_fingerprint_samples_a_large_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(40 << 20))
+    before = fingerprint(path)
+    with path.open("r+b") as stream:
+        for start in range(0, 40 << 20, 1 << 14):
+            stream.seek(start)
+            stream.write(b"w")
+    assert fingerprint(path) != before
+    path.write_bytes(bytes((40 << 20) + 1))
+    assert fingerprint(path) != before
