@@ -46,3 +46,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"]({posixpath.relpath(found, posixpath.dirname(address) or '.')}{hash_sign}{anchor})"
 
     return re.sub(r"\]\((?!https?:|#)([^)\s]+)\)", turned, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name what they refer to in Sphinx's way; a reader of the site gets the name alone."""
+    return re.sub(
+        r":(?:func|meth|class|attr|data|mod):<code>~?(?:pvit_ext\.(?:\w+\.)*)?([^<]+)</code>", r"<code>\1</code>", html
+    )
