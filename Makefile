@@ -2,7 +2,8 @@
 # make quickstart   train the paper's miniature and print its table
 # make test-slow    the tests marked slow
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
-# make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results
+# make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results; BENCH_ARGS='--rounds 3'
+# make gpu          on a machine with one: the tests marked gpu and the benchmarks, in ten minutes, with a row for each
 # make lint         ruff, mypy and the import contract (setup.cfg, [importlinter])
 # make docs         docs/ as a site in site/, strict: a broken link or an unknown name fails it
 #
@@ -13,6 +14,8 @@ VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
+BENCH_ARGS ?=
+GPU_ARGS ?=
 
 # The constrained transformers needs Python 3.11; pvit-ext itself runs on 3.10 with older versions (PYTHON=python3.10 CONSTRAINTS=).
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
@@ -24,7 +27,7 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow test-pinned bench lint docs install
+.PHONY: test quickstart test-slow test-pinned bench gpu lint docs install
 
 test: lint
 	$(RUN) python -m pytest $(PYTEST_ARGS)
@@ -44,7 +47,13 @@ test-pinned:
 	PYTHON="$(PYTHON_OF_PINS)" PYTEST_ARGS="$(PYTEST_ARGS)" .ci/test-pinned $(STACK) .venv-pinned/$(STACK)
 
 bench: install
-	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) $(BENCH_ARGS) || exit 1; done
+
+# What is missing is said before anything is installed; the rest, a torch without CUDA for one, by the module.
+gpu:
+	@command -v nvidia-smi >/dev/null || { echo "error: nvidia-smi is not on PATH: install NVIDIA's driver, or start the container with --gpus all" >&2; exit 1; }
+	$(MAKE) install
+	$(RUN) python -m tests.benchmarks.gpu $(GPU_ARGS)
 
 quickstart: install
 	$(RUN) python -m examples.quickstart $(QUICKSTART_ARGS)

@@ -7,8 +7,7 @@ image's keys and values; the ragged ones gather covered rows within the time mea
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pvit_ext.ops.varlen_attention import Environment, environment, varlen_cross_attention
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 
 TOKENS, HEADS, HEAD_DIM = 4, 8, 64
 
@@ -73,7 +72,7 @@ def forms(q: Tensor, k: Tensor, v: Tensor, regions: list[Tensor]) -> dict[str, C
     return table
 
 
-def bench(case: str, count: int, grid: int, side: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def bench(case: str, count: int, grid: int, side: int, rounds: int, device: str) -> Iterator[dict[str, Any]]:
     """Forward and backward of every form."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -93,23 +92,18 @@ def bench(case: str, count: int, grid: int, side: int, rounds: int, device: str)
     }
     total = sum(map(len, regions))
     facts = {"regions": count, "patches": grid**2, "covered": total, "pairs": count * grid**2, "dtype": str(dtype)[6:]}
-    rows = []
     for direction, table in (("forward", forward), ("backward", backward)):
         for row in compare(f"{case}, {total} of {count * grid**2} pairs, {direction}", table, rounds, **facts):
             difference = (results[row["form"]].detach().double() - reference).norm() / reference.norm()
-            rows.append(row | {"relative_difference": f"{float(difference):.1e}"})
-    return rows
+            yield row | {"relative_difference": f"{float(difference):.1e}"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [row for side in (1, 2, 4, 8, 16) for row in bench("growing regions", 64, 24, side, rounds, device)]
-    rows += [row for grid in (24, 48, 96) for row in bench("growing map", 64, grid, 4, rounds, device)]
-    rows += bench("many regions", 500, 24, 4, rounds, device)
-    write("attention", rows)
+    options = arguments(__doc__, rounds=9).parse_args()
+    cases = [("growing regions", 64, 24, side) for side in (1, 2, 4, 8, 16)]
+    cases += [("growing map", 64, grid, 4) for grid in (24, 48, 96)] + [("many regions", 500, 24, 4)]
+    rows = (row for case in cases for row in bench(*case, options.rounds, options.device))
+    write("attention", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Run ``python -m tests.benchmarks.bench_ferret`` from the repository's root; writ
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.ferret.encoder import Ferret, build
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 from tests.benchmarks.straightforward_ferret import encode
 
 TOWER = SimpleNamespace(hidden_size=1024, num_hidden_layers=24, patch_size=14)
@@ -28,7 +28,7 @@ def forward_backward(form: Any, encoder: Ferret, cotangent: Tensor) -> Tensor:
     return torch.cat([grad.flatten() for grad in grads])
 
 
-def bench(encoder: Ferret, regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def bench(encoder: Ferret, regions: int, rounds: int, device: str) -> Iterator[dict[str, Any]]:
     """Forward without gradients, then forward and backward, of both forms."""
     generator = torch.Generator().manual_seed(1)
     feature_map = torch.randn(1, TOWER.hidden_size, GRID, GRID, generator=generator).to(device)
@@ -41,7 +41,6 @@ def bench(encoder: Ferret, regions: int, rounds: int, device: str) -> list[dict[
     facts = {"regions": regions, "width": TOWER.hidden_size, "map": f"{GRID}x{GRID}", "dtype": "float32"}
     cotangent = torch.randn(regions, 1, TOWER.hidden_size, generator=generator).to(device)
     trained = {name: partial(forward_backward, form, encoder, cotangent) for name, form in forms.items()}
-    rows = []
     for case, timed in {"forward": forms, "forward and backward": trained}.items():
         with torch.set_grad_enabled(case != "forward"):
             results = {name: form().detach() for name, form in timed.items()}
@@ -49,20 +48,17 @@ def bench(encoder: Ferret, regions: int, rounds: int, device: str) -> list[dict[
         reference = results["per neighbour"]
         for row in measured:
             difference = float((results[row["form"]] - reference).norm() / reference.norm())
-            rows.append(row | {"relative_difference": f"{difference:.1e}"})
-    return rows
+            yield row | {"relative_difference": f"{difference:.1e}"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--regions", type=int, nargs="+", default=[1, 8])
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    encoder = build(RegionConfig("ferret"), TOWER).to(device)
-    rows = [row for regions in options.regions for row in bench(encoder, regions, options.rounds, device)]
-    write("ferret" + ("" if device == "cpu" else "_cuda"), rows)
+    encoder = build(RegionConfig("ferret"), TOWER).to(options.device)
+    rows = (row for regions in options.regions for row in bench(encoder, regions, options.rounds, options.device))
+    write("ferret", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

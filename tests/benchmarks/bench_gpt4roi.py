@@ -5,7 +5,6 @@ Run ``python -m tests.benchmarks.bench_gpt4roi`` from the repository's root; wri
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.gpt4roi.encoder import build
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 
 TOWER = SimpleNamespace(hidden_size=1024, num_hidden_layers=24, patch_size=14)
 GRID = 16
@@ -43,13 +42,10 @@ def bench(regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = arguments(__doc__, rounds=3).parse_args()
     with torch.no_grad():
-        rows = [row for regions in (1, 8) for row in bench(regions, options.rounds, device)]
-    write("gpt4roi" + ("" if device == "cpu" else "_cuda"), rows)
+        rows = (row for regions in (1, 8) for row in bench(regions, options.rounds, options.device))
+        write("gpt4roi", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

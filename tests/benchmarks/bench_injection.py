@@ -1,11 +1,10 @@
 """Region tokens into a batch of prompts, forward and backward: ours against a loop per region and masked_scatter.
 
-Run: ``python -m tests.benchmarks.bench_injection``; needs about 3 GB at the full size.
+Run ``python -m tests.benchmarks.bench_injection`` from the repository's root; needs about 3 GB at the full size.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.prompt import REGION_TOKEN_INDEX
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 
 SLOTS = 3
 """Rows per region: start delimiter, feature, end delimiter."""
@@ -54,13 +53,13 @@ def by_marks(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
     return inject_region_tokens(embeds, marked, tokens, ["region"] * len(tokens))[0]
 
 
-def case(batch: int, length: int, width: int, regions: int, rounds: int) -> list[dict[str, Any]]:
+def case(batch: int, length: int, width: int, regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
     """Time the three forms on one shape, after checking that their outputs and gradients are equal."""
     torch.manual_seed(0)
-    ids = prompts(batch, length, regions)
-    embeds = torch.randn(batch, length, width, requires_grad=True)
-    tokens = torch.randn(batch * regions, SLOTS, width, requires_grad=True)
-    gradient = torch.randn(batch, length, width)
+    ids = prompts(batch, length, regions).to(device)
+    embeds = torch.randn(batch, length, width, device=device, requires_grad=True)
+    tokens = torch.randn(batch * regions, SLOTS, width, device=device, requires_grad=True)
+    gradient = torch.randn(batch, length, width, device=device)
 
     def step(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:
         out = form(ids, embeds, tokens)
@@ -77,11 +76,10 @@ def case(batch: int, length: int, width: int, regions: int, rounds: int) -> list
 
 def main() -> None:
     """Write ``results/injection.csv``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    options = arguments(__doc__, rounds=5).parse_args()
     shapes = [(8, 2048, 4096, 1), (8, 2048, 4096, 4), (1, 1024, 4096, 4)]
-    write("injection", [row for shape in shapes for row in case(*shape, rounds=rounds)])
+    rows = (row for shape in shapes for row in case(*shape, options.rounds, options.device))
+    write("injection", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

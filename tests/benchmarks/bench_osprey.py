@@ -5,7 +5,6 @@ Run ``python -m tests.benchmarks.bench_osprey`` from the repository's root; writ
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.osprey import Osprey, build
 from pvit_ext.regions.region import Region
 from pvit_ext.regions.view import View
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 
 SIDE, COUNT = 512, 4
 TOWERS: dict[str, tuple[list[int], list[int]]] = {
@@ -70,13 +69,11 @@ def bench(tower: str, regions: int, rounds: int, device: str) -> list[dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = arguments(__doc__, rounds=15).parse_args()
+    cases = [(tower, regions) for tower in TOWERS for regions in (8, 64)]
     with torch.no_grad():
-        rows = [row for tower in TOWERS for regions in (8, 64) for row in bench(tower, regions, options.rounds, device)]
-    write("osprey" + ("" if device == "cpu" else "_cuda"), rows)
+        rows = (row for case in cases for row in bench(*case, options.rounds, options.device))
+        write("osprey", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

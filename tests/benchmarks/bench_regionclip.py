@@ -5,7 +5,6 @@ Run ``python -m tests.benchmarks.bench_regionclip`` from the repository's root; 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 from dataclasses import asdict, fields
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from pvit_ext.encoders.regionclip.clip_resnet import STRIDE
 from pvit_ext.encoders.regionclip.encoder import ARCHITECTURES, RegionCLIP
 from tests.benchmarks.bench_roi_align import some_boxes
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 from tests.benchmarks.roi_align_forms import dense
 from tests.benchmarks.straightforward_clip import StraightforwardCLIPResNet, randomize_batch_norms
 
@@ -100,16 +99,14 @@ def compared(case: str, forms: dict[str, Any], rounds: int, **facts: Any) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--arch", default="rn50x4", choices=list(ARCHITECTURES))
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="part of a case's name")
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     plain, encoder = pair(options.arch)
-    models: list[nn.Module] = [plain.to(device), encoder.to(device)]
+    models: list[nn.Module] = [plain.to(options.device), encoder.to(options.device)]
     assert not any(parameter.requires_grad for model in models for parameter in model.parameters())
-    pixels = torch.randn(1, 3, 800, 1333, device=device)
+    pixels = torch.randn(1, 3, 800, 1333, device=options.device)
     cases = {
         "trunk": lambda: trunk(plain, encoder, pixels, options.rounds),
         "pool8": lambda: pool(plain, encoder, 8, 3 * options.rounds),
@@ -117,8 +114,8 @@ def main() -> None:
         "whole": lambda: whole(plain, encoder, pixels, 8, options.rounds),
     }
     with torch.no_grad():
-        rows = [row for name, case in cases.items() if options.only in name for row in case()]
-    write("regionclip", rows)
+        rows = (row for name, case in cases.items() if options.only in name for row in case())
+        write("regionclip", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ Run ``python -m tests.benchmarks.bench_roi_align`` from the repository's root; w
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvit_ext.ops.roi_align import roi_align
-from tests.benchmarks.harness import compare, write
+from tests.benchmarks.harness import arguments, compare, write
 from tests.benchmarks.roi_align_forms import dense
 
 CHANNELS, HEIGHT, WIDTH, POOL, STRIDE = 1280, 50, 83, 18, 16  # RN50x4 on an 800x1333 image
@@ -42,7 +41,7 @@ def forms(boxes: Tensor, index: Tensor) -> dict[str, tuple[Callable[[Tensor], Te
     return table
 
 
-def bench(regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def bench(regions: int, rounds: int, device: str) -> Iterator[dict[str, Any]]:
     """Forward and backward of every form on the same map and boxes."""
     boxes = some_boxes(regions, WIDTH * STRIDE, HEIGHT * STRIDE).to(device)
     index = torch.zeros(regions, dtype=torch.int64, device=device)
@@ -60,21 +59,16 @@ def bench(regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
         backward[name] = lambda out=out, x=x, grad=grad: torch.autograd.grad(out, x, grad, retain_graph=True)[0]
         results[name] = (out.detach(), backward[name]())
     facts = {"regions": regions, "channels": CHANNELS, "map": f"{HEIGHT}x{WIDTH}", "output": POOL, "dtype": "float32"}
-    rows = []
     for number, (case, timed) in enumerate({"forward": forward, "backward": backward}.items()):
         for row in compare(case, timed, rounds, **facts):
             own, reference = results[row["form"]][number], results["dense"][number]
-            rows.append(row | {"relative_difference": f"{float((own - reference).norm() / reference.norm()):.1e}"})
-    return rows
+            yield row | {"relative_difference": f"{float((own - reference).norm() / reference.norm()):.1e}"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = [row for regions in (8, 32) for row in bench(regions, options.rounds, device)]
-    write("roi_align", rows)
+    options = arguments(__doc__, rounds=15).parse_args()
+    rows = (row for regions in (8, 32) for row in bench(regions, options.rounds, options.device))
+    write("roi_align", rows, options.device, options.to)
 
 
 if __name__ == "__main__":

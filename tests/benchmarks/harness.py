@@ -3,17 +3,19 @@
 glibc hands large buffers back to the kernel after each call, and faulting 4 KiB pages in again then weighs on both
 sides of a comparison, at random. torch's CPU allocator asks for 2 MiB pages with ``THP_MEM_ALLOC_ENABLE=1`` (Linux,
 where ``/sys/kernel/mm/transparent_hugepage/enabled`` allows it). The rows say which of the two they are, and go to
-another file.
+another file. Each row is printed and written when it is measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import importlib.metadata
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,22 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 HUGE_PAGES = os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
+PACKAGES = ("transformers", "flash-attn")  # beside torch, whose versions may explain a row
+
+
+def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks share.
+
+    Args:
+        description: of the benchmark, its docstring.
+        rounds: timed calls of each form where none are asked for.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"timed calls of each form, default {rounds}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=device, help=f"default here {device}")
+    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="for the rows, default %(default)s")
+    return parser
 
 
 def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts: Any) -> list[dict[str, Any]]:
@@ -67,12 +85,6 @@ def _row(case: str, form: str, values: list[float], baseline: float, facts: dict
         "speedup": round(baseline / median, 2),
         "rounds": len(values),
         **facts,
-        "scheduling": _scheduling(),
-        "load": round(os.getloadavg()[0], 1),
-        "allocator": "huge pages" if HUGE_PAGES else "default",
-        "device": _device(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
     }
 
 
@@ -82,9 +94,30 @@ def _scheduling() -> str:
     return "realtime" if realtime else f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def machine(device: str) -> dict[str, Any]:
+    """What a row says about the machine, its load and the versions on it."""
+    cuda = device == "cuda"
+    return {
+        "scheduling": _scheduling(),
+        "load": round(os.getloadavg()[0], 1),
+        "allocator": "huge pages" if HUGE_PAGES else "default",
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else "",
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next(
@@ -92,14 +125,27 @@ def _device() -> str:
     )
 
 
-def write(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print the rows and write them to ``results/<name>.csv``; a suffix tells CUDA and the allocator's setting."""
-    name += ("_cuda" if torch.cuda.is_available() else "") + ("_huge_pages" if HUGE_PAGES else "")
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
+def write(name: str, rows: Iterable[dict[str, Any]], device: str, folder: Path) -> None:
+    """Print each row as it comes and write it to ``FOLDER/<name>.csv``; suffixes tell CUDA and the allocator's setting.
+
+    Args:
+        name: of the benchmark.
+        rows: measured while they are read.
+        device: the one measured on, ``cuda`` or ``cpu``.
+        folder: for the file, made if it does not exist.
+    """
+    name += ("_cuda" if device == "cuda" else "") + ("_huge_pages" if HUGE_PAGES else "")
+    written: list[dict[str, Any]] = []
+    for row in rows:
+        written.append(row | machine(device))
+        print(*(f"{key}={row[key]}" for key in ("case", "form", "median_ms", "speedup")), sep="  ", flush=True)
+        save(folder / f"{name}.csv", written)
+
+
+def save(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows to a CSV file; a column is there if one row has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
-        print(*(f"{key}={row[key]}" for key in ("case", "form", "median_ms", "speedup")), sep="  ")

@@ -1,0 +1,121 @@
+"""The benchmarks' harness: rows as they come, shared options, and what `make gpu` says and does."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.benchmarks import gpu, harness
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_row_is_printed_and_written_before_the_next_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "HUGE_PAGES", False)
+    path = tmp_path / "new" / "case.csv"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from harness.compare("first", {"a": lambda: None, "b": lambda: None}, 3, regions=8)
+        assert capsys.readouterr().out.count("case=first") == 2
+        assert [row["form"] for row in read(path)] == ["a", "b"]
+        yield harness.compare("second", {"a": lambda: None}, 1)[0] | {"relative_difference": "0"}
+
+    harness.write("case", rows(), "cpu", path.parent)
+    first, _, last = read(path)
+    assert (first["rounds"], first["regions"], first["relative_difference"]) == ("3", "8", "")
+    assert (last["case"], last["relative_difference"], last["torch"]) == ("second", "0", torch.__version__)
+    assert first["device"]
+    assert first["transformers"]
+
+
+@pytest.mark.parametrize("name", gpu.BENCHMARKS)
+def test_every_benchmark_takes_rounds_device_and_folder(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--rounds", "--device", "--to"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bench_attention", "bench_osprey", "bench_roi_align"])
+def test_benchmarks_run_on_a_cpu(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", "--rounds", "1", "--device", "cpu"]
+    subprocess.run([*command, "--to", str(tmp_path)], check=True, cwd=ROOT)
+    (path,) = tmp_path.iterdir()
+    rows = read(path)
+    assert {row["rounds"] for row in rows} == {"1"}
+    assert max(float(row["relative_difference"]) for row in rows) < 1e-3
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver here")
+def test_make_gpu_names_a_missing_driver_before_it_installs_anything(tmp_path: Path) -> None:
+    command = ["make", "gpu", f"VENV={tmp_path}/venv"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "nvidia-smi is not on PATH" in ended.stderr + ended.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_all_that_is_missing_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    assert gpu.main() == 2
+    said = capsys.readouterr().err
+    assert "nvidia-smi is not on PATH" in said
+    assert "is built without CUDA" in said
+
+
+def test_a_torch_that_cannot_start_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    (problem,) = gpu.missing()
+    assert problem.endswith("for CUDA 13.0 cannot start CUDA: the driver is too old")
+
+
+def test_runs_are_written_failures_named_and_time_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
+    python = [sys.executable, "-c"]
+    monkeypatch.setattr(gpu, "machine", lambda device: {"device": device})
+    monkeypatch.setattr(gpu, "TESTS", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)])
+    monkeypatch.setattr(gpu, "BENCHMARKS", [])
+    rows = gpu.run_all(Namespace(minutes=1, to=tmp_path, rounds=1))
+    assert [(row["run"].split("::")[-1], row["outcome"]) for row in rows] == [
+        ("test_good", "passed"),
+        ("test_bad", "failure"),
+        ("tests marked gpu", "exit status 1"),
+    ]
+    assert [row["outcome"] for row in read(tmp_path / "gpu_runs.csv")] == [row["outcome"] for row in rows]
+    assert gpu.run([*python, "import time; time.sleep(60)"], 0.2)[0] == "stopped after 0 s"
+    assert gpu.run([*python, ""], 0)[0] == "not run, no time remained"
+    assert gpu.run([*python, ""], 60)[0] == "passed"
