@@ -10,7 +10,7 @@ import transformers
 from llava.train import train as llava_train
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.tracking import check_trackers
@@ -136,7 +136,7 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
         if self.resume_from_checkpoint is not None:
             where = "the newest complete checkpoint in --output_dir"
             raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: a run continues from {where}")
-        compat.enable_cpu(self)
+        cpu_launch.enable_cpu(self)
         compat.report_to_none(self)
         super().__post_init__()
         self.local_rank = compat.local_rank(self)

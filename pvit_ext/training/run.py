@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PatchPoint, apply_pvit, patched
 
 _MODULE = "llava.train.train"
@@ -74,6 +74,6 @@ def run_as_program() -> None:
     try:
         main()
     except Stopped:
-        compat.leave_cpu_group(EXIT_STATUS)
+        cpu_launch.leave_cpu_group(EXIT_STATUS)
         raise
-    compat.leave_cpu_group()
+    cpu_launch.leave_cpu_group()

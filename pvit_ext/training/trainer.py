@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.utils import cached_file
 
 from pvit_ext.files import atomic_write
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint
@@ -47,7 +47,7 @@ class RegionTrainer(LLaVATrainer):
         train_dataset.seed = args.seed
         settle_pinpoints(model, train_dataset.data_args)
         train_dataset.layout = ImageLayout.of(model)
-        compat.cpu_tower_dtype(model)
+        cpu_launch.cpu_tower_dtype(model)
         compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
         super().__init__(model=model, args=args, **keywords)

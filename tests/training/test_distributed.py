@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from examples.quickstart.arms import free_port
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, cpu_launch
 from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
 
@@ -39,7 +39,7 @@ def test_deepspeeds_shared_memory_kernel_is_not_compiled(monkeypatch: pytest.Mon
     backend = importlib.import_module("deepspeed.comm.torch")
     monkeypatch.setattr(backend, "build_shm_op", lambda: "compiled for a minute")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    compat.cpu_deepspeed_shm_op()
+    cpu_launch.cpu_deepspeed_shm_op()
     assert backend.build_shm_op() is None
 
 

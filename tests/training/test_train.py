@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from pvit_ext import Query, Region
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, cpu_launch
 from tests.checkpoints import tower_tensors, unfreeze_tower
 from tests.tiny import TINY_REGIONCLIP
 
@@ -407,7 +407,7 @@ def test_a_cpu_launch_compiles_no_kernel(monkeypatch: pytest.MonkeyPatch) -> Non
     backend = importlib.import_module("deepspeed.comm.torch")
     monkeypatch.setattr(backend, "build_shm_op", lambda: pytest.fail("compiled"), raising=False)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    compat.cpu_deepspeed_shm_op()
+    cpu_launch.cpu_deepspeed_shm_op()
     assert backend.build_shm_op() is None
 
 

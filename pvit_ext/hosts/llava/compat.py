@@ -6,7 +6,6 @@ transformers 5.23, accelerate 1.15, deepspeed 0.19.8 (November 2026). Importing 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import importlib
@@ -14,13 +13,14 @@ import importlib.util
 import inspect
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+from pvit_ext.hosts.llava import cpu_launch
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ def prepare_training() -> None:
     deepspeed_resumes_adapters()
     zero3_bucket_is_whole()
     if not torch.cuda.is_available():
-        cpu_deepspeed_shm_op()
-        cpu_deepspeed_backend()
+        cpu_launch.cpu_deepspeed_shm_op()
+        cpu_launch.cpu_deepspeed_backend()
 
 
 def layernorm_names() -> None:
@@ -101,47 +101,6 @@ def mpt_attention_items() -> None:
 
     if not hasattr(MptAttentionConfig, "__setitem__"):
         setattr(MptAttentionConfig, "__setitem__", MptAttentionConfig.__setattr__)  # noqa: B010
-
-
-def cpu_deepspeed_backend() -> None:
-    """accelerate finds no backend for a DeepSpeed launch without an accelerator and then counts one process.
-
-    Answer gloo, which it knows for CPU launches of its own; DeepSpeed itself must have started that backend before.
-    Older ones (0.21 to 0.27) take the device for a CUDA one unless told.
-    """
-    if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
-        return
-    import accelerate.state
-    import deepspeed
-
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend="gloo")
-    state = accelerate.state.PartialState
-    if not hasattr(state, "_prepare_backend"):
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-        return
-    if hasattr(state._prepare_backend, "stock"):
-        return
-    stock = state._prepare_backend
-
-    def prepare_backend(self: Any, *args: Any, **kwargs: Any) -> Any:
-        backend, kind = stock(self, *args, **kwargs)
-        return (backend, kind) if backend is not None else ("gloo", accelerate.state.DistributedType.MULTI_CPU)
-
-    prepare_backend.stock = stock  # type: ignore[attr-defined]
-    state._prepare_backend = prepare_backend
-
-
-def cpu_deepspeed_shm_op() -> None:
-    """DeepSpeed compiles a shared-memory kernel for a minute at the first CPU launch; gloo does the same job.
-
-    A launch that is killed while it compiles or loads that kernel leaves a lock on which all later ones wait forever.
-    """
-    if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
-        return
-    backend: Any = importlib.import_module("deepspeed.comm.torch")  # as an attribute that name is torch itself
-    if hasattr(backend, "build_shm_op"):
-        backend.build_shm_op = lambda: None
 
 
 _RENAMED_FLAGS = {"--evaluation_strategy": "--eval_strategy", "--eval_strategy": "--evaluation_strategy"}
@@ -289,35 +248,6 @@ def drop_empty_groups(optimizer: Any) -> None:
     Seen with transformers 4.37: LoRA with ``--mm_projector_lr``.
     """
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-
-
-def cpu_tower_dtype(model: Any) -> None:
-    """LLaVA puts its image tower into float16 without ``--bf16``; CPUs lack kernels for it (torch 2.0) or are slow."""
-    tower = model.get_vision_tower()
-    if tower.device.type == "cpu" and tower.dtype == torch.float16:
-        tower.to(torch.float32)
-
-
-def leave_cpu_group(status: int = 0) -> None:
-    """End a finished CPU launch at once: gloo's threads aborted 3 of 20 two-rank ZeRO-3 runs at interpreter exit."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or torch.cuda.is_available():
-        return
-    torch.distributed.barrier()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def enable_cpu(arguments: Any) -> None:
-    """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU.
-
-    Told so, accelerate 0.27 and older would not use DeepSpeed.
-    """
-    import accelerate.state
-
-    if hasattr(accelerate.state.PartialState, "_prepare_backend") and not torch.cuda.is_available():
-        arguments.use_cpu = True
 
 
 def report_to_none(arguments: Any) -> None:
