@@ -1,65 +1,121 @@
-"""What a region-enabled checkpoint is made of: one nested key, ``pvit_ext``, of LLaVA's own config."""
+"""What a region-enabled checkpoint is made of: one nested key, ``pvit_ext``, of the host's own config."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 CONFIG_KEY = "pvit_ext"
+FORMAT = 1
+"""Of the nested key and the region tensors; what was written before formats were counted reads as 1."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class RegionConfig:
-    """How regions become tokens.
+    """How regions become tokens: what the user chose.
 
     Args:
         encoder: registered name of the region encoder.
         weights: file with the encoder's own weights, or None for random weights or none to load.
-        weights_sha256: of that file, filled when it is first read; another file of the same name is an error.
         embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file; always so for an
             encoder that trains.
         projector: region features to language-model width: ``linear`` (PVIT) or ``mlp2x_gelu``.
         box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2).
         cross_layers: gated attention blocks behind the encoder, through which regions see the whole image; 0 for none.
-        delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>).
+        delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>); None is True
+            for an encoder that gives features, and False for one that writes text.
         conv_version: LLaVA conversation template the checkpoint was trained with.
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
-        feature_dim: C of the encoder, filled when it is built.
-        tokens_per_region: T of the encoder, filled when it is built.
     """
 
     encoder: str = "regionclip"
     weights: str | None = None
-    weights_sha256: str | None = None
     embed_weights: bool = False
     projector: str = "linear"
     box_embedding: bool = False
     cross_layers: int = 0
-    delimiters: bool = True
+    delimiters: bool | None = None
     conv_version: str | None = None
     encoder_options: dict[str, Any] = field(default_factory=dict)
-    feature_dim: int | None = None
-    tokens_per_region: int | None = None
 
-    @property
-    def slots_per_region(self) -> int:
-        """Rows of the prompt that one region takes: T, and two more with delimiters."""
-        if self.tokens_per_region is None:
-            raise ValueError("tokens_per_region is known once the encoder was built (build_region_encoder)")
-        return self.tokens_per_region + 2 * self.delimiters
+    def resolved(self, tokens_per_region: int) -> RegionConfig:
+        """The same with every default decided for an encoder of this many tokens per region.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for config.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RegionConfig:
-        """Inverse of :meth:`to_dict`.
+        Args:
+            tokens_per_region: T of the encoder.
 
         Raises:
-            ValueError: on a key this version does not know.
+            ValueError: for options of region tokens, of which an encoder with T = 0 has none.
         """
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"unknown RegionConfig keys {unknown}; this version knows {sorted(known)}")
-        return cls(**values)
+        if tokens_per_region:
+            return self if self.delimiters is not None else replace(self, delimiters=True)
+        off = RegionConfig(projector="linear", box_embedding=False, cross_layers=0, delimiters=False)
+        asked = {name: getattr(self, name) for name in ("delimiters", "box_embedding", "cross_layers", "projector")}
+        if useless := {name: value for name, value in asked.items() if value not in (None, getattr(off, name))}:
+            given = ", ".join(f"{name}={value!r}" for name, value in useless.items())
+            raise ValueError(
+                f"region encoder {self.encoder!r} gives no features (T = 0), so {given} cannot apply: leave it out, or "
+                "choose an encoder that gives features"
+            )
+        return replace(self, delimiters=False)
+
+    def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
+        """The same with what stays of the config that it replaces in a model.
+
+        Args:
+            before: of the model until now.
+            tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
+        """
+        config = replace(self, conv_version=self.conv_version or before.conv_version)
+        if not tokens_per_region:
+            return config
+        layers = config.cross_layers or before.cross_layers
+        return replace(config, box_embedding=config.box_embedding or before.box_embedding, cross_layers=layers)
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """What an encoder reported when it was built, and its weights file when it was read.
+
+    Args:
+        feature_dim: C.
+        tokens_per_region: T.
+        weights_sha256: of the weights file; another file of the same name is an error. None while none was read.
+    """
+
+    feature_dim: int
+    tokens_per_region: int
+    weights_sha256: str | None = None
+
+
+class StoredRegions(NamedTuple):
+    """The nested key of a checkpoint's config: what was chosen, and what the encoder reported if it was built."""
+
+    config: RegionConfig
+    facts: EncoderFacts | None
+
+
+def regions_to_json(config: RegionConfig, facts: EncoderFacts) -> dict[str, Any]:
+    """Plain JSON types, for config.json."""
+    return {"format": FORMAT, **asdict(config), **asdict(facts)}
+
+
+def regions_from_json(values: dict[str, Any]) -> StoredRegions:
+    """Inverse of :func:`regions_to_json`; reads what earlier versions wrote too.
+
+    Raises:
+        ValueError: on a format or a key that this version does not know.
+    """
+    found = values.get("format", FORMAT)
+    if not isinstance(found, int) or not 1 <= found <= FORMAT:
+        raise ValueError(
+            f"region modules of format {found!r}; this version of pvit-ext reads formats up to {FORMAT}: upgrade it "
+            "(pip install --upgrade pvit-ext), or write them again with this one"
+        )
+    chosen, reported = ({item.name for item in fields(kind)} for kind in (RegionConfig, EncoderFacts))
+    if unknown := sorted(set(values) - chosen - reported - {"format"}):
+        raise ValueError(f"unknown RegionConfig keys {unknown}; this version knows {sorted(chosen | reported)}")
+    config = RegionConfig(**{key: value for key, value in values.items() if key in chosen})
+    report = {key: value for key, value in values.items() if key in reported}
+    built = report.get("feature_dim") is not None and report.get("tokens_per_region") is not None
+    return StoredRegions(config, EncoderFacts(**report) if built else None)

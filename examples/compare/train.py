@@ -85,7 +85,9 @@ def _finetune(row: Row, run: Run, common: Flags, aligned: bool) -> None:
     """An encoder that has nothing to align gets stage 1's epochs on top."""
     settings, folder = run.settings, run.folder / row.name
     own: Flags = (
-        {"region_modules": folder / "stage1"} if aligned else {"region_modules": "", **_encoder_flags(row, run)}
+        {"region_modules": folder / "stage1"}
+        if aligned
+        else {"region_modules": "", "region_box_embedding": False, **_encoder_flags(row, run)}
     )
     own["num_train_epochs"] = settings.stage2_epochs + (0 if aligned else settings.stage1_epochs)
     own["learning_rate"] = settings.stage2_rate

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         embed_weights=args.embed_weights,
         projector=args.projector,
         box_embedding=args.box_embedding,
-        delimiters=not args.no_delimiters,
+        delimiters=False if args.no_delimiters else None,
         encoder_options=args.options,
     )
     swap_encoder(args.checkpoint, config, args.out)

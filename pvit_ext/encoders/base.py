@@ -211,14 +211,14 @@ def region_encoder_names() -> list[str]:
 
 
 def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> RegionEncoder:
-    """Build the encoder a config names and write its T and C back into the config; weights are not loaded here.
+    """Build the encoder a config names; weights are not loaded here.
 
     Args:
         config: with ``encoder`` and ``encoder_options``.
         tower_config: config of LLaVA's image tower, for encoders that read its features.
 
     Raises:
-        ValueError: for an unknown name, with the known ones.
+        ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.
     """
     for point in _entry_points():
         if point.name == config.encoder and config.encoder not in _ENCODERS:
@@ -227,9 +227,7 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     if config.encoder not in _ENCODERS:
         raise ValueError(f"unknown region encoder {config.encoder!r}; known: {', '.join(region_encoder_names())}")
     encoder = _ENCODERS[config.encoder](config, tower_config)
-    config.feature_dim, config.tokens_per_region = encoder.feature_dim, encoder.tokens_per_region
-    if not encoder.tokens_per_region:
-        config.delimiters, config.box_embedding, config.cross_layers = False, False, 0  # no row to put them at
+    config.resolved(encoder.tokens_per_region)  # raises
     return encoder
 
 

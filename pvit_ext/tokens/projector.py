@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.encoders.options import check_tower
 from pvit_ext.ops.cross_attention import CrossLayers
 
@@ -38,20 +38,18 @@ class RegionProjector(nn.Module):
     """Cross layers, projection of region features, box embedding, and delimiters around each region.
 
     Args:
-        config: with ``feature_dim`` and ``tokens_per_region`` filled by :func:`~pvit_ext.build_region_encoder`.
+        config: which parts there are.
+        facts: C and T of the encoder.
         hidden_size: D, width of the language model.
-        tower_config: of the image tower, whose patches cross layers attend to.
+        tower_config: of the vision tower, whose patches cross layers attend to.
     """
 
-    def __init__(self, config: RegionConfig, hidden_size: int, tower_config: Any = None) -> None:
+    def __init__(self, config: RegionConfig, facts: EncoderFacts, hidden_size: int, tower_config: Any = None) -> None:
         super().__init__()
-        if config.feature_dim is None:
-            raise ValueError("feature_dim is known once the encoder was built (build_region_encoder)")
-        self.features = (
-            _build_projector(config.projector, config.feature_dim, hidden_size) if config.tokens_per_region else None
-        )
+        width = facts.feature_dim
+        self.features = _build_projector(config.projector, width, hidden_size) if facts.tokens_per_region else None
         self.cross_layers = (
-            CrossLayers(config.feature_dim, check_tower(tower_config, "cross_layers").hidden_size, config.cross_layers)
+            CrossLayers(width, check_tower(tower_config, "cross_layers").hidden_size, config.cross_layers)
             if config.cross_layers
             else None
         )
@@ -71,7 +69,7 @@ class RegionProjector(nn.Module):
 
         Args:
             boxes_norm: (M, 4) xyxy float32 in 0..1 of the original image.
-            context_map: (B, patch_dim, H, W) of the image tower, for cross layers.
+            context_map: (B, patch_dim, H, W) of the vision tower, for cross layers.
             image_index: (M,) int64, for cross layers.
         """
         if self.features is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_to_json
 from pvit_ext.encoders.weights import differences
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
-from pvit_ext.tokens.region_modules import replace_region_modules
-from pvit_ext.tokens.serialization import fill_region_modules
+from pvit_ext.tokens.region_module import successor
 from pvit_ext.tools.shards import (
     Checkpoint,
     Shard,
@@ -34,7 +34,7 @@ from pvit_ext.tools.shards import (
     write_index,
     write_safetensors,
 )
-from pvit_ext.tools.swap import RegionShell
+from pvit_ext.tools.swap import checkpoint_prefix, vision_tower_config
 
 EMBEDDINGS, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 BOX_EMBEDDING = "model.bbox_fc."
@@ -76,12 +76,14 @@ def convert_checkpoint(
     values = read_json(original.folder / "config.json")
     ids = _delimiter_ids(values, original.folder / "config.json")
     values |= {"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]}
-    config.box_embedding = BOX_EMBEDDING + "weight" in original.tensors
-    shell = RegionShell(LlavaLlamaForCausalLM.config_class.from_dict(values), original.folder)
-    merge = _Merge(original, _language_tensors(original, shell.config), None if base is None else open_checkpoint(base))
-    replace_region_modules(shell, config, original.folder)
-    fill_region_modules(shell, _region_tensors(merge, ids), original.folder)
-    _write(merge, Path(out), shell.state(), {**values, CONFIG_KEY: config.to_dict()})
+    config = replace(config, box_embedding=BOX_EMBEDDING + "weight" in original.tensors)
+    host = LlavaLlamaForCausalLM.config_class.from_dict(values)
+    tower = vision_tower_config(host, original.folder)
+    merge = _Merge(original, _language_tensors(original, host), None if base is None else open_checkpoint(base))
+    module = successor(None, config, host.hidden_size, tower, checkpoint=original.folder)
+    module.fill(_region_tensors(merge, ids), original.folder)
+    regions = {checkpoint_prefix(host) + name: value for name, value in module.tensors().items()}
+    _write(merge, Path(out), regions, {**values, CONFIG_KEY: regions_to_json(module.config, module.facts)})
 
 
 class _Merge:

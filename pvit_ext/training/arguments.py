@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import transformers
@@ -68,15 +68,14 @@ class RegionModelArguments(llava_train.ModelArguments):
         config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
         given = self._given()
         if config is not None and not config.cross_layers:  # as a box embedding, a stage may add them
-            config.cross_layers = self.region_cross_layers or 0
+            config = replace(config, cross_layers=self.region_cross_layers or 0)
         if config is None:
             config = RegionConfig(**given)
         elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
             source = self.region_modules or self.model_name_or_path
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
-        config.box_embedding |= self.region_box_embedding
-        config.conv_version = self.version
-        return config
+        box_embedding = config.box_embedding or self.region_box_embedding
+        return replace(config, box_embedding=box_embedding, conv_version=self.version)
 
     def _given(self) -> dict[str, Any]:
         options = None if self.region_encoder_options is None else _json_object(self.region_encoder_options)

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import fingerprint, read_json, sha256_file
 
 HARMLESS: dict[str, tuple[str, ...]] = {
@@ -69,7 +70,8 @@ class Identity:
 def identity(trainer: Any) -> Identity:
     """What a trainer is about to do; reads the data file once, and samples of the base's weights."""
     model, args, data = trainer.model, trainer.args, trainer.train_dataset
-    region = {f"region {name}": value for name, value in model.region_config.to_dict().items()}
+    stored = getattr(model.config, CONFIG_KEY)
+    region = {f"region {name}": value for name, value in stored.items() if name != "format"}
     if region["region weights_sha256"]:
         del region["region weights"]  # known by its contents; the file may have moved
     deepspeed = trainer.accelerator.state.deepspeed_plugin

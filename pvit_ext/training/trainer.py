@@ -43,7 +43,7 @@ class RegionTrainer(LLaVATrainer):
         inner = model.get_model()
         train_dataset.bad_records.open(args.output_dir)
         train_dataset.region_encoder = inner.region_encoder
-        train_dataset.slots_per_region = model.region_config.slots_per_region
+        train_dataset.slots_per_region = model.region_module.positions_per_region
         train_dataset.seed = args.seed
         settle_pinpoints(model, train_dataset.data_args)
         train_dataset.layout = ImageLayout.of(model)

@@ -506,8 +506,9 @@ def test_attention_pool_equals_full_attention(heads: int) -> None:
 
 def test_builds_by_name_and_refuses_unknown_options() -> None:
     config = RegionConfig("regionclip", encoder_options=TINY)
-    assert isinstance(build_region_encoder(config), RegionCLIP)
-    assert (config.feature_dim, config.tokens_per_region) == (12, 1)
+    encoder = build_region_encoder(config)
+    assert isinstance(encoder, RegionCLIP)
+    assert (encoder.feature_dim, encoder.tokens_per_region) == (12, 1)
     with pytest.raises(ValueError, match=r"unknown RegionCLIP arch 'rn101'; known: rn50x4, rn50"):
         build(RegionConfig(encoder_options={"arch": "rn101"}))
     with pytest.raises(ValueError, match=r"unknown RegionCLIP options \['depth'\]; known: arch, layers"):

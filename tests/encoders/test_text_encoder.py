@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
 @pytest.fixture
 def with_text(llava_checkpoint: Path) -> Any:
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(
-        str(llava_checkpoint), region_config=RegionConfig("text", box_embedding=True), device="cpu"
+        str(llava_checkpoint), region_config=RegionConfig("text"), device="cpu"
     )
     return model, tokenizer, processor
 
@@ -100,21 +101,33 @@ def test_model_refuses_regions_that_no_text_names(with_text: Any) -> None:
             call(input_ids=ids, images=images, image_sizes=[SIZE])
 
 
+@pytest.mark.parametrize(
+    "asked", [{"box_embedding": True}, {"cross_layers": 2}, {"delimiters": True}, {"projector": "mlp2x_gelu"}]
+)
+def test_options_of_region_tokens_are_refused(asked: dict[str, Any], loaded: Any) -> None:
+    """They have no token to apply to; unasked for, they are off."""
+    ((name, value),) = asked.items()
+    before = loaded[1].region_config
+    with pytest.raises(ValueError, match=rf"'text' gives no features \(T = 0\), so {name}={value!r} cannot apply"):
+        pvit_ext.attach(loaded[1], RegionConfig("text", **asked))
+    assert loaded[1].region_config == before
+    pvit_ext.attach(loaded[1], RegionConfig("text"))
+    assert loaded[1].region_config.delimiters is False
+
+
 def test_saves_and_loads(with_text: Any, tmp_path: Path) -> None:
     folder = save(with_text[0], tmp_path / "whole")
     again = pvit_ext.load_pretrained_model(str(folder), device="cpu")[1]
     assert again.region_config == with_text[0].region_config
-    assert again.region_config.slots_per_region == 0
+    assert again.region_module.positions_per_region == 0
     pvit_ext.save_region_modules(again, tmp_path / "modules", base=str(folder))
     assert pvit_ext.load_pretrained_model(str(tmp_path / "modules"), device="cpu")[1].region_config.encoder == "text"
 
 
 def test_a_model_can_come_from_features_and_go_back_to_them(loaded: Any) -> None:
     model, before = loaded[1], loaded[1].region_config
-    before.box_embedding = True
-    pvit_ext.attach(model, before)
+    pvit_ext.attach(model, replace(before, box_embedding=True))
     pvit_ext.attach(model, RegionConfig("text"))
     assert not model.region_config.box_embedding
-    before.weights_sha256 = None
     pvit_ext.attach(model, RegionConfig("regionclip", encoder_options=before.encoder_options))
-    assert model.region_config.slots_per_region == 3
+    assert model.region_module.positions_per_region == 3

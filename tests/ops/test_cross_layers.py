@@ -142,7 +142,7 @@ def test_attach_keeps_layers_that_fit(llava_checkpoint: Path) -> None:
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     pvit_ext.attach(model, config("test_boxes", 0))
     assert not any(block.gates.weight.any() for block in model.get_model().region_projector.cross_layers.blocks)
-    pvit_ext.attach(model, RegionConfig("text", cross_layers=2))
+    pvit_ext.attach(model, RegionConfig("text"))
     assert model.region_config.cross_layers == 0
 
 

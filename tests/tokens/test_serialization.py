@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import pvit_ext
 from pvit_ext.files import sha256_file
 from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
-from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config, region_state
+from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 from tests.checkpoints import OPTIONS, config, load, logits, randomize, save
 from tests.tiny import HALF_DTYPES
 
@@ -232,7 +232,7 @@ def test_region_file_holds_region_tensors_only(named: Any, tmp_path: Path) -> No
     pvit_ext.save_region_modules(named, tmp_path)
     with safe_open(tmp_path / MODULES_FILE, "pt") as file:
         assert {name.split(".")[0] for name in file.keys()} == {"region_projector"}  # noqa: SIM118
-    assert read_region_config(tmp_path) == (named.region_config, None)
+    assert read_region_config(tmp_path) == (named.region_config, None, named.region_module.facts)
 
 
 @pytest.mark.parametrize("encoder", ["osprey", "regionclip"])
@@ -309,13 +309,13 @@ def test_differences_are_listed_and_nothing_is_loaded(embedded: Any, llava_check
     pvit_ext.save_region_modules(embedded, tmp_path)
     narrow = config(encoder_options={**OPTIONS, "output_dim": 12}, delimiters=False, projector="linear")
     other = load(llava_checkpoint, region_config=narrow)
-    before = region_state(other)
+    before = other.region_module.tensors()
     with pytest.raises(ValueError, match="nothing was loaded") as caught:
         pvit_ext.load_region_modules(other, tmp_path)
     message = str(caught.value)
     assert " unexpected: region_projector.delimiters.weight" in message
     assert "region_projector.features.weight (48, 24) instead of (48, 12)" in message
-    after = region_state(other)
+    after = other.region_module.tensors()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 

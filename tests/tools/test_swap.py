@@ -23,7 +23,6 @@ from torch import Tensor
 import pvit_ext
 from pvit_ext import cli
 from pvit_ext.files import copy_file
-from pvit_ext.tokens.serialization import region_state
 from pvit_ext.tools.shards import open_checkpoint
 from pvit_ext.tools.swap import swap_encoder
 from tests.checkpoints import OPTIONS, config, inputs, load, logits, randomize, relayout, save
@@ -64,7 +63,7 @@ def without_regions(model: Any) -> Tensor:
 def assert_same_as_attach(source: Path, out: Path, values: Any) -> None:
     model, expected = load(out), attached(source, values)
     assert model.region_config == expected.region_config
-    state, wanted = region_state(model), region_state(expected)
+    state, wanted = model.region_module.tensors(), expected.region_module.tensors()
     assert state.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[key]) for key, value in state.items())
     assert torch.equal(logits(model), logits(expected))
@@ -132,13 +131,13 @@ def test_swapped_twice(with_regions: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in once.iterdir()) == sorted(path.name for path in twice.iterdir())
 
 
-@pytest.mark.parametrize("values", [{"encoder": "text"}, {"encoder": "cross_attention"}])
+@pytest.mark.parametrize("values", [{"encoder": "text", "box_embedding": False}, {"encoder": "cross_attention"}])
 def test_encoder_without_or_with_tensors_of_its_own(with_regions: Path, tmp_path: Path, values: Any) -> None:
     values = {**values, "encoder_options": {}}
     out = swap(with_regions, values, tmp_path / "out")
     assert_rest_is_untouched(with_regions, out)
     model, expected = load(out), attached(with_regions, values)
-    state, wanted = region_state(model), region_state(expected)
+    state, wanted = model.region_module.tensors(), expected.region_module.tensors()
     assert (out / "model-regions.safetensors").is_file() == bool(wanted)
     assert state.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[key]) for key, value in state.items())
@@ -268,7 +267,7 @@ def test_code_in_a_shard_is_not_run(llava_checkpoint: Path, tmp_path: Path) -> N
     ("values", "message"),
     [
         ({"model_type": "llama"}, "'llama' is no LLaVA checkpoint"),
-        ({"mm_vision_tower": None}, "without an image tower, not a LLaVA checkpoint"),
+        ({"mm_vision_tower": None}, "without a vision tower, not a LLaVA checkpoint"),
     ],
 )
 def test_not_a_llava(llava_checkpoint: Path, tmp_path: Path, values: Any, message: str) -> None:

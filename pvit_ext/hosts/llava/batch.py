@@ -105,7 +105,7 @@ def _check_length(model: Any, ids: Tensor, image_rows: list[int], where: str) ->
     limit = getattr(model.config, "tokenizer_model_max_length", None)
     rows = len(ids) + sum(image_rows) - len(image_rows)
     if regions := int((ids == REGION_TOKEN_INDEX).sum()):
-        rows += regions * (model.region_config.slots_per_region - 1) if model.region_config else 0
+        rows += regions * (model.region_module.positions_per_region - 1) if model.region_module else 0
     if limit is not None and rows > limit:
         raise RegionError(
             f"{where}: its prompt takes {rows} rows, the model's maximum (tokenizer_model_max_length) is {limit}"

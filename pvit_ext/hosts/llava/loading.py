@@ -8,12 +8,18 @@ from typing import Any
 import torch
 
 from pvit_ext.adapters.lora import is_adapter, merge_adapter
-from pvit_ext.config import RegionConfig
-from pvit_ext.tokens.region_modules import replace_region_modules
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.llava.region_modules import replace_region_module
 from pvit_ext.tokens.serialization import CONFIG_FILE, load_region_modules, read_region_config
 
 
-def attach(model: Any, config: RegionConfig, checkpoint: str = ".", filled_later: bool = False) -> Any:
+def attach(
+    model: Any,
+    config: RegionConfig,
+    checkpoint: str = ".",
+    filled_later: bool = False,
+    facts: EncoderFacts | None = None,
+) -> Any:
     """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
 
     An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
@@ -27,6 +33,7 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".", filled_later
         checkpoint: folder in which a relative ``config.weights`` is looked up too.
         filled_later: :func:`~pvit_ext.load_region_modules` follows, and a weights file that its folder replaces is not
             read.
+        facts: stored with a config that was read from a checkpoint; the weights file has to have its checksum.
 
     Returns:
         The same model.
@@ -34,7 +41,7 @@ def attach(model: Any, config: RegionConfig, checkpoint: str = ".", filled_later
     from pvit_ext.hosts.llava.classes import region_class
 
     kind = region_class(type(model))
-    replace_region_modules(model, config, checkpoint, filled_later)
+    replace_region_module(model, config, checkpoint, filled_later, facts)
     model.__class__ = kind
     return model
 
@@ -74,7 +81,8 @@ def load_pretrained_model(
     checkpoint = _base_of(modules, base) if modules else path
     tokenizer, model = _load_llava(checkpoint, dtype, device, kwargs)
     if modules:
-        attach(model, read_region_config(modules)[0], checkpoint=modules, filled_later=True)
+        saved = read_region_config(modules)
+        attach(model, saved.config, checkpoint=modules, filled_later=True, facts=saved.facts)
         load_region_modules(model, modules)
         if is_adapter(modules):
             model = merge_adapter(model, modules)

@@ -13,24 +13,28 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
 from pvit_ext.hosts.llava.inputs import Extra, build_inputs
+from pvit_ext.hosts.llava.region_modules import (
+    check_missing_regions,
+    check_missing_tower,
+    create_region_module,
+    finish_region_module,
+    keys_not_saved,
+    region_module_of,
+    replace_region_module,
+    stored_regions,
+)
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
-from pvit_ext.tokens.region_modules import (
-    create_region_modules,
-    finish_region_encoder,
-    replace_region_modules,
-    settle_missing,
-    settle_missing_tower,
-)
-from pvit_ext.tokens.serialization import keys_not_saved, load_region_modules
+from pvit_ext.tokens.region_module import RegionModule
+from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
 Regions = list[list[Region] | None]
 
@@ -48,7 +52,7 @@ class RegionMixin:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         with compat.image_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        create_region_modules(self)
+        create_region_module(self)
 
     @classmethod
     def from_pretrained(
@@ -58,14 +62,14 @@ class RegionMixin:
 
         Raises:
             ValueError: when region tensors are missing from a checkpoint whose config names a region encoder, or some
-                of its image tower's from one that says it holds them.
+                of its vision tower's from one that says it holds them.
         """
         path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         missing = compat.missing_keys(model, info)
-        settle_missing_tower(model, missing, path)
-        settle_missing(model, missing, path)
-        finish_region_encoder(model, path)
+        check_missing_tower(model, missing, path)
+        check_missing_regions(model, missing, path)
+        finish_region_module(model, path)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,17 +96,22 @@ class RegionMixin:
         self.model_arguments = model_args  # for the trackers' config
         folder = model_args.region_modules
         config = model_args.region_config(self.region_config)
+        facts = None if folder is None else read_region_config(folder).facts
         with torch.random.fork_rng(devices=[]):  # --seed decides how they start, whatever ZeRO-3 drew on its way here
             torch.default_generator.manual_seed(torch.initial_seed())
-            replace_region_modules(self, config, folder or ".", filled_later=folder is not None)
+            replace_region_module(self, config, folder or ".", filled_later=folder is not None, facts=facts)
         if folder is not None:
             load_region_modules(self, folder)
 
     @property
     def region_config(self) -> RegionConfig | None:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
-        values = getattr(self.config, CONFIG_KEY, None)  # type: ignore[attr-defined]
-        return None if values is None else RegionConfig.from_dict(values)
+        return None if (stored := stored_regions(self)) is None else stored.config
+
+    @property
+    def region_module(self) -> RegionModule | None:
+        """Encoder and projector as one module, or None; a view of the two that the inner model registers."""
+        return region_module_of(self)
 
     def forward(
         self,
@@ -224,11 +233,11 @@ class RegionMixin:
             )
 
         bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
-        config = self.region_config
-        assert config is not None
-        batch = mark_regions(input_ids, labels, attention_mask, config.slots_per_region)
+        module = self.region_module
+        assert module is not None
+        batch = mark_regions(input_ids, labels, attention_mask, module.positions_per_region)
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
-        layers = [*encoder.feature_layers, *[tower.select_layer] * (config.cross_layers > 0)]
+        layers = [*encoder.feature_layers, *[tower.select_layer] * (module.config.cross_layers > 0)]
         with capture_feature_maps(tower, layers) as maps:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
@@ -246,12 +255,11 @@ class RegionMixin:
         return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
 
     def encode_regions(self, inputs: RegionInputs) -> Tensor:
-        """Region tokens (M, S, D): the encoder's features through the region projector."""
-        inner, inputs.tower = self.get_model(), self.get_vision_tower()  # type: ignore[attr-defined]
-        features = inner.region_encoder(inputs)  # (M, T, C)
-        weight = next(inner.region_projector.features.parameters())
-        place = inputs.boxes_norm, inputs.context_map, inputs.image_index
-        return inner.region_projector(features.to(weight.dtype), *place)  # (M, S, D)
+        """Region tokens (M, S, D) of regions and what this model's vision tower saw of their images."""
+        inputs.tower = self.get_vision_tower()  # type: ignore[attr-defined]
+        assert self.region_module is not None
+        tokens: Tensor = self.region_module(inputs)  # (M, S, D)
+        return tokens
 
     def _region_inputs(
         self, bound: BoundRegions, sizes: Sequence[Size] | None, maps: list[Tensor], images: Any, extra: Extra | None

@@ -212,7 +212,7 @@ def test_region_rows_keep_their_place_among_tiles(tiny: Loaded, merge: str) -> N
             plain[plain == -300] = 7
             stock = {**alone, "input_ids": plain, "regions": None, "region_extra": None}
             expected = model.prepare_inputs_labels_for_multimodal(**stock)[4][0]
-            slots = model.region_config.slots_per_region
+            slots = model.region_module.positions_per_region
             rows = embeds[row, mask[row]]
             assert torch.equal(rows[:region], expected[:region])
             assert torch.equal(rows[region + slots :], expected[region + 1 :])
@@ -358,7 +358,7 @@ def test_ferrets_legacy_geometry_reads_the_base_view(tiny: Loaded) -> None:
 def test_a_prompt_that_is_too_long_names_the_query(tiny: Loaded) -> None:
     give(tiny, "osprey")
     short, long = (ask_for(smooth(size), [Region.box(5, 5, 30, 50)]) for size in ((112, 56), (96, 96)))
-    ids = batch_of(tiny, [short])["input_ids"].shape[1] - 1 + tiny[1].region_config.slots_per_region - 1
+    ids = batch_of(tiny, [short])["input_ids"].shape[1] - 1 + tiny[1].region_module.positions_per_region - 1
     tiny[1].config.tokenizer_model_max_length = limit = ids + ImageLayout.of(tiny[1]).rows((96, 96)) - 1
     tokenizer, model, processor = tiny
     assert len(pvit_ext.ask(model, tokenizer, processor, [short], max_new_tokens=1)) == 1

@@ -15,7 +15,6 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext.encoders import base as encoders_base
-from pvit_ext.tokens.serialization import region_state
 from tests.checkpoints import (
     OPTIONS,
     config,
@@ -47,9 +46,9 @@ def test_attach_leaves_llava_alone(llava_checkpoint: Path) -> None:
 
 def test_swap_keeps_what_fits_and_says_so(embedded: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pvit_ext")
-    before = region_state(embedded)
+    before = embedded.region_module.tensors()
     pvit_ext.attach(embedded, config(encoder_options={**OPTIONS, "output_dim": 12}))
-    after = region_state(embedded)
+    after = embedded.region_module.tensors()
     for key in ("delimiters.weight", "box_embedding.weight", "box_embedding.bias"):
         assert torch.equal(before[f"region_projector.{key}"], after[f"region_projector.{key}"])
     assert after["region_projector.features.weight"].shape == (48, 12)

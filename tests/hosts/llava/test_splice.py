@@ -44,7 +44,7 @@ def region_rows(model: Any, region: Region) -> list[Tensor]:
     (x0, y0), (x1, y1) = region.points
     box = torch.tensor([x0 / SIZE[0], y0 / SIZE[1], x1 / SIZE[0], y1 / SIZE[1]])
     projector = model.get_model().region_projector
-    rows = [projector.features(box + t) for t in range(model.region_config.tokens_per_region)]
+    rows = [projector.features(box + t) for t in range(model.region_module.facts.tokens_per_region)]
     if projector.box_embedding is not None:
         rows = [row + projector.box_embedding(box[None])[0] for row in rows]
     ends = [] if projector.delimiters is None else list(projector.delimiters.weight)

@@ -1,0 +1,63 @@
+"""The file of an encoder's own weights: where it lies, whether it is the right one, and reading it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.encoders.base import RegionEncoder
+from pvit_ext.files import sha256_file
+
+WEIGHTS_FOLDER_VARIABLE = "PVIT_EXT_WEIGHTS"
+
+logger = logging.getLogger(__name__)
+
+
+def load_encoder_file(
+    encoder: RegionEncoder, config: RegionConfig, facts: EncoderFacts, checkpoint: Path
+) -> EncoderFacts:
+    """Load the weights file that a config names, if it names one.
+
+    Args:
+        encoder: to be filled.
+        config: with the file's path or name.
+        facts: with the file's checksum, or None to take it as it is.
+        checkpoint: folder in which a relative path is looked up too.
+
+    Returns:
+        The facts with the checksum of what was read.
+
+    Raises:
+        FileNotFoundError: listing where the file was looked for.
+        ValueError: when the file's checksum is another.
+    """
+    if config.weights is None:
+        if encoder.frozen:
+            logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
+        return facts
+    path = _find_weights(config.weights, checkpoint)
+    digest = sha256_file(path)
+    if facts.weights_sha256 not in (None, digest):
+        raise ValueError(
+            f"{path} has sha256 {digest}, the checkpoint was made with {facts.weights_sha256}: put the right file "
+            f"there, or name its folder in {WEIGHTS_FOLDER_VARIABLE}"
+        )
+    encoder.load_weights(str(path))
+    return replace(facts, weights_sha256=digest)
+
+
+def _find_weights(weights: str, checkpoint: Path) -> Path:
+    candidates = [Path(weights).expanduser(), checkpoint / weights, checkpoint / Path(weights).name]
+    if folder := os.environ.get(WEIGHTS_FOLDER_VARIABLE):
+        candidates.append(Path(folder) / Path(weights).name)
+    candidates = list(dict.fromkeys(candidates))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"weights of the region encoder not found, looked for {[str(candidate) for candidate in candidates]}; put the "
+        f"file into a folder and name the folder in {WEIGHTS_FOLDER_VARIABLE}"
+    )

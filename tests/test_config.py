@@ -1,0 +1,70 @@
+"""What config.json keeps of regions: choices and facts, in a format with a version; earlier and later ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+from pvit_ext.config import EncoderFacts, RegionConfig, regions_from_json, regions_to_json
+
+CHOSEN = RegionConfig("osprey", "osprey.pt", True, "mlp2x_gelu", True, 2, False, "v1", {"position_grid": 8})
+FACTS = EncoderFacts(1024, 2, "ab" * 32)
+OLD = {
+    **{"encoder": "regionclip", "weights": "r.pth", "weights_sha256": None, "embed_weights": False},
+    **{"projector": "linear", "box_embedding": True, "cross_layers": 0, "delimiters": True, "conv_version": "v1"},
+    **{"encoder_options": {"arch": "rn50"}, "feature_dim": 1024, "tokens_per_region": 1},
+}
+"""As written before formats were counted."""
+
+
+def test_roundtrip() -> None:
+    values = json.loads(json.dumps(regions_to_json(CHOSEN, FACTS)))
+    assert values["format"] == 1
+    assert regions_from_json(values) == (CHOSEN, FACTS)
+
+
+def test_what_was_written_before_formats_loads() -> None:
+    config, facts = regions_from_json(OLD)
+    assert config == RegionConfig(
+        "regionclip", "r.pth", box_embedding=True, delimiters=True, conv_version="v1", encoder_options={"arch": "rn50"}
+    )
+    assert facts == EncoderFacts(1024, 1)
+    assert regions_from_json({"encoder": "text"}) == (RegionConfig("text"), None)
+
+
+@pytest.mark.parametrize("found", [2, 0, "1.1", None])
+def test_unknown_formats_are_refused(found: Any) -> None:
+    with pytest.raises(ValueError, match=rf"region modules of format {found!r}.*up to 1.*pip install --upgrade"):
+        regions_from_json({**OLD, "format": found, "a key of its time": 1})
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown RegionConfig keys \['pooling'\]"):
+        regions_from_json({**OLD, "pooling": "mean"})
+
+
+def test_frozen() -> None:
+    for given, name in ((CHOSEN, "encoder"), (FACTS, "feature_dim")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(given, name, None)
+
+
+def test_defaults_are_decided_by_the_encoder() -> None:
+    config = RegionConfig("x")
+    assert config.resolved(3) == replace(config, delimiters=True)
+    assert config.resolved(0) == replace(config, delimiters=False)
+    assert replace(config, delimiters=False).resolved(3).delimiters is False
+    assert replace(config, delimiters=False).resolved(0).delimiters is False
+
+
+def test_what_stays_of_the_config_before() -> None:
+    before = RegionConfig("a", box_embedding=True, cross_layers=2, conv_version="v1", delimiters=False)
+    after = RegionConfig("b").continuing(before, 1)
+    assert (after.box_embedding, after.cross_layers, after.conv_version) == (True, 2, "v1")
+    assert after.delimiters is None
+    assert RegionConfig("b", cross_layers=1, conv_version="mpt").continuing(before, 1).cross_layers == 1
+    text = RegionConfig("text").continuing(before, 0)
+    assert text == RegionConfig("text", conv_version="v1")

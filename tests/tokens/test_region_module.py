@@ -1,0 +1,126 @@
+"""The region module without any host: made, run, saved, loaded, and continued by another."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvit_ext import Region, RegionConfig, RegionInputs
+from pvit_ext.config import EncoderFacts
+from pvit_ext.regions.view import View
+from pvit_ext.tokens.region_module import RegionModule, successor
+from pvit_ext.tokens.serialization import read_region_config
+from tests.tiny import TINY_REGIONCLIP
+
+TOWER = SimpleNamespace(hidden_size=16, num_hidden_layers=4, patch_size=14, image_size=56, num_attention_heads=2)
+WIDTH = 24
+TRAINS = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 4})
+FROZEN = RegionConfig("regionclip", encoder_options=TINY_REGIONCLIP)
+
+
+def inputs() -> RegionInputs:
+    torch.manual_seed(5)
+    regions = [Region.box(4, 4, 30, 20), Region.box(10, 10, 50, 50)]
+    return RegionInputs(
+        regions, torch.tensor([0, 0]), [(56, 56)], [torch.randn(1, 16, 4, 4)], [View.resize((56, 56), (56, 56))]
+    )
+
+
+def made(config: RegionConfig = TRAINS, seed: int = 1, **given: Any) -> RegionModule:
+    torch.manual_seed(seed)
+    return RegionModule(config, WIDTH, TOWER, **given).eval()
+
+
+def tokens(module: RegionModule) -> Tensor:
+    with torch.no_grad():
+        return module(inputs())
+
+
+def test_gives_the_tokens_of_encoder_and_projector() -> None:
+    module = made()
+    assert {name for name, _ in module.named_children()} == {"region_encoder", "region_projector"}
+    encoded = module.region_encoder(inputs())
+    expected = module.region_projector(encoded, inputs().boxes_norm)
+    assert torch.equal(tokens(module), expected)
+    assert tokens(module).shape == (2, module.positions_per_region, WIDTH)
+    assert module.positions_per_region == module.facts.tokens_per_region + 2
+
+
+def test_config_and_facts_are_decided() -> None:
+    module = made()
+    assert module.config.delimiters is True
+    assert module.config.embed_weights  # it trains
+    assert module.facts == EncoderFacts(8, 4)
+    assert TRAINS.delimiters is None
+
+
+def test_an_encoder_of_a_file_is_built_when_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "tower.pt"
+    torch.save(made(FROZEN, 2).region_encoder.state_dict(), file)
+    config = RegionConfig("regionclip", str(file), encoder_options=TINY_REGIONCLIP)
+    first = successor(None, config, WIDTH, TOWER)
+    assert first.facts.weights_sha256 is not None
+    assert list(first.parts()) == ["region_projector"]
+    later = made(config, facts=first.facts)
+    assert later.region_encoder is None
+    with pytest.raises(ValueError, match=r"read_encoder\(\) first"):
+        later(inputs())
+    later.read_encoder(TOWER)
+    pairs = zip(first.region_encoder.parameters(), later.region_encoder.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    torch.save(made(FROZEN, 3).region_encoder.state_dict(), file)
+    with pytest.raises(ValueError, match="the checkpoint was made with"):
+        made(config, facts=first.facts).read_encoder(TOWER)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    module, other = made(seed=1), made(seed=2)
+    module.save(tmp_path, base="somewhere")
+    assert read_region_config(tmp_path) == (module.config, "somewhere", module.facts)
+    assert not torch.equal(tokens(module), tokens(other))
+    other.load(tmp_path)
+    assert torch.equal(tokens(module), tokens(other))
+
+
+def test_a_view_shares_the_parts() -> None:
+    module = made()
+    view = RegionModule.over(module.config, module.facts, module.region_encoder, module.region_projector)
+    assert torch.equal(tokens(view), tokens(module))
+    assert view.state_dict().keys() == module.state_dict().keys()
+    assert {id(one) for one in view.parameters()} == {id(one) for one in module.parameters()}
+
+
+def test_transplant_keeps_what_fits_and_says_what_starts_anew(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pvit_ext")
+    old = made()
+    wider = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 8})
+    new = made(wider, seed=2)
+    before = new.region_projector.features.weight.clone()
+    new.transplant(old)
+    assert torch.equal(new.region_projector.delimiters.weight, old.region_projector.delimiters.weight)
+    assert torch.equal(new.region_projector.features.weight, before)
+    assert "delimiters is kept" in caplog.text
+    assert "features starts anew" in caplog.text
+
+
+def test_a_successor_keeps_the_encoder_of_the_same_name_and_options() -> None:
+    old = made()
+    same = successor(old, TRAINS, WIDTH, TOWER)
+    assert same.region_encoder is old.region_encoder
+    assert torch.equal(tokens(same), tokens(old))
+    other = successor(old, RegionConfig("cross_attention", encoder_options={"heads": 1, "head_dim": 8}), WIDTH, TOWER)
+    assert other.region_encoder is not old.region_encoder
+
+
+def test_encoder_without_features_has_no_tokens() -> None:
+    module = made(RegionConfig("text"))
+    assert module.positions_per_region == 0
+    assert not module.tensors()
+    with pytest.raises(ValueError, match=r"'text' gives no features \(T = 0\)"):
+        module(inputs())
