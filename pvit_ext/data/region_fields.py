@@ -52,10 +52,6 @@ def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> R
     except RegionError as error:
         raise ValueError(f"{where}: {error}") from error
     region.check(where)
-    # Fractions without "normalized" would all mean the top-left pixel, which nobody points at with decimals.
-    values = [value for point in region.points for value in point]
-    if not normalized and max(values) <= 1 and any(value != int(value) for value in values):
-        raise ValueError(f'{where}: {region} lies in the top-left pixel; for fractions add "normalized": true')
     return region
 
 

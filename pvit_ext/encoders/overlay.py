@@ -112,7 +112,7 @@ class Overlay(RegionEncoder):
 
 
 def _key(region: Region) -> tuple[Any, ...]:
-    return region.kind, region.points, None if region.pixels is None else region.pixels.tobytes()
+    return region.kind, region.points, region.parts, None if region.pixels is None else region.pixels.tobytes()
 
 
 def _colors(regions: Sequence[Region]) -> dict[tuple[Any, ...], str]:

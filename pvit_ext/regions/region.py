@@ -16,11 +16,15 @@ partly outside the image                clipped to the image; a polygon or scrib
 smaller than one pixel                  kept exactly; its mask covers the pixels it crosses, so it
                                         is never empty
 mask of another size than the image     error
+mask of other values than two           error, see :mod:`pvit_ext.regions.mask_values`
+fractions 0..1 without ``normalized``   error: all would mean the top-left pixel
+pixels with ``normalized``              error: beyond ``MAX_FRACTION`` times the image
 ======================================  ==========================================================
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -28,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pvit_ext.regions.mask_values import mask_of_values
 from pvit_ext.regions.raster import (
     Box,
     Point,
@@ -39,6 +44,7 @@ from pvit_ext.regions.raster import (
     hull,
     trace_polyline,
 )
+from pvit_ext.regions.run_lengths import parse_run_lengths
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
 Size = tuple[int, int]
@@ -48,6 +54,10 @@ STROKE_FRACTION = 0.01
 """Radius of a point's disc and of a scribble's stroke, as a fraction of the image's shorter side (at least 1 px)."""
 MIN_SIDE = 0.01
 """Pixels. float32, in which encoders see boxes, steps by 0.004 px at the right edge of a 65,535 px image."""
+MAX_FRACTION = 10
+"""Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
+_FRACTIONS = (-0.01, 1.01)
+"""What tools write that round fractions 0..1; nobody points at the top-left pixel with decimals."""
 MAX_PIXEL = 1e9
 """Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
 
@@ -63,9 +73,11 @@ class Region:
     Args:
         kind: what the user drew.
         points: vertices, ``((x0, y0), (x1, y1))`` for a box; empty for a mask.
+        parts: how many of the points each part of a polygon has; empty for a polygon of one part.
         pixels: bool (H, W), for a mask only.
         normalized: coordinates are fractions 0..1 of the original image instead of pixels.
         image: which image of the prompt the region lies on, counted from 0.
+        resolved: made by :meth:`resolve`: in pixels for sure.
     """
 
     kind: Kind
@@ -73,6 +85,8 @@ class Region:
     pixels: NDArray[np.bool_] | None = None
     normalized: bool = False
     image: int = 0
+    parts: tuple[int, ...] = ()
+    resolved: bool = False
 
     @classmethod
     def box(cls, x0: float, y0: float, x1: float, y1: float, *, normalized: bool = False, image: int = 0) -> Region:
@@ -85,9 +99,17 @@ class Region:
         return cls("point", _points([(x, y)]), normalized=normalized, image=image)
 
     @classmethod
-    def polygon(cls, points: Sequence[Sequence[float]], *, normalized: bool = False, image: int = 0) -> Region:
-        """A closed polygon of three or more vertices, filled by the even-odd rule."""
-        return cls("polygon", _points(points), normalized=normalized, image=image)
+    def polygon(cls, points: Sequence[Sequence[Any]], *, normalized: bool = False, image: int = 0) -> Region:
+        """A closed polygon of three or more vertices, filled by the even-odd rule; or several, which are one region.
+
+        Args:
+            points: ``[(x, y), ...]``; several parts as ``[[(x, y), ...], ...]`` or COCO's ``[[x, y, x, y, ...], ...]``.
+            normalized: coordinates are fractions 0..1 of the original image instead of pixels.
+            image: which image of the prompt it lies on.
+        """
+        parts = [_points(part) for part in _parts(points)]
+        lengths = tuple(map(len, parts)) if len(parts) > 1 else ()
+        return cls("polygon", tuple(itertools.chain(*parts)), normalized=normalized, image=image, parts=lengths)
 
     @classmethod
     def scribble(cls, points: Sequence[Sequence[float]], *, normalized: bool = False, image: int = 0) -> Region:
@@ -96,16 +118,18 @@ class Region:
 
     @classmethod
     def mask(cls, pixels: Any, *, image: int = 0) -> Region:
-        """A mask of the image's own size, bool (H, W); anything array-like of bool, or of 0 and 1."""
+        """A mask of the image's own size.
+
+        Args:
+            pixels: array-like (H, W) by the rules of :mod:`pvit_ext.regions.mask_values`, or COCO run lengths
+                ``{"size": [height, width], "counts": ...}`` as pycocotools and SAM write them.
+            image: which image of the prompt it lies on.
+        """
         try:
-            array = np.asarray(pixels)
-        except (TypeError, ValueError) as error:
-            raise RegionError(f"a mask is an array of shape (height, width), got {type(pixels).__name__}") from error
-        if array.ndim != 2 or array.size == 0:
-            raise RegionError(f"a mask has shape (height, width), got {array.shape}")
-        if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-            raise RegionError(f"a mask holds bool, or 0 and 1; this one is {array.dtype} with other values")
-        return cls("mask", pixels=array.astype(np.bool_), image=image)
+            array = parse_run_lengths(pixels).decode() if isinstance(pixels, dict) else mask_of_values(pixels)
+        except ValueError as error:
+            raise RegionError(str(error)) from error
+        return cls("mask", pixels=array, image=image)
 
     def check(self, where: str = "region") -> None:
         """The part of :meth:`resolve` that needs no image.
@@ -119,7 +143,7 @@ class Region:
             if self.pixels is None or not self.pixels.any():
                 raise RegionError(f"{where}: mask is empty, mark at least one pixel")
             return
-        if not self.points or (self.kind == "polygon" and len(self.points) < 3):
+        if not self.points or (self.kind == "polygon" and min(map(len, self.outlines())) < 3):
             raise RegionError(f"{where}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
         if not all(abs(value) <= MAX_PIXEL for point in self.points for value in point):
             raise RegionError(f"{where}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
@@ -129,6 +153,18 @@ class Region:
                 raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
         if self.kind in ("box", "polygon") and not _has_area(hull(self.points), 0.0):
             raise RegionError(f"{where}: {self} is empty: it has no area")
+        self._check_unit(where)
+
+    def _check_unit(self, where: str) -> None:
+        """Fractions given as pixels, or pixels as fractions."""
+        values = [value for point in self.points for value in point]
+        low, high = _FRACTIONS
+        if self.normalized and max(map(abs, values)) > MAX_FRACTION:
+            raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
+        decimals = not (self.normalized or self.resolved) and any(value != int(value) for value in values)
+        if decimals and low <= min(values) and max(values) <= high:
+            say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
+            raise RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
 
     def resolve(self, size: Size, where: str = "region") -> Region:
         """Check the region against its image and return it in pixels, clipped to the image.
@@ -150,19 +186,18 @@ class Region:
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
         if self.kind in ("box", "polygon") and not _has_area(hull(points), MIN_SIDE):
             raise RegionError(f"{where}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
-        if (extent := _extent(self.kind, points, size)) is None:
+        scaled = replace(self, points=points, normalized=False, resolved=True)
+        if (extent := scaled._extent(size)) is None:
             space = "normalised 0..1 of" if self.normalized else "pixels of"
             raise RegionError(f"{where}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
-        if self.kind == "box":
-            points = extent[:2], extent[2:]
-        return replace(self, points=points, normalized=False)
+        return replace(scaled, points=(extent[:2], extent[2:])) if self.kind == "box" else scaled
 
     def bounds(self, size: Size) -> Box:
         """The smallest box (x0, y0, x1, y1) around a resolved region, in pixels of an image of this size."""
         if self.pixels is not None:
             rows, columns = np.flatnonzero(self.pixels.any(1)), np.flatnonzero(self.pixels.any(0))
             return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-        if (extent := _extent(self.kind, self.points, size)) is None:
+        if (extent := self._extent(size)) is None:
             raise RegionError(f"{self} lies outside a {size[0]}x{size[1]} image; resolve it first")
         return extent
 
@@ -174,17 +209,29 @@ class Region:
             return fill_box(hull(self.points), size)
         if self.kind in ("point", "scribble"):
             return draw_polyline(self.points, size, stroke_radius(size))
-        mask = fill_polygon(self.points, size)
+        outlines = self.outlines()
+        mask = np.logical_or.reduce([fill_polygon(points, size) for points in outlines])
         if not mask.any():  # thinner than a pixel
-            mask = trace_polyline((*self.points, self.points[0]), size)
+            mask = np.logical_or.reduce([trace_polyline((*points, points[0]), size) for points in outlines])
         return mask
+
+    def outlines(self) -> list[tuple[Point, ...]]:
+        """The points of each part of a polygon; for other kinds, all of them."""
+        ends = list(itertools.accumulate(self.parts or (len(self.points),)))
+        return [self.points[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def _extent(self, size: Size) -> Box | None:
+        """The smallest box around what lies inside the image, None if nothing does."""
+        found = [extent for points in self.outlines() if (extent := _extent(self.kind, points, size))]
+        return hull(point for x0, y0, x1, y1 in found for point in ((x0, y0), (x1, y1))) if found else None
 
     def __str__(self) -> str:
         if self.pixels is not None:
             return f"mask of {int(self.pixels.sum())} pixels"
         values = [value for point in self.points[:4] for value in point]
         more = f" and {len(self.points) - 4} more points" if len(self.points) > 4 else ""
-        return f"{self.kind}{' (normalised)' if self.normalized else ''} {values}{more}"
+        parts = f" of {len(self.parts)} parts" if self.parts else ""
+        return f"{self.kind}{parts}{' (normalised)' if self.normalized else ''} {values}{more}"
 
 
 def stroke_radius(size: Size) -> float:
@@ -200,6 +247,23 @@ def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
         return tuple((float(x), float(y)) for x, y in pairs)
     except (TypeError, ValueError, OverflowError) as error:
         raise RegionError(f"a region is built from (x, y) numbers, got {str(points)[:200]}") from error
+
+
+def _parts(points: Any) -> list[Any]:
+    """The parts of a polygon, each a list of (x, y), from any of its three forms; what has none of them stays."""
+    if not _lists(points) or all(len(one) == 2 and not _lists(one) for one in points):
+        return [points]
+    if all(_lists(one) for one in points):
+        return list(points)
+    if all(not _lists(one) and len(one) >= 6 and len(one) % 2 == 0 for one in points):
+        return [list(zip(one[::2], one[1::2], strict=True)) for one in points]
+    return [points]
+
+
+def _lists(value: Any) -> bool:
+    """Whether it is a list of lists, tuples or rows of an array, one or more."""
+    kinds = (list, tuple, np.ndarray)
+    return isinstance(value, kinds) and len(value) > 0 and all(isinstance(one, kinds) for one in value)
 
 
 def _has_area(box: Box, least: float) -> bool:

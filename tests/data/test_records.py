@@ -241,7 +241,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"regions": [{"mask": {"size": [2, 2], "counts": [1.0, 3]}}]}, "none negative"),
     ({"regions": [{"mask": {"size": [10**9, 10**9], "counts": [0, 10**18]}}]}, "the mask is 1000000000x1000000000"),
     ({"regions": [{"mask": {"size": [2], "counts": [0, 2]}}]}, "size is [height, width]"),
-    ({"regions": [{"mask": {"size": [2, 2]}}]}, "a mask is a PNG path"),
+    ({"regions": [{"mask": {"size": [2, 2]}}]}, "run lengths are {"),
 ]
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -78,8 +79,8 @@ def moved(region: Region, scale: tuple[float, float], shift: tuple[float, float]
     points = [(x * scale[0] + shift[0], y * scale[1] + shift[1]) for x, y in region.points]
     if region.kind == "box":
         (xa, ya), (xb, yb) = points
-        return Region.box(min(xa, xb), min(ya, yb), max(xa, xb), max(ya, yb))
-    return Region.point(*points[0]) if region.kind == "point" else getattr(Region, region.kind)(points)
+        points = [(min(xa, xb), min(ya, yb)), (max(xa, xb), max(ya, yb))]
+    return replace(region, points=tuple(points))  # still resolved: in pixels, also where they are in the first one
 
 
 @given(shapes(), st.sampled_from(SIZES))
@@ -192,7 +193,10 @@ def test_a_mask_resolves_to_itself_and_flips(size: tuple[int, int]) -> None:
         lambda: Region.polygon([{"x": 1, "y": 2}]),  # type: ignore[list-item]
         lambda: Region.mask(np.zeros((2, 3, 4), bool)),
         lambda: Region.mask(np.zeros((0, 4), bool)),
-        lambda: Region.mask(np.full((2, 2), 255)),
+        lambda: Region.polygon([[1, 2, 3, 4, 5]]),
+        lambda: Region.polygon([[1, 2, 3, 4]]),
+        lambda: Region.polygon([[[1, 2], [3, 4, 5], [6, 7]]]),
+        lambda: Region.polygon([[(1, 2), (3, 4), (5, 6)], (7, 8)]),
         lambda: Region.mask([[1, 0], [1]]),
         lambda: Region.mask(np.full((2, 2), np.nan)),
     ],
@@ -223,7 +227,8 @@ REFUSED = [
     (Region.box(-9, 0, 0, 20), "outside"),
     (Region.box(-9, -9, -1, -1), "outside"),
     (Region.box(29.995, 0, 40, 20), "outside"),
-    (Region.box(10, 20, 200, 300, normalized=True), "normalised 0..1 of the 30x20"),
+    (Region.box(10, 20, 200, 300, normalized=True), "no fractions 0..1 of an image"),
+    (Region.box(1.5, 1.5, 2, 2, normalized=True), "normalised 0..1 of the 30x20"),
     (Region.point(30.01, 5), "outside"),
     (Region.polygon([(-5, 5), (5, -5), (-5, -5)]), "outside"),
     (Region.polygon([(31, 0), (40, 0), (40, 20)]), "outside"),
