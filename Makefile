@@ -4,6 +4,7 @@
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results; BENCH_ARGS='--rounds 3'
 # make gpu          on a machine with one: the tests marked gpu and the benchmarks, in ten minutes, with a row for each
+# make dist         wheel and sdist in dist/, built and checked in an environment of their own
 # make lint         ruff, mypy and the import contract (setup.cfg, [importlinter])
 # make docs         docs/ as a site in site/, strict: a broken link or an unknown name fails it
 #
@@ -27,7 +28,7 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow test-pinned bench gpu lint docs install
+.PHONY: test quickstart test-slow test-pinned bench gpu lint docs dist install
 
 test: lint
 	$(RUN) python -m pytest $(PYTEST_ARGS)
@@ -71,6 +72,15 @@ docs: $(VENV)/installed-docs
 $(VENV)/installed-docs: $(STAMP)
 	$(PIP) $(PINS) --editable '.[docs]'
 	@touch $@
+
+DIST_VENV ?= .venv-dist
+
+dist:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or give PYTHON=/path/to/python"; exit 1; }
+	test -x $(DIST_VENV)/bin/twine || { $(PYTHON) -m venv $(DIST_VENV) && $(DIST_VENV)/bin/python -m pip install --quiet build twine; }
+	rm -rf dist build
+	$(DIST_VENV)/bin/python -m build
+	$(DIST_VENV)/bin/python -m twine check --strict dist/*
 
 install: $(STAMP)
 
