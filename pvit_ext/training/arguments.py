@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import transformers
+from llava import conversation as conversation_lib
 from llava.train import train as llava_train
 
 from pvit_ext.config import RegionConfig
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.records import Records
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import CheckpointPath
+from pvit_ext.hosts.llava.dataset import read_records
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.tracking import check_trackers
 
 STAGES = ("align", "finetune")
+_DEFAULT_TEMPLATE = ("v0", "v0.5")
+"""Versions for which LLaVA's train() stays with its default template, whatever their name says."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,8 +50,14 @@ class RegionModelArguments(llava_train.ModelArguments):
         An empty path is none, which takes a recipe's default away.
 
         Raises:
-            ValueError: for flags that LLaVA's forward does not implement together.
+            ValueError: for flags that LLaVA's forward does not implement together, and for an unknown template, in
+                whose place it would take ``vicuna_v1``.
         """
+        known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
+        if self.version not in known:
+            raise ValueError(
+                f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
+            )
         self.region_weights, self.region_modules = self.region_weights or None, self.region_modules or None
         if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
             raise ValueError(
@@ -75,7 +90,18 @@ class RegionModelArguments(llava_train.ModelArguments):
             source = self.region_modules or self.model_name_or_path
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
         box_embedding = config.box_embedding or self.region_box_embedding
-        return replace(config, box_embedding=box_embedding, conv_version=self.version)
+        return replace(config, box_embedding=box_embedding, conv_version=self.template())
+
+    def template(self) -> str:
+        """Name of the template that LLaVA's ``train()`` uses, which is its default where it was told ``v0``."""
+        used, templates = conversation_lib.default_conversation, conversation_lib.conv_templates
+        if templates.get(str(self.version)) is used:
+            return str(self.version)
+        name = next((name for name, template in templates.items() if template is used), used.version)
+        logger.warning(
+            "--version %s: LLaVA trains on the template %s, the checkpoint will name that", self.version, name
+        )
+        return name
 
     def _given(self) -> dict[str, Any]:
         options = None if self.region_encoder_options is None else _json_object(self.region_encoder_options)
@@ -104,6 +130,8 @@ class RegionDataArguments(llava_train.DataArguments):
     max_bad_records: int = field(
         default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
     )
+
+    read = cast("tuple[Records, BadRecords] | None", None)  # once it was read; without annotation it is no flag
 
     def __post_init__(self) -> None:
         if not 0 <= self.region_jitter < 0.5:
@@ -143,6 +171,35 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
         compat.fsdp_as_list(self)
         # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
         transformers.set_seed(self.seed)
+
+
+class ArgumentParser(transformers.HfArgumentParser):
+    """transformers' parser, in whose place LLaVA's ``train()`` gets this: arguments are checked against each other."""
+
+    def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
+        """As transformers has it, then :func:`check_data`: nothing was loaded yet."""
+        parsed = super().parse_args_into_dataclasses(*args, **keywords)
+        by_kind = {type(one): one for one in parsed}
+        if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
+            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
+        return parsed
+
+
+def check_data(data: RegionDataArguments, stage: str) -> None:
+    """Read the records, which the dataset takes over, before minutes go into loading the model.
+
+    Raises:
+        ValueError: when a stage that trains nothing but region modules would see no region.
+        RecordError: for bad records, with all of them.
+    """
+    if data.data_path is None:
+        raise ValueError("--data_path is missing: the records to train on, a JSON array or JSON Lines")
+    data.read = read_records(data.data_path, data)
+    if stage == "align" and not (summary := data.read[0].summary).regions:
+        raise ValueError(
+            f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
+            'modules: give its records "regions" and <region> in their questions, or train with --stage finetune'
+        )
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:

@@ -92,7 +92,7 @@ def identity(trainer: Any) -> Identity:
 def _compared(arguments: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of a class of arguments; that of a path is what lies there."""
     patterns = [pattern for names in HARMLESS.values() for pattern in names]
-    for name in (item.name for item in fields(arguments)):
+    for name in (item.name for item in fields(arguments) if item.init):
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             continue
         value = getattr(arguments, name)

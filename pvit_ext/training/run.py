@@ -12,6 +12,7 @@ from pvit_ext.hosts.llava.patching import PATCH_POINTS, PatchPoint, apply_pvit, 
 
 _MODULE = "llava.train.train"
 TRAIN_POINTS = (
+    PatchPoint("transformers:HfArgumentParser", "pvit_ext.training.arguments:ArgumentParser"),
     PatchPoint(f"{_MODULE}:ModelArguments", "pvit_ext.training.arguments:RegionModelArguments"),
     PatchPoint(f"{_MODULE}:DataArguments", "pvit_ext.training.arguments:RegionDataArguments"),
     PatchPoint(f"{_MODULE}:TrainingArguments", "pvit_ext.training.arguments:RegionTrainingArguments"),

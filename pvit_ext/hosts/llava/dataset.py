@@ -15,13 +15,19 @@ from llava.train import train as llava_train
 from PIL import Image
 
 from pvit_ext.data.bad_records import BadRecords
-from pvit_ext.data.records import BadRecord, Record, RecordError, load_records
+from pvit_ext.data.records import BadRecord, Record, RecordError, Records, load_records
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.tokens.processor import check_regions, paint_regions, region_extra, write_regions
+
+
+def read_records(data_path: str, data_args: Any) -> tuple[Records, BadRecords]:
+    """The records of a data file, and note of the bad ones among them, up to ``--max_bad_records``."""
+    bad = BadRecords(data_args.max_bad_records)
+    return load_records(data_path, data_args.image_folder, bad), bad
 
 
 class RegionDataset(llava_train.LazySupervisedDataset):
@@ -42,8 +48,8 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     seed: int = 0
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
-        self.bad_records = BadRecords(data_args.max_bad_records)
-        self.records = load_records(data_path, data_args.image_folder, self.bad_records)
+        read: tuple[Records, BadRecords] = getattr(data_args, "read", None) or read_records(data_path, data_args)
+        self.records, self.bad_records = read
         self.list_data_dict = [record.data for record in self.records]
         self.tokenizer = tokenizer
         self.data_args = data_args

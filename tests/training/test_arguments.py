@@ -1,0 +1,87 @@
+"""Arguments that cannot work end a run before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pvit_ext
+from pvit_ext.data import records
+from pvit_ext.data.records import RecordError
+from pvit_ext.hosts.llava import classes
+from tests.samples import write_training_data
+from tests.training.runs import flags, run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_training_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes.ByModelType, "from_pretrained", lambda *_, **__: pytest.fail("the model was loaded"))
+
+
+def without_regions(data: Path) -> Path:
+    lines = json.loads(data.read_text())
+    for line in lines:
+        del line["regions"]
+        line["conversations"][0]["value"] = "<image>\nWhat is this?"
+    path = data.with_name("plain.json")
+    path.write_text(json.dumps(lines))
+    return path
+
+
+def test_align_without_any_region_ends_before_the_model_loads(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None
+) -> None:
+    with pytest.raises(ValueError, match=r"plain\.json has no region \(8 records.*--stage align.*--stage finetune"):
+        run(monkeypatch, flags(llava_checkpoint, without_regions(data), tmp_path, stage="align"))
+
+
+def test_bad_records_end_a_run_before_the_model_loads(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None
+) -> None:
+    path = data.with_name("bad.json")
+    path.write_text(data.read_text().replace("in <region>", "here"))
+    with pytest.raises(RecordError, match=r"bad\.json line 1"):
+        run(monkeypatch, flags(llava_checkpoint, path, tmp_path, stage="finetune"))
+
+
+def test_data_is_read_once(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    scan = records.read_json_records
+    monkeypatch.setattr(records, "read_json_records", lambda path: read.append(path) or scan(path))
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="align"))
+    assert len(read) == 1
+
+
+def test_unknown_template_is_refused_with_the_known_ones(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None
+) -> None:
+    """LLaVA would train on vicuna_v1 and the checkpoint could not be asked."""
+    with pytest.raises(ValueError, match=r"--version 'llava1\.5' is no conversation template; known: .*mpt.*v1"):
+        run(monkeypatch, flags(llava_checkpoint, data, tmp_path, version="llava1.5"))
+
+
+@pytest.mark.parametrize("version", [None, "v0", "v0.5", "llava_v1"])
+def test_a_checkpoint_names_the_template_it_was_trained_on(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    """LLaVA's train() leaves its default, v1, in place for v0, which is also what it takes without --version."""
+    checkpoint = Path(shutil.copytree(llava_checkpoint, tmp_path / "tiny"))
+    words = flags(checkpoint, data, tmp_path / "out", stage="align", version=version or "")
+    if version is None:
+        del words[words.index("--version") : words.index("--version") + 2]
+    trainer = run(monkeypatch, words)
+    system = trainer.train_dataset.tokenizer.decode(trainer.whole_batch["input_ids"][0].clamp(min=0))
+    named = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")[1].region_config.conv_version
+    assert named == ("llava_v1" if version == "llava_v1" else "v1")
+    from llava.conversation import conv_templates
+
+    assert conv_templates[named].system[:40].replace(" ", "") in system.replace(" ", "")
