@@ -149,6 +149,9 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
     """
 
     stage: str = field(default="finetune", metadata={"help": "align or finetune"})
+    allow_no_gradient: bool = field(
+        default=False, metadata={"help": "go on although a trained tensor got no gradient in a whole epoch"}
+    )
     region_eval_data: str | None = field(
         default=None, metadata={"help": "records that wandb or tensorboard show with the model's answers"}
     )

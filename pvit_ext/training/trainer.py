@@ -18,6 +18,7 @@ from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint
+from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
 from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
@@ -53,6 +54,9 @@ class RegionTrainer(LLaVATrainer):
         super().__init__(model=model, args=args, **keywords)
         self.stop = StopOnTerm()
         self.add_callback(self.stop)
+        self.gradients = GradientWatch()
+        if not self.is_fsdp_enabled:  # it puts parameters of its own in their place
+            self.add_callback(self.gradients)
         self.tracking = Tracking(self)
         if self.is_world_process_zero():
             print(parameter_table(model), flush=True)
@@ -75,7 +79,17 @@ class RegionTrainer(LLaVATrainer):
         if self.stop.agreed:
             self._say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
             raise Stopped
+        self._check_gradients()
         return result
+
+    def _check_gradients(self) -> None:
+        """Say what got no gradient; an error unless that was allowed."""
+        if not (problem := self.gradients.message()):
+            return
+        if not self.args.allow_no_gradient:
+            advice = f"Saved after step {self.state.global_step}; to go on all the same: --allow_no_gradient True"
+            raise NoGradientError(f"{problem}. {advice}")
+        self._say(f"allowed: {problem}")
 
     def _newest_checkpoint(self) -> str | None:
         folder, skipped = checkpointing.newest_complete(Path(self.args.output_dir))
