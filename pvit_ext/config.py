@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 CONFIG_KEY = "pvit_ext"
 FORMAT = 1
 """Of the nested key and the region tensors; what was written before formats were counted reads as 1."""
+
+PROJECTORS = ("linear", "mlp2x_gelu")
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,20 @@ class RegionConfig:
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
     """
 
-    encoder: str = "regionclip"
-    weights: str | None = None
-    embed_weights: bool = False
-    projector: str = "linear"
-    box_embedding: bool = False
-    cross_layers: int = 0
-    delimiters: bool | None = None
+    encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
+    weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
+    embed_weights: bool = field(default=False, metadata={"help": "copy the weights into checkpoints"})
+    projector: str = field(
+        default="linear", metadata={"help": "features to language-model width, default linear", "choices": PROJECTORS}
+    )
+    box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
+    cross_layers: int = field(default=0, metadata={"help": "gated attention blocks to the image"})
+    delimiters: bool | None = field(
+        default=None,
+        metadata={"help": "learn two embeddings around each region, default for encoders with features"},
+    )
     conv_version: str | None = None
-    encoder_options: dict[str, Any] = field(default_factory=dict)
+    encoder_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "JSON object for the encoder"})
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
         """The same with every default decided for an encoder of this many tokens per region.
@@ -71,6 +78,35 @@ class RegionConfig:
             return config
         layers = config.cross_layers or before.cross_layers
         return replace(config, box_embedding=config.box_embedding or before.box_embedding, cross_layers=layers)
+
+
+class Option(NamedTuple):
+    """One field of :class:`RegionConfig` as a flag: every command spells it the same.
+
+    Args:
+        name: of the field; a flag that is not given is None.
+        kind: ``str``, ``int``, ``bool``, or ``dict`` for a JSON object.
+        help: one line.
+        choices: the valid values, or None.
+    """
+
+    name: str
+    kind: type
+    help: str
+    choices: tuple[str, ...] | None
+
+
+def options() -> list[Option]:
+    """The options of region modules that a command line sets."""
+    hints = get_type_hints(RegionConfig)
+    found = []
+    for item in fields(RegionConfig):
+        if "help" in item.metadata:
+            hint = hints[item.name]
+            kinds = [kind for kind in get_args(hint) if isinstance(kind, type) and kind is not type(None)]
+            kind = dict if item.default is MISSING else kinds[0] if kinds else hint
+            found.append(Option(item.name, kind, item.metadata["help"], item.metadata.get("choices")))
+    return found
 
 
 @dataclass(frozen=True)

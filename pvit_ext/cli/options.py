@@ -1,11 +1,16 @@
-"""What several commands share: types of options, and progress on the terminal."""
+"""What several commands share: types of options, those of region modules, and progress on the terminal."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
+
+from pvit_ext.config import RegionConfig, options
+
+_METAVARS = {"encoder": "NAME", "weights": "FILE", "cross_layers": "N", "encoder_options": "JSON"}
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -17,6 +22,33 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
     return value
+
+
+def add_region_options(
+    parser: argparse.ArgumentParser, names: Sequence[str] | None = None, required: Sequence[str] = ()
+) -> None:
+    """Add the flags of region modules, spelled as the fields of ``RegionConfig``.
+
+    Args:
+        parser: of a command.
+        names: of the fields, default all.
+        required: those without which the command cannot run.
+    """
+    for name, kind, text, choices in options():
+        if names is not None and name not in names:
+            continue
+        given: dict[str, Any] = {"help": text, "required": name in required}
+        if kind is bool:
+            given["action"] = argparse.BooleanOptionalAction
+        else:
+            given |= {"type": json_object if kind is dict else kind, "choices": choices, "metavar": _METAVARS.get(name)}
+        parser.add_argument("--" + name.replace("_", "-"), **given)
+
+
+def region_config(args: argparse.Namespace) -> RegionConfig:
+    """The config that the flags of :func:`add_region_options` give; defaults are the config's own."""
+    given = {option.name: getattr(args, option.name, None) for option in options()}
+    return RegionConfig(**{name: value for name, value in given.items() if value is not None})
 
 
 def log_progress() -> None:

@@ -9,6 +9,8 @@ from PIL import Image
 import pvit_ext
 from pvit_ext import cli
 from pvit_ext.cli.ask import QUICKSTART_MODEL
+from pvit_ext.cli.options import region_config
+from pvit_ext.config import options
 
 
 @pytest.fixture
@@ -153,3 +155,23 @@ def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"pvit-ext {pvit_ext.__version__}\n"
+
+
+def test_every_option_of_region_modules_is_a_flag_of_swap_and_becomes_the_config():
+    parser = cli.build_parser()
+    words = ["--encoder", "osprey", "--weights", "w.pth", "--embed-weights", "--projector", "mlp2x_gelu"]
+    words += ["--box-embedding", "--cross-layers", "2", "--no-delimiters", "--encoder-options", '{"a": 1}']
+    config = region_config(parser.parse_args(["swap", "in", "--out", "out", *words]))
+    assert config == pvit_ext.RegionConfig("osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1})
+    assert {"--" + option.name.replace("_", "-") for option in options()} <= set(words) | {"--delimiters"}
+    bare = region_config(parser.parse_args(["swap", "in", "--out", "out", "--encoder", "text"]))
+    assert bare == pvit_ext.RegionConfig("text")
+    converted = parser.parse_args(["convert-checkpoint", "in", "--out", "out", "--weights", "w.pth"])
+    assert region_config(converted) == pvit_ext.RegionConfig(weights="w.pth")
+
+
+@pytest.mark.parametrize("words", [["--projector", "mlp"], ["--cross-layers", "many"], ["--encoder-options", "[1]"]])
+def test_values_that_no_option_takes_are_refused(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.build_parser().parse_args(["swap", "in", "--out", "out", "--encoder", "text", *words])
+    assert words[0] in capsys.readouterr().err

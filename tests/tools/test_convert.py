@@ -97,7 +97,7 @@ def write_original(folder: Path, tower: Path, tensors: dict[str, Tensor]) -> Pat
 
 
 def convert(source: Path, weights: Path, out: Path, *arguments: str, options: Any = WIDE) -> Any:
-    given = [str(source), "--region-weights", str(weights), "--options", json.dumps(options), "--out", str(out)]
+    given = [str(source), "--weights", str(weights), "--encoder-options", json.dumps(options), "--out", str(out)]
     status = cli.main(["--traceback", "convert-checkpoint", *given, *arguments])
     assert status == 0
     return load(out)

@@ -193,8 +193,17 @@ def test_frozen_tower_is_named_and_checked(llava_checkpoint: Path, regionclip_we
 
 def test_command_line_then_ask(with_regions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = json.dumps({**OPTIONS, "output_dim": 12})
-    arguments = [str(with_regions), "--encoder", "regionclip", "--options", options, "--seed", "3", "--box-embedding"]
-    assert cli.main(["swap", *arguments, "--out", str(tmp_path / "out")]) == 0
+    arguments = [
+        str(with_regions),
+        "--encoder",
+        "regionclip",
+        "--encoder-options",
+        options,
+        "--seed",
+        "3",
+        "--box-embedding",
+    ]
+    assert cli.main(["swap", *arguments, "--seed", "3", "--out", str(tmp_path / "out")]) == 0
     assert_same_as_attach(with_regions, tmp_path / "out", NARROWER)
     Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(tmp_path / "image.png")
     capsys.readouterr()
