@@ -69,6 +69,8 @@ def _naming_queries(first: int) -> Iterator[None]:
     try:
         yield
     except RegionError as error:
+        if str(error).startswith("query "):  # the name of a region
+            raise
         raise RegionError(f"in the batch whose sample 0 is query {first}: {error}") from error
 
 

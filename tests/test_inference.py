@@ -314,11 +314,9 @@ def test_bad_query_of_a_later_batch_stops_before_the_first(tiny: Loaded, calls: 
     assert not calls
 
 
-def test_errors_of_the_model_tell_how_its_samples_count(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_model_name_the_query(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_module, "region_extra", lambda *_: [None])
-    with pytest.raises(
-        RegionError, match=r"^in the batch whose sample 0 is query 2: sample 1, region 0, .*region_extra="
-    ):
+    with pytest.raises(RegionError, match=r"^query 3, region 0, .*region_extra="):
         pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
 
 

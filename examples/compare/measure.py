@@ -72,11 +72,11 @@ def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
     @torch.inference_mode()
     def encode(boxes: list[Any]) -> None:
         regions = [Region.box(*box).resolve(image.size) for box in boxes]
-        paint_regions(encoder, [image], regions, "timing")
+        paint_regions(encoder, [image], regions)
         write_regions(encoder, ["<region>"] * len(regions), regions, [image.size], "timing")
-        extra = region_extra(encoder, [image], regions, "timing")
+        extra = region_extra(encoder, [image], regions)
         if encoder.tokens_per_region:
-            bound = BoundRegions(regions, [0] * len(regions), ["timing"] * len(regions))
+            bound = BoundRegions(regions, [0] * len(regions))
             pictures, layout = count_pictures(pixels), ImageLayout.of(model)
             sizes = [image.size]
             model.encode_regions(build_inputs(encoder, bound, sizes, maps, pictures, extra, layout, model.device))

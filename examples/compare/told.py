@@ -67,12 +67,12 @@ def tell(scene: Scene, rng: random.Random, marked: float) -> Told:
     text, overlay = Text(TextOptions(**TEXT_OPTIONS)), Overlay(OverlayOptions(**OVERLAY_OPTIONS))
     places: dict[Box, list[str]] = {digit.box: [] for digit in scene.digits}
     for box, kind in pairs:
-        places[box] += text.describe([region_of(kind, box, scene, rng)], [size])
+        places[box] += text.describe([region_of(kind, box, scene, rng).resolve(size)], [size])
     marks: dict[Box, list[str]] = {digit.box: [] for digit in scene.digits}
     if rng.random() >= marked:
         return Told(scene, (), places, marks)
     chosen = rng.sample(pairs, min(rng.randint(1, len(COLORS)), len(pairs)))
-    regions = [region_of(kind, box, scene, rng) for box, kind in chosen]
+    regions = [region_of(kind, box, scene, rng).resolve(size) for box, kind in chosen]
     for (box, _), name in zip(chosen, overlay.describe(regions, [size]), strict=True):
         marks[box].append(name)
     painted = Scene(overlay.paint(scene.image, regions), scene.digits)

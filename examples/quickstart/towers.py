@@ -172,7 +172,8 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
 
 
 def _region_sample(encoder: RegionCLIP, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    shown = encoder.preprocess(scene.image, [Region.box(*digit.box) for digit in scene.digits])["pixels"]
+    regions = [Region.box(*digit.box).resolve(scene.image.size) for digit in scene.digits]
+    shown = encoder.preprocess(scene.image, regions)["pixels"]
     view = View.resize(scene.image.size, (shown.shape[2], shown.shape[1]))
     return shown, view.map_boxes(torch.tensor([digit.box for digit in scene.digits])), attributes_of(scene)
 

@@ -25,7 +25,7 @@ from pvit_ext.data.schema import Spec, parse_record
 from pvit_ext.data.summary import Summary
 from pvit_ext.regions.image import ImageError, image_size
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 
 if TYPE_CHECKING:
     from pvit_ext.data.bad_records import BadRecords
@@ -87,7 +87,7 @@ class Record:
         """The kind of each region; no mask is read."""
         return ["mask" if isinstance(spec, PendingMask) else spec.kind for spec in self.specs]
 
-    def resolve(self, size: Size) -> list[Region]:
+    def resolve(self, size: Size) -> list[ResolvedRegion]:
         """The regions as :meth:`Region.resolve` gives them for an image of this (width, height)."""
         return [one.resolve(size, f"{self.where}: region {number}") for number, one in enumerate(self.regions)]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.weights import KeyMap, StateDict
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
 
 ENTRY_POINT_GROUP = "pvit_ext.region_encoders"
@@ -27,7 +27,7 @@ class RegionInputs:
     """Everything an encoder may look at, for the M regions of one batch of B images.
 
     Args:
-        regions: M resolved regions (original pixels, clipped), in the order of their placeholders.
+        regions: M of them, in the order of their placeholders.
         image_index: (M,) int64, the image each region lies on.
         image_sizes: B (width, height) of the upright originals.
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
@@ -35,18 +35,16 @@ class RegionInputs:
             from there: see :meth:`rows_by_view_size`.
         views: B affines, original pixels -> the image tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
-        owners: M names of the regions for error messages, such as ``sample 0, region 1``; may be empty.
         context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
         tower: LLaVA's image tower, for encoders that let it look again.
     """
 
-    regions: list[Region]
+    regions: list[ResolvedRegion]
     image_index: Tensor
     image_sizes: list[Size]
     feature_maps: list[Tensor] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
     extra: list[dict[str, Tensor] | None] = field(default_factory=list)
-    owners: list[str] = field(default_factory=list)
     context_map: Tensor | None = None
     tower: Any = None
 
@@ -83,11 +81,10 @@ class RegionInputs:
 
     def cropped_away(self, number: int, what: str) -> RegionError:
         """The error of a region of which the image tower's view shows nothing."""
-        owner = self.owners[number] if self.owners else f"region {number}"
         image = int(self.image_index[number])
-        width, height = self.views[image].size
+        name, (width, height) = self.regions[number].name, self.views[image].size
         return RegionError(
-            f"{owner}, image {image} of the batch: the tower's {width}x{height} view crops {what} away; "
+            f"{name}, image {image} of the batch: the tower's {width}x{height} view crops {what} away; "
             "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
         )
 
@@ -131,30 +128,30 @@ class RegionEncoder(nn.Module):
         super().train(mode and not self.frozen)
         return self
 
-    def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
+    def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """Tensors this encoder needs beyond the tower's features, made in data workers.
 
         Args:
             image: upright RGB original.
-            regions: resolved regions on this image.
+            regions: on this image.
         """
         return {}
 
-    def describe(self, regions: Sequence[Region], sizes: Sequence[Size]) -> list[str]:
+    def describe(self, regions: Sequence[ResolvedRegion], sizes: Sequence[Size]) -> list[str]:
         """The text that stands for each region in the prompt, if T = 0.
 
         Args:
-            regions: resolved regions of one sample.
+            regions: of one sample.
             sizes: (width, height) of its images.
         """
         raise NotImplementedError
 
-    def paint(self, image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+    def paint(self, image: Image.Image, regions: Sequence[ResolvedRegion]) -> Image.Image:
         """What the image tower shall see in place of an image; in data workers, before its preprocessing.
 
         Args:
             image: upright RGB original.
-            regions: resolved regions on this image.
+            regions: on this image.
         """
         return image
 

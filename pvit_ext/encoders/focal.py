@@ -21,7 +21,7 @@ from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap, StateDict
 from pvit_ext.ops.varlen_attention import varlen_cross_attention
-from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.region import ResolvedRegion, Size
 
 REGIONS_PER_PASS = 16
 """Crops that pass the tower at once without gradients; with them all do, so that every rank passes it once a step."""
@@ -124,7 +124,7 @@ class Focal(RegionEncoder):
         pairs = ((f"layers.{i}.{old}", f"blocks.{i}.{new}") for i in range(depth) for old, new in leaves.items())
         self.keys = KeyMap("context_provider_module", tuple(pairs))
 
-    def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
+    def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """Crops (m, 4, side, side) uint8: RGB, and how much of a pixel the region covers."""
         crops = []
         for region in regions:
@@ -134,7 +134,7 @@ class Focal(RegionEncoder):
             crops.append(torch.from_numpy(np.dstack([np.array(pixels), np.array(shares)])).permute(2, 0, 1))
         return {"crops": torch.stack(crops)}
 
-    def crop_box(self, region: Region, size: Size) -> tuple[int, int, int, int]:
+    def crop_box(self, region: ResolvedRegion, size: Size) -> tuple[int, int, int, int]:
         """Left, top, right, bottom pixel of the crop around a resolved region."""
         box, ends = region.bounds(size), []
         for axis in (0, 1):

@@ -13,7 +13,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
 from pvit_ext.encoders.options import read_options
 from pvit_ext.regions.raster import Box, Mask, draw_polyline, outline
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 
 COLORS = {
     "red": (255, 0, 0),
@@ -72,12 +72,12 @@ class Overlay(RegionEncoder):
             raise ValueError(f"overlay's name has {{place}}, {{color}} and {{mark}}, got {options.name!r}") from error
         self.options = options
 
-    def describe(self, regions: Sequence[Region], sizes: Sequence[Size]) -> list[str]:
+    def describe(self, regions: Sequence[ResolvedRegion], sizes: Sequence[Size]) -> list[str]:
         """The name of each region; see :meth:`RegionEncoder.describe`."""
         colors = [_colors([r for r in regions if r.image == image]) for image in range(len(sizes))]
         return [self._name(region, colors[region.image][_key(region)]) for region in regions]
 
-    def paint(self, image: Image.Image, regions: Sequence[Region]) -> Image.Image:
+    def paint(self, image: Image.Image, regions: Sequence[ResolvedRegion]) -> Image.Image:
         """A copy of the image with its regions drawn, the first one on top."""
         pixels, colors = np.array(image.convert("RGB")), _colors(regions)
         for region in reversed(regions):
@@ -87,14 +87,14 @@ class Overlay(RegionEncoder):
             pixels[drawn] = np.rint(pixels[drawn] * (1 - opacity) + color).astype(np.uint8)
         return Image.fromarray(pixels)
 
-    def _mark(self, region: Region) -> str:
+    def _mark(self, region: ResolvedRegion) -> str:
         return self.options.mark or USUAL_MARKS[region.kind]
 
-    def _name(self, region: Region, color: str) -> str:
+    def _name(self, region: ResolvedRegion, color: str) -> str:
         mark = self._mark(region)
         return self.options.name.format(place=PLACES.get(mark, "within"), color=color, mark=mark)
 
-    def _draw(self, mark: str, region: Region, size: Size) -> Mask:
+    def _draw(self, mark: str, region: ResolvedRegion, size: Size) -> Mask:
         """Pixels of the mark, bool (H, W)."""
         line = max(round(self.options.width * min(size)), 2)
         box = region.bounds(size)
@@ -111,11 +111,11 @@ class Overlay(RegionEncoder):
         return draw_polyline(region.points, size, line)  # a point or a scribble
 
 
-def _key(region: Region) -> tuple[Any, ...]:
+def _key(region: ResolvedRegion) -> tuple[Any, ...]:
     return region.kind, region.points, region.parts, None if region.pixels is None else region.pixels.tobytes()
 
 
-def _colors(regions: Sequence[Region]) -> dict[tuple[Any, ...], str]:
+def _colors(regions: Sequence[ResolvedRegion]) -> dict[tuple[Any, ...], str]:
     """A colour for every different region of one image."""
     keys = list(dict.fromkeys(_key(region) for region in regions))
     if len(keys) > len(COLORS):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
 from pvit_ext.encoders.options import read_options
-from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.regions.view import View
 
 
@@ -43,11 +43,11 @@ class Text(RegionEncoder):
             raise ValueError(f"text writes one decimal or more, of space original or padded; got {options}")
         self.options = options
 
-    def describe(self, regions: Sequence[Region], sizes: Sequence[Size]) -> list[str]:
+    def describe(self, regions: Sequence[ResolvedRegion], sizes: Sequence[Size]) -> list[str]:
         """The coordinates of each region; see :meth:`RegionEncoder.describe`."""
         return [self._coordinates(region, sizes[region.image]) for region in regions]
 
-    def _coordinates(self, region: Region, size: Size) -> str:
+    def _coordinates(self, region: ResolvedRegion, size: Size) -> str:
         values = region.points[0] if region.kind == "point" else region.bounds(size)
         view = View.pad_to_square(size) if self.options.space == "padded" else View.resize(size, size)
         parts = [(value + view.shift[i % 2]) / view.size[i % 2] for i, value in enumerate(values)]

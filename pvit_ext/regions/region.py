@@ -32,12 +32,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pvit_ext.regions.extent import MIN_SIDE, Size, extent_of, has_area, stroke_radius
 from pvit_ext.regions.mask_values import mask_of_values
 from pvit_ext.regions.raster import (
     Box,
     Point,
-    clip_polyline,
-    contains,
     draw_polyline,
     fill_box,
     fill_polygon,
@@ -47,13 +46,6 @@ from pvit_ext.regions.raster import (
 from pvit_ext.regions.run_lengths import parse_run_lengths
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
-Size = tuple[int, int]
-"""(width, height) in pixels."""
-
-STROKE_FRACTION = 0.01
-"""Radius of a point's disc and of a scribble's stroke, as a fraction of the image's shorter side (at least 1 px)."""
-MIN_SIDE = 0.01
-"""Pixels. float32, in which encoders see boxes, steps by 0.004 px at the right edge of a 65,535 px image."""
 MAX_FRACTION = 10
 """Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
 _FRACTIONS = (-0.01, 1.01)
@@ -77,7 +69,6 @@ class Region:
         pixels: bool (H, W), for a mask only.
         normalized: coordinates are fractions 0..1 of the original image instead of pixels.
         image: which image of the prompt the region lies on, counted from 0.
-        resolved: made by :meth:`resolve`: in pixels for sure.
     """
 
     kind: Kind
@@ -86,7 +77,6 @@ class Region:
     normalized: bool = False
     image: int = 0
     parts: tuple[int, ...] = ()
-    resolved: bool = False
 
     @classmethod
     def box(cls, x0: float, y0: float, x1: float, y1: float, *, normalized: bool = False, image: int = 0) -> Region:
@@ -151,7 +141,7 @@ class Region:
             (x0, y0), (x1, y1) = self.points
             if x1 < x0 or y1 < y0:
                 raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
-        if self.kind in ("box", "polygon") and not _has_area(hull(self.points), 0.0):
+        if self.kind in ("box", "polygon") and not has_area(hull(self.points), 0.0):
             raise RegionError(f"{where}: {self} is empty: it has no area")
         self._check_unit(where)
 
@@ -161,17 +151,17 @@ class Region:
         low, high = _FRACTIONS
         if self.normalized and max(map(abs, values)) > MAX_FRACTION:
             raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
-        decimals = not (self.normalized or self.resolved) and any(value != int(value) for value in values)
+        decimals = not self.normalized and any(value != int(value) for value in values)
         if decimals and low <= min(values) and max(values) <= high:
             say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
             raise RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
 
-    def resolve(self, size: Size, where: str = "region") -> Region:
+    def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
         """Check the region against its image and return it in pixels, clipped to the image.
 
         Args:
             size: (width, height) of the upright original image.
-            where: names the sample in error messages.
+            where: names the region in error messages, these and later ones.
 
         Raises:
             RegionError: by the rules at the head of this module.
@@ -181,12 +171,15 @@ class Region:
             height, width = self.pixels.shape
             if (width, height) != tuple(size):
                 raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
-            return self
+            return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=where)
         scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
-        if self.kind in ("box", "polygon") and not _has_area(hull(points), MIN_SIDE):
+        if self.kind in ("box", "polygon") and not has_area(hull(points), MIN_SIDE):
             raise RegionError(f"{where}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
-        scaled = replace(self, points=points, normalized=False, resolved=True)
+        width, height = size
+        scaled = ResolvedRegion(
+            self.kind, points, image=self.image, parts=self.parts, size=(int(width), int(height)), name=where
+        )
         if (extent := scaled._extent(size)) is None:
             space = "normalised 0..1 of" if self.normalized else "pixels of"
             raise RegionError(f"{where}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
@@ -222,7 +215,7 @@ class Region:
 
     def _extent(self, size: Size) -> Box | None:
         """The smallest box around what lies inside the image, None if nothing does."""
-        found = [extent for points in self.outlines() if (extent := _extent(self.kind, points, size))]
+        found = [extent for points in self.outlines() if (extent := extent_of(self.kind, points, size))]
         return hull(point for x0, y0, x1, y1 in found for point in ((x0, y0), (x1, y1))) if found else None
 
     def __str__(self) -> str:
@@ -234,9 +227,28 @@ class Region:
         return f"{self.kind}{parts}{' (normalised)' if self.normalized else ''} {values}{more}"
 
 
-def stroke_radius(size: Size) -> float:
-    """Radius in pixels of a point's disc or a scribble's stroke on an image of this size."""
-    return max(1.0, STROKE_FRACTION * min(size))
+@dataclass(frozen=True, eq=False)
+class ResolvedRegion(Region):
+    """A region in pixels of its upright original image, checked and clipped; made by :meth:`Region.resolve`.
+
+    Args:
+        size: (width, height) of that image.
+        name: for error messages, such as ``query 0, region 1``.
+    """
+
+    size: Size = (0, 0)
+    name: str = "region"
+
+    def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
+        """The region itself, under the name it has.
+
+        Raises:
+            RegionError: for an image of another size.
+        """
+        if self.size != tuple(size):
+            own, other = ("x".join(map(str, one)) for one in (self.size, size))
+            raise RegionError(f"{self.name}: its image has {own} pixels, this one {other}; resolve the original region")
+        return self
 
 
 def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
@@ -264,29 +276,3 @@ def _lists(value: Any) -> bool:
     """Whether it is a list of lists, tuples or rows of an array, one or more."""
     kinds = (list, tuple, np.ndarray)
     return isinstance(value, kinds) and len(value) > 0 and all(isinstance(one, kinds) for one in value)
-
-
-def _has_area(box: Box, least: float) -> bool:
-    width, height = box[2] - box[0], box[3] - box[1]
-    return width > 0 and height > 0 and width >= least and height >= least
-
-
-def _extent(kind: Kind, points: tuple[Point, ...], size: Size) -> Box | None:
-    """The smallest box around what lies inside the image, None if nothing does."""
-    width, height = float(size[0]), float(size[1])
-    radius = stroke_radius(size) if kind in ("point", "scribble") else 0.0
-    ends: Any = points
-    if kind != "box":
-        outline = (*points, points[0]) if kind == "polygon" else points
-        ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
-        if radius and ends:  # what runs just outside the image paints some of it, but is not enough on its own
-            around = (-radius, -radius, width + radius, height + radius)
-            ends = [end for segment in clip_polyline(outline, around) for end in segment]
-    if kind == "polygon":
-        corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
-        ends += [corner for corner in corners if contains(points, *corner)]
-    if not ends:
-        return None
-    x0, y0, x1, y1 = hull(ends)
-    found = max(x0 - radius, 0.0), max(y0 - radius, 0.0), min(x1 + radius, width), min(y1 + radius, height)
-    return found if radius or _has_area(found, MIN_SIDE) else None

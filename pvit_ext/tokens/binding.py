@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 
 
 class BoundRegions(NamedTuple):
-    """The M regions of a batch in placeholder order: resolved, with the batch-wide image and the name of each."""
+    """The M regions of a batch in placeholder order, each with its image's number in the batch."""
 
-    regions: list[Region]
+    regions: list[ResolvedRegion]
     image_index: list[int]
-    owners: list[str]
 
 
 def bind_to_images(
@@ -26,7 +25,7 @@ def bind_to_images(
     regions: Sequence[Sequence[Region] | None],
     image_sizes: Sequence[Size] | None,
 ) -> BoundRegions:
-    """Resolve every region against its image.
+    """Give every region its image in the batch; resolve those that are not.
 
     LLaVA lets a sample without ``<image>`` consume one (dummy) image all the same; so does the count here.
 
@@ -38,7 +37,7 @@ def bind_to_images(
     images = ((input_ids == IMAGE_TOKEN_INDEX) & keep).sum(1).tolist()
     if len(regions) != len(placeholders):
         raise RegionError(f"regions holds {len(regions)} samples, input_ids {len(placeholders)}")
-    bound = BoundRegions([], [], [])
+    bound = BoundRegions([], [])
     first_image = 0
     for sample, (found, count) in enumerate(zip(placeholders, images, strict=True)):
         given = regions[sample] or []
@@ -47,19 +46,18 @@ def bind_to_images(
                 f"sample {sample}: {found} <region> in the prompt (after truncation), {len(given)} regions"
             )
         for number, region in enumerate(given):
-            where = f"sample {sample}, region {number}"
+            name = region.name if isinstance(region, ResolvedRegion) else f"sample {sample}, region {number}"
             if not 0 <= region.image < count:
-                raise RegionError(f"{where}: lies on image {region.image}, the prompt has {count} image(s)")
-            size = _size_of(image_sizes, first_image + region.image, where)
-            bound.regions.append(region.resolve(size, where))
+                raise RegionError(f"{name}: lies on image {region.image}, the prompt has {count} image(s)")
+            size = _size_of(image_sizes, first_image + region.image, name)
+            bound.regions.append(region.resolve(size, name))
             bound.image_index.append(first_image + region.image)
-            bound.owners.append(where)
         first_image += max(count, 1)
     return bound
 
 
-def _size_of(image_sizes: Sequence[Size] | None, image: int, where: str) -> Size:
+def _size_of(image_sizes: Sequence[Size] | None, image: int, name: str) -> Size:
     if image_sizes is None or image >= len(image_sizes):
-        raise RegionError(f"{where}: image_sizes must give (width, height) for every image, got {image_sizes}")
+        raise RegionError(f"{name}: image_sizes must give (width, height) for every image, got {image_sizes}")
     width, height = image_sizes[image]
     return int(width), int(height)

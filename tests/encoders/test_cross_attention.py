@@ -205,7 +205,7 @@ def test_a_region_that_the_view_crops_away_is_named() -> None:
     mask[:, [0, 179]] = True  # its box lies across the view, none of its pixels does
     inside = Region.box(60, 20, 90, 50)
     for region, text in ((Region.mask(mask), "all of the mask of 200 pixels away"), (Region.box(0, 9, 30, 90), "away")):
-        with pytest.raises(RegionError, match=rf"^region 1, image 0 of the batch: .* crops .*{text}; use image_aspect"):
+        with pytest.raises(RegionError, match=rf"^region, image 0 of the batch: .* crops .*{text}; use image_aspect"):
             make()(inputs_of([inside, region], maps, size, "crop"))
 
 

@@ -222,7 +222,7 @@ def test_region_of_the_second_image_reads_the_second_image(tower_view: Loaded) -
 def test_region_that_the_centre_crop_cuts_away_is_named(tower_roi: Loaded) -> None:
     tower_roi[1].config.image_aspect_ratio = None
     inside, outside = Region.box(60, 20, 90, 50), Region.box(0, 10, 30, 90)  # the crop keeps columns 40 to 140
-    message = r"^sample 0, region 1, image 0 .*112x112 view crops the region \[0.0, 10.0, 30.0, 90.0\] away.*=pad"
+    message = r"^q, region 1, image 0 .*112x112 view crops the region \[0.0, 10.0, 30.0, 90.0\] away.*=pad"
     with pytest.raises(RegionError, match=message):
         features(tower_roi, smooth((180, 100)), [inside, outside])
     tower_roi[1].config.image_aspect_ratio = "pad"

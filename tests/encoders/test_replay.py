@@ -164,7 +164,9 @@ def test_mask_outside_the_view_is_an_error() -> None:
     mask = np.zeros((40, 60), dtype=bool)
     mask[:, [0, 59]] = True  # its box lies across the view, none of its pixels does
     crop = View.resize(SIZE, SIZE).center_crop((28, 28))
-    inputs = RegionInputs([Region.mask(mask)], torch.tensor([0]), [SIZE], [torch.zeros(1, HIDDEN, 4, 4)], [crop])
+    inputs = RegionInputs(
+        [Region.mask(mask).resolve(SIZE, "region 0")], torch.tensor([0]), [SIZE], [torch.zeros(1, HIDDEN, 4, 4)], [crop]
+    )
     with pytest.raises(RegionError, match=r"^region 0, image 0 .* crops all of the mask of 80 pixels away; use"):
         make()(inputs)
     assert make(shape=False)(inputs).shape == (1, 16, HIDDEN)

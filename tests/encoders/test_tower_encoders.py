@@ -134,7 +134,7 @@ def test_a_region_that_the_crop_cuts_away_is_named(encoder: RegionEncoder) -> No
     size = (180, 100)  # the crop keeps columns 40 to 140
     inside, outside = Region.box(60, 20, 90, 50), Region.box(0, 10, 30, 90)
     inputs = tower.inputs_of(encoder, [(tower.smooth(size), [inside, outside])], "crop")
-    inputs.owners = ["sample 7, region 0", "sample 7, region 1"]
+    inputs.regions = [region.resolve(size, f"sample 7, region {n}") for n, region in enumerate([inside, outside])]
     with pytest.raises(RegionError, match=r"^sample 7, region 1, image 0 of the batch: .*64x64 view crops .*=pad"):
         encoder(inputs)
     assert encoder(tower.inputs_of(encoder, [(tower.smooth(size), [inside, outside])], "pad")).isfinite().all()

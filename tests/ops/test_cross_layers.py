@@ -44,8 +44,8 @@ def batch(model: Any) -> dict[str, Any]:
     inputs = collate([Sample(one) for one in asked], left=False)
     extra: list[Any] = []
     for sample in asked:
-        regions = [piece for piece in sample if isinstance(piece, Region)]
-        extra += region_extra(model.get_model().region_encoder, [Image.new("RGB", (40, 20))], regions, "sample")
+        regions = [piece.resolve((40, 20)) for piece in sample if isinstance(piece, Region)]
+        extra += region_extra(model.get_model().region_encoder, [Image.new("RGB", (40, 20))], regions)
     return inputs | {"region_extra": extra}
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pvit_ext.data.records import load_records, validate
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.regions.region import Region, RegionError, ResolvedRegion
 from pvit_ext.regions.run_lengths import decompress, parse_run_lengths
 from tests.data.test_records import record, write
 
@@ -255,7 +255,7 @@ def test_fractions_from_the_command_line_are_refused(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("region", [Region.box(0, 0, 1, 1), Region.box(0.5, 0.5, 1.5, 2), Region.box(-3.5, 0.5, 1, 1)])
 def test_small_pixels_stay_pixels(region: Region) -> None:
-    assert region.resolve((640, 480)).resolved
+    assert isinstance(region.resolve((640, 480)), ResolvedRegion)
 
 
 def test_a_resolved_region_in_the_first_pixel_resolves_again() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import pickle
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,9 +19,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pvit_ext.regions.extent import stroke_radius
 from pvit_ext.regions.image import image_size
 from pvit_ext.regions.raster import fill_polygon
-from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError, stroke_radius
+from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError, ResolvedRegion
 
 SIZES = [(24, 24), (37, 16), (11, 40)]  # square, wide, tall; (width, height)
 FAST = settings(max_examples=60, deadline=None, derandomize=True)
@@ -80,7 +81,8 @@ def moved(region: Region, scale: tuple[float, float], shift: tuple[float, float]
     if region.kind == "box":
         (xa, ya), (xb, yb) = points
         points = [(min(xa, xb), min(ya, yb)), (max(xa, xb), max(ya, yb))]
-    return replace(region, points=tuple(points))  # still resolved: in pixels, also where they are in the first one
+    assume(max(itertools.chain(*points)) > 1.01)  # else they are taken for fractions
+    return Region(region.kind, tuple(points), parts=region.parts)
 
 
 @given(shapes(), st.sampled_from(SIZES))
@@ -364,3 +366,23 @@ def test_a_stroke_that_runs_on_outside_counts_with_its_width() -> None:
     rows, _ = np.nonzero(region.to_mask((24, 24)))
     assert rows.max() == 4  # its centre is 0.976 px from the end
     assert region.bounds((24, 24)) == (0, 0, 1, 4.75)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        Region.box(-5, 3, 12, 9, image=1),
+        Region.box(0.1, 0.2, 0.5, 0.6, normalized=True, image=1),
+        Region.polygon([(1, 1), (40, 2), (5, 15)], image=1),
+        Region.mask(np.eye(20, 30), image=1),
+    ],
+)
+def test_resolved_once(region: Region) -> None:
+    """It keeps its image and its name, and is not resolved again."""
+    resolved = region.resolve((30, 20), "query 3, region 1")
+    assert isinstance(resolved, ResolvedRegion)
+    assert (resolved.size, resolved.name, resolved.image) == ((30, 20), "query 3, region 1", 1)
+    assert resolved.resolve((30, 20), "sample 0, region 0") is resolved
+    assert pickle.loads(pickle.dumps(resolved)).name == resolved.name  # from data workers
+    with pytest.raises(RegionError, match=r"query 3, region 1: its image has 30x20 pixels, this one 20x30"):
+        resolved.resolve((20, 30))

@@ -266,12 +266,17 @@ def test_template_that_drops_the_question_names_the_record(llava_checkpoint: Pat
 
 def test_jitter_stays_within_two_percent() -> None:
     draw = np.random.default_rng(0)
-    box = Region.box(10, 20, 110, 220)
+    size = (300, 300)
+    box = Region.box(10, 20, 110, 220).resolve(size, "line 3: region 1")
     moved = np.array([np.ravel(jitter_box(box, 0.02, draw).points) for _ in range(2000)]) - (10, 20, 110, 220)
     assert (np.abs(moved) <= (2.0001, 4.0001, 2.0001, 4.0001)).all()
     assert (np.abs(moved).max(0) > (1.9, 3.8, 1.9, 3.8)).all()
-    for still in (Region.box(0, 0, 0.5, 40), Region.point(3, 3)):
+    for still in (Region.box(0, 0, 0.5, 40).resolve(size), Region.point(3, 3).resolve(size)):
         assert jitter_box(still, 0.02, draw) is still
+    edge = jitter_box(Region.box(0, 0, 300, 300).resolve(size, "line 3: region 1"), 0.4, np.random.default_rng(1))
+    assert edge.resolve(size) is edge  # resolved as before, and within the image
+    assert edge.name == "line 3: region 1"
+    assert (np.clip(np.ravel(edge.points), 0, 300) == np.ravel(edge.points)).all()
     assert jitter_box(box, 0.0, draw) is box
 
 

@@ -16,7 +16,7 @@ from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet
 from pvit_ext.encoders.regionclip.weights import load_visual
 from pvit_ext.ops.roi_align import roi_align
-from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.regions.view import View
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -73,7 +73,7 @@ class RegionCLIP(RegionEncoder):
         self.backbone = CLIPResNet(options.layers, options.width, options.heads, options.output_dim, options.pool)
         self.requires_grad_(False)
 
-    def preprocess(self, image: Image.Image, regions: list[Region]) -> dict[str, Tensor]:
+    def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """Resized pixels, uint8 (3, h, w); normalised on the device, because trainers cast floating inputs to bf16."""
         size = self.view_size(image.size)
         resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,18 +14,18 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX, bind_regions
 from pvit_ext.regions.image import reading
-from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.regions.region import RegionError, ResolvedRegion
 from pvit_ext.tokens.processor import paint_regions, region_extra, write_regions
 from pvit_ext.tokens.query import Query
 
 
 @dataclass
 class Prompt:
-    """A prompt, its regions, and those of them that are left for the model: none of them where the text names them."""
+    """A prompt, its regions, and those of them that the model gets: none where the text names them."""
 
     text: str
-    regions: list[Region]
-    left: list[Region] = field(default_factory=list)
+    regions: list[ResolvedRegion]
+    for_model: list[ResolvedRegion]
 
 
 def build_prompt(query: Query, conv: Any, where: str, model: Any) -> Prompt:
@@ -47,15 +47,16 @@ def build_prompt(query: Query, conv: Any, where: str, model: Any) -> Prompt:
     text = conv.get_prompt()
     if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
-    prompt = Prompt(*bind_regions(text, query.regions, where))
-    for number, region in enumerate(prompt.regions):
+    text, given_regions = bind_regions(text, query.regions, where)
+    regions: list[ResolvedRegion] = []
+    for number, region in enumerate(given_regions):
         if not 0 <= region.image < images:
             raise RegionError(
                 f"{where}, region {number}: lies on image {region.image}, the query has {images} image(s)"
             )
-        region.resolve(sizes[region.image], f"{where}, region {number}")
-    (prompt.text,), prompt.left = write_regions(_encoder(model), [prompt.text], prompt.regions, sizes, where)
-    return prompt
+        regions.append(region.resolve(sizes[region.image], f"{where}, region {number}"))
+    (text,), for_model = write_regions(_encoder(model), [text], regions, sizes, where)
+    return Prompt(text, regions, for_model)
 
 
 def _encoder(model: Any) -> Any:
@@ -84,8 +85,8 @@ def collate(
             loaded = query.load_images()
         _check_length(model, ids[number - first], [layout.rows(image.size) for image in loaded], f"query {number}")
         own = loaded or [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
-        images += paint_regions(encoder, own, prompt.regions, f"query {number}")
-        extra += region_extra(encoder, own, prompt.regions, f"query {number}")
+        images += paint_regions(encoder, own, prompt.regions)
+        extra += region_extra(encoder, own, prompt.regions)
     pixels: Any = process_images(images, image_processor, model.config)
     dtype = model.lm_head.weight.dtype
     pixels = [one.to(device, dtype) for one in pixels] if isinstance(pixels, list) else pixels.to(device, dtype)
@@ -95,7 +96,7 @@ def collate(
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
         "images": pixels if any(IMAGE_TOKEN_INDEX in one for one in ids) else None,
         "image_sizes": [image.size for image in images],
-        "regions": [prompt.left for _, prompt in pairs],
+        "regions": [prompt.for_model for _, prompt in pairs],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
     }
 

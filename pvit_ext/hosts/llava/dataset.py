@@ -20,7 +20,7 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import load_image, reading
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.tokens.processor import check_regions, paint_regions, region_extra, write_regions
 
 
@@ -92,10 +92,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
         turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
         item = self._encoded(record, turns, len(left), self.layout.rows(image.size))
-        check_regions(self.region_encoder, left, image.size, self.layout.view(image.size), record.where)
+        check_regions(self.region_encoder, left, image.size, self.layout.view(image.size))
         with reading(record.where):
-            item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions, record.where)[0])
-        extra = region_extra(self.region_encoder, [image], left, record.where)[0]
+            item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions)[0])
+        extra = region_extra(self.region_encoder, [image], left)[0]
         return item | {"image_size": image.size, "regions": left, "region_extra": extra}
 
     def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: int) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         self._check(item, record.where, regions, image_rows)
         return item
 
-    def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[Region]:
+    def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[ResolvedRegion]:
         """The record's regions, moved a little."""
         most = self.data_args.region_jitter
-        return [jitter_box(region, most, draw).resolve(size, record.where) for region in record.resolve(size)]
+        return [jitter_box(region, most, draw) for region in record.resolve(size)]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
@@ -145,10 +145,10 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
 
 
-def jitter_box(region: Region, fraction: float, draw: np.random.Generator) -> Region:
+def jitter_box(region: ResolvedRegion, fraction: float, draw: np.random.Generator) -> ResolvedRegion:
     """PVIT's augmentation: move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
 
-    Other kinds stay, and so do boxes below one pixel: clipped again, they could fall under the least size.
+    Other kinds stay, and so do boxes below one pixel: clipped, they could fall under the least size.
     """
     if region.kind != "box" or not fraction:
         return region
@@ -157,7 +157,9 @@ def jitter_box(region: Region, fraction: float, draw: np.random.Generator) -> Re
     if min(width, height) < 1:
         return region
     left, top, right, bottom = draw.uniform(-fraction, fraction, 4).tolist()
-    return replace(region, points=((x0 + left * width, y0 + top * height), (x1 + right * width, y1 + bottom * height)))
+    start = max(x0 + left * width, 0.0), max(y0 + top * height, 0.0)
+    end = min(x1 + right * width, float(region.size[0])), min(y1 + bottom * height, float(region.size[1]))
+    return replace(region, points=(start, end))
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):

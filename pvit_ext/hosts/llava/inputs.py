@@ -43,27 +43,27 @@ def build_inputs(
         RegionError: when what the encoder needs is missing.
     """
     if not bound.regions:
-        bound, sizes = BoundRegions([Region.box(4, 4, 12, 12)], [0], ["dummy region"]), [(16, 16)]
+        bound, sizes = BoundRegions([Region.box(4, 4, 12, 12).resolve((16, 16), "dummy region")], [0]), [(16, 16)]
         maps, pictures, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
-    check_kinds(encoder, bound.regions, bound.owners)
+    check_kinds(encoder, bound.regions)
     _check_extra(encoder, bound, extra)
     maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()
     if maps:
         maps, views = layout.join(maps, pictures, sizes, encoder.reads_tiles)
     if context:
         context = layout.join(context, pictures, sizes, tiled=False)[0]
-    index, whole = torch.tensor(bound.image_index, device=device), context[0] if context else None
-    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], bound.owners, whole)
+    index, context_map = torch.tensor(bound.image_index, device=device), context[0] if context else None
+    return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], context_map)
 
 
 def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
     if type(encoder).preprocess is RegionEncoder.preprocess:
         return
-    for image, owner in zip(bound.image_index, bound.owners, strict=True):
+    for image, region in zip(bound.image_index, bound.regions, strict=True):
         if extra is None or image >= len(extra) or not extra[image]:
             raise RegionError(
-                f"{owner}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass "
+                f"{region.name}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass "
                 "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
                 "region lies (pvit_ext.ask and the training data do so)"
             )

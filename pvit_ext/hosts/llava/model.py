@@ -244,7 +244,7 @@ class RegionMixin:
             )
         tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, images, region_extra))  # (M, S, D)
         if has_regions:
-            embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.owners)
+            embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.regions)
         else:
             # Under ZeRO every rank must run every module in every step, or the others wait for it for ever.
             embeds = embeds + (0.0 * tokens).sum().to(embeds.dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.prompt import REGION_TOKEN_INDEX
-from pvit_ext.regions.region import RegionError
+from pvit_ext.regions.region import RegionError, ResolvedRegion
 
 IGNORE_INDEX = -100
 REGION_MARK = -10000
@@ -63,7 +63,7 @@ def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tenso
 
 
 def inject_region_tokens(
-    inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor, owners: Sequence[str]
+    inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor, regions: Sequence[ResolvedRegion]
 ) -> tuple[Tensor, Tensor]:
     """Write region tokens at the marked rows and take the marks out of the labels.
 
@@ -71,7 +71,7 @@ def inject_region_tokens(
         inputs_embeds: (B, L, D), after LLaVA's splice.
         marked_labels: (B, L) int64, after LLaVA's splice.
         tokens: (M, S, D) region tokens in the order of the marks.
-        owners: M names for error messages, such as ``sample 0, region 1``.
+        regions: M, for error messages.
 
     Raises:
         RegionError: naming the regions that truncation cut.
@@ -81,7 +81,7 @@ def inject_region_tokens(
     slot = REGION_MARK - marked_labels[rows, columns]
     if len(slot) != tokens.shape[0] * tokens.shape[1]:
         kept = torch.bincount(slot // tokens.shape[1], minlength=len(tokens))  # (M,)
-        cut = [owners[region] for region in (kept < tokens.shape[1]).nonzero().flatten().tolist()]
+        cut = [regions[number].name for number in (kept < tokens.shape[1]).nonzero().flatten().tolist()]
         raise RegionError(
             f"{'; '.join(cut)}: cut off, because the prompt with its image rows is longer than the model's maximum of "
             f"{inputs_embeds.shape[1]}; shorten the prompt or raise model_max_length (tokenizer_model_max_length)"

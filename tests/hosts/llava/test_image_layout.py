@@ -370,5 +370,5 @@ def test_a_region_cut_off_behind_the_tiles_names_the_sample(tiny: Loaded) -> Non
     give(tiny, "osprey")
     batch = batch_of(tiny, [ask_for(smooth((96, 96)), [Region.box(5, 5, 30, 50)])])
     tiny[1].config.tokenizer_model_max_length = 5 * CELLS**2
-    with pytest.raises(RegionError, match=r"^sample 0, region 0: cut off"):
+    with pytest.raises(RegionError, match=r"^q, region 0: cut off"):
         tiny[1].prepare_inputs_labels_for_multimodal(**batch)

@@ -119,7 +119,7 @@ def test_a_region_that_truncation_cuts_off_names_the_sample(loaded: Loaded, monk
     batch = inputs_of(loaded, [MIXED[3], query])
     rows = ImageLayout.of(model).rows(MIXED[0].image.size)
     monkeypatch.setattr(model.config, "tokenizer_model_max_length", rows + 3)
-    with pytest.raises(RegionError, match=rf"^sample 1, region 0: cut off, .* maximum of {rows + 3};"):
+    with pytest.raises(RegionError, match=rf"^q, region 0: cut off, .* maximum of {rows + 3};"):
         model(batch.pop("inputs"), **batch)
     with pytest.raises(RegionError, match=rf"^query 1: its prompt takes \d+ rows, .* is {rows + 3}"):
         pvit_ext.ask(*loaded, [Query(None, "Red"), query], batch_size=2, conv_version="plain")

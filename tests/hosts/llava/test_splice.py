@@ -246,7 +246,7 @@ def test_bind_counts_the_image_that_a_text_only_sample_takes() -> None:
     bound = bind_to_images(ids, None, regions, [SIZE] * 4)
     assert isinstance(bound, BoundRegions)
     assert bound.image_index == [1, 3]
-    assert bound.owners == ["sample 1, region 0", "sample 2, region 0"]
+    assert [region.name for region in bound.regions] == ["sample 1, region 0", "sample 2, region 0"]
 
 
 def test_marks_skip_padding_and_number_regions_through_the_batch() -> None:
