@@ -50,7 +50,7 @@ def ask(
     answers: list[str] = []
     for start in starts:
         batch = collate(model, tokenizer, image_processor, queries[start : start + batch_size], prompts[start:], start)
-        with _left_padding(model.config), _naming_queries(start):
+        with _naming_queries(start):
             ids = model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,
@@ -72,17 +72,3 @@ def _naming_queries(first: int) -> Iterator[None]:
         if str(error).startswith("query "):  # the name of a region
             raise
         raise RegionError(f"in the batch whose sample 0 is query {first}: {error}") from error
-
-
-@contextmanager
-def _left_padding(config: Any) -> Iterator[None]:
-    """Generation continues at the right end, so LLaVA has to pad on the left; training leaves "right" in the config."""
-    before = getattr(config, "tokenizer_padding_side", None)
-    config.tokenizer_padding_side = "left"
-    try:
-        yield
-    finally:
-        if before is None:
-            del config.tokenizer_padding_side
-        else:
-            config.tokenizer_padding_side = before

@@ -121,17 +121,6 @@ def test_batched_equals_alone(tiny: Loaded, batch_size: int) -> None:
     assert shuffled == [alone[i] for i in order]
 
 
-def test_padding_side_of_the_config_is_left_as_it_was(tiny: Loaded) -> None:
-    config = tiny[0].config
-    before = config.tokenizer_padding_side
-    pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=1)
-    assert config.tokenizer_padding_side == before == "right"
-    del config.tokenizer_padding_side
-    pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=1)
-    assert not hasattr(config, "tokenizer_padding_side")
-    config.tokenizer_padding_side = "right"
-
-
 def test_beams_and_sampling_take_regions(tiny: Loaded) -> None:
     assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, num_beams=2)) == 3
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap, StateDict
+from pvit_ext.ops.hooks import own_hooks
 from pvit_ext.ops.varlen_attention import varlen_cross_attention
 from pvit_ext.regions.region import ResolvedRegion, Size
 
@@ -207,10 +208,10 @@ class Focal(RegionEncoder):
             patches, counts = patches[images].to(self.mask_embedding.weight.dtype), counts.cpu()
         shares = masks.to(self.mask_embedding.weight)
 
-        def add_mask(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        def add_mask(_args: Any, _kwargs: Any, output: Tensor) -> Tensor:
             return output + self.mask_embedding(shares).to(output.dtype)
 
-        def look_around(_module: Any, _args: Any, output: Any) -> Any:
+        def look_around(_args: Any, _kwargs: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output  # a tuple until transformers 4
             if counts is not None:
                 hidden = self.blocks[len(states)](hidden, patches, counts)
@@ -218,9 +219,8 @@ class Focal(RegionEncoder):
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         layers = inner.encoder.layers[: len(self.blocks)]
-        with _hooked(
-            [(inner.embeddings.patch_embedding, add_mask), *((layer, look_around) for layer in layers)], vision
-        ):
+        hooks = [(inner.embeddings.patch_embedding, add_mask), *((layer, look_around) for layer in layers)]
+        with own_hooks(hooks), _evaluating(vision):
             vision(pixels.to(inner.embeddings.patch_embedding.weight))
         return states[-1][:, -((self.side // self.patch) ** 2) :]  # a class token leads
 
@@ -238,16 +238,14 @@ class Focal(RegionEncoder):
 
 
 @contextmanager
-def _hooked(hooks: list[tuple[nn.Module, Any]], tower: nn.Module) -> Iterator[None]:
-    """Hooks for one pass, in evaluation mode: checkpointing would run the layers again without them."""
+def _evaluating(tower: nn.Module) -> Iterator[None]:
+    """Evaluation mode for one pass: checkpointing would run the layers again without their hooks."""
     training = [module for module in tower.modules() if module.training]
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    tower.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
         for module in training:
             module.training = True
 

@@ -28,7 +28,7 @@ from pvit_ext.hosts.llava.region_modules import (
     replace_region_module,
     stored_regions,
 )
-from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
+from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region, RegionError, Size
@@ -169,11 +169,12 @@ class RegionMixin:
         region_extra: Extra | None = None,
         **kwargs: Any,
     ) -> Any:
-        """LLaVA's generate, which returns new tokens only; without regions it is LLaVA's own, where LLaVA has one.
+        """LLaVA's generate, which returns new tokens only; without ``regions`` it is LLaVA's own, where LLaVA has one.
 
-        transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
+        With ``regions``, be they empty, prompts are padded on the left whatever the config says: generation goes on
+        at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
-        if not any(regions or []) and self.llava_generates:
+        if regions is None and self.llava_generates:
             _refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
         if inputs is None:
@@ -184,6 +185,8 @@ class RegionMixin:
         )  # fmt: skip
         if inputs_embeds is None:
             inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
+        if attention_mask is not None:
+            inputs_embeds, attention_mask, position_ids = pad_left(inputs_embeds, attention_mask, position_ids)
         return self.language_model_class.generate(
             self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )

@@ -89,3 +89,16 @@ def inject_region_tokens(
     values = tokens.flatten(0, 1).to(inputs_embeds)[slot]  # (M * S, D)
     embeds = inputs_embeds.index_put((rows, columns), values)
     return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
+
+
+def pad_left(embeds: Tensor, mask: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Move the padding of a batch to the left; what is padded there already stays as it is.
+
+    Args:
+        embeds: (B, L, D).
+        mask: (B, L) of 0 and 1 or bool.
+        position_ids: (B, L) or None.
+    """
+    order = mask.long().sort(dim=1, stable=True).indices  # (B, L), padding first, the rest in its order
+    moved = embeds.gather(1, order[..., None].expand_as(embeds))
+    return moved, mask.gather(1, order), None if position_ids is None else position_ids.expand_as(mask).gather(1, order)

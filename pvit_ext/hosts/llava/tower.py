@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from pvit_ext.ops.hooks import own_hooks
+
 
 @contextmanager
 def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Collect the hidden layers of every image that passes the tower inside the block.
+    """Collect the hidden layers of every image that this thread passes through the tower inside the block.
 
     Args:
         tower: LLaVA's CLIPVisionTower.
@@ -25,15 +27,12 @@ def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Ten
         yield maps
         return
 
-    def collect(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else _args[0]
+    def collect(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         height, width = (side // tower.config.patch_size for side in pixels.shape[-2:])
         for layer in layers:
             patches = output.hidden_states[layer][:, -height * width :]  # (B, P, C), the class token leads
             maps.append(patches.transpose(1, 2).unflatten(2, (height, width)))  # (B, C, H, W)
 
-    handle = tower.vision_tower.register_forward_hook(collect, with_kwargs=True)
-    try:
+    with own_hooks([(tower.vision_tower, collect)]):
         yield maps
-    finally:
-        handle.remove()
