@@ -8,6 +8,7 @@ from typing import Any
 
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query
 
@@ -24,7 +25,7 @@ def ask(
     conv_version: str | None = None,
     progress: bool = False,
     **generate_kwargs: Any,
-) -> list[str]:
+) -> Any:
     """Answer every query, greedily by default; an answer is the same alone and in any batch.
 
     Args:
@@ -35,32 +36,88 @@ def ask(
         progress: show a progress bar over the batches.
         generate_kwargs: for transformers' ``generate``.
 
+    Returns:
+        a list of one answer per query; with ``num_return_sequences`` above 1, of one list of answers per query.
+
     Raises:
         RegionError: naming the query; what prompt, regions and image size tell is checked before anything is generated.
+        TypeError: for arguments that ask sets itself, or that return more than text.
     """
+    _check(model, queries, batch_size, generate_kwargs)
     conv = conversation(model, conv_version)
     stop = conv.sep2 or conv.sep
-    stop_ids, criteria = stops(tokenizer, stop)
+    options = _options(tokenizer, stop, max_new_tokens, generate_kwargs)
     prompts = [build_prompt(query, conv, f"query {number}", model) for number, query in enumerate(queries)]
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
 
         starts = tqdm(starts, desc="asking", unit="batch")
-    answers: list[str] = []
+    answers: list[Any] = []
     for start in starts:
-        batch = collate(model, tokenizer, image_processor, queries[start : start + batch_size], prompts[start:], start)
+        part = queries[start : start + batch_size]
+        batch = collate(model, tokenizer, image_processor, part, prompts[start:], start)
         with _naming_queries(start):
-            ids = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
-                **{"do_sample": False, "use_cache": True, "stopping_criteria": criteria, **generate_kwargs},
-            )
+            ids = model.generate(**batch, **options)
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        answers += [(text.split(stop)[0] if stop else text).strip() for text in texts]
+        texts = [(text.split(stop)[0] if stop else text).strip() for text in texts]
+        each = len(texts) // len(part)
+        answers += texts if each == 1 else [texts[first : first + each] for first in range(0, len(texts), each)]
     return answers
+
+
+_SET_BY_ASK = {
+    **dict.fromkeys(
+        ("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"), "the queries give the prompts"
+    ),
+    **dict.fromkeys(
+        ("images", "image_sizes", "regions", "region_extra"), "the queries give it; Query(image, text, regions)"
+    ),
+    **dict.fromkeys(
+        ("eos_token_id", "pad_token_id"),
+        "the template and the tokenizer give it; to end answers elsewhere pass stopping_criteria=",
+    ),
+    "max_length": "it would count the prompt; pass max_new_tokens=",
+}
+_MORE_THAN_TEXT = (
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+)  # fmt: skip
+
+
+def _check(model: Any, queries: Any, batch_size: int, given: dict[str, Any]) -> None:
+    """What would end far from its cause: other objects than ask's, and arguments of generate that it cannot pass on."""
+    if not hasattr(model, "region_config"):
+        raise TypeError(
+            f"ask(model, tokenizer, image_processor, queries) got a {type(model).__name__} as the model; load it with "
+            "pvit_ext.load_pretrained_model, which returns (tokenizer, model, image_processor, context_len)"
+        )
+    if not isinstance(queries, (list, tuple)):
+        raise TypeError(f"queries is {describe(queries)}; give a list: [Query(image, text, regions)]")
+    for number, query in enumerate(queries):
+        if not isinstance(query, Query):
+            raise TypeError(f"query {number} is {describe(query)}; give Query(image, text, regions)")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+    for name in given:
+        if name in _SET_BY_ASK:
+            raise TypeError(f"ask does not take {name}=: {_SET_BY_ASK[name]}")
+        if name in _MORE_THAN_TEXT and given[name]:
+            raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
+
+
+def _options(tokenizer: Any, stop: str | None, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate`` beside the batch; what the caller gave wins."""
+    stop_ids, criteria = stops(tokenizer, stop)
+    options: dict[str, Any] = {"do_sample": False, "use_cache": True, **given}
+    options["stopping_criteria"] = [*criteria, *(given.get("stopping_criteria") or ())]
+    if "stop_strings" in given:
+        options["tokenizer"] = tokenizer
+    return options | {
+        "return_dict_in_generate": False,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": stop_ids,
+        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
+    }
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -125,6 +126,66 @@ def test_beams_and_sampling_take_regions(tiny: Loaded) -> None:
     assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, num_beams=2)) == 3
     torch.manual_seed(0)
     assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, do_sample=True)) == 3
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}])
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_several_answers_a_query_are_a_list_each(tiny: Loaded, options: dict[str, Any], batch_size: int) -> None:
+    torch.manual_seed(0)
+    answers = pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, batch_size=batch_size, num_return_sequences=2, **options)
+    assert [len(one) for one in answers] == [2, 2, 2]
+    if "num_beams" in options:
+        best = pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, **options)
+        assert [one[0] for one in answers] == best
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"return_dict_in_generate": True}, r"does not take return_dict_in_generate=: call model.generate"),
+        ({"output_scores": True}, r"does not take output_scores=: call model.generate"),
+        ({"max_length": 9}, r"does not take max_length=: .*max_new_tokens="),
+        ({"eos_token_id": 2}, r"does not take eos_token_id=: .*stopping_criteria="),
+        ({"pad_token_id": 2}, r"does not take pad_token_id="),
+        ({"attention_mask": None}, r"does not take attention_mask=: the queries give the prompts"),
+        ({"inputs": None}, r"does not take inputs="),
+        ({"regions": [[BOX]]}, r"does not take regions=: .*Query\(image, text, regions\)"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"temprature": 1.0}, "temprature"),
+    ],
+)
+def test_arguments_of_generate_that_ask_cannot_pass_on(tiny: Loaded, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=1, **options)
+
+
+def test_criteria_of_the_caller_come_beside_the_templates(tiny: Loaded, calls: list[Any]) -> None:
+    stop_soon = transformers.StoppingCriteriaList([lambda ids, scores, **_: torch.tensor(len(new(ids[0])) >= 5)])
+    answers = ask_saying(tiny, calls, "llava_v0", "a cat and a dog", stopping_criteria=stop_soon)
+    assert answers[0] != "a cat and a dog"
+    assert ask_saying(tiny, calls, "llava_v0", "seven### Human", stopping_criteria=stop_soon)[0] == "seven"
+
+
+def test_objects_in_another_order_or_of_another_kind(tiny: Loaded) -> None:
+    model, tokenizer, processor = tiny
+    with pytest.raises(TypeError, match=r"got a \w+ as the model; load it with pvit_ext.load_pretrained_model"):
+        pvit_ext.ask(tokenizer, model, processor, MIXED[:1])
+    with pytest.raises(TypeError, match=r"queries is Query.*; give a list"):
+        pvit_ext.ask(*tiny, MIXED[0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="query 1 is str 'What'; give Query"):
+        pvit_ext.ask(*tiny, [MIXED[0], "What"])  # type: ignore[list-item]
+
+
+def test_array_bytes_and_lists_of_numbers(tiny: Loaded, tmp_path: Path) -> None:
+    WIDE.save(tmp_path / "wide.png")
+    content = (tmp_path / "wide.png").read_bytes()
+    places: list[Any] = [WIDE, np.asarray(WIDE), content, io.BytesIO(content)]
+    queries = [Query(place, "What is <region>?", [3, 4, 20, 30]) for place in places]
+    answers = pvit_ext.ask(*tiny, [*queries, Query(WIDE, "What is <region>?", BOX)], max_new_tokens=6)
+    assert len(set(answers)) == 1
+    with pytest.raises(RegionError, match=r"^query 1: cannot read its image: .*float64") as raised:
+        pvit_ext.ask(*tiny, [queries[0], Query(np.zeros((900, 900, 3)), "Red?")])
+    assert len(str(raised.value)) < 400
 
 
 def test_no_queries(tiny: Loaded) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from pvit_ext.regions.image_source import as_pillow, image_name
 from pvit_ext.regions.region import RegionError, Size
 
 _EXIF_ORIENTATION = 0x0112
@@ -32,7 +33,7 @@ def reading(where: str, what: str = "image") -> Iterator[None]:
 
 
 def load_image(source: Any) -> Image.Image:
-    """Open an image (path or PIL image) as RGB with its EXIF orientation applied; regions refer to the result.
+    """Open an image (a kind in ``image_source``) as RGB with its EXIF orientation applied; regions refer to the result.
 
     The first frame of an animation; without transparency, as LLaVA; the upper eight of 16 bits.
 
@@ -67,15 +68,15 @@ def open_image(source: Any) -> Iterator[Image.Image]:
         ImageError: if it cannot be read, or has a shape that nothing can resize.
     """
     try:
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as image:
+        opened = as_pillow(source)
+        with nullcontext(opened) if isinstance(opened, Image.Image) else Image.open(opened) as image:
             _check_size(image.size)
             yield image
     except FileNotFoundError:
         raise
     except Exception as error:  # fuzzed files raise RuntimeError (AVIF), MemoryError (JPEG 2000), struct.error and more
-        name = "the image" if isinstance(source, Image.Image) else source
         reason = str(error) or type(error).__name__
-        raise ImageError(f"cannot read {name}: {reason}; is the file a complete image?") from error
+        raise ImageError(f"cannot read {image_name(source)}: {reason}; is the file a complete image?") from error
 
 
 def _check_size(size: Size) -> None:

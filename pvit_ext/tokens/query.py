@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from pvit_ext.regions.image import image_size, load_image
-from pvit_ext.regions.region import Region, Size
+from pvit_ext.regions.image_source import describe
+from pvit_ext.regions.region import Region, RegionError, Size
+
+_REGIONS = "regions are Region.box(x0, y0, x1, y1) and the like, or four numbers for a box"
 
 
 @dataclass
@@ -17,16 +22,21 @@ class Query:
     """One question.
 
     Args:
-        image: path or PIL image, a list of several, or None.
+        image: path, PIL image, uint8 array (H, W, 3), bytes or binary stream, a list of several, or None.
         text: question with one ``<region>`` per region; ``<image>`` may say where the images go, else they come first.
         regions: in the order of their placeholders, those in ``history`` first; ``Region(..., image=k)`` for image k.
+            Four numbers are a box in pixels, a bool array (H, W) is a mask; one region needs no list.
         history: earlier turns as (question, answer).
     """
 
     image: Any
     text: str
-    regions: Sequence[Region] = ()
-    history: Sequence[tuple[str, str]] = field(default_factory=list)
+    regions: Any = ()
+    history: Sequence[tuple[str, str]] = ()
+
+    def __post_init__(self) -> None:
+        """A stream is read once, here: its size and its pixels are asked for at different times."""
+        self.image = [_read(one) for one in self.image] if isinstance(self.image, (list, tuple)) else _read(self.image)
 
     def load_images(self) -> list[Image.Image]:
         """The query's images, upright RGB."""
@@ -36,6 +46,64 @@ class Query:
         """(width, height) of the upright images, read from their headers."""
         return [image_size(image) for image in self._sources()]
 
+    def turns(self, where: str) -> tuple[list[str], list[str | None]]:
+        """Questions and answers of the conversation, the last answer None.
+
+        Raises:
+            RegionError: naming the query, for anything but text.
+        """
+        if not isinstance(self.text, str):
+            raise RegionError(f"{where}: its text is {describe(self.text)}; give a string")
+        history = [] if self.history is None else list(self.history)
+        for turn in history:
+            if not _is_list(turn) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
+                raise RegionError(f"{where}: its history holds {describe(turn)}; give (question, answer)")
+        return [question for question, _ in history] + [self.text], [*(answer for _, answer in history), None]
+
+    def all_regions(self, where: str) -> list[Region]:
+        """The regions given beside the text.
+
+        Raises:
+            RegionError: naming the query and the region that is none.
+        """
+        given = self.regions
+        if given is None:
+            return []
+        if isinstance(given, Region) or _is_box(given) or getattr(given, "dtype", None) == np.bool_:
+            given = [given]
+        if not _is_list(given):
+            raise RegionError(f"{where}: its regions are {describe(given)}; {_REGIONS}")
+        return [_region(one, f"{where}, region {number}") for number, one in enumerate(given)]
+
     def _sources(self) -> list[Any]:
         images = self.image if isinstance(self.image, (list, tuple)) else [self.image]
         return [image for image in images if image is not None]
+
+
+def _read(image: Any) -> Any:
+    return image.read() if hasattr(image, "read") and not isinstance(image, (Image.Image, io.TextIOBase)) else image
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _is_box(value: Any) -> bool:
+    return _is_list(value) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _region(value: Any, where: str) -> Region:
+    if isinstance(value, Region):
+        return value
+    try:
+        if isinstance(value, np.ndarray) and value.ndim == 2:
+            return Region.mask(value)
+        if _is_box(value):
+            return Region.box(*(float(number) for number in value))
+    except RegionError as error:
+        raise RegionError(f"{where}: {error}") from error
+    raise RegionError(f"{where} is {describe(value)}; {_REGIONS}")

@@ -30,11 +30,10 @@ class Prompt:
 
 def build_prompt(query: Query, conv: Any, where: str, model: Any) -> Prompt:
     """The whole conversation as text, with its regions merged from markup and ``query.regions``, all checked."""
+    questions, answers = query.turns(where)
     with reading(where):
         sizes = query.image_sizes()
     images = len(sizes)
-    questions = [question for question, _ in query.history] + [query.text]
-    answers = [answer for _, answer in query.history] + [None]
     given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
     if given not in (0, images):
         raise RegionError(f"{where}: {given} <image> in the text, {images} image(s) given")
@@ -47,7 +46,7 @@ def build_prompt(query: Query, conv: Any, where: str, model: Any) -> Prompt:
     text = conv.get_prompt()
     if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
-    text, given_regions = bind_regions(text, query.regions, where)
+    text, given_regions = bind_regions(text, query.all_regions(where), where)
     regions: list[ResolvedRegion] = []
     for number, region in enumerate(given_regions):
         if not 0 <= region.image < images:

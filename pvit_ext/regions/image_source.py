@@ -1,0 +1,58 @@
+"""What a user may give as an image, turned into something Pillow opens."""
+
+from __future__ import annotations
+
+import io
+import os
+import reprlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ACCEPTED = "a path, a PIL image, a uint8 array (height, width, 3), the bytes of a file or a file opened in 'rb'"
+
+MAX_PATH = 4096
+"""Characters of a path on Linux."""
+
+
+def as_pillow(source: Any) -> Any:
+    """A PIL image, or what ``PIL.Image.open`` takes.
+
+    Args:
+        source: of the kinds in :data:`ACCEPTED`; an array may also be (height, width) or (height, width, 4).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(source, str) and len(source) > MAX_PATH:
+        raise ValueError(f"it is {describe(source)} of {len(source)} characters, no path; decode base64 to bytes")
+    if isinstance(source, (Image.Image, str, os.PathLike)):
+        return source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
+        return source
+    raise ValueError(f"it is {describe(source)}; give {ACCEPTED}")
+
+
+def _of_array(array: np.ndarray[Any, Any]) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ValueError(f"it is {describe(array)}; an array is uint8 (height, width, 3), RGB")
+    return Image.fromarray(array)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for an error: an array by its shape, anything else by the start of its text."""
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)} and dtype {getattr(value, 'dtype', None)}"
+    return f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def image_name(source: Any) -> str:
+    """How an error calls an image."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(source) if len(str(source)) <= MAX_PATH else "the image"
+    return "the image"
