@@ -137,6 +137,16 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def absolute(name: str) -> str:
+    """A name that means the same in every working folder: that of a local file or folder made absolute, others kept.
+
+    Args:
+        name: path, or the hub's name of a checkpoint.
+    """
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
+
+
 def sync(path: Path) -> None:
     """Have a file's or folder's contents written to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -43,7 +43,7 @@ def _modules_of(part: Any) -> list[nn.Module]:
     return [module for one in parts if one is not None for module in one.modules()]
 
 
-def is_adapter(folder: str) -> bool:
+def check_adapter_files(folder: Path) -> bool:
     """Whether a folder of region modules holds a LoRA adapter too.
 
     Raises:
@@ -56,19 +56,34 @@ def is_adapter(folder: str) -> bool:
     return True
 
 
-def merge_adapter(model: Any, folder: str) -> Any:
+def merge_adapter(model: Any, folder: Path) -> Any:
     """Load what a LoRA run trained into its base model: whole weights first, then the adapter, merged.
 
     Raises:
-        ValueError: when the folder trains a tensor that the model lacks.
+        FileNotFoundError: when the adapter's weights are missing.
+        ValueError: when the folder trains a tensor or a layer that the model lacks.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    load_whole_weights(model, folder, _PEFT_PREFIX)
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    if (folder / NON_LORA_FILE).is_file():
+        load_whole_weights(model, folder, _PEFT_PREFIX)
+    config = PeftConfig.from_pretrained(str(folder))
+    config.target_modules = layers = _layers_of(folder)  # LLaVA's last names mean layers of the vision tower as well
+    if unknown := sorted(layers - {name for name, _ in model.named_modules()}):
+        raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
+    return PeftModel.from_pretrained(model, str(folder), config=config).merge_and_unload()
 
 
-def load_whole_weights(model: Any, folder: str, prefix: str = "") -> None:
+def _layers_of(folder: Path) -> set[str]:
+    """Names in the base model of the layers that an adapter changes."""
+    names = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
+    if not names:
+        raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG}, but no adapter_model.safetensors or .bin: fetch it")
+    keys = read_checkpoint(folder / names[0])
+    return {key.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for key in keys if ".lora_" in key}
+
+
+def load_whole_weights(model: Any, folder: str | Path, prefix: str = "") -> None:
     """Load what trained beside an adapter.
 
     Args:

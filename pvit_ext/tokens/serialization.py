@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_from_json
 from pvit_ext.encoders.weights import differences, shapes
-from pvit_ext.files import atomic_write, read_json
+from pvit_ext.files import absolute, atomic_write, read_json
 
 MODULES_FILE = "region_modules.safetensors"
 CONFIG_FILE = "region_config.json"
@@ -90,6 +90,7 @@ def write_region_files(
     with atomic_write(Path(folder, MODULES_FILE)) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     with atomic_write(Path(folder, CONFIG_FILE)) as temporary:
+        base = None if base is None else absolute(base)
         temporary.write_text(json.dumps({"base": base, "adapter": adapter, CONFIG_KEY: regions}, indent=2))
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json, regions_to_json
 from pvit_ext.files import atomic_folder, copy_file, read_json
-from pvit_ext.hosts.llava.classes import region_class_of_config
+from pvit_ext.hosts.llava.checkpoint_kind import find_kind
+from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
 from pvit_ext.tokens.region_module import RegionModule, same_encoder, successor
 from pvit_ext.tools.shards import Checkpoint, Shard, nbytes, open_checkpoint, save_tensors, write_index
 
@@ -37,10 +38,10 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
         ValueError: when the checkpoint is no LLaVA, or a file of it is damaged.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
-    from transformers import AutoConfig
-
+    if Path(checkpoint).is_dir() and (kind := find_kind(str(checkpoint))).base is not None:
+        raise ValueError(f"{kind}. Swap takes a whole checkpoint: `pvit-ext merge {checkpoint} --out DIR` writes one")
     source = open_checkpoint(checkpoint)
-    host = AutoConfig.from_pretrained(source.folder)
+    host = load_config(str(source.folder))
     prefix, tower = checkpoint_prefix(host), vision_tower_config(host, source.folder)
     old = _old_module(source, host, prefix, tower, config)
     new = successor(old, config, host.hidden_size, tower, checkpoint=source.folder)

@@ -51,8 +51,9 @@ def main(attn_implementation: str | None = None) -> None:
     """Run LLaVA's ``train()`` with regions on the command line of this process."""
     compat.prepare_training()
     from pvit_ext.training.arguments import expand_command_line
+    from pvit_ext.training.start import start_from_whole
 
-    sys.argv[1:] = expand_command_line(sys.argv[1:])
+    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
     with patched((*PATCH_POINTS, *TRAIN_POINTS)):
         from llava.train.train import train
 
@@ -63,8 +64,9 @@ def use_regions() -> None:
     """Give LLaVA's own ``train()`` regions for the rest of the process: what a tree with our patch file calls first."""
     compat.prepare_training()
     from pvit_ext.training.arguments import expand_command_line
+    from pvit_ext.training.start import start_from_whole
 
-    sys.argv[1:] = expand_command_line(sys.argv[1:])
+    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
     apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
 
 

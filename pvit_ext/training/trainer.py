@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import shutil
 from pathlib import Path
 from typing import Any
 
 import transformers
 from llava.train.llava_trainer import LLaVATrainer
 from transformers import Trainer
-from transformers.utils import cached_file
 
-from pvit_ext.files import atomic_write
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
+from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
@@ -160,6 +158,7 @@ class RegionTrainer(LLaVATrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+        keep_original_files(self.model.name_or_path, output_dir or self.args.output_dir)
 
     def _mark_complete(self, folder: Path) -> None:
         checkpointing.mark_complete(folder, self.identity.run, self.identity.settings)
@@ -184,15 +183,6 @@ class RegionTrainer(LLaVATrainer):
             save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
 
 
-def _copy_tokenizer(source: str, output_dir: str) -> None:
-    """Keep LLaVA's own tokenizer files: transformers 5 does not write tokenizer.model, which older ones need."""
-    for name in ("tokenizer.model", "tokenizer_config.json"):
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        if path is not None:
-            with atomic_write(Path(output_dir, name)) as temporary:
-                shutil.copyfile(path, temporary)
-
-
 def export_model(trainer: RegionTrainer, output_dir: str) -> None:
     """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -200,6 +190,4 @@ def export_model(trainer: RegionTrainer, output_dir: str) -> None:
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
     else:
         trainer.save_model(output_dir)
-        if trainer.args.should_save:
-            _copy_tokenizer(model.name_or_path, output_dir)
     trainer.accelerator.wait_for_everyone()

@@ -287,6 +287,22 @@ def test_not_a_llava(llava_checkpoint: Path, tmp_path: Path, values: Any, messag
         swap(source, {}, tmp_path / "out")
 
 
+def test_released_checkpoint_that_says_llava(llava_checkpoint: Path, tmp_path: Path) -> None:
+    source = relayout(llava_checkpoint, tmp_path / "source", ".safetensors", 1)
+    content = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(content | {"model_type": "llava"}))
+    out = swap(source, {}, tmp_path / "out")
+    assert_same_as_attach(source, out, {})
+    assert json.loads((out / "config.json").read_text())["model_type"] == "llava"
+
+
+def test_what_is_no_whole_checkpoint_is_sent_to_merge(llava_checkpoint: Path, tmp_path: Path) -> None:
+    model = load(llava_checkpoint, region_config=config())
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    with refused(tmp_path, ValueError, r"modules: region modules on .*tiny. Swap takes .*`pvit-ext merge .*modules --"):
+        swap(tmp_path / "modules", {}, tmp_path / "out")
+
+
 def test_no_checkpoint(llava_checkpoint: Path, tmp_path: Path) -> None:
     with refused(tmp_path, FileNotFoundError, r"nowhere/config.json is missing"):
         swap(tmp_path / "nowhere", {}, tmp_path / "out")

@@ -5,6 +5,7 @@ The classes carry the names of those they replace: transformers writes the name 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from llava.model import llava_arch
@@ -19,6 +20,8 @@ from transformers import (
 
 from pvit_ext.distributed import gathered
 from pvit_ext.hosts.llava.model import RegionMixin
+
+logger = logging.getLogger(__name__)
 
 _initialize_vision_modules = llava_arch.LlavaMetaModel.initialize_vision_modules
 
@@ -75,15 +78,65 @@ def region_class(stock: type) -> Any:
 
 
 def region_class_of_config(config: Any) -> Any:
-    """The region class for a LLaVA config, by its ``model_type``.
+    """The region class for a config object of LLaVA's.
 
     Raises:
         ValueError: for a config of another model.
     """
-    known = {candidate.config_class.model_type: candidate for candidate in REGION_CLASSES}
-    if config.model_type not in known:
-        raise ValueError(f"model_type {config.model_type!r} is no LLaVA checkpoint; known: {sorted(known)}")
-    return known[config.model_type]
+    for candidate in REGION_CLASSES:
+        if isinstance(config, candidate.config_class):
+            return candidate
+    raise ValueError(f"model_type {config.model_type!r} is no LLaVA checkpoint; known: {_known_types()}")
+
+
+def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = False) -> Any:
+    """The region class for what a config.json holds.
+
+    LLaVA's own types name their class. ``llava`` is what released checkpoints of LLaVA say, for which ``architectures``
+    decides, and what transformers calls its own model, whose config nests ``text_config`` and ``vision_config``.
+
+    Args:
+        values: of config.json.
+        origin: the checkpoint, for messages.
+        plain: take a language model too, to make a LLaVA of.
+
+    Raises:
+        ValueError: for any other model.
+    """
+    found, names = values.get("model_type"), values.get("architectures") or []
+    if "text_config" in values or "vision_config" in values:
+        raise ValueError(
+            f"{origin} is a checkpoint of transformers' own {found!r} ({', '.join(names) or 'no architectures'}), for "
+            "which pvit-ext has no host yet: name one of LLaVA's code (architectures Llava...ForCausalLM)"
+        )
+    known = {kind: candidate for candidate in REGION_CLASSES for kind in _model_types(candidate)[: 1 + plain]}
+    if found in known:
+        return known[found]
+    by_name = {candidate.__name__: candidate for candidate in REGION_CLASSES}
+    named = [by_name[name] for name in names if name in by_name]
+    if found != "llava" or (names and not named):
+        detail = f", architectures {names}" if found == "llava" else ""
+        raise ValueError(f"{origin}: model_type {found!r}{detail} is no LLaVA checkpoint; known: {sorted(known)}")
+    candidate = named[0] if named else LlavaLlamaForCausalLM  # without a name stock LLaVA takes LLaMA
+    logger.info("%s is LLaVA's own checkpoint of model_type 'llava', loaded as %s", origin, candidate.__name__)
+    return candidate
+
+
+def load_config(path: str, values: dict[str, Any] | None = None) -> Any:
+    """LLaVA's config of a checkpoint, of the class that the checkpoint asks for.
+
+    Args:
+        path: folder or hub id.
+        values: in place of its config.json.
+
+    Raises:
+        ValueError: when it is no LLaVA checkpoint.
+    """
+    values = PretrainedConfig.get_config_dict(path)[0] if values is None else values
+    config_class = region_class_of_values(values, path).config_class
+    config = config_class.from_dict({**values, "model_type": config_class.model_type})
+    config.name_or_path = path
+    return config
 
 
 class ByModelType:
@@ -101,11 +154,11 @@ class ByModelType:
         Raises:
             ValueError: for another kind of model.
         """
-        found = model_type(path)
-        known = {kind: candidate for candidate in REGION_CLASSES for kind in _model_types(candidate)}
-        if found not in known:
-            raise ValueError(f"{path} has model_type {found!r}; known: {sorted(known)}")
-        return known[found].from_pretrained(path, **{"torch_dtype": None, **kwargs})
+        values, _ = PretrainedConfig.get_config_dict(path)
+        candidate = region_class_of_values(values, path, plain=True)
+        if values.get("model_type") == "llava":
+            kwargs["config"] = load_config(path, values)
+        return candidate.from_pretrained(path, **{"torch_dtype": None, **kwargs})
 
 
 def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords: Any) -> None:
@@ -131,16 +184,15 @@ class CheckpointPath(str):
 
     def __contains__(self, part: str) -> bool:  # type: ignore[override]
         if part == "mpt":
-            return model_type(str(self)) in _model_types(LlavaMptForCausalLM)
+            values, _ = PretrainedConfig.get_config_dict(str(self))
+            return region_class_of_values(values, str(self), plain=True) is LlavaMptForCausalLM
         return super().__contains__(part)
-
-
-def model_type(path: str) -> str | None:
-    """``model_type`` in a checkpoint's config."""
-    kind: str | None = PretrainedConfig.get_config_dict(path)[0].get("model_type")
-    return kind
 
 
 def _model_types(candidate: Any) -> tuple[str, str]:
     """Of LLaVA checkpoints, and of the language model alone."""
     return candidate.config_class.model_type, candidate.language_model_class.config_class.model_type
+
+
+def _known_types() -> list[str]:
+    return sorted(candidate.config_class.model_type for candidate in REGION_CLASSES)

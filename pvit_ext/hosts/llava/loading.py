@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
-from pvit_ext.adapters.lora import is_adapter, merge_adapter
-from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.adapters.lora import merge_adapter
+from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
+from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.files import read_json
+from pvit_ext.hosts.llava.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
+from pvit_ext.hosts.llava.load_call import LoadCall
 from pvit_ext.hosts.llava.region_modules import replace_region_module
-from pvit_ext.tokens.serialization import CONFIG_FILE, load_region_modules, read_region_config
+from pvit_ext.tokens.serialization import load_region_modules, read_region_config
+
+logger = logging.getLogger(__name__)
 
 
 def attach(
@@ -47,70 +55,109 @@ def attach(
 
 
 def load_pretrained_model(
-    path: str,
+    path: str = "",
     base: str | None = None,
-    region_config: RegionConfig | None = None,
+    region_config: RegionConfig | str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     **kwargs: Any,
 ) -> tuple[Any, Any, Any, int]:
     """Load tokenizer, model, image processor and context length, like LLaVA's function of this name, with regions.
 
+    LLaVA's own calls work: a text in third place is its ``model_name``, which is not needed, for files say what kind a
+    checkpoint is; ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean what they mean there.
+
     Args:
-        path: a LLaVA checkpoint, or a folder of :func:`~pvit_ext.save_region_modules` (the output of stage 1), which
-            may hold a LoRA adapter too; it is merged.
-        base: LLaVA checkpoint under such a folder; by default the one it names.
+        path: a LLaVA checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the
+            output of stage 1), of a LoRA run (LLaVA's or ours; it is merged), or with LLaVA's ``mm_projector.bin``.
+        base: checkpoint under such a folder; by default the one it names.
         region_config: attach this encoder, in place of the checkpoint's if it has one.
         device: default CUDA if there is one, else CPU.
-        dtype: default float16 on CUDA, float32 on CPU.
+        dtype: default float16 on CUDA, float32 on CPU; ``"bfloat16"`` is ``torch.bfloat16``.
         kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
 
     Raises:
-        FileNotFoundError: when there is no such folder, or it holds only region modules and no base is known.
-        ValueError: when the folder holds no LLaVA checkpoint, or ``device`` is CUDA where there is none.
+        FileNotFoundError: when there is no such folder, or its base is missing or not known.
+        ValueError: when the folder holds no LLaVA checkpoint, an argument cannot be met, or ``device`` is CUDA where
+            there is none.
     """
-    if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1):  # else perhaps a hub id
-        raise FileNotFoundError(f"{path}: no such checkpoint folder")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {str(device)!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device"
-        )
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    modules = path if Path(path, CONFIG_FILE).is_file() else None
-    checkpoint = _base_of(modules, base) if modules else path
-    tokenizer, model = _load_llava(checkpoint, dtype, device, kwargs)
-    if modules:
-        saved = read_region_config(modules)
-        attach(model, saved.config, checkpoint=modules, filled_later=True, facts=saved.facts)
-        load_region_modules(model, modules)
-        if is_adapter(modules):
-            model = merge_adapter(model, modules)
-    if region_config is not None:
-        attach(model, region_config, checkpoint=path)
+    call = LoadCall.of(path, base, region_config, device, dtype, kwargs)
+    tokenizer, model = load_kind(find_kind(call.path, call.base), call)
+    if call.region_config is not None:
+        attach(model, call.region_config, checkpoint=call.path)
     context_len = getattr(model.config, "max_sequence_length", 2048)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_len
 
 
-def _load_llava(path: str, dtype: torch.dtype, device: torch.device, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoConfig
+def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """Load a checkpoint and, if it is none by itself, the ones under it first.
 
-    from pvit_ext.hosts.llava.classes import region_class_of_config
+    Args:
+        kind: what to load.
+        call: device, dtype and the like.
+        values: of the config.json of what lies on top, for a base that may be a language model without images.
+
+    Raises:
+        ValueError: when parts do not fit together.
+    """
+    logger.info("%s", kind)
+    if kind.base is None or kind.folder is None:
+        return _load_llava(kind.path, call, values)
+    own = kind.folder / "config.json"
+    values = {**read_json(own), **(values or {})} if own.is_file() else values
+    tokenizer, model = load_kind(find_kind(kind.base), call, values)
+    if kind.regions:
+        saved = read_region_config(kind.folder)
+        attach(model, saved.config, checkpoint=str(kind.folder), filled_later=True, facts=saved.facts)
+        load_region_modules(model, kind.folder)
+    if kind.projector:
+        load_projector(model, kind.folder / PROJECTOR_FILE)
+    if kind.adapter:
+        model = merge_adapter(model, kind.folder)
+    return tokenizer, model
+
+
+def load_projector(model: Any, path: Path) -> None:
+    """Fill the mm_projector from LLaVA's file.
+
+    Raises:
+        ValueError: when the file's tensors are not the model's.
+    """
+    prefix = model.base_model_prefix
+    state = {f"{prefix}.{name.rpartition('model.')[2]}": value for name, value in read_checkpoint(path).items()}
+    if unexpected := model.load_state_dict(state, strict=False).unexpected_keys:
+        raise ValueError(f"{path} holds tensors that its base model lacks: {sorted(unexpected)}")
+
+
+def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tuple[Any, Any]:
+    from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
     from pvit_ext.hosts.llava.tokenizer import load_tokenizer
 
-    model_class = region_class_of_config(AutoConfig.from_pretrained(path))
+    config = load_config(path, _with_regions_of(path, values))
+    model_class = region_class_of_config(config)
     tokenizer = load_tokenizer(path, use_fast=model_class.fast_tokenizer)
-    model = model_class.from_pretrained(path, torch_dtype=dtype, low_cpu_mem_usage=True, **kwargs)
+    model = model_class.from_pretrained(
+        path, config=config, torch_dtype=call.dtype, low_cpu_mem_usage=True, **call.kwargs
+    )
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()
     if tower is None:
         raise ValueError(f"{path} is a language model without an image tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
         tower.load_model()
-    if "device_map" not in kwargs:
-        model.to(device)
-    tower.to(device=device, dtype=dtype)
+    if "device_map" not in call.kwargs:
+        model.to(call.device)
+    tower.to(device=call.device, dtype=call.dtype)
     return tokenizer, model
+
+
+def _with_regions_of(path: str, values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The config.json of what lies on a base, but for the parts that describe the base's own tensors."""
+    if values is None:
+        return None
+    own = PretrainedConfig.get_config_dict(path)[0]
+    parts = {key: own[key] for key in (CONFIG_KEY, "vocab_size") if key in own}
+    return {key: value for key, value in values.items() if key not in (CONFIG_KEY, "quantization_config")} | parts
 
 
 def _add_image_tokens(tokenizer: Any, model: Any) -> None:
@@ -123,16 +170,3 @@ def _add_image_tokens(tokenizer: Any, model: Any) -> None:
         tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
     if model.get_input_embeddings().num_embeddings != len(tokenizer):
         model.resize_token_embeddings(len(tokenizer))
-
-
-def _base_of(modules: str, base: str | None) -> str:
-    base = base or read_region_config(modules)[1]
-    if base is None:
-        raise FileNotFoundError(
-            f"{modules} holds region modules only: name the LLaVA checkpoint they belong to (base=...)"
-        )
-    if Path(base).is_absolute() and not Path(base).is_dir():
-        raise FileNotFoundError(
-            f"{modules} belongs to {base}, which is not there: name the checkpoint's folder (base=...)"
-        )
-    return base

@@ -50,6 +50,7 @@ class RegionMixin:
     _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
         with compat.image_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_module(self)

@@ -8,12 +8,16 @@ differ in Mistral's vocabulary; text that starts with a space gets no second one
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers.utils import cached_file
+
+from pvit_ext.files import atomic_write
 
 SPACE = "\u2581"
 
@@ -29,6 +33,22 @@ def load_tokenizer(path: str, use_fast: bool = False, **options: Any) -> Any:
     slow = not use_fast and _sentencepiece_of(path) is not None
     kind = transformers.LlamaTokenizer if slow else transformers.AutoTokenizer  # Auto takes Mistral's for another kind
     return with_original_ids(kind.from_pretrained(path, use_fast=use_fast, **options))
+
+
+def keep_original_files(source: str, folder: str | os.PathLike[str]) -> None:
+    """Put LLaVA's own tokenizer files into a written folder, so that it loads to the ids of its source.
+
+    transformers 5 does not write tokenizer.model, from which the original ids come and which older ones need.
+
+    Args:
+        source: folder or hub id of the checkpoint under what was written.
+        folder: that has a tokenizer.
+    """
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            with atomic_write(Path(folder, name)) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def with_original_ids(tokenizer: Any) -> Any:

@@ -175,7 +175,9 @@ def test_a_plain_language_model_becomes_the_llava_class_of_its_kind(family: str,
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match=r"model_type 'gpt2'; known: \['llama', 'llava_llama', .*'mpt'\]"):
+    with pytest.raises(
+        ValueError, match=r"model_type 'gpt2' is no LLaVA checkpoint; known: \['llama', 'llava_llama', .*'mpt'\]"
+    ):
         classes.ByModelType.from_pretrained(str(tmp_path))
 
 

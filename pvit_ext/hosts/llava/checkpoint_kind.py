@@ -1,0 +1,120 @@
+"""What a folder or hub id holds: a checkpoint, or what was trained on one and has to be put on it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, check_adapter_files
+from pvit_ext.files import read_json
+from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
+
+PROJECTOR_FILE = "mm_projector.bin"
+
+_ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", NON_LORA_FILE, "config.json")
+_WEIGHT_FILES = tuple(
+    f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointKind:
+    """What was found.
+
+    Args:
+        path: as it was named.
+        folder: where the files lie; for a hub id its snapshot, None for a whole checkpoint there.
+        base: checkpoint under it, None for a whole checkpoint.
+        regions: it holds region modules on their own.
+        adapter: it holds a LoRA adapter.
+        projector: it holds LLaVA's mm_projector and nothing else.
+    """
+
+    path: str
+    folder: Path | None = None
+    base: str | None = None
+    regions: bool = False
+    adapter: bool = False
+    projector: bool = False
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        if self.base is None:
+            return f"{self.path}: a whole checkpoint"
+        lora = "LoRA adapter and region modules" if self.regions else "LLaVA LoRA adapter without regions"
+        part = lora if self.adapter else "region modules" if self.regions else "LLaVA's mm_projector"
+        return f"{self.path}: {part} on {self.base}"
+
+
+def find_kind(path: str, base: str | None = None) -> CheckpointKind:
+    """Look at the files of a folder or hub id.
+
+    Args:
+        path: folder or hub id.
+        base: checkpoint under it, in place of the one that it names.
+
+    Raises:
+        FileNotFoundError: when the folder, its base or a file that belongs to it is missing.
+        ValueError: when a base is given for a whole checkpoint.
+    """
+    check_exists(path)
+    local = Path(path) if Path(path).is_dir() else None
+    if local is not None and (local / CONFIG_FILE).is_file():
+        recorded = read_region_config(local).base
+        kind = CheckpointKind(path, local, _base_of(path, base, recorded, "region modules"), regions=True)
+        return CheckpointKind(**{**vars(kind), "adapter": check_adapter_files(local)})
+    whole = local is not None and any((local / name).is_file() for name in _WEIGHT_FILES)
+    if not whole and (adapter := file_of(path, ADAPTER_CONFIG)) is not None:
+        for name in _ADAPTER_FILES:
+            file_of(path, name)
+        recorded = read_json(adapter).get("base_model_name_or_path")
+        base = _base_of(path, base, recorded, "a LoRA adapter")
+        return CheckpointKind(path, adapter.parent, base, adapter=True)
+    if base is None and local is not None and not whole and (local / PROJECTOR_FILE).is_file():
+        raise FileNotFoundError(
+            f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=..., for training as MODEL with "
+            "--pretrain_mm_mlp_adapter)"
+        )
+    if base is None:
+        return CheckpointKind(path, local)
+    if not whole and (projector := file_of(path, PROJECTOR_FILE)) is not None:
+        file_of(path, "config.json")
+        return CheckpointKind(path, projector.parent, _base_of(path, base, None, PROJECTOR_FILE), projector=True)
+    raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")
+
+
+def file_of(path: str, name: str) -> Path | None:
+    """A file of a folder or hub id, or None if there is none."""
+    if Path(path).is_dir():
+        return Path(path, name) if Path(path, name).is_file() else None
+    found = cached_file(
+        path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
+
+
+def check_exists(path: str) -> None:
+    """Raise FileNotFoundError unless a path is a folder, or may be a hub id."""
+    if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1 or path.startswith(".")):
+        raise FileNotFoundError(f"{path}: no such checkpoint folder")
+
+
+def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> str:
+    base = given or recorded
+    if not base:
+        raise FileNotFoundError(f"{path} holds {held} only: name the LLaVA checkpoint they belong to (base=...)")
+    beside = Path(path, base)  # a relative name of a folder that was written before names were absolute
+    if given is None and not Path(base).is_dir() and beside.is_dir():
+        return str(beside)
+    try:
+        check_exists(base)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} belongs to {base}, which is not there: name the checkpoint's folder (base=...)"
+        ) from None
+    return base

@@ -1,0 +1,86 @@
+"""What was trained on a checkpoint, and that checkpoint, written as one that loads by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from pvit_ext.files import atomic_folder, read_json
+from pvit_ext.hosts.llava.checkpoint_kind import CheckpointKind, find_kind
+from pvit_ext.hosts.llava.load_call import LoadCall
+from pvit_ext.hosts.llava.loading import load_kind
+from pvit_ext.hosts.llava.tokenizer import keep_original_files
+
+MERGED_FROM = "merged_from.json"
+
+logger = logging.getLogger(__name__)
+
+
+def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torch.dtype | str | None = None) -> None:
+    """Write a LoRA adapter, region modules or LLaVA's mm_projector with everything under it as a whole checkpoint.
+
+    It loads as ``source`` does in the same dtype. The model is in memory, on the CPU.
+
+    Args:
+        source: folder or hub id of what was trained.
+        out: a new folder.
+        base: checkpoint under it; by default the one it names.
+        dtype: of what is written; by default that of the lowest checkpoint.
+
+    Raises:
+        ValueError: when ``source`` is a whole checkpoint, or does not fit its base.
+        OSError: when files are missing, ``out`` is taken, or the disk is full.
+    """
+    kind = find_kind(source, base)
+    if kind.base is None:
+        raise ValueError(f"{kind}, there is nothing to merge")
+    lowest = lowest_checkpoint(kind)
+    tokenizer, model = load_kind(kind, LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}))
+    size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    with atomic_folder(out, size) as folder:
+        _sample_where_asked(model.generation_config)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        keep_original_files(lowest, folder)
+        (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
+    logger.info("%s: a whole checkpoint, merged from %s", out, source)
+
+
+def parents(kind: CheckpointKind) -> list[dict[str, Any]]:
+    """The folders that a merge puts together, the topmost first, and the times at which their files were written."""
+    found: list[dict[str, Any]] = []
+    while True:
+        files = sorted(kind.folder.iterdir()) if kind.folder is not None else []
+        times = {file.name: file.stat().st_mtime_ns for file in files if file.suffix in (".safetensors", ".bin")}
+        found.append({"path": str(kind.folder.absolute()) if kind.folder else kind.path, "written": times})
+        if kind.base is None:
+            return found
+        kind = find_kind(kind.base)
+
+
+def merged_from(folder: Path) -> list[dict[str, Any]]:
+    """What :func:`parents` said when a folder was merged."""
+    return list(read_json(folder / MERGED_FROM)["parents"])
+
+
+def lowest_checkpoint(kind: CheckpointKind) -> str:
+    """The whole checkpoint, or plain language model, at the end of the chain."""
+    while kind.base is not None:
+        kind = find_kind(kind.base)
+    return kind.path
+
+
+def _stored_dtype(path: str) -> str:
+    values = PretrainedConfig.get_config_dict(path)[0]
+    return str(values.get("dtype") or values.get("torch_dtype") or "float32")
+
+
+def _sample_where_asked(config: Any) -> None:
+    """Vicuna's generation_config has a temperature without ``do_sample``, which transformers refuses to write."""
+    if config is not None and (config.temperature not in (None, 1.0) or config.top_p not in (None, 1.0)):
+        config.do_sample = True

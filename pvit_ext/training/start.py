@@ -1,0 +1,75 @@
+"""What training starts from, where MODEL is no whole checkpoint: region modules, or a LoRA result."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from pvit_ext.files import absolute
+from pvit_ext.hosts.llava.checkpoint_kind import CheckpointKind, find_kind
+
+MERGED = "merged-model"
+_MODEL, _MODULES, _OUTPUT = "model_name_or_path", "region_modules", "output_dir"
+_STORED = ("vision_tower", "region_weights", _MODULES)  # checkpoints name them, and are loaded from other folders
+_POLL = 0.5  # seconds
+
+
+def start_from_whole(arguments: list[str]) -> list[str]:
+    """The command line with a MODEL that LLaVA's ``train()`` can load, and with names that mean the same everywhere.
+
+    Region modules become their base and ``--region_modules``. A LoRA result is merged into its base, and written to
+    ``merged-model`` in ``--output_dir``: what this run saves belongs to that folder, and loads without the first.
+
+    Args:
+        arguments: flags and values as separate words.
+
+    Raises:
+        FileNotFoundError: when a folder is missing, or MODEL holds only LLaVA's mm_projector.
+        ValueError: when MODEL contradicts other flags.
+    """
+    for name in _STORED:
+        if value := _value(arguments, name):
+            arguments = [*arguments, f"--{name}", absolute(value)]
+    model, modules = _value(arguments, _MODEL), _value(arguments, _MODULES)
+    if model is None:
+        return arguments
+    kind = find_kind(model)
+    if kind.base is None:
+        return [*arguments, f"--{_MODEL}", absolute(model)]
+    if kind.adapter:
+        return [*arguments, f"--{_MODEL}", _merged(kind, _value(arguments, _OUTPUT))]
+    own = absolute(model)
+    if modules and modules != own:
+        raise ValueError(f"--{_MODEL} {model} holds region modules, and --{_MODULES} names others: drop one of them")
+    _say(f"{kind}: training starts from both")
+    return start_from_whole([*arguments, f"--{_MODEL}", absolute(kind.base), f"--{_MODULES}", own])
+
+
+def _merged(kind: CheckpointKind, output: str | None) -> str:
+    from pvit_ext.tools.merge import merge_checkpoint, merged_from, parents
+
+    if output is None:
+        raise ValueError(f"{kind}: give --{_OUTPUT}, where it is merged before training starts")
+    folder = Path(output, MERGED).absolute()
+    if not folder.is_dir() and int(os.environ.get("RANK", "0")) == 0:
+        _say(f"{kind}: training starts from both, merged into {folder}")
+        merge_checkpoint(kind.path, str(folder), kind.base)
+    while not folder.is_dir():  # the first rank's; a launcher ends the others where it fails
+        time.sleep(_POLL)
+    if merged_from(folder) != parents(kind):
+        raise ValueError(f"{folder} was merged from something else than {kind}: name another --{_OUTPUT}")
+    return str(folder)
+
+
+def _value(arguments: list[str], name: str) -> str | None:
+    """Of a flag given as ``--a_b`` or ``--a-b``; the last one counts."""
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    found = [value for flag, value in pairwise(arguments) if flag in spellings]
+    return found[-1] or None if found else None
+
+
+def _say(text: str) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(text, flush=True)

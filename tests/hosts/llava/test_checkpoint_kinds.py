@@ -1,0 +1,208 @@
+"""What stock LLaVA loads, we load: released configs, LoRA and projector folders, LLaVA's own calls."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pvit_ext
+from pvit_ext.hosts.llava.checkpoint_kind import find_kind
+from tests.checkpoints import config, inputs, load
+from tests.tiny import build_llava
+
+
+def change(source: Path, folder: Path, **values: Any) -> Path:
+    """A copy of a checkpoint with other values in its config.json; None removes one."""
+    shutil.copytree(source, folder)
+    found = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+    return folder
+
+
+def plain_logits(model: Any) -> Tensor:
+    """Without regions, in LLaVA's own path."""
+    arguments = {key: value for key, value in inputs(model.lm_head.weight.dtype).items() if "region" not in key}
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    with torch.no_grad():
+        return model(**{**arguments, "input_ids": torch.tensor([[1, 5, -200, 9, 30]])}).logits
+
+
+def stock_model(path: Path) -> Any:
+    from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM as Stock
+
+    return Stock.from_pretrained(str(path), torch_dtype=torch.float32)
+
+
+def stock_lora(base: Path, folder: Path, seed: int = 3) -> tuple[Path, Any]:
+    """What stock LLaVA's LoRA run writes, and the merged model that its loader makes of it."""
+    from peft import LoraConfig, get_peft_model
+
+    model = stock_model(base)
+    model.config.image_aspect_ratio = "anyres"  # trained with another setting than its base
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(seed)
+    whole = {}
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name or "mm_projector" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        if "mm_projector" in name:
+            whole[name] = parameter.data
+    tuned.config.save_pretrained(folder)
+    tuned.save_pretrained(folder)
+    torch.save(whole, folder / "non_lora_trainables.bin")
+    merged = tuned.merge_and_unload()
+    merged.get_vision_tower().load_model()
+    return folder, merged.eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_released_checkpoints_say_llava(family: str, llava_checkpoint: Path, tmp_path: Path, caplog: Any) -> None:
+    base = llava_checkpoint if family == "llama" else build_llava(tmp_path / family, family=family)
+    released = change(base, tmp_path / "released", model_type="llava")
+    caplog.set_level(logging.INFO, logger="pvit_ext")
+    tokenizer, model, _, _ = pvit_ext.load_pretrained_model(str(released), device="cpu")
+    assert type(model).__name__ == f"Llava{family.title()}ForCausalLM"
+    assert f"released is LLaVA's own checkpoint of model_type 'llava', loaded as {type(model).__name__}" in caplog.text
+    own_tokenizer, own, _, _ = pvit_ext.load_pretrained_model(str(base), device="cpu")
+    assert torch.equal(plain_logits(model), plain_logits(own))
+    assert tokenizer("seven red digits").input_ids == own_tokenizer("seven red digits").input_ids
+    assert model.config.model_type == f"llava_{family}"
+
+
+def test_a_released_checkpoint_answers(llava_checkpoint: Path, tmp_path: Path) -> None:
+    released = change(llava_checkpoint, tmp_path / "released", model_type="llava", architectures=None)
+    torch.manual_seed(1)
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(released), region_config=config(), device="cpu")
+    query = pvit_ext.Query(_image(), "What is in <region>?", [pvit_ext.Region.box(2, 3, 20, 15)])
+    assert len(pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=2)) == 1
+
+
+def _image() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (30, 20), (90, 30, 200))
+
+
+def test_transformers_own_llava_is_told_apart(llava_checkpoint: Path, tmp_path: Path) -> None:
+    nested = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": {}}
+    other = change(llava_checkpoint, tmp_path / "hf", **nested)
+    with pytest.raises(ValueError, match=r"transformers' own 'llava' \(LlavaForConditionalGeneration\).* no host yet"):
+        load(other)
+    unknown = change(llava_checkpoint, tmp_path / "qwen", model_type="llava", architectures=["LlavaQwenForCausalLM"])
+    with pytest.raises(ValueError, match=r"'llava', architectures \['LlavaQwenForCausalLM'\] is no LLaVA checkpoint"):
+        load(unknown)
+
+
+def test_stock_lora_folder(llava_checkpoint: Path, tmp_path: Path, caplog: Any) -> None:
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "llava-lora")
+    caplog.set_level(logging.INFO, logger="pvit_ext")
+    model = load(folder)
+    assert f"LLaVA LoRA adapter without regions on {llava_checkpoint}" in caplog.text
+    assert torch.equal(plain_logits(model), plain_logits(expected))
+    assert not torch.allclose(plain_logits(model), plain_logits(load(llava_checkpoint)), atol=1e-3)
+    assert model.config.image_aspect_ratio == "anyres"
+    assert load(folder, region_config=config()).region_config is not None
+
+
+def test_base_of_a_stock_lora_folder_is_respected(llava_checkpoint: Path, tmp_path: Path) -> None:
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
+    moved = tmp_path / "moved"
+    shutil.copytree(llava_checkpoint, moved)
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"base_model_name_or_path": "/nowhere/base"}))
+    with pytest.raises(FileNotFoundError, match=r"lora belongs to /nowhere/base, which is not there: .*base="):
+        load(folder)
+    assert torch.equal(plain_logits(load(folder, base=str(moved))), plain_logits(expected))
+    path.write_text(json.dumps(values | {"base_model_name_or_path": None}))
+    with pytest.raises(FileNotFoundError, match="lora holds a LoRA adapter only: name the LLaVA checkpoint"):
+        load(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lora has adapter_config\.json, but no adapter_model"):
+        load(folder, base=str(moved))
+
+
+def test_stock_lora_on_a_language_model_without_images(llava_checkpoint: Path, tmp_path: Path) -> None:
+    """As LLaVA's own recipe makes them: Vicuna, and the projector beside the adapter."""
+    from safetensors.torch import load_file, save_file
+
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
+    base = change(llava_checkpoint, tmp_path / "vicuna", model_type="llama", architectures=None, mm_vision_tower=None)
+    tensors = load_file(base / "model.safetensors")
+    language = {key: value for key, value in tensors.items() if "mm_projector" not in key and "vision" not in key}
+    save_file(language, base / "model.safetensors", {"format": "pt"})
+    assert torch.equal(plain_logits(load(folder, base=str(base))), plain_logits(expected))
+
+
+def test_projector_folder(llava_checkpoint: Path, tmp_path: Path) -> None:
+    """LLaVA's own pretraining writes one."""
+    folder = tmp_path / "pretrain"
+    folder.mkdir()
+    shutil.copy(llava_checkpoint / "config.json", folder)
+    model = stock_model(llava_checkpoint)
+    state = {f"model.mm_projector.{key}": value + 0.1 for key, value in model.model.mm_projector.state_dict().items()}
+    torch.save(state, folder / "mm_projector.bin")
+    projector = load(folder, base=str(llava_checkpoint)).get_model().mm_projector.state_dict()
+    assert all(torch.equal(value, state[f"model.mm_projector.{key}"]) for key, value in projector.items())
+
+
+def test_a_base_without_use_is_refused(llava_checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="is a whole checkpoint, which has no use for a base"):
+        load(llava_checkpoint, base=str(llava_checkpoint))
+
+
+def test_relative_base(llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    model = load(llava_checkpoint, region_config=config())
+    monkeypatch.chdir(llava_checkpoint.parent)
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=llava_checkpoint.name)
+    monkeypatch.chdir(tmp_path)
+    assert find_kind(str(tmp_path / "modules")).base == str(llava_checkpoint)
+    pvit_ext.save_region_modules(model, tmp_path / "old", base="llava-of-old")
+    with pytest.raises(FileNotFoundError, match="old belongs to llava-of-old, which is not there"):
+        load(tmp_path / "old")
+
+
+# LLaVA's calls
+
+
+def test_calls_as_llavas_users_make_them(llava_checkpoint: Path) -> None:
+    path = str(llava_checkpoint)
+    model = pvit_ext.load_pretrained_model(path, None, "llava-v1.5-7b", load_8bit=False, device="cpu")[1]
+    assert model.region_config is None
+    named = {"model_path": path, "model_base": None, "model_name": "llava", "device_map": "cpu", "device": "cpu"}
+    assert pvit_ext.load_pretrained_model(**named)[1].lm_head.weight.dtype == torch.float32
+    for values in ({"dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}, {"torch_dtype": "torch.bfloat16"}):
+        model = pvit_ext.load_pretrained_model(path, device="cpu", **values)[1]
+        assert {model.lm_head.weight.dtype, model.get_vision_tower().dtype} == {torch.bfloat16}
+    assert pvit_ext.load_pretrained_model(path, device="cpu", dtype="float16")[1].lm_head.weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"load_4bit": True}, "load_4bit was asked for, but pvit-ext does not load quantized models yet"),
+        ({"load_8bit": True}, "load_8bit was asked for"),
+        ({"dtype": "int8"}, "dtype 'int8' is not known: give a torch.dtype or one of float16, bfloat16"),
+        ({"dtype": "float16", "torch_dtype": "bfloat16"}, "dtype='float16' and torch_dtype='bfloat16' mean the same"),
+        ({"region_config": {"encoder": "osprey"}}, "region_config is a dict: give a pvit_ext.RegionConfig"),
+        ({"model_path": "elsewhere"}, "mean the same: give one of them"),
+    ],
+)
+def test_calls_that_cannot_be_met(llava_checkpoint: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(llava_checkpoint, **values)
+
+
+def test_no_checkpoint_named() -> None:
+    with pytest.raises(ValueError, match="no checkpoint was named"):
+        pvit_ext.load_pretrained_model(device="cpu")

@@ -1,0 +1,86 @@
+"""`pvit-ext merge`: what it writes loads as the folder does with its base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pvit_ext
+from pvit_ext import cli
+from pvit_ext.tools.merge import merge_checkpoint
+from tests.checkpoints import config, load, logits, randomize
+from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
+
+TEXT = "Which is larger,  the first <s> or the second?"
+
+
+@pytest.fixture
+def modules(llava_checkpoint: Path, tmp_path: Path) -> Path:
+    """As stage 1 writes it."""
+    torch.manual_seed(1)
+    model = randomize(load(llava_checkpoint, region_config=config()))
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(llava_checkpoint))
+    return tmp_path / "modules"
+
+
+def ids(path: Path | str) -> list[int]:
+    found: list[int] = pvit_ext.load_pretrained_model(str(path), device="cpu")[0](TEXT).input_ids
+    return found
+
+
+def test_stock_lora(llava_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
+    out = tmp_path / "out"
+    assert cli.main(["merge", str(folder), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: a whole checkpoint\n"
+    model = load(out)
+    assert torch.equal(plain_logits(model), plain_logits(expected))
+    assert model.config.image_aspect_ratio == "anyres"
+    assert ids(out) == ids(llava_checkpoint)
+    assert (out / "tokenizer.model").read_bytes() == (llava_checkpoint / "tokenizer.model").read_bytes()
+
+
+def test_region_modules(modules: Path, tmp_path: Path) -> None:
+    merge_checkpoint(str(modules), str(tmp_path / "out"))
+    assert torch.equal(logits(load(tmp_path / "out")), logits(load(modules)))
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_dtype_is_the_bases(modules: Path, llava_checkpoint: Path, tmp_path: Path, dtype: Any) -> None:
+    merge_checkpoint(str(modules), str(tmp_path / "out"), dtype=dtype)
+    found = load(tmp_path / "out", dtype=dtype or "float32")
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (values.get("dtype") or values.get("torch_dtype")) == (dtype or "float32")
+    assert torch.equal(logits(found), logits(load(modules, dtype=dtype or "float32")))
+
+
+def test_lora_on_a_lora(llava_checkpoint: Path, tmp_path: Path) -> None:
+    first, _ = stock_lora(llava_checkpoint, tmp_path / "first")
+    merge_checkpoint(str(first), str(tmp_path / "whole"))
+    second, expected = stock_lora(tmp_path / "whole", tmp_path / "second", seed=8)
+    path = second / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(first)}))
+    assert torch.equal(plain_logits(load(second)), plain_logits(expected))
+    merge_checkpoint(str(second), str(tmp_path / "both"))
+    assert torch.equal(plain_logits(load(tmp_path / "both")), plain_logits(expected))
+
+
+def test_a_temperature_without_sampling(llava_checkpoint: Path, modules: Path, tmp_path: Path) -> None:
+    """Vicuna's, which transformers reads and refuses to write."""
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(llava_checkpoint, base)
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6}))
+    merge_checkpoint(str(modules), str(tmp_path / "out"), base=str(base))
+    assert load(tmp_path / "out").region_config is not None
+
+
+def test_nothing_to_merge(llava_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["merge", str(llava_checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert "a whole checkpoint, there is nothing to merge" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,156 @@
+"""Training from a MODEL that is no whole checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import pvit_ext
+from pvit_ext.training.start import MERGED, start_from_whole
+from tests.checkpoints import load
+from tests.hosts.llava.test_checkpoint_kinds import change, plain_logits, stock_lora
+from tests.training.test_train import data, flags, images, main, region_trainer, run, stage1  # noqa: F401
+
+LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True, "lora_r": 4}
+
+
+def value(arguments: list[str], flag: str) -> str:
+    return arguments[len(arguments) - 1 - arguments[::-1].index(flag) + 1]
+
+
+def train_lora(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> tuple[Any, Any]:
+    """The trained model, peft's wrapper included, and all samples as one batch."""
+    seen: list[Any] = []
+    save = region_trainer.RegionTrainer.save_state
+
+    def keep(trainer: Any) -> None:
+        items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
+        seen.append((trainer.model, trainer.data_collator(items)))
+        save(trainer)
+
+    monkeypatch.setattr(region_trainer.RegionTrainer, "save_state", keep)
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    main()
+    monkeypatch.setattr(region_trainer.RegionTrainer, "save_state", save)
+    return seen[0]
+
+
+def logits_of(model: Any, batch: Any) -> torch.Tensor:
+    model.get_vision_tower().half().float()  # as LLaVA trains with it
+    with torch.no_grad():
+        return model.eval()(**copy.deepcopy(batch)).logits
+
+
+def test_a_second_lora_round_continues_from_the_first(
+    llava_checkpoint: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    own = {**LORA, "vision_tower": llava_checkpoint / "tower"}
+    train_lora(monkeypatch, flags(llava_checkpoint, data, first, **own))
+    capsys.readouterr()
+    untrained, batch = train_lora(monkeypatch, flags(first, data, second, learning_rate=0.0, **own))
+    assert f"{first}: LoRA adapter and region modules on {llava_checkpoint}: training starts from both" in (
+        capsys.readouterr().out
+    )
+    whole = pvit_ext.load_pretrained_model(str(first), device="cpu")[1]
+    expected = logits_of(whole, batch)
+    assert torch.equal(logits_of(untrained, batch), expected)
+    assert not torch.allclose(expected, logits_of(load(llava_checkpoint, region_config=whole.region_config), batch))
+    trained, batch = train_lora(monkeypatch, flags(first, data, tmp_path / "third", **own))
+    for path in first.glob("*.safetensors"):
+        path.unlink()  # what the second round wrote loads without the first
+    loaded = logits_of(load(tmp_path / "third"), batch)
+    torch.testing.assert_close(loaded, logits_of(trained, batch), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(loaded, expected, atol=1e-3)
+
+
+def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path) -> None:  # noqa: F811
+    arguments = start_from_whole(flags(stage1, data, tmp_path / "out"))
+    assert value(arguments, "--model_name_or_path") == str(llava_checkpoint)
+    assert value(arguments, "--region_modules") == str(stage1)
+    with pytest.raises(ValueError, match="holds region modules, and --region_modules names others"):
+        start_from_whole(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
+
+
+def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
+    command = flags(folder, data, tmp_path / "out")
+    merged = value(start_from_whole(command), "--model_name_or_path")
+    assert merged == str(tmp_path / "out" / MERGED)
+    assert torch.equal(plain_logits(load(merged)), plain_logits(expected))
+    written = (Path(merged) / "model.safetensors").stat().st_mtime_ns
+    assert start_from_whole(command)[-1] == merged  # resuming does not merge again
+    assert (Path(merged) / "model.safetensors").stat().st_mtime_ns == written
+    other, _ = stock_lora(llava_checkpoint, tmp_path / "other", seed=4)
+    with pytest.raises(ValueError, match=r"was merged from something else than .*other.*another --output_dir"):
+        start_from_whole(flags(other, data, tmp_path / "out"))
+
+
+def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    """It names no base, so it cannot be told from an incomplete checkpoint."""
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "config.json").write_text((llava_checkpoint / "config.json").read_text())
+    (tmp_path / "pretrain" / "mm_projector.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"mm_projector.bin.*--pretrain_mm_mlp_adapter"):
+        start_from_whole(flags(tmp_path / "pretrain", data, tmp_path / "out"))
+
+
+def test_relative_names_are_stored_absolute(
+    llava_checkpoint: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(llava_checkpoint.parent)
+    name = llava_checkpoint.name
+    own = {"model_name_or_path": name, "vision_tower": f"{name}/tower", "stage": "align"}
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out", save_strategy="steps", save_steps=2, **own))
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((tmp_path / "out" / "region_config.json").read_text())["base"] == str(llava_checkpoint)
+    values = json.loads((tmp_path / "out" / "checkpoint-2" / "config.json").read_text())
+    assert values["mm_vision_tower"] == str(llava_checkpoint / "tower")
+    assert load("out").region_config is not None
+
+
+def test_a_released_checkpoint_trains(
+    llava_checkpoint: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = change(llava_checkpoint, tmp_path / "released", model_type="llava")
+    outputs = [tmp_path / "a", tmp_path / "b"]
+    for checkpoint, output in zip((released, llava_checkpoint), outputs, strict=True):
+        run(monkeypatch, flags(checkpoint, data, output, stage="align", vision_tower=llava_checkpoint / "tower"))
+    one, other = (load_file(output / "region_modules.safetensors") for output in outputs)
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_checkpoints_of_a_run_load_to_the_original_ids(
+    llava_checkpoint: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "Which is larger,  the first <s> or the second?"
+    wanted = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")[0](text).input_ids
+    for name, own in {"align": {"stage": "align"}, "full": {"stage": "finetune"}, "lora": LORA}.items():
+        arguments = flags(llava_checkpoint, data, tmp_path / name, save_strategy="steps", save_steps=2, **own)
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        main()
+        for folder in (tmp_path / name, tmp_path / name / "checkpoint-2"):
+            assert pvit_ext.load_pretrained_model(str(folder), device="cpu")[0](text).input_ids == wanted, folder
+            if folder.name.startswith("checkpoint"):
+                original = (llava_checkpoint / "tokenizer.model").read_bytes()
+                assert (folder / "tokenizer.model").read_bytes() == original
