@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder, register_region_encoder
     from pvit_ext.hosts.llava.loading import attach, load_pretrained_model
     from pvit_ext.hosts.llava.patching import apply_pvit, patched, remove_pvit
+    from pvit_ext.hosts.llava.vision_tower import VisionTower, register_vision_tower
     from pvit_ext.inference import Query, ask
     from pvit_ext.regions.region import Region, RegionError
     from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
@@ -27,6 +28,7 @@ _MODULES = {
     "RegionEncoder": "pvit_ext.encoders.base",
     "RegionError": "pvit_ext.regions.region",
     "RegionInputs": "pvit_ext.encoders.base",
+    "VisionTower": "pvit_ext.hosts.llava.vision_tower",
     "apply_pvit": "pvit_ext.hosts.llava.patching",
     "ask": "pvit_ext.inference",
     "attach": "pvit_ext.hosts.llava.loading",
@@ -35,6 +37,7 @@ _MODULES = {
     "load_region_modules": "pvit_ext.tokens.serialization",
     "patched": "pvit_ext.hosts.llava.patching",
     "register_region_encoder": "pvit_ext.encoders.base",
+    "register_vision_tower": "pvit_ext.hosts.llava.vision_tower",
     "remove_pvit": "pvit_ext.hosts.llava.patching",
     "save_region_modules": "pvit_ext.tokens.serialization",
 }
@@ -46,6 +49,7 @@ __all__ = [
     "RegionEncoder",
     "RegionError",
     "RegionInputs",
+    "VisionTower",
     "__version__",
     "apply_pvit",
     "ask",
@@ -55,6 +59,7 @@ __all__ = [
     "load_region_modules",
     "patched",
     "register_region_encoder",
+    "register_vision_tower",
     "remove_pvit",
     "save_region_modules",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvit_ext.cli import ask, compare, convert_checkpoint, data, doctor, merge, recipes, swap
+from pvit_ext.plugins import FLAG, take_plugins
 
 COMMANDS = (ask, swap, merge, convert_checkpoint, data, recipes, doctor, compare)
 
@@ -21,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 1 where the subcommand found problems, 2 for an error of the user's input.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    try:
+        args = parser.parse_args(take_plugins(sys.argv[1:] if argv is None else argv))
+    except ValueError as error:
+        parser.error(str(error))
     try:
         status: int = args.handler(args)
     except Exception as error:
@@ -37,6 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pvit-ext", description="Ask LLaVA about regions of an image.")
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser.add_argument(
+        FLAG,
+        metavar="MODULE",
+        help="import a module that registers encoders or vision towers; anywhere on the line, also more than once",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

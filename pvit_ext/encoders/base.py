@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.weights import KeyMap, StateDict
+from pvit_ext.plugins import Registry
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
 
@@ -183,7 +183,7 @@ class RegionEncoder(nn.Module):
 
 Builder = Callable[[RegionConfig, Any], RegionEncoder]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., RegionEncoder])
-_ENCODERS: dict[str, Builder] = {}
+_ENCODERS: Registry[Builder] = Registry("region encoder", ENTRY_POINT_GROUP)
 
 
 def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
@@ -194,9 +194,7 @@ def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
     """
 
     def add(builder: BuilderT) -> BuilderT:
-        if name in _ENCODERS:
-            raise ValueError(f"region encoder {name!r} is already registered by {_ENCODERS[name]!r}")
-        _ENCODERS[name] = builder
+        _ENCODERS.add(name, builder)
         return builder
 
     return add
@@ -204,7 +202,7 @@ def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
 
 def region_encoder_names() -> list[str]:
     """All names that :func:`build_region_encoder` accepts, registered here or by entry point."""
-    return sorted({*_ENCODERS, *(point.name for point in _entry_points())})
+    return _ENCODERS.names()
 
 
 def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> RegionEncoder:
@@ -217,16 +215,6 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     Raises:
         ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.
     """
-    for point in _entry_points():
-        if point.name == config.encoder and config.encoder not in _ENCODERS:
-            builder = point.load()  # may register itself while it is imported
-            _ENCODERS.setdefault(point.name, builder)
-    if config.encoder not in _ENCODERS:
-        raise ValueError(f"unknown region encoder {config.encoder!r}; known: {', '.join(region_encoder_names())}")
-    encoder = _ENCODERS[config.encoder](config, tower_config)
+    encoder = _ENCODERS.require(config.encoder)(config, tower_config)
     config.resolved(encoder.tokens_per_region)  # raises
     return encoder
-
-
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))

@@ -41,14 +41,25 @@ def check_tower(tower_config: Any, name: str) -> Any:
     return tower_config
 
 
-def check_layers(layers: Sequence[int] | None, tower_config: Any, levels: int = 4) -> tuple[int, ...]:
+def check_layers(
+    layers: Sequence[int] | None, tower_config: Any, levels: int = 4, pyramid: bool = False
+) -> tuple[int, ...]:
     """Hidden layers to read: the given ones, or some that are spread over the tower's second half.
 
-    Those of a CLIP-L are -11, -8, -5 and -2, as GPT4RoI has them. -1 is left out: LLaVA does not read it either.
+    Those of a CLIP-L are -11, -8, -5 and -2, as GPT4RoI has them. -1 is left out: LLaVA does not read it either. Of a
+    tower with ``feature_widths``, a pyramid, layers are its maps, and all of them by default.
+
+    Args:
+        layers: the option, or None.
+        tower_config: of the vision tower.
+        levels: how many by default.
+        pyramid: the encoder reads maps of any width and stride.
 
     Raises:
-        ValueError: for a layer the tower does not have.
+        ValueError: for a layer the tower does not have, or a pyramid that the encoder cannot read.
     """
+    if (widths := getattr(tower_config, "feature_widths", None)) is not None:
+        return _check_maps(layers, widths, tower_config, pyramid)
     depth = tower_config.num_hidden_layers
     if layers is None:
         step, levels = max(depth // 8, 1), min(levels, depth)
@@ -56,3 +67,18 @@ def check_layers(layers: Sequence[int] | None, tower_config: Any, levels: int = 
     if not layers or any(not -depth - 1 <= layer <= depth for layer in layers):
         raise ValueError(f"the tower has hidden layers {-depth - 1} to {depth}, got {list(layers)}")
     return tuple(layers)
+
+
+def _check_maps(
+    layers: Sequence[int] | None, widths: Sequence[int], tower_config: Any, pyramid: bool
+) -> tuple[int, ...]:
+    count = len(widths)
+    layers = tuple(range(count)) if layers is None else tuple(layers)
+    if not layers or any(not -count <= layer < count for layer in layers):
+        raise ValueError(f"the tower has feature maps {-count} to {count - 1}, got {list(layers)}")
+    read = {(widths[layer], tower_config.feature_strides[layer]) for layer in layers}
+    if not pyramid and read != {(tower_config.hidden_size, tower_config.patch_size)}:
+        wanted = f"width {tower_config.hidden_size} and stride {tower_config.patch_size}"
+        found = f"(width, stride) {sorted(read)}"
+        raise ValueError(f"this encoder reads maps of {wanted}, the tower's have {found}: choose layers, or osprey")
+    return layers

@@ -21,10 +21,11 @@ class OspreyOptions:
     """Sizes of Osprey's mask extractor.
 
     Args:
-        layers: hidden layers of the image tower; by default four, spread over its second half.
-        widths: channels of each; the tower's width by default. A ConvNeXt-L, as in the released models, has
+        layers: hidden layers of the vision tower; by default four, spread over its second half, or all maps of a
+            pyramid.
+        widths: channels of each; as the tower says by default. A ConvNeXt-L, as in the released models, has
             (192, 384, 768, 1536).
-        strides: view pixels per cell of each; the tower's patch size by default. The ConvNeXt has (4, 8, 16, 32).
+        strides: view pixels per cell of each; as the tower says by default. The ConvNeXt has (4, 8, 16, 32).
         hidden: width in which the levels meet; the tower's by default, 1024 in the released weights.
         output_dim: C; ``hidden`` by default, the language model's width in the released weights.
         position_token: add the second token.
@@ -53,10 +54,11 @@ class Osprey(RegionEncoder):
     def __init__(self, options: OspreyOptions, tower_config: Any) -> None:
         super().__init__()
         self.options = options
-        self.feature_layers = check_layers(options.layers, tower_config)
+        self.feature_layers = check_layers(options.layers, tower_config, pyramid=True)
         count = len(self.feature_layers)
-        widths = options.widths or (tower_config.hidden_size,) * count
-        self.strides = options.strides or (float(tower_config.patch_size),) * count
+        widths, strides = self._sizes(tower_config)
+        self.strides = tuple(map(float, options.strides or strides))
+        widths = options.widths or widths
         if not len(widths) == len(self.strides) == count:
             raise ValueError(
                 f"osprey reads {count} layers, but has {len(widths)} widths and {len(self.strides)} strides"
@@ -70,6 +72,14 @@ class Osprey(RegionEncoder):
         levels = tuple((f"res{level + 2}.", f"levels.{level}.") for level in range(count))
         layers = tuple((f"mask_linear.layers.{i}.", f"position_token.{2 * i}.") for i in range(3))
         self.keys = KeyMap("mask_extractor", (*levels, *layers, ("feat_linear.", "mask_token.")))
+
+    def _sizes(self, tower_config: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Width and stride of each map that it reads, as the tower has them."""
+        count = len(self.feature_layers)
+        if (widths := getattr(tower_config, "feature_widths", None)) is None:
+            return (tower_config.hidden_size,) * count, (tower_config.patch_size,) * count
+        strides = tower_config.feature_strides
+        return tuple(widths[i] for i in self.feature_layers), tuple(strides[i] for i in self.feature_layers)
 
     def _position(self, hidden: int) -> nn.Sequential:
         cells = self.options.position_grid**2

@@ -16,6 +16,7 @@ from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json, regions
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.checkpoint_kind import find_kind
 from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
+from pvit_ext.hosts.llava.vision_tower import registered_tower
 from pvit_ext.tokens.region_module import RegionModule, same_encoder, successor
 from pvit_ext.tools.shards import Checkpoint, Shard, nbytes, open_checkpoint, save_tensors, write_index
 
@@ -72,7 +73,8 @@ def vision_tower_config(host: Any, origin: Path) -> Any:
 
     if (tower := getattr(host, "mm_vision_tower", None)) is None:
         raise ValueError(f"{origin} is a language model without a vision tower, not a LLaVA checkpoint")
-    return CLIPVisionConfig.from_pretrained(tower)
+    registered = registered_tower(host)
+    return CLIPVisionConfig.from_pretrained(tower) if registered is None else registered.config
 
 
 def _old_module(source: Checkpoint, host: Any, prefix: str, tower: Any, config: RegionConfig) -> RegionModule | None:

@@ -17,6 +17,7 @@ from pvit_ext.data.records import Records
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.dataset import read_records
+from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.tracking import check_trackers
 
@@ -206,13 +207,16 @@ def check_data(data: RegionDataArguments, stage: str) -> None:
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:
-    """Put the flags of ``--config FILE`` (YAML) first, so that those of the command line win; map removed flags."""
+    """Put the flags of ``--config FILE`` (YAML) first, so that those of the command line win; map removed flags.
+
+    ``--plugin MODULE`` is imported and taken out.
+    """
     if "--config" in arguments:
         place = arguments.index("--config")
         path = arguments[place + 1] if place + 1 < len(arguments) else ""
         arguments = [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
     known = {item.name for item in fields(transformers.TrainingArguments)}
-    return compat.known_flags(arguments, known)
+    return compat.known_flags(take_plugins(arguments), known)
 
 
 def _flags_of_yaml(path: str) -> list[str]:

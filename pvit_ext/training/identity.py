@@ -136,7 +136,10 @@ def checkpoint_contents(name: str) -> str:
 
 
 def _cached(name: str) -> Path | None:
-    path = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, local_files_only=True)
+    try:
+        path = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, local_files_only=True)
+    except OSError:  # no name of the hub: a registered vision tower
+        return None
     return None if path is None else Path(path)
 
 

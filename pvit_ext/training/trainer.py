@@ -14,6 +14,7 @@ from transformers import Trainer
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
+from pvit_ext.hosts.llava.vision_tower import match_trained_tower
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
@@ -47,6 +48,7 @@ class RegionTrainer(LLaVATrainer):
         settle_pinpoints(model, train_dataset.data_args)
         train_dataset.layout = ImageLayout.of(model)
         cpu_launch.cpu_tower_dtype(model)
+        match_trained_tower(model)
         compat.fit_zero3(model)
         keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
         super().__init__(model=model, args=args, **keywords)

@@ -20,10 +20,12 @@ from transformers import (
 
 from pvit_ext.distributed import gathered
 from pvit_ext.hosts.llava.model import RegionMixin
+from pvit_ext.hosts.llava.vision_tower import VISION_TOWERS, registered_tower
 
 logger = logging.getLogger(__name__)
 
 _initialize_vision_modules = llava_arch.LlavaMetaModel.initialize_vision_modules
+_build_vision_tower = llava_arch.build_vision_tower
 
 
 class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):
@@ -161,6 +163,21 @@ class ByModelType:
         return candidate.from_pretrained(path, **{"torch_dtype": None, **kwargs})
 
 
+def build_vision_tower(vision_tower_cfg: Any, **keywords: Any) -> Any:
+    """LLaVA's function, which knows CLIP alone, after the registered towers were asked.
+
+    Args:
+        vision_tower_cfg: LLaVA's config, or its model arguments.
+        keywords: ``delay_load`` while a model is made, whose weights are read afterwards.
+    """
+    tower = registered_tower(vision_tower_cfg)
+    if tower is None:
+        return _build_vision_tower(vision_tower_cfg, **keywords)
+    if not keywords.get("delay_load"):
+        tower.load_model()
+    return tower
+
+
 def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords: Any) -> None:
     """LLaVA's method, with ``mm_projector`` whole while ``--pretrain_mm_mlp_adapter`` is loaded into it.
 
@@ -172,11 +189,24 @@ def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords
         model_args: LLaVA's arguments.
         args: whatever else LLaVA, or a fork of it, takes.
         keywords: the same.
+
+    Raises:
+        ValueError: for a registered vision tower in place of the checkpoint's, which LLaVA would keep under its name.
     """
+    _check_tower(self, model_args.vision_tower)
     projector: Any = getattr(self, "mm_projector", None)
     loads = projector is not None and model_args.pretrain_mm_mlp_adapter is not None
     with gathered(list(projector.parameters()) if loads else [], write=True):
         _initialize_vision_modules(self, model_args, *args, **keywords)
+
+
+def _check_tower(inner: Any, name: str) -> None:
+    own = inner.get_vision_tower() and inner.config.mm_vision_tower
+    if own and own != name and any(VISION_TOWERS.find(one.partition(":")[0]) for one in (own, name)):
+        raise ValueError(
+            f"--vision_tower {name}, but the checkpoint has the vision tower {own}, for which its mm_projector was "
+            "trained: leave the flag out, or start from the language model with the new tower"
+        )
 
 
 class CheckpointPath(str):

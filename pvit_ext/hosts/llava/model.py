@@ -18,6 +18,7 @@ from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
 from pvit_ext.hosts.llava.inputs import Extra, build_inputs
+from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
 from pvit_ext.hosts.llava.region_modules import (
     check_missing_regions,
     check_missing_tower,
@@ -30,6 +31,7 @@ from pvit_ext.hosts.llava.region_modules import (
 )
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
 from pvit_ext.hosts.llava.tower import capture_feature_maps
+from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
@@ -51,7 +53,7 @@ class RegionMixin:
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
-        with compat.image_tower_from_config():
+        with patched((TOWER_POINT,)), compat.image_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_module(self)
 
@@ -68,7 +70,8 @@ class RegionMixin:
         path, kwargs = pretrained_model_name_or_path, compat.default_dtype_is_float32(kwargs)
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         missing = compat.missing_keys(model, info)
-        check_missing_tower(model, missing, path)
+        finish = finish_tower if isinstance(model.get_vision_tower(), VisionTower) else check_missing_tower
+        finish(model, missing, path)
         check_missing_regions(model, missing, path)
         finish_region_module(model, path)
         return (model, info) if output_loading_info else model

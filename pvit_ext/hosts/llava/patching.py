@@ -100,6 +100,11 @@ _MODEL = {
 _CLASSES = {"llama": "Llama", "mistral": "Mistral", "mpt": "Mpt"}
 _OURS = "pvit_ext.hosts.llava.classes:Llava{}ForCausalLM"
 
+TOWER_POINT = PatchPoint(
+    "llava.model.llava_arch:build_vision_tower",
+    "pvit_ext.hosts.llava.classes:build_vision_tower",
+    {"": ("vision_tower_cfg", "kwargs")},
+)
 PATCH_POINTS: tuple[PatchPoint, ...] = (
     *(
         PatchPoint(f"llava.model.builder:Llava{name}ForCausalLM", _OURS.format(name), _MODEL)
@@ -117,6 +122,7 @@ PATCH_POINTS: tuple[PatchPoint, ...] = (
         "pvit_ext.hosts.llava.classes:initialize_vision_modules",
         {"": ("self", "model_args", "fsdp")},
     ),
+    TOWER_POINT,
 )
 
 _originals: dict[PatchPoint, Any] = {}

@@ -1,4 +1,4 @@
-"""Reads feature maps off LLaVA's image tower while LLaVA runs it: no second pass, no change to the tower."""
+"""Reads feature maps off a vision tower while LLaVA runs it: no second pass, no change to the tower."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Ten
     """Collect the hidden layers of every image that this thread passes through the tower inside the block.
 
     Args:
-        tower: LLaVA's CLIPVisionTower.
-        layers: indices into ``hidden_states``; nothing is hooked when empty.
+        tower: LLaVA's CLIPVisionTower, or one that has ``feature_maps(output)``.
+        layers: indices into ``hidden_states``, or into those maps; nothing is hooked when empty.
 
     Yields:
         A list that holds, after the tower ran, one (B, C, H, W) map per layer.
@@ -27,6 +27,10 @@ def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Ten
         yield maps
         return
 
+    def collect_offered(_args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:
+        offered = tower.feature_maps(output)
+        maps.extend(offered[layer] for layer in layers)
+
     def collect(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else args[0]
         height, width = (side // tower.config.patch_size for side in pixels.shape[-2:])
@@ -34,5 +38,6 @@ def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Ten
             patches = output.hidden_states[layer][:, -height * width :]  # (B, P, C), the class token leads
             maps.append(patches.transpose(1, 2).unflatten(2, (height, width)))  # (B, C, H, W)
 
-    with own_hooks([(tower.vision_tower, collect)]):
+    hook = collect_offered if hasattr(tower, "feature_maps") else collect
+    with own_hooks([(tower.vision_tower, hook)]):
         yield maps

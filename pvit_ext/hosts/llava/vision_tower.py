@@ -1,0 +1,184 @@
+"""Vision towers other than LLaVA's CLIP: registered by name, kept in checkpoints, trained if they want.
+
+LLaVA's own builder knows CLIP only, and its tower can neither train (it runs under ``no_grad``) nor be read from a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pvit_ext.distributed import gathered
+from pvit_ext.plugins import Registry
+
+logger = logging.getLogger(__name__)
+
+
+class VisionTower(nn.Module):
+    """What LLaVA asks of a vision tower; subclass it and register it.
+
+    A subclass makes ``vision_tower``, ``image_processor`` and ``config`` in ``__init__``, with random weights, and
+    writes :meth:`load_pretrained`, :meth:`features` and, for region encoders, :meth:`feature_maps`. It keeps no
+    bare parameter outside ``vision_tower``.
+
+    Args:
+        name: what ``--vision_tower`` or the checkpoint's config says: the registered name, and perhaps ``:`` and an
+            argument such as a path.
+        args: LLaVA's config or model arguments.
+
+    Attributes:
+        frozen: no stage trains it; else stage ``finetune`` does, without LoRA.
+        vision_tower: module whose forward takes pixels (B, 3, H, W).
+        image_processor: with ``preprocess``, ``crop_size``, ``size`` and ``image_mean`` as CLIP's has them.
+        config: at least ``hidden_size``, ``image_size``, ``patch_size`` and ``num_hidden_layers``. A pyramid of maps
+            has ``feature_widths`` and ``feature_strides`` (pixels per cell), one entry per map.
+        select_layer: index among the feature maps of the one that cross layers of the region projector look at.
+    """
+
+    frozen: ClassVar[bool] = False
+    vision_tower: nn.Module
+    image_processor: Any
+    config: Any
+    select_layer: int = -1
+
+    def __init__(self, name: str, args: Any) -> None:
+        super().__init__()
+        self.vision_tower_name, self.is_loaded = name, False
+
+    @property
+    def argument(self) -> str:
+        """What stands behind ``:`` in the name."""
+        return self.vision_tower_name.partition(":")[2]
+
+    def load_pretrained(self) -> None:
+        """Fill the modules with their pre-trained weights; not called where a checkpoint holds the tower's tensors."""
+        raise NotImplementedError
+
+    def features(self, output: Any) -> Tensor:
+        """Patch features (B, P, hidden_size) for LLaVA's projector, of ``vision_tower``'s output; P is a square."""
+        raise NotImplementedError
+
+    def feature_maps(self, output: Any) -> list[Tensor]:
+        """Maps (B, C_l, H_l, W_l) that region encoders may read; by default the patch features, as one map."""
+        features = self.features(output)
+        side = math.isqrt(features.shape[1])
+        return [features.transpose(1, 2).unflatten(2, (side, side))]
+
+    def load_model(self, device_map: Any = None) -> None:
+        """LLaVA's call for the weights; those of a checkpoint stay."""
+        if not self.is_loaded:
+            with gathered(list(self.parameters()), write=True):
+                self.load_pretrained()
+            self.is_loaded = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Patch features (B, P, hidden_size) of pixels (B, 3, H, W), with gradients."""
+        return self.features(self.vision_tower(images.to(self.device, self.dtype))).to(images.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the patch features."""
+        return int(self.config.hidden_size)
+
+    @property
+    def num_patches_per_side(self) -> int:
+        """Cells per side of the grid of patch features."""
+        return int(self.config.image_size // self.config.patch_size)
+
+    @property
+    def num_patches(self) -> int:
+        """P."""
+        return self.num_patches_per_side**2
+
+    @property
+    def dummy_feature(self) -> Tensor:
+        """(1, hidden_size) zeros."""
+        return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+
+TowerT = TypeVar("TowerT", bound=Callable[..., VisionTower])
+VISION_TOWERS: Registry[Callable[..., VisionTower]] = Registry("vision tower", "pvit_ext.vision_towers")
+
+
+def register_vision_tower(name: str) -> Callable[[TowerT], TowerT]:
+    """Register a builder ``(name, LLaVA's config or arguments) -> VisionTower`` (a class will do) under a name.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def add(builder: TowerT) -> TowerT:
+        VISION_TOWERS.add(name, builder)
+        return builder
+
+    return add
+
+
+def registered_tower(args: Any) -> VisionTower | None:
+    """The registered tower that LLaVA's config or arguments name, without its weights; None where they name none."""
+    name = getattr(args, "mm_vision_tower", None) or getattr(args, "vision_tower", None)
+    if not isinstance(name, str) or (builder := VISION_TOWERS.find(name.partition(":")[0])) is None:
+        return None
+    tower = builder(name, args)
+    return tower.requires_grad_(not tower.frozen)
+
+
+def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
+    """Leave a registered tower the weights that ``from_pretrained`` found, or load its pre-trained ones.
+
+    transformers 5 makes models on the meta device: buffers that no checkpoint keeps are made once more.
+
+    Args:
+        model: with such a tower.
+        missing: names of the tensors that were not found.
+        checkpoint: for messages.
+
+    Raises:
+        ValueError: listing what is missing, when some of the tower's tensors are there.
+    """
+    tower: VisionTower = model.get_vision_tower()
+    prefix = f"{model.base_model_prefix}.vision_tower."
+    own = {f"{prefix}{name}" for name, _ in tower.named_parameters()}
+    absent = sorted(name for name in missing if name.startswith(prefix))
+    if absent and not own <= {*absent}:
+        raise ValueError(f"{checkpoint} holds its vision tower, but lacks {absent}: get the complete checkpoint")
+    if volatile := _volatile(tower):
+        fresh = registered_tower(model.config)
+        assert fresh is not None
+        for name, value in volatile.items():
+            value.copy_(fresh.get_buffer(name))
+    if absent:
+        logger.info("%s does not hold its vision tower: %s loads its own weights", checkpoint, tower.vision_tower_name)
+        tower.load_model()
+    tower.is_loaded = True
+    tower.requires_grad_(not tower.frozen)
+
+
+def match_trained_tower(model: Any) -> None:
+    """A tower that trains gets the language model's dtype: without ``--bf16`` LLaVA makes every tower float16."""
+    tower = model.get_vision_tower()
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        tower.to(model.lm_head.weight.dtype)
+
+
+def _volatile(tower: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are in no state dict."""
+    kept = tower.state_dict()
+    return {name: value for name, value in tower.named_buffers() if name not in kept}

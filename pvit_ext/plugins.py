@@ -1,0 +1,108 @@
+"""Packages that add something: found by entry point, or imported because ``--plugin MODULE`` names them.
+
+What a package may offer, each under a name of its own:
+
+============================ ==============================================================
+entry-point group            object
+============================ ==============================================================
+``pvit_ext.region_encoders`` builder, see :func:`~pvit_ext.register_region_encoder`
+``pvit_ext.vision_towers``   builder, see :func:`~pvit_ext.register_vision_tower`
+``pvit_ext.data_formats``    reserved for readers of data files; nothing looks there yet
+============================ ==============================================================
+
+A module given by ``--plugin`` registers what it has with the decorators while it is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
+FLAG = "--plugin"
+
+
+class Registry(dict[str, BuilderT]):
+    """Builders by name, registered in this process or offered by an installed package.
+
+    Args:
+        kind: what they build, for messages.
+        group: of the entry points.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        super().__init__()
+        self.kind, self.group = kind, group
+
+    def add(self, name: str, builder: BuilderT) -> None:
+        """Register a builder.
+
+        Raises:
+            ValueError: if the name is taken.
+        """
+        if name in self:
+            raise ValueError(f"{self.kind} {name!r} is already registered by {self[name]!r}")
+        self[name] = builder
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted({*self, *(point.name for point in self._points())})
+
+    def find(self, name: str) -> BuilderT | None:
+        """The builder of a name, imported if need be, or None."""
+        for point in self._points():
+            if point.name == name and name not in self:
+                builder = point.load()  # may register itself while it is imported
+                self.setdefault(name, builder)
+        return self.get(name)
+
+    def require(self, name: str) -> BuilderT:
+        """The builder of a name.
+
+        Raises:
+            ValueError: for an unknown name, with the known ones.
+        """
+        if (builder := self.find(name)) is None:
+            known = ", ".join(self.names())
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {known}; {FLAG} MODULE imports a module with more")
+        return builder
+
+    def _points(self) -> Sequence[Any]:
+        return list(importlib.metadata.entry_points(group=self.group))
+
+
+def take_plugins(arguments: Sequence[str]) -> list[str]:
+    """Import the modules that a command line names by ``--plugin MODULE``, and return the line without them.
+
+    Modules are looked for in the current folder too, as ``python -m`` does.
+
+    Raises:
+        ValueError: for a module that cannot be imported.
+    """
+    rest, modules = [], []
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != FLAG:
+            rest.append(word)
+            continue
+        module = value if equals else next(words, "")
+        if not module or module.startswith("-"):
+            raise ValueError(f"{FLAG} takes the name of a module, such as {FLAG} my_package.encoders")
+        modules.append(module)
+    for module in modules:
+        _import(module)
+    return rest
+
+
+def _import(module: str) -> None:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{FLAG} {module}: {error}; name a module that Python finds from here, with dots") from error
