@@ -120,7 +120,7 @@ def test_several_none_and_masks() -> None:
         ("1,2,3,4", r"^query 7: its regions are str '1,2,3,4'"),
         ([{"bbox": [1, 2, 3, 4]}], r"^query 7, region 0 is dict"),
         ([PIXELS], r"^query 7, region 0 is ndarray of shape \(24, 31, 3\)"),
-        ([PIXELS[..., 0]], r"^query 7, region 0: a mask holds bool"),
+        ([PIXELS[..., 0]], r"^query 7, region 0: a mask has 0 and one other value"),
         ([list(range(1_000_000))], r"^query 7, region 0 is list \[0, 1"),
         (5, r"^query 7: its regions are int 5"),
     ],
