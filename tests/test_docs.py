@@ -23,7 +23,7 @@ import pvit_ext
 from pvit_ext import cli
 from pvit_ext.hosts.llava import compat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [
