@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, cast
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any, Optional, cast
 
 import transformers
 from llava import conversation as conversation_lib
 from llava.train import train as llava_train
 
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import Option, RegionConfig, options
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import Records
 from pvit_ext.hosts.llava import compat, cpu_launch
@@ -28,21 +28,27 @@ _DEFAULT_TEMPLATE = ("v0", "v0.5")
 logger = logging.getLogger(__name__)
 
 
+_PREFIX = "region_"
+_ADDED_BY_A_STAGE = ("box_embedding", "cross_layers")
+
+
+def _region_flag(option: Option) -> tuple[str, Any, Any]:
+    """An option as a field: None where it is not given; a JSON object is text on the command line."""
+    kind: Any = str if option.kind is dict else option.kind
+    metadata = {"help": option.help} | ({"choices": option.choices} if option.choices else {})
+    return _PREFIX + option.name, Optional[kind], field(default=None, metadata=metadata)  # noqa: UP045
+
+
+_RegionFlags: Any = make_dataclass("_RegionFlags", map(_region_flag, options()))
+
+
 @dataclass
-class RegionModelArguments(llava_train.ModelArguments):
-    """LLaVA's model arguments and the region encoder's."""
+class RegionModelArguments(_RegionFlags, llava_train.ModelArguments):
+    """LLaVA's model arguments and the region encoder's, ``--region_NAME`` for each option of ``RegionConfig``."""
 
     model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
     vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
     mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
-    region_encoder: str | None = field(default=None, metadata={"help": "registered name; default regionclip"})
-    region_weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
-    region_encoder_options: str | None = field(default=None, metadata={"help": "JSON object of the encoder's options"})
-    region_embed_weights: bool | None = field(default=None, metadata={"help": "copy the weights into checkpoints"})
-    region_projector: str | None = field(default=None, metadata={"help": "linear (default) or mlp2x_gelu"})
-    region_delimiters: bool | None = field(default=None, metadata={"help": "learn two embeddings around each region"})
-    region_box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
-    region_cross_layers: int | None = field(default=None, metadata={"help": "gated attention blocks to the image"})
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
     def __post_init__(self) -> None:
@@ -59,7 +65,8 @@ class RegionModelArguments(llava_train.ModelArguments):
             raise ValueError(
                 f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
             )
-        self.region_weights, self.region_modules = self.region_weights or None, self.region_modules or None
+        for name in ("region_weights", "region_modules"):
+            setattr(self, name, getattr(self, name) or None)
         if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
             raise ValueError(
                 "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
@@ -83,15 +90,15 @@ class RegionModelArguments(llava_train.ModelArguments):
         """
         config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
         given = self._given()
-        if config is not None and not config.cross_layers:  # as a box embedding, a stage may add them
-            config = replace(config, cross_layers=self.region_cross_layers or 0)
+        if config is not None:
+            new = {name: given[name] for name in _ADDED_BY_A_STAGE if name in given and not getattr(config, name)}
+            config = replace(config, **new)
         if config is None:
             config = RegionConfig(**given)
         elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
             source = self.region_modules or self.model_name_or_path
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
-        box_embedding = config.box_embedding or self.region_box_embedding
-        return replace(config, box_embedding=box_embedding, conv_version=self.template())
+        return replace(config, conv_version=self.template())
 
     def template(self) -> str:
         """Name of the template that LLaVA's ``train()`` uses, which is its default where it was told ``v0``."""
@@ -105,17 +112,10 @@ class RegionModelArguments(llava_train.ModelArguments):
         return name
 
     def _given(self) -> dict[str, Any]:
-        options = None if self.region_encoder_options is None else _json_object(self.region_encoder_options)
-        values = {
-            "encoder": self.region_encoder,
-            "weights": self.region_weights,
-            "embed_weights": self.region_embed_weights,
-            "projector": self.region_projector,
-            "delimiters": self.region_delimiters,
-            "encoder_options": options,
-            "cross_layers": self.region_cross_layers,
-        }
-        return {key: value for key, value in values.items() if value is not None}
+        given = {name: getattr(self, _PREFIX + name) for name, *_ in options()}
+        if given["encoder_options"] is not None:
+            given["encoder_options"] = _json_object(given["encoder_options"])
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from pvit_ext.config import CONFIG_KEY
+from pvit_ext.config import CONFIG_KEY, options
 from pvit_ext.files import fingerprint, read_json, sha256_file
 
 HARMLESS: dict[str, tuple[str, ...]] = {
@@ -44,8 +44,8 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "memory and caches on the disk": ("torch_empty_cache_steps", "cache_dir"),
     "ends a run, or does not": ("max_bad_records", "allow_no_gradient"),
     "in the region config, as the encoder took it": (
-        *("region_encoder", "region_weights", "region_encoder_options", "region_embed_weights", "region_projector"),
-        *("region_delimiters", "region_box_embedding", "region_cross_layers", "version"),
+        *(f"region_{option.name}" for option in options()),
+        "version",
     ),
 }
 """Reason -> arguments of that kind; ``*`` stands for any text."""

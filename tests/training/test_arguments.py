@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 import pvit_ext
+from pvit_ext.config import RegionConfig, options
 from pvit_ext.data import records
 from pvit_ext.data.records import RecordError
-from pvit_ext.hosts.llava import classes
+from pvit_ext.hosts.llava import classes, compat
 from tests.samples import write_training_data
 from tests.training.runs import flags, run
 
@@ -85,3 +88,38 @@ def test_a_checkpoint_names_the_template_it_was_trained_on(
     from llava.conversation import conv_templates
 
     assert conv_templates[named].system[:40].replace(" ", "") in system.replace(" ", "")
+
+
+def parse(words: list[str]) -> Any:
+    compat.prepare_training()
+    from pvit_ext.training.arguments import RegionModelArguments
+
+    return transformers.HfArgumentParser((RegionModelArguments,)).parse_args_into_dataclasses(words)[0]
+
+
+def test_every_option_of_region_modules_is_a_flag_and_becomes_the_config() -> None:
+    words = ["--region_encoder", "osprey", "--region_weights", "w.pth", "--region_embed_weights", "True"]
+    words += ["--region_projector", "mlp2x_gelu", "--region_box_embedding", "True", "--region_cross_layers", "2"]
+    words += ["--region_delimiters", "False", "--region_encoder_options", '{"a": 1}', "--version", "v1"]
+    assert {f"--region_{option.name}" for option in options()} <= set(words)
+    config = replace(parse(words).region_config(None), conv_version=None)
+    assert config.weights is not None
+    assert replace(config, weights="w.pth") == RegionConfig(
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}
+    )
+    assert replace(parse(["--version", "v1"]).region_config(None), conv_version=None) == RegionConfig()
+
+
+def test_a_stage_adds_a_box_embedding_and_takes_none_away() -> None:
+    on, off = (parse(["--version", "v1", "--region_box_embedding", word]) for word in ("True", "False"))
+    assert on.region_config(RegionConfig("osprey")).box_embedding
+    assert not off.region_config(RegionConfig("osprey")).box_embedding
+    assert parse(["--version", "v1"]).region_config(RegionConfig("osprey", box_embedding=True)).box_embedding
+    with pytest.raises(ValueError, match=r"other region modules than the flags say: \{'box_embedding': False\}"):
+        off.region_config(RegionConfig("osprey", box_embedding=True))
+
+
+def test_a_projector_that_does_not_exist_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--region_projector", "mlp"])
+    assert "invalid choice: 'mlp'" in capsys.readouterr().err
