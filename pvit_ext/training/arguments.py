@@ -100,6 +100,11 @@ class RegionModelArguments(_RegionFlags, llava_train.ModelArguments):
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
         return replace(config, conv_version=self.template())
 
+    @property
+    def names_regions(self) -> bool:
+        """Whether any flag asks for region modules."""
+        return bool(self._given()) or self.region_modules is not None or self.region_box_embedding
+
     def template(self) -> str:
         """Name of the template that LLaVA's ``train()`` uses, which is its default where it was told ``v0``."""
         used, templates = conversation_lib.default_conversation, conversation_lib.conv_templates

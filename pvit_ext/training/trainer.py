@@ -16,7 +16,7 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.llava.vision_tower import match_trained_tower
 from pvit_ext.tokens.serialization import save_region_modules
-from pvit_ext.training import checkpointing, lora_checkpoint
+from pvit_ext.training import checkpointing, lora_checkpoint, stage0
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
@@ -30,6 +30,7 @@ class RegionTrainer(LLaVATrainer):
 
     Attributes:
         whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
+        without_regions: whether it is LLaVA's own first stage, whose result has no region modules.
         identity: of this run, read before its first step: data and base may be elsewhere when it saves.
     """
 
@@ -40,6 +41,9 @@ class RegionTrainer(LLaVATrainer):
         if getattr(model.get_model(), "region_projector", None) is None:
             raise ValueError("the model has no image tower to put regions beside: give --vision_tower")
         freeze_for_stage(model, args.stage)
+        self.without_regions = stage0.is_without_regions(model, args, train_dataset)
+        if self.without_regions:
+            stage0.freeze_regions(model)
         inner = model.get_model()
         train_dataset.bad_records.open(args.output_dir)
         train_dataset.region_encoder = inner.region_encoder
@@ -191,5 +195,9 @@ def export_model(trainer: RegionTrainer, output_dir: str) -> None:
     if trainer.args.stage == "align":
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
     else:
+        if trainer.without_regions:
+            stage0.drop_regions(model)
         trainer.save_model(output_dir)
+        if getattr(trainer.args, "tune_mm_mlp_adapter", False):
+            stage0.write_projector(model, output_dir, trainer.args.should_save)
     trainer.accelerator.wait_for_everyone()

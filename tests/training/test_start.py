@@ -154,3 +154,30 @@ def test_checkpoints_of_a_run_load_to_the_original_ids(
             if folder.name.startswith("checkpoint"):
                 original = (llava_checkpoint / "tokenizer.model").read_bytes()
                 assert (folder / "tokenizer.model").read_bytes() == original
+
+
+def test_llavas_own_first_stage_leaves_no_regions(
+    llava_checkpoint: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    records = json.loads(data.read_text())
+    captions = data.with_name("captions.json")
+    captions.write_text(json.dumps([record for record in records if not record.get("regions")]))
+    own = {"tune_mm_mlp_adapter": True, "region_encoder_options": ""}
+    first = flags(llava_checkpoint, captions, tmp_path / "stage0", **own)
+    place = first.index("--region_encoder_options")
+    run(monkeypatch, first[:place] + first[place + 2 :])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.endswith(("frozen", "trained"))]
+    assert [line.split()[0] for line in table if line.endswith("trained")] == ["mm_projector"]
+    assert load(tmp_path / "stage0").region_config is None
+    projector = torch.load(tmp_path / "stage0" / "mm_projector.bin", weights_only=True)
+    whole = load_file(tmp_path / "stage0" / "model.safetensors")
+    assert set(projector) == {name for name in whole if "mm_projector" in name}
+    assert all(torch.equal(value, whole[name]) for name, value in projector.items())
+    other = {"stage": "align", "region_encoder": "ferret", "region_encoder_options": "{}"}
+    tower = {"vision_tower": llava_checkpoint / "tower"}
+    run(monkeypatch, flags(tmp_path / "stage0", data, tmp_path / "stage1", **other, **tower))
+    assert load(tmp_path / "stage1").region_config.encoder == "ferret"

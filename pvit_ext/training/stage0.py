@@ -1,0 +1,60 @@
+"""LLaVA's own first stage, ``--tune_mm_mlp_adapter``: mm_projector learns from captions, without regions."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from pvit_ext.config import CONFIG_KEY
+
+PROJECTOR_FILE = "mm_projector.bin"
+
+logger = logging.getLogger(__name__)
+
+
+def is_without_regions(model: Any, args: Any, dataset: Any) -> bool:
+    """Whether a run trains mm_projector, and neither flags, checkpoint nor data say anything of regions.
+
+    Args:
+        model: region-enabled LLaVA model before training.
+        args: of training.
+        dataset: records to train on.
+    """
+    if not getattr(args, "tune_mm_mlp_adapter", False) or args.stage != "finetune" or args.lora_enable:
+        return False
+    present = CONFIG_KEY in PretrainedConfig.get_config_dict(model.name_or_path)[0]
+    return not (present or model.model_arguments.names_regions or dataset.records.summary.regions)
+
+
+def freeze_regions(model: Any) -> None:
+    """Region modules that LLaVA's stage does not reach, made only because every run has some, do not train."""
+    inner = model.get_model()
+    inner.region_projector.requires_grad_(False)
+    inner.region_encoder.requires_grad_(False)
+
+
+def drop_regions(model: Any) -> None:
+    """Take such modules out, so that the next stage chooses its encoder."""
+    inner = model.get_model()
+    inner.region_encoder = inner.region_projector = None
+    delattr(model.config, CONFIG_KEY)
+    logger.info("no region was trained on: the result is LLaVA without regions, any encoder can follow")
+
+
+def write_projector(model: Any, folder: str, write: bool) -> None:
+    """Write LLaVA's file for ``--pretrain_mm_mlp_adapter``.
+
+    Args:
+        model: that was trained.
+        folder: of the run's result.
+        write: False on ranks that only take part in gathering.
+    """
+    from llava.train.train import get_mm_adapter_state_maybe_zero_3
+
+    state = get_mm_adapter_state_maybe_zero_3(model.named_parameters(), ["mm_projector"])
+    if write:
+        torch.save(state, Path(folder, PROJECTOR_FILE))
