@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -113,3 +114,24 @@ def test_the_hook_changes_no_gradient() -> None:
     layer(torch.ones(1, 2)).sum().backward()
     assert torch.equal(layer.weight.grad, before)
     assert seen.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("epoch", "found"), [(0, ["weight"]), (1.0, ["weight"]), (0.5, [])])
+def test_an_epoch_that_was_resumed_in_its_middle_is_no_whole_one(epoch: float, found: list[str]) -> None:
+    from pvit_ext.training.gradients import STEPS, GradientWatch
+
+    watch, model = GradientWatch(), nn.Linear(2, 2, bias=False)
+    args = SimpleNamespace(device=torch.device("cpu"), allow_no_gradient=False)
+    state, control = SimpleNamespace(epoch=epoch), SimpleNamespace(should_save=False, should_training_stop=False)
+    watch.on_train_begin(args, state, control, model=model)
+    watch.on_epoch_begin(args, state, control)
+    for _ in range(STEPS):
+        watch.on_step_begin(args, state, control, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+        watch.on_step_end(args, state, control)
+    watch.on_epoch_end(args, state, control)
+    assert watch.untouched == found
+    assert control.should_save == control.should_training_stop == bool(found)
+    state.epoch = 1.0
+    watch.on_epoch_begin(args, state, control)
+    watch.on_epoch_end(args, state, control)
+    assert watch.untouched == ["weight"]
