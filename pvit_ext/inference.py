@@ -23,6 +23,7 @@ def ask(
     max_new_tokens: int = 64,
     batch_size: int = 8,
     conv_version: str | None = None,
+    system: str | None = None,
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> Any:
@@ -32,7 +33,9 @@ def ask(
         model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
         queries: checked one by one before any is run.
         batch_size: queries per ``generate`` call.
-        conv_version: LLaVA's conversation template; default the one the checkpoint names, else the model's usual one.
+        conv_version: LLaVA's conversation template; default the one the checkpoint was trained with, else the one
+            like the tokenizer's own chat template, else the usual one of the model's kind.
+        system: system prompt in place of the template's.
         progress: show a progress bar over the batches.
         generate_kwargs: for transformers' ``generate``.
 
@@ -44,7 +47,7 @@ def ask(
         TypeError: for arguments that ask sets itself, or that return more than text.
     """
     _check(model, queries, batch_size, generate_kwargs)
-    conv = conversation(model, conv_version)
+    conv = conversation(model, conv_version, system, tokenizer)
     stop = conv.sep2 or conv.sep
     options = _options(tokenizer, stop, max_new_tokens, generate_kwargs)
     prompts = [build_prompt(query, conv, f"query {number}", model) for number, query in enumerate(queries)]

@@ -160,3 +160,20 @@ _LANGUAGE: dict[str, dict[str, object]] = {
         **{"bos_token_id": 0, "eos_token_id": 0},
     },
 }
+
+
+def build_smol_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer like SmolLM2's: nothing added at the start, ``<|im_start|>`` as BOS, ChatML."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([" ".join(WORDS)] * 20, vocab_size=330, special_tokens=special)
+    tokens = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=2048, **tokens)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)

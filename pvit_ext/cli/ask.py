@@ -33,6 +33,8 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--normalized", action="store_true", help="coordinates are 0..1 of the image, not pixels")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
     parser.set_defaults(handler=run, regions=[])
 
@@ -55,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         region.resolve(image.size, args.image)
     tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(path, base=args.base, device=args.device)
     query = pvit_ext.Query(image, args.question, regions)
-    (answer,) = pvit_ext.ask(model, tokenizer, image_processor, [query], max_new_tokens=args.max_new_tokens)
+    options = {"max_new_tokens": args.max_new_tokens, "conv_version": args.conv_version, "system": args.system}
+    (answer,) = pvit_ext.ask(model, tokenizer, image_processor, [query], **options)
     print(answer)
     return 0
 

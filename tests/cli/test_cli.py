@@ -29,8 +29,9 @@ def asked(monkeypatch):
         calls["load"] = (path, base, device)
         return "tokenizer", "model", "processor", 2048
 
-    def ask(model, tokenizer, processor, queries, max_new_tokens):
+    def ask(model, tokenizer, processor, queries, max_new_tokens, conv_version, system):
         calls["ask"] = (model, tokenizer, processor, max_new_tokens)
+        calls["template"] = (conv_version, system)
         (calls["query"],) = queries
         return ["a cat"]
 
@@ -62,7 +63,14 @@ def test_options_reach_the_model(asked, image):
     assert cli.main(["ask", "--model", "m", "--image", image, *options, "What is <region>?"]) == 0
     assert asked["load"] == ("m", "b", "cpu")
     assert asked["ask"] == ("model", "tokenizer", "processor", 5)
+    assert asked["template"] == (None, None)
     assert asked["query"].regions[0].normalized
+
+
+def test_template_and_system_prompt_reach_the_question(asked, image):
+    options = ["--conv-version", "chatml_direct", "--system", "Answer in German."]
+    assert cli.main(["ask", "--model", "m", "--image", image, *options, "What?"]) == 0
+    assert asked["template"] == ("chatml_direct", "Answer in German.")
 
 
 def test_default_model_is_the_quickstarts(asked, image, tmp_path, monkeypatch, capsys):

@@ -2,23 +2,82 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
 
+logger = logging.getLogger(__name__)
+
 _CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
+LLAVA_DEFAULT = "vicuna_v1"
+"""What LLaVA's ``train()`` takes for ``--version v0`` and ``v0.5``, and for a name that it does not know."""
 
 
-def conversation(model: Any, version: str | None = None) -> Any:
-    """LLaVA's conversation template for a model: asked for, named by the checkpoint, or usual for its kind."""
+def conversation(model: Any, version: str | None = None, system: str | None = None, tokenizer: Any = None) -> Any:
+    """LLaVA's conversation template for a model: asked for, named by the checkpoint, or usual for its kind.
+
+    Args:
+        model: LLaVA model with regions.
+        version: name of one of LLaVA's templates.
+        system: in place of the template's own system prompt.
+        tokenizer: whose own chat template says what is usual, where the checkpoint names none.
+
+    Raises:
+        ValueError: for an unknown name, or a system prompt where the template has no place for one.
+    """
     from llava.conversation import conv_templates
 
     config = model.region_config
-    version = version or (config and config.conv_version) or _CONV_OF_MODEL_TYPE[model.config.model_type]
-    if version not in conv_templates:
-        raise ValueError(f"unknown conversation template {version!r}; known: {', '.join(sorted(conv_templates))}")
-    return conv_templates[version]
+    if version is None and config is not None and config.conv_version:
+        version = trained_template(config.conv_version)
+    name = version or template_of_tokenizer(tokenizer, model.config.model_type)
+    name = name or _CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT)
+    if name not in conv_templates:
+        raise ValueError(f"unknown conversation template {name!r}; known: {', '.join(sorted(conv_templates))}")
+    return conv_templates[name] if system is None else _with_system(conv_templates[name], name, system)
+
+
+def trained_template(stored: str) -> str:
+    """The template that LLaVA trained on where a checkpoint stores this name of one."""
+    from llava.conversation import conv_templates
+
+    if stored in conv_templates and stored != "v0":
+        return stored
+    logger.warning(
+        "the checkpoint says that it was trained with --version %s, for which LLaVA trains on the template %s: asking "
+        "with that; conv_version= (--conv-version) takes another",
+        stored,
+        LLAVA_DEFAULT,
+    )
+    return LLAVA_DEFAULT
+
+
+def template_of_tokenizer(tokenizer: Any, model_type: str) -> str | None:
+    """LLaVA's template of the kind of a tokenizer's own chat template; None where it has none, or none that LLaVA has.
+
+    Args:
+        tokenizer: or None.
+        model_type: of the model; MPT's template is ChatML with MPT's system prompt.
+    """
+    own = getattr(tokenizer, "chat_template", None)
+    text = "".join(own.values()) if isinstance(own, dict) else own or ""
+    if "<|im_start|>" in text:
+        return "mpt" if model_type.endswith("mpt") else "chatml_direct"
+    if "[INST]" in text:
+        return "llava_llama_2" if "<<SYS>>" in text else "mistral_instruct"
+    return None
+
+
+def _with_system(template: Any, name: str, system: str) -> Any:
+    from llava.conversation import SeparatorStyle
+
+    if template.sep_style == SeparatorStyle.PLAIN:
+        raise ValueError(f"the conversation template {name!r} has no place for a system prompt; take another")
+    conv = template.copy()
+    conv.system = f"<|im_start|>system\n{system}" if template.sep_style == SeparatorStyle.MPT else system
+    return conv
 
 
 def stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:

@@ -17,6 +17,7 @@ from PIL import Image
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records, load_records
 from pvit_ext.hosts.llava.image_layout import ImageLayout
+from pvit_ext.hosts.llava.template_check import check_template
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import load_image, reading
@@ -177,8 +178,10 @@ class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
 def make_supervised_data_module(tokenizer: Any, data_args: Any) -> dict[str, Any]:
     """What LLaVA's function of this name returns, with regions, and LLaVA's original token ids."""
     tokenizer = with_original_ids(tokenizer)
+    dataset = RegionDataset(data_args.data_path, tokenizer, data_args)
+    check_template(tokenizer, (record.data for record in dataset.records), llava_train.preprocess)
     return {
-        "train_dataset": RegionDataset(data_args.data_path, tokenizer, data_args),
+        "train_dataset": dataset,
         "eval_dataset": None,
         "data_collator": RegionCollator(tokenizer=tokenizer),
     }

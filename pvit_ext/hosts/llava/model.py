@@ -30,6 +30,7 @@ from pvit_ext.hosts.llava.region_modules import (
     stored_regions,
 )
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
+from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
 from pvit_ext.prompt import REGION_TOKEN_INDEX
@@ -97,6 +98,7 @@ class RegionMixin:
         super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
         if not hasattr(model_args, "region_config"):
             return
+        follow_checkpoint(model_args.version, self, tokenizer)
         self.model_arguments = model_args  # for the trackers' config
         folder = model_args.region_modules
         config = model_args.region_config(self.region_config)

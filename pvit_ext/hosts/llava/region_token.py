@@ -1,4 +1,4 @@
-"""LLaVA's tokenization of a prompt, with a sentinel where each ``<region>`` stands."""
+"""LLaVA's tokenization of a prompt, with a sentinel where each ``<region>`` stands, and no text dropped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_PLACEHOLDER, REGION_TOKEN_INDEX
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_PLACEHOLDER, REGION_TOKEN_INDEX
 
 _clones: WeakKeyDictionary[Any, tuple[Any, Any]] = WeakKeyDictionary()
 
@@ -18,25 +18,33 @@ def tokenizer_region_token(
 ) -> Any:
     """LLaVA's ``tokenizer_image_token`` that also puts one REGION_TOKEN_INDEX where each ``<region>`` stands.
 
-    No text is lost or added around a placeholder. The caller's tokenizer is never changed; a prompt without
-    ``<region>`` goes to LLaVA's function as it is.
+    The caller's tokenizer is never changed. Without ``<region>`` the ids are LLaVA's, but where it drops text: with a
+    tokenizer that adds no BOS it takes the first token after every ``<image>`` for one if the prompt starts with BOS,
+    as ChatML's do where ``<|im_start|>`` is BOS.
 
     Args:
         prompt: text with ``<image>`` and ``<region>``.
         tokenizer: a transformers tokenizer.
         image_token_index: sentinel for ``<image>``.
         return_tensors: ``"pt"`` for an int64 (L,) tensor, None for a list.
-    """
-    from llava.mm_utils import tokenizer_image_token
 
-    if REGION_PLACEHOLDER not in prompt:
-        return tokenizer_image_token(prompt, tokenizer, image_token_index, return_tensors)
-    clone = _with_region_token(tokenizer)
-    region_id = clone.convert_tokens_to_ids(REGION_PLACEHOLDER)
-    ids = tokenizer_image_token(prompt, clone, image_token_index, return_tensors)
-    if isinstance(ids, torch.Tensor):
-        return ids.masked_fill(ids == region_id, REGION_TOKEN_INDEX)  # (L,)
-    return [REGION_TOKEN_INDEX if token == region_id else token for token in ids]
+    Raises:
+        ValueError: for another value of ``return_tensors``.
+    """
+    if return_tensors not in (None, "pt"):
+        raise ValueError(f"Unsupported tensor type: {return_tensors}")
+    known = _with_region_token(tokenizer) if REGION_PLACEHOLDER in prompt else tokenizer
+    ids = _with_images(prompt, known, image_token_index)
+    if known is not tokenizer:
+        region_id = known.convert_tokens_to_ids(REGION_PLACEHOLDER)
+        ids = [REGION_TOKEN_INDEX if token == region_id else token for token in ids]
+    return ids if return_tensors is None else torch.tensor(ids, dtype=torch.long)  # (L,)
+
+
+def _with_images(prompt: str, tokenizer: Any, image_token_index: int) -> list[int]:
+    first, *rest = (list(tokenizer(chunk).input_ids) for chunk in prompt.split(IMAGE_PLACEHOLDER))
+    added = int(tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id])
+    return first + [token for chunk in rest for token in (image_token_index, *chunk[added:])]
 
 
 def _with_region_token(tokenizer: Any) -> Any:
