@@ -25,7 +25,7 @@ class Query:
         image: path, PIL image, uint8 array (H, W, 3), bytes or binary stream, a list of several, or None.
         text: question with one ``<region>`` per region; ``<image>`` may say where the images go, else they come first.
         regions: in the order of their placeholders, those in ``history`` first; ``Region(..., image=k)`` for image k.
-            Four numbers are a box in pixels, a bool array (H, W) is a mask; one region needs no list.
+            Four numbers are a box in pixels, a bool array (H, W) or run lengths a mask; one region needs no list.
         history: earlier turns as (question, answer).
     """
 
@@ -100,7 +100,7 @@ def _region(value: Any, where: str) -> Region:
     if isinstance(value, Region):
         return value
     try:
-        if isinstance(value, np.ndarray) and value.ndim == 2:
+        if (isinstance(value, np.ndarray) and value.ndim == 2) or (isinstance(value, dict) and "counts" in value):
             return Region.mask(value)
         if _is_box(value):
             return Region.box(*(float(number) for number in value))

@@ -108,6 +108,8 @@ def test_several_none_and_masks() -> None:
     assert [region.kind for region in regions] == ["box", "box", "mask"]
     assert regions[0] is BOX
     assert [region.kind for region in Query(PHOTO, "", np.ones((24, 31), bool)).all_regions("q")] == ["mask"]
+    lengths = {"size": [24, 31], "counts": [4, 3, 24 * 31 - 7]}
+    assert [region.kind for region in Query(PHOTO, "", [lengths]).all_regions("q")] == ["mask"]
     assert len(Query(PHOTO, "", np.arange(12).reshape(3, 4)).all_regions("q")) == 3
 
 
