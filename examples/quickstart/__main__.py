@@ -111,6 +111,7 @@ class Quickstart:
             "region_modules": self.folder / "stage1",
             "num_train_epochs": epochs,
             "learning_rate": settings.stage2_rate,
+            "allow_no_gradient": RENDERINGS[arm] != "regions",  # an arm without regions has region modules all the same
         }
         launch(Launch("stage2.sh", self.folder / arm, common_flags(self.folder, RENDERINGS[arm]) | own))
 
