@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PVIT_EXT_CACHE", os.path.join(tempfile.gettempdir(), "pvit_ext_tests"))
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest

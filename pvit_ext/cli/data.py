@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     parser.add_argument("words", nargs="+", metavar="[check] FILE", help="LLaVA's JSON, with `regions` in its records")
     parser.add_argument("--image-folder", required=True, metavar="DIR")
     parser.add_argument("--no-images", action="store_true", help="do not open the images")
+    parser.add_argument("--decode", action="store_true", help="decode every image, which finds truncated ones")
     parser.set_defaults(handler=run)
 
 
@@ -25,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     from pvit_ext.data.records import check
 
     path = _file(args.words)
-    problems, summary = check(path, args.image_folder, check_images=not args.no_images)
+    if args.decode and args.no_images:
+        raise ValueError("--decode and --no-images exclude each other")
+    problems, summary = check(path, args.image_folder, check_images=not args.no_images, decode=args.decode)
     for problem in problems:
         print(problem)
     print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: no problems")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePosixPath
+import re
+import unicodedata
 from typing import Any
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def check_file(path: Any, what: str, folder: str | None) -> None:
@@ -20,11 +23,32 @@ def check_file(path: Any, what: str, folder: str | None) -> None:
     """
     if not isinstance(path, str):
         raise ValueError(f"{what} is a path in the image folder, got {_short(path)}")
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    if not parts or "\0" in path or parts[0] == "/" or ":" in parts[0] or ".." in parts:
+    if not path.strip("/.") or "\0" in path or path.startswith("/") or ".." in re.split(r"[/\\]", path):
         raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
-    if folder is not None and not os.path.isfile(os.path.join(folder, path)):  # Path.is_file raises for long names
-        raise ValueError(f"{what} {_short(path)} is not in the image folder {folder}")
+    if folder is None or find_file(folder, path) is None:
+        if _DRIVE.match(path) or path.startswith("\\"):
+            raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
+        if folder is not None:
+            raise ValueError(f"{what} {_short(path)} is not in the image folder {folder}")
+
+
+def find_file(folder: str, name: str) -> str | None:
+    """The file of this name: as it is written, else with Windows' separators, else in another form of Unicode.
+
+    Any name that the system allows is tried first as it is. macOS writes decomposed accents (NFD), others do not.
+
+    Args:
+        folder: the image folder.
+        name: relative to it.
+    """
+    path = f"{folder}/{name}"
+    if os.path.isfile(path):  # Path.is_file raises for long names
+        return path
+    if name.isascii() and "\\" not in name:
+        return None
+    slashed = name.replace("\\", "/")
+    forms = [slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+    return next((path for form in forms if os.path.isfile(path := f"{folder}/{form}")), None)
 
 
 def _short(value: Any) -> str:

@@ -1,16 +1,24 @@
-"""Read a JSON array or JSON Lines record by record, each with its line."""
+"""Read a JSON array or JSON Lines record by record, each with its line and its place in the file."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
+import threading
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-_ARRAY = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)[ \t\n\r]*")
-_BETWEEN = re.compile(r"[ \t\n\r]*([,\]]?)[ \t\n\r]*")
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_CHUNK = 1 << 20
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
+"""Byte-order marks, those of four bytes before those of two that begin like them."""
 
 
 class JsonRecordError(ValueError):
@@ -21,30 +29,86 @@ class JsonFileError(JsonRecordError):
     """The same, and no record behind it can be found."""
 
 
-def read_json_records(path: str | PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each record; the value is a JsonRecordError where it could not be read.
+class Found(NamedTuple):
+    """A record of a file.
+
+    Args:
+        line: counted from 1.
+        start, end: bytes of :func:`open_utf8`'s stream.
+        value: of the JSON; a JsonRecordError where it could not be read.
+    """
+
+    line: int
+    start: int
+    end: int
+    value: Any
+
+
+def open_utf8(path: str | PathLike[str]) -> BinaryIO:
+    """The file's bytes as UTF-8: the file itself, or a copy in memory of one in UTF-16 or UTF-32.
+
+    Raises:
+        JsonFileError: for bytes that are not in the encoding that their byte-order mark names.
+    """
+    stream: BinaryIO = open(path, "rb")  # noqa: SIM115  the caller closes it
+    encoding = _encoding(stream.read(4))
+    stream.seek(0)
+    if encoding == "utf-8":
+        return stream
+    with stream:
+        try:
+            return io.BytesIO(stream.read().decode(encoding).removeprefix("\ufeff").encode())
+        except UnicodeError as error:
+            raise JsonFileError(f"the file is not {encoding.upper()}, as its first bytes say: {error}") from error
+
+
+def _encoding(head: bytes) -> str:
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    return {b"\0": "utf-16-be"}.get(head[:1], "utf-16-le" if head[1:2] == b"\0" else "utf-8")
+
+
+def read_json_records(path: str | PathLike[str]) -> Iterator[Found]:
+    """Each record of a file.
 
     JSON Lines goes on after a bad line. A syntax error in an array ends it with a JsonFileError.
     A key that is given twice, NaN and Infinity are errors: readers of JSON disagree on what they mean.
 
     Args:
-        path: UTF-8, with or without a byte-order mark; the first character tells an array from lines.
+        path: UTF-8, with or without a byte-order mark, or UTF-16; the first character tells an array from lines.
     """
-    data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if not re.match(rb"\s*\[", data):
-        # not splitlines: U+2028 may stand in a JSON string
-        yield from ((number, _line(line)) for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
+    try:
+        stream = open_utf8(path)
+    except JsonFileError as error:
+        yield Found(1, 0, 0, error)
         return
-    try:
-        yield from _array(data.decode())
-    except UnicodeDecodeError as error:
-        line = 1 + data.count(b"\n", 0, error.start)
-        yield line, JsonFileError(f"the file is not UTF-8: {error.reason} at byte {error.start}")
+    with stream:
+        start = 3 if stream.read(3) == codecs.BOM_UTF8 else 0
+        stream.seek(start)
+        if any(line.strip()[:1] == b"[" for line in _first(stream)):
+            stream.seek(start)
+            yield from _Array(stream, start).records()
+            return
+        stream.seek(start)
+        for number, raw in enumerate(stream, 1):  # not splitlines: U+2028 may stand in a JSON string
+            if raw.strip():
+                yield Found(number, start, start + len(raw), parse_line(raw))
+            start += len(raw)
 
 
-def _line(raw: bytes) -> Any:
+def _first(stream: BinaryIO) -> Iterator[bytes]:
+    """The first line that is not blank, or what of it tells what it is."""
+    while line := stream.readline(_CHUNK):
+        if line.strip():
+            yield line
+            return
+
+
+def parse_line(raw: bytes) -> Any:
+    """The value of one record; a JsonRecordError where it is none."""
     try:
-        text = raw.decode().strip(" \t\r")
+        text = raw.decode().strip(" \t\r\n")
     except UnicodeDecodeError as error:
         return JsonRecordError(f"the line is not UTF-8: {error.reason} at its byte {error.start}")
     value, end = _decode(text, 0)
@@ -53,47 +117,114 @@ def _line(raw: bytes) -> Any:
     return value
 
 
-def _array(text: str) -> Iterator[tuple[int, Any]]:
-    line, counted = 1, 0
-    between: Any = _ARRAY.match(text)  # matches always, as _BETWEEN does
-    mark = between[1] or ","
-    while mark == ",":
-        position = between.end()
-        line, counted = line + text.count("\n", counted, position), position
-        value, end = _decode(text, position)
-        yield line, value
-        if isinstance(value, JsonFileError):
+class _Array:
+    """A JSON array, of which a window is in memory: ``text``, read up to ``position``."""
+
+    def __init__(self, stream: BinaryIO, offset: int) -> None:
+        self.stream, self.offset, self.line = stream, offset, 1
+        self.text, self.position, self.ended = "", 0, False
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def records(self) -> Iterator[Found]:
+        """Each record; the last may be a JsonFileError."""
+        try:
+            yield from self._records()
+        except UnicodeDecodeError as error:
+            line = self.line + self.text.count("\n", self.position) + error.object.count(b"\n", 0, error.start)
+            yield Found(line, 0, 0, JsonFileError(f"the file is not UTF-8: {error.reason} at byte {error.start}"))
+
+    def _records(self) -> Iterator[Found]:
+        self._next()
+        self._advance(self.position + 1)  # the bracket
+        mark = "]" if self._next() == "]" else ","
+        while mark == ",":
+            line, start = self.line, self.offset
+            value, end = self._value()
+            self._advance(end)
+            yield Found(line, start, self.offset, value)
+            if isinstance(value, JsonFileError):
+                return
+            between = _COMMA.match(self.text, end)
+            if between and between.end() < len(self.text):
+                self._advance(between.end())
+                continue
+            mark = self._next()
+            if mark == ",":
+                self._advance(self.position + 1)
+                self._next()
+        near = _near(self.text, self.position)
+        if mark != "]":
+            yield Found(self.line, 0, 0, JsonFileError(f"the array goes on with neither ',' nor ']' near {near}"))
             return
-        between = _BETWEEN.match(text, end)
-        mark = between[1]
-    if not mark:
-        near = _near(text, between.end())
-        yield line, JsonFileError(f"the array goes on with neither ',' nor ']' near {near}")
-    elif between.end() < len(text):
-        yield line, JsonFileError(f"more text after the array near {_near(text, between.end())}")
+        self._advance(self.position + 1)
+        if self._next():
+            near = _near(self.text, self.position)
+            yield Found(self.line, 0, 0, JsonFileError(f"more text after the array near {near}"))
+
+    def _value(self) -> tuple[Any, int]:
+        while True:
+            value, end = _decode(self.text, self.position)
+            if (end < len(self.text) and not isinstance(value, JsonFileError)) or not self._more():
+                return value, end
+
+    def _next(self) -> str:
+        """The next character that is no blank; empty at the end."""
+        while True:
+            blanks = _BLANKS.match(self.text, self.position)
+            self._advance(blanks.end() if blanks else self.position)
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self._more():
+                return ""
+
+    def _advance(self, position: int) -> None:
+        passed = self.text[self.position : position]
+        self.offset, self.line = self.offset + len(passed.encode()), self.line + passed.count("\n")
+        self.position = position
+
+    def _more(self) -> bool:
+        """Read on: as much again as is unread, so that a record of any length is tried a few times only."""
+        if self.ended:
+            return False
+        raw = self.stream.read(max(_CHUNK, len(self.text) - self.position))
+        self.ended = not raw
+        self.text, self.position = self.text[self.position :] + self.decoder.decode(raw, final=self.ended), 0
+        return True
+
+
+class _Noted(threading.local):
+    """Problems of the record that is being decoded: raised only at its end, where the next one starts."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+
+_noted = _Noted()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        _noted.problems.append(f"key {next(key for key in keys if keys.count(key) > 1)[:80]!r} is given twice")
+    return values
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=lambda name: _noted.problems.append(f"{name} is not valid JSON")
+)
 
 
 def _decode(text: str, position: int) -> tuple[Any, int]:
     """The value at a position and its end; a JsonRecordError instead, a JsonFileError where it has no end."""
-    problems: list[str] = []  # raised only at the end, for the next record starts there
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            problems.append(f"key {next(key for key in keys if keys.count(key) > 1)[:80]!r} is given twice")
-        return values
-
-    decoder = json.JSONDecoder(
-        object_pairs_hook=unique, parse_constant=lambda name: problems.append(f"{name} is not valid JSON")
-    )
+    _noted.problems.clear()
     try:
-        value, end = decoder.raw_decode(text, position)
+        value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         return JsonFileError(f"not valid JSON: {error.msg} near {_near(text, error.pos)}"), position
     except (ValueError, RecursionError) as error:  # integers of thousands of digits, thousands of brackets
         return JsonFileError(f"not usable JSON: {error}"), position
-    return (JsonRecordError(problems[0]) if problems else value), end
+    return (JsonRecordError(_noted.problems[0]) if _noted.problems else value), end
 
 
 def _near(text: str, position: int) -> str:

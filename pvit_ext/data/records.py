@@ -10,27 +10,40 @@ for each ``<region>`` in its conversation (PVIT's inline markup, see :mod:`pvit_
 A region is ``[x0, y0, x1, y1]`` in pixels of the upright image, or an object with exactly one of ``box``, ``point``,
 ``polygon``, ``scribble`` or ``mask``, and optionally ``"normalized": true`` (not for masks) and ``"image": k``. A mask
 is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": [height, width], "counts": [...]}``.
+``image`` may be a list of several, with one ``<image>`` for each; a region's ``"image": k`` counts them from 0.
+
+A file is read once: the records' places in it are kept, and each is read again when it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
-from pvit_ext.data.json_records import JsonFileError, read_json_records
-from pvit_ext.data.schema import Spec, parse_record
+import numpy as np
+from numpy.typing import NDArray
+
+from pvit_ext.data.image_files import find_file
+from pvit_ext.data.index import load_scan
+from pvit_ext.data.json_records import open_utf8
+from pvit_ext.data.scan import BadRecord, Scan, name_of, read_record, scan, state_of
+from pvit_ext.data.schema import Spec, images_of, kind_of, parse_record
 from pvit_ext.data.summary import Summary
-from pvit_ext.regions.image import ImageError, image_size
+from pvit_ext.regions.image import ImageError, image_size, load_image
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 
 if TYPE_CHECKING:
     from pvit_ext.data.bad_records import BadRecords
 
+__all__ = ["BadRecord", "Record", "RecordError", "Records", "check", "count_regions", "load_records", "validate"]
 SHOWN_PROBLEMS = 20
+_DECODERS = 4
 
 
 class RecordError(ValueError):
@@ -48,13 +61,6 @@ class RecordError(ValueError):
         super().__init__(
             shown if len(problems) == 1 and not advice else f"{len(problems)} bad records{advice}:\n{shown}"
         )
-
-
-class BadRecord(NamedTuple):
-    """A record that cannot be used: file, line and id, and the same with what is wrong."""
-
-    where: str
-    problem: str
 
 
 @dataclass(frozen=True)
@@ -80,43 +86,111 @@ class Record:
         Raises:
             RegionError: for a mask that cannot be read; names the record.
         """
-        return [spec if isinstance(spec, Region) else spec.load(self.image_folder, self.where) for spec in self.specs]
+        return [spec if isinstance(spec, Region) else self._mask(spec) for spec in self.specs]
+
+    def _mask(self, spec: PendingMask) -> Region:
+        file = spec.source
+        if isinstance(file, str) and self.image_folder is not None:
+            file = find_file(self.image_folder, file) or f"{self.image_folder}/{file}"
+            return replace(spec, source=file).load("", self.where)
+        return spec.load(self.image_folder, self.where)
 
     @property
     def kinds(self) -> list[str]:
         """The kind of each region; no mask is read."""
-        return ["mask" if isinstance(spec, PendingMask) else spec.kind for spec in self.specs]
+        return [kind_of(spec) for spec in self.specs]
 
-    def resolve(self, size: Size) -> list[ResolvedRegion]:
-        """The regions as :meth:`Region.resolve` gives them for an image of this (width, height)."""
-        return [one.resolve(size, f"{self.where}: region {number}") for number, one in enumerate(self.regions)]
+    @property
+    def image_files(self) -> list[str]:
+        """The paths of its images; one that is not there as it is named in the record.
+
+        Raises:
+            ValueError: without an image folder.
+        """
+        names = images_of(self.data)
+        if names and self.image_folder is None:
+            raise ValueError(f"{self.where}: image {names[0]!r} is a file, give the image folder")
+        folder = str(self.image_folder)
+        return [find_file(folder, name) or f"{folder}/{name}" for name in names]
+
+    def resolve(self, sizes: Size | Sequence[Size]) -> list[ResolvedRegion]:
+        """The regions as :meth:`Region.resolve` gives them.
+
+        Args:
+            sizes: (width, height) of the image, or of each where there are several.
+        """
+        each: Any = sizes if sizes and isinstance(sizes[0], tuple) else [sizes]
+        regions = enumerate(self.regions)
+        return [one.resolve(each[one.image], f"{self.where}: region {number}") for number, one in regions]
 
 
 class Records(Sequence[Record]):
-    """The records of a data file.
+    """The records of a data file, each read when it is asked for; workers of a process share its pages.
+
+    Args:
+        path: of the file.
+        folder: where mask files are looked for.
+        found: by a pass over the file, with one good record at least.
 
     Attributes:
         summary: what the file holds.
+        words: int64 (N,), of each record's conversation, negative without an image.
     """
 
-    def __init__(self, records: list[Record], summary: Summary) -> None:
-        self._records, self.summary = records, summary
+    def __init__(self, path: str | PathLike[str], folder: str | None, found: Scan) -> None:
+        self._path, self._folder, self._rows = str(path), folder, found.rows
+        self._state, self.summary = state_of(path), found.summary
+        self._row = _replacements(len(found.rows), found.bad)
+        self._stream: BinaryIO | None = None
+        self._process = 0
+
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """Words of each record's conversation, negative without an image."""
+        words: NDArray[np.int64] = np.asarray(self._rows[:, 3])[self._row]
+        return words
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._row)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
     def __getitem__(self, index: slice) -> list[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        return self._records[index]
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        row = self._rows[self._row[index]]
+        value = read_record(self._open(), row)
+        where = name_of(Path(self._path).name, int(row[2]), value)
+        try:
+            return Record(*parse_record(value, None), where, self._folder)
+        except ValueError as error:
+            raise RecordError(f"{where}: {error}; the file was changed while it is in use, start again") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_stream": None, "_rows": np.array(self._rows)}
+
+    def _open(self) -> BinaryIO:
+        """The file, opened by each process for itself: forked ones would share the position in it."""
+        if self._stream is None or self._process != os.getpid():
+            if state_of(self._path) != self._state:
+                raise RecordError(f"{self._path} was changed while it is in use, start again")
+            self._stream, self._process = open_utf8(self._path), os.getpid()
+        return self._stream
+
+
+def _replacements(count: int, bad: dict[int, BadRecord]) -> NDArray[np.int64]:
+    """For each row the row that is read: a bad one's is the next good one, behind the last the first; int64 (N,)."""
+    row = np.arange(count)
+    good = row[~np.isin(row, list(bad))]
+    return good[np.searchsorted(good, row) % len(good)]
 
 
 def load_records(
     path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, bad: BadRecords | None = None
 ) -> Records:
-    """Read and check a data file.
+    """Check a data file; all processes of a machine do so together, once.
 
     Args:
         path: JSON array or JSON Lines.
@@ -126,15 +200,13 @@ def load_records(
     Raises:
         RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.
     """
-    entries, complete = _scan(path, image_folder)
-    found = [entry for entry in entries if isinstance(entry, BadRecord)]
-    if found and (bad is None or not complete or len(found) == len(entries)):
-        raise RecordError(*(one.problem for one in found))
+    folder = None if image_folder is None else str(image_folder)
+    found = load_scan(path, folder)
+    if found.bad and (bad is None or not found.complete or len(found.bad) == len(found.rows)):
+        raise RecordError(*(one.problem for one in found.bad.values()))
     if bad is not None:
-        bad.add(*found)
-    following = next(entry for entry in entries if isinstance(entry, Record))
-    records = [following := entry if isinstance(entry, Record) else following for entry in reversed(entries)]
-    return Records(records[::-1], _summary(entries))
+        bad.add(*found.bad.values())
+    return Records(path, folder, found)
 
 
 def count_regions(path: str | PathLike[str], image_folder: str | PathLike[str] | None = None) -> Summary:
@@ -144,7 +216,7 @@ def count_regions(path: str | PathLike[str], image_folder: str | PathLike[str] |
         path: JSON array or JSON Lines.
         image_folder: if given, a record whose image is not in it does not count.
     """
-    return _summary(_scan(path, image_folder)[0])
+    return load_scan(path, None if image_folder is None else str(image_folder)).summary
 
 
 def validate(
@@ -155,7 +227,10 @@ def validate(
 
 
 def check(
-    path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
+    path: str | PathLike[str],
+    image_folder: str | PathLike[str] | None = None,
+    check_images: bool = False,
+    decode: bool = False,
 ) -> tuple[list[str], Summary]:
     """Every bad record of a data file, one line each with file, line and id, by line; and what the good ones hold.
 
@@ -163,55 +238,44 @@ def check(
         path: JSON array or JSON Lines.
         image_folder: if given, every image must exist in it.
         check_images: also read each image's header and resolve the regions against its size.
+        decode: also decode every image, so that a truncated one is found.
     """
-    if check_images and image_folder is None:
+    folder = None if image_folder is None else str(image_folder)
+    if (check_images or decode) and folder is None:
         raise ValueError("check_images needs the image_folder")
-    entries: Iterable[Record | BadRecord] = _scan(path, image_folder)[0]
-    if check_images:
-        from tqdm import tqdm
-
-        entries = tqdm(entries, desc="images", unit="record")
-    problems, good = [], []
-    for one in entries:
-        problem = one.problem if isinstance(one, BadRecord) else _image_problem(one) if check_images else None
+    found = scan(path, folder)
+    if not (check_images or decode) or len(found.bad) == len(found.rows) or not len(found.rows):
+        return [one.problem for one in found.bad.values()], found.summary
+    problems, summary = dict(found.bad), Summary()
+    good = [row for row in range(len(found.rows)) if row not in found.bad]
+    records = Records(path, folder, found)
+    for row, (problem, record) in zip(good, _checked(records, good, decode), strict=True):
         if problem:
-            problems.append(problem)
+            problems[row] = BadRecord(record.where, problem)
         else:
-            good.append(one)
-    return problems, _summary(good)
+            summary.add(len(images_of(record.data)), record.kinds)
+    return [problems[row].problem for row in sorted(problems)], summary
 
 
-def _summary(entries: Iterable[Record | BadRecord]) -> Summary:
-    summary = Summary()
-    for one in entries:
-        if isinstance(one, Record):
-            summary.add("image" in one.data, one.kinds)
-    return summary
+def _checked(records: Records, rows: list[int], decode: bool) -> Iterator[tuple[str | None, Record]]:
+    """Of each record what is wrong with its images and itself, with a progress bar; images are decoded in threads."""
+    from tqdm import tqdm
+
+    def one(record: Record) -> tuple[str | None, Record]:
+        return _image_problem(record, decode), record
+
+    bar = tqdm(total=len(rows), desc="images", unit="record")
+    with bar, ThreadPoolExecutor(_DECODERS) as pool:
+        for start in range(0, len(rows), 256):
+            for result in pool.map(one, [records[row] for row in rows[start : start + 256]]):
+                bar.update()
+                yield result
 
 
-def _scan(path: str | PathLike[str], image_folder: str | PathLike[str] | None) -> tuple[list[Record | BadRecord], bool]:
-    """The file's records by line, and whether they are all."""
-    entries: list[Record | BadRecord] = []
-    name, folder = Path(path).name, None if image_folder is None else str(image_folder)
-    value = None
-    for line, value in read_json_records(path):
-        where = f"{name} line {line}"
-        if isinstance(value, dict) and isinstance(value.get("id"), (str, int)):
-            where += f" (id {str(value['id'])[:80]!r})"
-        try:
-            entries.append(Record(*parse_record(value, folder), where, folder))
-        except (ValueError, RecursionError) as error:
-            entries.append(BadRecord(where, f"{where}: {error}"))
-    if not entries:
-        entries.append(BadRecord(name, f"{name} line 1: the file holds no record"))
-    return entries, not isinstance(value, JsonFileError)
-
-
-def _image_problem(record: Record) -> str | None:
-    if "image" not in record.data:
-        return None
+def _image_problem(record: Record, decode: bool) -> str | None:
     try:
-        record.resolve(image_size(Path(record.image_folder or "", record.data["image"])))
+        sizes = [load_image(file).size if decode else image_size(file) for file in record.image_files]
+        record.resolve(sizes)
     except RegionError as error:
         return str(error)
     except (ImageError, OSError) as error:

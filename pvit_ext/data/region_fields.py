@@ -6,9 +6,10 @@ from typing import Any
 
 from pvit_ext.data.image_files import check_file
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
 
 _NUMBERS = {"box": 4, "point": 2}
+_PLAIN = {int, float}
 _KINDS = ("box", "point", "polygon", "scribble", "mask")
 
 
@@ -23,6 +24,8 @@ def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingM
     Raises:
         ValueError: saying what is wrong.
     """
+    if type(item) is list and (box := _plain_box(item)) is not None:
+        return box
     fields = {"box": item} if isinstance(item, list) else item
     if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
         known = ", ".join(_KINDS)
@@ -40,6 +43,16 @@ def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingM
     if isinstance(value, str):
         check_file(value, f"{where}: mask", folder)
     return PendingMask.parse(value, image, where)
+
+
+def _plain_box(item: list[Any]) -> Region | None:
+    """The box that most regions are, which passes every rule at a glance; None for all that needs a second one."""
+    if len(item) != 4 or not set(map(type, item)) <= _PLAIN:
+        return None
+    x0, y0, x1, y1 = item
+    if not (min(x0, y0) >= 0 and 2 <= x1 < MAX_PIXEL and 2 <= y1 < MAX_PIXEL and x1 - x0 > 1 and y1 - y0 > 1):
+        return None
+    return Region("box", ((float(x0), float(y0)), (float(x1), float(y1))))
 
 
 def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:

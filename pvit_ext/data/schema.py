@@ -34,8 +34,8 @@ def parse_record(value: Any, folder: str | None) -> tuple[dict[str, Any], tuple[
         raise ValueError(f"a record is a JSON object, got {short(value)}")
     value = {key: item for key, item in value.items() if item is not None}
     turns = _conversation(value)
-    if "image" in value:
-        check_file(value["image"], "image", folder)
+    for number, image in enumerate(images_of(value)):
+        check_file(image, f"image[{number}]" if isinstance(value["image"], list) else "image", folder)
     specs, inline = _specs(value, turns, folder)
     _check_images_of(value, turns, specs)
     data = {key: item for key, item in value.items() if key != "regions"}
@@ -73,25 +73,42 @@ def _conversation(value: dict[str, Any]) -> list[str]:
             raise ValueError(f"conversations[{number}] is from {short(turn.get('from'))}; human and gpt take turns")
         if not turn["value"].strip():
             raise ValueError(f"conversations[{number}] has an empty value")
-        if re.search("[\ud800-\udfff]", turn["value"]):
+        if not turn["value"].isascii() and re.search("[\ud800-\udfff]", turn["value"]):
             raise ValueError(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
     if len(turns) % 2:
         raise ValueError("conversations ends with a question, there is no answer to learn")
     return [turn["value"] for turn in turns]
 
 
+def images_of(value: dict[str, Any]) -> list[Any]:
+    """The images of a record: none, one, or a list of several.
+
+    Raises:
+        ValueError: for an empty list.
+    """
+    if "image" not in value:
+        return []
+    image = value["image"]
+    if image == []:
+        raise ValueError("image is an empty list; leave the key out where there is none")
+    return image if isinstance(image, list) else [image]
+
+
+def kind_of(spec: Spec) -> str:
+    """The kind of a region, also of a mask that is not read yet."""
+    return "mask" if isinstance(spec, PendingMask) else spec.kind
+
+
 def _check_images_of(value: dict[str, Any], turns: list[str], specs: Sequence[Spec]) -> None:
-    has_image = "image" in value
-    hint = "" if has_image else meant_key(value, "image")
+    images = len(images_of(value))
+    hint = "" if images else meant_key(value, "image")
     if "<image>" in "".join(turns[1::2]):
         raise ValueError("<image> stands in an answer; it belongs in a question")
     count = sum(turn.count("<image>") for turn in turns)
-    if specs and not has_image:
+    if specs and not images:
         raise ValueError(f"{len(specs)} regions but no image; a region lies on an image{hint}")
-    if count != has_image:
-        raise ValueError(
-            f"{count} <image> placeholders but {int(has_image)} image; LLaVA reads one image a record{hint}"
-        )
+    if count != images:
+        raise ValueError(f"{count} <image> placeholders but {images} image; write one <image> for each{hint}")
     for spec in specs:
-        if spec.image != 0:
-            raise ValueError(f"a region lies on image {spec.image}, but the record has one image, number 0")
+        if not 0 <= spec.image < images:
+            raise ValueError(f"a region lies on image {spec.image}, but the record has {images}, counted from 0")

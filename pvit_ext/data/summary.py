@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,13 +29,12 @@ class Summary:
         """How many regions, of all kinds."""
         return sum(self.kinds.values())
 
-    def add(self, images: int, kinds: Iterable[str]) -> None:
+    def add(self, images: int, kinds: Sequence[str]) -> None:
         """Count one record with so many images and a region of each kind named."""
-        before = self.regions
         self.kinds.update(kinds)
         self.records += 1
         self.images += images
-        self.with_regions += self.regions > before
+        self.with_regions += bool(kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; ``Summary(**...)`` reads it."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_wandb_available
 
 from pvit_ext.data.records import Record, load_records
+from pvit_ext.data.schema import images_of
 from pvit_ext.inference import ask
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, number_regions
 from pvit_ext.regions.drawing import draw_regions
@@ -71,7 +73,7 @@ class Sample:
         Raises:
             RegionError: naming the record, when its image or a region cannot be used.
         """
-        path = Path(record.image_folder or "", record.data["image"])
+        path = Path(record.image_files[0])
         with reading(record.where):
             image = load_image(path)
         regions = [region.resolve(image.size, record.where) for region in record.regions]
@@ -102,8 +104,8 @@ class Tracking(TrainerCallback):
         self.throughput = Throughput(trainer.model)
         if self.args.region_eval_data is not None:
             records = load_records(self.args.region_eval_data, trainer.train_dataset.data_args.image_folder)
-            with_image = [record for record in records if "image" in record.data]
-            self.samples = [Sample.of(record) for record in with_image[: self.args.region_eval_samples]]
+            with_image = (record for record in records if len(images_of(record.data)) == 1)  # a row shows one image
+            self.samples = [Sample.of(record) for record in islice(with_image, self.args.region_eval_samples)]
         if "wandb" in self.args.report_to and trainer.is_world_process_zero():
             go_offline_without_key()
         trainer.add_callback(self)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llava import mm_utils
-from llava.constants import IGNORE_INDEX
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
@@ -51,9 +50,24 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
         read: tuple[Records, BadRecords] = getattr(data_args, "read", None) or read_records(data_path, data_args)
         self.records, self.bad_records = read
-        self.list_data_dict = [record.data for record in self.records]
         self.tokenizer = tokenizer
         self.data_args = data_args
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """As LLaVA's: the words of each record, negative without an image."""
+        lengths: list[int] = self.records.words.tolist()
+        return lengths
+
+    @property
+    def lengths(self) -> list[int]:
+        """As LLaVA's: the words of each record, and 128 for an image."""
+        words = self.records.words
+        lengths: list[int] = (np.abs(words) + 128 * (words > 0)).tolist()
+        return lengths
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
@@ -82,30 +96,39 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             side = self.data_args.image_processor.crop_size
-            blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": None}
-            item = self._encoded(record, record.data["conversations"], regions=0, image_rows=0)
-            return item | blank | {"image_size": (side["width"], side["height"])}
+            blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": [None]}
+            item = self._encoded(record, record.data["conversations"], 0, [])
+            return item | blank | {"image_size": [(side["width"], side["height"])]}
         with reading(record.where):
-            image = load_image(Path(self.data_args.image_folder, record.data["image"]))
-        regions = self._regions(record, image.size, draw)
+            images = [load_image(file) for file in record.image_files]
+        sizes = [image.size for image in images]
+        regions = self._regions(record, sizes, draw)
         turns = record.data["conversations"]
         texts = [turn["value"] for turn in turns]
-        texts, left = write_regions(self.region_encoder, texts, regions, [image.size], record.where)
+        texts, kept = write_regions(self.region_encoder, texts, regions, sizes, record.where)
         turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
-        item = self._encoded(record, turns, len(left), self.layout.rows(image.size))
-        check_regions(self.region_encoder, left, image.size, self.layout.view(image.size))
+        item = self._encoded(record, turns, len(kept), [self.layout.rows(size) for size in sizes])
+        for number, size in enumerate(sizes):
+            on_image = [region for region in kept if region.image == number]
+            check_regions(self.region_encoder, on_image, size, self.layout.view(size))
         with reading(record.where):
-            item["image"] = self._pixels(paint_regions(self.region_encoder, [image], regions)[0])
-        extra = region_extra(self.region_encoder, [image], left)[0]
-        return item | {"image_size": image.size, "regions": left, "region_extra": extra}
+            painted = paint_regions(self.region_encoder, images, regions)
+            pixels = [self._pixels(image) for image in painted]
+        extra = region_extra(self.region_encoder, images, kept)
+        image = pixels if isinstance(record.data["image"], list) else pixels[0]
+        return item | {"image": image, "image_size": sizes, "regions": kept, "region_extra": extra}
 
-    def _encoded(self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: int) -> dict[str, Any]:
+    def _encoded(
+        self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: list[int]
+    ) -> dict[str, Any]:
         """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
         end, has_image = self.tokenizer.eos_token, "image" in record.data
         if end and any(end in turn["value"] for turn in turns):
             raise RecordError(f"{record.where}: its text holds {end}, with which LLaVA ends an answer; take it out")
         conversations = [copy.deepcopy(turns)]
-        if has_image:
+        if len(image_rows) > 1:
+            conversations = [self._with_images(turns)]
+        elif has_image:
             conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
         try:
             encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
@@ -116,15 +139,22 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         self._check(item, record.where, regions, image_rows)
         return item
 
-    def _regions(self, record: Record, size: Size, draw: np.random.Generator) -> list[ResolvedRegion]:
+    def _with_images(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Turns with several images, which LLaVA's ``preprocess_multimodal`` would make one of: they stay in place."""
+        if not self.data_args.mm_use_im_start_end:
+            return copy.deepcopy(turns)
+        marked = f"{DEFAULT_IM_START_TOKEN}{DEFAULT_IMAGE_TOKEN}{DEFAULT_IM_END_TOKEN}"
+        return [{**turn, "value": turn["value"].replace(DEFAULT_IMAGE_TOKEN, marked)} for turn in turns]
+
+    def _regions(self, record: Record, sizes: list[Size], draw: np.random.Generator) -> list[ResolvedRegion]:
         """The record's regions, moved a little."""
         most = self.data_args.region_jitter
-        return [jitter_box(region, most, draw) for region in record.resolve(size)]
+        return [jitter_box(region, most, draw) for region in record.resolve(sizes)]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
 
-    def _check(self, item: dict[str, Any], where: str, expected: int, image_rows: int) -> None:
+    def _check(self, item: dict[str, Any], where: str, expected: int, image_rows: list[int]) -> None:
         """Nothing is trained on with its answer masked or cut away, or its region cut off."""
         ids, limit = item["input_ids"], self.tokenizer.model_max_length
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
@@ -135,14 +165,17 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         if len(regions) != expected:
             problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
             raise RecordError(f"{where}: {problem}; --version plain drops the question, use another template")
+        if (images := int((ids == IMAGE_TOKEN_INDEX).sum())) != len(image_rows):
+            problem = f"{len(image_rows)} images, but its prompt keeps {images} <image>"
+            raise RecordError(f"{where}: {problem}; --version plain takes one image, use another template")
         for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
             if len(places) and (row := self._row_after(ids, int(places[0]), image_rows)) > limit:
                 raise RecordError(f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it")
 
-    def _row_after(self, ids: torch.Tensor, place: int, image_rows: int) -> int:
+    def _row_after(self, ids: torch.Tensor, place: int, image_rows: list[int]) -> int:
         """Row of the prompt, images and regions expanded, behind the token at ``place``."""
         before = ids[: place + 1]
-        images = int((before == IMAGE_TOKEN_INDEX).sum()) * (image_rows - 1)
+        images = sum(rows - 1 for rows in image_rows[: int((before == IMAGE_TOKEN_INDEX).sum())])
         return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
 
 
@@ -164,14 +197,24 @@ def jitter_box(region: ResolvedRegion, fraction: float, draw: np.random.Generato
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
-    """LLaVA's collator; image sizes, regions and the encoder's extra inputs stay lists, one entry a sample."""
+    """LLaVA's collator; images of all samples in one row, and their sizes and the encoder's extra inputs likewise.
+
+    Regions stay one list a sample; a region's ``image`` counts the images of its sample.
+    """
 
     def __call__(self, instances: Any) -> dict[str, Any]:
         """Batch of :class:`RegionDataset` items."""
-        batch = super().__call__(instances)
-        batch["image_sizes"] = [item["image_size"] for item in instances]
+        texts = [{key: item[key] for key in ("input_ids", "labels")} for item in instances]
+        batch: dict[str, Any] = super().__call__(texts)
+        images = [
+            image
+            for item in instances
+            for image in (item["image"] if isinstance(item["image"], list) else [item["image"]])
+        ]
+        batch["images"] = torch.stack(images) if len({image.shape for image in images}) == 1 else images
+        batch["image_sizes"] = [size for item in instances for size in item["image_size"]]
         batch["regions"] = [item["regions"] for item in instances]
-        batch["region_extra"] = [item["region_extra"] for item in instances]
+        batch["region_extra"] = [extra for item in instances for extra in item["region_extra"]]
         return batch
 
 
