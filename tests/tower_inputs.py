@@ -1,4 +1,4 @@
-"""Inputs for encoders that read the image tower's features: maps whose value is the brightness that a view shows."""
+"""Inputs for encoders that read the vision tower's features: maps whose value is the brightness that a view shows."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class CrossAttentionOptions:
         heads: attention heads.
         head_dim: channels per head; C is ``heads * head_dim``.
         context: rings of cells around a region that its queries also see.
-        layer: hidden layer of the image tower to read.
+        layer: hidden layer of the vision tower to read.
         backend: of the attention: ``auto``, ``flash``, ``sdpa`` or ``eager``.
     """
 
@@ -47,7 +47,7 @@ class CrossAttention(RegionEncoder):
 
     Args:
         options: sizes.
-        tower_config: of the image tower, for its width and patch size.
+        tower_config: of the vision tower, for its width and patch size.
     """
 
     name: ClassVar[str] = "cross_attention"
@@ -111,7 +111,7 @@ class CrossAttention(RegionEncoder):
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> CrossAttention:
-    """Build from ``config.encoder_options``, fields of :class:`CrossAttentionOptions`, and the image tower's config.
+    """Build from ``config.encoder_options``, fields of :class:`CrossAttentionOptions`, and the vision tower's config.
 
     Raises:
         ValueError: for an unknown option, or a layer that the tower lacks.

@@ -1,4 +1,4 @@
-"""Masks of regions as the image tower sees them: rasterised in original pixels, read through the view's affine."""
+"""Masks of regions as the vision tower sees them: rasterised in original pixels, read through the view's affine."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class OverlayOptions:
 
 
 class Overlay(RegionEncoder):
-    """Paints regions before the image tower sees the image; ``<region>`` becomes "the object within the red rectangle".
+    """Paints regions before the vision tower sees them; ``<region>`` becomes "the object within the red rectangle".
 
     Regions of one image have different colours, and equal ones the same; more than there are colours are an error.
 

@@ -1,4 +1,4 @@
-"""RoI-aligned feature replay: a region's tokens are the image tower's own features, resampled on a grid in its box."""
+"""RoI-aligned feature replay: a region's tokens are the vision tower's own features, resampled on a grid in its box."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReplayOptions:
     Args:
         grid: cells per side of the replayed grid, T is its square; 16 in the original.
         sampling_ratio: RoIAlign samples per cell and axis.
-        layer: hidden layer of the image tower to read.
+        layer: hidden layer of the vision tower to read.
         stride: view pixels per cell of the feature map; the tower's patch size by default.
         projection: C of a GELU MLP over the map before the replay, as the original has it; None replays the tower's.
         shape: tell the tokens how much of their cell the region's mask covers.
@@ -48,7 +48,7 @@ class Replay(RegionEncoder):
 
     Args:
         options: sizes.
-        tower_config: of the image tower, for its width and patch size.
+        tower_config: of the vision tower, for its width and patch size.
     """
 
     name: ClassVar[str] = "replay"
@@ -109,7 +109,7 @@ class Replay(RegionEncoder):
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> Replay:
-    """Build from ``config.encoder_options``, fields of :class:`ReplayOptions`, and the image tower's config.
+    """Build from ``config.encoder_options``, fields of :class:`ReplayOptions`, and the vision tower's config.
 
     Raises:
         ValueError: for an unknown option, or a layer that the tower lacks.

@@ -99,7 +99,7 @@ class CrossLayers(nn.Module):
 
     Args:
         feature_dim: C of the region encoder.
-        patch_dim: C of the image tower.
+        patch_dim: C of the vision tower.
         layers: N blocks.
         head_dim: channels of an attention head.
     """
@@ -124,7 +124,7 @@ class CrossLayers(nn.Module):
         """features (M, T, C) -> (M, T, C) of the same dtype.
 
         Args:
-            feature_map: (B, patch_dim, H, W) of the image tower.
+            feature_map: (B, patch_dim, H, W) of the vision tower.
             image_index: (M,) int64, the image each region lies on.
             boxes_norm: (M, 4) xyxy float32, 0..1 of the original image.
         """

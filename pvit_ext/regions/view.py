@@ -94,7 +94,7 @@ class View:
 
 
 def tower_view(processor: Any, image_aspect_ratio: str | None, source: Size) -> View:
-    """The view that LLaVA's image tower gets of an image, read from its CLIPImageProcessor.
+    """The view that LLaVA's vision tower gets of an image, read from its CLIPImageProcessor.
 
     Args:
         processor: transformers image processor with ``size``, ``crop_size``, ``do_resize``, ``do_center_crop``.

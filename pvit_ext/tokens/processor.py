@@ -32,7 +32,7 @@ def paint_regions(encoder: Any, images: Sequence[Image.Image], regions: Sequence
 
 
 def write_regions(
-    encoder: Any, texts: Sequence[str], regions: Sequence[ResolvedRegion], sizes: Sequence[Size], where: str
+    encoder: Any, texts: Sequence[str], regions: Sequence[ResolvedRegion], sizes: Sequence[Size], sample: str
 ) -> tuple[list[str], list[ResolvedRegion]]:
     """For an encoder with T = 0, put its words where ``<region>`` stands in the texts of one sample.
 
@@ -41,10 +41,10 @@ def write_regions(
         texts: with one ``<region>`` per region, in order.
         regions: of the sample.
         sizes: (width, height) of its images.
-        where: names the sample in error messages.
+        sample: its name in error messages.
 
     Returns:
-        the texts, and the regions that are left for the model.
+        the texts, and the regions that the model gets.
 
     Raises:
         RegionError: for a region that the encoder cannot describe.
@@ -55,7 +55,7 @@ def write_regions(
     try:
         words = iter(encoder.describe(regions, sizes))
     except RegionError as error:
-        raise RegionError(f"{where}: {error}") from error
+        raise RegionError(f"{sample}: {error}") from error
     return [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts], []
 
 

@@ -148,8 +148,8 @@ def _region_tensors(merge: _Merge, ids: list[int]) -> dict[str, Tensor]:
 
 def _delimiter_ids(values: dict[str, Any], path: Path) -> list[int]:
     keys = ("region_start_token", "region_end_token")
-    if lost := [key for key in keys if key not in values]:
-        raise ValueError(f"{path} has no {lost}, the ids of <Region> and </Region>: it is not the original PVIT's")
+    if absent := [key for key in keys if key not in values]:
+        raise ValueError(f"{path} has no {absent}, the ids of <Region> and </Region>: it is not the original PVIT's")
     return [values[key] for key in keys]
 
 
@@ -161,8 +161,8 @@ def _language_tensors(original: Checkpoint, config: Any) -> list[str]:
         name: tuple(value.shape) for name, value in model.state_dict().items() if "model.vision_tower." not in name
     }
     for part, reason in UNNEEDED.items():
-        if left := [name for name in original.tensors if part in name]:
-            logger.info("%d tensors *%s* are left out: %s", len(left), part, reason)
+        if unneeded := [name for name in original.tensors if part in name]:
+            logger.info("%d tensors *%s* are left out: %s", len(unneeded), part, reason)
     given = {
         name: original.entry(name)
         for name in original.tensors

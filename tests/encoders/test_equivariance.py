@@ -29,7 +29,7 @@ SIDE, PATCH = 112, 7
 
 @pvit_ext.register_region_encoder("test_tower_roi")
 class TowerRoI(RegionEncoder):
-    """Mean of the image tower's last-but-one hidden layer inside the box."""
+    """Mean of the vision tower's last-but-one hidden layer inside the box."""
 
     name: ClassVar[str] = "test_tower_roi"
     feature_layers = (-2,)

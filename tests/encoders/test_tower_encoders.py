@@ -1,4 +1,4 @@
-"""What every encoder on the image tower's features promises: place, batch invariance, determinism, gradients."""
+"""What every encoder on the vision tower's features promises: place, batch invariance, determinism, gradients."""
 
 from __future__ import annotations
 

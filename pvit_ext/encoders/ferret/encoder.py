@@ -22,7 +22,7 @@ class FerretOptions:
     """Sizes of Ferret's spatial-aware visual sampler.
 
     Args:
-        layer: hidden layer of the image tower.
+        layer: hidden layer of the vision tower.
         points: points per region.
         groups: points kept by each round.
         neighbors: points gathered around each of these.
@@ -155,7 +155,7 @@ def _check(options: FerretOptions) -> None:
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> Ferret:
-    """Build from ``config.encoder_options``, fields of :class:`FerretOptions`, and the image tower's config.
+    """Build from ``config.encoder_options``, fields of :class:`FerretOptions`, and the vision tower's config.
 
     Raises:
         ValueError: for an unknown or impossible option, or a layer that the tower lacks.

@@ -1,4 +1,4 @@
-"""GPT4RoI region encoder: hidden layers of the image tower as a fused feature pyramid, pooled by RoIAlign."""
+"""GPT4RoI region encoder: hidden layers of the vision tower as a fused feature pyramid, pooled by RoIAlign."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GPT4RoIOptions:
     """Sizes of a GPT4RoI module.
 
     Args:
-        layers: hidden layers of the image tower; by default four, spread over its second half.
+        layers: hidden layers of the vision tower; by default four, spread over its second half.
         scales: how far each level's map is enlarged before fusing; (8, 4, 2, 1) by default for four levels.
         rounds: rounds of fusing.
         width: channels of the fused maps, a multiple of 4; the tower's by default.
@@ -134,7 +134,7 @@ class GPT4RoI(RegionEncoder):
         return sum(((0.0 * one).sum() for one in features[len(groups) :]), tokens)
 
     def encode(self, feature_maps: list[Tensor], boxes: Tensor, boxes_norm: Tensor, image_index: Tensor) -> Tensor:
-        """Features (M, T, C) of boxes on maps of the image tower.
+        """Features (M, T, C) of boxes on maps of the vision tower.
 
         Args:
             feature_maps: (B, C, H, W) per level.

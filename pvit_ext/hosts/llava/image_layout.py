@@ -21,7 +21,7 @@ _EXAMPLE = "a list of resolutions such as [[336, 672], [672, 336], [672, 672]]"
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """The pictures of an image, by LLaVA's config and its image tower.
+    """The pictures of an image, by LLaVA's config and its vision tower.
 
     Args:
         processor: the tower's image processor.
@@ -41,7 +41,7 @@ class ImageLayout:
 
     @classmethod
     def of(cls, model: Any) -> ImageLayout:
-        """The layout of a LLaVA model with a loaded image tower."""
+        """The layout of a LLaVA model with a loaded vision tower."""
         tower, config = model.get_vision_tower(), model.config
         return cls(
             tower.image_processor,
@@ -75,8 +75,8 @@ class ImageLayout:
             return cells * (1 + columns * rows)
         from llava.model.llava_arch import unpad_image
 
-        whole = torch.empty(1, rows * self.patches, columns * self.patches, device="meta")
-        _, height, width = unpad_image(whole, size).shape
+        canvas = torch.empty(1, rows * self.patches, columns * self.patches, device="meta")
+        _, height, width = unpad_image(canvas, size).shape
         return cells + height * (width + 1)  # one newline a row
 
     def view(self, size: Size, tiled: bool = False) -> View:
@@ -110,7 +110,7 @@ class ImageLayout:
             RegionError: when the pictures are not those of these images.
         """
         if len(pictures) != len(sizes):
-            raise RegionError(f"the image tower ran on {len(pictures)} images, image_sizes has {len(sizes)}")
+            raise RegionError(f"the vision tower ran on {len(pictures)} images, image_sizes has {len(sizes)}")
         grids = [self._grid(image, count, sizes[image]) for image, count in enumerate(pictures)]
         grids = grids if tiled else [None] * len(grids)
         views = [self.view(size, grid is not None) for size, grid in zip(sizes, grids, strict=True)]
@@ -127,7 +127,7 @@ class ImageLayout:
         columns, rows = self.tiles(size) if self.aspect == "anyres" else (0, 0)
         if pictures != 1 + columns * rows:
             raise RegionError(
-                f"image {image} of the batch: the image tower ran on {pictures} pictures, but image_aspect_ratio="
+                f"image {image} of the batch: the vision tower ran on {pictures} pictures, but image_aspect_ratio="
                 f"{self.aspect!r} makes {1 + columns * rows} of {size[0]}x{size[1]} pixels; image_sizes are (width, "
                 "height) of the originals"
             )
