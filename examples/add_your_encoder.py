@@ -20,11 +20,11 @@ from pvit_ext.ops.roi_align import roi_align
 
 
 class Average(RegionEncoder):
-    """One token: the mean of the image tower's features in a box, through a layer that both stages train.
+    """One token: the mean of the vision tower's features in a box, through a layer that both stages train.
 
     Args:
         config: with ``encoder_options``; this encoder has one, ``layer``.
-        tower_config: of LLaVA's image tower.
+        tower_config: of LLaVA's vision tower.
     """
 
     name: ClassVar[str] = "average"

@@ -64,7 +64,7 @@ def relayout(
 
 
 def unfreeze_tower(source: Path, folder: Path, level: str = "vision_model.") -> Path:
-    """A copy of a LLaVA checkpoint as LLaVA-1.6 has them: it holds the image tower, which differs from its first file.
+    """A copy of a LLaVA checkpoint as LLaVA-1.6 has them: it holds the vision tower, which differs from its first file.
 
     Args:
         source: a checkpoint of tests/tiny.py, in one safetensors file.
@@ -85,7 +85,7 @@ def unfreeze_tower(source: Path, folder: Path, level: str = "vision_model.") -> 
 
 
 def tower_tensors(folder: Path) -> dict[str, Tensor]:
-    """The image tower's tensors in a checkpoint, by their names in today's transformers."""
+    """The vision tower's tensors in a checkpoint, by their names in today's transformers."""
     found = load_file(folder / "model.safetensors").items()
     parts = {key.partition(TOWER)[2].removeprefix("vision_model."): value for key, value in found if TOWER in key}
     assert len(parts) > 50

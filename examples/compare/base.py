@@ -25,7 +25,7 @@ QUICKSTART = Path("runs/quickstart")
 class Budget(Settings):
     """The quickstart's settings, and what the base takes beyond them.
 
-    Of the quickstart's, ``language_steps`` and ``base_steps`` tell only whether its image tower can be taken over.
+    Of the quickstart's, ``language_steps`` and ``base_steps`` tell only whether its vision tower can be taken over.
     """
 
     crowd_scenes: int = 5000
@@ -53,7 +53,7 @@ class Base(Quickstart):
         return {"clip": clip, "regionclip": regionclip, "projector": phases.run("base LLaVA", self.base)}
 
     def quickstart(self) -> None:
-        """The quickstart's image tower: that of ``runs/quickstart``, if it is of this size."""
+        """The quickstart's vision tower: that of ``runs/quickstart``, if it is of this size."""
         folder = self.folder / "quickstart"
         if _is_made(QUICKSTART, self.settings):
             shutil.copytree(QUICKSTART / "clip", folder / "clip", dirs_exist_ok=True)
@@ -61,7 +61,7 @@ class Base(Quickstart):
             Quickstart(folder, self.settings).clip()
 
     def clip(self) -> list[float]:
-        """The quickstart's image tower, trained further."""
+        """The quickstart's vision tower, trained further."""
         start, settings = self.folder / "quickstart" / "clip", self.settings
         return train_tower(self.folder / "clip", start, settings.crowd_scenes, settings.crowd_steps, settings.seed)
 

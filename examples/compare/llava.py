@@ -1,4 +1,4 @@
-"""The comparison's base LLaVA: language model and image tower, joined by a projector that says what the tower sees."""
+"""The comparison's base LLaVA: language model and vision tower, joined by a projector that says what the tower sees."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_llava(
 
     Args:
         language: folder with tokenizer and language model.
-        clip: folder of the image tower.
+        clip: folder of the vision tower.
         folder: where the checkpoint goes.
         scenes: how many to make.
         align_steps: optimizer steps for the projector alone.
@@ -57,7 +57,7 @@ def _align(model: Any, words: PatchWords, features: Tensor, patches: Tensor, ste
     Args:
         model: LLaVA.
         words: of its tokenizer.
-        features: (S, P, C) of the image tower.
+        features: (S, P, C) of the vision tower.
         patches: (S, P, 2 + colours).
         steps: optimizer steps.
 

@@ -32,7 +32,7 @@ def parameters(model: Any) -> dict[str, int]:
 def encode_times(model: Any, processor: Any, scenes: Scenes) -> dict[str, float]:
     """Milliseconds for an image with one box, and for each further box; quantiles 10, 50 and 90 over repeats.
 
-    From image and boxes to region tokens, with what the encoder does in data workers; without LLaVA's image tower,
+    From image and boxes to region tokens, with what the encoder does in data workers; without LLaVA's vision tower,
     unless the encoder runs it again.
     """
     image = scenes[0][0].image

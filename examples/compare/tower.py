@@ -1,4 +1,4 @@
-"""The comparison's image tower: the quickstart's, trained further to keep what its readers have to find in it.
+"""The comparison's vision tower: the quickstart's, trained further to keep what its readers have to find in it.
 
 A real CLIP tower has seen millions of images: it knows where a patch lies, and what a frame or a dot on it is. The
 quickstart's was taught neither. It loses place in its last layers, and a mark is noise to it, so nothing that reads it

@@ -2,7 +2,7 @@
 
 A large language model finds what a text says about a place, whatever the place, because it has read a lot. A tiny one
 learns to look things up from scenes that are told so, without any pixels; then the projector is trained to tell the
-image tower's patches in the same words, in place of LLaVA's first stage.
+vision tower's patches in the same words, in place of LLaVA's first stage.
 """
 
 from __future__ import annotations

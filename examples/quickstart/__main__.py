@@ -80,7 +80,7 @@ class Quickstart:
         train_language_model(self.folder / "language", self.settings.language_steps)
 
     def clip(self) -> list[float]:
-        """The image tower; returns the share of right digits and colours at the end of training."""
+        """The vision tower; returns the share of right digits and colours at the end of training."""
         return train_clip_tower(self.folder / "clip", self.scenes, self.settings.clip_steps)
 
     def regionclip(self) -> list[float]:

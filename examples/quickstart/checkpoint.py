@@ -40,7 +40,7 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
 
     Args:
         language: folder with tokenizer and language model.
-        clip: folder of the image tower.
+        clip: folder of the vision tower.
         folder: where the checkpoint goes; its config names the tower by absolute path, as LLaVA's builder needs it.
         scenes: training scenes.
         steps: optimizer steps.
@@ -55,7 +55,7 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
 
 
 def new_llava(language: Path, clip: Path) -> tuple[Any, Any]:
-    """LLaVA of a language model and an image tower, with a fresh projector, and its tokenizer."""
+    """LLaVA of a language model and an vision tower, with a fresh projector, and its tokenizer."""
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
     model = LlavaLlamaForCausalLM.from_pretrained(language, config=_llava_config(language, clip))
@@ -64,7 +64,7 @@ def new_llava(language: Path, clip: Path) -> tuple[Any, Any]:
 
 
 def save_llava(model: Any, language: Path, folder: Path) -> None:
-    """Write LLaVA and its tokenizer as LLaVA's checkpoints are, without the image tower."""
+    """Write LLaVA and its tokenizer as LLaVA's checkpoints are, without the vision tower."""
     kept = {key: value for key, value in model.state_dict().items() if "vision_tower" not in key}
     model.save_pretrained(folder, state_dict=kept)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):

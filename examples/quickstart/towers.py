@@ -1,4 +1,4 @@
-"""The quickstart's two image towers, each pre-trained on its own simple task before the language model sees it.
+"""The quickstart's two vision towers, each pre-trained on its own simple task before the language model sees it.
 
 The CLIP tower learns, for the patches of a whole image, which digit in which colour lies there; the RegionCLIP tower
 learns the same for boxes, on its own image path, and is written in the original checkpoint's layout.

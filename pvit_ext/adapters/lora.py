@@ -20,7 +20,7 @@ _PEFT_PREFIX = "base_model.model."
 def find_all_linear_names(model: Any) -> str:
     """A pattern for exactly the linear layers of the language model's blocks; peft matches it against whole names.
 
-    LLaVA's function of this name collects last names (``q_proj``), which an image tower or an encoder has as well.
+    LLaVA's function of this name collects last names (``q_proj``), which an vision tower or an encoder has as well.
 
     Args:
         model: LLaVA model before peft wraps it.

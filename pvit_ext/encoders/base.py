@@ -33,10 +33,10 @@ class RegionInputs:
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
             image holds all its tiles. Where images differ in that, a map ends with its view and repeats its last cells
             from there: see :meth:`rows_by_view_size`.
-        views: B affines, original pixels -> the image tower's pixels.
+        views: B affines, original pixels -> the vision tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
-        tower: LLaVA's image tower, for encoders that let it look again.
+        tower: LLaVA's vision tower, for encoders that let it look again.
     """
 
     regions: list[ResolvedRegion]
@@ -66,7 +66,7 @@ class RegionInputs:
 
     @cached_property
     def tower_boxes(self) -> Tensor:
-        """(M, 4) xyxy float32 in the image tower's pixels, clipped to what the tower sees.
+        """(M, 4) xyxy float32 in the vision tower's pixels, clipped to what the tower sees.
 
         Raises:
             RegionError: when the tower's view crops a region away entirely.
@@ -80,7 +80,7 @@ class RegionInputs:
         return clipped.to(self.boxes.device)
 
     def cropped_away(self, number: int, what: str) -> RegionError:
-        """The error of a region of which the image tower's view shows nothing."""
+        """The error of a region of which the vision tower's view shows nothing."""
         image = int(self.image_index[number])
         name, (width, height) = self.regions[number].name, self.views[image].size
         return RegionError(
@@ -106,7 +106,7 @@ class RegionEncoder(nn.Module):
         name: registered name.
         region_kinds: kinds it accepts.
         frozen: it is a pre-trained tower that no stage trains.
-        feature_layers: hidden layers of the image tower it reads (numbered as in ``hidden_states``).
+        feature_layers: hidden layers of the vision tower it reads (numbered as in ``hidden_states``).
         reads_tiles: of an ``anyres`` image it gets the map of all tiles; else that of the base view, a square.
         tokens_per_region: T; 0 for an encoder that shows regions by :meth:`describe` and :meth:`paint` alone, whose
             :meth:`forward` never runs.
@@ -147,7 +147,7 @@ class RegionEncoder(nn.Module):
         raise NotImplementedError
 
     def paint(self, image: Image.Image, regions: Sequence[ResolvedRegion]) -> Image.Image:
-        """What the image tower shall see in place of an image; in data workers, before its preprocessing.
+        """What the vision tower shall see in place of an image; in data workers, before its preprocessing.
 
         Args:
             image: upright RGB original.
@@ -210,7 +210,7 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
 
     Args:
         config: with ``encoder`` and ``encoder_options``.
-        tower_config: config of LLaVA's image tower, for encoders that read its features.
+        tower_config: config of LLaVA's vision tower, for encoders that read its features.
 
     Raises:
         ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.

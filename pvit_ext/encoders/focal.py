@@ -1,4 +1,4 @@
-"""Focal crops: the image tower looks again, at a crop around each region, and its layers attend to the whole image."""
+"""Focal crops: the vision tower looks again, at a crop around each region, and its layers attend to the whole image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FocalOptions:
     Args:
         context: sides of the crop, in sides of the region's box.
         least: pixels of the original; a shorter side of the box counts as this long.
-        layer: hidden layer of the image tower to read.
+        layer: hidden layer of the vision tower to read.
         shuffle: side of the squares of patches that become one token, side by side in C.
     """
 
@@ -49,7 +49,7 @@ class FocalBlock(nn.Module):
     """Behind one layer of the tower: gated cross-attention to the patches of the whole image, then a gated MLP.
 
     Args:
-        tower_config: of the image tower, for its sizes, activation and epsilon.
+        tower_config: of the vision tower, for its sizes, activation and epsilon.
     """
 
     def __init__(self, tower_config: Any) -> None:
@@ -92,7 +92,7 @@ class Focal(RegionEncoder):
 
     Args:
         options: sizes.
-        tower_config: of the image tower.
+        tower_config: of the vision tower.
     """
 
     name: ClassVar[str] = "focal"
@@ -194,7 +194,7 @@ class Focal(RegionEncoder):
         """One pass of the tower: patches (M, P, hidden) of its chosen layer.
 
         Args:
-            tower: LLaVA's image tower.
+            tower: LLaVA's vision tower.
             pixels: (M, 3, side, side), normalised for the tower.
             masks: (M, 1, side, side) in -1..1.
             patches: (B, P, hidden) of the whole images; None for none to attend to.
@@ -258,7 +258,7 @@ def _crops(inputs: RegionInputs, image: int) -> Tensor:
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> Focal:
-    """Build from ``config.encoder_options``, fields of :class:`FocalOptions`, and the image tower's config.
+    """Build from ``config.encoder_options``, fields of :class:`FocalOptions`, and the vision tower's config.
 
     Raises:
         ValueError: for an unknown option, or a layer that the tower lacks.

@@ -1,4 +1,4 @@
-"""Reading ``RegionConfig.encoder_options`` and the image tower's sizes, for encoders that look at its features."""
+"""Reading ``RegionConfig.encoder_options`` and the vision tower's sizes, for encoders that look at its features."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def read_options(kind: type[Options], given: dict[str, Any], name: str, **defaul
 
 
 def check_tower(tower_config: Any, name: str) -> Any:
-    """The config of the image tower.
+    """The config of the vision tower.
 
     Raises:
         ValueError: when there is none, or it lacks the sizes that encoders need.
     """
     needed = ("hidden_size", "num_hidden_layers", "patch_size")
     if missing := [item for item in needed if not hasattr(tower_config, item)]:
-        raise ValueError(f"region encoder {name!r} reads the image tower's features; its config lacks {missing}")
+        raise ValueError(f"region encoder {name!r} reads the vision tower's features; its config lacks {missing}")
     return tower_config
 
 

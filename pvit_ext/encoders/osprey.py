@@ -146,7 +146,7 @@ def mask_mean(feature_map: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> Osprey:
-    """Build from ``config.encoder_options``, fields of :class:`OspreyOptions`, and the image tower's config.
+    """Build from ``config.encoder_options``, fields of :class:`OspreyOptions`, and the vision tower's config.
 
     Raises:
         ValueError: for an unknown option, or a layer that the tower lacks.

@@ -52,7 +52,7 @@ class RegionModelArguments(_RegionFlags, llava_train.ModelArguments):
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
     def __post_init__(self) -> None:
-        """A LLaVA checkpoint names its image tower and how it merges tiles; the flags are for making one.
+        """A LLaVA checkpoint names its vision tower and how it merges tiles; the flags are for making one.
 
         An empty path is none, which takes a recipe's default away.
 

@@ -40,7 +40,7 @@ def _parts(model: Any) -> Iterator[tuple[str, list[nn.Parameter]]]:
     inner = model.get_model()
     lora = [p for module in _lora_layers(model) for p in module.parameters()]
     named: dict[str, Any] = {
-        "image tower": model.get_vision_tower(),
+        "vision tower": model.get_vision_tower(),
         "mm_projector": inner.mm_projector,
         "region encoder": inner.region_encoder,
         **{f"region projector: {name}": part for name, part in inner.region_projector.named_children()},

@@ -39,7 +39,7 @@ class RegionTrainer(LLaVATrainer):
 
     def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
         if getattr(model.get_model(), "region_projector", None) is None:
-            raise ValueError("the model has no image tower to put regions beside: give --vision_tower")
+            raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
         freeze_for_stage(model, args.stage)
         self.without_regions = stage0.is_without_regions(model, args, train_dataset)
         if self.without_regions:

@@ -253,7 +253,7 @@ def without(part: str) -> dict[str, Tensor]:
 
 
 REFUSED = {
-    "other names": (lambda: renamed("image_tower."), r"179 of 179 missing: attnpool.c_proj.bias, .*, \.\.\."),
+    "other names": (lambda: renamed("vision_tower."), r"179 of 179 missing: attnpool.c_proj.bias, .*, \.\.\."),
     "missing attnpool": (lambda: without("attnpool"), "9 of 179 missing: attnpool.c_proj.bias"),
     "one missing": (lambda: without("layer3.1.bn2.running_var"), "1 of 179 missing: layer3.1.bn2.running_var"),
     "wrong grid": (

@@ -260,7 +260,7 @@ def test_builds_by_name_and_refuses_what_it_does_not_know(name: str, monkeypatch
     with pytest.raises(ValueError, match=rf"unknown {name} options \['depth'\]; known: \w+"):
         builder(RegionConfig(name, encoder_options={"depth": 3}), tower.TOWER)
     with pytest.raises(
-        ValueError, match=rf"{name}' reads the image tower's features; its config lacks \['hidden_size'"
+        ValueError, match=rf"{name}' reads the vision tower's features; its config lacks \['hidden_size'"
     ):
         builder(RegionConfig(name), None)
     wrong = {"layer": -10} if name in ("ferret", "replay", "cross_attention") else {"layers": [-2, -10]}

@@ -138,7 +138,7 @@ def test_a_pretrained_mm_projector_arrives_in_a_llava_that_zero3_has_partitioned
 
 
 @pytest.mark.slow
-def test_a_llava_that_holds_its_image_tower_keeps_it_under_zero3(world: dict[str, str], tmp_path: Path) -> None:
+def test_a_llava_that_holds_its_vision_tower_keeps_it_under_zero3(world: dict[str, str], tmp_path: Path) -> None:
     """LLaVA-1.6: it reads the tower's own file while it makes the partitioned model, and then the checkpoint."""
     model = unfreeze_tower(Path(world["MODEL"]), tmp_path / "llava-own")
     options = ["--stage", "finetune", "--region_encoder_options", json.dumps(TINY_REGIONCLIP), "--learning_rate", "0"]

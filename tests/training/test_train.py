@@ -91,7 +91,7 @@ def test_stage1_changes_no_byte_outside_projector_and_delimiters(llava_checkpoin
     assert len(shared) > 20
     for key in shared - {key for key in shared if ".vision_tower." in key}:
         assert before[key].numpy().tobytes() == after[key].numpy().tobytes(), key
-    # LLaVA rounds its frozen image tower to float16 for a run without bf16
+    # LLaVA rounds its frozen vision tower to float16 for a run without bf16
     for key in shared & {key for key in shared if ".vision_tower." in key}:
         assert torch.equal(before[key].half(), after[key].half()), key
     modules = load_file(stage1 / "region_modules.safetensors")
@@ -129,7 +129,7 @@ def test_stage2_checkpoint_loads_back_with_identical_logits(
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(tmp_path / "stage2"), device="cpu")
     own, loaded = trained.state_dict(), model.state_dict()
     assert own.keys() == loaded.keys()
-    # LLaVA rounds its frozen image tower to float16 for a run without bf16, and reads it from its own files again
+    # LLaVA rounds its frozen vision tower to float16 for a run without bf16, and reads it from its own files again
     model.get_vision_tower().half().float()
     batch = trainer.whole_batch
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_stage2_checkpoint_loads_back_with_identical_logits(
 
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])
-def test_a_checkpoint_that_holds_its_image_tower_trains_with_it(
+def test_a_checkpoint_that_holds_its_vision_tower_trains_with_it(
     llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """LLaVA-1.6."""
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_holds_its_image_tower_trains_with_it(
     for found, rounded in ((tower, True), (loaded, stage == "finetune")):
         state = {key.removeprefix("vision_model."): value for key, value in found.vision_tower.state_dict().items()}
         assert own.keys() <= state.keys()
-        # LLaVA rounds its frozen image tower to float16 for a run without bf16
+        # LLaVA rounds its frozen vision tower to float16 for a run without bf16
         assert all(torch.equal(state[key], value.half().float() if rounded else value) for key, value in own.items())
 
 
@@ -383,7 +383,7 @@ def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
         other.region_config(None)
 
 
-def test_image_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path) -> None:
+def test_vision_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path) -> None:
     own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
     assert own.vision_tower == str(llava_checkpoint / "tower")
     assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower="x").vision_tower == "x"

@@ -176,7 +176,7 @@ def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def image_tower_from_config() -> Iterator[None]:
+def vision_tower_from_config() -> Iterator[None]:
     """LLaVA reads the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from its own file while it makes the model.
 
     transformers 5 makes models on the meta device, and refuses to read a file there. The tensors are the checkpoint's

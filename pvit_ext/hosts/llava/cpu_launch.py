@@ -65,7 +65,7 @@ def enable_cpu(arguments: Any) -> None:
 
 
 def cpu_tower_dtype(model: Any) -> None:
-    """LLaVA puts its image tower into float16 without ``--bf16``; CPUs lack kernels for it (torch 2.0) or are slow."""
+    """LLaVA puts its vision tower into float16 without ``--bf16``; CPUs lack kernels for it (torch 2.0) or are slow."""
     tower = model.get_vision_tower()
     if tower.device.type == "cpu" and tower.dtype == torch.float16:
         tower.to(torch.float32)

@@ -38,7 +38,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     Attributes:
         region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
         slots_per_region: rows a region takes in the prompt.
-        layout: set by the trainer; how the image tower sees an image, and the rows that it takes in the prompt.
+        layout: set by the trainer; how the vision tower sees an image, and the rows that it takes in the prompt.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 

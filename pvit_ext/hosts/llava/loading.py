@@ -32,7 +32,7 @@ def attach(
 
     An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
     embedding, unless the config names others. The region projector, and each part of it,
-    stays where its width fits the new encoder and is said to be new otherwise. Language model, image tower and
+    stays where its width fits the new encoder and is said to be new otherwise. Language model, vision tower and
     mm_projector are not touched, and nothing is when the new encoder cannot be built.
 
     Args:
@@ -142,7 +142,7 @@ def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tup
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()
     if tower is None:
-        raise ValueError(f"{path} is a language model without an image tower, not a LLaVA checkpoint")
+        raise ValueError(f"{path} is a language model without an vision tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
         tower.load_model()
     if "device_map" not in call.kwargs:

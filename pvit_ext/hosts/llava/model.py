@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
 from pvit_ext.hosts.llava.inputs import Extra, build_inputs
@@ -54,7 +54,7 @@ class RegionMixin:
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
-        with patched((TOWER_POINT,)), compat.image_tower_from_config():
+        with patched((TOWER_POINT,)), compat.vision_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         create_region_module(self)
 
@@ -231,16 +231,7 @@ class RegionMixin:
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             _refuse_unbound(input_ids)
             return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
-        if encoder is None:
-            raise RegionError(
-                "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
-                "checkpoint that has one"
-            )
-        if images is None:
-            raise RegionError(
-                "regions were given, but no images: pass images=, one per <image> and per text-only sample"
-            )
-
+        encoder = _check_complete(encoder, images)
         bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
         module = self.region_module
         assert module is not None
@@ -277,6 +268,18 @@ class RegionMixin:
         device = next(inner.region_projector.parameters()).device
         pictures, layout = count_pictures(images), ImageLayout.of(self)
         return build_inputs(inner.region_encoder, bound, sizes, maps, pictures, extra, layout, device)
+
+
+def _check_complete(encoder: RegionEncoder | None, images: Any) -> RegionEncoder:
+    """The encoder, if there is one for the regions that were given, and images for it."""
+    if encoder is None:
+        raise RegionError(
+            "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
+            "checkpoint that has one"
+        )
+    if images is None:
+        raise RegionError("regions were given, but no images: pass images=, one per <image> and per text-only sample")
+    return encoder
 
 
 def _refuse_unbound(input_ids: Tensor | None) -> None:

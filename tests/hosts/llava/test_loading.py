@@ -94,12 +94,12 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(llava_che
         pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cuda:1")
 
 
-def test_language_model_without_image_tower(tmp_path: Path, llava_checkpoint: Path) -> None:
+def test_language_model_without_vision_tower(tmp_path: Path, llava_checkpoint: Path) -> None:
     folder = tmp_path / "text"
     build_llava(folder)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mm_vision_tower"}))
-    with pytest.raises(ValueError, match="without an image tower"):
+    with pytest.raises(ValueError, match="without an vision tower"):
         load(folder)
 
 
@@ -126,7 +126,7 @@ LAYOUTS = pytest.mark.parametrize(
 
 
 def features_of(checkpoint: Path, first_file: Path) -> Tensor:
-    """What the image tower of a checkpoint makes of a picture, with no code of LLaVA's or ours."""
+    """What the vision tower of a checkpoint makes of a picture, with no code of LLaVA's or ours."""
     tower = CLIPVisionModel.from_pretrained(first_file)
     level = "vision_model." if OLD_NAMES else ""
     tower.load_state_dict({f"{level}{key}": value for key, value in tower_tensors(checkpoint).items()})
@@ -135,7 +135,7 @@ def features_of(checkpoint: Path, first_file: Path) -> Tensor:
 
 
 @LAYOUTS
-def test_a_checkpoint_that_holds_its_image_tower_is_loaded_with_it(
+def test_a_checkpoint_that_holds_its_vision_tower_is_loaded_with_it(
     llava_checkpoint: Path, tmp_path: Path, level: str
 ) -> None:
     """LLaVA-1.6; transformers 5 refuses the file that LLaVA reads while the model is on the meta device."""
@@ -155,7 +155,7 @@ def test_a_checkpoint_that_holds_its_image_tower_is_loaded_with_it(
     assert not torch.allclose(load(llava_checkpoint).get_vision_tower()(inputs()["images"]), expected, atol=0.1)
 
 
-def test_a_checkpoint_that_holds_its_image_tower_is_saved_with_it(llava_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_holds_its_vision_tower_is_saved_with_it(llava_checkpoint: Path, tmp_path: Path) -> None:
     """Under the names that LLaVA's own stack reads."""
     checkpoint = unfreeze_tower(llava_checkpoint, tmp_path / "llava-own")
     model = randomize(load(checkpoint, region_config=config(embed_weights=True)))
