@@ -13,7 +13,7 @@ import transformers
 
 import pvit_ext
 from pvit_ext.config import RegionConfig, options
-from pvit_ext.data import records
+from pvit_ext.data import scan
 from pvit_ext.data.records import RecordError
 from pvit_ext.hosts.llava import classes, compat
 from tests.samples import write_training_data
@@ -58,8 +58,8 @@ def test_bad_records_end_a_run_before_the_model_loads(
 
 def test_data_is_read_once(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
-    scan = records.read_json_records
-    monkeypatch.setattr(records, "read_json_records", lambda path: read.append(path) or scan(path))
+    reader = scan.read_json_records
+    monkeypatch.setattr(scan, "read_json_records", lambda path: read.append(path) or reader(path))
     run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="align"))
     assert len(read) == 1
 
