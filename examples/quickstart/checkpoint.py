@@ -55,7 +55,7 @@ def build_base(language: Path, clip: Path, folder: Path, scenes: Scenes, steps: 
 
 
 def new_llava(language: Path, clip: Path) -> tuple[Any, Any]:
-    """LLaVA of a language model and an vision tower, with a fresh projector, and its tokenizer."""
+    """LLaVA of a language model and a vision tower, with a fresh projector, and its tokenizer."""
     from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 
     model = LlavaLlamaForCausalLM.from_pretrained(language, config=_llava_config(language, clip))

@@ -20,7 +20,7 @@ _PEFT_PREFIX = "base_model.model."
 def find_all_linear_names(model: Any) -> str:
     """A pattern for exactly the linear layers of the language model's blocks; peft matches it against whole names.
 
-    LLaVA's function of this name collects last names (``q_proj``), which an vision tower or an encoder has as well.
+    LLaVA's function of this name collects last names (``q_proj``), which a vision tower or an encoder has as well.
 
     Args:
         model: LLaVA model before peft wraps it.
@@ -63,11 +63,11 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         FileNotFoundError: when the adapter's weights are missing.
         ValueError: when the folder trains a tensor or a layer that the model lacks.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import LoraConfig, PeftModel
 
     if (folder / NON_LORA_FILE).is_file():
         load_whole_weights(model, folder, _PEFT_PREFIX)
-    config = PeftConfig.from_pretrained(str(folder))
+    config = LoraConfig.from_pretrained(str(folder))  # peft 0.4's PeftConfig knows no method's own fields
     config.target_modules = layers = _layers_of(folder)  # LLaVA's last names mean layers of the vision tower as well
     if unknown := sorted(layers - {name for name, _ in model.named_modules()}):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")

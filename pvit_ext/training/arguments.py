@@ -225,17 +225,24 @@ def expand_command_line(arguments: list[str]) -> list[str]:
 
 
 def _flags_of_yaml(path: str) -> list[str]:
+    """The words of a YAML file: scalars as they are written, for YAML takes ``no`` for False and ``1e-3`` for text."""
     import yaml
 
-    with open(path) as stream:
-        values = yaml.safe_load(stream)
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
-    return [word for key, value in values.items() if value is not None for word in (f"--{key}", _text(value))]
+    names = zip(written, values.values(), strict=True)
+    given = [(name, _words(value, written[name])) for name, value in names if value is not None]
+    return [word for name, words in given for word in (f"--{name}", *words)]
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+def _words(value: Any, written: Any) -> list[str]:
+    """A mapping and a list of lists are one word of JSON, a list of scalars is a word for each."""
+    if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        return list(written)
+    return [json.dumps(value) if isinstance(value, (dict, list)) else written]
 
 
 def _json_object(text: str) -> dict[str, Any]:

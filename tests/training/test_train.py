@@ -408,6 +408,18 @@ def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
     assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
 
 
+def test_yaml_values_of_every_type(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "save_strategy: no\nlearning_rate: 1e-3\nbf16: true\nreport_to: [wandb, tensorboard]\n"
+        "image_grid_pinpoints: [[336, 672]]\nrun_name: région\n",
+        encoding="utf-8",
+    )
+    expected = "--save_strategy no --learning_rate 1e-3 --bf16 true --report_to wandb tensorboard".split()
+    expected += ["--image_grid_pinpoints", "[[336, 672]]", "--run_name", "région"]
+    assert expand_command_line(["--config", str(path)]) == expected
+
+
 def test_a_cpu_launch_compiles_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = importlib.import_module("deepspeed.comm.torch")
     monkeypatch.setattr(backend, "build_shm_op", lambda: pytest.fail("compiled"), raising=False)

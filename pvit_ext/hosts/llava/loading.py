@@ -136,13 +136,14 @@ def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tup
     config = load_config(path, _with_regions_of(path, values))
     model_class = region_class_of_config(config)
     tokenizer = load_tokenizer(path, use_fast=model_class.fast_tokenizer)
+    # What the base lacks and a folder on top fills would stay on the meta device (transformers 4.36 and 4.37).
     model = model_class.from_pretrained(
-        path, config=config, torch_dtype=call.dtype, low_cpu_mem_usage=True, **call.kwargs
+        path, config=config, torch_dtype=call.dtype, low_cpu_mem_usage=values is None, **call.kwargs
     )
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()
     if tower is None:
-        raise ValueError(f"{path} is a language model without an vision tower, not a LLaVA checkpoint")
+        raise ValueError(f"{path} is a language model without a vision tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
         tower.load_model()
     if "device_map" not in call.kwargs:

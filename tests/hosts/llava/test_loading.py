@@ -99,7 +99,7 @@ def test_language_model_without_vision_tower(tmp_path: Path, llava_checkpoint: P
     build_llava(folder)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if k != "mm_vision_tower"}))
-    with pytest.raises(ValueError, match="without an vision tower"):
+    with pytest.raises(ValueError, match="without a vision tower"):
         load(folder)
 
 
