@@ -67,7 +67,7 @@ lint: install
 
 # The site's tools come with this target alone. The API pages are read from the source: nothing of torch or LLaVA is imported.
 docs: $(VENV)/installed-docs
-	$(RUN) NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict --quiet
+	$(RUN) NO_MKDOCS_2_WARNING=true python -m mkdocs build --strict
 
 $(VENV)/installed-docs: $(STAMP)
 	$(PIP) $(PINS) --editable '.[docs]'

@@ -278,6 +278,12 @@ def metadata() -> configparser.ConfigParser:
     return parser
 
 
+def test_site_is_built_strictly() -> None:
+    """With --quiet mkdocs does not count its warnings, and --strict lets them pass."""
+    (line,) = [line for line in text_of("Makefile").splitlines() if "mkdocs build" in line]
+    assert line.split()[-1] == "--strict"
+
+
 def test_site_holds_every_page() -> None:
     class Loader(yaml.SafeLoader):
         """mkdocs has tags of its own."""
