@@ -53,21 +53,26 @@ class GradientWatch(TrainerCallback):
         self._steps += any(float(group["lr"]) > 0 for group in optimizer.param_groups)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Unhook what has had a gradient."""
-        if self._hooks:
-            for number in self._seen.nonzero().flatten().tolist():
-                if (hook := self._hooks.pop(number, None)) is not None:
-                    hook.remove()
+        """Agree on what has had a gradient on some rank, and unhook it.
+
+        Here and not at the end of an epoch: a collective right before data workers are forked can leave one locked.
+        """
+        if not self._hooks:
+            return
+        seen = self._seen.to(torch.uint8)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+        self._seen.copy_(seen.bool())
+        for number in self._seen.nonzero().flatten().tolist():
+            if (hook := self._hooks.pop(number, None)) is not None:
+                hook.remove()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop, on all ranks alike, if some tensor has had none."""
         if self._done or not self._whole or self._steps < STEPS:
             return
         self._done = True
-        seen = self._seen.to(torch.uint8)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
-        self.untouched = [name for name, found in zip(self._names, seen.tolist(), strict=True) if not found]
+        self.untouched = [self._names[number] for number in sorted(self._hooks)]
         if self.untouched and not args.allow_no_gradient:
             control.should_save = control.should_training_stop = True
         self.on_train_end(args, state, control)
