@@ -21,6 +21,7 @@ import yaml
 
 import pvit_ext
 from pvit_ext import cli, plugins
+from pvit_ext.cli.data import name_subcommand
 from pvit_ext.hosts.llava import compat
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +139,7 @@ def test_pvit_ext_commands_parse(page: str, capsys: pytest.CaptureFixture[str]) 
 
 def parses(words: list[str]) -> bool:
     try:
-        cli.build_parser().parse_args(words)
+        cli.build_parser().parse_args(name_subcommand(words))
     except SystemExit as end:
         return not end.code
     return True
@@ -149,7 +150,7 @@ def test_commands_in_a_text_exist(page: str) -> None:
     for span in spans(page):
         words = span.split()
         if words[:1] == ["pvit-ext"] and len(words) > 1 and words[1] not in ("COMMAND", "--traceback"):
-            parser, rest = subparser(cli.build_parser(), words[1:])
+            parser, rest = subparser(cli.build_parser(), name_subcommand(words[1:]))
             assert parser.prog != "pvit-ext" or words[1].startswith("--"), f"{page}: `{span}` is no command"
             assert not flags_in(rest) - set(parser._option_string_actions), f"{page}: `{span}`"
 

@@ -1,47 +1,41 @@
-"""``pvit-ext data``: training files, checked."""
+"""``pvit-ext data``: training files, one module a subcommand."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from typing import Any
+
+from pvit_ext.cli import data_check
+
+COMMANDS = {
+    "check": data_check,
+}
+"""A module has ``add(commands)``, and imports what it needs when it runs."""
 
 
 def add(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
+    """Add the command, with its subcommands, to a parser's subcommands."""
     parser = commands.add_parser(
         "data",
-        help="check a training file, print every problem and what it holds",
-        description="Check a training file: every problem with its line, then how many records, images and regions of "
-        "which kinds were found. `pvit-ext data FILE` is `pvit-ext data check FILE`.",
+        help="check training files",
+        description="Training files. `pvit-ext data FILE` is `pvit-ext data check FILE`.",
     )
-    parser.add_argument("words", nargs="+", metavar="[check] FILE", help="LLaVA's JSON, with `regions` in its records")
-    parser.add_argument("--image-folder", required=True, metavar="DIR")
-    parser.add_argument("--no-images", action="store_true", help="do not open the images")
-    parser.add_argument("--decode", action="store_true", help="decode every image, which finds truncated ones")
-    parser.set_defaults(handler=run)
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in COMMANDS.values():
+        module.add(subcommands)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; the exit status."""
-    from pvit_ext.data.records import check
+def name_subcommand(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``check`` put in where ``data`` is followed by no subcommand.
 
-    path = _file(args.words)
-    if args.decode and args.no_images:
-        raise ValueError("--decode and --no-images exclude each other")
-    problems, summary = check(path, args.image_folder, check_images=not args.no_images, decode=args.decode)
-    for problem in problems:
-        print(problem)
-    print(f"{path}: {len(problems)} problem(s)" if problems else f"{path}: no problems")
-    print(f"{path}: {summary}")
-    if summary.records and not summary.regions:
-        print(f"{path}: no record has a region; stage 1 (--stage align) has nothing to learn from it")
-    return 1 if problems else 0
-
-
-def _file(words: list[str]) -> str:
-    """The file, behind the optional word ``check``."""
-    if len(words) == 1:
-        return words[0]
-    if len(words) == 2 and words[0] == "check":
-        return words[1]
-    raise ValueError(f"`pvit-ext data check FILE` takes one file, got {' '.join(words)}")
+    Args:
+        arguments: of ``pvit-ext``, without ``--plugin``.
+    """
+    words = list(arguments)
+    command = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    if command is None or words[command] != "data":
+        return words
+    after = words[command + 1 :]
+    if not after or after[0] in (*COMMANDS, "-h", "--help"):
+        return words
+    return [*words[: command + 1], "check", *(word for word in after if word != "check")]

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     try:
-        args = parser.parse_args(take_plugins(sys.argv[1:] if argv is None else argv))
+        args = parser.parse_args(data.name_subcommand(take_plugins(sys.argv[1:] if argv is None else argv)))
     except ValueError as error:
         parser.error(str(error))
     try:

@@ -159,6 +159,23 @@ def test_good_data(tmp_path, capsys):
     assert cli.main(["data", str(tmp_path / "missing.json"), "--image-folder", str(tmp_path)]) == 2
 
 
+@pytest.mark.usefixtures("image")
+@pytest.mark.parametrize("words", ["FILE OPTIONS", "OPTIONS FILE", "check FILE OPTIONS", "OPTIONS check FILE"])
+def test_data_alone_is_data_check(tmp_path, capsys, words):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record([0, 0, 9, 9])]))
+    values = {"FILE": [str(path)], "OPTIONS": ["--image-folder", str(tmp_path)]}
+    line = [word for name in words.split() for word in values.get(name, [name])]
+    assert cli.main(["--traceback", "data", *line]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{path}: no problems"
+
+
+def test_data_names_its_subcommands(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["data", "--help"])
+    assert "print every problem of a training file" in capsys.readouterr().out
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
