@@ -1,0 +1,1 @@
+"""The transformers host: regions in Hugging Face's own vision-language models."""

@@ -1,0 +1,126 @@
+"""What differs between families of vision-language models: where pixels land, and how the tower orders its cells."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.regions.region import Size
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of a vision tower in the names of CLIP's config, which encoders read.
+
+    Args:
+        hidden_size: C.
+        num_hidden_layers: without the embedding of patches.
+        patch_size: pixels.
+        image_size: side in pixels; None for a tower that takes images of any size.
+        intermediate_size: of its MLPs.
+        num_attention_heads: of its layers.
+        hidden_act: name of its activation.
+        layer_norm_eps: of its norms.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    patch_size: int
+    image_size: int | None = None
+    intermediate_size: int | None = None
+    num_attention_heads: int | None = None
+    hidden_act: str | None = None
+    layer_norm_eps: float = 1e-5
+
+
+class Family(ABC):
+    """One family of vision-language models; it keeps no state.
+
+    Attributes:
+        tower_name: of the vision tower in the inner model.
+        fixed_size: the tower takes images of one size.
+    """
+
+    tower_name: ClassVar[str] = "vision_tower"
+    fixed_size: ClassVar[bool] = True
+
+    def tower(self, inner: nn.Module) -> nn.Module:
+        """The vision tower of an inner model."""
+        return inner.get_submodule(self.tower_name)
+
+    def tower_config(self, config: Any) -> TowerConfig:
+        """Sizes of the vision tower.
+
+        Args:
+            config: of the model.
+        """
+        vision = config.vision_config
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+        return TowerConfig(
+            hidden_size=self.width(vision),
+            num_hidden_layers=_first(vision, "num_hidden_layers", "depth"),
+            patch_size=patch,
+            image_size=vision.image_size if self.fixed_size else None,
+            intermediate_size=getattr(vision, "intermediate_size", None),
+            num_attention_heads=_first(vision, "num_attention_heads", "num_heads"),
+            hidden_act=getattr(vision, "hidden_act", None),
+            layer_norm_eps=getattr(vision, "layer_norm_eps", TowerConfig.layer_norm_eps),
+        )
+
+    def width(self, vision: Any) -> int:
+        """C of the tower's hidden states, by its config."""
+        return int(vision.hidden_size)
+
+    def select_layer(self, config: Any) -> int:
+        """The hidden layer that the language model reads; the last of them where it reads several.
+
+        Args:
+            config: of the model.
+        """
+        layer = getattr(config, "vision_feature_layer", -1)
+        return int(layer if isinstance(layer, int) else layer[-1])
+
+    @abstractmethod
+    def views(
+        self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
+    ) -> list[ImageViews]:
+        """As :meth:`pvit_ext.hosts.base.Host.views`."""
+
+    @abstractmethod
+    def cells(
+        self,
+        inner: nn.Module,
+        inputs: Mapping[str, Any],
+        hidden: HiddenStates,
+        views: Sequence[ImageViews],
+        tiled: bool,
+    ) -> list[Tensor]:
+        """As :meth:`pvit_ext.hosts.base.Host.cells`.
+
+        Args:
+            inner: the inner model.
+        """
+
+
+def any_layer(hidden: HiddenStates) -> Tensor:
+    """One of the layers that were kept, for its shape.
+
+    Raises:
+        ValueError: when none was.
+    """
+    for layer in hidden:
+        if layer is not None:
+            return layer
+    raise ValueError("no hidden layer of the vision tower was kept")
+
+
+def _first(config: Any, *names: str) -> int:
+    for name in names:
+        if isinstance(value := getattr(config, name, None), int):
+            return value
+    raise ValueError(f"the vision tower's config {type(config).__name__} has none of {', '.join(names)}")

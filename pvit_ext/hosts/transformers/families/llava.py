@@ -1,0 +1,43 @@
+"""LLaVA-1.5 in transformers: one square view an image, from a CLIP or SigLIP tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.regions.region import Size
+from pvit_ext.regions.view import tower_view
+
+
+class Llava(Family):
+    """Shortest edge and centre crop (CLIP), a padded square (``do_pad``), or a squeezed square (SigLIP)."""
+
+    def views(
+        self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
+    ) -> list[ImageViews]:
+        """One view an image."""
+        images = processor.image_processor
+        aspect = "pad" if getattr(images, "do_pad", False) else None
+        return [ImageViews(tower_view(images, aspect, size)) for size in sizes]
+
+    def cells(
+        self,
+        inner: nn.Module,
+        inputs: Mapping[str, Any],
+        hidden: HiddenStates,
+        views: Sequence[ImageViews],
+        tiled: bool,
+    ) -> list[Tensor]:
+        """Row by row, behind the class token if there is one."""
+        per_image, patch = any_layer(hidden).shape[1], self.tower_config(inner.config).patch_size
+        found = []
+        for number, (base, _) in enumerate(views):
+            columns, rows = (side // patch for side in base.size)
+            first = number * per_image + per_image - rows * columns  # a class token leads
+            found.append(first + torch.arange(rows * columns).view(rows, columns))
+        return found
