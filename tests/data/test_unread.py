@@ -126,4 +126,6 @@ def test_the_command_prints_it(folder: Path, capsys: pytest.CaptureFixture[str])
     path = write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])
     assert cli.main(["data", str(path), "--image-folder", str(folder)]) == 0
     assert "no record has a region" in capsys.readouterr().out
-    assert cli.main(["data", "chekc", str(path), "--image-folder", str(folder)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["data", "chekc", str(path), "--image-folder", str(folder)])
+    assert str(path) in capsys.readouterr().err
