@@ -59,7 +59,7 @@ def ask(
     answers: list[Any] = []
     for start in starts:
         part = queries[start : start + batch_size]
-        batch = collate(model, tokenizer, image_processor, part, prompts[start:], start)
+        batch = collate(model, tokenizer, image_processor, part, prompts[start : start + batch_size])
         with _naming_queries(start):
             ids = model.generate(**batch, **options)
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -32,28 +32,28 @@ _FRACTIONS = re.compile(rf"\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*")
 RegionT = TypeVar("RegionT")
 
 
-def parse_regions(text: str, where: str = "prompt") -> tuple[str, list[Region]]:
+def parse_regions(text: str, sample: str = "prompt") -> tuple[str, list[Region]]:
     """Turn PVIT's inline markup into ``<region>`` placeholders and normalised boxes on image 0, in order.
 
     ``<region>`` that stands in the text already is kept and has no entry in the list; see :func:`bind_regions`.
 
     Args:
         text: a prompt or one turn of a conversation.
-        where: names the sample in error messages.
+        sample: its name in error messages.
 
     Raises:
         RegionError: on malformed markup.
     """
-    return _MARKUP.sub(REGION_PLACEHOLDER, text), [region for region in find_placeholders(text, where) if region]
+    return replace_markup(text), [region for region in find_placeholders(text, sample) if region]
 
 
-def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt") -> tuple[str, list[Region]]:
+def bind_regions(text: str, regions: Sequence[Region] = (), sample: str = "prompt") -> tuple[str, list[Region]]:
     """Merge explicit regions, which fill ``<region>``, with inline markup, in the order of their placeholders.
 
     Args:
         text: a prompt with ``<region>``, inline markup, or both.
         regions: one for each ``<region>`` that is written in the text.
-        where: names the sample in error messages.
+        sample: its name in error messages.
 
     Returns:
         the text with ``<region>`` only, and one region for each.
@@ -61,11 +61,16 @@ def bind_regions(text: str, regions: Sequence[Region] = (), where: str = "prompt
     Raises:
         RegionError: on malformed markup, or another number of regions than of placeholders.
     """
-    filled = fill_placeholders(list(find_placeholders(text, where)), regions, where)
-    return _MARKUP.sub(REGION_PLACEHOLDER, text), filled
+    filled = fill_placeholders(list(find_placeholders(text, sample)), regions, sample)
+    return replace_markup(text), filled
 
 
-def find_placeholders(text: str, where: str = "prompt") -> Iterator[Region | None]:
+def replace_markup(text: str) -> str:
+    """The text with ``<region>`` in place of inline markup that :func:`find_placeholders` has read."""
+    return _MARKUP.sub(REGION_PLACEHOLDER, text)
+
+
+def find_placeholders(text: str, sample: str = "prompt") -> Iterator[Region | None]:
     """One entry for each placeholder in order: its inline region, or None for a plain ``<region>``.
 
     Raises:
@@ -77,12 +82,14 @@ def find_placeholders(text: str, where: str = "prompt") -> Iterator[Region | Non
         if match.group(0) == REGION_PLACEHOLDER:
             yield None
         elif match.group(1) is None:
-            raise RegionError(f"{where}: {match.group(0)} without its partner in {_excerpt(text, match)}; {_VALID}")
+            raise RegionError(f"{sample}: {match.group(0)} without its partner in {_excerpt(text, match)}; {_VALID}")
         else:
-            yield _inline_region(match.group(1), f"{where}: malformed region {_excerpt(text, match)}")
+            yield _inline_region(match.group(1), f"{sample}: malformed region {_excerpt(text, match)}")
 
 
-def fill_placeholders(found: Sequence[Region | None], regions: Sequence[RegionT], where: str) -> list[Region | RegionT]:
+def fill_placeholders(
+    found: Sequence[Region | None], regions: Sequence[RegionT], sample: str
+) -> list[Region | RegionT]:
     """Put the explicit regions where :func:`find_placeholders` gave None.
 
     Raises:
@@ -91,7 +98,7 @@ def fill_placeholders(found: Sequence[Region | None], regions: Sequence[RegionT]
     if (wanted := found.count(None)) != len(regions):
         inline = f" ({len(found) - wanted} more written inline)" if len(found) > wanted else ""
         raise RegionError(
-            f"{where}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given"
+            f"{sample}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given"
         )
     explicit = iter(regions)
     return [next(explicit) if region is None else region for region in found]

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pvit_ext.hosts.llava import batch as batch_module
 from pvit_ext.hosts.llava import chat as chat_module
 from pvit_ext.hosts.llava.batch import collate
 from pvit_ext.hosts.llava.chat import conversation
+from pvit_ext.tokens.processor import RegionProcessor
 from tests.tiny import TINY_REGIONCLIP
 
 OPTIONS = {**TINY_REGIONCLIP, "shortest_edge": 32, "longest_edge": 64}
@@ -220,7 +222,7 @@ def test_history_is_the_conversation_written_out(tiny: Loaded, calls: list[dict[
 def test_image_start_and_end_tokens(tiny: Loaded) -> None:
     config = tiny[0].config
     config.mm_use_im_start_end = True
-    prompt = batch_module.build_prompt(MIXED[0], conversation(tiny[0]), "q", tiny[0]).text
+    prompt = batch_module.build_prompt(MIXED[0], conversation(tiny[0]), "q", tiny[0]).texts[0]
     config.mm_use_im_start_end = False
     assert "<im_start><image><im_end>" in prompt
 
@@ -339,7 +341,7 @@ FINE = Query(WIDE, "What is <region>?", [BOX])
     [
         (Query(WIDE, "What is <region>?"), "query 2: 1 <region> placeholders but 0 regions"),
         (Query(WIDE, "What is it?", [BOX]), "query 2: 0 <region> placeholders but 1 regions"),
-        (Query(None, "What is <region>?", [BOX]), r"query 2, region 0: lies on image 0, the query has 0 image"),
+        (Query(None, "What is <region>?", [BOX]), r"query 2, region 0: lies on image 0, the sample has 0 image"),
         (Query(WIDE, "<region>?", [Region.box(0, 0, 9, 9, image=1)]), r"query 2, region 0: lies on image 1"),
         (
             Query(WIDE, "<region> <region>?", [BOX, Region.box(70, 0, 90, 9)]),
@@ -348,8 +350,8 @@ FINE = Query(WIDE, "What is <region>?", [BOX])
         (Query(WIDE, "<region>?", [Region.mask(np.ones((3, 3)))]), r"query 2, region 0: mask is 3x3, its image 60x40"),
         (Query(WIDE, "<Region>five</Region>?"), r"query 2: malformed region"),
         (Query(WIDE, "<image> and <image>?"), r"query 2: 2 <image> in the text, 1 image"),
-        (Query(WIDE, "<region>? " + "red " * 600, [BOX]), r"query 2: its prompt takes .* rows, .* is 512"),
-        (Query(WIDE, "red " * 600), r"query 2: its prompt takes .* rows, .* is 512"),
+        (Query(WIDE, "<region>? " + "red " * 600, [BOX]), r"query 2: its prompt takes .* positions, .* is 512"),
+        (Query(WIDE, "red " * 600), r"query 2: its prompt takes .* positions, .* is 512"),
     ],
 )
 def test_errors_name_the_query(tiny: Loaded, calls: list[Any], query: Query, message: str) -> None:
@@ -365,7 +367,8 @@ def test_bad_query_of_a_later_batch_stops_before_the_first(tiny: Loaded, calls: 
 
 
 def test_errors_of_the_model_name_the_query(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "region_extra", lambda *_: [None])
+    show = RegionProcessor.show
+    monkeypatch.setattr(RegionProcessor, "show", lambda *given: replace(show(*given), extra=[None]))
     with pytest.raises(RegionError, match=r"^query 3, region 0, .*region_extra="):
         pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from examples.quickstart.towers import IMAGE_CONFIG, Scenes
-from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
+from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import build_inputs
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.regions.region import Region
 from pvit_ext.tokens.binding import BoundRegions
-from pvit_ext.tokens.processor import paint_regions, region_extra, write_regions
+from pvit_ext.tokens.processor import RegionProcessor
 
 REPEATS = 40
 MORE = 9
@@ -71,15 +71,12 @@ def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
 
     @torch.inference_mode()
     def encode(boxes: list[Any]) -> None:
-        regions = [Region.box(*box).resolve(image.size) for box in boxes]
-        paint_regions(encoder, [image], regions)
-        write_regions(encoder, ["<region>"] * len(regions), regions, [image.size], "timing")
-        extra = region_extra(encoder, [image], regions)
-        if encoder.tokens_per_region:
-            bound = BoundRegions(regions, [0] * len(regions))
-            pictures, layout = count_pictures(pixels), ImageLayout.of(model)
-            sizes = [image.size]
-            model.encode_regions(build_inputs(encoder, bound, sizes, maps, pictures, extra, layout, model.device))
+        regions = [Region.box(*box) for box in boxes]
+        sample = RegionProcessor(encoder)([image], ["<region>"] * len(regions), regions, "timing")
+        if sample.regions:
+            bound = BoundRegions(sample.regions, [0] * len(sample.regions))
+            crops, layout, extra = count_crops(pixels), ImageLayout.of(model), sample.extra
+            model.encode_regions(build_inputs(encoder, bound, sample.sizes, maps, crops, extra, layout, model.device))
         if model.device.type == "cuda":
             torch.cuda.synchronize()
 

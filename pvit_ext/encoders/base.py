@@ -128,6 +128,17 @@ class RegionEncoder(nn.Module):
         super().train(mode and not self.frozen)
         return self
 
+    def check_kinds(self, regions: Sequence[ResolvedRegion]) -> None:
+        """Refuse a kind that is not among :attr:`region_kinds`.
+
+        Raises:
+            RegionError: naming the region.
+        """
+        for region in regions:
+            if region.kind not in self.region_kinds:
+                known = ", ".join(sorted(self.region_kinds))
+                raise RegionError(f"{region.name}: the encoder {self.name!r} takes {known}, this is a {region.kind}")
+
     def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """Tensors this encoder needs beyond the tower's features, made in data workers.
 

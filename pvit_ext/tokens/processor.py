@@ -1,95 +1,196 @@
-"""What becomes of a sample's images, texts and regions before tokenizer and vision tower see them."""
+"""The region processor: images, texts and regions of one sample -> what tokenizer, vision tower and model get of them.
+
+Asking, training, evaluation and serving all prepare their samples here, whatever the host.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.prompt import REGION_PLACEHOLDER
-from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.prompt import (
+    IMAGE_TOKEN_INDEX,
+    REGION_PLACEHOLDER,
+    REGION_TOKEN_INDEX,
+    fill_placeholders,
+    find_placeholders,
+    replace_markup,
+)
+from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
+from pvit_ext.tokens.region_module import RegionModule
 
 
-def region_extra(encoder: Any, images: Sequence[Image.Image], regions: Sequence[ResolvedRegion]) -> list[Any]:
-    """Per image of one sample the encoder's ``preprocess`` output, None for an image without a region."""
-    extra: list[Any] = []
-    for number, image in enumerate(images):
-        here = _on_image(number, regions)
-        extra.append(encoder.preprocess(image, here) if here and encoder is not None else None)
-    return extra
-
-
-def paint_regions(encoder: Any, images: Sequence[Image.Image], regions: Sequence[ResolvedRegion]) -> list[Image.Image]:
-    """The images of one sample as the vision tower shall see them."""
-    if encoder is None:
-        return list(images)
-    return [encoder.paint(image, _on_image(number, regions)) for number, image in enumerate(images)]
-
-
-def write_regions(
-    encoder: Any, texts: Sequence[str], regions: Sequence[ResolvedRegion], sizes: Sequence[Size], sample: str
-) -> tuple[list[str], list[ResolvedRegion]]:
-    """For an encoder with T = 0, put its words where ``<region>`` stands in the texts of one sample.
+@dataclass(frozen=True)
+class RegionPrompt:
+    """Texts and regions of one sample, all checked; its images have not been decoded.
 
     Args:
-        encoder: or None.
-        texts: with one ``<region>`` per region, in order.
-        regions: of the sample.
-        sizes: (width, height) of its images.
-        sample: its name in error messages.
-
-    Returns:
-        the texts, and the regions that the model gets.
-
-    Raises:
-        RegionError: for a region that the encoder cannot describe.
+        texts: with ``<region>`` for each region that the model gets, and the encoder's words for the others.
+        regions: that the model gets, in the order of their placeholders; none for an encoder with T = 0.
+        given: all regions of the sample, in the order of their placeholders.
+        name: of the sample, for messages.
     """
-    if encoder is None or encoder.tokens_per_region or not regions:
-        return list(texts), list(regions)
-    check_kinds(encoder, regions)
-    try:
-        words = iter(encoder.describe(regions, sizes))
-    except RegionError as error:
-        raise RegionError(f"{sample}: {error}") from error
-    return [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts], []
+
+    texts: list[str]
+    regions: list[ResolvedRegion]
+    given: list[ResolvedRegion]
+    name: str
 
 
-def check_regions(encoder: Any, regions: Sequence[ResolvedRegion], size: Size, view: View) -> None:
-    """Refuse in data workers, where a record can be named and replaced, what would end a step of training.
+@dataclass(frozen=True)
+class RegionSample:
+    """One sample as tokenizer, image processor and model get it.
 
     Args:
-        encoder: or None.
-        regions: of one image.
-        size: (width, height) of the image.
-        view: of the vision tower.
-
-    Raises:
-        RegionError: for a kind that the encoder does not take, or a box that the view crops away.
+        images: as the vision tower shall see them.
+        texts: with ``<region>`` for each region that the model gets, and the encoder's words for the others.
+        regions: that the model gets, in the order of their placeholders.
+        sizes: (width, height) of each upright image.
+        extra: the encoder's ``preprocess`` output for each image, None for one without a region.
     """
-    if encoder is None:
-        return
-    check_kinds(encoder, regions)
-    if encoder.feature_layers:
-        index = torch.zeros(len(regions), dtype=torch.long)
-        RegionInputs(list(regions), index, [size], views=[view]).tower_boxes  # noqa: B018
+
+    images: list[Image.Image]
+    texts: list[str]
+    regions: list[ResolvedRegion]
+    sizes: list[Size]
+    extra: list[dict[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class RegionProcessor:
+    """Prepares samples for a model with a region encoder.
+
+    Args:
+        encoder: the model's, or None for a model without regions.
+        positions_per_region: S, positions of the prompt that one region takes.
+    """
+
+    encoder: RegionEncoder | None = None
+    positions_per_region: int = 1
+
+    @classmethod
+    def of(cls, module: RegionModule | None) -> RegionProcessor:
+        """The processor of a model's region module, or of a model that has none."""
+        return cls() if module is None else cls(module.region_encoder, module.positions_per_region)
+
+    def __call__(
+        self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str
+    ) -> RegionSample:
+        """Prepare one sample: resolve its regions, describe or paint them, and make the encoder's own inputs.
+
+        Args:
+            images: upright RGB originals.
+            texts: with one ``<region>`` for each region, or PVIT's inline markup, counted through all texts.
+            regions: in the order of their placeholders.
+            name: of the sample, for messages.
+
+        Raises:
+            RegionError: naming the sample or its region; see :meth:`prompt`.
+        """
+        return self.show(self.prompt(texts, regions, [image.size for image in images], name), images)
+
+    def prompt(self, texts: Sequence[str], regions: Sequence[Region], sizes: Sequence[Size], name: str) -> RegionPrompt:
+        """Everything about a sample that needs no pixels.
+
+        Args:
+            texts: with one ``<region>`` for each region, or PVIT's inline markup, counted through all texts.
+            regions: in the order of their placeholders.
+            sizes: (width, height) of the upright images.
+            name: of the sample, for messages.
+
+        Raises:
+            RegionError: for malformed markup, a wrong count, an image that is not there, a region that lies outside
+                its image, or one that the encoder does not take or cannot describe.
+        """
+        found = [one for text in texts for one in find_placeholders(text, name)]
+        texts = [replace_markup(text) for text in texts]
+        given = [
+            _resolve(region, sizes, name, number)
+            for number, region in enumerate(fill_placeholders(found, regions, name))
+        ]
+        if self.encoder is not None:
+            self.encoder.check_kinds(given)
+        if self.encoder is None or self.encoder.tokens_per_region or not given:
+            return RegionPrompt(texts, given, given, name)
+        with _naming(name):
+            words = iter(self.encoder.describe(given, sizes))
+        described = [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts]
+        return RegionPrompt(described, [], given, name)
+
+    def show(self, prompt: RegionPrompt, images: Sequence[Image.Image]) -> RegionSample:
+        """Add the pixels to what :meth:`prompt` made.
+
+        Args:
+            prompt: of the sample.
+            images: upright RGB originals of the sizes it was made with.
+
+        Raises:
+            RegionError: naming the sample, for what the encoder cannot paint or preprocess.
+        """
+        sizes, encoder = [image.size for image in images], self.encoder
+        if encoder is None:
+            return RegionSample(list(images), prompt.texts, prompt.regions, sizes, [None] * len(images))
+        painted: list[Image.Image] = []
+        extra: list[dict[str, Tensor] | None] = []
+        with _naming(prompt.name):
+            for number, image in enumerate(images):
+                painted.append(encoder.paint(image, _on_image(number, prompt.given)))
+                own = _on_image(number, prompt.regions)
+                extra.append(encoder.preprocess(image, own) if own else None)
+        return RegionSample(painted, prompt.texts, prompt.regions, sizes, extra)
+
+    def check(self, regions: Sequence[ResolvedRegion], views: Sequence[View], sizes: Sequence[Size]) -> None:
+        """Refuse in data workers, where a sample can be named and replaced, what would end a step of training.
+
+        Args:
+            regions: of one sample.
+            views: what the vision tower sees of each of its images.
+            sizes: (width, height) of each image.
+
+        Raises:
+            RegionError: naming a region that the view of its image crops away, where the encoder looks at that view.
+        """
+        if self.encoder is not None and self.encoder.feature_layers and regions:
+            index = torch.tensor([region.image for region in regions])
+            RegionInputs(list(regions), index, list(sizes), views=list(views)).tower_boxes  # noqa: B018
+
+    def count_positions(self, ids: Tensor, image_positions: Sequence[int]) -> int:
+        """Positions that a prompt takes once its images and regions are in it.
+
+        Args:
+            ids: (L,) int64, the prompt or its beginning, with :data:`~pvit_ext.prompt.IMAGE_TOKEN_INDEX` and
+                :data:`~pvit_ext.prompt.REGION_TOKEN_INDEX` for an image and a region each.
+            image_positions: that each image of the sample takes, in order.
+        """
+        images = image_positions[: int((ids == IMAGE_TOKEN_INDEX).sum())]
+        regions = int((ids == REGION_TOKEN_INDEX).sum())
+        return len(ids) + sum(images) - len(images) + regions * (self.positions_per_region - 1)
+
+
+def _resolve(region: Region, sizes: Sequence[Size], name: str, number: int) -> ResolvedRegion:
+    name = region.name if isinstance(region, ResolvedRegion) else f"{name}, region {number}"
+    if not 0 <= region.image < len(sizes):
+        raise RegionError(f"{name}: lies on image {region.image}, the sample has {len(sizes)} image(s)")
+    return region.resolve(sizes[region.image], name)
 
 
 def _on_image(number: int, regions: Sequence[ResolvedRegion]) -> list[ResolvedRegion]:
     return [region for region in regions if region.image == number]
 
 
-def check_kinds(encoder: RegionEncoder, regions: Sequence[ResolvedRegion]) -> None:
-    """Refuse a kind that the encoder does not take.
-
-    Raises:
-        RegionError: naming the region.
-    """
-    for region in regions:
-        if region.kind not in encoder.region_kinds:
-            known = ", ".join(sorted(encoder.region_kinds))
-            raise RegionError(f"{region.name}: the encoder {encoder.name!r} takes {known}, this is a {region.kind}")
+@contextmanager
+def _naming(sample: str) -> Iterator[None]:
+    try:
+        yield
+    except RegionError as error:
+        if str(error).startswith(sample):  # the name of one of its regions
+            raise
+        raise RegionError(f"{sample}: {error}") from error

@@ -12,9 +12,10 @@ from llava.train.llava_trainer import LLaVATrainer
 from transformers import Trainer
 
 from pvit_ext.hosts.llava import compat, cpu_launch
-from pvit_ext.hosts.llava.image_layout import ImageLayout, settle_pinpoints
+from pvit_ext.hosts.llava.image_layout import ImageLayout, set_pinpoints
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.llava.vision_tower import match_trained_tower
+from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import checkpointing, lora_checkpoint, stage0
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
@@ -44,12 +45,10 @@ class RegionTrainer(LLaVATrainer):
         self.without_regions = stage0.is_without_regions(model, args, train_dataset)
         if self.without_regions:
             stage0.freeze_regions(model)
-        inner = model.get_model()
         train_dataset.bad_records.open(args.output_dir)
-        train_dataset.region_encoder = inner.region_encoder
-        train_dataset.slots_per_region = model.region_module.positions_per_region
+        train_dataset.region_processor = RegionProcessor.of(model.region_module)
         train_dataset.seed = args.seed
-        settle_pinpoints(model, train_dataset.data_args)
+        set_pinpoints(model, train_dataset.data_args)
         train_dataset.layout = ImageLayout.of(model)
         cpu_launch.cpu_tower_dtype(model)
         match_trained_tower(model)

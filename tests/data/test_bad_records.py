@@ -21,6 +21,7 @@ from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import BadRecord, RecordError, load_records
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.processor import RegionProcessor
 from tests import samples  # noqa: F401  registers test_boxes
 from tests.data.test_records import record, write
 from tests.training.test_train import RegionDataArguments, flags, llava_conversation, llava_train, make_dataset, run
@@ -245,8 +246,9 @@ def test_what_would_end_a_step_is_replaced(dataset_of: Any, folder: Path, region
     rows = [record(0, regions=[region]), record(1, regions=[[15, 2, 25, 15]])]
     path = write(folder, "\n".join(map(json.dumps, rows)), "t.jsonl")
     dataset = dataset_of(path, image_aspect_ratio="square", max_bad_records=1)
-    dataset.region_encoder = pvit_ext.build_region_encoder(RegionConfig("test_boxes", encoder_options={"layers": [1]}))
-    dataset.region_encoder.region_kinds = {"box"}
+    encoder = pvit_ext.build_region_encoder(RegionConfig("test_boxes", encoder_options={"layers": [1]}))
+    encoder.region_kinds = {"box"}
+    dataset.region_processor = RegionProcessor(encoder)
     dataset.bad_records.open(folder / "run")
     assert [dataset[number]["regions"][0].points[0] for number in (0, 1)] == [(15, 2)] * 2
     assert listed(folder / "run") == ["t.jsonl line 1 (id '0')"]

@@ -13,6 +13,7 @@ from PIL import Image
 from pvit_ext.data.records import RecordError
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX
+from pvit_ext.tokens.processor import RegionProcessor
 from tests.data.test_records import asked, record
 from tests.training.test_train import llava_conversation, llava_train, make_dataset
 
@@ -35,8 +36,7 @@ def dataset(loaded: Any, llava_checkpoint: Path, tmp_path: Path, monkeypatch: py
     ]
     (tmp_path / "train.json").write_text(json.dumps(rows))
     made = make_dataset(llava_checkpoint, tmp_path / "train.json")
-    made.region_encoder = loaded[1].get_model().region_encoder
-    made.slots_per_region = loaded[1].region_module.positions_per_region
+    made.region_processor = RegionProcessor.of(loaded[1].region_module)
     made.layout = ImageLayout.of(loaded[1])
     return made
 
@@ -77,9 +77,9 @@ def test_a_template_that_drops_images_names_the_record(dataset: Any, monkeypatch
 
 
 def test_the_longest_prompt_counts_every_image(dataset: Any) -> None:
-    images = 2 * dataset.layout.rows((40, 20))
+    images = 2 * dataset.layout.positions((40, 20))
     dataset.tokenizer.model_max_length = images
-    with pytest.raises(RecordError, match=r"line 1 .*ends at row"):
+    with pytest.raises(RecordError, match=r"line 1 .*ends at position"):
         dataset[0]
     dataset.tokenizer.model_max_length = images + 600
     assert len(dataset[0]["image"]) == 2

@@ -38,14 +38,15 @@ def model_with(checkpoint: Path, encoder: str, layers: int) -> Any:
 def batch(model: Any) -> dict[str, Any]:
     from PIL import Image
 
-    from pvit_ext.tokens.processor import region_extra
+    from pvit_ext.tokens.processor import RegionProcessor
 
     asked = [["I", 5, Region.box(1, 2, 30, 15), 6], [7, 8, "I", 9], ["I", Region.point(20, 10), Region.box(2, 2, 9, 9)]]
     inputs = collate([Sample(one) for one in asked], left=False)
     extra: list[Any] = []
+    processor, image = RegionProcessor.of(model.region_module), Image.new("RGB", (40, 20))
     for sample in asked:
-        regions = [piece.resolve((40, 20)) for piece in sample if isinstance(piece, Region)]
-        extra += region_extra(model.get_model().region_encoder, [Image.new("RGB", (40, 20))], regions)
+        regions = [piece for piece in sample if isinstance(piece, Region)]
+        extra += processor([image], ["<region>" * len(regions)], regions, "q").extra
     return inputs | {"region_extra": extra}
 
 

@@ -151,7 +151,7 @@ def test_fineeval_instructions_parse_and_resolve() -> None:
     rows = [json.loads(line) for line in (folder / "instructions.jsonl").read_text().splitlines()]
     found = []
     for number, row in enumerate(rows, 1):
-        text, regions = bind_regions(row["instruction"], where=f"line {number}")
+        text, regions = bind_regions(row["instruction"], sample=f"line {number}")
         size = load_image(folder / "images" / row["image"]).size
         resolved = [region.resolve(size, f"line {number}") for region in regions]
         assert text.count("<region>") == len(resolved)

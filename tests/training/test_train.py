@@ -254,7 +254,7 @@ def test_masked_away_answer_names_the_record(llava_checkpoint: Path, images: Pat
     path.write_text(json.dumps([record(0)]))
     dataset = make_dataset(llava_checkpoint, path)
     dataset.tokenizer.model_max_length = 40
-    with pytest.raises(RecordError, match=r"masked\.json.*first answer ends at row"):
+    with pytest.raises(RecordError, match=r"masked\.json.*first answer ends at position"):
         dataset[0]
 
 
@@ -361,7 +361,7 @@ def test_answer_behind_the_image_rows_names_the_record(llava_checkpoint: Path, i
     dataset[0]
     dataset.tokenizer.model_max_length = end - 1
     with pytest.raises(
-        RecordError, match=rf"cut\.json.*first answer ends at row {end}, --model_max_length is {end - 1}"
+        RecordError, match=rf"cut\.json.*first answer ends at position {end}, --model_max_length is {end - 1}"
     ):
         dataset[0]
 

@@ -21,7 +21,7 @@ from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
-from pvit_ext.tokens.processor import check_regions, paint_regions, region_extra, write_regions
+from pvit_ext.tokens.processor import RegionProcessor
 
 
 def read_records(data_path: str, data_args: Any) -> tuple[Records, BadRecords]:
@@ -36,14 +36,12 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     Images are upright (EXIF applied), and processed by LLaVA's ``process_images``, so ``anyres`` works too.
 
     Attributes:
-        region_encoder: set by the trainer; its ``preprocess`` runs in the data workers.
-        slots_per_region: rows a region takes in the prompt.
-        layout: set by the trainer; how the vision tower sees an image, and the rows that it takes in the prompt.
+        region_processor: set by the trainer; it runs in the data workers.
+        layout: set by the trainer; how the vision tower sees an image, and the positions that it takes in the prompt.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 
-    region_encoder: Any = None
-    slots_per_region: int = 1
+    region_processor: RegionProcessor = RegionProcessor()
     layout: ImageLayout
     seed: int = 0
 
@@ -84,7 +82,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         count = len(self.records)
-        for record in (self.records[place % count] for place in range(index, index + count)):
+        for record in (self.records[number % count] for number in range(index, index + count)):
             try:
                 return self._item(record, np.random.default_rng((self.seed, epoch, index)))
             except (RecordError, RegionError) as error:
@@ -102,31 +100,27 @@ class RegionDataset(llava_train.LazySupervisedDataset):
         with reading(record.where):
             images = [load_image(file) for file in record.image_files]
         sizes = [image.size for image in images]
-        regions = self._regions(record, sizes, draw)
         turns = record.data["conversations"]
-        texts = [turn["value"] for turn in turns]
-        texts, kept = write_regions(self.region_encoder, texts, regions, sizes, record.where)
-        turns = [{**turn, "value": text} for turn, text in zip(turns, texts, strict=True)]
-        item = self._encoded(record, turns, len(kept), [self.layout.rows(size) for size in sizes])
-        for number, size in enumerate(sizes):
-            on_image = [region for region in kept if region.image == number]
-            check_regions(self.region_encoder, on_image, size, self.layout.view(size))
+        texts, regions = [turn["value"] for turn in turns], self._regions(record, sizes, draw)
+        prompt = self.region_processor.prompt(texts, regions, sizes, record.where)
+        turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
+        item = self._encoded(record, turns, len(prompt.regions), [self.layout.positions(size) for size in sizes])
+        self.region_processor.check(prompt.regions, [self.layout.view(size) for size in sizes], sizes)
+        sample = self.region_processor.show(prompt, images)
         with reading(record.where):
-            painted = paint_regions(self.region_encoder, images, regions)
-            pixels = [self._pixels(image) for image in painted]
-        extra = region_extra(self.region_encoder, images, kept)
+            pixels = [self._pixels(image) for image in sample.images]
         image = pixels if isinstance(record.data["image"], list) else pixels[0]
-        return item | {"image": image, "image_size": sizes, "regions": kept, "region_extra": extra}
+        return item | {"image": image, "image_size": sizes, "regions": sample.regions, "region_extra": sample.extra}
 
     def _encoded(
-        self, record: Record, turns: list[dict[str, str]], regions: int, image_rows: list[int]
+        self, record: Record, turns: list[dict[str, str]], regions: int, image_positions: list[int]
     ) -> dict[str, Any]:
         """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
         end, has_image = self.tokenizer.eos_token, "image" in record.data
         if end and any(end in turn["value"] for turn in turns):
             raise RecordError(f"{record.where}: its text holds {end}, with which LLaVA ends an answer; take it out")
         conversations = [copy.deepcopy(turns)]
-        if len(image_rows) > 1:
+        if len(image_positions) > 1:
             conversations = [self._with_images(turns)]
         elif has_image:
             conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
@@ -136,7 +130,7 @@ class RegionDataset(llava_train.LazySupervisedDataset):
             wanted = "--version plain takes one question with <image> and one answer"
             raise RecordError(f"{record.where}: LLaVA's template refuses the conversation; {wanted}") from error
         item = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
-        self._check(item, record.where, regions, image_rows)
+        self._check(item, record.where, regions, image_positions)
         return item
 
     def _with_images(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -154,29 +148,26 @@ class RegionDataset(llava_train.LazySupervisedDataset):
     def _pixels(self, image: Image.Image) -> torch.Tensor:
         return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
 
-    def _check(self, item: dict[str, Any], where: str, expected: int, image_rows: list[int]) -> None:
+    def _check(self, item: dict[str, Any], name: str, expected: int, image_positions: list[int]) -> None:
         """Nothing is trained on with its answer masked or cut away, or its region cut off."""
         ids, limit = item["input_ids"], self.tokenizer.model_max_length
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
         if len(answer) == 0:
             problem = "LLaVA masks an answer whose tokens it cannot place (see its 'tokenization mismatch')"
-            raise RecordError(f"{where}: no answer token is left to learn from: {problem}")
+            raise RecordError(f"{name}: no answer token is left to learn from: {problem}")
         regions = (ids == REGION_TOKEN_INDEX).nonzero().flatten()
         if len(regions) != expected:
             problem = f"{expected} regions, but its prompt keeps {len(regions)} <region>"
-            raise RecordError(f"{where}: {problem}; --version plain drops the question, use another template")
-        if (images := int((ids == IMAGE_TOKEN_INDEX).sum())) != len(image_rows):
-            problem = f"{len(image_rows)} images, but its prompt keeps {images} <image>"
-            raise RecordError(f"{where}: {problem}; --version plain takes one image, use another template")
-        for what, places in (("first answer", answer[:1]), ("last region", regions[-1:])):
-            if len(places) and (row := self._row_after(ids, int(places[0]), image_rows)) > limit:
-                raise RecordError(f"{where}: its {what} ends at row {row}, --model_max_length is {limit}; raise it")
-
-    def _row_after(self, ids: torch.Tensor, place: int, image_rows: list[int]) -> int:
-        """Row of the prompt, images and regions expanded, behind the token at ``place``."""
-        before = ids[: place + 1]
-        images = sum(rows - 1 for rows in image_rows[: int((before == IMAGE_TOKEN_INDEX).sum())])
-        return len(before) + images + int((before == REGION_TOKEN_INDEX).sum()) * (self.slots_per_region - 1)
+            raise RecordError(f"{name}: {problem}; --version plain drops the question, use another template")
+        if (images := int((ids == IMAGE_TOKEN_INDEX).sum())) != len(image_positions):
+            problem = f"{len(image_positions)} images, but its prompt keeps {images} <image>"
+            raise RecordError(f"{name}: {problem}; --version plain takes one image, use another template")
+        for what, found in (("first answer", answer[:1]), ("last region", regions[-1:])):
+            for index in found.tolist():
+                end = self.region_processor.count_positions(ids[: index + 1], image_positions)
+                if end > limit:
+                    problem = f"its {what} ends at position {end}, --model_max_length is {limit}; raise it"
+                    raise RecordError(f"{name}: {problem}")
 
 
 def jitter_box(region: ResolvedRegion, fraction: float, draw: np.random.Generator) -> ResolvedRegion:

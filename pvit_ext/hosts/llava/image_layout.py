@@ -1,7 +1,7 @@
 """How LLaVA shows images to its tower, LLaVA-1.6's ``anyres`` included, and one feature map per image from it.
 
-With ``anyres`` an image becomes several pictures: the base view (all of it, squeezed to a square), then the tiles of
-the image scaled into the best of the configured resolutions, centred, the rest black.
+With ``anyres`` an image becomes several crops: the base view (all of it, squeezed to a square), then the tiles of the
+image scaled into the best of the configured resolutions, centred, the rest black.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _EXAMPLE = "a list of resolutions such as [[336, 672], [672, 336], [672, 672]]"
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """The pictures of an image, by LLaVA's config and its vision tower.
+    """The crops of an image, by LLaVA's config and its vision tower.
 
     Args:
         processor: the tower's image processor.
-        side: pixels per side of a picture.
-        patches: cells per side of a picture.
+        side: pixels per side of a crop.
+        patches: cells per side of a crop.
         aspect: ``image_aspect_ratio``.
         pinpoints: ``image_grid_pinpoints``, a list of (width, height) or its text.
         merge: ``mm_patch_merge_type``.
@@ -65,8 +65,8 @@ class ImageLayout:
         columns, rows = get_anyres_image_grid_shape(size, self.pinpoints, self.side)
         return int(columns), int(rows)
 
-    def rows(self, size: Size) -> int:
-        """Rows of the prompt that an image of a size takes; LLaVA's own function says what ``unpad`` leaves of them."""
+    def positions(self, size: Size) -> int:
+        """Positions of the prompt that an image of a size takes; LLaVA's own function says what ``unpad`` keeps."""
         cells = self.patches**2
         if self.aspect != "anyres":
             return cells
@@ -80,7 +80,7 @@ class ImageLayout:
         return cells + height * (width + 1)  # one newline a row
 
     def view(self, size: Size, tiled: bool = False) -> View:
-        """What the tower sees of an image: its only or base view, or all tiles as one picture."""
+        """What the tower sees of an image: its only or base view, or all tiles as one."""
         if not tiled:
             return tower_view(self.processor, self.aspect, size)
         square = (self.side, self.side)
@@ -90,59 +90,61 @@ class ImageLayout:
         return View.fit(size, (columns * self.side, rows * self.side))
 
     def join(
-        self, maps: Sequence[Tensor], pictures: Sequence[int], sizes: Sequence[Size], tiled: bool = True
+        self, maps: Sequence[Tensor], crops: Sequence[int], sizes: Sequence[Size], tiled: bool = True
     ) -> tuple[list[Tensor], list[View]]:
         """One map and one view per image.
 
         An image that came as tiles gives the map of all its tiles, at full resolution; without ``tiled``, and for an
-        image that came as one picture, that of the base view. Maps of another image's size end before the batch's: they
+        image that came as one crop, that of the base view. Maps of another image's size end before the batch's: they
         are continued by their last cells, so that reading between cells at an edge gives what it gives alone.
 
         Args:
-            maps: one (pictures, C, H, W) map per layer.
-            pictures: of each of the B images.
+            maps: one (crops, C, H, W) map per layer.
+            crops: of each of the B images.
             sizes: B (width, height) of the upright originals.
 
         Returns:
             (B, C, H', W') per layer, a copy only where there are tiles; B views.
 
         Raises:
-            RegionError: when the pictures are not those of these images.
+            RegionError: when the crops are not those of these images.
         """
-        if len(pictures) != len(sizes):
-            raise RegionError(f"the vision tower ran on {len(pictures)} images, image_sizes has {len(sizes)}")
-        grids = [self._grid(image, count, sizes[image]) for image, count in enumerate(pictures)]
+        if len(crops) != len(sizes):
+            raise RegionError(f"the vision tower ran on {len(crops)} images, image_sizes has {len(sizes)}")
+        grids = [self._grid(image, count, sizes[image]) for image, count in enumerate(crops)]
         grids = grids if tiled else [None] * len(grids)
         views = [self.view(size, grid is not None) for size, grid in zip(sizes, grids, strict=True)]
-        first = torch.tensor(pictures).cumsum(0) - torch.tensor(pictures)
+        first = torch.tensor(crops).cumsum(0) - torch.tensor(crops)
         if not any(grids):
             return [one if len(one) == len(sizes) else one[first.to(one.device)] for one in maps], views
         first += torch.tensor([grid is not None for grid in grids])  # the tiles come after the base view
         shape = torch.tensor([grid or (1, 1) for grid in grids])
-        return [_stitch(one, *_places(first, shape, one.shape[-2:])) for one in maps], views
+        return [_stitch(one, *_cells(first, shape, one.shape[-2:])) for one in maps], views
 
-    def _grid(self, image: int, pictures: int, size: Size) -> Size | None:
-        if pictures == 1:
+    def _grid(self, image: int, crops: int, size: Size) -> Size | None:
+        if crops == 1:
             return None
         columns, rows = self.tiles(size) if self.aspect == "anyres" else (0, 0)
-        if pictures != 1 + columns * rows:
+        if crops != 1 + columns * rows:
             raise RegionError(
-                f"image {image} of the batch: the vision tower ran on {pictures} pictures, but image_aspect_ratio="
+                f"image {image} of the batch: the vision tower ran on {crops} crops, but image_aspect_ratio="
                 f"{self.aspect!r} makes {1 + columns * rows} of {size[0]}x{size[1]} pixels; image_sizes are (width, "
                 "height) of the originals"
             )
         return columns, rows
 
 
-def count_pictures(images: Any) -> list[int]:
-    """Pictures of each image, given as LLaVA takes them: (B, 3, H, W), (B, N, 3, H, W), or a list of either."""
+def count_crops(images: Any) -> list[int]:
+    """Crops of each image, given as LLaVA takes them: (B, 3, H, W), (B, N, 3, H, W), or a list of either."""
     if isinstance(images, Tensor) and images.ndim == 4:
         return [1] * len(images)
     return [1 if image.ndim == 3 else len(image) for image in images]
 
 
-def settle_pinpoints(model: Any, data_args: Any) -> None:
-    """Agree on ``image_grid_pinpoints`` before training: LLaVA hands the flag of the aspect ratio to the config only.
+def set_pinpoints(model: Any, data_args: Any) -> None:
+    """Give model and data the same ``image_grid_pinpoints`` before training.
+
+    LLaVA hands the flag of the aspect ratio to the config only.
 
     Raises:
         ValueError: when neither has any, or the model lacks the newline that its merge type needs.
@@ -161,23 +163,23 @@ def settle_pinpoints(model: Any, data_args: Any) -> None:
     config.image_grid_pinpoints = data_args.image_grid_pinpoints = pinpoints
 
 
-def _places(first: Tensor, grids: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Picture, row and column in it of each cell of the joined maps, each broadcasting to (B, H', W').
+def _cells(first: Tensor, grids: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Crop, and row and column in it, of each cell of the joined maps, each broadcasting to (B, H', W').
 
     Args:
-        first: (B,) the picture at each image's top left.
-        grids: (B, 2) its columns and rows of pictures, left to right and then down.
-        cells: (H, W) of a picture.
+        first: (B,) the crop at each image's top left.
+        grids: (B, 2) its columns and rows of crops, left to right and then down.
+        cells: (H, W) of a crop.
     """
     height, width = cells
     ends = grids * torch.tensor([width, height])  # (B, 2)
     x, y = (torch.arange(int(end)) for end in ends.amax(0))
     x = torch.minimum(x, ends[:, :1] - 1)[:, None]  # (B, 1, W')
     y = torch.minimum(y, ends[:, 1:] - 1)[..., None]  # (B, H', 1)
-    picture = first[:, None, None] + y // height * grids[:, :1, None] + x // width
-    return picture, y % height, x % width
+    crop = first[:, None, None] + y // height * grids[:, :1, None] + x // width
+    return crop, y % height, x % width
 
 
-def _stitch(feature_map: Tensor, *places: Tensor) -> Tensor:
-    rows = feature_map.permute(0, 2, 3, 1)[tuple(place.to(feature_map.device) for place in places)]
-    return rows.permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last
+def _stitch(feature_map: Tensor, *cells: Tensor) -> Tensor:
+    joined = feature_map.permute(0, 2, 3, 1)[tuple(index.to(feature_map.device) for index in cells)]
+    return joined.permute(0, 3, 1, 2)  # (B, C, H', W'), channels-last

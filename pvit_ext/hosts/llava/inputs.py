@@ -12,7 +12,6 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.binding import BoundRegions
-from pvit_ext.tokens.processor import check_kinds
 
 Extra = list[dict[str, Tensor] | None]
 
@@ -22,7 +21,7 @@ def build_inputs(
     bound: BoundRegions,
     sizes: Sequence[Size] | None,
     maps: list[Tensor],
-    pictures: list[int],
+    crops: list[int],
     extra: Extra | None,
     layout: ImageLayout,
     device: torch.device,
@@ -33,10 +32,10 @@ def build_inputs(
         encoder: that will get them.
         bound: the M regions.
         sizes: B (width, height) of the upright originals.
-        maps: one (pictures, C_l, H_l, W_l) map per layer that the encoder reads, and perhaps one for cross layers.
-        pictures: of each image, more than one where it came as tiles.
+        maps: one (crops, C_l, H_l, W_l) map per layer that the encoder reads, and perhaps one for cross layers.
+        crops: of each image, more than one where it came as tiles.
         extra: per image the encoder's ``preprocess`` output, None where an image has no region.
-        layout: of the images' pictures.
+        layout: of the images' crops.
         device: for the index.
 
     Raises:
@@ -44,15 +43,15 @@ def build_inputs(
     """
     if not bound.regions:
         bound, sizes = BoundRegions([Region.box(4, 4, 12, 12).resolve((16, 16), "dummy region")], [0]), [(16, 16)]
-        maps, pictures, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
+        maps, crops, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
-    check_kinds(encoder, bound.regions)
+    encoder.check_kinds(bound.regions)
     _check_extra(encoder, bound, extra)
     maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()
     if maps:
-        maps, views = layout.join(maps, pictures, sizes, encoder.reads_tiles)
+        maps, views = layout.join(maps, crops, sizes, encoder.reads_tiles)
     if context:
-        context = layout.join(context, pictures, sizes, tiled=False)[0]
+        context = layout.join(context, crops, sizes, tiled=False)[0]
     index, context_map = torch.tensor(bound.image_index, device=device), context[0] if context else None
     return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], context_map)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.hosts.llava import compat
-from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
+from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import Extra, build_inputs
 from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
 from pvit_ext.hosts.llava.region_modules import (
@@ -266,8 +266,8 @@ class RegionMixin:
     ) -> RegionInputs:
         inner = self.get_model()  # type: ignore[attr-defined]
         device = next(inner.region_projector.parameters()).device
-        pictures, layout = count_pictures(images), ImageLayout.of(self)
-        return build_inputs(inner.region_encoder, bound, sizes, maps, pictures, extra, layout, device)
+        crops, layout = count_crops(images), ImageLayout.of(self)
+        return build_inputs(inner.region_encoder, bound, sizes, maps, crops, extra, layout, device)
 
 
 def _check_complete(encoder: RegionEncoder | None, images: Any) -> RegionEncoder:

@@ -18,7 +18,7 @@ from pvit_ext import Query, Region, RegionConfig, RegionError
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation
-from pvit_ext.hosts.llava.image_layout import ImageLayout, count_pictures
+from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.regions.region import Size
 from tests.encoders.test_equivariance import boxes_on, draw, make_tower_see_brightness, smooth
 from tests.encoders.test_tower_encoders import LOCAL, blinded
@@ -161,19 +161,19 @@ def test_one_picture_an_image_is_handed_on_as_it_is(tiny: Loaded) -> None:
     assert ImageLayout.of(tiny[1]).join([one], [1, 1], SIZES[:2])[0][0] is one
 
 
-def test_pictures_of_other_images_are_refused(tiny: Loaded) -> None:
+def test_crops_of_other_images_are_refused(tiny: Loaded) -> None:
     layout = ImageLayout.of(tiny[1])
-    with pytest.raises(RegionError, match=r"^image 1 .* ran on 5 pictures, .*'anyres' makes 3 of 180x90"):
+    with pytest.raises(RegionError, match=r"^image 1 .* ran on 5 crops, .*'anyres' makes 3 of 180x90"):
         layout.join([random_maps(10)], [5, 5], SIZES[:2])
     with pytest.raises(RegionError, match=r"2 images, image_sizes has 1"):
         layout.join([random_maps(10)], [5, 5], SIZES[:1])
 
 
-def test_pictures_are_counted_in_every_form() -> None:
+def test_crops_are_counted_in_every_form() -> None:
     one = torch.zeros(3, 4, 4)
-    assert count_pictures(one.expand(2, -1, -1, -1)) == [1, 1]
-    assert count_pictures(one.expand(2, 5, -1, -1, -1)) == [5, 5]
-    assert count_pictures([one, one.expand(3, -1, -1, -1)]) == [1, 3]
+    assert count_crops(one.expand(2, -1, -1, -1)) == [1, 1]
+    assert count_crops(one.expand(2, 5, -1, -1, -1)) == [5, 5]
+    assert count_crops([one, one.expand(3, -1, -1, -1)]) == [1, 3]
 
 
 # The splice
@@ -189,7 +189,7 @@ def test_rows_are_those_of_llavas_splice(tiny: Loaded, merge: str, size: Size) -
         embeds = model.prepare_inputs_labels_for_multimodal(
             torch.tensor([[1, -200, 5]]), None, None, None, None, pixels, [size]
         )[4]
-    assert embeds.shape[1] - 2 == ImageLayout.of(model).rows(size)
+    assert embeds.shape[1] - 2 == ImageLayout.of(model).positions(size)
 
 
 @pytest.mark.parametrize("merge", MERGES)
@@ -207,7 +207,9 @@ def test_region_rows_keep_their_place_among_tiles(tiny: Loaded, merge: str) -> N
         assert torch.equal(embeds, as_list)
         for row, query in enumerate(queries):
             alone = batch_of(tiny, [query])
-            region = int((alone["input_ids"][0] == -300).nonzero()) + ImageLayout.of(model).rows(query.image.size) - 1
+            region = (
+                int((alone["input_ids"][0] == -300).nonzero()) + ImageLayout.of(model).positions(query.image.size) - 1
+            )
             plain = alone["input_ids"].clone()
             plain[plain == -300] = 7
             stock = {**alone, "input_ids": plain, "regions": None, "region_extra": None}
@@ -359,10 +361,10 @@ def test_a_prompt_that_is_too_long_names_the_query(tiny: Loaded) -> None:
     give(tiny, "osprey")
     short, long = (ask_for(smooth(size), [Region.box(5, 5, 30, 50)]) for size in ((112, 56), (96, 96)))
     ids = batch_of(tiny, [short])["input_ids"].shape[1] - 1 + tiny[1].region_module.positions_per_region - 1
-    tiny[1].config.tokenizer_model_max_length = limit = ids + ImageLayout.of(tiny[1]).rows((96, 96)) - 1
+    tiny[1].config.tokenizer_model_max_length = limit = ids + ImageLayout.of(tiny[1]).positions((96, 96)) - 1
     tokenizer, model, processor = tiny
     assert len(pvit_ext.ask(model, tokenizer, processor, [short], max_new_tokens=1)) == 1
-    with pytest.raises(RegionError, match=rf"query 1: its prompt takes {limit + 1} rows, .* is {limit}"):
+    with pytest.raises(RegionError, match=rf"query 1: its prompt takes {limit + 1} positions, .* is {limit}"):
         pvit_ext.ask(model, tokenizer, processor, [short, long], max_new_tokens=1)
 
 

@@ -117,11 +117,11 @@ def test_a_region_that_truncation_cuts_off_names_the_sample(loaded: Loaded, monk
     model = loaded[0]
     query = Query(MIXED[0].image, "Describe the image. What is <region>?", [Region.box(3, 4, 20, 30)])
     batch = inputs_of(loaded, [MIXED[3], query])
-    rows = ImageLayout.of(model).rows(MIXED[0].image.size)
+    rows = ImageLayout.of(model).positions(MIXED[0].image.size)
     monkeypatch.setattr(model.config, "tokenizer_model_max_length", rows + 3)
     with pytest.raises(RegionError, match=rf"^q, region 0: cut off, .* maximum of {rows + 3};"):
         model(batch.pop("inputs"), **batch)
-    with pytest.raises(RegionError, match=rf"^query 1: its prompt takes \d+ rows, .* is {rows + 3}"):
+    with pytest.raises(RegionError, match=rf"^query 1: its prompt takes \d+ positions, .* is {rows + 3}"):
         pvit_ext.ask(*loaded, [Query(None, "Red"), query], batch_size=2, conv_version="plain")
 
 
@@ -279,5 +279,5 @@ def test_training_on_tiles_says_what_is_missing(
     tiles |= {"image_grid_pinpoints": "[[28, 56], [56, 56]]"}
     with pytest.raises(ValueError, match=r"spatial_unpad needs image_newline, .* this checkpoint lacks"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path, **tiles, mm_patch_merge_type="spatial_unpad"))
-    with pytest.raises(ValueError, match=r"train\.json line 1 .*its first answer ends at row \d+, .* is 150"):
+    with pytest.raises(ValueError, match=r"train\.json line 1 .*its first answer ends at position \d+, .* is 150"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path, **tiles, model_max_length=150))

@@ -174,7 +174,7 @@ def test_anyres_tiles_with_an_encoder_that_reads_no_tower_features(model: Any) -
 def test_tiles_of_a_model_without_anyres_are_an_error(model: Any) -> None:
     pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"layers": [-2]}))
     inputs = collate([Sample(["I", 5, BOX])], left=False)
-    with pytest.raises(RegionError, match=r"^image 0 .* ran on 3 pictures, .*'pad' makes 1 of 40x20 pixels"):
+    with pytest.raises(RegionError, match=r"^image 0 .* ran on 3 crops, .*'pad' makes 1 of 40x20 pixels"):
         prepare(model, inputs | {"images": inputs["images"][:, None].repeat(1, 3, 1, 1, 1)})
 
 

@@ -210,7 +210,7 @@ def loaded(llava_checkpoint: Path) -> Any:
 def test_system_prompt(loaded: Any, name: str, expected: str) -> None:
     before = TEMPLATES[name].system
     conv = conversation(loaded[0], name, "Be brief.")
-    assert build_prompt(Query(None, "Red?"), conv, "q", loaded[0]).text == expected
+    assert build_prompt(Query(None, "Red?"), conv, "q", loaded[0]).texts[0] == expected
     assert TEMPLATES[name].system == before
 
 
