@@ -25,6 +25,7 @@ pixels with ``normalized``              error: beyond ``MAX_FRACTION`` times the
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -52,6 +53,8 @@ _FRACTIONS = (-0.01, 1.01)
 """What tools write that round fractions 0..1; nobody points at the top-left pixel with decimals."""
 MAX_PIXEL = 1e9
 """Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
+
+_PAIRS, _NUMBERS = {list, tuple}, {int, float}
 
 
 class RegionError(ValueError):
@@ -97,6 +100,8 @@ class Region:
             normalized: coordinates are fractions 0..1 of the original image instead of pixels.
             image: which image of the prompt it lies on.
         """
+        if (plain := _plain_points(points)) is not None:
+            return cls("polygon", plain, normalized=normalized, image=image)
         parts = [_points(part) for part in _parts(points)]
         lengths = tuple(map(len, parts)) if len(parts) > 1 else ()
         return cls("polygon", tuple(itertools.chain(*parts)), normalized=normalized, image=image, parts=lengths)
@@ -133,26 +138,22 @@ class Region:
             if self.pixels is None or not self.pixels.any():
                 raise RegionError(f"{where}: mask is empty, mark at least one pixel")
             return
-        if not self.points or (self.kind == "polygon" and min(map(len, self.outlines())) < 3):
+        if not self.points or (self.kind == "polygon" and min(self.parts or (len(self.points),)) < 3):
             raise RegionError(f"{where}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
-        if not all(abs(value) <= MAX_PIXEL for point in self.points for value in point):
+        values = list(itertools.chain.from_iterable(self.points))
+        xs, ys = values[::2], values[1::2]
+        around = min(xs), min(ys), max(xs), max(ys)
+        low, high = min(around), max(around)
+        if not (math.isfinite(sum(values)) and low >= -MAX_PIXEL and high <= MAX_PIXEL):  # the sum: NaN has no order
             raise RegionError(f"{where}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
-        if self.kind == "box":
-            (x0, y0), (x1, y1) = self.points
-            if x1 < x0 or y1 < y0:
-                raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
-        if self.kind in ("box", "polygon") and not has_area(hull(self.points), 0.0):
+        if self.kind == "box" and tuple(values) != around:
+            raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
+        if self.kind in ("box", "polygon") and not has_area(around, 0.0):
             raise RegionError(f"{where}: {self} is empty: it has no area")
-        self._check_unit(where)
-
-    def _check_unit(self, where: str) -> None:
-        """Fractions given as pixels, or pixels as fractions."""
-        values = [value for point in self.points for value in point]
-        low, high = _FRACTIONS
-        if self.normalized and max(map(abs, values)) > MAX_FRACTION:
+        if self.normalized and max(-low, high) > MAX_FRACTION:
             raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
-        decimals = not self.normalized and any(value != int(value) for value in values)
-        if decimals and low <= min(values) and max(values) <= high:
+        small = not self.normalized and low >= _FRACTIONS[0] and high <= _FRACTIONS[1]
+        if small and any(value != int(value) for value in values):
             say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
             raise RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
 
@@ -251,7 +252,25 @@ class ResolvedRegion(Region):
         return self
 
 
+def _plain_points(points: Any) -> tuple[Point, ...] | None:
+    """The points of a list of pairs of numbers, as files hold them by the million; None for all that needs a look."""
+    if type(points) is not list or not set(map(type, points)) <= _PAIRS or set(map(len, points)) != {2}:
+        return None
+    values = list(itertools.chain.from_iterable(points))
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return tuple(map(tuple, points))
+    if not kinds <= _NUMBERS:
+        return None
+    try:
+        return tuple((float(x), float(y)) for x, y in points)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
 def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
+    if (plain := _plain_points(points)) is not None:
+        return plain
     try:
         pairs = [tuple(point) for point in points]
         if any(isinstance(value, (str, bytes, bool)) for pair in pairs for value in pair):

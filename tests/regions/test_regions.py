@@ -208,11 +208,29 @@ def test_not_numbers_or_wrong_shape(make: Any) -> None:
         make()
 
 
+_ODD = st.sampled_from([10**400, math.nan, True, None, "1", 2 * MAX_PIXEL, [1, 2], np.float32(2.5), -0.0])
+
+
+@given(st.lists(st.lists(st.one_of(st.integers(), st.floats(), _ODD), min_size=1, max_size=3), max_size=5))
+def test_plain_lists_take_a_short_way_to_the_same_points(points: list[Any]) -> None:
+    def outcome(given: Any) -> Any:
+        try:
+            region = Region.polygon(given)
+            region.check()
+        except RegionError as error:
+            return str(error).split(", got ")[0]
+        return region.points, set(map(type, itertools.chain(*region.points)))
+
+    assert outcome(points) == outcome(tuple(points))  # a tuple takes the long one
+
+
 REFUSED = [
     (Region.box(math.nan, 0, 5, 5), "not finite"),
     (Region.box(0, 0, math.inf, 5), "not finite"),
     (Region.point(math.nan, 1), "not finite"),
     (Region.polygon([(0, 0), (math.inf, 1), (3, 3)]), "not finite"),
+    (Region.polygon([(0, 0), (9, math.nan), (3, 3)]), "not finite"),
+    (Region.polygon([(0, 0), (-math.inf, math.inf), (3, 3)]), "not finite"),
     (Region.scribble([(0, 0), (2 * MAX_PIXEL, 1)]), "beyond 1e"),
     (Region.box(5, 0, 2, 5), "inverted"),
     (Region.box(0, 5, 5, 2), "inverted"),
