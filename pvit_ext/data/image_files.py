@@ -7,6 +7,7 @@ import re
 import unicodedata
 from typing import Any
 
+_SEPARATOR = re.compile(r"[/\\]")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -23,7 +24,8 @@ def check_file(path: Any, what: str, folder: str | None) -> None:
     """
     if not isinstance(path, str):
         raise ValueError(f"{what} is a path in the image folder, got {_short(path)}")
-    if not path.strip("/.") or "\0" in path or path.startswith("/") or ".." in re.split(r"[/\\]", path):
+    upwards = ".." in path and ".." in _SEPARATOR.split(path)
+    if upwards or not path.strip("/.") or "\0" in path or path.startswith("/"):
         raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
     if folder is None or find_file(folder, path) is None:
         if _DRIVE.match(path) or path.startswith("\\"):

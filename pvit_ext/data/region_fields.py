@@ -11,6 +11,7 @@ from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
 _NUMBERS = {"box": 4, "point": 2}
 _PLAIN = {int, float}
 _KINDS = ("box", "point", "polygon", "scribble", "mask")
+_FIELDS = {*_KINDS, "normalized", "image"}
 
 
 def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingMask:
@@ -27,17 +28,18 @@ def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingM
     if type(item) is list and (box := _plain_box(item)) is not None:
         return box
     fields = {"box": item} if isinstance(item, list) else item
-    if not isinstance(fields, dict) or len(kinds := [kind for kind in _KINDS if kind in fields]) != 1:
+    if not isinstance(fields, dict) or len(kinds := fields.keys() & _KINDS) != 1:
         known = ", ".join(_KINDS)
         raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")
-    if unknown := sorted(set(fields) - {kinds[0], "normalized", "image"}):
+    if unknown := sorted(fields.keys() - _FIELDS):
         raise ValueError(f"{where} has unknown keys {short(unknown)}; known are normalized and image")
     normalized, image = fields.get("normalized", False), fields.get("image", 0)
     if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
         raise ValueError(f"{where}: normalized is true or false and image an integer, got {short(item)}")
-    value = fields[kinds[0]]
-    if kinds[0] != "mask":
-        return _shape(kinds[0], value, normalized, image, where)
+    kind = kinds.pop()
+    value = fields[kind]
+    if kind != "mask":
+        return _shape(kind, value, normalized, image, where)
     if normalized:
         raise ValueError(f"{where}: a mask is in pixels, it cannot be normalized")
     if isinstance(value, str):

@@ -32,13 +32,15 @@ def parse_record(value: Any, folder: str | None) -> tuple[dict[str, Any], tuple[
         raise value
     if not isinstance(value, dict):
         raise ValueError(f"a record is a JSON object, got {short(value)}")
-    value = {key: item for key, item in value.items() if item is not None}
+    if None in value.values():
+        value = {key: item for key, item in value.items() if item is not None}
     turns = _conversation(value)
     for number, image in enumerate(images_of(value)):
         check_file(image, f"image[{number}]" if isinstance(value["image"], list) else "image", folder)
     specs, inline = _specs(value, turns, folder)
     _check_images_of(value, turns, specs)
-    data = {key: item for key, item in value.items() if key != "regions"}
+    data = {**value}
+    data.pop("regions", None)
     if inline:
         data["conversations"] = [{**turn, "value": parse_regions(turn["value"])[0]} for turn in value["conversations"]]
     return data, specs
