@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import arguments, write
+from tests.benchmarks.harness import arguments, row_of, write
 
 _FORMS = {
     "json.load": "import json; kept = json.load(open(path))",
@@ -23,17 +23,26 @@ _FORMS = {
     "next rank": "from pvit_ext.data.records import load_records; kept = load_records(path, folder)",
 }
 _PROGRAM = """
-import resource, sys, time
-path, folder = sys.argv[1:]
+import sys, time
+from pathlib import Path
+
 import pvit_ext.data.records
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
+
+def kibibytes(field):
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(field + ":")))
+
+path, folder = sys.argv[1:]
+Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+before = kibibytes("VmRSS")
+start, busy = time.perf_counter(), time.process_time()
 {form}
-seconds = time.perf_counter() - start
+seconds, busy = time.perf_counter() - start, time.process_time() - busy
+peak = kibibytes("VmHWM") - before
 start = time.perf_counter()
 items = [kept[number] for number in range(0, len(kept), 97)]
 each = (time.perf_counter() - start) / len(items)
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, each * 1e6)
+print(seconds * 1e3, busy * 1e3, peak / 1024, each * 1e6)
 """
 
 
@@ -58,7 +67,7 @@ def make(path: Path, folder: Path, records: int) -> None:
 
 
 def bench(records: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per form: medians of processes of their own."""
+    """One row per form: quantiles of processes of their own, in turn."""
     results: dict[str, list[list[float]]] = {form: [] for form in _FORMS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,19 +81,15 @@ def bench(records: int, rounds: int) -> list[dict[str, Any]]:
     baseline = statistics.median(one[0] for one in results["json.load"])
     rows = []
     for form, values in results.items():
-        seconds, mebibytes, microseconds = (statistics.median(column) for column in zip(*values, strict=True))
-        rows.append(
-            {
-                "case": f"{records} records", "form": form, "median_ms": round(seconds * 1e3, 1),
-                "speedup": round(baseline / seconds, 2), "mib": round(mebibytes), "us_per_item": round(microseconds, 1),
-                "rounds": rounds,
-            }
-        )  # fmt: skip
+        milliseconds, *others = (list(column) for column in zip(*values, strict=True))
+        cpu, mebibytes, microseconds = map(statistics.median, others)
+        facts = {"cpu_ms": round(cpu, 3), "mib": round(mebibytes), "us_per_item": round(microseconds, 1)}
+        rows.append(row_of(f"{records} records", form, milliseconds, baseline, **facts))
     return rows
 
 
 def main() -> None:
-    parser = arguments(__doc__, rounds=3)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--records", type=int, default=200_000)
     options = parser.parse_args()
     write("records", bench(options.records, options.rounds), "cpu", options.to)

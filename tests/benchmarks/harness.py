@@ -57,7 +57,7 @@ def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts
         for name, form in forms.items():
             times[name].append(_milliseconds(form))
     baseline = statistics.median(next(iter(times.values())))
-    return [_row(case, name, values, baseline, facts) for name, values in times.items()]
+    return [row_of(case, name, values, baseline, **facts) for name, values in times.items()]
 
 
 def _milliseconds(form: Callable[[], Any]) -> float:
@@ -73,7 +73,16 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _row(case: str, form: str, values: list[float], baseline: float, facts: dict[str, Any]) -> dict[str, Any]:
+def row_of(case: str, form: str, values: list[float], baseline: float, **facts: Any) -> dict[str, Any]:
+    """Quantiles of a form's times.
+
+    Args:
+        case: names what is computed.
+        form: in which form.
+        values: milliseconds, one a round.
+        baseline: median of the form that ``speedup`` compares with.
+        facts: whatever else the row should say.
+    """
     values = sorted(values)
     median = statistics.median(values)
     return {

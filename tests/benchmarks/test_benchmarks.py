@@ -69,6 +69,17 @@ def test_benchmarks_run_on_a_cpu(name: str, tmp_path: Path) -> None:
     assert max(float(row["relative_difference"]) for row in rows) < 1e-3
 
 
+@pytest.mark.slow
+def test_records_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.bench_records", "--rounds", "2", "--records", "20000"]
+    subprocess.run([*command, "--to", str(tmp_path)], check=True, cwd=ROOT)
+    rows = {row["form"]: row for row in read(tmp_path / "records.csv")}
+    assert list(rows) == ["json.load", "first rank", "next rank"]
+    assert float(rows["next rank"]["median_ms"]) < float(rows["first rank"]["median_ms"])
+    assert float(rows["first rank"]["mib"]) < float(rows["json.load"]["mib"])
+    assert float(rows["json.load"]["cpu_ms"]) > 0
+
+
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver here")
 def test_make_gpu_names_a_missing_driver_before_it_installs_anything(tmp_path: Path) -> None:
     command = ["make", "gpu", f"VENV={tmp_path}/venv"]
