@@ -5,22 +5,42 @@ from __future__ import annotations
 from typing import Any
 
 from pvit_ext.hosts.transformers.families.base import Family
+from pvit_ext.hosts.transformers.families.internvl import InternVL
 from pvit_ext.hosts.transformers.families.llava import Llava
+from pvit_ext.hosts.transformers.families.merged import Glm4v, Merged, Qwen2, Qwen25
+from pvit_ext.hosts.transformers.families.packed import Packed
+from pvit_ext.hosts.transformers.families.tiles import LlavaNext, LlavaOnevision
 
 FAMILIES: dict[str, Family] = {
+    "gemma3": Llava(),
+    "glm4v": Glm4v(),
+    "internvl": InternVL(),
     "llava": Llava(),
+    "llava/pixtral": Packed(),
+    "llava_next": LlavaNext(),
+    "llava_onevision": LlavaOnevision(),
+    "mistral3": Packed(),
+    "paligemma": Llava(),
+    "qwen2_5_vl": Qwen25(),
+    "qwen2_vl": Qwen2(),
+    "qwen3_vl": Merged(),
+    "vipllava": Llava(),
 }
 """By ``model_type``, or ``model_type/model_type of its vision tower`` where the tower decides."""
 
+_PAST = "its inner model reads the embeddings of its text model past its own get_input_embeddings"
+_INSIDE = "its text model embeds tokens inside its own forward, where no region token can be put in their place"
+_QFORMER = "its language model gets a question former's queries, and no views of it have been tested"
 REFUSED: dict[str, str] = {
-    "idefics3": "it reads its embeddings past get_input_embeddings",
-    "smolvlm": "it reads its embeddings past get_input_embeddings",
-    "blip": "its question former mixes the image's cells before the language model sees them",
-    "blip-2": "its question former mixes the image's cells before the language model sees them",
-    "instructblip": "its question former mixes the image's cells before the language model sees them",
-    "kosmos-2": "its question former mixes the image's cells before the language model sees them",
-    "llama4": "it has no vision tower whose cells an image's pixels can be followed to",
+    "idefics3": _PAST,
+    "smolvlm": _PAST,
+    "blip": _INSIDE,
+    "kosmos-2": _INSIDE,
+    "blip-2": _QFORMER,
+    "instructblip": _QFORMER,
+    "llama4": "it has no inner model: vision tower and language model are children of the outer one",
 }
+"""Why a model takes no regions, by ``model_type``."""
 
 
 def family_of(config: Any) -> Family:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.hosts.transformers.families.tiles import check_pictures, tile_cells
 from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import tower_view
 
@@ -34,10 +34,7 @@ class Llava(Family):
         tiled: bool,
     ) -> list[Tensor]:
         """Row by row, behind the class token if there is one."""
-        per_image, patch = any_layer(hidden).shape[1], self.tower_config(inner.config).patch_size
-        found = []
-        for number, (base, _) in enumerate(views):
-            columns, rows = (side // patch for side in base.size)
-            first = number * per_image + per_image - rows * columns  # a class token leads
-            found.append(first + torch.arange(rows * columns).view(rows, columns))
-        return found
+        (pictures, per_picture), patch = any_layer(hidden).shape[:2], self.tower_config(inner.config).patch_size
+        check_pictures(pictures, len(views))
+        sizes = [(base.size[0] // patch, base.size[1] // patch) for base, _ in views]
+        return [tile_cells(number, per_picture, size, None) for number, size in enumerate(sizes)]

@@ -1,0 +1,134 @@
+"""LLaVA-NeXT and LLaVA-OneVision: a squeezed base view of each image, and tiles of it at full resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.regions.region import RegionError, Size
+from pvit_ext.regions.view import View
+
+
+class LlavaNext(Family):
+    """The base view first, then the tiles of the image fitted into the best resolution, row by row."""
+
+    def views(
+        self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
+    ) -> list[ImageViews]:
+        """Base view, and all tiles as one picture."""
+        return [self.tiled_views(processor, size) for size in sizes]
+
+    def tiled_views(self, processor: Any, size: Size) -> ImageViews:
+        """Base view and tiles of one image.
+
+        Args:
+            processor: of the model.
+            size: (width, height) of the original.
+        """
+        from transformers.image_processing_utils import select_best_resolution
+
+        side, patch = tile_side(processor.image_processor), self.patch_size(processor)
+        height, width = select_best_resolution(size[::-1], processor.image_processor.image_grid_pinpoints)
+        tiles = cells_in_a_row(View.fit(size, (width, height)), side, side // patch * patch)
+        return ImageViews(View.resize(size, (side, side)), tiles)
+
+    def patch_size(self, processor: Any) -> int:
+        """Pixels per side of a cell, by what the processor knows of the tower."""
+        return int(processor.patch_size)
+
+    def cells(
+        self,
+        inner: nn.Module,
+        inputs: Mapping[str, Any],
+        hidden: HiddenStates,
+        views: Sequence[ImageViews],
+        tiled: bool,
+    ) -> list[Tensor]:
+        """Row by row of the base view, or of all tiles as one picture; pictures have a class token first, or none."""
+        shape, patch, first, found = any_layer(hidden).shape, self.tower_config(inner.config).patch_size, 0, []
+        for base, tiles in views:
+            cells = base.size[0] // patch, base.size[1] // patch
+            grid = (tiles.size[0] // patch // cells[0], tiles.size[1] // patch // cells[1]) if tiles else None
+            shown = grid if tiled else None
+            found.append(tile_cells(first + (shown is not None), shape[1], cells, shown))
+            first += 1 + (grid[0] * grid[1] if grid else 0)
+        check_pictures(shape[0], first)
+        return found
+
+
+class LlavaOnevision(LlavaNext):
+    """Images of a prompt with several are padded to squares, and have no tiles."""
+
+    def views(
+        self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
+    ) -> list[ImageViews]:
+        """Base view and tiles of an image that is alone in its prompt, else a padded square."""
+        side, alone = tile_side(processor.image_processor), [count == 1 for count in per_text for _ in range(count)]
+        found = []
+        for size, single in zip(sizes, alone, strict=True):
+            if single:
+                found.append(self.tiled_views(processor, size))
+            else:
+                square = View.pad_to_square(size)
+                found.append(ImageViews(square.then(View.resize(square.size, (side, side)))))
+        return found
+
+    def patch_size(self, processor: Any) -> int:
+        """Its processor knows how many cells a picture has."""
+        return tile_side(processor.image_processor) // isqrt(processor.num_image_tokens)
+
+
+def tile_side(images: Any) -> int:
+    """Pixels per side of a picture, by an image processor."""
+    size = getattr(images, "crop_size", None) or images.size
+    return int(size["height"] if size.get("height") else size["shortest_edge"])
+
+
+def cells_in_a_row(tiles: View, side: int, seen: int) -> View:
+    """The view of all tiles in the pixels that have a cell; the same where all have one.
+
+    Where the tower sees ``seen`` of a tile's ``side`` pixels, there is a gap between tiles that no affine follows: this
+    one is exact in the middle of each tile, and a fifth of a cell off at its edges (384 pixels, 27 cells of 14).
+
+    Args:
+        tiles: all tiles as one picture.
+        side: pixels per side of a tile.
+        seen: pixels per side that have a cell.
+    """
+    size = (tiles.size[0] // side * seen, tiles.size[1] // side * seen)
+    share, half = seen / side, (side - seen) / 2
+    return tiles.then(View(size, (share, share), (half, half)))
+
+
+def tile_cells(first: int, per_picture: int, cells: Size, grid: Size | None) -> Tensor:
+    """Positions of an image's cells, (rows, columns) int64, in the flattened output of a tower that runs on pictures.
+
+    Args:
+        first: its first picture.
+        per_picture: positions of a picture, of which a class token may be the first.
+        cells: columns and rows of a picture.
+        grid: columns and rows of pictures; None for one.
+    """
+    (width, height), (across, down) = cells, grid or (1, 1)
+    row, column = torch.arange(down * height)[:, None], torch.arange(across * width)
+    picture = first + row // height * across + column // width  # (rows, columns)
+    return picture * per_picture + per_picture - width * height + row % height * width + column % width
+
+
+def check_pictures(found: int, expected: int) -> None:
+    """Refuse pictures that are not those of the views.
+
+    Raises:
+        RegionError: with both numbers.
+    """
+    if found != expected:
+        raise RegionError(
+            f"the vision tower ran on {found} pictures, but the images have {expected}: set what tiles them (size, "
+            "image_grid_pinpoints, crop_to_patches, do_pan_and_scan) in the processor's files, not in the call"
+        )
