@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pvit_ext.hosts.llava.batch import build_prompt, collate
-from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.chat_host import Ends, host_of
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query
@@ -33,8 +32,8 @@ def ask(
         model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
         queries: checked one by one before any is run.
         batch_size: queries per ``generate`` call.
-        conv_version: LLaVA's conversation template; default the one the checkpoint was trained with, else the one
-            like the tokenizer's own chat template, else the usual one of the model's kind.
+        conv_version: name of a conversation template, of LLaVA's models only; default the one the checkpoint was
+            trained with, else the one like the tokenizer's own chat template, else the usual one of the model's kind.
         system: system prompt in place of the template's.
         progress: show a progress bar over the batches.
         generate_kwargs: for transformers' ``generate``.
@@ -47,10 +46,9 @@ def ask(
         TypeError: for arguments that ask sets itself, or that return more than text.
     """
     _check(model, queries, batch_size, generate_kwargs)
-    conv = conversation(model, conv_version, system, tokenizer)
-    stop = conv.sep2 or conv.sep
-    options = _options(tokenizer, stop, max_new_tokens, generate_kwargs)
-    prompts = [build_prompt(query, conv, f"query {number}", model) for number, query in enumerate(queries)]
+    chat = host_of(model).chat(model, tokenizer, image_processor, conv_version, system)
+    options = _options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
+    prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -59,11 +57,10 @@ def ask(
     answers: list[Any] = []
     for start in starts:
         part = queries[start : start + batch_size]
-        batch = collate(model, tokenizer, image_processor, part, prompts[start : start + batch_size])
+        batch = chat.batch(part, prompts[start : start + batch_size])
         with _naming_queries(start):
             ids = model.generate(**batch, **options)
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        texts = [(text.split(stop)[0] if stop else text).strip() for text in texts]
+        texts = chat.answers(ids, batch)
         each = len(texts) // len(part)
         answers += texts if each == 1 else [texts[first : first + each] for first in range(0, len(texts), each)]
     return answers
@@ -108,18 +105,17 @@ def _check(model: Any, queries: Any, batch_size: int, given: dict[str, Any]) -> 
             raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
 
 
-def _options(tokenizer: Any, stop: str | None, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
+def _options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate`` beside the batch; what the caller gave wins."""
-    stop_ids, criteria = stops(tokenizer, stop)
     options: dict[str, Any] = {"do_sample": False, "use_cache": True, **given}
-    options["stopping_criteria"] = [*criteria, *(given.get("stopping_criteria") or ())]
+    options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]
     if "stop_strings" in given:
         options["tokenizer"] = tokenizer
     return options | {
         "return_dict_in_generate": False,
         "max_new_tokens": max_new_tokens,
-        "eos_token_id": stop_ids,
-        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_ids[0],
+        "eos_token_id": ends.ids,
+        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends.ids[0],
     }
 
 

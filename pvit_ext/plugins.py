@@ -5,6 +5,7 @@ What a package may offer, each under a name of its own:
 ============================ ==============================================================
 entry-point group            object
 ============================ ==============================================================
+``pvit_ext.hosts``           :class:`~pvit_ext.hosts.chat_host.ChatHost`
 ``pvit_ext.region_encoders`` builder, see :func:`~pvit_ext.register_region_encoder`
 ``pvit_ext.vision_towers``   builder, see :func:`~pvit_ext.register_vision_tower`
 ``pvit_ext.data_formats``    reserved for readers of data files; nothing looks there yet
@@ -20,14 +21,15 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-BuilderT = TypeVar("BuilderT", bound=Callable[..., Any])
+BuilderT = TypeVar("BuilderT")
+GivenT = TypeVar("GivenT")
 FLAG = "--plugin"
 
 
 class Registry(dict[str, BuilderT]):
-    """Builders by name, registered in this process or offered by an installed package.
+    """Builders, or other objects, by name: registered in this process or offered by an installed package.
 
     Args:
         kind: what they build, for messages.
@@ -47,6 +49,19 @@ class Registry(dict[str, BuilderT]):
         if name in self:
             raise ValueError(f"{self.kind} {name!r} is already registered by {self[name]!r}")
         self[name] = builder
+
+    def register(self, name: str) -> Callable[[GivenT], GivenT]:
+        """A decorator that registers a builder under a name, and leaves it as it is.
+
+        Raises:
+            ValueError: if the name is taken.
+        """
+
+        def add(builder: GivenT) -> GivenT:
+            self.add(name, cast("BuilderT", builder))
+            return builder
+
+        return add
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -203,12 +203,7 @@ def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
     Raises:
         ValueError: if the name is taken.
     """
-
-    def add(builder: BuilderT) -> BuilderT:
-        _ENCODERS.add(name, builder)
-        return builder
-
-    return add
+    return _ENCODERS.register(name)
 
 
 def region_encoder_names() -> list[str]:

@@ -123,12 +123,7 @@ def register_vision_tower(name: str) -> Callable[[TowerT], TowerT]:
     Raises:
         ValueError: if the name is taken.
     """
-
-    def add(builder: TowerT) -> TowerT:
-        VISION_TOWERS.add(name, builder)
-        return builder
-
-    return add
+    return VISION_TOWERS.register(name)
 
 
 def registered_tower(args: Any) -> VisionTower | None:

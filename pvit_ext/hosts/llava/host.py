@@ -1,0 +1,74 @@
+"""The llava package as a host: its models in conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pvit_ext.hosts.chat_host import Ends
+from pvit_ext.hosts.llava.batch import build_prompt, collate
+from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.tokens.processor import RegionPrompt
+from pvit_ext.tokens.query import Query
+
+
+class LlavaChat:
+    """A LLaVA model in conversation; see :class:`~pvit_ext.hosts.chat_host.Chat`.
+
+    Args:
+        model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
+        conv_version: LLaVA's conversation template; default the one the checkpoint was trained with, else the one
+            like the tokenizer's own chat template, else the usual one of the model's kind.
+        system: system prompt in place of the template's.
+
+    Raises:
+        ValueError: for an unknown template, or one without a place for a system prompt.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, image_processor: Any, conv_version: str | None, system: str | None
+    ) -> None:
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.template = conversation(model, conv_version, system, tokenizer)
+
+    @property
+    def separator(self) -> str | None:
+        """The text behind an answer."""
+        separator: str | None = self.template.sep2 or self.template.sep
+        return separator
+
+    def prompt(self, query: Query, name: str) -> RegionPrompt:
+        """The conversation as one text; see :func:`~pvit_ext.hosts.llava.batch.build_prompt`."""
+        return build_prompt(query, self.template, name, self.model)
+
+    def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
+        """Arguments of the model's ``generate``; see :func:`~pvit_ext.hosts.llava.batch.collate`."""
+        return collate(self.model, self.tokenizer, self.image_processor, queries, prompts)
+
+    def ends(self) -> Ends:
+        """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""
+        return Ends(*stops(self.tokenizer, self.separator))
+
+    def answers(self, generated: Tensor, batch: dict[str, Any]) -> list[str]:
+        """The texts of what ``generate`` returned (N, L): LLaVA's returns new tokens only."""
+        texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [(text.split(self.separator)[0] if self.separator else text).strip() for text in texts]
+
+
+class LlavaHost:
+    """LLaVA's own model classes, of llava-torch and of the trees that derive from it."""
+
+    def holds(self, model: Any) -> bool:
+        """Whether a model splices its images by LLaVA's function; adapters around it pass the name on."""
+        return hasattr(model, "prepare_inputs_labels_for_multimodal")
+
+    def chat(
+        self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None
+    ) -> LlavaChat:
+        """Open a conversation; see :class:`LlavaChat`."""
+        return LlavaChat(model, tokenizer, processor, conv_version, system)
+
+
+HOST = LlavaHost()
