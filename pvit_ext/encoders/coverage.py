@@ -51,7 +51,7 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
     return found
 
 
-def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
+def mask_coverage(inputs: RegionInputs, grid: int) -> Tensor:
     """How much of every cell of a grid over each region's visible box its mask covers, (M, grid, grid) float32 in 0..1.
 
     Args:
@@ -61,7 +61,7 @@ def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
     Raises:
         RegionError: naming a region that the tower's view crops away.
     """
-    shares = torch.ones(len(inputs.regions), grid, grid)
+    coverage = torch.ones(len(inputs.regions), grid, grid)
     boxes = inputs.tower_boxes.cpu()
     for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
         if region.kind == "box":
@@ -77,8 +77,8 @@ def covered_shares(inputs: RegionInputs, grid: int) -> Tensor:
         if not counts.any():
             raise inputs.cropped_away(number, f"all of the {region}")
         area = (edges[1] - edges[0])[:, None] * (edges[3] - edges[2])
-        shares[number] = torch.from_numpy(counts / np.maximum(area, 1))
-    return shares
+        coverage[number] = torch.from_numpy(counts / np.maximum(area, 1))
+    return coverage
 
 
 def _span(low: float, high: float, count: int, context: int) -> Ints:

@@ -131,8 +131,8 @@ class Focal(RegionEncoder):
         for region in regions:
             box, mask = self.crop_box(region, image.size), Image.fromarray(region.to_mask(image.size))
             pixels = image.crop(box).resize((self.side, self.side), Image.Resampling.BICUBIC)
-            shares = mask.convert("L").crop(box).resize((self.side, self.side), Image.Resampling.BILINEAR)
-            crops.append(torch.from_numpy(np.dstack([np.array(pixels), np.array(shares)])).permute(2, 0, 1))
+            coverage = mask.convert("L").crop(box).resize((self.side, self.side), Image.Resampling.BILINEAR)
+            crops.append(torch.from_numpy(np.dstack([np.array(pixels), np.array(coverage)])).permute(2, 0, 1))
         return {"crops": torch.stack(crops)}
 
     def crop_box(self, region: ResolvedRegion, size: Size) -> tuple[int, int, int, int]:
@@ -206,10 +206,10 @@ class Focal(RegionEncoder):
         if patches is not None and index is not None:
             images, counts = index.unique_consecutive(return_counts=True)
             patches, counts = patches[images].to(self.mask_embedding.weight.dtype), counts.cpu()
-        shares = masks.to(self.mask_embedding.weight)
+        coverage = masks.to(self.mask_embedding.weight)
 
         def add_mask(_args: Any, _kwargs: Any, output: Tensor) -> Tensor:
-            return output + self.mask_embedding(shares).to(output.dtype)
+            return output + self.mask_embedding(coverage).to(output.dtype)
 
         def look_around(_args: Any, _kwargs: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output  # a tuple until transformers 4

@@ -1,4 +1,4 @@
-"""Regions drawn on the image and named in the text: no parameters, no rows of features."""
+"""Regions drawn on the image and named in the text: no parameters, no region tokens."""
 
 from __future__ import annotations
 

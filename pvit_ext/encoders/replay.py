@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.coverage import covered_shares
+from pvit_ext.encoders.coverage import mask_coverage
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.ops.roi_align import roi_align
@@ -93,8 +93,8 @@ class Replay(RegionEncoder):
         """
         (feature_map,) = inputs.feature_maps
         if self.projection is not None:
-            rows = feature_map.permute(0, 2, 3, 1).to(next(self.projection.parameters()).dtype)
-            feature_map = self.projection(rows).permute(0, 3, 1, 2)  # (B, C, H, W), channels-last
+            cells = feature_map.permute(0, 2, 3, 1).to(next(self.projection.parameters()).dtype)
+            feature_map = self.projection(cells).permute(0, 3, 1, 2)  # (B, C, H, W), channels-last
         boxes = (inputs.tower_boxes / self.stride).to(feature_map.device)  # (M, 4), cells
         index, scale = (
             inputs.image_index.to(feature_map.device),
@@ -104,8 +104,8 @@ class Replay(RegionEncoder):
         tokens = pooled.flatten(2).transpose(1, 2)  # (M, T, C)
         if self.shape is None:
             return tokens
-        share = covered_shares(inputs, self.options.grid).flatten(1)[..., None]  # (M, T, 1)
-        return tokens + self.shape(share.to(feature_map.device, self.shape.weight.dtype)).to(tokens.dtype)
+        coverage = mask_coverage(inputs, self.options.grid).flatten(1)[..., None]  # (M, T, 1)
+        return tokens + self.shape(coverage.to(feature_map.device, self.shape.weight.dtype)).to(tokens.dtype)
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> Replay:

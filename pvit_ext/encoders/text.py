@@ -1,4 +1,4 @@
-"""Regions as coordinates in the text: no parameters, no rows of features."""
+"""Regions as coordinates in the text: no parameters, no region tokens."""
 
 from __future__ import annotations
 

@@ -46,21 +46,21 @@ class Query:
         """(width, height) of the upright images, read from their headers."""
         return [image_size(image) for image in self._sources()]
 
-    def turns(self, where: str) -> tuple[list[str], list[str | None]]:
+    def turns(self, name: str) -> tuple[list[str], list[str | None]]:
         """Questions and answers of the conversation, the last answer None.
 
         Raises:
             RegionError: naming the query, for anything but text.
         """
         if not isinstance(self.text, str):
-            raise RegionError(f"{where}: its text is {describe(self.text)}; give a string")
+            raise RegionError(f"{name}: its text is {describe(self.text)}; give a string")
         history = [] if self.history is None else list(self.history)
         for turn in history:
             if not _is_list(turn) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
-                raise RegionError(f"{where}: its history holds {describe(turn)}; give (question, answer)")
+                raise RegionError(f"{name}: its history holds {describe(turn)}; give (question, answer)")
         return [question for question, _ in history] + [self.text], [*(answer for _, answer in history), None]
 
-    def all_regions(self, where: str) -> list[Region]:
+    def all_regions(self, name: str) -> list[Region]:
         """The regions given beside the text.
 
         Raises:
@@ -72,8 +72,8 @@ class Query:
         if isinstance(given, Region) or _is_box(given) or getattr(given, "dtype", None) == np.bool_:
             given = [given]
         if not _is_list(given):
-            raise RegionError(f"{where}: its regions are {describe(given)}; {_REGIONS}")
-        return [_region(one, f"{where}, region {number}") for number, one in enumerate(given)]
+            raise RegionError(f"{name}: its regions are {describe(given)}; {_REGIONS}")
+        return [_region(one, f"{name}, region {number}") for number, one in enumerate(given)]
 
     def _sources(self) -> list[Any]:
         images = self.image if isinstance(self.image, (list, tuple)) else [self.image]
@@ -96,7 +96,7 @@ def _is_box(value: Any) -> bool:
     return _is_list(value) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _region(value: Any, where: str) -> Region:
+def _region(value: Any, name: str) -> Region:
     if isinstance(value, Region):
         return value
     try:
@@ -105,5 +105,5 @@ def _region(value: Any, where: str) -> Region:
         if _is_box(value):
             return Region.box(*(float(number) for number in value))
     except RegionError as error:
-        raise RegionError(f"{where}: {error}") from error
-    raise RegionError(f"{where} is {describe(value)}; {_REGIONS}")
+        raise RegionError(f"{name}: {error}") from error
+    raise RegionError(f"{name} is {describe(value)}; {_REGIONS}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pvit_ext import Region, RegionConfig, RegionError
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.encoders.coverage import covered_shares
+from pvit_ext.encoders.coverage import mask_coverage
 from pvit_ext.encoders.replay import Replay, build
 from pvit_ext.regions.view import View
 
@@ -131,7 +131,7 @@ def thin_line() -> Region:
 def test_shares_count_the_pixels_of_the_mask(region: Region) -> None:
     """On the mask's bounding box, cut where pixels touch a cell, by a loop over cells and pixels."""
     inputs, grid = inputs_of([region]), 3
-    shares = covered_shares(inputs, grid)[0]
+    shares = mask_coverage(inputs, grid)[0]
     mask = inputs.mask(0)
     x0, y0, x1, y1 = inputs.boxes[0].tolist()
     for row in range(grid):
@@ -156,7 +156,7 @@ def test_shape_is_nothing_at_the_start_and_then_tells_a_mask_from_its_box() -> N
     torch.nn.init.ones_(encoder.shape.weight)
     mask, box = (encoder(inputs) - without(inputs))[..., 0]
     torch.testing.assert_close(box, torch.ones(16))
-    torch.testing.assert_close(mask, covered_shares(inputs, 4)[0].flatten(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(mask, mask_coverage(inputs, 4)[0].flatten(), atol=1e-6, rtol=0)
     assert mask[0] < 0.6 < mask[5]
 
 

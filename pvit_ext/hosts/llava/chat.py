@@ -94,9 +94,9 @@ def stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
 
 
 class _StopString(StoppingCriteria):
-    """Ends a batch when each row has spelled the stop string or ended by itself; answers are cut there afterwards.
+    """Ends a batch when each sample has spelled the stop string or ended by itself; answers are cut there afterwards.
 
-    One value for the batch: transformers 4.36 and 4.37 cannot take one per row, later ones spread it over the rows.
+    One value for the batch: transformers 4.36 and 4.37 cannot take one per sample, later ones copy it to each.
     """
 
     def __init__(self, tokenizer: Any, stop: str, ends: list[int]) -> None:
@@ -104,7 +104,7 @@ class _StopString(StoppingCriteria):
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """One bool; ``generate`` shows new tokens only."""
-        rows = input_ids.tolist()
+        samples = input_ids.tolist()
         texts = self.tokenizer.batch_decode(input_ids)
-        done = (self.stop in text or not self.ends.isdisjoint(row) for row, text in zip(rows, texts, strict=True))
+        done = (self.stop in text or not self.ends.isdisjoint(ids) for ids, text in zip(samples, texts, strict=True))
         return torch.tensor(all(done), device=input_ids.device)

@@ -1,7 +1,7 @@
 """Puts region tokens where ``<region>`` stands, around LLaVA's own unmodified splice of the image tokens.
 
-LLaVA moves, truncates and pads labels exactly as it does embeddings. So each row that a region will take gets a
-token id of 0 and a *marked label*; after LLaVA has spliced the images, the marks say where the rows went.
+LLaVA moves, truncates and pads labels exactly as it does embeddings. So each position that a region will take gets
+a token id of 0 and a *marked label*; after LLaVA has spliced the images, the marks say where the positions are now.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ from pvit_ext.regions.region import RegionError, ResolvedRegion
 
 IGNORE_INDEX = -100
 REGION_MARK = -10000
-"""Label of region row k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
+"""Label of region position k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
 
 
 @dataclass
 class MarkedBatch:
-    """A right-padded batch in which every region occupies its rows: ids, labels and attention_mask (B, L)."""
+    """A right-padded batch in which every region takes its positions: ids, labels and attention_mask (B, L)."""
 
     input_ids: Tensor
     labels: Tensor
     attention_mask: Tensor
 
 
-def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tensor | None, slots: int) -> MarkedBatch:
-    """Give each ``REGION_TOKEN_INDEX`` its rows and mark them, in order of appearance.
+def mark_regions(
+    input_ids: Tensor, labels: Tensor | None, attention_mask: Tensor | None, positions_per_region: int
+) -> MarkedBatch:
+    """Give each ``REGION_TOKEN_INDEX`` its positions and mark them, in order of appearance.
 
     Args:
         input_ids: (B, L) int64.
         labels: (B, L) int64, or None.
         attention_mask: (B, L) of 0 and 1 or bool, or None for no padding.
-        slots: rows per region.
+        positions_per_region: S.
     """
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     labels = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
-    repeats = torch.where(input_ids == REGION_TOKEN_INDEX, slots, 1) * keep  # (B, L)
+    repeats = torch.where(input_ids == REGION_TOKEN_INDEX, positions_per_region, 1) * keep  # (B, L)
     lengths = repeats.sum(1)  # (B,)
     flat_repeats = repeats[keep]
     flat_ids = input_ids[keep].repeat_interleave(flat_repeats)  # (N,)
     flat_labels = labels[keep].repeat_interleave(flat_repeats)
-    rows = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(lengths)
-    columns = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[rows]
+    sample = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(lengths)  # (N,)
+    position = torch.arange(len(sample), device=sample.device) - (lengths.cumsum(0) - lengths)[sample]
 
     is_region = flat_ids == REGION_TOKEN_INDEX
     marks = REGION_MARK - (is_region.cumsum(0) - 1)
@@ -56,16 +58,16 @@ def mark_regions(input_ids: Tensor, labels: Tensor | None, attention_mask: Tenso
         labels.new_full(shape, IGNORE_INDEX),
         torch.zeros(shape, dtype=torch.bool, device=input_ids.device),
     )
-    batch.input_ids[rows, columns] = flat_ids.masked_fill(is_region, 0)
-    batch.labels[rows, columns] = torch.where(is_region, marks, flat_labels)
-    batch.attention_mask[rows, columns] = True
+    batch.input_ids[sample, position] = flat_ids.masked_fill(is_region, 0)
+    batch.labels[sample, position] = torch.where(is_region, marks, flat_labels)
+    batch.attention_mask[sample, position] = True
     return batch
 
 
 def inject_region_tokens(
     inputs_embeds: Tensor, marked_labels: Tensor, tokens: Tensor, regions: Sequence[ResolvedRegion]
 ) -> tuple[Tensor, Tensor]:
-    """Write region tokens at the marked rows and take the marks out of the labels.
+    """Write region tokens at the marked positions and take the marks out of the labels.
 
     Args:
         inputs_embeds: (B, L, D), after LLaVA's splice.
@@ -77,17 +79,17 @@ def inject_region_tokens(
         RegionError: naming the regions that truncation cut.
     """
     is_region = marked_labels <= REGION_MARK  # (B, L)
-    rows, columns = is_region.nonzero(as_tuple=True)
-    slot = REGION_MARK - marked_labels[rows, columns]
-    if len(slot) != tokens.shape[0] * tokens.shape[1]:
-        kept = torch.bincount(slot // tokens.shape[1], minlength=len(tokens))  # (M,)
-        cut = [regions[number].name for number in (kept < tokens.shape[1]).nonzero().flatten().tolist()]
+    sample, position = is_region.nonzero(as_tuple=True)  # (M * S,) each, unless the prompt was cut
+    number = REGION_MARK - marked_labels[sample, position]
+    if len(number) != tokens.shape[0] * tokens.shape[1]:
+        kept = torch.bincount(number // tokens.shape[1], minlength=len(tokens))  # (M,)
+        cut = [regions[region].name for region in (kept < tokens.shape[1]).nonzero().flatten().tolist()]
         raise RegionError(
-            f"{'; '.join(cut)}: cut off, because the prompt with its image rows is longer than the model's maximum of "
+            f"{'; '.join(cut)}: cut off, because the prompt with its images is longer than the model's maximum of "
             f"{inputs_embeds.shape[1]}; shorten the prompt or raise model_max_length (tokenizer_model_max_length)"
         )
-    values = tokens.flatten(0, 1).to(inputs_embeds)[slot]  # (M * S, D)
-    embeds = inputs_embeds.index_put((rows, columns), values)
+    values = tokens.flatten(0, 1).to(inputs_embeds)[number]  # (M * S, D)
+    embeds = inputs_embeds.index_put((sample, position), values)
     return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
 
 
