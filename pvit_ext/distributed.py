@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -38,3 +39,12 @@ def most_passes(own: int, parameter: Tensor) -> int:
     most = torch.tensor(own, device=parameter.device)
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most)
+
+
+def cpu_copies(named: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, Tensor]:
+    """Copies of parameters on the CPU, each gathered from all ranks under ZeRO-3; every rank has to call it."""
+    copies = {}
+    for name, parameter in named:
+        with gathered([parameter]):
+            copies[name] = parameter.detach().cpu().clone()
+    return copies

@@ -87,7 +87,7 @@ def after(words: list[str], program: str) -> list[str] | None:
 @cache
 def training_flags() -> set[str]:
     compat.prepare_training()
-    module = importlib.import_module("pvit_ext.training.arguments")
+    module = importlib.import_module("pvit_ext.training.llava.arguments")
     kinds = (module.RegionModelArguments, module.RegionDataArguments, module.RegionTrainingArguments)
     given = {word for path in (ROOT / "recipes").glob("*.sh") for word in re.findall(r"--\w+", path.read_text())}
     return given | {f"--{item.name}" for kind in kinds for item in fields(kind)} | {"--config", plugins.FLAG}

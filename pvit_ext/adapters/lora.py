@@ -1,4 +1,4 @@
-"""LoRA through LLaVA's own flags: adapters on the language model only, and folders of adapters loaded again."""
+"""LoRA by LLaVA's flags: adapters on the language model only, and folders of adapters loaded again."""
 
 from __future__ import annotations
 
@@ -33,6 +33,27 @@ def find_all_linear_names(model: Any) -> str:
         if isinstance(module, nn.Linear) and id(module) not in ours
     ]
     return "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names}))
+
+
+def add_lora(model: Any, layers: str, arguments: Any) -> Any:
+    """peft's wrapper around a model, with a new adapter.
+
+    Args:
+        model: to be trained.
+        layers: pattern of the names of the layers that get one.
+        arguments: with LLaVA's ``lora_r``, ``lora_alpha``, ``lora_dropout`` and ``lora_bias``.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        target_modules=layers,
+        lora_dropout=arguments.lora_dropout,
+        bias=arguments.lora_bias,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
 
 
 _OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")

@@ -1,32 +1,21 @@
-"""The command line of training: LLaVA's three argument classes, each with what regions add."""
+"""The flags that pvit-ext adds to those of a host, and how a command line is made of flags and a YAML file."""
 
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, Optional, cast
 
 import transformers
-from llava import conversation as conversation_lib
-from llava.train import train as llava_train
 
 from pvit_ext.config import Option, RegionConfig, options
 from pvit_ext.data.bad_records import BadRecords
-from pvit_ext.data.records import Records
-from pvit_ext.hosts.llava import compat, cpu_launch
-from pvit_ext.hosts.llava.classes import CheckpointPath
-from pvit_ext.hosts.llava.dataset import read_records
+from pvit_ext.data.records import Records, load_records
+from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
-from pvit_ext.training.tracking import check_trackers
 
 STAGES = ("align", "finetune")
-_DEFAULT_TEMPLATE = ("v0", "v0.5")
-"""Versions for which LLaVA's train() stays with its default template, whatever their name says."""
-
-logger = logging.getLogger(__name__)
-
 
 _PREFIX = "region_"
 _ADDED_BY_A_STAGE = ("box_embedding", "cross_layers")
@@ -43,78 +32,41 @@ _RegionFlags: Any = make_dataclass("_RegionFlags", map(_region_flag, options()))
 
 
 @dataclass
-class RegionModelArguments(_RegionFlags, llava_train.ModelArguments):
-    """LLaVA's model arguments and the region encoder's, ``--region_NAME`` for each option of ``RegionConfig``."""
+class ModelFlags(_RegionFlags):
+    """Which region modules: ``--region_NAME`` for each option of ``RegionConfig``, or those that stage 1 wrote."""
 
-    model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
-    vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
-    mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
+    model_name_or_path: str | None = None
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
-    def __post_init__(self) -> None:
-        """A LLaVA checkpoint names its vision tower and how it merges tiles; the flags are for making one.
-
-        An empty path is none, which takes a recipe's default away.
-
-        Raises:
-            ValueError: for flags that LLaVA's forward does not implement together, and for an unknown template, in
-                whose place it would take ``vicuna_v1``.
-        """
-        known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
-        if self.version not in known:
-            raise ValueError(
-                f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
-            )
+    def drop_empty_paths(self) -> None:
+        """An empty path is none, which takes a recipe's default away."""
         for name in ("region_weights", "region_modules"):
             setattr(self, name, getattr(self, name) or None)
-        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
-            raise ValueError(
-                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
-                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
-            )
-        if self.model_name_or_path != RegionModelArguments.model_name_or_path:
-            values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
-            self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
-            self.mm_patch_merge_type = self.mm_patch_merge_type or values.get("mm_patch_merge_type")
-        self.mm_patch_merge_type = self.mm_patch_merge_type or "flat"
-        self.model_name_or_path = CheckpointPath(self.model_name_or_path)
 
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
-        """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these arguments.
+        """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these flags.
 
         Args:
             present: config of the checkpoint that is trained, if it has regions.
 
         Raises:
-            ValueError: when an argument contradicts what is there already, or is no JSON object.
+            ValueError: when a flag contradicts what is there already, or is no JSON object.
         """
         config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
         given = self._given()
-        if config is not None:
-            new = {name: given[name] for name in _ADDED_BY_A_STAGE if name in given and not getattr(config, name)}
-            config = replace(config, **new)
         if config is None:
-            config = RegionConfig(**given)
-        elif other := {key: value for key, value in given.items() if getattr(config, key) != value}:
+            return RegionConfig(**given)
+        new = {name: given[name] for name in _ADDED_BY_A_STAGE if name in given and not getattr(config, name)}
+        config = replace(config, **new)
+        if other := {key: value for key, value in given.items() if getattr(config, key) != value}:
             source = self.region_modules or self.model_name_or_path
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
-        return replace(config, conv_version=self.template())
+        return config
 
     @property
     def names_regions(self) -> bool:
         """Whether any flag asks for region modules."""
         return bool(self._given()) or self.region_modules is not None or self.region_box_embedding
-
-    def template(self) -> str:
-        """Name of the template that LLaVA's ``train()`` uses, which is its default where it was told ``v0``."""
-        used, templates = conversation_lib.default_conversation, conversation_lib.conv_templates
-        if templates.get(str(self.version)) is used:
-            return str(self.version)
-        name = next((name for name, template in templates.items() if template is used), used.version)
-        logger.warning(
-            "--version %s: LLaVA trains on the template %s, the checkpoint will name that", self.version, name
-        )
-        return name
 
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, _PREFIX + name) for name, *_ in options()}
@@ -124,14 +76,11 @@ class RegionModelArguments(_RegionFlags, llava_train.ModelArguments):
 
 
 @dataclass
-class RegionDataArguments(llava_train.DataArguments):
-    """LLaVA's data arguments, how regions are augmented, and how many bad records a run survives."""
+class DataFlags:
+    """How regions are augmented, and how many bad records a run survives."""
 
     region_jitter: float = field(
         default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
-    )
-    image_grid_pinpoints: str | None = field(
-        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres; default the checkpoint's"}
     )
     max_bad_records: int = field(
         default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
@@ -147,11 +96,11 @@ class RegionDataArguments(llava_train.DataArguments):
 
 
 @dataclass
-class RegionTrainingArguments(llava_train.TrainingArguments):
-    """LLaVA's training arguments and the stage.
+class TrainingFlags:
+    """The stage, what ends a run, and what trackers show.
 
-    Stage ``align`` trains the region modules alone, ``finetune`` whatever LLaVA's own flags train and
-    the region projector.
+    Stage ``align`` trains the region modules alone, ``finetune`` whatever the host's own flags train and the region
+    projector.
     """
 
     stage: str = field(default="finetune", metadata={"help": "align or finetune"})
@@ -166,36 +115,25 @@ class RegionTrainingArguments(llava_train.TrainingArguments):
         default=None, metadata={"help": "show them every so many steps, beside start, saves and end"}
     )
 
-    def __post_init__(self) -> None:
+    def check_stage(self) -> None:
+        """Raise ValueError for a stage that there is not."""
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
-        if self.resume_from_checkpoint is not None:
-            where = "the newest complete checkpoint in --output_dir"
-            raise ValueError(f"--resume_from_checkpoint {self.resume_from_checkpoint}: a run continues from {where}")
-        cpu_launch.enable_cpu(self)
-        compat.report_to_none(self)
-        super().__post_init__()
-        self.local_rank = compat.local_rank(self)
-        check_trackers(self)
-        compat.fsdp_as_list(self)
-        # The Trainer seeds too, but only after LLaVA has made the model and its new modules.
-        transformers.set_seed(self.seed)
 
 
-class ArgumentParser(transformers.HfArgumentParser):
-    """transformers' parser, in whose place LLaVA's ``train()`` gets this: arguments are checked against each other."""
-
-    def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
-        """As transformers has it, then :func:`check_data`: nothing was loaded yet."""
-        parsed = super().parse_args_into_dataclasses(*args, **keywords)
-        by_kind = {type(one): one for one in parsed}
-        if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
-            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
-        return parsed
+def refuse_resume_path(arguments: Any) -> None:
+    """Raise ValueError for transformers' flag that names a checkpoint: runs find theirs."""
+    if arguments.resume_from_checkpoint is not None:
+        found = "the newest complete checkpoint in --output_dir"
+        raise ValueError(f"--resume_from_checkpoint {arguments.resume_from_checkpoint}: a run continues from {found}")
 
 
-def check_data(data: RegionDataArguments, stage: str) -> None:
+def check_data(data: Any, stage: str) -> None:
     """Read the records, which the dataset takes over, before minutes go into loading the model.
+
+    Args:
+        data: :class:`DataFlags` with ``data_path`` and ``image_folder``.
+        stage: of the run.
 
     Raises:
         ValueError: when a stage that trains nothing but region modules would see no region.
@@ -203,7 +141,8 @@ def check_data(data: RegionDataArguments, stage: str) -> None:
     """
     if data.data_path is None:
         raise ValueError("--data_path is missing: the records to train on, a JSON array or JSON Lines")
-    data.read = read_records(data.data_path, data)
+    bad = BadRecords(data.max_bad_records)
+    data.read = load_records(data.data_path, data.image_folder, bad), bad
     if stage == "align" and not (summary := data.read[0].summary).regions:
         raise ValueError(
             f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
@@ -211,17 +150,19 @@ def check_data(data: RegionDataArguments, stage: str) -> None:
         )
 
 
-def expand_command_line(arguments: list[str]) -> list[str]:
-    """Put the flags of ``--config FILE`` (YAML) first, so that those of the command line win; map removed flags.
+def with_config_file(arguments: list[str]) -> list[str]:
+    """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own win."""
+    if "--config" not in arguments:
+        return arguments
+    place = arguments.index("--config")
+    path = arguments[place + 1] if place + 1 < len(arguments) else ""
+    return [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
 
-    ``--plugin MODULE`` is imported and taken out.
-    """
-    if "--config" in arguments:
-        place = arguments.index("--config")
-        path = arguments[place + 1] if place + 1 < len(arguments) else ""
-        arguments = [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
+
+def expand_command_line(arguments: list[str]) -> list[str]:
+    """The words of ``--config FILE`` and of the command line, removed flags mapped; ``--plugin MODULE`` is imported."""
     known = {item.name for item in fields(transformers.TrainingArguments)}
-    return compat.known_flags(take_plugins(arguments), known)
+    return compat.known_flags(take_plugins(with_config_file(arguments)), known)
 
 
 def _flags_of_yaml(path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a LoRA run: what trains beside the adapter, saved with it and loaded again."""
+"""What a LoRA run writes: its adapter, and what trains beside it, which is loaded again on resuming."""
 
 from __future__ import annotations
 
@@ -8,23 +8,49 @@ from typing import Any
 import torch
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, load_whole_weights
+from pvit_ext.distributed import cpu_copies
 from pvit_ext.tokens.serialization import save_region_modules
+
+_ADAPTER = "lora_"
+
+
+def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
+    """Write a result in LLaVA's format; the region modules say until the end that it is not complete.
+
+    Args:
+        model: peft's wrapper.
+        folder: of the result.
+        bias: ``--lora_bias``; peft picks the biases that belong to the adapter.
+        write: False on ranks that only take part in gathering.
+    """
+    save_region_modules(model, folder, model.name_or_path, write, adapter=True)
+    with_bias = bias != "none"
+    adapter = cpu_copies(
+        (name, one) for name, one in model.named_parameters() if _ADAPTER in name or (with_bias and "bias" in name)
+    )
+    if write:
+        model.config.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=adapter)
+    _save_others(model, folder, write)
 
 
 def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
-    """Complete a checkpoint that has the adapter alone: with it, what trains beside it, in LLaVA's format for the end.
+    """Complete a checkpoint that has the adapter alone: with it, what trains beside it, in the format of the end.
 
     Args:
-        model: peft's wrapper around a region-enabled LLaVA.
+        model: peft's wrapper around a model with regions.
         folder: of the checkpoint.
         write: False on ranks that only take part in gathering.
     """
-    from llava.train.train import get_peft_state_non_lora_maybe_zero_3
-
     save_region_modules(model, folder, model.name_or_path, write, adapter=True)
-    state = get_peft_state_non_lora_maybe_zero_3(model.named_parameters())
+    _save_others(model, folder, write)
+
+
+def _save_others(model: Any, folder: str, write: bool) -> None:
+    trained = ((name, one) for name, one in model.named_parameters() if _ADAPTER not in name and one.requires_grad)
+    others = cpu_copies(trained)
     if write:
-        torch.save(state, Path(folder, NON_LORA_FILE))
+        torch.save(others, Path(folder, NON_LORA_FILE))
 
 
 def load_beside_adapter(model: Any, folder: str) -> None:

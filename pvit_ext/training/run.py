@@ -1,73 +1,49 @@
-"""Both stages of PVIT through LLaVA's own ``train()``: ``python -m pvit_ext.train --stage align ...``.
-
-LLaVA's function looks up everything it uses as globals of its module. They are rebound for the time of the call.
-"""
+"""Both stages of PVIT, with any host: ``python -m pvit_ext.train --stage align ...``."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from pvit_ext.hosts.llava import compat, cpu_launch
-from pvit_ext.hosts.llava.patching import PATCH_POINTS, PatchPoint, apply_pvit, patched
+import transformers
 
-_MODULE = "llava.train.train"
-TRAIN_POINTS = (
-    PatchPoint("transformers:HfArgumentParser", "pvit_ext.training.arguments:ArgumentParser"),
-    PatchPoint(f"{_MODULE}:ModelArguments", "pvit_ext.training.arguments:RegionModelArguments"),
-    PatchPoint(f"{_MODULE}:DataArguments", "pvit_ext.training.arguments:RegionDataArguments"),
-    PatchPoint(f"{_MODULE}:TrainingArguments", "pvit_ext.training.arguments:RegionTrainingArguments"),
-    PatchPoint(f"{_MODULE}:LlavaLlamaForCausalLM", "pvit_ext.hosts.llava.classes:ByModelType"),
-    PatchPoint(f"{_MODULE}:LlavaMptForCausalLM", "pvit_ext.hosts.llava.classes:ByModelType"),
-    PatchPoint(
-        f"{_MODULE}:LLaVATrainer",
-        "pvit_ext.training.trainer:RegionTrainer",
-        {"_get_train_sampler": (), "create_optimizer": (), "_save_checkpoint": ("model", "trial")},
-    ),
-    PatchPoint(
-        f"{_MODULE}:make_supervised_data_module",
-        "pvit_ext.hosts.llava.dataset:make_supervised_data_module",
-        {"": ("tokenizer", "data_args")},
-    ),
-    PatchPoint(
-        f"{_MODULE}:tokenizer_image_token",
-        "pvit_ext.hosts.llava.region_token:tokenizer_region_token",
-        {"": ("prompt", "tokenizer", "image_token_index", "return_tensors")},
-    ),
-    PatchPoint(
-        f"{_MODULE}:preprocess_mpt",
-        "pvit_ext.hosts.llava.chatml:preprocess_mpt",
-        {"": ("sources", "tokenizer", "has_image")},
-    ),
-    PatchPoint(f"{_MODULE}:find_all_linear_names", "pvit_ext.adapters.lora:find_all_linear_names", {"": ("model",)}),
-    PatchPoint(
-        f"{_MODULE}:safe_save_model_for_hf_trainer",
-        "pvit_ext.training.trainer:export_model",
-        {"": ("trainer", "output_dir")},
-    ),
-)
+from pvit_ext.hosts.llava import cpu_launch
+from pvit_ext.training.arguments import check_data, expand_command_line, with_config_file
+from pvit_ext.training.host import Arguments, TrainingHost, take_host
+from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 
 def main(attn_implementation: str | None = None) -> None:
-    """Run LLaVA's ``train()`` with regions on the command line of this process."""
-    compat.prepare_training()
-    from pvit_ext.training.arguments import expand_command_line
-    from pvit_ext.training.start import start_from_whole
+    """Train with the command line of this process, or continue where a run of the same ``--output_dir`` stopped.
 
-    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
-    with patched((*PATCH_POINTS, *TRAIN_POINTS)):
-        from llava.train.train import train
+    Args:
+        attn_implementation: of the language model; default transformers' own choice.
 
-        train(attn_implementation=attn_implementation)
+    Raises:
+        ValueError: for flags, data or a checkpoint that do not fit together, before the model is loaded where that
+            can be known.
+    """
+    host, words = take_host(with_config_file(sys.argv[1:]))
+    args = parse(host, words, attn_implementation)
+    training = args.training
+    with host.running():
+        model, processor = host.load_model(args)
+        freeze_for_stage(model, training.stage)
+        data = host.load_data(args, model, processor)
+        trainer = host.make_trainer(args, model, processor, data)
+        trainer.say(parameter_table(model, host.parts(model)))
+        trainer.train(resume_from_checkpoint=any(Path(training.output_dir).glob("checkpoint-*")) or None)
+        trainer.save_state()
+        model.config.use_cache = True
+        host.export(trainer)
 
 
-def use_regions() -> None:
-    """Give LLaVA's own ``train()`` regions for the rest of the process: what a tree with our patch file calls first."""
-    compat.prepare_training()
-    from pvit_ext.training.arguments import expand_command_line
-    from pvit_ext.training.start import start_from_whole
-
-    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
-    apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
+def parse(host: TrainingHost, words: list[str], attn_implementation: str | None = None) -> Arguments:
+    """Flags as the host's dataclasses, checked against each other and the data."""
+    parser = transformers.HfArgumentParser(host.argument_classes)
+    model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
+    check_data(data, training.stage)
+    return Arguments(model, data, training, attn_implementation)
 
 
 def run_as_program() -> None:

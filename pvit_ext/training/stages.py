@@ -12,22 +12,30 @@ def freeze_for_stage(model: Any, stage: str) -> None:
     """Set ``requires_grad``: structurally, by module, never by name.
 
     Args:
-        model: region-enabled LLaVA model, possibly inside peft's wrapper.
-        stage: ``align`` trains nothing but the region modules; ``finetune`` adds them to what LLaVA trains.
+        model: with a ``region_module``, possibly inside peft's wrapper.
+        stage: ``align`` trains nothing but the region modules; ``finetune`` adds them to what the host's flags train.
+
+    Raises:
+        ValueError: when ``align`` has nothing to train.
     """
     if stage == "align":
         model.requires_grad_(False)
-    inner = model.get_model()
-    inner.region_projector.requires_grad_(True)
-    inner.region_encoder.requires_grad_(not inner.region_encoder.frozen)
+    encoder = model.region_module.region_encoder
+    model.region_module.region_projector.requires_grad_(True)
+    encoder.requires_grad_(not encoder.frozen)
     if stage == "align" and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"--stage align trains region modules, {inner.region_encoder.name!r} has none: use finetune")
+        raise ValueError(f"--stage align trains region modules, {encoder.name!r} has none: use finetune")
 
 
-def parameter_table(model: Any) -> str:
-    """One line per module: parameters, how many of them train, and whether they train fully or through LoRA."""
+def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:
+    """One line per module: parameters, how many of them train, and whether they train fully or through LoRA.
+
+    Args:
+        model: with a ``region_module``, possibly inside peft's wrapper.
+        host_parts: modules beside the language model and the region module, by name.
+    """
     lines = [f"{'module':<28}{'parameters':>16}{'trained':>16}  state"]
-    for name, parameters in _parts(model):
+    for name, parameters in _parts(model, host_parts):
         total, trained = (
             sum(_count(p) for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])
         )
@@ -36,15 +44,11 @@ def parameter_table(model: Any) -> str:
     return "\n".join(lines)
 
 
-def _parts(model: Any) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    inner = model.get_model()
+def _parts(model: Any, host_parts: dict[str, nn.Module]) -> Iterator[tuple[str, list[nn.Parameter]]]:
     lora = [p for module in _lora_layers(model) for p in module.parameters()]
-    named: dict[str, Any] = {
-        "vision tower": model.get_vision_tower(),
-        "mm_projector": inner.mm_projector,
-        "region encoder": inner.region_encoder,
-        **{f"region projector: {name}": part for name, part in inner.region_projector.named_children()},
-    }
+    module = model.region_module
+    projector = {f"region projector: {name}": part for name, part in module.region_projector.named_children()}
+    named = {**host_parts, "region encoder": module.region_encoder, **projector}
     parts = {name: list(module.parameters()) for name, module in named.items()}
     taken = {id(p) for parameters in [*parts.values(), lora] for p in parameters}
     yield "language model", [p for p in model.parameters() if id(p) not in taken]

@@ -17,7 +17,7 @@ _POLL = 0.5  # seconds
 
 
 def start_from_whole(arguments: list[str]) -> list[str]:
-    """The command line with a MODEL that LLaVA's ``train()`` can load, and with names that mean the same everywhere.
+    """The command line with a MODEL that is a whole checkpoint, and with names that mean the same everywhere.
 
     Region modules become their base and ``--region_modules``. A LoRA result is merged into its base, and written to
     ``merged-model`` in ``--output_dir``: what this run saves belongs to that folder, and loads without the first.

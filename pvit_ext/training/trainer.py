@@ -1,4 +1,4 @@
-"""LLaVA's trainer with regions: what a stage trains, the table that says so, and what the end of a run writes."""
+"""transformers' trainer that stops on SIGTERM, resumes exactly, and ends a run that trains nothing, for any host."""
 
 from __future__ import annotations
 
@@ -8,68 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from llava.train.llava_trainer import LLaVATrainer
 from transformers import Trainer
 
-from pvit_ext.hosts.llava import compat, cpu_launch
-from pvit_ext.hosts.llava.image_layout import ImageLayout, set_pinpoints
-from pvit_ext.hosts.llava.tokenizer import keep_original_files
-from pvit_ext.hosts.llava.vision_tower import match_trained_tower
-from pvit_ext.tokens.processor import RegionProcessor
-from pvit_ext.tokens.serialization import save_region_modules
-from pvit_ext.training import checkpointing, lora_checkpoint, stage0
+from pvit_ext.hosts.llava import compat
+from pvit_ext.training import checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
 from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
-from pvit_ext.training.stages import freeze_for_stage, parameter_table
 from pvit_ext.training.tracking import Tracking
 
 
-class RegionTrainer(LLaVATrainer):
-    """LLaVATrainer that freezes by stage and feeds the encoder's ``preprocess`` to the data workers.
+class RegionTrainer(Trainer):
+    """What every run has; a host's own trainer may stand behind it in the bases.
 
     Attributes:
         whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
-        without_regions: whether it is LLaVA's own first stage, whose result has no region modules.
         identity: of this run, read before its first step: data and base may be elsewhere when it saves.
     """
 
+    args: Any
+    model: Any
     whole: Path | None = None
     identity: Identity
 
-    def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
-        if getattr(model.get_model(), "region_projector", None) is None:
-            raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
-        freeze_for_stage(model, args.stage)
-        self.without_regions = stage0.is_without_regions(model, args, train_dataset)
-        if self.without_regions:
-            stage0.freeze_regions(model)
-        train_dataset.bad_records.open(args.output_dir)
-        train_dataset.region_processor = RegionProcessor.of(model.region_module)
-        train_dataset.seed = args.seed
-        set_pinpoints(model, train_dataset.data_args)
-        train_dataset.layout = ImageLayout.of(model)
-        cpu_launch.cpu_tower_dtype(model)
-        match_trained_tower(model)
-        compat.fit_zero3(model)
-        keywords = compat.trainer_keywords(Trainer, {**keywords, "train_dataset": train_dataset})
-        super().__init__(model=model, args=args, **keywords)
+    def __init__(self, model: Any, args: Any, **keywords: Any) -> None:
+        super().__init__(model=model, args=args, **compat.trainer_keywords(Trainer, keywords))
         self.stop = StopOnTerm()
         self.add_callback(self.stop)
         self.gradients = GradientWatch()
         if not self.is_fsdp_enabled:  # it puts parameters of its own in their place
             self.add_callback(self.gradients)
         self.tracking = Tracking(self)
-        if self.is_world_process_zero():
-            print(parameter_table(model), flush=True)
 
-    def train(self, resume_from_checkpoint: Any = None, **keywords: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *arguments: Any, **keywords: Any) -> Any:
         """Train; SIGTERM ends it with a checkpoint and :class:`~pvit_ext.training.preemption.Stopped`.
 
         Args:
-            resume_from_checkpoint: True, which LLaVA passes when there is any ``checkpoint-*``, is the newest complete
-                one. All else is as transformers has it.
+            resume_from_checkpoint: True, for when there is any ``checkpoint-*``, is the newest complete one. All else
+                is as transformers has it.
         """
         if resume_from_checkpoint or self.args.should_save:
             self.identity = identity(self)
@@ -78,9 +55,9 @@ class RegionTrainer(LLaVATrainer):
         checkpointing.check_agreement(resume_from_checkpoint)
         self.whole = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         with self.stop.listening():
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **keywords)
+            result = super().train(resume_from_checkpoint, *arguments, **keywords)
         if self.stop.agreed:
-            self._say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
+            self.say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
             raise Stopped
         self._check_gradients()
         return result
@@ -92,21 +69,22 @@ class RegionTrainer(LLaVATrainer):
         if not self.args.allow_no_gradient:
             advice = f"Saved after step {self.state.global_step}; to go on all the same: --allow_no_gradient True"
             raise NoGradientError(f"{problem}. {advice}")
-        self._say(f"allowed: {problem}")
+        self.say(f"allowed: {problem}")
 
     def _newest_checkpoint(self) -> str | None:
         folder, skipped = checkpointing.newest_complete(Path(self.args.output_dir))
         for reason in skipped:
-            self._say(f"skipped {reason}")
+            self.say(f"skipped {reason}")
         if folder is None:
-            self._say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
+            self.say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
             return None
-        self._say(f"resuming from {folder}")
+        self.say(f"resuming from {folder}")
         for difference in checkpointing.check_same_run(folder, self.identity.run, self.identity.settings):
-            self._say(f"losses will not be those of the uninterrupted run: {difference}")
+            self.say(f"losses will not be those of the uninterrupted run: {difference}")
         return str(folder)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line once for all processes."""
         if self.is_world_process_zero():
             print(text, flush=True)
 
@@ -115,7 +93,7 @@ class RegionTrainer(LLaVATrainer):
         super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
 
     def _get_train_sampler(self, *_: Any) -> Any:
-        order = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+        order: Any = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
         limit = None if compat.rest_of_epoch_is_a_step(self) else self._whole_steps(len(order))
         return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0), limit=limit)
 
@@ -127,20 +105,14 @@ class RegionTrainer(LLaVATrainer):
         advice = f"use transformers 5, or a --gradient_accumulation_steps (now {accumulation}) that divides an epoch"
         if whole is None:
             few = f"{samples} samples in batches of {batch} fill no step of {accumulation}"
-            self._say(f"resuming this run will not be exact: with {version} {few}; {advice}")
+            self.say(f"resuming this run will not be exact: with {version} {few}; {advice}")
         elif whole < samples:
             rest = f"the last {samples - whole} samples of each epoch's order, which fill no step, are left out"
-            self._say(f"so that resuming is exact with {version}, {rest}; to keep them, {advice}")
+            self.say(f"so that resuming is exact with {version}, {rest}; to keep them, {advice}")
         return whole
 
-    def create_optimizer(self, *arguments: Any) -> Any:
-        """LLaVA's, without groups that hold no parameter."""
-        optimizer = super().create_optimizer(*arguments)
-        compat.drop_empty_groups(optimizer)
-        return optimizer
-
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
-        """transformers' own, for LLaVA's passes one argument too many to transformers 5; then the marker.
+        """transformers' own, whatever a host's trainer saves; then the marker.
 
         transformers would delete older checkpoints before this one is known to be whole.
         """
@@ -161,10 +133,6 @@ class RegionTrainer(LLaVATrainer):
             self.whole = folder
             self._alone(checkpointing.keep_newest, folder.parent, limit)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
-        keep_original_files(self.model.name_or_path, output_dir or self.args.output_dir)
-
     def _mark_complete(self, folder: Path) -> None:
         checkpointing.mark_complete(folder, self.identity.run, self.identity.settings)
 
@@ -179,24 +147,3 @@ class RegionTrainer(LLaVATrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.args.lora_enable:
             lora_checkpoint.load_beside_adapter(self.model, resume_from_checkpoint)
-
-    def save_state(self) -> None:
-        """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
-        super().save_state()
-        if self.args.lora_enable:
-            base, write = self.model.name_or_path, self.args.should_save
-            save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)
-
-
-def export_model(trainer: RegionTrainer, output_dir: str) -> None:
-    """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.args.stage == "align":
-        save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
-    else:
-        if trainer.without_regions:
-            stage0.drop_regions(model)
-        trainer.save_model(output_dir)
-        if getattr(trainer.args, "tune_mm_mlp_adapter", False):
-            stage0.write_projector(model, output_dir, trainer.args.should_save)
-    trainer.accelerator.wait_for_everyone()

@@ -161,7 +161,7 @@ def test_command_line_flag(llava_checkpoint: Path) -> None:
     from pvit_ext.hosts.llava import compat
 
     compat.prepare_training()
-    from pvit_ext.training.arguments import RegionModelArguments
+    from pvit_ext.training.llava.arguments import RegionModelArguments
 
     def arguments(**values: Any) -> RegionModelArguments:
         return RegionModelArguments(model_name_or_path=str(llava_checkpoint), **values)

@@ -1,4 +1,4 @@
-"""A training run through LLaVA's own ``train()`` in this process: its command line, and its trainer afterwards."""
+"""A training run in this process: its command line, and its trainer afterwards."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from tests.tiny import TINY_REGIONCLIP
 
 compat.prepare_training()
 
-from llava import conversation as llava_conversation  # noqa: E402
-
 from pvit_ext.train import main  # noqa: E402
-from pvit_ext.training import trainer as region_trainer  # noqa: E402
+from pvit_ext.training.llava.host import LlavaHost  # noqa: E402
 
 
 def flags(checkpoint: Path, data: Path, output: Path, **changed: Any) -> list[str]:
@@ -35,17 +33,15 @@ def flags(checkpoint: Path, data: Path, output: Path, **changed: Any) -> list[st
 def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
     """Train; returns the trainer as it was when the run exported its result."""
     seen: list[Any] = []
-    export = region_trainer.export_model
+    export = LlavaHost.export
 
-    def keep(trainer: Any, output_dir: str) -> None:
+    def keep(host: Any, trainer: Any) -> None:
         items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
         trainer.whole_batch = trainer.data_collator(items)  # made while LLaVA's names are still rebound
         seen.append(trainer)
-        export(trainer, output_dir)
+        export(host, trainer)
 
-    monkeypatch.setattr(region_trainer, "export_model", keep)
+    monkeypatch.setattr(LlavaHost, "export", keep)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
-    template = llava_conversation.default_conversation
     main()
-    llava_conversation.default_conversation = template
     return seen[0]

@@ -92,7 +92,7 @@ def test_a_checkpoint_names_the_template_it_was_trained_on(
 
 def parse(words: list[str]) -> Any:
     compat.prepare_training()
-    from pvit_ext.training.arguments import RegionModelArguments
+    from pvit_ext.training.llava.arguments import RegionModelArguments
 
     return transformers.HfArgumentParser((RegionModelArguments,)).parse_args_into_dataclasses(words)[0]
 

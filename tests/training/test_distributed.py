@@ -23,7 +23,7 @@ from tests.tiny import TINY_REGIONCLIP
 
 compat.prepare_training()
 
-from pvit_ext.training.arguments import RegionTrainingArguments  # noqa: E402
+from pvit_ext.training.llava.arguments import RegionTrainingArguments  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

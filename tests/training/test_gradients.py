@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 import pvit_ext
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.training import trainer as region_trainer
 from pvit_ext.training.checkpointing import newest_complete
 from pvit_ext.training.gradients import NoGradientError
 from tests.samples import write_training_data
-from tests.training.runs import flags, main, region_trainer, run
+from tests.training.runs import flags, main, run
 
 
 @pytest.fixture(scope="module")

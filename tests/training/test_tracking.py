@@ -29,7 +29,7 @@ from tests.tiny import TINY_REGIONCLIP
 compat.prepare_training()
 
 from pvit_ext.training import tracking  # noqa: E402
-from pvit_ext.training.arguments import RegionTrainingArguments  # noqa: E402
+from pvit_ext.training.llava.arguments import RegionTrainingArguments  # noqa: E402
 from pvit_ext.training.trainer import RegionTrainer  # noqa: E402
 from tests.training.test_train import flags, record, run  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Both training stages through LLaVA's own ``train()``, in this process, on a tiny checkpoint and real files."""
+"""Both training stages in this process, on a tiny checkpoint and real files."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout  # noqa: E402
 from pvit_ext.regions.region import RegionError  # noqa: E402
 from pvit_ext.train import main  # noqa: E402
 from pvit_ext.training import trainer as region_trainer  # noqa: E402
-from pvit_ext.training.arguments import RegionDataArguments, RegionModelArguments, expand_command_line  # noqa: E402
+from pvit_ext.training.arguments import expand_command_line  # noqa: E402
 from pvit_ext.training.checkpointing import newest_complete  # noqa: E402
+from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments  # noqa: E402
+from pvit_ext.training.llava.host import LlavaHost  # noqa: E402
 from pvit_ext.training.sampler import EpochSampler  # noqa: E402
+from pvit_ext.training.stages import freeze_for_stage, parameter_table  # noqa: E402
 from tests.training.runs import flags, run  # noqa: E402
 
 
@@ -391,8 +394,8 @@ def test_vision_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path
 
 def test_table_counts_every_parameter_once(loaded) -> None:
     _, model, _ = loaded
-    region_trainer.freeze_for_stage(model, "align")
-    lines = region_trainer.parameter_table(model).splitlines()[1:]
+    freeze_for_stage(model, "align")
+    lines = parameter_table(model, LlavaHost().parts(model)).splitlines()[1:]
     counts = [[int(word.replace(",", "")) for word in line[28:].split()[:2]] for line in lines]
     assert sum(total for total, _ in counts) == sum(p.numel() for p in model.parameters())
     assert sum(trained for _, trained in counts) == sum(

@@ -142,7 +142,7 @@ def load_config(path: str, values: dict[str, Any] | None = None) -> Any:
 
 
 class ByModelType:
-    """What LLaVA's ``train()`` gets for both of its model classes: it goes by the path's text, this by the config."""
+    """The model class to train by a checkpoint's config; LLaVA's ``train()`` goes by the path's text, and gets this."""
 
     @staticmethod
     def from_pretrained(path: str, config: Any = None, **kwargs: Any) -> Any:
@@ -210,7 +210,7 @@ def _check_tower(inner: Any, name: str) -> None:
 
 
 class CheckpointPath(str):
-    """A path in which LLaVA's ``train()`` looks for ``mpt``; the answer is in the checkpoint's config."""
+    """A path in which LLaVA's ``train()`` looks for ``mpt``, in a patched tree; the answer is in the config."""
 
     def __contains__(self, part: str) -> bool:  # type: ignore[override]
         if part == "mpt":

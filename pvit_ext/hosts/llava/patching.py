@@ -105,6 +105,19 @@ TOWER_POINT = PatchPoint(
     "pvit_ext.hosts.llava.classes:build_vision_tower",
     {"": ("vision_tower_cfg", "kwargs")},
 )
+PREPROCESS_POINTS = (
+    PatchPoint(
+        "llava.train.train:tokenizer_image_token",
+        "pvit_ext.hosts.llava.region_token:tokenizer_region_token",
+        {"": ("prompt", "tokenizer", "image_token_index", "return_tensors")},
+    ),
+    PatchPoint(
+        "llava.train.train:preprocess_mpt",
+        "pvit_ext.hosts.llava.chatml:preprocess_mpt",
+        {"": ("sources", "tokenizer", "has_image")},
+    ),
+)
+"""Names that LLaVA's preprocessing of conversations for training looks up in its module."""
 PATCH_POINTS: tuple[PatchPoint, ...] = (
     *(
         PatchPoint(f"llava.model.builder:Llava{name}ForCausalLM", _OURS.format(name), _MODEL)

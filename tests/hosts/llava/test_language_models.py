@@ -27,7 +27,7 @@ from llava import conversation as llava_conversation  # noqa: E402
 
 from pvit_ext.hosts.llava.chatml import preprocess_mpt  # noqa: E402
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token  # noqa: E402
-from pvit_ext.training.arguments import RegionModelArguments  # noqa: E402
+from pvit_ext.training.llava.arguments import RegionModelArguments  # noqa: E402
 from tests.training.test_train import flags, record, run  # noqa: E402
 
 FAMILIES = {"llama": "v1", "mistral": "mistral_instruct", "mpt": "mpt"}

@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from pvit_ext.config import CONFIG_KEY
+from pvit_ext.distributed import cpu_copies
 
 PROJECTOR_FILE = "mm_projector.bin"
 
@@ -53,8 +54,6 @@ def write_projector(model: Any, folder: str, write: bool) -> None:
         folder: of the run's result.
         write: False on ranks that only take part in gathering.
     """
-    from llava.train.train import get_mm_adapter_state_maybe_zero_3
-
-    state = get_mm_adapter_state_maybe_zero_3(model.named_parameters(), ["mm_projector"])
+    state = cpu_copies((name, one) for name, one in model.named_parameters() if "mm_projector" in name)
     if write:
         torch.save(state, Path(folder, PROJECTOR_FILE))

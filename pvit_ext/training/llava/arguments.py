@@ -1,0 +1,96 @@
+"""LLaVA's three argument classes, each with what regions add."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+import transformers
+from llava import conversation as conversation_lib
+from llava.train import train as llava_train
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.hosts.llava import compat, cpu_launch
+from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.tracking import check_trackers
+
+_DEFAULT_TEMPLATE = ("v0", "v0.5")
+"""Versions for which LLaVA stays with its default template, whatever their name says."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
+    """LLaVA's model arguments and the region encoder's."""
+
+    model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
+    vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
+    mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
+
+    def __post_init__(self) -> None:
+        """A LLaVA checkpoint names its vision tower and how it merges tiles; the flags are for making one.
+
+        Raises:
+            ValueError: for flags that LLaVA's forward does not implement together, and for an unknown template, in
+                whose place it would take ``vicuna_v1``.
+        """
+        known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
+        if self.version not in known:
+            raise ValueError(
+                f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
+            )
+        self.drop_empty_paths()
+        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
+            raise ValueError(
+                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
+                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
+            )
+        if self.model_name_or_path != RegionModelArguments.model_name_or_path:
+            values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
+            self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
+            self.mm_patch_merge_type = self.mm_patch_merge_type or values.get("mm_patch_merge_type")
+        self.mm_patch_merge_type = self.mm_patch_merge_type or "flat"
+
+    def region_config(self, present: RegionConfig | None) -> RegionConfig:
+        """As :meth:`ModelFlags.region_config`, with the conversation template that is really used."""
+        return replace(super().region_config(present), conv_version=self.template())
+
+    def template(self) -> str:
+        """Name of the template in use, which is LLaVA's default where it was told ``v0``."""
+        used, templates = conversation_lib.default_conversation, conversation_lib.conv_templates
+        if templates.get(str(self.version)) is used:
+            return str(self.version)
+        name = next((name for name, template in templates.items() if template is used), used.version)
+        logger.warning(
+            "--version %s: LLaVA trains on the template %s, the checkpoint will name that", self.version, name
+        )
+        return name
+
+
+@dataclass
+class RegionDataArguments(DataFlags, llava_train.DataArguments):
+    """LLaVA's data arguments, and what regions add."""
+
+    image_grid_pinpoints: str | None = field(
+        default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres; default the checkpoint's"}
+    )
+
+
+@dataclass
+class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
+    """LLaVA's training arguments, and what regions add."""
+
+    def __post_init__(self) -> None:
+        self.check_stage()
+        refuse_resume_path(self)
+        if self.bits != 16:
+            raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
+        cpu_launch.enable_cpu(self)
+        compat.report_to_none(self)
+        super().__post_init__()
+        self.local_rank = compat.local_rank(self)
+        check_trackers(self)
+        compat.fsdp_as_list(self)
+        # The Trainer seeds too, but only after the model and its new modules are made.
+        transformers.set_seed(self.seed)

@@ -1,0 +1,78 @@
+"""The llava host as training asks for it: LLaVA's own methods and trainer, with regions."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from pvit_ext.hosts.llava import training as llava
+from pvit_ext.hosts.llava.dataset import make_supervised_data_module
+from pvit_ext.training import lora_checkpoint
+from pvit_ext.training.host import Arguments
+from pvit_ext.training.llava import stage0
+from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
+from pvit_ext.training.llava.trainer import LlavaRegionTrainer, export_model
+from pvit_ext.training.start import start_from_whole
+
+
+class LlavaHost:
+    """See :class:`~pvit_ext.training.host.TrainingHost`."""
+
+    argument_classes = (RegionModelArguments, RegionDataArguments, RegionTrainingArguments)
+
+    def command_line(self, words: list[str]) -> list[str]:
+        """Region modules and LoRA results as MODEL become what they are put on."""
+        return start_from_whole(words)
+
+    def running(self) -> AbstractContextManager[None]:
+        """LLaVA's names, for the time of a run."""
+        return llava.llava_names()
+
+    def load_model(self, args: Arguments) -> tuple[Any, Any]:
+        """The language model, with LoRA, then what sees.
+
+        Raises:
+            ValueError: when there is no vision tower, before anything is loaded.
+        """
+        path, training = args.model.model_name_or_path, args.training
+        if args.model.vision_tower is None:
+            raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
+        model = llava.load_language_model(path, training, args.attn_implementation)
+        if args.model.freeze_backbone:
+            model.get_model().requires_grad_(False)
+        if training.lora_enable:
+            model = llava.add_adapter(model, training)
+        tokenizer = llava.load_tokenizer(path, args.model.version, model, training)
+        llava.add_vision(model, tokenizer, args.model, args.data, training)
+        return model, tokenizer
+
+    def parts(self, model: Any) -> dict[str, nn.Module]:
+        """Vision tower and mm_projector."""
+        return llava.parts(model)
+
+    def load_data(self, args: Arguments, model: Any, processor: Any) -> dict[str, Any]:
+        """LLaVA's dataset and collator, with regions."""
+        data = make_supervised_data_module(processor, args.data)
+        llava.connect_data(data["train_dataset"], model, args.training)
+        return data
+
+    def make_trainer(self, args: Arguments, model: Any, processor: Any, data: dict[str, Any]) -> LlavaRegionTrainer:
+        """LLaVA's trainer, with regions; in LLaVA's own first stage, which knows none, their modules are frozen."""
+        without = stage0.is_without_regions(model, args.training, data["train_dataset"])
+        if without:
+            stage0.freeze_regions(model)
+        llava.fit_to_machine(model)
+        trainer = LlavaRegionTrainer(model=model, tokenizer=processor, args=args.training, **data)
+        trainer.without_regions = without
+        return trainer
+
+    def export(self, trainer: Any) -> None:
+        """An adapter, region modules or a whole checkpoint, as LLaVA and stage 2 expect them."""
+        args = trainer.args
+        if args.lora_enable:
+            lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.lora_bias, args.should_save)
+            trainer.accelerator.wait_for_everyone()
+        else:
+            export_model(trainer, args.output_dir)

@@ -1,0 +1,93 @@
+"""Regions in a LLaVA tree that starts its own ``train()``: what its two lines of our patch file install.
+
+``python -m pvit_ext.train`` uses nothing of this.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import transformers
+
+from pvit_ext.hosts.llava import training as llava
+from pvit_ext.hosts.llava.classes import CheckpointPath
+from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
+from pvit_ext.tokens.serialization import save_region_modules
+from pvit_ext.training.arguments import check_data, expand_command_line
+from pvit_ext.training.llava import stage0
+from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
+from pvit_ext.training.llava.trainer import LlavaRegionTrainer
+from pvit_ext.training.stages import freeze_for_stage, parameter_table
+from pvit_ext.training.start import start_from_whole
+
+_MODULE, _ARGUMENTS = "llava.train.train", "pvit_ext.training.llava.arguments"
+_HERE = "pvit_ext.training.llava.patched_tree"
+TRAIN_POINTS = (
+    PatchPoint("transformers:HfArgumentParser", f"{_HERE}:ArgumentParser"),
+    PatchPoint(f"{_MODULE}:ModelArguments", f"{_ARGUMENTS}:RegionModelArguments"),
+    PatchPoint(f"{_MODULE}:DataArguments", f"{_ARGUMENTS}:RegionDataArguments"),
+    PatchPoint(f"{_MODULE}:TrainingArguments", f"{_ARGUMENTS}:RegionTrainingArguments"),
+    PatchPoint(f"{_MODULE}:LlavaLlamaForCausalLM", "pvit_ext.hosts.llava.classes:ByModelType"),
+    PatchPoint(f"{_MODULE}:LlavaMptForCausalLM", "pvit_ext.hosts.llava.classes:ByModelType"),
+    PatchPoint(
+        f"{_MODULE}:LLaVATrainer",
+        f"{_HERE}:TreeTrainer",
+        {"_get_train_sampler": (), "create_optimizer": (), "_save_checkpoint": ("model", "trial")},
+    ),
+    PatchPoint(
+        f"{_MODULE}:make_supervised_data_module",
+        "pvit_ext.hosts.llava.dataset:make_supervised_data_module",
+        {"": ("tokenizer", "data_args")},
+    ),
+    *PREPROCESS_POINTS,
+    PatchPoint(f"{_MODULE}:find_all_linear_names", "pvit_ext.adapters.lora:find_all_linear_names", {"": ("model",)}),
+    PatchPoint(
+        f"{_MODULE}:safe_save_model_for_hf_trainer",
+        "pvit_ext.training.llava.trainer:export_model",
+        {"": ("trainer", "output_dir")},
+    ),
+)
+
+
+def install() -> None:
+    """Rebind LLaVA's names for the rest of the process, and its command line."""
+    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
+    apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
+
+
+class ArgumentParser(transformers.HfArgumentParser):
+    """transformers' parser, in whose place LLaVA's ``train()`` gets this: data are checked before a model is loaded."""
+
+    def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
+        """As transformers has it, then :func:`check_data`."""
+        parsed = super().parse_args_into_dataclasses(*args, **keywords)
+        by_kind = {type(one): one for one in parsed}
+        if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
+            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
+        if (model := by_kind.get(RegionModelArguments)) is not None:
+            model.model_name_or_path = CheckpointPath(model.model_name_or_path)
+        return parsed
+
+
+class TreeTrainer(LlavaRegionTrainer):
+    """The trainer as LLaVA's ``train()`` makes it, which knows no stage: the model is made ready here."""
+
+    def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
+        if getattr(model.get_model(), "region_projector", None) is None:
+            raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
+        freeze_for_stage(model, args.stage)
+        self.without_regions = stage0.is_without_regions(model, args, train_dataset)
+        if self.without_regions:
+            stage0.freeze_regions(model)
+        llava.connect_data(train_dataset, model, args)
+        llava.fit_to_machine(model)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **keywords)
+        self.say(parameter_table(model, llava.parts(model)))
+
+    def save_state(self) -> None:
+        """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
+        super().save_state()
+        if self.args.lora_enable:
+            base, write = self.model.name_or_path, self.args.should_save
+            save_region_modules(self.model, self.args.output_dir, base, write, adapter=True)

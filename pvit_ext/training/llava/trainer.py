@@ -1,0 +1,48 @@
+"""LLaVA's trainer with all that :class:`~pvit_ext.training.trainer.RegionTrainer` adds, and what a run writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava.train.llava_trainer import LLaVATrainer
+from transformers import Trainer
+
+from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava.tokenizer import keep_original_files
+from pvit_ext.tokens.serialization import save_region_modules
+from pvit_ext.training.llava import stage0
+from pvit_ext.training.trainer import RegionTrainer
+
+
+class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
+    """LLaVATrainer orders samples by modality and gives mm_projector a learning rate; nothing of its saving is used.
+
+    Attributes:
+        without_regions: whether it is LLaVA's own first stage, whose result has no region modules.
+    """
+
+    without_regions: bool = False
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """LLaVA's, without groups that hold no parameter."""
+        optimizer = super().create_optimizer(*arguments)
+        compat.drop_empty_groups(optimizer)
+        return optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+        keep_original_files(self.model.name_or_path, output_dir or self.args.output_dir)
+
+
+def export_model(trainer: LlavaRegionTrainer, output_dir: str) -> None:
+    """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.args.stage == "align":
+        save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
+    else:
+        if trainer.without_regions:
+            stage0.drop_regions(model)
+        trainer.save_model(output_dir)
+        if getattr(trainer.args, "tune_mm_mlp_adapter", False):
+            stage0.write_projector(model, output_dir, trainer.args.should_save)
+    trainer.accelerator.wait_for_everyone()

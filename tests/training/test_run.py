@@ -1,0 +1,115 @@
+"""The training entry: it is ours from the command line to the result, and asks a host for the rest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from pvit_ext.hosts.llava import compat
+from tests.samples import write_training_data
+
+compat.prepare_training()
+
+from llava import conversation  # noqa: E402
+from llava.train import llava_trainer  # noqa: E402
+from llava.train import train as llava_train  # noqa: E402
+
+from pvit_ext.training.host import HOSTS, take_host  # noqa: E402
+from tests.training.runs import LlavaHost, flags, main  # noqa: E402
+
+
+def test_nothing_of_llavas_train_runs_and_its_names_come_back(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("ModelArguments", "LLaVATrainer", "make_supervised_data_module", "find_all_linear_names", "preprocess_mpt")
+    stock = {name: getattr(llava_train, name) for name in (*names, "tokenizer_image_token")}
+    parser, template = transformers.HfArgumentParser, conversation.default_conversation
+    during: dict[str, Any] = {}
+    load_data = LlavaHost.load_data
+
+    def look(host: LlavaHost, *arguments: Any) -> Any:
+        during.update({name: getattr(llava_train, name) for name in stock}, parser=transformers.HfArgumentParser)
+        during["template"] = conversation.default_conversation
+        return load_data(host, *arguments)
+
+    monkeypatch.setattr(LlavaHost, "load_data", look)
+    monkeypatch.setattr(llava_train, "train", lambda *_, **__: pytest.fail("LLaVA's train() was called"))
+    data = write_training_data(tmp_path / "data")
+    own = {"stage": "align", "max_steps": 1, "version": "llava_v1"}
+    monkeypatch.setattr(sys, "argv", ["train", *flags(llava_checkpoint, data, tmp_path / "out", **own)])
+    main()
+    assert (tmp_path / "out" / "region_modules.safetensors").is_file()
+    assert during["parser"] is parser
+    changed = {name for name in stock if during[name] is not stock[name]}
+    assert changed == {"preprocess_mpt", "tokenizer_image_token"}
+    assert during["template"] is conversation.conv_templates["llava_v1"] is not template
+    assert conversation.default_conversation is template
+    assert all(getattr(llava_train, name) is value for name, value in stock.items())
+
+
+def test_names_come_back_when_a_run_fails(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock, template = llava_train.tokenizer_image_token, conversation.default_conversation
+    monkeypatch.setattr(LlavaHost, "make_trainer", lambda *_: 1 // 0)
+    data = write_training_data(tmp_path / "data")
+    monkeypatch.setattr(sys, "argv", ["train", *flags(llava_checkpoint, data, tmp_path / "out", version="llava_v1")])
+    with pytest.raises(ZeroDivisionError):
+        main()
+    assert (llava_train.tokenizer_image_token, conversation.default_conversation) == (stock, template)
+
+
+def test_a_host_is_asked_for_everything_in_order(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Recorder(LlavaHost):
+        def __getattribute__(self, name: str) -> Any:
+            calls.append(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setitem(HOSTS, "recorder", Recorder)
+    data = write_training_data(tmp_path / "data")
+    config = tmp_path / "run.yaml"
+    config.write_text("host: recorder\n")
+    words = ["--config", str(config), *flags(llava_checkpoint, data, tmp_path / "out", stage="align", max_steps=1)]
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    main()
+    expected = ["argument_classes", "command_line", "running", "load_model", "load_data", "make_trainer", "parts"]
+    assert calls == [*expected, "export"]
+
+
+def test_the_host_is_named_once_and_known() -> None:
+    host, rest = take_host(["--stage", "align", "--host=llava", "--bf16", "True"])
+    assert isinstance(host, LlavaHost)
+    assert rest == ["--stage", "align", "--bf16", "True"]
+    with pytest.raises(ValueError, match=r"--host 'blip'; known: llava"):
+        take_host(["--host", "blip"])
+
+
+@pytest.mark.parametrize(("flag", "value", "said"), [("bits", 4, "--bits 4"), ("vision_tower", "", "--vision_tower")])
+def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
+    flag: str, value: Any, said: str, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    config = transformers.LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    config.save_pretrained(plain)
+    data = write_training_data(tmp_path / "data")
+    words = flags(llava_checkpoint, data, tmp_path / "out", model_name_or_path=plain, **{flag: value})
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    with pytest.raises(ValueError, match=said):
+        main()
+
+
+def test_llavas_trainer_is_behind_ours() -> None:
+    from pvit_ext.training.llava.trainer import LlavaRegionTrainer
+    from pvit_ext.training.trainer import RegionTrainer
+
+    order = [kind for kind in LlavaRegionTrainer.__mro__ if issubclass(kind, transformers.Trainer)]
+    assert order == [LlavaRegionTrainer, RegionTrainer, llava_trainer.LLaVATrainer, transformers.Trainer]
