@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import data_check
+from pvit_ext.cli import data_check, data_generate
 
 COMMANDS = {
     "check": data_check,
+    "generate": data_generate,
 }
 """A module has ``add(commands)``, and imports what it needs when it runs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import logging
 from collections.abc import Sequence
@@ -55,3 +56,31 @@ def log_progress() -> None:
     """Show what the package logs about its progress."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("pvit_ext").setLevel(logging.INFO)
+
+
+def require_extra(extra: str, command: str) -> None:
+    """Refuse to run a command whose optional packages are missing or too old.
+
+    Args:
+        extra: of the package, as in ``pip install "pvit-ext[extra]"``.
+        command: that needs it.
+
+    Raises:
+        ValueError: with all that is missing and how to install it.
+    """
+    from packaging.requirements import Requirement
+
+    missing = []
+    for requirement in map(Requirement, importlib.metadata.requires("pvit-ext") or []):
+        marker = requirement.marker
+        if requirement.name == "pvit-ext" or marker is None or not marker.evaluate({"extra": extra}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f"{requirement.name} (not installed)")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            missing.append(f"{requirement.name}{requirement.specifier} (found {version})")
+    if missing:
+        raise ValueError(f'{command} needs {", ".join(missing)}: pip install "pvit-ext[{extra}]"')

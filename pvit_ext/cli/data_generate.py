@@ -1,0 +1,157 @@
+"""``pvit-ext data generate``: questions and answers about regions, written by a language model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvit_ext.cli.options import json_object, require_extra
+
+if TYPE_CHECKING:
+    from pvit_ext.data.generate.session import Settings
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser of ``pvit-ext data``."""
+    parser = commands.add_parser(
+        "generate",
+        help="have a language model write questions and answers about annotated regions",
+        description="Write training records by the strategies of PVIT, with any OpenAI-compatible endpoint. Every "
+        "reply goes into a ledger at once: the same command goes on where it was stopped, and pays for no call twice.",
+    )
+    parser.add_argument("file", metavar="FILE", help="records with image, regions, and labels, captions or source")
+    parser.add_argument("--image-folder", required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the records, JSON Lines")
+    parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
+    parser.add_argument("--turns", type=_turns, metavar="N or N-M", help="of a dialogue, default 1, or 3-5 multi-turn")
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N images")
+    parser.add_argument("--max-bad-records", type=int, default=0, metavar="N", help="records of FILE to pass over")
+    parser.add_argument("--sample", type=_count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
+    parser.add_argument("--estimate", action="store_true", help="print what it will take, and stop")
+    parser.add_argument("--ledger", metavar="FILE", help="of all calls, default OUT.ledger.jsonl")
+    parser.add_argument("--skip-failed", action="store_true", help="write OUT without jobs whose calls had no reply")
+    parser.add_argument("--batch", metavar="DIR", help="write the batch API's files to DIR, read DIR/results")
+    _add_model(parser)
+    _add_limits(parser)
+    parser.set_defaults(handler=run)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", required=True, metavar="NAME")
+    group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1, default OpenAI's")
+    group.add_argument("--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable")
+    group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
+    group.add_argument("--image-side", type=_count, default=1024, metavar="PIXELS", help="longer side when sent")
+    group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
+    group.add_argument("--temperature", type=float, help="default the endpoint's own")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--max-tokens", type=_count, default=1500, metavar="N", help="of a reply")
+    group.add_argument(
+        "--max-tokens-name", choices=("max_tokens", "max_completion_tokens"), help="default by --base-url"
+    )
+    group.add_argument("--extra", type=json_object, default={}, metavar="JSON", help="further keys of each request")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument("--concurrency", type=_count, default=8, metavar="N", help="calls at a time")
+    group.add_argument("--requests-per-minute", type=_positive, metavar="N")
+    group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
+    group.add_argument("--price-in", type=_positive, metavar="P", help="of a million tokens of prompts")
+    group.add_argument("--price-out", type=_positive, metavar="P", help="of a million tokens of replies")
+    group.add_argument("--max-cost", type=_positive, metavar="C", help="over all runs of the ledger")
+    group.add_argument("--timeout", type=_positive, default=120.0, metavar="S", help="of one try")
+    group.add_argument("--tries", type=_count, default=6, metavar="N", help="of one call")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    require_extra("generate", "pvit-ext data generate")
+    _check(args)
+    from pvit_ext.data.generate.session import Session
+
+    with Session(_settings(args)) as session:
+        for line in session.remarks():
+            print(line)
+        print(session.estimate())
+        if args.estimate:
+            return 0
+        if args.batch:
+            status, lines = session.batch(Path(args.batch))
+        elif args.sample:
+            status, lines = session.sample(args.sample)
+        else:
+            status, lines = session.generate()
+        for line in lines:
+            print(line)
+        return status
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.max_cost is not None and (args.price_in is None or args.price_out is None):
+        raise ValueError("--max-cost needs --price-in and --price-out")
+    if args.batch and (args.sample or args.max_cost):
+        raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
+    if args.max_bad_records < 0:
+        raise ValueError(f"--max-bad-records is a number of records from 0 on, got {args.max_bad_records}")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from pvit_ext.data.generate.client import Endpoint
+    from pvit_ext.data.generate.limits import Prices
+    from pvit_ext.data.generate.request import CallOptions
+    from pvit_ext.data.generate.session import Settings
+    from pvit_ext.data.generate.strategies import STRATEGIES
+
+    name = args.max_tokens_name or ("max_tokens" if args.base_url else "max_completion_tokens")
+    call = CallOptions(
+        args.model, args.images, args.image_side, args.response_format, args.temperature, args.seed, args.max_tokens,
+        name, args.extra,
+    )  # fmt: skip
+    return Settings(
+        file=Path(args.file),
+        image_folder=args.image_folder,
+        out=Path(args.out),
+        call=call,
+        endpoint=Endpoint(args.base_url, args.api_key_name, args.timeout, args.tries),
+        strategies=tuple(args.strategy.split(",")) if args.strategy else STRATEGIES,
+        turns=args.turns,
+        limit=args.limit,
+        max_bad=args.max_bad_records,
+        ledger=Path(args.ledger) if args.ledger else None,
+        concurrency=args.concurrency,
+        requests_per_minute=args.requests_per_minute,
+        tokens_per_minute=args.tokens_per_minute,
+        prices=Prices(args.price_in or 0.0, args.price_out or 0.0),
+        max_cost=args.max_cost,
+        skip_failed=args.skip_failed,
+    )
+
+
+def _turns(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    try:
+        turns = int(low), int(high or low)
+    except ValueError:
+        turns = (0, 0)
+    if not 1 <= turns[0] <= turns[1] <= 20:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of turns such as 1 or 3-5, at most 20")
+    return turns
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value

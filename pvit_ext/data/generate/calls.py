@@ -1,0 +1,115 @@
+"""Doing jobs: their calls, several at a time, each into the ledger as it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pvit_ext.data.generate.client import CallFailed, Client, EndpointUnusable, NotTaken
+from pvit_ext.data.generate.ledger import Ledger
+from pvit_ext.data.generate.limits import Budget, CeilingReached, Pace
+from pvit_ext.data.generate.pipeline import Pipeline
+from pvit_ext.data.generate.reply import Usage, read_body, usage_of
+from pvit_ext.data.generate.request import Request
+from pvit_ext.data.generate.strategies import Job
+
+FAILURES_IN_A_ROW = 10
+"""Calls that failed after all their tries, with no other between: the endpoint is down, and every further one waits."""
+
+
+@dataclass
+class Progress:
+    """What became of the jobs of a run.
+
+    Args:
+        finished: that need no further call.
+        failed: name of a job -> why its call had no reply.
+        stopped: why the run ended before its jobs did.
+    """
+
+    finished: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: str | None = None
+
+
+class Caller:
+    """Does jobs at one endpoint.
+
+    Args:
+        pipeline: says what a job needs.
+        ledger: of all calls.
+        client: of the endpoint.
+        pace: how fast.
+        budget: for how much.
+    """
+
+    def __init__(self, pipeline: Pipeline, ledger: Ledger, client: Client, pace: Pace, budget: Budget) -> None:
+        self.pipeline, self.ledger, self.client, self.pace, self.budget = pipeline, ledger, client, pace, budget
+        self.progress = Progress()
+        self._in_a_row = 0
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    async def do(self, jobs: Iterable[Job], concurrency: int, advance: Callable[[], object]) -> Progress:
+        """Make all calls that the jobs need.
+
+        Args:
+            jobs: taken one by one as there is room.
+            concurrency: how many are worked on at a time.
+            advance: called when a job is finished.
+        """
+        shared = iter(jobs)
+        await asyncio.gather(*(self._work(shared, advance) for _ in range(concurrency)))
+        return self.progress
+
+    async def _work(self, jobs: Iterable[Job], advance: Callable[[], object]) -> None:
+        for job in jobs:
+            try:
+                await self._finish(job)
+            except CallFailed as error:
+                self.progress.failed[job.name] = str(error)
+                self._in_a_row += 1
+                if self._in_a_row == FAILURES_IN_A_ROW:
+                    self.progress.stopped = f"{self._in_a_row} calls failed in a row: {error}"
+            except (EndpointUnusable, CeilingReached) as error:
+                self.progress.stopped = self.progress.stopped or str(error)
+            else:
+                advance()
+            if self.progress.stopped:
+                return
+
+    async def _finish(self, job: Job) -> None:
+        while isinstance(step := self.pipeline.advance(job, self.ledger.lookup), Request):
+            if self.progress.stopped:
+                return
+            if (same := self._waiting.get(step.key)) is not None:  # two images with the same annotations
+                await same.wait()
+                continue
+            self._waiting[step.key] = done = asyncio.Event()
+            try:
+                await self._call(step)
+            finally:
+                del self._waiting[step.key]
+                done.set()
+            self._in_a_row = 0
+        self.progress.finished += 1
+
+    async def _call(self, request: Request) -> None:
+        most = Usage(request.input_tokens, request.options.max_tokens)
+        self.budget.reserve(most)
+        used: Usage | None = None
+        try:
+            await self.pace.wait(most)
+            body = await asyncio.to_thread(request.body)  # it may have an image to encode
+            self.ledger.start(request.key, request.job, most)
+            raw = await self.client.complete(body, self.pace.pause)
+            self.ledger.finish(request.key, request.job, raw)
+            used = usage_of(read_body(raw))
+            used = used if used != Usage() else most
+        except NotTaken as error:
+            self.ledger.fail(request.key, request.job, str(error))
+        except (CallFailed, EndpointUnusable):
+            self.ledger.drop(request.key, request.job)
+            raise
+        finally:
+            self.budget.charge(most, used)

@@ -1,0 +1,171 @@
+"""Every call of a run, in a file that is only appended to: cache, account and point to go on from in one.
+
+One JSON object a line: ``{"call": "start", ...}`` before a call is sent, ``{"call": "end", ...}`` with the raw reply as
+soon as it is there, both under the key of the request. A call that has started and not ended was in flight when a run
+was killed: it is asked again, and may be paid twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pvit_ext.data.generate.pipeline import Answer
+from pvit_ext.data.generate.reply import Usage, read_body, usage_of
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A call that was sent, with no reply recorded.
+
+    Args:
+        key: of the request.
+        job: whose it is.
+        sent: time, as ISO 8601.
+        tokens: the most that it may be charged for.
+    """
+
+    key: str
+    job: str
+    sent: str
+    tokens: Usage
+
+
+class Ledger:
+    """The calls of a run; used by one process at a time.
+
+    Args:
+        path: of the file; made when it is missing.
+
+    Raises:
+        ValueError: when another run uses it, or it is another kind of file.
+
+    Attributes:
+        in_flight: calls without a reply, by key.
+        used: tokens of all replies.
+        calls: how many replies there are.
+        damaged: numbers of lines that cannot be read: the last one of a run that was killed while it wrote.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ValueError(f"{path} is in use by another run; wait for it, or name another --ledger") from error
+        self.in_flight: dict[str, InFlight] = {}
+        self.used, self.calls = Usage(), 0
+        self.damaged: list[int] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._read()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def lookup(self, key: str) -> Answer | None:
+        """The answer to a request, None if there is none yet."""
+        if (place := self._places.get(key)) is None:
+            return None
+        start, length = place
+        line = json.loads(os.pread(self._file.fileno(), length, start))
+        return Answer(line.get("raw", ""), line.get("failure"))
+
+    def start(self, key: str, job: str, tokens: Usage) -> None:
+        """Note that a call is about to be sent."""
+        call = InFlight(key, job, _now(), tokens)
+        self.in_flight[key] = call
+        self._append({"call": "start", **asdict(call)})
+
+    def finish(self, key: str, job: str, raw: str) -> None:
+        """Keep a reply; it is on the disk when this returns."""
+        self._end({"call": "end", "key": key, "job": job, "received": _now(), "raw": raw})
+
+    def fail(self, key: str, job: str, failure: str) -> None:
+        """Keep why there will be no reply."""
+        self._end({"call": "end", "key": key, "job": job, "received": _now(), "failure": failure})
+
+    def drop(self, key: str, job: str) -> None:
+        """Note that a call ended without a reply, so that it is not in flight; it may be made again."""
+        self.in_flight.pop(key, None)
+        self._append({"call": "dropped", "key": key, "job": job})
+
+    def _end(self, line: dict[str, Any]) -> None:
+        start, length = self._append(line)
+        os.fsync(self._file.fileno())
+        self._note_end(line, start, length)
+
+    def _append(self, line: dict[str, Any]) -> tuple[int, int]:
+        text = json.dumps(line).encode() + b"\n"
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(text)
+        self._file.flush()
+        return start, len(text)
+
+    def _note_end(self, line: dict[str, Any], start: int, length: int) -> None:
+        key = line["key"]
+        self.in_flight.pop(key, None)
+        if key in self._places:
+            return
+        self._places[key] = (start, length)
+        self.calls += 1
+        if "raw" in line:
+            usage = _usage(line["raw"])
+            self.used = Usage(
+                self.used.input_tokens + usage.input_tokens, self.used.output_tokens + usage.output_tokens
+            )
+
+    def _read(self) -> None:
+        start = 0
+        self._file.seek(0)
+        raw = b""
+        for number, raw in enumerate(self._file, 1):
+            try:
+                self._take(json.loads(raw), start, len(raw))
+            except (ValueError, KeyError, TypeError) as error:
+                if number == 1 and raw.endswith(b"\n"):
+                    raise ValueError(f"{self.path} is no ledger of `pvit-ext data generate`; name another") from error
+                self.damaged.append(number)
+            start += len(raw)
+        if raw and not raw.endswith(b"\n"):  # what a killed run began to write stays a line of its own
+            if number not in self.damaged:
+                self.damaged.append(number)
+            self._file.write(b"\n")
+            self._file.flush()
+
+    def _take(self, line: dict[str, Any], start: int, length: int) -> None:
+        key, kind = line["key"], line["call"]
+        if kind == "start":
+            if key not in self._places:
+                self.in_flight[key] = InFlight(key, line["job"], line["sent"], Usage(**line["tokens"]))
+        elif kind == "end":
+            self._note_end(line, start, length)
+        elif kind == "dropped":
+            self.in_flight.pop(key, None)
+        else:
+            raise ValueError(f"unknown kind of line {kind!r}")
+
+
+def _usage(raw: str) -> Usage:
+    try:
+        return usage_of(read_body(raw))
+    except ValueError:
+        return Usage()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,108 @@
+"""Results of a sample as one HTML file: images with drawn regions, questions and answers, and what went wrong."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pvit_ext.data.generate.pipeline import Dead, Done
+from pvit_ext.data.generate.scene import SceneObject
+from pvit_ext.data.generate.strategies import Job
+from pvit_ext.data.region_fields import parse_region
+from pvit_ext.files import atomic_write
+from pvit_ext.prompt import number_regions
+from pvit_ext.regions.drawing import draw_regions
+from pvit_ext.regions.image import load_image
+from pvit_ext.regions.mask import PendingMask
+from pvit_ext.regions.region import Region
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; }
+article { display: flex; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.2em 0; flex-wrap: wrap; }
+article > div { flex: 1; min-width: 20em; } img { max-width: 100%; } h2 { font-size: 1.05em; margin: 0 0 .5em; }
+.task { background: #e8eef7; border-radius: .3em; padding: .1em .5em; font-weight: normal; }
+.question { font-weight: 600; margin: .6em 0 0; } .answer { margin: 0; white-space: pre-wrap; }
+.problem { color: #a00; } details { color: #555; margin-top: .8em; } pre { white-space: pre-wrap; }
+"""
+
+
+def write_page(
+    path: Path, results: Sequence[tuple[Job, Done | Dead]], heading: str, notes: Sequence[str], image_folder: str
+) -> None:
+    """Write the page.
+
+    Args:
+        path: of the HTML file.
+        results: of the sample.
+        heading: of the page.
+        notes: lines below it, such as what the whole run will cost.
+        image_folder: of mask files.
+    """
+    articles = "\n".join(_article(job, result, image_folder) for job, result in results)
+    lines = "\n".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    text = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(heading)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(heading)}</h1>\n{lines}\n{articles}\n</body></html>\n"
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _article(job: Job, result: Done | Dead, image_folder: str) -> str:
+    drawn = [job.scene.objects[number] for number in _drawn(job, result)]
+    image = _picture(job.scene.file, drawn, image_folder)
+    said = _dialogue(result) if isinstance(result, Done) else _problems(result)
+    known = "\n".join([*job.scene.captions, *(f"[{k}] {_known(thing)}" for k, thing in enumerate(drawn, 1))])
+    return (
+        f'<article><div><img src="{image}" alt="{html.escape(job.scene.image)}"></div><div>'
+        f'<h2>{html.escape(job.scene.name)} <span class="task">{html.escape(job.strategy)}</span></h2>\n{said}\n'
+        f"<details><summary>annotations</summary><pre>{html.escape(known)}</pre></details></div></article>"
+    )
+
+
+def _drawn(job: Job, result: Done | Dead) -> Sequence[int]:
+    """Objects that are drawn: of a dialogue one for each ``<region>`` in order, else all that were shown."""
+    return [number for turn in result.turns for number in turn.regions] if isinstance(result, Done) else job.shown
+
+
+def _dialogue(result: Done) -> str:
+    questions = number_regions([turn.question for turn in result.turns])
+    parts = [f"<p>{html.escape(result.description.description)}</p>"] if result.description else []
+    for question, turn in zip(questions, result.turns, strict=True):
+        parts.append(f'<p class="question">{html.escape(question)}</p><p class="answer">{html.escape(turn.answer)}</p>')
+    return "\n".join(parts)
+
+
+def _problems(result: Dead) -> str:
+    attempts = "\n\n".join(f"{one['problem']}\n{one['reply']}" for one in result.attempts)
+    return (
+        f'<p class="problem">Cannot be used: {html.escape(result.reason)}</p>'
+        f"<details><summary>replies</summary><pre>{html.escape(attempts)}</pre></details>"
+    )
+
+
+def _known(thing: SceneObject) -> str:
+    return "; ".join(filter(None, [thing.label, ", ".join(thing.attributes), thing.text]))
+
+
+def _picture(file: str, things: Sequence[SceneObject], image_folder: str) -> str:
+    """A data URL of the image with the regions."""
+    image = load_image(file)
+    regions = [_region(thing, image_folder, file).resolve(image.size, file) for thing in things]
+    return _data_url(draw_regions(image, regions))
+
+
+def _region(thing: SceneObject, image_folder: str, where: str) -> Region:
+    spec = parse_region(thing.region, where, image_folder)
+    return spec.load(image_folder, where) if isinstance(spec, PendingMask) else spec
+
+
+def _data_url(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,234 @@
+"""One run of ``pvit-ext data generate``: from a file of annotations and a ledger to records, a sample or a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from pvit_ext.data.generate import batch
+from pvit_ext.data.generate.calls import Caller, Progress
+from pvit_ext.data.generate.client import Endpoint, OpenAIClient
+from pvit_ext.data.generate.estimate import Estimate, estimate
+from pvit_ext.data.generate.jobs import Jobs
+from pvit_ext.data.generate.ledger import Ledger
+from pvit_ext.data.generate.limits import Budget, Pace, Prices
+from pvit_ext.data.generate.output import Written, write_output
+from pvit_ext.data.generate.page import write_page
+from pvit_ext.data.generate.pipeline import Dead, Done, Pipeline
+from pvit_ext.data.generate.request import CallOptions, Request
+from pvit_ext.data.generate.scene import Scene
+from pvit_ext.data.generate.scene_file import SceneFile
+from pvit_ext.data.generate.strategies import STRATEGIES, Job
+
+_SHOWN = 5
+Outcome = tuple[int, list[str]]
+"""Exit status, and lines for the user."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is to do.
+
+    Args:
+        file: of annotations.
+        image_folder: that its images are in.
+        out: of the records.
+        call: what all calls share.
+        endpoint: where they go.
+        strategies: wanted.
+        turns: of a dialogue, at least and at most; None: the strategies' own.
+        limit: how many images; None: all.
+        max_bad: bad records that are passed over.
+        ledger: None: beside ``out``.
+        concurrency: calls at a time.
+        requests_per_minute, tokens_per_minute: None: no limit.
+        prices: of tokens.
+        max_cost: of all runs of the ledger; None: no limit.
+        skip_failed: write the records although some calls had no reply.
+    """
+
+    file: Path
+    image_folder: str
+    out: Path
+    call: CallOptions
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    strategies: Sequence[str] = STRATEGIES
+    turns: tuple[int, int] | None = None
+    limit: int | None = None
+    max_bad: int = 0
+    ledger: Path | None = None
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    prices: Prices = field(default_factory=Prices)
+    max_cost: float | None = None
+    skip_failed: bool = False
+
+    def beside(self, ending: str) -> Path:
+        """A file beside ``out``."""
+        return self.out.with_name(self.out.name.removesuffix(".jsonl") + ending)
+
+
+class _Limited(Iterable[Scene]):
+    """The first scenes of a file."""
+
+    def __init__(self, scenes: SceneFile, limit: int | None) -> None:
+        self.scenes, self.limit = scenes, limit
+
+    def __iter__(self) -> Iterator[Scene]:
+        return itertools.islice(self.scenes, self.limit)
+
+
+class Session:
+    """Holds the ledger while it is used as a context.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.scenes = SceneFile(settings.file, settings.image_folder, settings.max_bad)
+        with_image = settings.call.images != "none"
+        limited = _Limited(self.scenes, settings.limit)
+        self.jobs = Jobs(limited, settings.strategies, settings.call.seed, with_image)
+        self.pipeline = Pipeline(settings.call, settings.turns)
+        self.ledger = Ledger(settings.ledger or settings.beside(".ledger.jsonl"))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ledger.__exit__(kind, error, trace)
+
+    def remarks(self) -> list[str]:
+        """What earlier runs did: replies in the ledger, calls in flight, damaged lines."""
+        ledger, lines = self.ledger, []
+        if ledger.calls:
+            lines.append(
+                f"{ledger.path}: {ledger.calls:,} replies are there ({ledger.used.input_tokens:,} tokens in, "
+                f"{ledger.used.output_tokens:,} out)"
+            )
+        if ledger.damaged:
+            lines.append(f"{ledger.path}: line {', '.join(map(str, ledger.damaged))} is not whole, and not used")
+        if ledger.in_flight:
+            lines.append(f"{len(ledger.in_flight)} call(s) were in flight: asked again if needed, maybe paid twice:")
+            shown = list(ledger.in_flight.values())
+            lines += [f"  {call.job}, sent {call.sent}, request {call.key[:16]}" for call in shown[:20]]
+            lines += [f"  ... and {len(shown) - 20} more"] if len(shown) > 20 else []
+        return lines
+
+    def estimate(self) -> str:
+        """What the run will take, and what it leaves out; all of the file is read, so that nothing is paid before."""
+        text = self._estimate(self.jobs).text(self.settings.prices)
+        lines = [text]
+        for (strategy, reason), count in sorted(self.jobs.skipped.items()):
+            lines.append(f"  {strategy}: {count:,} image(s) without ({reason})")
+        lines += [f"passed over: {problem}" for problem in self.scenes.problems]
+        return "\n".join(lines)
+
+    def generate(self) -> Outcome:
+        """Make all calls and write the records."""
+        progress = self._call(self.jobs)
+        lines = self._spent()
+        if progress.stopped or (progress.failed and not self.settings.skip_failed):
+            return 1, [*lines, *self._unfinished(progress)]
+        return self._write(progress, lines)
+
+    def sample(self, count: int) -> Outcome:
+        """Make a few calls and show the results as a page."""
+        jobs = self.jobs.sample(count)
+        progress = self._call(jobs)
+        results = [(job, self._result(job, progress)) for job in jobs]
+        path = self.settings.beside(".sample.html")
+        remaining = "All: " + self._estimate(self.jobs).text(self.settings.prices)
+        heading = f"{len(results)} dialogues by {self.settings.call.model}"
+        write_page(path, results, heading, [remaining], self.settings.image_folder)
+        good = sum(isinstance(result, Done) for _, result in results)
+        lines = [*self._spent(), f"{path}: {good} of {len(results)} can be used", remaining]
+        return (1, [*lines, progress.stopped]) if progress.stopped else (0, lines)
+
+    def _result(self, job: Job, progress: Progress) -> Done | Dead:
+        step = self.pipeline.advance(job, self.ledger.lookup)
+        return Dead(progress.failed.get(job.name, "no reply")) if isinstance(step, Request) else step
+
+    def batch(self, folder: Path) -> Outcome:
+        """Read the results of a batch, and write the next round's requests, or the records."""
+        read = batch.read_results(folder, self.ledger)
+        lines = []
+        if read.replies or read.refused or read.again or read.unknown:
+            lines.append(
+                f"{folder / batch.RESULTS}: {read.replies:,} new replies, {read.refused:,} refused, "
+                f"{sum(read.again.values()):,} failed, {read.unknown:,} of other requests"
+            )
+            lines += [f"  {count:,} failed: {reason}" for reason, count in read.again.most_common(_SHOWN)]
+        files, count = batch.write_requests(self.jobs, self.pipeline, self.ledger, folder)
+        if count:
+            names = ", ".join(path.name for path in files)
+            lines.append(f"{folder}: {count:,} requests in {names}")
+            lines.append(
+                f"send them, put the files of replies and errors into {folder / batch.RESULTS}, run this again"
+            )
+            return 0, lines
+        return self._write(Progress(), lines)
+
+    def _estimate(self, jobs: Iterable[Job]) -> Estimate:
+        return estimate(jobs, self.pipeline, self.ledger.lookup)
+
+    def _call(self, jobs: Iterable[Job]) -> Progress:
+        from tqdm import tqdm
+
+        settings, spent = self.settings, self.settings.prices.cost(self.ledger.used)
+        spent += sum(settings.prices.cost(call.tokens) for call in self.ledger.in_flight.values())
+        budget = Budget(settings.prices, settings.max_cost, spent)
+        pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
+        bar = tqdm(total=self._estimate(jobs).jobs, desc="dialogues", unit="dialogue")
+
+        async def do() -> Progress:
+            client = OpenAIClient(settings.endpoint)
+            try:
+                caller = Caller(self.pipeline, self.ledger, client, pace, budget)
+                return await caller.do(jobs, settings.concurrency, bar.update)
+            finally:
+                await client.close()
+
+        with bar:
+            return asyncio.run(do())
+
+    def _spent(self) -> list[str]:
+        used, prices = self.ledger.used, self.settings.prices
+        cost = f", cost {prices.cost(used):.4f}" if prices != Prices() else ""
+        return [
+            f"{self.ledger.calls:,} calls so far: {used.input_tokens:,} tokens in, {used.output_tokens:,} out{cost}"
+        ]
+
+    def _unfinished(self, progress: Progress) -> list[str]:
+        lines = [f"{name}: {reason}" for name, reason in list(progress.failed.items())[:_SHOWN]]
+        if len(progress.failed) > _SHOWN:
+            lines.append(f"... and {len(progress.failed) - _SHOWN} more")
+        why = f"stopped: {progress.stopped}" if progress.stopped else f"{len(progress.failed)} call(s) had no reply"
+        skip = "" if progress.stopped else ", or write the others with --skip-failed"
+        return [*lines, f"{why}; {self.settings.out} is not written. Run the same command again to go on{skip}"]
+
+    def _write(self, progress: Progress, lines: list[str]) -> Outcome:
+        dead = self.settings.beside(".dead.jsonl")
+        args = self.jobs, self.pipeline, self.ledger.lookup, progress.failed, self.settings.out, dead
+        written = write_output(*args)
+        if not written.records:
+            return 1, [*lines, f"no dialogue can be used, {self.settings.out} is not written; see {dead}"]
+        return 0, [*lines, *_summary(written, self.settings.out, dead)]
+
+
+def _summary(written: Written, out: Path, dead: Path) -> list[str]:
+    by_task = ", ".join(f"{count:,} {task}" for task, count in written.records.items())
+    lines = [f"{out}: {sum(written.records.values()):,} records ({by_task})"]
+    if written.dead:
+        lines.append(f"{dead}: {sum(written.dead.values()):,} dialogues that cannot be used")
+        lines += [f"  {count:,}: {reason}" for reason, count in written.reasons.most_common(_SHOWN)]
+    return lines
