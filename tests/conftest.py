@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -15,7 +16,14 @@ import torch
 
 from tests.tiny import TINY_REGIONCLIP, build_llava
 
+os.fsync = lambda handle: None  # no test pulls the plug, and a thousand waits for the disk are seconds
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more in waiting than it computes
+
+
+def pytest_collection_finish() -> None:
+    """Imported modules stay: accelerate collects garbage at each start of a trainer, and need not walk through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
