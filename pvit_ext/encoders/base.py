@@ -139,6 +139,32 @@ class RegionEncoder(nn.Module):
                 known = ", ".join(sorted(self.region_kinds))
                 raise RegionError(f"{region.name}: the encoder {self.name!r} takes {known}, this is a {region.kind}")
 
+    def check_extra(
+        self,
+        regions: Sequence[ResolvedRegion],
+        image_index: Sequence[int],
+        extra: Sequence[dict[str, Tensor] | None] | None,
+    ) -> None:
+        """Refuse a batch without the output of :meth:`preprocess`, where the encoder has one.
+
+        Args:
+            regions: M of them.
+            image_index: the image of the batch that each lies on.
+            extra: of each image.
+
+        Raises:
+            RegionError: naming the region.
+        """
+        if type(self).preprocess is RegionEncoder.preprocess:
+            return
+        for image, region in zip(image_index, regions, strict=True):
+            if extra is None or image >= len(extra) or not extra[image]:
+                raise RegionError(
+                    f"{region.name}, image {image} of the batch: the encoder {self.name!r} needs its own pixels; pass "
+                    "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
+                    "region lies (pvit_ext.ask and the training data do so)"
+                )
+
     def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """Tensors this encoder needs beyond the tower's features, made in data workers.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.hosts.llava.image_layout import ImageLayout
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import Region, Size
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.binding import BoundRegions
 
@@ -46,7 +46,7 @@ def build_inputs(
         maps, crops, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
     sizes = [(int(width), int(height)) for width, height in sizes or []]
     encoder.check_kinds(bound.regions)
-    _check_extra(encoder, bound, extra)
+    encoder.check_extra(bound.regions, bound.image_index, extra)
     maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()
     if maps:
         maps, views = layout.join(maps, crops, sizes, encoder.reads_tiles)
@@ -54,15 +54,3 @@ def build_inputs(
         context = layout.join(context, crops, sizes, tiled=False)[0]
     index, context_map = torch.tensor(bound.image_index, device=device), context[0] if context else None
     return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], context_map)
-
-
-def _check_extra(encoder: RegionEncoder, bound: BoundRegions, extra: Extra | None) -> None:
-    if type(encoder).preprocess is RegionEncoder.preprocess:
-        return
-    for image, region in zip(bound.image_index, bound.regions, strict=True):
-        if extra is None or image >= len(extra) or not extra[image]:
-            raise RegionError(
-                f"{region.name}, image {image} of the batch: the encoder {encoder.name!r} needs its own pixels; pass "
-                "region_extra=, per image of the batch encoder.preprocess(image, regions on it), or None where no "
-                "region lies (pvit_ext.ask and the training data do so)"
-            )

@@ -1,0 +1,56 @@
+"""Giving a loaded model of transformers' a region encoder, in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.transformers.facts import HOST_KEY, HostFacts, host_facts
+from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.placeholder import claim_token
+from pvit_ext.hosts.transformers.region_modules import replace_region_module
+
+
+def attach(
+    model: Any,
+    config: RegionConfig,
+    checkpoint: str = ".",
+    filled_later: bool = False,
+    facts: EncoderFacts | None = None,
+    processor: Any = None,
+) -> Any:
+    """Give a loaded model a region encoder; see :func:`pvit_ext.attach`.
+
+    Args:
+        model: stock or region-enabled.
+        config: which encoder, with which weights.
+        checkpoint: folder in which a relative ``config.weights`` is looked up too.
+        filled_later: region modules are loaded from a folder afterwards.
+        facts: stored with a config that was read from a checkpoint.
+        processor: of the model; its tokenizer gets the token ``<region>``. Only a model that has had regions before can
+            do without.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: for a model that takes no regions, or one without a processor.
+    """
+    from pvit_ext.hosts.transformers.classes import adopt_inner, region_class
+
+    family_of(model.config)  # raises
+    if processor is None and not hasattr(model.config, HOST_KEY):
+        raise ValueError(
+            "attach needs the processor of a model of transformers': pvit_ext.attach(model, config, "
+            "processor=AutoProcessor.from_pretrained(...))"
+        )
+    replace_region_module(model, config, checkpoint, filled_later, facts)
+    if processor is not None:
+        images = processor.image_processor
+        token_id = claim_token(model, processor.tokenizer)
+        found = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std))
+        setattr(model.config, HOST_KEY, found.to_json())
+    host_facts(model.config)  # raises
+    model.__class__ = region_class(type(model))
+    adopt_inner(model)
+    return model

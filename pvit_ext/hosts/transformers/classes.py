@@ -1,0 +1,42 @@
+"""Region classes for transformers' own, made when they are asked for.
+
+They carry the names of those they replace: transformers writes the name into config.json (``architectures``), so that a
+stock transformers loads the folder too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvit_ext.hosts.transformers.inner import InnerMixin
+from pvit_ext.hosts.transformers.outer import OuterMixin
+
+_CLASSES: dict[type, type] = {}
+
+
+def region_class(stock: Any) -> Any:
+    """The region class of a class of transformers', outer or inner; a region class is its own."""
+    if issubclass(stock, (InnerMixin, OuterMixin)):
+        return stock
+    if stock not in _CLASSES:
+        mixin = OuterMixin if hasattr(stock, "prepare_inputs_for_generation") else InnerMixin
+        made = type(stock.__name__, (mixin, stock), {"__module__": __name__, "__doc__": stock.__doc__})
+        return _CLASSES.setdefault(stock, made)
+    return _CLASSES[stock]
+
+
+def adopt_inner(model: Any) -> None:
+    """Give the inner model of an outer one its region class."""
+    inner = model.base_model
+    inner.__class__ = region_class(type(inner))
+    inner.outer, inner.pending = (model,), {}
+
+
+def __getattr__(name: str) -> Any:
+    """By their names pickle finds the classes of a model."""
+    import transformers
+
+    stock = getattr(transformers, name, None)
+    if not isinstance(stock, type) or not issubclass(stock, transformers.PreTrainedModel):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return region_class(stock)

@@ -1,0 +1,48 @@
+"""What region modules need to know of the model around them, kept in its config beside what the user chose."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+HOST_KEY = "pvit_ext_host"
+"""Of a nested key of config.json, beside :data:`pvit_ext.config.CONFIG_KEY`."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The nested key.
+
+    Args:
+        token_id: id that stands at every position of a region.
+        image_mean: three channels, of the model's image processor.
+        image_std: three channels, of the model's image processor.
+    """
+
+    token_id: int
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for config.json."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def host_facts(config: Any) -> HostFacts:
+    """The facts in a model's config.
+
+    Args:
+        config: of a model with regions.
+
+    Raises:
+        ValueError: when they are missing or not complete.
+    """
+    values = getattr(config, HOST_KEY, None)
+    try:
+        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])  # type: ignore[index]
+        return HostFacts(int(values["token_id"]), mean, std)  # type: ignore[index]
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"the model's config has {HOST_KEY} = {values!r}, but a model with regions needs token_id, image_mean and "
+            "image_std there: give it regions by pvit_ext.attach(model, config, processor=processor)"
+        ) from error

@@ -1,0 +1,122 @@
+"""One of transformers' vision-language models, as region modules see it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.utils import output_capturing
+
+from pvit_ext.hosts.base import HiddenStates, Host, ImageViews
+from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
+from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
+from pvit_ext.regions.region import Size
+
+_SELECTS = hasattr(output_capturing, "select_hidden_states")
+"""Until transformers 5.22 the vision tower keeps all of its layers, or none."""
+_PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+
+
+@dataclass(frozen=True)
+class EncoderTower:
+    """The vision tower for encoders that let it look again.
+
+    Args:
+        vision_tower: of the inner model.
+        image_processor: with ``image_mean`` and ``image_std``.
+    """
+
+    vision_tower: nn.Module
+    image_processor: HostFacts
+
+
+@dataclass(frozen=True)
+class TransformersHost:
+    """The seven names of :class:`pvit_ext.hosts.base.Host`.
+
+    Args:
+        inner: the model below the language model's head.
+        layers: hidden layers of the vision tower that region modules read, beside those that the model reads.
+    """
+
+    inner: Any
+    layers: tuple[int, ...] = ()
+
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+        return family_of(self.inner.config)
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.family.tower(self.inner)
+
+    @property
+    def tower_config(self) -> TowerConfig:
+        """Sizes of the vision tower."""
+        return self.family.tower_config(self.inner.config)
+
+    @property
+    def select_layer(self) -> int:
+        """The hidden layer that the language model reads."""
+        return self.family.select_layer(self.inner.config)
+
+    @property
+    def facts(self) -> HostFacts:
+        """What the config keeps for region modules."""
+        return host_facts(self.inner.config)
+
+    @property
+    def token_id(self) -> int:
+        """Id that stands at every position of a region."""
+        return self.facts.token_id
+
+    @property
+    def encoder_tower(self) -> EncoderTower:
+        """The vision tower for encoders that let it look again."""
+        return EncoderTower(self.tower, self.facts)
+
+    def run_tower(self, inputs: dict[str, Any]) -> HiddenStates | None:
+        """Run the vision tower once over images and videos; its output takes the place of the pixels in ``inputs``."""
+        hidden, outputs = None, dict(inputs.get("mm_encoder_outputs") or {})
+        for kind, pixels in _PIXELS.items():
+            if inputs.get(pixels) is None:
+                continue
+            features = getattr(self.inner, f"get_{kind}_features")
+            names = inspect.signature(features).parameters
+            given = {name: inputs[name] for name in names if inputs.get(name) is not None}
+            if kind == "image":
+                given["output_hidden_states"] = self._layers_to_keep() if _SELECTS else True
+            outputs[kind] = features(**given, return_dict=True)
+            if kind == "image":
+                hidden, outputs[kind].hidden_states = outputs[kind].hidden_states, None
+            del inputs[pixels]
+        if outputs:
+            inputs["mm_encoder_outputs"] = outputs
+        return hidden
+
+    def _layers_to_keep(self) -> list[int]:
+        own = getattr(self.inner.config, "vision_feature_layer", self.select_layer)
+        return sorted({*self.layers, self.select_layer, *([own] if isinstance(own, int) else own)})
+
+    def views(
+        self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
+    ) -> list[ImageViews]:
+        """How a pixel of each original lands in the vision tower's pixels."""
+        return self.family.views(processor, out, sizes, per_text)
+
+    def cells(
+        self, inputs: Mapping[str, Any], hidden: HiddenStates, views: Sequence[ImageViews], tiled: bool
+    ) -> list[Tensor]:
+        """Which positions of the tower's flattened output are the cells of each image."""
+        return self.family.cells(self.inner, inputs, hidden, views, tiled)
+
+
+def as_host(inner: Any, layers: tuple[int, ...] = ()) -> Host:
+    """A model as the protocol has it."""
+    return TransformersHost(inner, layers)

@@ -1,0 +1,186 @@
+"""The mixin before an inner model's class (``LlavaModel``, ``Qwen2_5_VLModel``): region tokens into its embeddings.
+
+Transformers' own forward does all the rest. It asks ``get_input_embeddings()`` for the embedding layer, and gets one
+that writes region tokens while a forward with regions runs. Without regions, and out of training, all is stock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
+from pvit_ext.hosts.transformers.host import TransformersHost
+from pvit_ext.hosts.transformers.injection import align_right, check_counts, keep_in_graph, write_tokens
+from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.tokens.region_module import RegionModule
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Region tokens that a running forward has still to write.
+
+    Args:
+        tokens: (B, K, D), right-aligned; of a dummy region (1, S, D).
+        dummy: they belong nowhere, and only have to be in the graph.
+    """
+
+    tokens: Tensor
+    dummy: bool = False
+
+
+class InnerMixin:
+    """Adds regions to an inner model's class; stands before it in the bases.
+
+    Attributes:
+        outer: the model that holds it and the region modules; in a tuple, so that it is no child.
+        pending: region tokens by the thread whose forward runs.
+    """
+
+    outer: tuple[Any, ...]
+    pending: dict[int, Pending]
+    training: bool
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: for a class of another package transformers 5 maps no keys to those of today.
+
+        A checkpoint in the hub's layout would leave its language model random.
+        """
+        return False
+
+    @property
+    def region_host(self) -> TransformersHost:
+        """This model as region modules see it."""
+        encoder = self._region_module().region_encoder
+        return TransformersHost(self, () if encoder is None else encoder.feature_layers)
+
+    def get_input_embeddings(self) -> Any:
+        """The embedding layer; while a forward with regions runs, one that writes their tokens."""
+        stock = super().get_input_embeddings()  # type: ignore[misc]
+        if not self.pending or get_ident() not in self.pending:
+            return stock
+        return partial(self._embed, stock)
+
+    def _embed(self, stock: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+        pending, embeds = self.pending.pop(get_ident()), stock(ids)
+        if pending.dummy:
+            return keep_in_graph(embeds, pending.tokens)
+        return write_tokens(embeds, ids == self.region_host.token_id, pending.tokens)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        regions: Sequence[Sequence[ResolvedRegion] | None] | None = None,
+        region_sizes: Sequence[Size] | None = None,
+        region_views: Sequence[ImageViews] | None = None,
+        region_extra: Extra | None = None,
+        region_tokens: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stock forward, with region tokens where their placeholders stand.
+
+        Args:
+            input_ids: (B, L) with S ids of ``region_host.token_id`` per region.
+            regions: of each sample, in the order of their placeholders.
+            region_sizes: (width, height) of each upright image.
+            region_views: what the vision tower sees of each image.
+            region_extra: per image the encoder's ``preprocess`` output, or None.
+            region_tokens: (B, K, D), right-aligned, in place of the four; from :meth:`region_tokens`.
+            kwargs: of the stock forward.
+
+        Raises:
+            RegionError: naming the sample, when regions, placeholders and images do not fit together.
+        """
+        kwargs["input_ids"] = input_ids
+        pending = None if region_tokens is None else Pending(region_tokens)
+        if pending is None and any(regions or []):
+            batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
+            pending = Pending(self.region_tokens(kwargs, batch, continued=_has_cache(kwargs)))
+        elif (
+            pending is None
+            and self.training
+            and input_ids is not None
+            and self._region_module().facts.tokens_per_region
+        ):
+            pending = Pending(self._dummy_tokens(kwargs), dummy=True)
+        if pending is None or pending.dummy:
+            self._refuse_unbound(input_ids)
+        if pending is None:
+            return super().forward(**kwargs)  # type: ignore[misc]
+        if input_ids is None:
+            raise RegionError("region_tokens were given without input_ids, in which <region> has its place")
+        return self._forward_with(pending, kwargs)
+
+    def _forward_with(self, pending: Pending, kwargs: dict[str, Any]) -> Any:
+        self.pending[get_ident()] = pending
+        try:
+            out = super().forward(**kwargs)  # type: ignore[misc]
+            if get_ident() in self.pending:
+                raise RegionError(
+                    f"{type(self).__name__} reads its embeddings past get_input_embeddings: not supported"
+                )
+            return out
+        finally:
+            self.pending.pop(get_ident(), None)
+
+    def region_tokens(self, inputs: dict[str, Any], batch: RegionBatch, continued: bool = False) -> Tensor:
+        """Region tokens (B, K, D) of a batch, right-aligned.
+
+        Args:
+            inputs: keyword arguments of forward; the vision tower's output takes the place of the pixels.
+            batch: the regions.
+            continued: the prompt may be the end of a longer one, whose beginning is in a cache.
+
+        Raises:
+            RegionError: naming the sample, when regions, placeholders and images do not fit together.
+        """
+        module, host = self._region_module(), self.region_host
+        ids = inputs.get("input_ids")
+        if ids is None:
+            raise RegionError(
+                "regions were given beside inputs_embeds: pass input_ids, in which <region> has its place"
+            )
+        if module.region_encoder is None or not module.facts.tokens_per_region:
+            raise RegionError(
+                f"the encoder {module.config.encoder!r} shows regions by text and pixels, none reaches the model: "
+                "RegionProcessor puts them into the prompt and the image"
+            )
+        check_counts(ids, host.token_id, batch.counts, module.positions_per_region, continued)
+        hidden = host.run_tower(inputs)
+        crosses, device = is_cross(module.region_projector), next(module.region_projector.parameters()).device
+        tokens = module(build_inputs(host, module.region_encoder, crosses, batch, inputs, hidden, device))  # (M, S, D)
+        return align_right(tokens, batch.counts)
+
+    def _dummy_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """Every rank runs every module in every step, in the same order: tower, region modules, embedding."""
+        module, host = self._region_module(), self.region_host
+        assert module.region_encoder is not None
+        hidden: HiddenStates | None = host.run_tower(inputs)
+        weight, crosses = next(module.region_projector.parameters()), is_cross(module.region_projector)
+        tokens: Tensor = module(dummy_inputs(host, module.region_encoder, crosses, hidden, weight))
+        return tokens
+
+    def _refuse_unbound(self, ids: Tensor | None) -> None:
+        """A placeholder would be embedded as a row that nobody trained. One id is the decoding loop, which has none."""
+        if ids is not None and ids.shape[-1] > 1 and not torch.compiler.is_compiling():
+            check_counts(ids, self.region_host.token_id, [0] * len(ids), 0, continued=True)
+
+    def _region_module(self) -> RegionModule:
+        module: RegionModule | None = self.outer[0].region_module
+        assert module is not None
+        return module
+
+
+def _has_cache(kwargs: dict[str, Any]) -> bool:
+    """Whether a cache holds a beginning of the prompt; its name changes in transformers 5.24."""
+    cache = kwargs.get("past_key_values", kwargs.get("cache"))
+    return cache is not None and int(torch.as_tensor(cache.get_seq_length())) > 0

@@ -1,0 +1,140 @@
+"""The mixin before an outer model's class (``LlavaForConditionalGeneration``): it holds the region modules.
+
+Its ``forward`` is stock: what wraps or calls past it (peft, TRL) reaches the inner model all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.config import RegionConfig
+from pvit_ext.hosts.base import ImageViews
+from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
+from pvit_ext.hosts.transformers.region_modules import (
+    check_missing_regions,
+    create_region_module,
+    finish_region_module,
+    keys_not_saved,
+    region_module_of,
+    stored_regions,
+)
+from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.tokens.region_module import RegionModule
+
+
+class OuterMixin:
+    """Adds regions to an outer model's class; stands before it in the bases."""
+
+    _keys_to_ignore_on_save: Any
+    config: Any
+    generation_config: Any
+    base_model: Any
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        from pvit_ext.hosts.transformers.classes import adopt_inner
+
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        create_region_module(self)
+        adopt_inner(self)
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: see :meth:`pvit_ext.hosts.transformers.inner.InnerMixin.is_custom_code`."""
+        return False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """transformers' ``from_pretrained``, then the frozen encoder's own weights, checked against their sha256.
+
+        Raises:
+            ValueError: when region tensors are missing from a checkpoint whose config names a region encoder.
+        """
+        path = pretrained_model_name_or_path
+        model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        check_missing_regions(model, info["missing_keys"], path)
+        finish_region_module(model, path)
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
+        before = {key for key in self._keys_to_ignore_on_save or () if not key.startswith("region_encoder.")}
+        self._keys_to_ignore_on_save = keys_not_saved(self) | before
+        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def region_config(self) -> RegionConfig | None:
+        """The checkpoint's :class:`RegionConfig`."""
+        return None if (stored := stored_regions(self.config)) is None else stored.config
+
+    @property
+    def region_module(self) -> RegionModule | None:
+        """Encoder and projector as one module; a view of the two children."""
+        return region_module_of(self)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        regions: Sequence[Sequence[ResolvedRegion] | None] | None = None,
+        region_sizes: Sequence[Size] | None = None,
+        region_views: Sequence[ImageViews] | None = None,
+        region_extra: Extra | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """transformers' ``generate``; regions as the region processor returns them.
+
+        Tower and region modules run once, before the prompt is repeated for beams or several answers.
+
+        Raises:
+            RegionError: naming the sample, when regions, placeholders and images do not fit together.
+        """
+        if any(regions or []):
+            batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
+            kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
+            self._refuse_chunks(kwargs)
+            kwargs["region_tokens"] = self.base_model.region_tokens(kwargs, batch)
+            _drop_cached_images(kwargs, self.config.image_token_id)
+            kwargs["suppress_tokens"] = self._never_written(kwargs)
+        return super().generate(inputs, **kwargs)  # type: ignore[misc]
+
+    def _refuse_chunks(self, kwargs: dict[str, Any]) -> None:
+        config = kwargs.get("generation_config") or self.generation_config
+        if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
+            raise RegionError("prefill_chunk_size splits the prompt, and regions would lose their places: leave it out")
+
+    def _never_written(self, kwargs: dict[str, Any]) -> list[int]:
+        """A placeholder that the model wrote itself would shift the positions of all regions."""
+        config = kwargs.get("generation_config") or self.generation_config
+        given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
+        return [*(given or []), self.base_model.region_host.token_id]
+
+    def prepare_inputs_for_generation(self, *args: Any, region_tokens: Tensor | None = None, **kwargs: Any) -> Any:
+        """Region tokens go with the prompt only; by this signature transformers' check of keywords knows them."""
+        out = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        if region_tokens is not None and (kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)):
+            out["region_tokens"] = region_tokens
+        return out
+
+
+def _drop_cached_images(kwargs: dict[str, Any], image_token: int) -> None:
+    """Of a later turn whose images are in the cache already, the vision tower's output serves the regions alone.
+
+    Raises:
+        RegionError: when some of the images are cached and others are not.
+    """
+    cache = kwargs.get("past_key_values", kwargs.get("cache"))
+    length = 0 if cache is None else int(cache.get_seq_length())
+    if not length or "mm_encoder_outputs" not in kwargs:
+        return
+    images = kwargs["input_ids"] == image_token
+    if not bool(images[:, length:].any()):
+        kwargs["mm_encoder_outputs"].pop("image", None)
+    elif bool(images[:, :length].any()):
+        raise RegionError("the cache holds some of the images and not the others: generate from the whole prompt")

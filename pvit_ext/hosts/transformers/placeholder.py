@@ -1,0 +1,52 @@
+"""The id that stands at every position of a region: a row of the embedding that nothing else uses."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from pvit_ext.prompt import REGION_PLACEHOLDER
+
+logger = logging.getLogger(__name__)
+
+
+def claim_token(model: Any, tokenizer: Any) -> int:
+    """Make ``<region>`` one token, and return its id.
+
+    Checkpoints mostly have more rows of the embedding than tokens. Where one has no spare row, one is added, and said
+    to be; region tokens take its place in the input, and generation with regions never writes it.
+
+    Args:
+        model: whose embedding grows if it must.
+        tokenizer: gets the token, unless it has it.
+
+    Raises:
+        ValueError: when the tokenizer gives ``<region>`` an id that another token has.
+    """
+    from transformers import AddedToken
+
+    known = tokenizer.get_vocab()
+    if REGION_PLACEHOLDER not in known:
+        tokenizer.add_tokens([AddedToken(REGION_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
+    token_id = int(tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER))
+    if other := [name for name, number in known.items() if number == token_id and name != REGION_PLACEHOLDER]:
+        raise ValueError(f"the tokenizer gives {REGION_PLACEHOLDER} the id {token_id}, which {other[0]!r} has")
+    rows = model.get_input_embeddings().num_embeddings
+    if token_id >= rows:
+        _add_rows(model, token_id + 1)
+        logger.warning(
+            "the model has no spare row for %s: its embedding grows from %d to %d rows", REGION_PLACEHOLDER, rows,
+            token_id + 1,
+        )  # fmt: skip
+    return token_id
+
+
+def _add_rows(model: Any, rows: int) -> None:
+    """New rows are the mean of the others: a random one of the head could win over words."""
+    before = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    with torch.no_grad():
+        for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+            part.weight[before:] = part.weight[:before].float().mean(0).to(part.weight)

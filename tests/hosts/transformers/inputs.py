@@ -1,0 +1,82 @@
+"""Batches with regions for the tiny models of :mod:`tests.hosts.transformers.zoo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pvit_ext
+from pvit_ext.hosts.transformers.attach import attach
+from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.regions.region import Region
+from tests.hosts.transformers.zoo import ZOO, prompt
+
+OSPREY = {"layers": [-2, -1], "position_grid": 8}
+QUESTIONS = ["what is in <region> ?", "which is larger <region> and <region> ?"]
+REGIONS = [[Region.box(10, 20, 40, 50)], [Region.box(3, 40, 20, 70), Region.polygon([(5, 5), (30, 10), (20, 40)])]]
+SPECIALS = [0, 1, *range(3, 8)]
+"""Ids of the zoo's special tokens but the end, which generation must not write."""
+NAMES = ["llava", "llava_siglip", "pixtral", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+ALL_BUT_TWO_SLOW = [
+    name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+]
+"""Families, of which two stand for all in the fast tests."""
+PLAIN = ["what is in the", "where is a cat and a dog ?"]
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+IMAGES = [picture(97, 60), picture(41, 90, 1)]
+
+
+def with_regions(name: str, encoder: str = "osprey", options: dict[str, Any] | None = None, **config: Any) -> Any:
+    """(model, processor) of the zoo with a region encoder attached."""
+    model, processor = ZOO[name]()
+    torch.manual_seed(1)
+    chosen = pvit_ext.RegionConfig(encoder, encoder_options=OSPREY if options is None else options, **config)
+    return attach(model, chosen, processor=processor).eval(), processor
+
+
+def plain_batch(processor: Any, texts: Sequence[str] = PLAIN, images: Sequence[Image.Image] = IMAGES) -> dict[str, Any]:
+    """A batch without regions, one image a text."""
+    texts = [prompt(processor, text) for text in texts]
+    return dict(processor(images=list(images), text=texts, return_tensors="pt", padding=True))
+
+
+def region_batch(
+    model: Any,
+    processor: Any,
+    texts: Sequence[str] = QUESTIONS,
+    regions: Sequence[Sequence[Region] | None] = REGIONS,
+    images: Sequence[Image.Image] = IMAGES,
+) -> dict[str, Any]:
+    """A batch with one image and any number of regions a text."""
+    module, family = model.region_module, family_of(model.config)
+    sizes = [image.size for image in images]
+    placed = [
+        [
+            replace(region.resolve(size, f"sample {number}, region {k}"), image=number)
+            for k, region in enumerate(row or [])
+        ]
+        for number, (row, size) in enumerate(zip(regions, sizes, strict=True))
+    ]
+    texts = [text.replace("<region>", "<region>" * module.positions_per_region) for text in texts]
+    out = plain_batch(processor, texts, images)
+    encoder = module.region_encoder
+    return out | {
+        "regions": placed,
+        "region_sizes": sizes,
+        "region_views": family.views(processor, out, sizes, [1] * len(texts)),
+        "region_extra": [
+            encoder.preprocess(image, row) if row else None for image, row in zip(images, placed, strict=True)
+        ],
+    }
