@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pvit_ext.config import RegionConfig
     from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder, register_region_encoder
-    from pvit_ext.hosts.llava.loading import attach, load_pretrained_model
     from pvit_ext.hosts.llava.patching import apply_pvit, patched, remove_pvit
     from pvit_ext.hosts.llava.vision_tower import VisionTower, register_vision_tower
+    from pvit_ext.hosts.loading import attach, load_pretrained_model
     from pvit_ext.inference import Query, ask
     from pvit_ext.regions.region import Region, RegionError
     from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
@@ -31,9 +31,9 @@ _MODULES = {
     "VisionTower": "pvit_ext.hosts.llava.vision_tower",
     "apply_pvit": "pvit_ext.hosts.llava.patching",
     "ask": "pvit_ext.inference",
-    "attach": "pvit_ext.hosts.llava.loading",
+    "attach": "pvit_ext.hosts.loading",
     "build_region_encoder": "pvit_ext.encoders.base",
-    "load_pretrained_model": "pvit_ext.hosts.llava.loading",
+    "load_pretrained_model": "pvit_ext.hosts.loading",
     "load_region_modules": "pvit_ext.tokens.serialization",
     "patched": "pvit_ext.hosts.llava.patching",
     "register_region_encoder": "pvit_ext.encoders.base",

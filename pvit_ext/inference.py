@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pvit_ext.hosts.chat_host import Ends, host_of
+from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.find import host_of
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query

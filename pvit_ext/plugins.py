@@ -5,7 +5,7 @@ What a package may offer, each under a name of its own:
 ============================ ==============================================================
 entry-point group            object
 ============================ ==============================================================
-``pvit_ext.hosts``           :class:`~pvit_ext.hosts.chat_host.ChatHost`
+``pvit_ext.hosts``           :class:`~pvit_ext.hosts.find.ModelHost`
 ``pvit_ext.region_encoders`` builder, see :func:`~pvit_ext.register_region_encoder`
 ``pvit_ext.vision_towers``   builder, see :func:`~pvit_ext.register_vision_tower`
 ``pvit_ext.data_formats``    reserved for readers of data files; nothing looks there yet

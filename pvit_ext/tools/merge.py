@@ -11,10 +11,10 @@ import torch
 from transformers import PretrainedConfig
 
 from pvit_ext.files import atomic_folder, read_json
-from pvit_ext.hosts.llava.checkpoint_kind import CheckpointKind, find_kind
-from pvit_ext.hosts.llava.load_call import LoadCall
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.llava.loading import load_kind
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
+from pvit_ext.hosts.load_call import LoadCall
 
 MERGED_FROM = "merged_from.json"
 
@@ -66,13 +66,6 @@ def parents(kind: CheckpointKind) -> list[dict[str, Any]]:
 def merged_from(folder: Path) -> list[dict[str, Any]]:
     """What :func:`parents` said when a folder was merged."""
     return list(read_json(folder / MERGED_FROM)["parents"])
-
-
-def lowest_checkpoint(kind: CheckpointKind) -> str:
-    """The whole checkpoint, or plain language model, at the end of the chain."""
-    while kind.base is not None:
-        kind = find_kind(kind.base)
-    return kind.path
 
 
 def _stored_dtype(path: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json, regions_to_json
 from pvit_ext.files import atomic_folder, copy_file, read_json
-from pvit_ext.hosts.llava.checkpoint_kind import find_kind
+from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
 from pvit_ext.hosts.llava.vision_tower import registered_tower
 from pvit_ext.tokens.region_module import RegionModule, same_encoder, successor

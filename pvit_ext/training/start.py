@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from pvit_ext.files import absolute
-from pvit_ext.hosts.llava.checkpoint_kind import CheckpointKind, find_kind
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 
 MERGED = "merged-model"
 _MODEL, _MODULES, _OUTPUT = "model_name_or_path", "region_modules", "output_dir"

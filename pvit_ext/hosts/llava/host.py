@@ -1,21 +1,26 @@
-"""The llava package as a host: its models in conversation."""
+"""The llava package as a host: its models loaded, given regions, and in conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from pvit_ext.hosts.chat_host import Ends
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.hosts.llava import loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
 
 class LlavaChat:
-    """A LLaVA model in conversation; see :class:`~pvit_ext.hosts.chat_host.Chat`.
+    """A LLaVA model in conversation; see :class:`~pvit_ext.hosts.chat.Chat`.
 
     Args:
         model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
@@ -63,6 +68,21 @@ class LlavaHost:
     def holds(self, model: Any) -> bool:
         """Whether a model splices its images by LLaVA's function; adapters around it pass the name on."""
         return hasattr(model, "prepare_inputs_labels_for_multimodal")
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a config.json is flat, as LLaVA writes it: transformers' own models nest that of their tower."""
+        return "text_config" not in values and "vision_config" not in values
+
+    def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
+        """Load a LLaVA and what lies on it; see :func:`~pvit_ext.hosts.llava.loading.load`."""
+        return loading.load(kind, call)
+
+    def attach(
+        self, model: Any, config: RegionConfig, checkpoint: str, filled_later: bool, facts: EncoderFacts | None,
+        processor: Any,
+    ) -> Any:  # fmt: skip
+        """Give a loaded LLaVA a region encoder; its prompts are tokenized here, so it has no use for a processor."""
+        return loading.attach(model, config, checkpoint, filled_later, facts)
 
     def chat(
         self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None

@@ -1,4 +1,4 @@
-"""Getting a LLaVA with regions: load a checkpoint, or attach a region encoder to a loaded model."""
+"""A LLaVA with regions: from a checkpoint and what lies on it, or by a region encoder for a loaded model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
 from pvit_ext.adapters.lora import merge_adapter
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
-from pvit_ext.hosts.llava.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
-from pvit_ext.hosts.llava.load_call import LoadCall
+from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
+from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava.region_modules import replace_region_module
+from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
 logger = logging.getLogger(__name__)
@@ -28,24 +28,7 @@ def attach(
     filled_later: bool = False,
     facts: EncoderFacts | None = None,
 ) -> Any:
-    """Give a loaded LLaVA model a region encoder, in place; an encoder it has is replaced.
-
-    An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
-    embedding, unless the config names others. The region projector, and each part of it,
-    stays where its width fits the new encoder and is said to be new otherwise. Language model, vision tower and
-    mm_projector are not touched, and nothing is when the new encoder cannot be built.
-
-    Args:
-        model: stock or region-enabled LLaVA model.
-        config: which encoder, with which weights.
-        checkpoint: folder in which a relative ``config.weights`` is looked up too.
-        filled_later: :func:`~pvit_ext.load_region_modules` follows, and a weights file that its folder replaces is not
-            read.
-        facts: stored with a config that was read from a checkpoint; the weights file has to have its checksum.
-
-    Returns:
-        The same model.
-    """
+    """Give a loaded LLaVA model a region encoder, in place; see :func:`pvit_ext.attach`."""
     from pvit_ext.hosts.llava.classes import region_class
 
     kind = region_class(type(model))
@@ -54,39 +37,19 @@ def attach(
     return model
 
 
-def load_pretrained_model(
-    path: str = "",
-    base: str | None = None,
-    region_config: RegionConfig | str | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    **kwargs: Any,
-) -> tuple[Any, Any, Any, int]:
-    """Load tokenizer, model, image processor and context length, like LLaVA's function of this name, with regions.
-
-    LLaVA's own calls work: a text in third place is its ``model_name``, which is not needed, for files say what kind a
-    checkpoint is; ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean what they mean there.
+def load(kind: CheckpointKind, call: LoadCall) -> Loaded:
+    """Load tokenizer, model, image processor and context length.
 
     Args:
-        path: a LLaVA checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the
-            output of stage 1), of a LoRA run (LLaVA's or ours; it is merged), or with LLaVA's ``mm_projector.bin``.
-        base: checkpoint under such a folder; by default the one it names.
-        region_config: attach this encoder, in place of the checkpoint's if it has one.
-        device: default CUDA if there is one, else CPU.
-        dtype: default float16 on CUDA, float32 on CPU; ``"bfloat16"`` is ``torch.bfloat16``.
-        kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
+        kind: what to load.
+        call: device, dtype and the like.
 
     Raises:
-        FileNotFoundError: when there is no such folder, or its base is missing or not known.
-        ValueError: when the folder holds no LLaVA checkpoint, an argument cannot be met, or ``device`` is CUDA where
-            there is none.
+        ValueError: when the folder holds no LLaVA checkpoint, or parts do not fit together.
     """
-    call = LoadCall.of(path, base, region_config, device, dtype, kwargs)
-    tokenizer, model = load_kind(find_kind(call.path, call.base), call)
-    if call.region_config is not None:
-        attach(model, call.region_config, checkpoint=call.path)
+    tokenizer, model = load_kind(kind, call)
     context_len = getattr(model.config, "max_sequence_length", 2048)
-    return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_len
+    return Loaded(tokenizer, model.eval(), model.get_vision_tower().image_processor, context_len)
 
 
 def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -100,12 +63,13 @@ def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | Non
     Raises:
         ValueError: when parts do not fit together.
     """
-    logger.info("%s", kind)
     if kind.base is None or kind.folder is None:
         return _load_llava(kind.path, call, values)
     own = kind.folder / "config.json"
     values = {**read_json(own), **(values or {})} if own.is_file() else values
-    tokenizer, model = load_kind(find_kind(kind.base), call, values)
+    under = find_kind(kind.base)
+    logger.info("%s", under)
+    tokenizer, model = load_kind(under, call, values)
     if kind.regions:
         saved = read_region_config(kind.folder)
         attach(model, saved.config, checkpoint=str(kind.folder), filled_later=True, facts=saved.facts)

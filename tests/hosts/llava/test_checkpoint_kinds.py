@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import pvit_ext
-from pvit_ext.hosts.llava.checkpoint_kind import find_kind
+from pvit_ext.hosts.checkpoint_kind import find_kind
 from tests.checkpoints import config, inputs, load
 from tests.tiny import build_llava
 

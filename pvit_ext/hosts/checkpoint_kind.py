@@ -88,6 +88,13 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
     raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")
 
 
+def lowest_checkpoint(kind: CheckpointKind) -> str:
+    """The whole checkpoint, or plain language model, at the end of the chain."""
+    while kind.base is not None:
+        kind = find_kind(kind.base)
+    return kind.path
+
+
 def file_of(path: str, name: str) -> Path | None:
     """A file of a folder or hub id, or None if there is none."""
     if Path(path).is_dir():

@@ -1,4 +1,4 @@
-"""What asking needs of a host, and which host a loaded model belongs to."""
+"""One loaded model in conversation: what asking needs of a host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from pvit_ext.plugins import Registry
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
@@ -59,38 +58,3 @@ class Chat(Protocol):
             generated: ids.
             batch: that it was called with.
         """
-
-
-class ChatHost(Protocol):
-    """A family of vision-language models that :func:`~pvit_ext.ask` can ask."""
-
-    def holds(self, model: Any) -> bool:
-        """Whether a loaded model is of this family, by what its class offers."""
-
-    def chat(self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None) -> Chat:
-        """Open a conversation with a loaded model.
-
-        Args:
-            model, tokenizer, processor: from :func:`~pvit_ext.load_pretrained_model`.
-            conv_version: name of a conversation template, None for the usual one.
-            system: system prompt in place of the template's.
-
-        Raises:
-            ValueError: when there is no such template, or it has no place for a system prompt.
-        """
-
-
-HOSTS: Registry[ChatHost] = Registry("host", "pvit_ext.hosts")
-
-
-def host_of(model: Any) -> ChatHost:
-    """The host of a loaded model.
-
-    Raises:
-        TypeError: when it belongs to none, with the known ones.
-    """
-    for name in HOSTS.names():
-        host = HOSTS.require(name)
-        if host.holds(model):
-            return host
-    raise TypeError(f"a {type(model).__name__} is no model of a known host ({', '.join(HOSTS.names())})")

@@ -11,7 +11,8 @@ from PIL import Image
 
 import pvit_ext
 from pvit_ext import Query, Region
-from pvit_ext.hosts.chat_host import HOSTS, Ends, host_of
+from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.find import HOSTS, host_of
 from pvit_ext.hosts.llava.host import LlavaHost
 from pvit_ext.tokens.processor import RegionProcessor
 

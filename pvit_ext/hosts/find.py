@@ -1,0 +1,100 @@
+"""Which host a loaded model or a checkpoint belongs to, by what the model's class offers and its config.json says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from transformers import PretrainedConfig
+
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.chat import Chat
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, lowest_checkpoint
+from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.plugins import Registry
+
+
+class Loaded(NamedTuple):
+    """What ``load_pretrained_model`` returns.
+
+    Args:
+        tokenizer: of the model.
+        model: in eval mode.
+        processor: of images alone (LLaVA), or of text and images (transformers).
+        context_len: positions that a prompt and its answer may take.
+    """
+
+    tokenizer: Any
+    model: Any
+    processor: Any
+    context_len: int
+
+
+class ModelHost(Protocol):
+    """A family of vision-language models, each with a loader and a way of talking of its own."""
+
+    def holds(self, model: Any) -> bool:
+        """Whether a loaded model is of this family, by what its class offers."""
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint with this config.json is of this family."""
+
+    def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
+        """Load a checkpoint and what lies on it.
+
+        Args:
+            kind: what to load.
+            call: device, dtype and the like; its ``region_config`` is attached afterwards.
+
+        Raises:
+            ValueError: when parts do not fit together.
+        """
+
+    def attach(
+        self, model: Any, config: RegionConfig, checkpoint: str, filled_later: bool, facts: EncoderFacts | None,
+        processor: Any,
+    ) -> Any:  # fmt: skip
+        """Give a loaded model a region encoder, in place; see :func:`~pvit_ext.attach`."""
+
+    def chat(self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None) -> Chat:
+        """Open a conversation with a loaded model.
+
+        Args:
+            model, tokenizer, processor: from :func:`~pvit_ext.load_pretrained_model`.
+            conv_version: name of a conversation template, None for the usual one.
+            system: system prompt in place of the template's.
+
+        Raises:
+            ValueError: when there is no such template, or it has no place for a system prompt.
+        """
+
+
+HOSTS: Registry[ModelHost] = Registry("host", "pvit_ext.hosts")
+LLAVA = "llava"
+"""The host that says what is wrong with a checkpoint which none reads."""
+
+
+def host_of(model: Any) -> ModelHost:
+    """The host of a loaded model.
+
+    Raises:
+        TypeError: when it belongs to none, with the known ones.
+    """
+    for name in HOSTS.names():
+        if (host := HOSTS.require(name)).holds(model):
+            return host
+    raise TypeError(f"a {type(model).__name__} is no model of a known host ({', '.join(HOSTS.names())})")
+
+
+def host_of_checkpoint(kind: CheckpointKind) -> ModelHost:
+    """The host of a checkpoint, or of the one that lies under what was trained.
+
+    Args:
+        kind: what lies in its folder.
+
+    Raises:
+        OSError: when there is no config.json to be had.
+    """
+    values = PretrainedConfig.get_config_dict(lowest_checkpoint(kind))[0]
+    others = (HOSTS.require(name) for name in HOSTS.names() if name != LLAVA)
+    return next((host for host in others if host.reads(values)), HOSTS.require(LLAVA))

@@ -1,0 +1,89 @@
+"""Getting a model with regions, of whichever host: load a checkpoint, or attach a region encoder to a loaded model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
+from pvit_ext.hosts.load_call import LoadCall
+
+logger = logging.getLogger(__name__)
+
+
+def attach(
+    model: Any,
+    config: RegionConfig,
+    checkpoint: str = ".",
+    filled_later: bool = False,
+    facts: EncoderFacts | None = None,
+    processor: Any = None,
+) -> Any:
+    """Give a loaded model a region encoder, in place; an encoder it has is replaced.
+
+    An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
+    embedding, unless the config names others. The region projector, and each part of it,
+    stays where its width fits the new encoder and is said to be new otherwise. Language model, vision tower and
+    image projector are not touched, and nothing is when the new encoder cannot be built.
+
+    Args:
+        model: stock or region-enabled model of LLaVA, or of transformers.
+        config: which encoder, with which weights.
+        checkpoint: folder in which a relative ``config.weights`` is looked up too.
+        filled_later: :func:`~pvit_ext.load_region_modules` follows, and a weights file that its folder replaces is not
+            read.
+        facts: stored with a config that was read from a checkpoint; the weights file has to have its checksum.
+        processor: of a model of transformers, whose tokenizer gets the token ``<region>``; LLaVA's need none.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: for a model of no known host.
+        ValueError: when the encoder cannot be built, or the model takes no regions.
+    """
+    return host_of(model).attach(model, config, checkpoint, filled_later, facts, processor)
+
+
+def load_pretrained_model(
+    path: str = "",
+    base: str | None = None,
+    region_config: RegionConfig | str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    **kwargs: Any,
+) -> tuple[Any, Any, Any, int]:
+    """Load tokenizer, model, processor and context length, like LLaVA's function of this name, with regions.
+
+    The host is the one whose checkpoint the folder holds, LLaVA's or transformers'; the third of the four is LLaVA's
+    image processor, or the region processor of a model of transformers.
+
+    LLaVA's own calls work: a text in third place is its ``model_name``, which is not needed, for files say what kind a
+    checkpoint is; ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean what they mean there.
+
+    Args:
+        path: a checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the output
+            of stage 1), of a LoRA run (LLaVA's or ours; it is merged), or with LLaVA's ``mm_projector.bin``.
+        base: checkpoint under such a folder; by default the one it names.
+        region_config: attach this encoder, in place of the checkpoint's if it has one.
+        device: default CUDA if there is one, else CPU.
+        dtype: default float16 on CUDA, float32 on CPU; ``"bfloat16"`` is ``torch.bfloat16``.
+        kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
+
+    Raises:
+        FileNotFoundError: when there is no such folder, or its base is missing or not known.
+        ValueError: when the folder holds no checkpoint of a known host, an argument cannot be met, or ``device`` is
+            CUDA where there is none.
+    """
+    call = LoadCall.of(path, base, region_config, device, dtype, kwargs)
+    kind = find_kind(call.path, call.base)
+    logger.info("%s", kind)
+    host = host_of_checkpoint(kind)
+    loaded: Loaded = host.load(kind, call)
+    if call.region_config is not None:
+        host.attach(loaded.model, call.region_config, call.path, False, None, loaded.processor)
+    return loaded.tokenizer, loaded.model, loaded.processor, loaded.context_len
