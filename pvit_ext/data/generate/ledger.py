@@ -141,9 +141,7 @@ class Ledger:
                     raise ValueError(f"{self.path} is no ledger of `pvit-ext data generate`; name another") from error
                 self.damaged.append(number)
             start += len(raw)
-        if raw and not raw.endswith(b"\n"):  # what a killed run began to write stays a line of its own
-            if number not in self.damaged:
-                self.damaged.append(number)
+        if raw and not raw.endswith(b"\n"):  # what a killed run wrote last stays a line of its own
             self._file.write(b"\n")
             self._file.flush()
 

@@ -98,6 +98,7 @@ class Session:
         self.jobs = Jobs(limited, settings.strategies, settings.call.seed, with_image)
         self.pipeline = Pipeline(settings.call, settings.turns)
         self.ledger = Ledger(settings.ledger or settings.beside(".ledger.jsonl"))
+        self._count: int | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -126,8 +127,9 @@ class Session:
 
     def estimate(self) -> str:
         """What the run will take, and what it leaves out; all of the file is read, so that nothing is paid before."""
-        text = self._estimate(self.jobs).text(self.settings.prices)
-        lines = [text]
+        found = self._estimate(self.jobs)
+        self._count = found.jobs
+        lines = [found.text(self.settings.prices)]
         for (strategy, reason), count in sorted(self.jobs.skipped.items()):
             lines.append(f"  {strategy}: {count:,} image(s) without ({reason})")
         lines += [f"passed over: {problem}" for problem in self.scenes.problems]
@@ -135,7 +137,7 @@ class Session:
 
     def generate(self) -> Outcome:
         """Make all calls and write the records."""
-        progress = self._call(self.jobs)
+        progress = self._call(self.jobs, self._count)
         lines = self._spent()
         if progress.stopped or (progress.failed and not self.settings.skip_failed):
             return 1, [*lines, *self._unfinished(progress)]
@@ -144,7 +146,7 @@ class Session:
     def sample(self, count: int) -> Outcome:
         """Make a few calls and show the results as a page."""
         jobs = self.jobs.sample(count)
-        progress = self._call(jobs)
+        progress = self._call(jobs, len(jobs))
         results = [(job, self._result(job, progress)) for job in jobs]
         path = self.settings.beside(".sample.html")
         remaining = "All: " + self._estimate(self.jobs).text(self.settings.prices)
@@ -181,14 +183,14 @@ class Session:
     def _estimate(self, jobs: Iterable[Job]) -> Estimate:
         return estimate(jobs, self.pipeline, self.ledger.lookup)
 
-    def _call(self, jobs: Iterable[Job]) -> Progress:
+    def _call(self, jobs: Iterable[Job], count: int | None) -> Progress:
         from tqdm import tqdm
 
         settings, spent = self.settings, self.settings.prices.cost(self.ledger.used)
         spent += sum(settings.prices.cost(call.tokens) for call in self.ledger.in_flight.values())
         budget = Budget(settings.prices, settings.max_cost, spent)
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
-        bar = tqdm(total=self._estimate(jobs).jobs, desc="dialogues", unit="dialogue")
+        bar = tqdm(total=count, desc="dialogues", unit="dialogue")
 
         async def do() -> Progress:
             client = OpenAIClient(settings.endpoint)
