@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,8 +43,9 @@ class Description(_Strict):
 ReplyT = TypeVar("ReplyT", bound=BaseModel)
 
 
+@lru_cache
 def response_format(kind: type[BaseModel]) -> dict[str, Any]:
-    """The ``response_format`` of a request: OpenAI's strict subset, which other servers take too."""
+    """The ``response_format`` of a request: OpenAI's strict subset, which other servers take too; not to be changed."""
     schema = _inlined(kind.model_json_schema())
     return {"type": "json_schema", "json_schema": {"name": kind.__name__.lower(), "strict": True, "schema": schema}}
 
