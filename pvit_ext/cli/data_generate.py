@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
     parser.add_argument("--turns", type=_turns, metavar="N or N-M", help="of a dialogue, default 1, or 3-5 multi-turn")
     parser.add_argument("--limit", type=_count, metavar="N", help="only the first N images")
-    parser.add_argument("--max-bad-records", type=int, default=0, metavar="N", help="records of FILE to pass over")
+    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="records of FILE to pass over")
     parser.add_argument("--sample", type=_count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
     parser.add_argument("--estimate", action="store_true", help="print what it will take, and stop")
     parser.add_argument("--ledger", metavar="FILE", help="of all calls, default OUT.ledger.jsonl")
@@ -95,7 +95,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.batch and (args.sample or args.max_cost):
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
     if args.max_bad_records < 0:
-        raise ValueError(f"--max-bad-records is a number of records from 0 on, got {args.max_bad_records}")
+        raise ValueError(f"--max_bad_records is a number of records from 0 on, got {args.max_bad_records}")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

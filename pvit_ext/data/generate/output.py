@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,11 +25,13 @@ class Written:
         records: of each strategy.
         dead: jobs of each strategy that could not be done.
         reasons: of those, in few words.
+        again: what was wrong with replies that had to be asked for again, of jobs that could be done then.
     """
 
     records: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    again: Counter[str] = field(default_factory=Counter)
 
 
 def to_record(job: Job, done: Done, model: str) -> dict[str, Any]:
@@ -85,11 +88,12 @@ def write_output(
                 if isinstance(step, Done):
                     file.write(_line(to_record(job, step, pipeline.options.model)))
                     written.records[job.strategy] += 1
+                    written.again.update(_kind(problem) for problem in step.problems)
                 else:
                     dead = step if isinstance(step, Dead) else Dead(failed.get(job.name, "no reply"))
                     dead_file.write(_line(_letter(job, dead)))
                     written.dead[job.strategy] += 1
-                    written.reasons[dead.reason[:100]] += 1
+                    written.reasons[_kind(dead.reason)] += 1
         if not written.records:
             raise _NothingToWrite
     return written
@@ -97,6 +101,11 @@ def write_output(
 
 class _NothingToWrite(Exception):
     """No job could be done: a file of no records would be no training file."""
+
+
+def _kind(problem: str) -> str:
+    """A problem without what differs from one reply to the next."""
+    return re.sub(r" \(.*?\)|'[^']*'|\bturn \d+: |\d+", "", problem)[:100].strip()
 
 
 def _letter(job: Job, dead: Dead) -> dict[str, Any]:

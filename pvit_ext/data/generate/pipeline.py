@@ -41,11 +41,13 @@ class Done:
         turns: checked.
         keys: of the requests whose replies it is made of.
         description: that ``general`` began with.
+        problems: of replies that had to be asked for again.
     """
 
     turns: Sequence[CheckedTurn]
     keys: Sequence[str]
     description: Description | None = None
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Pipeline:
             return need.request
         except _Failed as failed:
             return Dead(failed.reason, steps.attempts)
-        return Done(checked, steps.keys, found)
+        return Done(checked, steps.keys, found, [one["problem"] for one in steps.attempts])
 
 
 class _Steps:

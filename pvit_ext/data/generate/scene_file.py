@@ -57,7 +57,7 @@ class SceneFile:
         self.problems.append(problem)
         if len(self.problems) > self.max_bad:
             raise ValueError(
-                f"{len(self.problems)} bad record(s), --max-bad-records allows {self.max_bad}:\n"
+                f"{len(self.problems)} bad record(s), --max_bad_records allows {self.max_bad}:\n"
                 + "\n".join(self.problems[-20:])
             )
 

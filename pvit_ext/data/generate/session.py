@@ -230,6 +230,9 @@ class Session:
 def _summary(written: Written, out: Path, dead: Path) -> list[str]:
     by_task = ", ".join(f"{count:,} {task}" for task, count in written.records.items())
     lines = [f"{out}: {sum(written.records.values()):,} records ({by_task})"]
+    if written.again:
+        lines.append(f"{sum(written.again.values()):,} replies had to be asked for again")
+        lines += [f"  {count:,}: {reason}" for reason, count in written.again.most_common(_SHOWN)]
     if written.dead:
         lines.append(f"{dead}: {sum(written.dead.values()):,} dialogues that cannot be used")
         lines += [f"  {count:,}: {reason}" for reason, count in written.reasons.most_common(_SHOWN)]

@@ -84,7 +84,9 @@ def test_what_may_pass_is_tried_again(run: Run, tmp_path: Path) -> None:
     assert check(tmp_path / "out.jsonl", tmp_path, check_images=True)[0] == []
 
 
-def test_a_bad_reply_is_asked_for_again_with_what_was_wrong(run: Run, tmp_path: Path) -> None:
+def test_a_bad_reply_is_asked_for_again_with_what_was_wrong(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_scenes(tmp_path, *cases(*ASKED_AGAIN))
     with LlmServer(fails_first(ASKED_AGAIN)) as server:
         assert run(server.url, *ONE) == 0
@@ -95,6 +97,9 @@ def test_a_bad_reply_is_asked_for_again_with_what_was_wrong(run: Run, tmp_path: 
         if body["messages"][-2]["role"] == "assistant" and "cannot be used" in body["messages"][-1]["content"]
     }
     assert again.keys() == ASKED_AGAIN.keys()
+    said = capsys.readouterr().out
+    assert f"{len(ASKED_AGAIN)} replies had to be asked for again" in said
+    assert "  1: it does not fit the schema: turns: Field required" in said
     assert "cut off" in again["cut by length"]
     assert "'[R8]' is no region of this image" in again["invented region"]
     assert "caption says 'brown dog'" in again["contradiction"]

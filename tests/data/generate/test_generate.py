@@ -161,10 +161,10 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
     path = write_scenes(tmp_path, scene(), *bad)
     path.write_text(path.read_text() + '{"id": "b8", "image"\n')
     with LlmServer() as server:
-        assert run(server.url, "--max-bad-records", "7") == 2
-        assert "8 bad record(s), --max-bad-records allows 7" in capsys.readouterr().err
+        assert run(server.url, "--max_bad_records", "7") == 2
+        assert "8 bad record(s), --max_bad_records allows 7" in capsys.readouterr().err
         assert not server.bodies
-        assert run(server.url, "--max-bad-records", "8", "--strategy", "attribute") == 0
+        assert run(server.url, "--max_bad_records", "8", "--strategy", "attribute") == 0
     said = capsys.readouterr().out
     for line, words in enumerate(
         ["inverted", "no.jpg", "labels has one entry for each of 3", "names a region", "given to two", "one or more",
