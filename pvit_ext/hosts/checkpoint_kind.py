@@ -106,7 +106,9 @@ def file_of(path: str, name: str) -> Path | None:
 
 
 def check_exists(path: str) -> None:
-    """Raise FileNotFoundError unless a path is a folder, or may be a hub id."""
+    """Raise FileNotFoundError unless a path is a folder, or may be a hub id; NotADirectoryError for a file."""
+    if Path(path).is_file():
+        raise NotADirectoryError(f"{path} is a file: name the folder of the checkpoint, {Path(path).parent}")
     if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1 or path.startswith(".")):
         raise FileNotFoundError(f"{path}: no such checkpoint folder")
 

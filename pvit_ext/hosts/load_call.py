@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ class LoadCall:
         path, base = _one("path", path, kwargs, "model_path"), _one("base", base, kwargs, "model_base")
         if not path:
             raise ValueError("no checkpoint was named: give its folder or hub id first")
+        path, base = os.path.expanduser(path), base and os.path.expanduser(base)
         kwargs.pop("model_name", None)  # LLaVA guesses the kind of a checkpoint from it, we read the files
         if isinstance(region_config, str):  # the same, third in LLaVA's call
             region_config = None
@@ -66,10 +68,15 @@ def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:
 
 
 def _device(device: Any) -> torch.device:
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.type == "cuda" and not torch.cuda.is_available():
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not known: give cpu, cuda, cuda:1 or another of torch's") from error
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if place.type == "cuda" and (place.index or 0) >= found:
         raise ValueError(
-            f"device {str(place)!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device"
+            f"device {str(place)!r} was asked for, but this torch ({torch.__version__}) sees {found or 'no'} CUDA "
+            f"device{'s' if found > 1 else ''}"
         )
     return place
 

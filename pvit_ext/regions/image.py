@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pvit_ext.regions.image_source import as_pillow, image_name
+from pvit_ext.regions.image_source import THE_IMAGE, as_pillow, image_name, is_url
 from pvit_ext.regions.region import RegionError, Size
 
 _EXIF_ORIENTATION = 0x0112
@@ -18,7 +18,22 @@ MAX_SIDE, MAX_ASPECT = 30_000, 200
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read, with its name."""
+    """An image that cannot be read.
+
+    Attributes:
+        name: its file, or "the image".
+        reason: what is wrong with it.
+    """
+
+    name: str = THE_IMAGE
+    reason: str = ""
+
+    @classmethod
+    def of(cls, source: Any, reason: str) -> ImageError:
+        """The error of an image source; data workers hand errors on as one text, so there is no constructor."""
+        error = cls(f"cannot read {image_name(source)}: {reason}")
+        error.name, error.reason = image_name(source), reason
+        return error
 
 
 @contextmanager
@@ -28,6 +43,9 @@ def reading(where: str, what: str = "image") -> Iterator[None]:
         yield
     except RegionError:
         raise
+    except ImageError as error:
+        file = "" if error.name in (THE_IMAGE, *what.split(" ", 1)) else f"{error.name}: "
+        raise RegionError(f"{where}: cannot read its {what}: {file}{error.reason}") from error
     except (ValueError, OSError) as error:
         raise RegionError(f"{where}: cannot read its {what}: {error}") from error
 
@@ -72,11 +90,20 @@ def open_image(source: Any) -> Iterator[Image.Image]:
         with nullcontext(opened) if isinstance(opened, Image.Image) else Image.open(opened) as image:
             _check_size(image.size)
             yield image
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_url(source):
+            raise ImageError.of(source, "it is an address; download it and give the file") from error
         raise
+    except (ValueError, IsADirectoryError, PermissionError) as error:
+        raise ImageError.of(source, str(error)) from error
     except Exception as error:  # fuzzed files raise RuntimeError (AVIF), MemoryError (JPEG 2000), struct.error and more
-        reason = str(error) or type(error).__name__
-        raise ImageError(f"cannot read {image_name(source)}: {reason}; is the file a complete image?") from error
+        raise ImageError.of(source, f"{_reason(error)}; is the file a complete image?") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its text has the address of an object
+        return "it is no kind of image that Pillow knows"
+    return str(error) or type(error).__name__
 
 
 def _check_size(size: Size) -> None:

@@ -14,6 +14,8 @@ ACCEPTED = "a path, a PIL image, a uint8 array (height, width, 3), the bytes of 
 
 MAX_PATH = 4096
 """Characters of a path on Linux."""
+THE_IMAGE = "the image"
+"""How an error calls an image that has no name."""
 
 
 def as_pillow(source: Any) -> Any:
@@ -54,5 +56,10 @@ def describe(value: Any) -> str:
 def image_name(source: Any) -> str:
     """How an error calls an image."""
     if isinstance(source, (str, os.PathLike)):
-        return str(source) if len(str(source)) <= MAX_PATH else "the image"
-    return "the image"
+        return str(source) if len(str(source)) <= MAX_PATH else THE_IMAGE
+    return THE_IMAGE
+
+
+def is_url(source: Any) -> bool:
+    """Whether it is the address of an image, not a file: ``https://...`` or ``data:...``."""
+    return isinstance(source, str) and source.startswith(("http://", "https://", "s3://", "gs://", "data:"))

@@ -47,10 +47,14 @@ from pvit_ext.regions.raster import (
 from pvit_ext.regions.run_lengths import parse_run_lengths
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
-MAX_FRACTION = 10
+MAX_FRACTION = 2
 """Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
-_FRACTIONS = (-0.01, 1.01)
-"""What tools write that round fractions 0..1; nobody points at the top-left pixel with decimals."""
+_FRACTIONS = (-0.1, 1.1)
+"""What detectors give as fractions 0..1, and overshoot by; nobody points at the top-left pixel with decimals."""
+_ALL_OF_IT = ((0.0, 0.0), (1.0, 1.0))
+"""A box in fractions; in pixels it is the top-left one, which nobody means but on an image that has few."""
+_FEW = 16
+"""Pixels of a side."""
 MAX_PIXEL = 1e9
 """Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
 
@@ -154,8 +158,11 @@ class Region:
             raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
         small = not self.normalized and low >= _FRACTIONS[0] and high <= _FRACTIONS[1]
         if small and any(value != int(value) for value in values):
-            say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
-            raise RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
+            raise self._top_left_pixel(where)
+
+    def _top_left_pixel(self, where: str) -> RegionError:
+        say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
+        return RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
 
     def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
         """Check the region against its image and return it in pixels, clipped to the image.
@@ -173,6 +180,8 @@ class Region:
             if (width, height) != tuple(size):
                 raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
             return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=where)
+        if self.kind == "box" and self.points == _ALL_OF_IT and not self.normalized and max(size) > _FEW:
+            raise self._top_left_pixel(where)
         scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
         if self.kind in ("box", "polygon") and not has_area(hull(points), MIN_SIDE):

@@ -12,9 +12,10 @@ from PIL import Image
 
 from pvit_ext.regions.image import image_size, load_image
 from pvit_ext.regions.image_source import describe
+from pvit_ext.regions.mask_values import mask_of_image
 from pvit_ext.regions.region import Region, RegionError, Size
 
-_REGIONS = "regions are Region.box(x0, y0, x1, y1) and the like, or four numbers for a box"
+_REGIONS = "regions are Region.box(x0, y0, x1, y1) and the like, four numbers for a box, or a bool array for a mask"
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Query:
         image: path, PIL image, uint8 array (H, W, 3), bytes or binary stream, a list of several, or None.
         text: question with one ``<region>`` per region; ``<image>`` may say where the images go, else they come first.
         regions: in the order of their placeholders, those in ``history`` first; ``Region(..., image=k)`` for image k.
-            Four numbers are a box in pixels, a bool array (H, W) or run lengths a mask; one region needs no list.
+            Four numbers are a box in pixels; a bool array (H, W), run lengths or an image of one channel are a mask.
+            One region needs no list. Arrays and tensors of boxes (N, 4) or masks (N, H, W) are N regions.
         history: earlier turns as (question, answer).
     """
 
@@ -66,10 +68,10 @@ class Query:
         Raises:
             RegionError: naming the query and the region that is none.
         """
-        given = self.regions
+        given = _plain(self.regions)
         if given is None:
             return []
-        if isinstance(given, Region) or _is_box(given) or getattr(given, "dtype", None) == np.bool_:
+        if isinstance(given, (Region, dict, Image.Image)) or _is_box(given) or _is_mask(given):
             given = [given]
         if not _is_list(given):
             raise RegionError(f"{name}: its regions are {describe(given)}; {_REGIONS}")
@@ -96,14 +98,26 @@ def _is_box(value: Any) -> bool:
     return _is_list(value) and len(value) == 4 and all(map(_is_number, value))
 
 
+def _plain(value: Any) -> Any:
+    """A tensor, as detectors and SAM return them, as an array on the CPU; anything else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype == np.bool_
+
+
 def _region(value: Any, name: str) -> Region:
+    value = _plain(value)
     if isinstance(value, Region):
         return value
     try:
+        if isinstance(value, Image.Image):
+            return Region.mask(mask_of_image(value))
         if (isinstance(value, np.ndarray) and value.ndim == 2) or (isinstance(value, dict) and "counts" in value):
             return Region.mask(value)
         if _is_box(value):
             return Region.box(*(float(number) for number in value))
-    except RegionError as error:
+    except ValueError as error:  # RegionError is one
         raise RegionError(f"{name}: {error}") from error
     raise RegionError(f"{name} is {describe(value)}; {_REGIONS}")

@@ -253,9 +253,21 @@ def test_fractions_from_the_command_line_are_refused(tmp_path: Path, capsys: pyt
     assert "--normalized on the command line" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("region", [Region.box(0, 0, 1, 1), Region.box(0.5, 0.5, 1.5, 2), Region.box(-3.5, 0.5, 1, 1)])
+@pytest.mark.parametrize("region", [Region.box(0, 0, 2, 1), Region.box(0.5, 0.5, 1.5, 2), Region.box(-3.5, 0.5, 1, 1)])
 def test_small_pixels_stay_pixels(region: Region) -> None:
     assert isinstance(region.resolve((640, 480)), ResolvedRegion)
+
+
+@pytest.mark.parametrize("values", [(0, 0, 1, 1), (0.5, 0.5, 1.02, 0.9), (-0.03, 0.2, 0.7, 1.0)])
+def test_all_of_an_image_and_overshooting_fractions_are_no_pixels(values: tuple[float, ...]) -> None:
+    """As pixels each would be answered about the top-left pixel, without a word."""
+    with pytest.raises(RegionError, match=r"lies in the top-left pixel; for fractions 0\.\.1 say normalized=True"):
+        Region.box(*values).resolve((640, 480))
+    assert Region.box(*values, normalized=True).resolve((640, 480)).bounds((640, 480))[2] > 400
+
+
+def test_all_of_a_small_image_is_a_pixel_of_it() -> None:
+    assert Region.box(0, 0, 1, 1).resolve((8, 8)).bounds((8, 8)) == (0, 0, 1, 1)
 
 
 def test_a_resolved_region_in_the_first_pixel_resolves_again() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pvit_ext import Query, Region, RegionError
@@ -69,7 +70,7 @@ def test_grey_and_transparent_arrays() -> None:
         (PIXELS[None], r"shape \(1, 24, 31, 3\)"),
         (io.StringIO("text"), "StringIO .*opened in 'rb'"),
         (5, "int 5; give a path, a PIL image"),
-        (b"no image" * 1_000_000, "the image: cannot identify"),
+        (b"no image" * 1_000_000, "cannot read the image: it is no kind of image that Pillow knows"),
         ("no image" * 1_000_000, r"the image: it is str .*of 8000000 characters, no path; decode base64"),
     ],
 )
@@ -95,6 +96,8 @@ BOX = Region.box(1, 2, 3, 4)
         np.array([1, 2, 3, 4]),
         np.array([[1, 2, 3, 4]]),
         [np.array([1, 2, 3, 4])],
+        torch.tensor([[1, 2, 3, 4]]),
+        [torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)],
     ],
 )
 def test_one_box_in_every_form(regions: Any) -> None:
@@ -111,6 +114,26 @@ def test_several_none_and_masks() -> None:
     lengths = {"size": [24, 31], "counts": [4, 3, 24 * 31 - 7]}
     assert [region.kind for region in Query(PHOTO, "", [lengths]).all_regions("q")] == ["mask"]
     assert len(Query(PHOTO, "", np.arange(12).reshape(3, 4)).all_regions("q")) == 3
+
+
+def test_masks_as_segmenters_return_them() -> None:
+    """SAM gives (N, H, W), as arrays or tensors; others an image of one channel."""
+    masks = np.zeros((2, 24, 31), bool)
+    masks[0, :3], masks[1, 5:] = True, True
+    for given in (masks, torch.from_numpy(masks), list(masks), [torch.from_numpy(one) for one in masks]):
+        found = [region.to_mask((31, 24)) for region in Query(PHOTO, "", given).all_regions("q")]
+        assert np.array_equal(found, masks)
+    for one in (masks[0], torch.from_numpy(masks[0]), Image.fromarray(masks[0]), masks[:1]):
+        (region,) = Query(PHOTO, "", one).all_regions("q")
+        assert np.array_equal(region.to_mask((31, 24)), masks[0])
+    with pytest.raises(RegionError, match=r"^query 7, region 0: it has 3 channels \(RGB\)"):
+        Query(PHOTO, "", [Image.fromarray(PIXELS)]).all_regions("query 7")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.png", "data:image/png;base64,AAAA"])
+def test_an_address_is_no_file(address: str) -> None:
+    with pytest.raises(ImageError, match=r"it is an address; download it and give the file$"):
+        Query(address, "Red?").load_images()
 
 
 @pytest.mark.parametrize(

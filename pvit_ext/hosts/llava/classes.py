@@ -94,8 +94,9 @@ def region_class_of_config(config: Any) -> Any:
 def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = False) -> Any:
     """The region class for what a config.json holds.
 
-    LLaVA's own types name their class. ``llava`` is what released checkpoints of LLaVA say, for which ``architectures``
-    decides, and what transformers calls its own model, whose config nests ``text_config`` and ``vision_config``.
+    LLaVA's own types name their class. Other checkpoints are LLaVA's if their config has its ``mm_vision_tower``, or
+    names one of its classes: stock LLaVA loads them whatever ``model_type`` says (``llava``, ``llama`` or nothing), and
+    ``architectures`` decides. transformers' own ``llava`` nests ``text_config`` and ``vision_config``.
 
     Args:
         values: of config.json.
@@ -103,9 +104,12 @@ def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = Fa
         plain: take a language model too, to make a LLaVA of.
 
     Raises:
+        FileNotFoundError: where there is no config.json.
         ValueError: for any other model.
     """
     found, names = values.get("model_type"), values.get("architectures") or []
+    if not values:
+        raise FileNotFoundError(f"{origin} has no config.json: name the folder of a checkpoint")
     if "text_config" in values or "vision_config" in values:
         raise ValueError(
             f"{origin} is a checkpoint of transformers' own {found!r} ({', '.join(names) or 'no architectures'}), for "
@@ -114,14 +118,29 @@ def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = Fa
     known = {kind: candidate for candidate in REGION_CLASSES for kind in _model_types(candidate)[: 1 + plain]}
     if found in known:
         return known[found]
-    by_name = {candidate.__name__: candidate for candidate in REGION_CLASSES}
-    named = [by_name[name] for name in names if name in by_name]
-    if found != "llava" or (names and not named):
-        detail = f", architectures {names}" if found == "llava" else ""
+    if (candidate := _class_by_name(values)) is None:
+        detail = f", architectures {names}" if names else ""
         raise ValueError(f"{origin}: model_type {found!r}{detail} is no LLaVA checkpoint; known: {sorted(known)}")
-    candidate = named[0] if named else LlavaLlamaForCausalLM  # without a name stock LLaVA takes LLaMA
-    logger.info("%s is LLaVA's own checkpoint of model_type 'llava', loaded as %s", origin, candidate.__name__)
+    logger.info("%s is LLaVA's own checkpoint of model_type %r, loaded as %s", origin, found, candidate.__name__)
     return candidate
+
+
+def _class_by_name(values: dict[str, Any]) -> Any:
+    """The region class that ``architectures`` names, by LLaVA's name or its language model's; None for no LLaVA."""
+    names, language = values.get("architectures") or [], {one: kind for kind in REGION_CLASSES for one in _names(kind)}
+    own = {kind.__name__: kind for kind in REGION_CLASSES}
+    if named := [own[name] for name in names if name in own]:
+        return named[0]
+    if values.get("model_type") != "llava" and "mm_vision_tower" not in values:
+        return None
+    if not names:  # then stock LLaVA takes LLaMA, if the model_type names no other
+        return language.get(str(values.get("model_type")), LlavaLlamaForCausalLM)
+    return next((language[name] for name in names if name in language), None)
+
+
+def _names(candidate: Any) -> tuple[str, str]:
+    """Class and model_type of the language model alone."""
+    return candidate.language_model_class.__name__, candidate.language_model_class.config_class.model_type
 
 
 def load_config(path: str, values: dict[str, Any] | None = None) -> Any:
@@ -158,7 +177,8 @@ class ByModelType:
         """
         values, _ = PretrainedConfig.get_config_dict(path)
         candidate = region_class_of_values(values, path, plain=True)
-        if values.get("model_type") == "llava":
+        other = values.get("model_type") != candidate.config_class.model_type
+        if other and _class_by_name(values) is not None:  # a LLaVA under another model_type
             kwargs["config"] = load_config(path, values)
         return candidate.from_pretrained(path, **{"torch_dtype": None, **kwargs})
 

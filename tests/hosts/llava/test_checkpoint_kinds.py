@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pvit_ext
 from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.llava.classes import ByModelType
 from tests.checkpoints import config, inputs, load
 from tests.tiny import build_llava
 
@@ -76,6 +77,33 @@ def test_released_checkpoints_say_llava(family: str, llava_checkpoint: Path, tmp
     assert torch.equal(plain_logits(model), plain_logits(own))
     assert tokenizer("seven red digits").input_ids == own_tokenizer("seven red digits").input_ids
     assert model.config.model_type == f"llava_{family}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "llama"},
+        {"model_type": None},
+        {"model_type": "llava", "architectures": ["LlamaForCausalLM"]},
+        {"model_type": "llama", "architectures": None},
+    ],
+)
+def test_whatever_the_config_calls_itself(values: dict[str, Any], llava_checkpoint: Path, tmp_path: Path) -> None:
+    """Stock LLaVA's class reads any config with a warning; merged and converted checkpoints say such things."""
+    folder = change(llava_checkpoint, tmp_path / "other", **values)
+    assert torch.equal(plain_logits(load(folder)), plain_logits(load(llava_checkpoint)))
+    trained = ByModelType.from_pretrained(str(folder))
+    assert type(trained).__name__ == "LlavaLlamaForCausalLM"
+    assert trained.config.model_type == "llava_llama"
+
+
+def test_a_file_or_an_empty_folder_is_named(llava_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"config\.json is a file: name the folder of the checkpoint, "):
+        load(llava_checkpoint / "config.json")
+    with pytest.raises(OSError, match=r"has no config\.json: name the folder of a checkpoint"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="device 'gpu' is not known: give cpu, cuda"):
+        pvit_ext.load_pretrained_model(str(llava_checkpoint), device="gpu")
 
 
 def test_a_released_checkpoint_answers(llava_checkpoint: Path, tmp_path: Path) -> None:
