@@ -108,7 +108,8 @@ def _check(model: Any, queries: Any, batch_size: int, given: dict[str, Any]) -> 
 
 def _options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate`` beside the batch; what the caller gave wins."""
-    options: dict[str, Any] = {"do_sample": False, "use_cache": True, **given}
+    usual = {} if given.get("generation_config") is not None else {"do_sample": False}
+    options: dict[str, Any] = {"use_cache": True, **usual, **given}
     options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]
     if "stop_strings" in given:
         options["tokenizer"] = tokenizer

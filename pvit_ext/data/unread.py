@@ -10,8 +10,10 @@ _OURS = r"(?!</?[Rr]egion>)"  # pvit_ext.prompt reads these, or says what is wro
 _TAG = r"(?i:(?:<|&lt;)[/|]?\s?(?:im(?:age|g)[ _-]?)?(?:{words})(?:[\d\s_:#-][\w\s:#-]{{0,40}})?[/|]?(?:>|&gt;))"
 _REGION_WORDS = r"regions?|bbox(?:es)?|boxes|rois?|spi"
 _OTHER_WORDS = (
-    r"box|mask|masks|ref|point|points|polygon|scribble|quad|objects?|objs?|loc|pos|vp|visual[ _-]?prompt|prompt"
+    r"box|mask|masks|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|pos|vp|visual[ _-]?prompt|prompt"
 )
+_UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
+"""In questions: a template of Python's that nobody filled, and brackets of another kind."""
 _IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
 _IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
 
@@ -24,6 +26,18 @@ _KEYS = {
     **dict.fromkeys(("polygon", "polygons", "point", "points", "scribble", "scribbles"), _SHAPES),
     **dict.fromkeys(("mask", "masks", "segmentation", "segmentations", "rle", "rles", "mask_rle", "mask_rles"), _MASKS),
 }
+_BOX_WORDS = dict.fromkeys(
+    "bbox bboxes box boxes boundingbox boundingboxes gtbbox gtbboxes rect rects region regions roi rois xyxy".split(),
+    _BOXES,
+)
+_OTHER_KEY_WORDS = {
+    **dict.fromkeys(
+        ("ann", "anns", "annotation", "annotations", "object", "objects", "instances", "detections"), _BOXES
+    ),
+    **dict.fromkeys(("polygon", "polygons", "scribble", "scribbles", "points"), _SHAPES),
+    **dict.fromkeys(("mask", "masks", "segmentation", "segmentations", "rle", "rles"), _MASKS),
+}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _RECORD_KEYS = {
     **dict.fromkeys(("images", "img", "image_path", "image_file", "image_name", "file_name", "img_path"), "image"),
     **dict.fromkeys(("conversation", "messages", "dialog", "turns", "qa", "text"), "conversations"),
@@ -38,7 +52,10 @@ def unread_placeholder(turns: Sequence[str]) -> str | None:
             text in an answer, as in one that shows code.
     """
     for number, text in enumerate(turns):
-        if ("<" in text or "&lt;" in text) and (found := (_IN_ANSWERS if number % 2 else _IN_QUESTIONS).search(text)):
+        found = (_IN_ANSWERS if number % 2 else _IN_QUESTIONS).search(text) if "<" in text or "&lt;" in text else None
+        if found is None and not number % 2 and ("[" in text or "{" in text):
+            found = _UNFILLED.search(text)
+        if found:
             return (
                 f"conversations[{number}]: {found[0][:40]!r} is text that no encoder reads; "
                 'write <region>, as it stands here, once for each of "regions", in their order'
@@ -53,10 +70,41 @@ def unread_key(value: dict[str, Any]) -> str | None:
         value: a record without ``regions``.
     """
     for key, item in value.items():
-        instead = _KEYS.get(key.lower())
-        if instead and item not in (None, [], {}, "") and key != "regions":
+        if key in _READ or item in (None, [], {}, ""):
+            continue
+        if instead := _KEYS.get(key.lower()) or _by_word(key, item) or (_BOXES if _are_boxes(item) else None):
             return f"the key {key!r} is not read; write {instead}"
     return None
+
+
+_READ = {"id", "image", "conversations", "regions"}
+
+
+def _by_word(key: str, item: Any) -> str | None:
+    """By a word in the key, such as ``gt_bboxes`` and ``boundingBoxes``, where the value can be regions at all."""
+    if not isinstance(item, (list, dict)):
+        return None
+    nested = isinstance(item, dict) or all(isinstance(one, (list, dict)) for one in item)
+    flat = not nested and len(item) == 4 and all(map(_is_number, item))
+    words = {word.lower() for word in _WORD.findall(key)} if nested or flat else set()
+    known = _BOX_WORDS if flat else _BOX_WORDS | _OTHER_KEY_WORDS
+    return next((known[word] for word in sorted(words) if word in known), None)
+
+
+def _are_boxes(item: Any) -> bool:
+    """Whether a value is a list of left, top, right, bottom, whatever its key."""
+    return isinstance(item, list) and all(
+        isinstance(one, list)
+        and len(one) == 4
+        and all(map(_is_number, one))
+        and 0 <= one[0] < one[2]
+        and 0 <= one[1] < one[3]
+        for one in item
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def meant_key(value: dict[str, Any], missing: str) -> str:

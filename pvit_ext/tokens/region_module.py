@@ -18,6 +18,7 @@ from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
 from pvit_ext.encoders.weights import read_checkpoint, shapes
+from pvit_ext.files import absolute
 from pvit_ext.tokens.encoder_file import load_encoder_file
 from pvit_ext.tokens.projector import RegionProjector
 from pvit_ext.tokens.serialization import MODULES_FILE, copy_state, write_region_files
@@ -240,6 +241,8 @@ def successor(
         FileNotFoundError: listing where the weights file was looked for.
         ValueError: when the encoder cannot be built, or the file's checksum is another.
     """
+    if config.weights is not None:  # a relative name of a file here would be another one elsewhere
+        config = replace(config, weights=absolute(config.weights))
     kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
     encoder = kept if kept is not None else build_region_encoder(config, tower_config)
     if old is not None:

@@ -23,7 +23,7 @@ TAGS = [
     "<region1>", "<region 1>", "<region_2>", "<REGION>", "<Regions>", "<region_fea>", "<bbox>", "<bboxes>", "<mask>",
     "<mask_0>", "<mask><pos>", "<box>", "</box>", "<ref>", "<spi_descript>", "<spi_1>", "<roi>", "<point>", "<Prompt0>",
     "<|box_start|>", "<obj_vis>", "<object>", "<ref-object>", "<loc_17>", "< region >", "<region/>", "&lt;region&gt;",
-    "<image_region>", "<visual_prompt>", "<region:1>",
+    "<image_region>", "<visual_prompt>", "<region:1>", "<reg>", "<rgn_2>", "[region]", "{region}", "[bbox_1]",
 ]  # fmt: skip
 
 
@@ -61,6 +61,10 @@ KEYS = {
     "bboxes": [[1, 2, 3, 4]], "boxes": [[1, 2, 3, 4]], "bbox": [1, 2, 3, 4], "box": [1, 2, 3, 4], "region": [[1, 2]],
     "Regions": [[1, 2, 3, 4]], "annotation": {"bbox": [1, 2, 3, 4]}, "annotations": [{"bbox": [1, 2, 3, 4]}],
     "masks": [[1]], "segmentation": [[1, 2]], "polygons": [[1]], "points": [[1]], "mask_rles": ["x"], "objects": [1],
+    # by a word in the key, and by what the value is
+    "gt_bboxes": [[1, 2, 3, 4]], "boundingBoxes": [[1, 2, 3, 4]], "bbox_xyxy": [1, 2, 3, 4], "boxes_seq": [[0]],
+    "sam_masks": [{"counts": "x"}], "region_list": [[1, 2, 3, 4]], "anns": [{"id": 1}],
+    "phrase_box": {"a": [1, 2, 3, 4]}, "coords": [[1, 2, 3, 4]], "where": [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]],
 }  # fmt: skip
 
 
@@ -74,6 +78,19 @@ def test_a_key_of_another_format_is_named(folder: Path, key: str, text: str) -> 
 @pytest.mark.parametrize("value", [None, [], {}])
 def test_an_empty_key_says_nothing(folder: Path, value: Any) -> None:
     row = record(regions=None, conversations=asked("<image>\nWhat?")) | {"bboxes": value}
+    assert validate(write(folder, [row]), folder) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("object_names", ["dog", "cat"]), ("box_score", 0.9), ("has_box", True), ("region", ""), ("mask_ratio", 0.4),
+        ("camera_pose", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), ("object_ids", [1, 2, 3, 4]),
+        ("size", [40, 20]), ("tags", ["a"]), ("quat", [0, 0, 0, 1]), ("token_counts", [[1, 2], [3, 4]]),
+    ],
+)  # fmt: skip
+def test_a_key_that_holds_no_regions_says_nothing(folder: Path, key: str, value: Any) -> None:
+    row = record(regions=None, conversations=asked("<image>\nWhat?")) | {key: value}
     assert validate(write(folder, [row]), folder) == []
 
 

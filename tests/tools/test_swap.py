@@ -272,10 +272,13 @@ def test_code_in_a_shard_is_not_run(llava_checkpoint: Path, tmp_path: Path) -> N
         swap(source, {}, tmp_path / "out")
 
 
+PLAIN = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mm_vision_tower": None}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "llama"}, "'llama' is no LLaVA checkpoint"),
+        (PLAIN, r"'llama', architectures \['LlamaForCausalLM'\] is no LLaVA checkpoint"),
         ({"mm_vision_tower": None}, "without a vision tower, not a LLaVA checkpoint"),
     ],
 )

@@ -10,7 +10,7 @@ from transformers import StoppingCriteria
 
 logger = logging.getLogger(__name__)
 
-_CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
+CONV_OF_MODEL_TYPE = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "llava_mpt": "mpt"}
 LLAVA_DEFAULT = "vicuna_v1"
 """What LLaVA's ``train()`` takes for ``--version v0`` and ``v0.5``, and for a name that it does not know."""
 
@@ -33,7 +33,7 @@ def conversation(model: Any, version: str | None = None, system: str | None = No
     if version is None and config is not None and config.conv_version:
         version = trained_template(config.conv_version)
     name = version or template_of_tokenizer(tokenizer, model.config.model_type)
-    name = name or _CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT)
+    name = name or CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT)
     if name not in conv_templates:
         raise ValueError(f"unknown conversation template {name!r}; known: {', '.join(sorted(conv_templates))}")
     return conv_templates[name] if system is None else _with_system(conv_templates[name], name, system)

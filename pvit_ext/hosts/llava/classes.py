@@ -131,7 +131,7 @@ def _class_by_name(values: dict[str, Any]) -> Any:
     own = {kind.__name__: kind for kind in REGION_CLASSES}
     if named := [own[name] for name in names if name in own]:
         return named[0]
-    if values.get("model_type") != "llava" and "mm_vision_tower" not in values:
+    if values.get("model_type") != "llava" and not values.get("mm_vision_tower"):
         return None
     if not names:  # then stock LLaVA takes LLaMA, if the model_type names no other
         return language.get(str(values.get("model_type")), LlavaLlamaForCausalLM)

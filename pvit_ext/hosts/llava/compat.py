@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -186,16 +187,20 @@ def vision_tower_from_config() -> Iterator[None]:
         yield
         return
     encoder = importlib.import_module("llava.model.multimodal_encoder.clip_encoder")
-    stock = encoder.CLIPVisionModel
+    with _one_at_a_time:  # a second thread would take the first one's replacement for the stock class, and keep it
+        stock = encoder.CLIPVisionModel
 
-    def empty(path: str, **_: Any) -> Any:
-        return stock(encoder.CLIPVisionConfig.from_pretrained(path))
+        def empty(path: str, **_: Any) -> Any:
+            return stock(encoder.CLIPVisionConfig.from_pretrained(path))
 
-    encoder.CLIPVisionModel = SimpleNamespace(from_pretrained=empty)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        encoder.CLIPVisionModel = stock  # type: ignore[attr-defined]
+        encoder.CLIPVisionModel = SimpleNamespace(from_pretrained=empty)  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            encoder.CLIPVisionModel = stock  # type: ignore[attr-defined]
+
+
+_one_at_a_time = threading.Lock()
 
 
 def local_rank(arguments: Any) -> int:

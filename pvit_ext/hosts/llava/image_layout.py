@@ -163,6 +163,14 @@ def set_pinpoints(model: Any, data_args: Any) -> None:
     config.image_grid_pinpoints = data_args.image_grid_pinpoints = pinpoints
 
 
+def freeze_unread_newline(model: Any) -> None:
+    """``image_newline`` stands between rows of unpadded tiles alone: elsewhere no gradient would reach it."""
+    newline, config = getattr(model.get_model(), "image_newline", None), model.config
+    read = config.image_aspect_ratio == "anyres" and "unpad" in config.mm_patch_merge_type
+    if newline is not None and not read:
+        newline.requires_grad_(False)
+
+
 def _cells(first: Tensor, grids: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Crop, and row and column in it, of each cell of the joined maps, each broadcasting to (B, H', W').
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,6 +141,9 @@ PATCH_POINTS: tuple[PatchPoint, ...] = (
 )
 
 _originals: dict[PatchPoint, Any] = {}
+_blocks: Counter[PatchPoint] = Counter()
+"""How many blocks of :func:`patched` hold a point that one of them installed."""
+_changing = threading.RLock()
 
 
 def apply_pvit(points: Sequence[PatchPoint] = PATCH_POINTS) -> None:
@@ -147,7 +152,8 @@ def apply_pvit(points: Sequence[PatchPoint] = PATCH_POINTS) -> None:
     Raises:
         PatchError: with path, expected and found.
     """
-    _install(points)
+    with _changing:
+        _install(points)
 
 
 def remove_pvit(points: Sequence[PatchPoint] = PATCH_POINTS) -> None:
@@ -156,22 +162,30 @@ def remove_pvit(points: Sequence[PatchPoint] = PATCH_POINTS) -> None:
     Raises:
         PatchError: if somebody rebound a name after us; nothing is restored then.
     """
-    installed = [point for point in points if point in _originals]
-    for point in installed:
-        if (found := point.current()) is not _resolve(point.replacement):
-            raise PatchError(f"{point.target} was rebound after apply_pvit(), to {found!r}: restore that one first")
-    for point in reversed(installed):
-        point.bind(_originals.pop(point))
+    with _changing:
+        installed = [point for point in points if point in _originals]
+        for point in installed:
+            if (found := point.current()) is not _resolve(point.replacement):
+                raise PatchError(f"{point.target} was rebound after apply_pvit(), to {found!r}: restore that one first")
+        for point in reversed(installed):
+            point.bind(_originals.pop(point))
 
 
 @contextmanager
 def patched(points: Sequence[PatchPoint] = PATCH_POINTS) -> Iterator[None]:
-    """Install points for a block; what was installed before it stays after it."""
-    installed = _install(points)
+    """Install points for a block; what was installed before it stays after it.
+
+    Blocks of several threads may overlap: the last one restores what the first installed.
+    """
+    with _changing:
+        held = [*_install(points), *(point for point in points if _blocks[point])]
+        _blocks.update(held)
     try:
         yield
     finally:
-        remove_pvit(installed)
+        with _changing:
+            _blocks.subtract(held)
+            remove_pvit([point for point in held if not _blocks[point]])
 
 
 def _install(points: Sequence[PatchPoint]) -> list[PatchPoint]:

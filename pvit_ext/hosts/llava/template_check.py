@@ -16,7 +16,7 @@ import torch
 from llava import conversation
 from llava.constants import IGNORE_INDEX
 
-from pvit_ext.hosts.llava.chat import template_of_tokenizer
+from pvit_ext.hosts.llava.chat import CONV_OF_MODEL_TYPE, template_of_tokenizer
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 
 _QUESTIONS = "What is in <region>?", "And the dog?"
@@ -105,7 +105,7 @@ def _kind(record: dict[str, Any]) -> Kind:
 
 
 def follow_checkpoint(version: str | None, model: Any, tokenizer: Any) -> None:
-    """Where a run names no template, take that of its checkpoint, else the one like the tokenizer's own chat template.
+    """Where a run names no template, take that of its checkpoint, or what :func:`conversation` would ask with.
 
     Args:
         version: ``--version``; ``v0`` is LLaVA's default, with which it would stay with the template ``vicuna_v1``.
@@ -116,6 +116,7 @@ def follow_checkpoint(version: str | None, model: Any, tokenizer: Any) -> None:
         return
     stored, templates = model.region_config and model.region_config.conv_version, conversation.conv_templates
     if stored not in templates or stored == "v0" or templates[stored].sep_style == conversation.SeparatorStyle.PLAIN:
-        stored = template_of_tokenizer(tokenizer, model.config.model_type)
+        kind = model.config.model_type
+        stored = template_of_tokenizer(tokenizer, kind) or CONV_OF_MODEL_TYPE.get(kind)
     if stored is not None:
         conversation.default_conversation = templates[stored]

@@ -24,7 +24,7 @@ from pvit_ext.hosts.llava.classes import (
     initialize_vision_modules,
     region_class_of_values,
 )
-from pvit_ext.hosts.llava.image_layout import ImageLayout, set_pinpoints
+from pvit_ext.hosts.llava.image_layout import ImageLayout, freeze_unread_newline, set_pinpoints
 from pvit_ext.hosts.llava.patching import PREPROCESS_POINTS, TOWER_POINT, patched
 from pvit_ext.hosts.llava.vision_tower import match_trained_tower
 from pvit_ext.tokens.processor import RegionProcessor
@@ -151,6 +151,7 @@ def connect_data(dataset: Any, model: Any, arguments: Any) -> None:
     dataset.region_processor = RegionProcessor.of(model.region_module)
     dataset.seed = arguments.seed
     set_pinpoints(model, dataset.data_args)
+    freeze_unread_newline(model)
     dataset.layout = ImageLayout.of(model)
 
 

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.distributed import cpu_copies
+from pvit_ext.files import atomic_write
 
 PROJECTOR_FILE = "mm_projector.bin"
 
@@ -56,4 +57,5 @@ def write_projector(model: Any, folder: str, write: bool) -> None:
     """
     state = cpu_copies((name, one) for name, one in model.named_parameters() if "mm_projector" in name)
     if write:
-        torch.save(state, Path(folder, PROJECTOR_FILE))
+        with atomic_write(Path(folder, PROJECTOR_FILE)) as temporary:
+            torch.save(state, temporary)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from llava.model import llava_arch
 from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
+from llava.model.multimodal_encoder import clip_encoder
 from transformers import AutoModelForCausalLM
 
 import pvit_ext
@@ -86,6 +88,44 @@ def test_patched_scopes_and_nests() -> None:
     with patched():
         pass
     assert is_applied()
+
+
+def test_blocks_of_threads_overlap() -> None:
+    """Each model under construction has the tower's point patched: one that is done takes it from no other."""
+    first, second = patched(), patched()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert is_applied()
+    second.__exit__(None, None, None)
+    assert not is_applied()
+
+
+def test_models_are_made_in_several_threads_at_once(llava_checkpoint: Path) -> None:
+    """On the meta device LLaVA's tower class is replaced while it is built: no thread keeps another's replacement."""
+    stock, build, problems = clip_encoder.CLIPVisionModel, region_model.LlavaLlamaForCausalLM, list[Exception]()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def make() -> None:
+        config = region_model.load_config(str(llava_checkpoint))
+        config.unfreeze_mm_vision_tower = True
+        try:
+            for _ in range(3):
+                with torch.device("meta"):
+                    build(config)
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert problems == []
+    assert clip_encoder.CLIPVisionModel is stock
+    assert not is_applied()
 
 
 def test_patched_restores_after_an_exception() -> None:
