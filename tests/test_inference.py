@@ -168,6 +168,12 @@ def test_criteria_of_the_caller_come_beside_the_templates(tiny: Loaded, calls: l
     assert ask_saying(tiny, calls, "llava_v0", "seven### Human", stopping_criteria=stop_soon)[0] == "seven"
 
 
+def test_a_generation_config_decides_about_sampling(tiny: Loaded) -> None:
+    own = transformers.GenerationConfig(do_sample=True, num_return_sequences=2, temperature=0.7)
+    (answers,) = pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=3, generation_config=own)  # two of greedy are an error
+    assert len(answers) == 2
+
+
 def test_objects_in_another_order_or_of_another_kind(tiny: Loaded) -> None:
     model, tokenizer, processor = tiny
     with pytest.raises(TypeError, match=r"got a \w+ as the model; load it with pvit_ext.load_pretrained_model"):

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from pvit_ext.regions.extent import MIN_SIDE, Size, extent_of, has_area, stroke_radius
 from pvit_ext.regions.mask_values import mask_of_values
+from pvit_ext.regions.polygon import polygon_parts
 from pvit_ext.regions.raster import (
     Box,
     Point,
@@ -51,10 +52,12 @@ MAX_FRACTION = 2
 """Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
 _FRACTIONS = (-0.1, 1.1)
 """What detectors give as fractions 0..1, and overshoot by; nobody points at the top-left pixel with decimals."""
-_ALL_OF_IT = ((0.0, 0.0), (1.0, 1.0))
-"""A box in fractions; in pixels it is the top-left one, which nobody means but on an image that has few."""
-_FEW = 16
-"""Pixels of a side."""
+_WHOLE_IMAGE, _FEW_PIXELS = ((0.0, 0.0), (1.0, 1.0)), 16
+"""A box in fractions; in pixels it is the top-left one, which nobody means but on an image with few a side."""
+_TOP_LEFT = (
+    'lies in the top-left pixel; for fractions 0..1 say normalized=True, "normalized": true in a data file, '
+    "--normalized on the command line"
+)
 MAX_PIXEL = 1e9
 """Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
 
@@ -106,7 +109,7 @@ class Region:
         """
         if (plain := _plain_points(points)) is not None:
             return cls("polygon", plain, normalized=normalized, image=image)
-        parts = [_points(part) for part in _parts(points)]
+        parts = [_points(part) for part in polygon_parts(points)]
         lengths = tuple(map(len, parts)) if len(parts) > 1 else ()
         return cls("polygon", tuple(itertools.chain(*parts)), normalized=normalized, image=image, parts=lengths)
 
@@ -158,11 +161,7 @@ class Region:
             raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
         small = not self.normalized and low >= _FRACTIONS[0] and high <= _FRACTIONS[1]
         if small and any(value != int(value) for value in values):
-            raise self._top_left_pixel(where)
-
-    def _top_left_pixel(self, where: str) -> RegionError:
-        say = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
-        return RegionError(f"{where}: {self} lies in the top-left pixel; for fractions 0..1 say {say}")
+            raise RegionError(f"{where}: {self} {_TOP_LEFT}")
 
     def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
         """Check the region against its image and return it in pixels, clipped to the image.
@@ -180,8 +179,8 @@ class Region:
             if (width, height) != tuple(size):
                 raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
             return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=where)
-        if self.kind == "box" and self.points == _ALL_OF_IT and not self.normalized and max(size) > _FEW:
-            raise self._top_left_pixel(where)
+        if self.kind == "box" and self.points == _WHOLE_IMAGE and not self.normalized and max(size) > _FEW_PIXELS:
+            raise RegionError(f"{where}: {self} {_TOP_LEFT}")
         scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
         if self.kind in ("box", "polygon") and not has_area(hull(points), MIN_SIDE):
@@ -287,20 +286,3 @@ def _points(points: Sequence[Sequence[float]]) -> tuple[Point, ...]:
         return tuple((float(x), float(y)) for x, y in pairs)
     except (TypeError, ValueError, OverflowError) as error:
         raise RegionError(f"a region is built from (x, y) numbers, got {str(points)[:200]}") from error
-
-
-def _parts(points: Any) -> list[Any]:
-    """The parts of a polygon, each a list of (x, y), from any of its three forms; what has none of them stays."""
-    if not _lists(points) or all(len(one) == 2 and not _lists(one) for one in points):
-        return [points]
-    if all(_lists(one) for one in points):
-        return list(points)
-    if all(not _lists(one) and len(one) >= 6 and len(one) % 2 == 0 for one in points):
-        return [list(zip(one[::2], one[1::2], strict=True)) for one in points]
-    return [points]
-
-
-def _lists(value: Any) -> bool:
-    """Whether it is a list of lists, tuples or rows of an array, one or more."""
-    kinds = (list, tuple, np.ndarray)
-    return isinstance(value, kinds) and len(value) > 0 and all(isinstance(one, kinds) for one in value)

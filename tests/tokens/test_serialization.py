@@ -77,6 +77,17 @@ def test_file_encoder_is_named_not_copied(named: Any, regionclip_weights: Path, 
     assert torch.equal(logits(load(saved)), expected)
 
 
+def test_a_relative_weights_file_is_found_from_another_folder(
+    llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(regionclip_weights.parent)
+    named = config(weights=regionclip_weights.name)
+    model = load(llava_checkpoint, region_config=named)
+    save(model, tmp_path / "saved")
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(logits(load(tmp_path / "saved")), logits(model))
+
+
 def test_file_encoder_embedded_on_request(llava_checkpoint: Path, regionclip_weights: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(regionclip_weights, tmp_path / "gone.pth"))
     model = randomize(load(llava_checkpoint, region_config=config(weights=str(copy), embed_weights=True)))

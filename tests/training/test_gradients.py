@@ -17,6 +17,7 @@ from pvit_ext.training import trainer as region_trainer
 from pvit_ext.training.checkpointing import newest_complete
 from pvit_ext.training.gradients import NoGradientError
 from tests.samples import write_training_data
+from tests.tiny import build_llava
 from tests.training.runs import flags, main, run
 
 
@@ -39,6 +40,21 @@ class PartlyUnused(RegionEncoder):
     def forward(self, inputs: RegionInputs) -> Tensor:
         boxes = inputs.boxes_norm.to(self.used.weight.dtype)
         return (self.used(boxes) + 0 * self.zeroed(boxes))[:, None]
+
+
+def test_the_newline_of_tiles_trains_where_there_are_tiles(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A LLaVA-1.6 trained on images as wholes would end here, with a tensor that nothing can reach."""
+    base = build_llava(
+        tmp_path / "base", mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=[[28, 56], [56, 28]]
+    )
+    words = {"mm_patch_merge_type": "spatial_unpad", "per_device_train_batch_size": 2, "region_encoder": "osprey"}
+    words["region_encoder_options"] = '{"position_grid": 8}'
+    for aspect in ("pad", "anyres"):
+        trainer = run(monkeypatch, flags(base, data, tmp_path / aspect, image_aspect_ratio=aspect, **words))
+        assert trainer.state.global_step >= 3
+        assert trainer.model.get_model().image_newline.requires_grad == (aspect == "anyres")
 
 
 UNUSED = {"region_encoder": "test_unused", "region_encoder_options": "{}", "per_device_train_batch_size": 2}

@@ -186,6 +186,15 @@ def test_training_without_a_name_follows_checkpoint_and_tokenizer(
     assert llava_conversation.default_conversation is (before if expected is None else TEMPLATES[expected])
 
 
+@pytest.mark.parametrize("family", ["llava_llama", "llava_mistral", "llava_mpt"])
+def test_training_without_a_name_takes_what_ask_takes(
+    family: str, tokenizers: dict[str, Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(llava_conversation, "default_conversation", TEMPLATES["vicuna_v1"])
+    follow_checkpoint("v0", config_of(None, family), tokenizers["build_tokenizer"])
+    assert llava_conversation.default_conversation is conversation(config_of(None, family))
+
+
 # The system prompt
 
 
