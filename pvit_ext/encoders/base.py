@@ -220,7 +220,7 @@ class RegionEncoder(nn.Module):
 
 Builder = Callable[[RegionConfig, Any], RegionEncoder]
 BuilderT = TypeVar("BuilderT", bound=Callable[..., RegionEncoder])
-_ENCODERS: Registry[Builder] = Registry("region encoder", ENTRY_POINT_GROUP)
+REGION_ENCODERS: Registry[Builder] = Registry("region encoder", ENTRY_POINT_GROUP)
 
 
 def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
@@ -229,12 +229,12 @@ def register_region_encoder(name: str) -> Callable[[BuilderT], BuilderT]:
     Raises:
         ValueError: if the name is taken.
     """
-    return _ENCODERS.register(name)
+    return REGION_ENCODERS.register(name)
 
 
 def region_encoder_names() -> list[str]:
     """All names that :func:`build_region_encoder` accepts, registered here or by entry point."""
-    return _ENCODERS.names()
+    return REGION_ENCODERS.names()
 
 
 def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> RegionEncoder:
@@ -247,6 +247,6 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     Raises:
         ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.
     """
-    encoder = _ENCODERS.require(config.encoder)(config, tower_config)
+    encoder = REGION_ENCODERS.require(config.encoder)(config, tower_config)
     config.resolved(encoder.tokens_per_region)  # raises
     return encoder

@@ -52,7 +52,8 @@ def collect() -> Report:
         "llava": llava,
         "patch points": _patch_points(set(llava.values()) == {OK}),
         "attention": _attention(),
-        "region encoders": _region_encoders(),
+        "region encoders": _registered("pvit_ext.encoders.base:REGION_ENCODERS"),
+        "vision towers": _registered("pvit_ext.hosts.llava.vision_tower:VISION_TOWERS"),
     }
 
 
@@ -182,12 +183,18 @@ def _flash(torch: Any) -> dict[str, str]:
     return {"flash_attention_2": "no (" + "; ".join(missing) + ")" if missing else "on request (attn_implementation)"}
 
 
-def _region_encoders() -> dict[str, str]:
-    try:
-        from pvit_ext.encoders.base import ENTRY_POINT_GROUP, region_encoder_names
+def _registered(path: str) -> dict[str, str]:
+    """What a registry knows by name, and whether each of its entry points imports.
 
-        names = region_encoder_names()
+    Args:
+        path: ``module:name`` of the registry.
+    """
+    module, _, name = path.partition(":")
+    try:
+        registry = getattr(importlib.import_module(module), name)
+        names = registry.names()
     except Exception as error:
-        return {"pvit_ext.encoders": f"{type(error).__name__}: {error}"}
-    points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
-    return {name: _outcome(points[name].load) if name in points else OK for name in names}
+        return {module: f"{type(error).__name__}: {error}"}
+    points = {point.name: point for point in importlib.metadata.entry_points(group=registry.group)}
+    found = {name: _outcome(points[name].load) if name in points else OK for name in names}
+    return found or {"none": "registered by a package"}

@@ -40,7 +40,7 @@ def broken_llava(without_llava, tmp_path, monkeypatch):
 def test_healthy_installation(capsys):
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out
-    for section in ("versions", "cuda", "llava", "patch points", "attention", "region encoders"):
+    for section in ("versions", "cuda", "llava", "patch points", "attention", "region encoders", "vision towers"):
         assert f"\n{section}\n" in "\n" + report
     lines = [line.split() for line in report.splitlines()]
     for package in ("torch", "transformers", "llava-torch"):

@@ -95,6 +95,22 @@ def test_training_goes_on_from_the_checkpoints_tower(trained: tuple[Path, Any], 
         train(output, data, tmp_path / "other", tower="test_pyramid:8")
 
 
+@pytest.mark.parametrize("stage", ["from a language model", "from a checkpoint"])
+def test_with_lora_a_tower_stays_frozen_and_that_is_said(
+    stage: str, base: Path, data: Path, tmp_path: Path, trained: tuple[Path, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = base if stage == "from a language model" else trained[0]
+    lora = {"lora_enable": True, "lora_r": 2, "region_encoder": "osprey"}
+    model = train(source, data, tmp_path / "lora", "test_pyramid:7", **lora).model
+    tower = model.get_base_model().get_vision_tower()
+    assert "the vision tower test_pyramid:7 stays frozen" in caplog.text
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    expected = pretrained(7) if source == base else {k: v.half().float() for k, v in tower_state(trained[1]).items()}
+    assert all(torch.equal(tower.state_dict()[key].float(), value.float()) for key, value in expected.items())
+    model.get_base_model().get_model().train()
+    assert not any(module.training for module in tower.modules()), "whoever calls train()"
+
+
 def test_a_frozen_tower_and_one_that_the_checkpoint_lacks(
     base: Path, data: Path, tmp_path: Path, trained: tuple[Path, Any]
 ) -> None:

@@ -6,6 +6,7 @@ with the same seed so has the same losses.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +27,10 @@ from pvit_ext.hosts.llava.classes import (
 )
 from pvit_ext.hosts.llava.image_layout import ImageLayout, freeze_unread_newline, set_pinpoints
 from pvit_ext.hosts.llava.patching import PREPROCESS_POINTS, TOWER_POINT, patched
-from pvit_ext.hosts.llava.vision_tower import match_trained_tower
+from pvit_ext.hosts.llava.vision_tower import VisionTower, match_trained_tower
 from pvit_ext.tokens.processor import RegionProcessor
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -125,8 +128,16 @@ def add_vision(model: Any, tokenizer: Any, model_args: Any, data_args: Any, argu
 
 
 def _freeze_by_flags(model: Any, arguments: Any) -> None:
-    """LLaVA's own two flags; what ``--stage`` freezes comes on top."""
-    projector = model.get_model().mm_projector
+    """LLaVA's own flags; what ``--stage`` freezes comes on top."""
+    projector, tower = model.get_model().mm_projector, model.get_vision_tower()
+    if arguments.lora_enable and isinstance(tower, VisionTower):
+        # peft has frozen one that came with the checkpoint, but not one that was made just now
+        tower.requires_grad_(False)
+        if not tower.frozen:
+            logger.warning(
+                "--lora_enable True: the vision tower %s stays frozen, it trains in a stage without LoRA alone",
+                tower.vision_tower_name,
+            )
     if arguments.tune_mm_mlp_adapter:
         model.requires_grad_(False)
         projector.requires_grad_(True)

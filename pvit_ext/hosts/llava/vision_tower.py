@@ -71,6 +71,11 @@ class VisionTower(nn.Module):
         side = math.isqrt(features.shape[1])
         return [features.transpose(1, 2).unflatten(2, (side, side))]
 
+    def train(self, mode: bool = True) -> VisionTower:
+        """Switch to training mode, unless nothing of it trains: batch norms would move their statistics."""
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        return self
+
     def load_model(self, device_map: Any = None) -> None:
         """LLaVA's call for the weights; those of a checkpoint stay."""
         if not self.is_loaded:
