@@ -254,7 +254,7 @@ def test_maps_need_not_be_square(name: str) -> None:
 def test_builds_by_name_and_refuses_what_it_does_not_know(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     builder, options = ENCODERS[name]
     name = name.split()[0]
-    monkeypatch.setitem(base._ENCODERS, name, builder)
+    monkeypatch.setitem(base.REGION_ENCODERS, name, builder)
     config = RegionConfig(name, encoder_options=options)
     assert build_region_encoder(config, tower.TOWER).feature_dim > 0
     with pytest.raises(ValueError, match=rf"unknown {name} options \['depth'\]; known: \w+"):
@@ -287,7 +287,7 @@ def test_in_a_llava_model(name: str, llava_checkpoint: Any, monkeypatch: pytest.
     from tests import samples
 
     builder, options = ENCODERS[name]
-    monkeypatch.setitem(base._ENCODERS, name.split()[0], builder)
+    monkeypatch.setitem(base.REGION_ENCODERS, name.split()[0], builder)
     torch.manual_seed(0)
     config = RegionConfig(name.split()[0], encoder_options=options)
     _, model, _, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), region_config=config, device="cpu")

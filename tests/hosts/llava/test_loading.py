@@ -201,7 +201,7 @@ class BoxEncoder(pvit_ext.RegionEncoder):
 def test_encoder_that_trains_is_saved_and_not_read_back_from_its_first_file(
     llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(encoders_base._ENCODERS, "box_from_file", BoxEncoder)
+    monkeypatch.setitem(encoders_base.REGION_ENCODERS, "box_from_file", BoxEncoder)
     torch.save(BoxEncoder(None, None).state_dict(), tmp_path / "first.pth")
     config = pvit_ext.RegionConfig("box_from_file", weights=str(tmp_path / "first.pth"))
     _, model, _, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), region_config=config, device="cpu")
