@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -14,8 +15,9 @@ HiddenStates = Sequence[Tensor | None]
 """What the vision tower made, one (..., C) per hidden layer; None for a layer that nobody asked for."""
 
 
-class ImageViews(NamedTuple):
-    """What the vision tower sees of one image.
+@dataclass(frozen=True)
+class ImageViews:
+    """What the vision tower sees of one image; no tuple, which transformers would rebuild when it moves a batch.
 
     Args:
         base: the only view, or the one of all of the image beside its tiles.
@@ -24,6 +26,10 @@ class ImageViews(NamedTuple):
 
     base: View
     tiles: View | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Base and tiles."""
+        return iter((self.base, self.tiles))
 
 
 class Host(Protocol):

@@ -52,10 +52,22 @@ def family_of(config: Any) -> Family:
     Raises:
         ValueError: for a model that takes no regions, with the known ones.
     """
+    return FAMILIES[family_key(config)]
+
+
+def family_key(config: Any) -> str:
+    """Key in :data:`FAMILIES` of a model.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        ValueError: for a model that takes no regions, with the known ones.
+    """
     kind, tower = config.model_type, getattr(getattr(config, "vision_config", None), "model_type", None)
     for key in (f"{kind}/{tower}", kind):
         if key in FAMILIES:
-            return FAMILIES[key]
+            return key
     known = ", ".join(sorted(FAMILIES))
     why = f": {REFUSED[kind]}" if kind in REFUSED else ""
     raise ValueError(f"models of type {kind!r} take no regions{why}. Known types: {known}")

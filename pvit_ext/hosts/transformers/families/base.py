@@ -44,10 +44,12 @@ class Family(ABC):
     Attributes:
         tower_name: of the vision tower in the inner model.
         fixed_size: the tower takes images of one size.
+        reports_sizes: the processor's output tells what it resized each image to, so that a call may set that.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
     fixed_size: ClassVar[bool] = True
+    reports_sizes: ClassVar[bool] = False
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""

@@ -19,6 +19,7 @@ class Merged(Family):
 
     tower_name: ClassVar[str] = "visual"
     fixed_size: ClassVar[bool] = False
+    reports_sizes: ClassVar[bool] = True
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]

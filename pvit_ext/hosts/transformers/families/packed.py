@@ -18,6 +18,7 @@ class Packed(Family):
     """A plain resize; all images of a batch are one sequence."""
 
     fixed_size: ClassVar[bool] = False
+    reports_sizes: ClassVar[bool] = True
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]

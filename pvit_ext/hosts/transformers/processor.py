@@ -1,0 +1,161 @@
+"""A processor of transformers' that takes regions: ``processor(text=..., images=..., regions=...)``.
+
+Its class is the stock one with :class:`RegionProcessorMixin` before it, under the same name, so that what it writes
+stays loadable by the stock class. Calls without a region are the stock class's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from PIL import Image
+
+from pvit_ext.config import CONFIG_KEY
+from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions, stored_in
+from pvit_ext.hosts.transformers.processor_text import expand, images_per_text, nested, regions_per_text, take_regions
+from pvit_ext.prompt import REGION_PLACEHOLDER, find_placeholders
+from pvit_ext.regions.image import load_image
+from pvit_ext.regions.region import RegionError
+
+
+class RegionProcessorMixin:
+    """Adds regions to a processor's class; stands before it in the bases.
+
+    Attributes:
+        pvit_regions: what it knows of the model's region modules; None for a processor without.
+    """
+
+    pvit_regions: ProcessorRegions | None = None
+    tokenizer: Any
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        *args: Any,
+        regions: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stock call, with T tokens (and delimiters) for each ``<region>``, as many as image tokens for an image.
+
+        Args:
+            images: as the stock class takes them, or anything that :func:`~pvit_ext.regions.image.load_image` opens.
+                With regions they are turned upright by their EXIF data, paths and PIL images alike.
+            text: one or several prompts with ``<region>`` where a region is spoken of.
+            args: of the stock call.
+            regions: of each text, :class:`~pvit_ext.regions.region.Region` in original pixels; for one text also a flat
+                list. ``image`` counts the images of the text.
+            kwargs: of the stock call.
+
+        Returns:
+            the stock output, with ``regions``, ``region_sizes``, ``region_views`` and ``region_extra`` for the model.
+
+        Raises:
+            RegionError: naming the sample, where texts, images and regions do not fit together, and where truncation
+                would cut a region off.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        if regions is None and not any(_speaks_of_regions(one) for one in texts):
+            return super().__call__(images, text, *args, **kwargs)  # type: ignore[misc]
+        if self.pvit_regions is None:
+            raise RegionError("this processor knows no region encoder: pvit_ext.attach(model, config, processor=...)")
+        self.pvit_regions.check_call(kwargs)
+        given = regions_per_text(texts, regions)
+        counts = images_per_text(self, texts, images)
+        prepared, sizes = [], []
+        for number, pictures in enumerate(nested(images, counts)):
+            opened = [_open(one) for one in pictures]
+            name = f"sample {number}"
+            prepared.append(self.pvit_regions.samples(opened, [texts[number]], given[number], name))
+            sizes += prepared[-1].sizes
+        shown = [sample.images for sample in prepared]
+        token, positions = REGION_PLACEHOLDER, self.pvit_regions.samples.positions_per_region
+        prompts = [expand(sample.texts[0], token, positions) for sample in prepared]
+        out = super().__call__(shown if sizes else None, prompts, *args, **kwargs)  # type: ignore[misc]
+        if any(sample.regions for sample in prepared):
+            token_id = self.tokenizer.convert_tokens_to_ids(token)
+            out.data.update(self.pvit_regions.for_model(self, out, prepared, sizes, counts, token_id))
+        return out
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stock method; content items ``{"type": "region", "region": Region}`` stand where a region is spoken of.
+
+        Raises:
+            RegionError: for an item without a region, or regions given in two ways.
+        """
+        plain, found = take_regions(conversation)
+        if any(found) and kwargs.get("tokenize"):
+            more = dict(kwargs.get("processor_kwargs") or {})
+            if more.get("regions") or kwargs.get("regions"):
+                raise RegionError("regions are given twice: as items of the conversation, and by keyword")
+            kwargs["processor_kwargs"] = {**more, "regions": found}
+        return super().apply_chat_template(plain, *args, **kwargs)  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stock class's values, and what names the region encoder."""
+        plain = copy.copy(self)
+        plain.__dict__.pop("pvit_regions", None)
+        values: dict[str, Any] = super(RegionProcessorMixin, plain).to_dict()  # type: ignore[misc]
+        return values if self.pvit_regions is None else {**values, CONFIG_KEY: self.pvit_regions.to_json()}
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Stock method; a folder without regions gives a processor without."""
+        return with_regions_of(super().from_pretrained(path, *args, **kwargs), path, **kwargs)  # type: ignore[misc]
+
+
+def give_regions(processor: Any, regions: ProcessorRegions) -> Any:
+    """Turn a loaded processor into one that takes regions, in place, and return it."""
+    stock: Any = type(processor)
+    processor.__class__ = region_processor_class(stock)
+    processor.pvit_regions = regions
+    return processor
+
+
+def with_regions_of(processor: Any, path: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """Turn a processor into one that takes regions if the folder it was loaded from names a region encoder.
+
+    Args:
+        processor: of the stock class, or of a region class.
+        path: folder or hub id.
+        kwargs: of ``from_pretrained``, such as ``revision``.
+    """
+    regions = stored_in(path, **kwargs)
+    return processor if regions is None else give_regions(processor, regions)
+
+
+@cache
+def region_processor_class(stock: type) -> Any:
+    """The region class of a processor's class; a region class is its own."""
+    if issubclass(stock, RegionProcessorMixin):
+        return stock
+    values = {"__module__": __name__, "__doc__": stock.__doc__}
+    return type(stock.__name__, (RegionProcessorMixin, stock), values)
+
+
+def _speaks_of_regions(text: str) -> bool:
+    return isinstance(text, str) and any(True for _ in find_placeholders(text))
+
+
+def _open(source: Any) -> Image.Image:
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        from transformers.image_utils import load_image as fetch
+
+        source = fetch(source)
+    if isinstance(source, Mapping):
+        raise RegionError(f"an image is given as {sorted(source)}: give what it holds")
+    return load_image(source)
+
+
+def __getattr__(name: str) -> Any:
+    """By their names pickle finds the classes of processors."""
+    from transformers.models.auto.processing_auto import processor_class_from_name
+
+    stock = None if name.startswith("_") else processor_class_from_name(name)
+    if not isinstance(stock, type) or not hasattr(stock, "apply_chat_template"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return region_processor_class(stock)

@@ -1,0 +1,183 @@
+"""What a processor knows of a model's region modules, in memory and in its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_from_json, regions_to_json
+from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
+from pvit_ext.hosts.transformers.families import FAMILIES, family_key
+from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
+from pvit_ext.regions.region import RegionError, Size
+from pvit_ext.tokens.processor import RegionProcessor, RegionSample
+
+_OF_FILES = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_GEOMETRY = frozenset(
+    "size crop_size do_resize do_center_crop do_pad pad_size image_grid_pinpoints crop_to_patches min_patches "
+    "max_patches do_pan_and_scan patch_size merge_size".split()
+)
+_FAMILY, _TOWER = "family", "tower"
+
+
+@dataclass(frozen=True)
+class ProcessorRegions:
+    """A region encoder as processors need it, without its weights.
+
+    Args:
+        config: which encoder.
+        facts: what it reported.
+        family_key: of the model's family.
+        tower: of the model's vision tower.
+    """
+
+    config: RegionConfig
+    facts: EncoderFacts
+    family_key: str
+    tower: TowerConfig
+
+    @classmethod
+    def of(cls, config: Any) -> ProcessorRegions | None:
+        """What the config of a model tells; None for a model without regions."""
+        if (values := getattr(config, CONFIG_KEY, None)) is None:
+            return None
+        chosen, facts = regions_from_json(values)
+        if facts is None:
+            raise ValueError(f"the config's {CONFIG_KEY} names an encoder that was never built: attach it to a model")
+        key = family_key(config)
+        return cls(chosen, facts, key, FAMILIES[key].tower_config(config))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types, for processor_config.json."""
+        return {**regions_to_json(self.config, self.facts), _FAMILY: self.family_key, _TOWER: asdict(self.tower)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ProcessorRegions:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: for what this version does not know.
+        """
+        rest = dict(values)
+        key, tower = rest.pop(_FAMILY, None), rest.pop(_TOWER, None)
+        config, facts = regions_from_json(rest)
+        if key not in FAMILIES or facts is None or tower is None:
+            raise ValueError(
+                f"the processor's {CONFIG_KEY} = {values} is not complete; known families: {list(FAMILIES)}"
+            )
+        return cls(config, facts, key, TowerConfig(**tower))
+
+    @property
+    def family(self) -> Family:
+        """Of the model."""
+        return FAMILIES[self.family_key]
+
+    @cached_property
+    def encoder(self) -> RegionEncoder:
+        """The encoder without weights, for what it does in data workers: preprocess, describe and paint."""
+        with torch.device("meta"):
+            return build_region_encoder(self.config, self.tower)
+
+    @property
+    def samples(self) -> RegionProcessor:
+        """What prepares a sample."""
+        positions = self.facts.tokens_per_region + 2 * bool(self.config.delimiters)
+        return RegionProcessor(self.encoder, positions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the encoder, which a copy builds anew."""
+        return {key: value for key, value in vars(self).items() if key != "encoder"}
+
+    def check_call(self, kwargs: Mapping[str, Any]) -> None:
+        """Refuse images that a single call resizes in its own way, unless the processor reports what it did.
+
+        Raises:
+            RegionError: naming the keywords.
+        """
+        names = {*kwargs, *(kwargs.get("images_kwargs") or {}), *(kwargs.get("common_kwargs") or {})}
+        if (changed := sorted(names & _GEOMETRY)) and not self.family.reports_sizes:
+            raise RegionError(
+                f"{', '.join(changed)} in a call with regions: where pixels land is read from the processor's own "
+                "values, so set them there, such as processor.image_processor.size = ..."
+            )
+
+    def for_model(
+        self,
+        processor: Any,
+        out: Mapping[str, Any],
+        prepared: Sequence[RegionSample],
+        sizes: Sequence[Size],
+        counts: Sequence[int],
+        token_id: int,
+    ) -> dict[str, Any]:
+        """What the model gets beside the stock output.
+
+        Args:
+            processor: stock or with regions.
+            out: its stock output.
+            prepared: the samples.
+            sizes: B (width, height) of the upright originals.
+            counts: images of each text.
+            token_id: of ``<region>``.
+
+        Raises:
+            RegionError: for a region that truncation cut off, or that a view crops away.
+        """
+        check_truncation(out["input_ids"], prepared, token_id, self.samples.positions_per_region)
+        views, regions, first = self.family.views(processor, out, sizes, counts), [], 0
+        for sample, count in zip(prepared, counts, strict=True):
+            regions.append([replace(region, image=first + region.image) for region in sample.regions])
+            first += count
+        tiled = self.encoder.reads_tiles
+        seen = [(view.tiles if tiled and view.tiles else view.base) for view in views]
+        self.samples.check([region for row in regions for region in row], seen, sizes)
+        extra = [one for sample in prepared for one in sample.extra]
+        return {"regions": regions, "region_sizes": list(sizes), "region_views": views, "region_extra": extra}
+
+
+def check_truncation(rows: Any, prepared: Sequence[RegionSample], token_id: int, positions: int) -> None:
+    """Refuse ids that lack a region's position.
+
+    Args:
+        rows: ids of each text.
+        prepared: the samples.
+        token_id: of ``<region>``.
+        positions: S.
+
+    Raises:
+        RegionError: naming the sample.
+    """
+    if len(rows) != len(prepared):
+        raise RegionError(f"{len(prepared)} texts became {len(rows)} rows of ids: regions need one row for each text")
+    for number, (ids, sample) in enumerate(zip(rows, prepared, strict=True)):
+        found, wanted = [int(one) for one in ids].count(token_id), positions * len(sample.regions)
+        if found != wanted:
+            raise RegionError(
+                f"sample {number}: truncation leaves {found} of the {wanted} positions of its {len(sample.regions)} "
+                "region(s): raise max_length, or shorten the text"
+            )
+
+
+def stored_in(path: str | os.PathLike[str], **kwargs: Any) -> ProcessorRegions | None:
+    """The region encoder that a processor's folder names, in processor_config.json or in the model's config.json.
+
+    Args:
+        path: folder or hub id.
+        kwargs: of ``from_pretrained``, such as ``revision``.
+    """
+    from transformers import AutoConfig, ProcessorMixin
+
+    given = {key: value for key, value in kwargs.items() if key in _OF_FILES and value is not None}
+    values, _ = ProcessorMixin.get_processor_dict(path, **given)
+    if CONFIG_KEY in values:
+        return ProcessorRegions.from_json(values[CONFIG_KEY])
+    try:
+        config = AutoConfig.from_pretrained(path, **given)
+    except (OSError, ValueError):  # a folder of a processor alone
+        return None
+    return ProcessorRegions.of(config)

@@ -1,0 +1,104 @@
+"""Which images and regions belong to which text, and texts with regions as tokenizers get them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pvit_ext.prompt import REGION_PLACEHOLDER
+from pvit_ext.regions.region import Region, RegionError
+
+
+def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> list[list[Region]]:
+    """The regions of each text.
+
+    Args:
+        texts: prompts.
+        regions: of each text a list or None; for one text also a flat list.
+
+    Raises:
+        RegionError: on another number of lists than of texts, or what is no region.
+    """
+    rows = list(regions or [])
+    if len(texts) == 1 and any(isinstance(one, Region) for one in rows):
+        rows = [rows]
+    rows = rows or [None] * len(texts)
+    if len(rows) != len(texts):
+        raise RegionError(
+            f"regions holds {len(rows)} lists for {len(texts)} texts: give one list (or None) for each text"
+        )
+    for sample, row in enumerate(rows):
+        for number, one in enumerate(row or ()):
+            if not isinstance(one, Region):
+                raise RegionError(f"sample {sample}, region {number} is a {type(one).__name__}; give Region.box(...)")
+    return [list(row or ()) for row in rows]
+
+
+def images_per_text(processor: Any, texts: Sequence[str], images: Any) -> list[int]:
+    """How many images each text speaks of: as many as it has image tokens, or as it comes with.
+
+    Raises:
+        RegionError: naming the first text with another number.
+    """
+    if not all(isinstance(text, str) for text in texts) or not texts:
+        raise RegionError("a call with regions needs its texts as strings, each with <region> where one is spoken of")
+    token = processor.image_token
+    counts, flat = [text.count(token) for text in texts], _flat(images)
+    if isinstance(images, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in images):
+        for sample, (row, count) in enumerate(zip(images, counts, strict=False)):
+            if len(_flat(row)) != count:
+                raise RegionError(f"sample {sample}: {count} {token} in its text, {len(_flat(row))} images")
+    if sum(counts) != len(flat):
+        raise RegionError(
+            f"{sum(counts)} {token} in {len(texts)} text(s), {len(flat)} images: a text has one for each image"
+        )
+    return counts
+
+
+def nested(images: Any, counts: Sequence[int]) -> list[list[Any]]:
+    """The images of each text."""
+    flat = iter(_flat(images))
+    return [[next(flat) for _ in range(count)] for count in counts]
+
+
+def expand(text: str, token: str, positions: int) -> str:
+    """A text with one token for every position that a region takes."""
+    return text.replace(token, token * positions)
+
+
+def take_regions(conversation: Any) -> tuple[Any, list[list[Region]]]:
+    """A conversation with ``<region>`` as text for its items of type ``region``, and the regions of each conversation.
+
+    Args:
+        conversation: one, or a list of several; nothing in it is changed.
+
+    Raises:
+        RegionError: for an item without a region.
+    """
+    single = bool(conversation) and isinstance(conversation[0], Mapping)
+    plain, found = [], []
+    for messages in [conversation] if single else conversation:
+        turns, regions = [], list[Region]()
+        for message in messages:
+            content = message.get("content")
+            if isinstance(content, (list, tuple)):
+                message = {**message, "content": [_as_text(item, regions) for item in content]}
+            turns.append(message)
+        plain.append(turns)
+        found.append(regions)
+    return plain[0] if single else plain, found
+
+
+def _as_text(item: Any, regions: list[Region]) -> Any:
+    if not isinstance(item, Mapping) or item.get("type") != "region":
+        return item
+    if not isinstance(region := item.get("region"), Region):
+        raise RegionError(f'a region item is {{"type": "region", "region": Region.box(...)}}, got {dict(item)}')
+    regions.append(region)
+    return {"type": "text", "text": REGION_PLACEHOLDER}
+
+
+def _flat(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    return [one for row in images for one in _flat(row)] if isinstance(images, (list, tuple)) else [images]
