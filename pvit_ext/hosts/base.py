@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -15,9 +14,8 @@ HiddenStates = Sequence[Tensor | None]
 """What the vision tower made, one (..., C) per hidden layer; None for a layer that nobody asked for."""
 
 
-@dataclass(frozen=True)
-class ImageViews:
-    """What the vision tower sees of one image; no tuple, which transformers would rebuild when it moves a batch.
+class ImageViews(NamedTuple):
+    """What the vision tower sees of one image.
 
     Args:
         base: the only view, or the one of all of the image beside its tiles.
@@ -26,10 +24,6 @@ class ImageViews:
 
     base: View
     tiles: View | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        """Base and tiles."""
-        return iter((self.base, self.tiles))
 
 
 class Host(Protocol):

@@ -8,6 +8,8 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.transformers.facts import HOST_KEY, HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.placeholder import claim_token
+from pvit_ext.hosts.transformers.processor import give_regions
+from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 from pvit_ext.hosts.transformers.region_modules import replace_region_module
 
 
@@ -27,8 +29,8 @@ def attach(
         checkpoint: folder in which a relative ``config.weights`` is looked up too.
         filled_later: region modules are loaded from a folder afterwards.
         facts: stored with a config that was read from a checkpoint.
-        processor: of the model; its tokenizer gets the token ``<region>``. Only a model that has had regions before can
-            do without.
+        processor: of the model; it takes regions from now on, and its tokenizer gets the token ``<region>``. Only a
+            model that has had regions before can do without.
 
     Returns:
         The same model.
@@ -53,4 +55,6 @@ def attach(
     host_facts(model.config)  # raises
     model.__class__ = region_class(type(model))
     adopt_inner(model)
+    if processor is not None and (regions := ProcessorRegions.of(model.config)) is not None:
+        give_regions(processor, regions)
     return model

@@ -57,7 +57,8 @@ class RegionBatch:
         for sample, row in enumerate(rows):
             for number, region in enumerate(row):
                 _check_region(region, len(sizes), f"sample {sample}, region {number}")
-        return cls(rows, [(int(w), int(h)) for w, h in sizes], list(views), list(extra or [None] * len(sizes)))
+        shown = [ImageViews(*one) for one in views]  # plain tuples once the batch was moved to a device
+        return cls(rows, [(int(w), int(h)) for w, h in sizes], shown, list(extra or [None] * len(sizes)))
 
     @property
     def counts(self) -> list[int]:

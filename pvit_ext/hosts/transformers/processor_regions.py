@@ -137,7 +137,9 @@ class ProcessorRegions:
         seen = [(view.tiles if tiled and view.tiles else view.base) for view in views]
         self.samples.check([region for row in regions for region in row], seen, sizes)
         extra = [one for sample in prepared for one in sample.extra]
-        return {"regions": regions, "region_sizes": list(sizes), "region_views": views, "region_extra": extra}
+        # Plain tuples: BatchFeature.to() and transformers' Trainer build tuples anew, and a named one of one generator.
+        plain = [tuple(view) for view in views]
+        return {"regions": regions, "region_sizes": list(sizes), "region_views": plain, "region_extra": extra}
 
 
 def check_truncation(rows: Any, prepared: Sequence[RegionSample], token_id: int, positions: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from PIL import Image
 
 import pvit_ext
 from pvit_ext.hosts.transformers.attach import attach
-from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.regions.region import Region
 from tests.hosts.transformers.zoo import ZOO, prompt
 
@@ -60,23 +58,9 @@ def region_batch(
     images: Sequence[Image.Image] = IMAGES,
 ) -> dict[str, Any]:
     """A batch with one image and any number of regions a text."""
-    module, family = model.region_module, family_of(model.config)
-    sizes = [image.size for image in images]
-    placed = [
-        [
-            replace(region.resolve(size, f"sample {number}, region {k}"), image=number)
-            for k, region in enumerate(row or [])
-        ]
-        for number, (row, size) in enumerate(zip(regions, sizes, strict=True))
-    ]
-    texts = [text.replace("<region>", "<region>" * module.positions_per_region) for text in texts]
-    out = plain_batch(processor, texts, images)
-    encoder = module.region_encoder
-    return out | {
-        "regions": placed,
-        "region_sizes": sizes,
-        "region_views": family.views(processor, out, sizes, [1] * len(texts)),
-        "region_extra": [
-            encoder.preprocess(image, row) if row else None for image, row in zip(images, placed, strict=True)
-        ],
-    }
+    texts = [prompt(processor, text) for text in texts]
+    nested = [[image] for image in images]
+    batch = dict(processor(images=nested, text=texts, regions=regions, return_tensors="pt", padding=True))
+    found = (batch["input_ids"] == model.base_model.region_host.token_id).sum(1).tolist()
+    assert found == [len(row or []) * model.region_module.positions_per_region for row in regions]
+    return batch
