@@ -113,5 +113,5 @@ def draw(size: Size, bright: tuple[int, int, int, int] | None) -> np.ndarray:
 
 def smooth(size: Size) -> np.ndarray:
     """A picture without symmetry and without detail that a resize could move."""
-    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
-    return (0.5 * x**2 + 0.3 * y + 0.2 * x * y).astype(np.float32)
+    x, y = (np.linspace(0, 1, side, dtype=np.float32) for side in size)
+    return 0.5 * x**2 + 0.3 * y[:, None] + 0.2 * x * y[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,15 +106,23 @@ def tower_view(request: pytest.FixtureRequest, tower_roi: Loaded) -> Iterator[Lo
 
 def features(loaded: Loaded, images: Image.Image | list[Image.Image], regions: list[Region], token: int = 0) -> Tensor:
     """A token that the encoder gives for the regions of one prompt, on its way through the model's forward."""
+    return features_of_each(loaded, [images], regions, token)[0]
+
+
+def features_of_each(
+    loaded: Loaded, images: Sequence[Image.Image | list[Image.Image]], regions: list[Region], token: int = 0
+) -> Tensor:
+    """The same (B, M, C) of one prompt for each image, or each list of them, in one batch."""
     tokenizer, model, processor = loaded
-    query = Query(images, "Compare " + "<region>" * len(regions), regions)
-    batch = collate(model, tokenizer, processor, [query], [build_prompt(query, conversation(model), "q", model)])
+    queries = [Query(one, "Compare " + "<region>" * len(regions), regions) for one in images]
+    prompts = [build_prompt(query, conversation(model), "q", model) for query in queries]
+    batch = collate(model, tokenizer, processor, queries, prompts)
     seen: list[Tensor] = []
     handle = model.get_model().region_encoder.register_forward_hook(lambda _m, _a, out: seen.append(out))
     with torch.no_grad():
         model(batch.pop("inputs"), **batch)
     handle.remove()
-    return seen[0][:, token]  # (M, C)
+    return seen[0][:, token].unflatten(0, (len(queries), len(regions)))
 
 
 # Asymmetric layouts inside the middle square, so that a centre crop keeps them: fractions of that square.
@@ -144,13 +152,19 @@ def as_kind(kind: str, box: tuple[int, int, int, int], size: tuple[int, int]) ->
     return Region.box(x0 / size[0], y0 / size[1], x1 / size[0], y1 / size[1], normalized=True)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["box", "normalized", "mask", "point", "polygon", "scribble"])
-def test_bright_patch_dominates_its_region_only(tower_view: Loaded, size: tuple[int, int], kind: str) -> None:
+# every kind on a wide image, boxes and masks on all
+ALL = [(kind, size) for kind in ("box", "normalized", "mask", "point", "polygon", "scribble") for size in SIZES]
+SLOW = [(kind, size) for kind, size in ALL if kind not in ("box", "mask") and size != SIZES[1]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [pytest.param(*one, marks=[pytest.mark.slow] * (one in SLOW)) for one in ALL]
+)
+def test_bright_patch_dominates_its_region_only(tower_view: Loaded, kind: str, size: tuple[int, int]) -> None:
     regions = [as_kind(kind, box, size) for box in boxes_on(size)]
-    table = torch.stack([features(tower_view, draw(size, box), regions)[:, 0] for box in boxes_on(size)])
-    dark, white = (features(tower_view, draw(size, place), regions)[0, 0] for place in ((0, 0, 0, 0), (0, 0, *size)))
-    share = (table - dark) / (white - dark)  # (bright patch, region): 0 dark, 1 fully bright
+    pictures = [draw(size, bright) for bright in ((0, 0, 0, 0), (0, 0, *size), *boxes_on(size))]
+    dark, white, *bright = features_of_each(tower_view, pictures, regions)[..., 0]  # (M,) each
+    share = (torch.stack(bright) - dark[0]) / (white[0] - dark[0])  # (patch, region): 0 dark, 1 fully bright
     on, off = share.diag(), share[~torch.eye(4, dtype=torch.bool)]
     assert on.min() > 0.6, share  # the cells at its border are bright in part
     assert off.abs().max() < 0.05, share
@@ -180,7 +194,7 @@ def test_every_encoder_sees_its_own_region_only(
     blinded(model.get_model().region_encoder)
     regions = [as_kind(kind, box, size) for box in boxes_on(size)]
     pictures = [draw(size, bright) for bright in ((0, 0, 0, 0), (0, 0, *size), *boxes_on(size))]
-    dark, white, *bright = (features(tower_view, picture, regions, -1) for picture in pictures)
+    dark, white, *bright = features_of_each(tower_view, pictures, regions, -1)
     pvit_ext.attach(model, before)
     share = torch.stack([(one - dark).norm(dim=1) / (white - dark).norm(dim=1) for one in bright])  # (patch, region)
     assert share.diag().min() > 0.3, share

@@ -213,6 +213,7 @@ _ODD = st.sampled_from([10**400, math.nan, True, None, "1", 2 * MAX_PIXEL, [1, 2
 
 
 @given(st.lists(st.lists(st.one_of(st.integers(), st.floats(), _ODD), min_size=1, max_size=3), max_size=5))
+@FAST
 def test_plain_lists_take_a_short_way_to_the_same_points(points: list[Any]) -> None:
     def outcome(given: Any) -> Any:
         try:

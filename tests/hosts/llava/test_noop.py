@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,19 @@ def assert_same_parameters(ours: Any, stock: Any, what: str = "data") -> None:
         assert a is None or torch.equal(a, b), name
 
 
-@pytest.fixture(params=["class", "attached", "mistral"])
-def pair(request: pytest.FixtureRequest, llava_checkpoint: Path, mistral_checkpoint: Path) -> tuple[Any, Any]:
+@pytest.fixture(scope="module", params=["class", "attached", "mistral"])
+def loaded_pair(request: pytest.FixtureRequest, llava_checkpoint: Path, mistral_checkpoint: Path) -> tuple[Any, Any]:
     """(stock model, ours) with the same weights."""
     if request.param == "mistral":
         return load(StockMistral, mistral_checkpoint), load(LlavaMistralForCausalLM, mistral_checkpoint)
     ours = attached(llava_checkpoint) if request.param == "attached" else load(LlavaLlamaForCausalLM, llava_checkpoint)
     return load(StockLlama, llava_checkpoint), ours
+
+
+@pytest.fixture
+def pair(loaded_pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Copies, which a test may train."""
+    return copy.deepcopy(loaded_pair)
 
 
 @pytest.mark.parametrize("variant", ["all", "no mask", "no labels", "position_ids", "left", "list", "text only", "one"])
