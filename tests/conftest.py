@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("PVIT_EXT_CACHE", os.path.join(tempfile.gettempdir(), "pvit_ext_tests"))
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
@@ -21,15 +19,27 @@ torch.set_num_threads(1)  # the models are tiny: a second thread costs more in w
 
 
 def pytest_collection_finish() -> None:
+    keep_imports()
+
+
+def keep_imports() -> None:
     """Imported modules stay: accelerate collects garbage at each start of a trainer, and need not walk through them."""
     gc.collect()
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def index_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indexes of data files are not kept in the user's cache folder."""
+    os.environ["PVIT_EXT_CACHE"] = str(tmp_path_factory.mktemp("indexes"))
+
+
 @pytest.fixture(scope="session")
 def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaVA checkpoint."""
-    return build_llava(tmp_path_factory.mktemp("llava") / "tiny")
+    folder = build_llava(tmp_path_factory.mktemp("llava") / "tiny")
+    keep_imports()  # of llava
+    return folder
 
 
 @pytest.fixture(scope="session")
