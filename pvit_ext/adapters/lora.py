@@ -23,13 +23,15 @@ def find_all_linear_names(model: Any) -> str:
     LLaVA's function of this name collects last names (``q_proj``), which a vision tower or an encoder has as well.
 
     Args:
-        model: LLaVA model before peft wraps it.
+        model: of either host, before peft wraps it.
     """
-    inner = model.get_model()
-    ours = {id(part) for name in _OURS for part in _modules_of(getattr(inner, name, None))}
+    root, prefix = model.base_model, model.base_model_prefix
+    if (nested := getattr(root, "language_model", None)) is not None:  # transformers' own models
+        root, prefix = nested, f"{prefix}.language_model"
+    ours = {id(part) for name in _OURS for part in _modules_of(getattr(root, name, None))}
     names = [
-        f"{model.base_model_prefix}.{name}"
-        for name, module in inner.named_modules()
+        f"{prefix}.{name}"
+        for name, module in root.named_modules()
         if isinstance(module, nn.Linear) and id(module) not in ours
     ]
     return "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names}))

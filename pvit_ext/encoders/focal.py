@@ -102,6 +102,11 @@ class Focal(RegionEncoder):
         super().__init__()
         if options.context < 1 or options.least < 1 or options.shuffle < 1:
             raise ValueError(f"focal's context, least and shuffle are 1 or more, got {options}")
+        if tower_config.image_size is None:
+            raise ValueError(
+                "region encoder 'focal' shows crops to the vision tower, which has to take images of one size; this "
+                "one takes any: choose another encoder, such as osprey"
+            )
         self.options, self.side, self.patch = options, tower_config.image_size, tower_config.patch_size
         self.feature_layers = check_layers((options.layer,), tower_config)
         depth = options.layer % (tower_config.num_hidden_layers + 1)

@@ -112,8 +112,8 @@ def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = Fa
         raise FileNotFoundError(f"{origin} has no config.json: name the folder of a checkpoint")
     if "text_config" in values or "vision_config" in values:
         raise ValueError(
-            f"{origin} is a checkpoint of transformers' own {found!r} ({', '.join(names) or 'no architectures'}), for "
-            "which pvit-ext has no host yet: name one of LLaVA's code (architectures Llava...ForCausalLM)"
+            f"{origin} is a checkpoint of transformers' own {found!r} ({', '.join(names) or 'no architectures'}), but "
+            "the llava host takes those of LLaVA's code (architectures Llava...ForCausalLM)"
         )
     known = {kind: candidate for candidate in REGION_CLASSES for kind in _model_types(candidate)[: 1 + plain]}
     if found in known:

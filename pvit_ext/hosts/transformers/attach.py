@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pvit_ext.config import EncoderFacts, RegionConfig
-from pvit_ext.hosts.transformers.facts import HOST_KEY, HostFacts, host_facts
+from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.placeholder import claim_token
 from pvit_ext.hosts.transformers.processor import give_regions
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions

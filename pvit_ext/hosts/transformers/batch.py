@@ -109,15 +109,14 @@ def build_inputs(
     tiled = encoder.reads_tiles and any(one.tiles for one in batch.views)
     cells = host.cells(inputs, hidden, batch.views, False)
     grids = host.cells(inputs, hidden, batch.views, True) if tiled else cells
-    layers = [_layer(hidden, layer) for layer in encoder.feature_layers]
     return RegionInputs(
         flat,
         torch.tensor([region.image for region in flat], device=device),
         batch.sizes,
-        [gather_maps(layer, grids).to(device) for layer in layers],
+        [_map(hidden, layer, grids).to(device) for layer in encoder.feature_layers],
         [one.tiles if tiled and one.tiles else one.base for one in batch.views],
         [one and {key: value.to(device) for key, value in one.items()} for one in batch.extra],
-        gather_maps(_layer(hidden, host.select_layer), cells).to(device) if crosses else None,
+        _map(hidden, host.select_layer, cells).to(device) if crosses else None,
         host.encoder_tower,
     )
 
@@ -147,6 +146,16 @@ def dummy_inputs(
         four_cells(host.select_layer) if crosses else None,
         host.encoder_tower,
     )
+
+
+def _map(hidden: HiddenStates, layer: int, cells: Sequence[Tensor]) -> Tensor:
+    found, needed = _layer(hidden, layer), 1 + max(int(table.max()) for table in cells)
+    if found.shape[:-1].numel() < needed:
+        raise RegionError(
+            f"hidden layer {layer} of the vision tower has {found.shape[:-1].numel()} positions for at least {needed} "
+            "cells: the tower merges cells behind its layers; choose an earlier one in encoder_options"
+        )
+    return gather_maps(found, cells)
 
 
 def _layer(hidden: HiddenStates, layer: int) -> Tensor:

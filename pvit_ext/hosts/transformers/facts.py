@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-HOST_KEY = "pvit_ext_host"
-"""Of a nested key of config.json, beside :data:`pvit_ext.config.CONFIG_KEY`."""
+from pvit_ext.hosts.transformers.keys import HOST_KEY
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class InnerMixin:
         check_counts(ids, host.token_id, batch.counts, module.positions_per_region, continued)
         hidden = host.run_tower(inputs)
         crosses, device = is_cross(module.region_projector), next(module.region_projector.parameters()).device
+        device = ids.device if device.type == "meta" else device  # offloaded, and brought to the prompt's
         tokens = module(build_inputs(host, module.region_encoder, crosses, batch, inputs, hidden, device))  # (M, S, D)
         return align_right(tokens, batch.counts)
 

@@ -123,7 +123,9 @@ def _image() -> Any:
 def test_transformers_own_llava_is_told_apart(llava_checkpoint: Path, tmp_path: Path) -> None:
     nested = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": {}}
     other = change(llava_checkpoint, tmp_path / "hf", **nested)
-    with pytest.raises(ValueError, match=r"transformers' own 'llava' \(LlavaForConditionalGeneration\).* no host yet"):
+    with pytest.raises(
+        ValueError, match=r"transformers' own 'llava' \(LlavaForConditionalGeneration\).* the llava host takes"
+    ):
         load(other)
     unknown = change(llava_checkpoint, tmp_path / "qwen", model_type="llava", architectures=["LlavaQwenForCausalLM"])
     with pytest.raises(ValueError, match=r"'llava', architectures \['LlavaQwenForCausalLM'\] is no LLaVA checkpoint"):

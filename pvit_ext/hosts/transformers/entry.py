@@ -1,0 +1,60 @@
+"""transformers' own vision-language models as a host: loaded, given regions, and in conversation.
+
+Light, and importable with any transformers: :func:`~pvit_ext.hosts.find.host_of` asks each host about a model.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.hosts.chat import Chat
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.hosts.load_call import LoadCall
+
+
+class TransformersModels:
+    """The families of :mod:`pvit_ext.hosts.transformers.families`; see :class:`~pvit_ext.hosts.find.ModelHost`."""
+
+    def holds(self, model: Any) -> bool:
+        """Whether a model's config nests that of a vision tower; adapters around it pass the name on."""
+        return hasattr(getattr(model, "config", None), "vision_config")
+
+    def reads(self, values: Mapping[str, Any]) -> bool:
+        """Whether a config.json nests that of a vision tower."""
+        return "vision_config" in values
+
+    def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
+        """Load a checkpoint; see :func:`pvit_ext.hosts.transformers.loading.load`."""
+        loaded: Loaded = _module("loading").load(kind, call)
+        return loaded
+
+    def attach(
+        self, model: Any, config: RegionConfig, checkpoint: str, filled_later: bool, facts: EncoderFacts | None,
+        processor: Any,
+    ) -> Any:  # fmt: skip
+        """Give a loaded model a region encoder; see :func:`pvit_ext.hosts.transformers.attach.attach`."""
+        return _module("attach").attach(model, config, checkpoint, filled_later, facts, processor)
+
+    def chat(self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None) -> Chat:
+        """Open a conversation; see :class:`pvit_ext.hosts.transformers.chat.TransformersChat`."""
+        chat: Chat = _module("chat").TransformersChat(model, processor, conv_version, system)
+        return chat
+
+
+def _module(name: str) -> ModuleType:
+    if importlib.util.find_spec("transformers.utils.output_capturing") is None:
+        found = importlib.metadata.version("transformers")
+        raise ValueError(
+            f"regions in transformers' own models need transformers 5.18 or newer, this is {found}: upgrade it, or "
+            "take a checkpoint of LLaVA's code"
+        )
+    return importlib.import_module(f"pvit_ext.hosts.transformers.{name}")
+
+
+HOST = TransformersModels()

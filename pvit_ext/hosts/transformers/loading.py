@@ -1,0 +1,85 @@
+"""Loading a checkpoint of transformers' own, or what was trained on one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pvit_ext.adapters.lora import merge_adapter
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.transformers.attach import attach
+from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.tokens.serialization import load_region_modules, read_region_config
+
+logger = logging.getLogger(__name__)
+
+
+def load(kind: CheckpointKind, call: LoadCall) -> Loaded:
+    """Tokenizer, model, processor and context length; see :func:`pvit_ext.load_pretrained_model`.
+
+    Args:
+        kind: what to load.
+        call: device, dtype and the like.
+    """
+    processor, model = load_kind(kind, call)
+    context_len = int(model.config.get_text_config().max_position_embeddings)
+    return Loaded(processor.tokenizer, model.eval(), processor, context_len)
+
+
+def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
+    """Processor and model of a checkpoint and, if it is none by itself, of the ones under it first.
+
+    Args:
+        kind: what to load.
+        call: device, dtype and the like.
+
+    Raises:
+        ValueError: when parts do not fit together.
+    """
+    if kind.base is None or kind.folder is None:
+        return _load_whole(kind.path, call)
+    under = find_kind(kind.base)
+    logger.info("%s", under)
+    processor, model = load_kind(under, call)
+    if kind.regions:
+        saved, folder = read_region_config(kind.folder), str(kind.folder)
+        attach(model, saved.config, folder, filled_later=True, facts=saved.facts, processor=processor)
+        load_region_modules(model, kind.folder)
+    if kind.adapter:
+        model = merge_adapter(model, kind.folder)
+    return processor, model
+
+
+def model_class(config: Any) -> Any:
+    """The class of a checkpoint's model, with regions if its config names them.
+
+    Args:
+        config: of the checkpoint.
+
+    Raises:
+        ValueError: for a checkpoint without a class for images and text.
+    """
+    import transformers
+
+    from pvit_ext.hosts.transformers.classes import region_class
+
+    names = [name for name in config.architectures or () if hasattr(transformers, name)]
+    if not names:
+        raise ValueError(
+            f"a checkpoint of type {config.model_type!r} names architectures {config.architectures}, of which "
+            f"transformers {transformers.__version__} has none"
+        )
+    stock = getattr(transformers, names[0])
+    return stock if getattr(config, HOST_KEY, None) is None else region_class(stock)
+
+
+def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoProcessor
+
+    found = model_class(AutoConfig.from_pretrained(path))
+    model = found.from_pretrained(path, dtype=call.dtype, **call.kwargs)
+    if "device_map" not in call.kwargs:
+        model.to(call.device)
+    return AutoProcessor.from_pretrained(path), model

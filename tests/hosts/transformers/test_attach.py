@@ -1,0 +1,177 @@
+"""Attaching a region encoder to a loaded model of transformers', and what is wrapped around such a model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pvit_ext
+from pvit_ext.adapters.lora import find_all_linear_names
+from pvit_ext.regions.region import Region, RegionError
+from tests.hosts.transformers.inputs import (
+    ALL_BUT_TWO_SLOW,
+    IMAGES,
+    NAMES,
+    OSPREY,
+    QUESTIONS,
+    REGIONS,
+    plain_batch,
+    region_batch,
+    with_regions,
+)
+from tests.hosts.transformers.zoo import ROWS, ZOO, llava
+
+CONFIG = pvit_ext.RegionConfig("osprey", encoder_options=OSPREY)
+
+
+def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_placeholder_takes_a_spare_row(name: str) -> None:
+    model, processor = ZOO[name]()
+    before = model.get_input_embeddings().weight.clone()
+    pvit_ext.attach(model, CONFIG, processor=processor)
+    token = processor.tokenizer.convert_tokens_to_ids("<region>")
+    assert token == model.model.region_host.token_id < ROWS
+    assert processor.tokenizer("what <region><region> ?").input_ids.count(token) == 2
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+def test_without_a_spare_row_one_is_added_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    used = len(llava()[1].tokenizer)
+    model, processor = llava(rows=used)
+    stock = logits(model, plain_batch(processor))
+    with caplog.at_level(logging.WARNING):
+        pvit_ext.attach(model, CONFIG, processor=processor)
+    assert f"grows from {used} to {used + 1} rows" in caplog.text
+    assert model.config.text_config.vocab_size == model.lm_head.out_features == used + 1
+    assert torch.equal(logits(model, plain_batch(processor))[..., :used], stock)
+    torch.testing.assert_close(model.lm_head.weight[-1], model.lm_head.weight[:-1].mean(0))
+    assert logits(model, region_batch(model, processor)).isfinite().all()
+
+
+def test_errors_say_what_to_do() -> None:
+    model, processor = ZOO["llava"]()
+    with pytest.raises(ValueError, match=r"processor=AutoProcessor"):
+        pvit_ext.attach(model, CONFIG)
+    model.config.model_type = "idefics3"
+    with pytest.raises(ValueError, match=r"'idefics3' take no regions: .*Known types"):
+        pvit_ext.attach(model, CONFIG, processor=processor)
+    model, processor = with_regions("llava")
+    batch = region_batch(model, processor)
+    with pytest.raises(RegionError, match=r"sample 1: its 1 region\(s\) take 4 positions"):
+        model(**{**batch, "regions": [batch["regions"][0], batch["regions"][1][:1]]})
+    with pytest.raises(RegionError, match="region_views"):
+        model(**{**batch, "region_views": None})
+    with pytest.raises(RegionError, match=r"sample 0, region 0: .* not resolved"):
+        model(**{**batch, "regions": REGIONS})
+    with pytest.raises(RegionError, match="no images"):
+        model(**{**batch, "pixel_values": None})
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    with pytest.raises(RegionError, match="inputs_embeds"):
+        model(**{**batch, "input_ids": None, "inputs_embeds": embeds})
+
+
+def test_another_encoder_takes_the_place_of_the_first() -> None:
+    model, processor = with_regions("llava")
+    kept = model.region_projector.delimiters.weight.clone()
+    pvit_ext.attach(model, pvit_ext.RegionConfig("replay", encoder_options={"grid": 2}))
+    assert model.region_config.encoder == "replay"
+    assert torch.equal(model.region_projector.delimiters.weight, kept)
+    assert logits(model, region_batch(model, processor)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
+def test_gradient_checkpointing_of_both_kinds(name: str) -> None:
+    found = []
+    for reentrant in (None, False, True):
+        model, processor = with_regions(name)
+        model.train()
+        if reentrant is not None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        batch = region_batch(model, processor)
+        model(**batch, labels=batch["input_ids"].masked_fill(batch["input_ids"] < 8, -100)).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert any(key.startswith("region_encoder.") for key in found[0])
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for key, value in other.items():
+            torch.testing.assert_close(value, found[0][key], atol=1e-6, rtol=1e-4)
+
+
+def test_two_threads_on_one_model() -> None:
+    model, processor = with_regions("llava")
+    batches = [
+        region_batch(model, processor, QUESTIONS[:1], [[Region.box(5 * k, 3, 5 * k + 20, 40)]], IMAGES[:1])
+        for k in range(4)
+    ]
+    want, got = [logits(model, one) for one in batches], [None] * len(batches)
+
+    def run(number: int) -> None:
+        for _ in range(5):
+            got[number] = logits(model, batches[number])  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(one, other) for one, other in zip(want, got, strict=True))
+    assert not model.model.pending
+
+
+@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
+def test_lora_adapts_the_language_model_alone(name: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model, processor = with_regions(name)
+    batch = region_batch(model, processor)
+    want, answer = logits(model, batch), model.generate(**batch, max_new_tokens=3, do_sample=False)
+    lora = LoraConfig(
+        target_modules=find_all_linear_names(model),
+        modules_to_save=["region_projector", "region_encoder"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(model, lora)
+    adapted = {key.partition(".lora_A")[0] for key, _ in wrapped.named_parameters() if ".lora_A" in key}
+    assert adapted
+    assert all(key.startswith("base_model.model.model.language_model.layers.") for key in adapted)
+    with wrapped.disable_adapter():
+        assert torch.equal(logits(wrapped, batch), want)
+        assert torch.equal(wrapped.generate(**batch, max_new_tokens=3, do_sample=False), answer)
+    changed = logits(wrapped, batch)
+    assert not torch.equal(changed, want)
+    wrapped.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    trained = {key for key, p in wrapped.named_parameters() if p.grad is not None}
+    assert any("region_projector.modules_to_save" in key for key in trained)
+    wrapped.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(with_regions(name)[0], tmp_path)
+    assert torch.equal(logits(again, batch), changed)
+    merged = again.merge_and_unload()
+    torch.testing.assert_close(logits(merged, batch), changed, atol=1e-4, rtol=0)
+    assert type(merged) is type(model)
+
+
+@pytest.mark.parametrize("device_map", [{"": "cpu"}, "disk"])
+def test_device_map(device_map: Any, tmp_path: Path) -> None:
+    model, processor = with_regions("qwen2_5_vl")
+    model.save_pretrained(tmp_path / "model")
+    if device_map == "disk":
+        device_map = {"model.visual": "cpu", "model.language_model": "disk", "lm_head": "cpu"}
+        device_map |= {"region_encoder": "cpu", "region_projector": "disk"}
+    options = {"device_map": device_map, "offload_folder": str(tmp_path / "offload")}
+    placed = type(model).from_pretrained(tmp_path / "model", **options)
+    batch = region_batch(model, processor)
+    assert torch.equal(logits(model, batch), logits(placed, batch))
+    answer = {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(model.generate(**batch, **answer), placed.generate(**batch, **answer))
