@@ -11,6 +11,7 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
 logger = logging.getLogger(__name__)
@@ -82,4 +83,4 @@ def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
     model = found.from_pretrained(path, dtype=call.dtype, **call.kwargs)
     if "device_map" not in call.kwargs:
         model.to(call.device)
-    return AutoProcessor.from_pretrained(path), model
+    return with_regions_of(AutoProcessor.from_pretrained(path), path), model

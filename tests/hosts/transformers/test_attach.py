@@ -83,7 +83,7 @@ def test_errors_say_what_to_do() -> None:
 def test_another_encoder_takes_the_place_of_the_first() -> None:
     model, processor = with_regions("llava")
     kept = model.region_projector.delimiters.weight.clone()
-    pvit_ext.attach(model, pvit_ext.RegionConfig("replay", encoder_options={"grid": 2}))
+    pvit_ext.attach(model, pvit_ext.RegionConfig("replay", encoder_options={"grid": 2}), processor=processor)
     assert model.region_config.encoder == "replay"
     assert torch.equal(model.region_projector.delimiters.weight, kept)
     assert logits(model, region_batch(model, processor)).isfinite().all()

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.regions.region import Region, RegionError
-from tests.hosts.transformers.inputs import NAMES, picture, region_batch, with_regions
+from pvit_ext.regions.view import View
+from tests.hosts.transformers.inputs import IMAGES, NAMES, picture, region_batch, with_regions
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "osprey": {"layers": [-2, -1], "position_grid": 8},
@@ -81,5 +83,7 @@ def test_encoders_without_tokens_need_no_regions_in_the_model(encoder: str) -> N
     model, processor = with_regions("llava", encoder, {})
     batch = region_batch(model, processor, ["what", "where"], [None, None])
     model.train()(**batch, labels=batch["input_ids"]).loss.backward()
+    sizes = [image.size for image in IMAGES]
+    views = [ImageViews(View.resize(size, (28, 28))) for size in sizes]
     with pytest.raises(RegionError, match=f"'{encoder}' shows regions by text and pixels"):
-        model(**{**batch, "regions": [[A.resolve((197, 140))], None]})
+        model(**batch, regions=[[A.resolve(sizes[0])], None], region_sizes=sizes, region_views=views)
