@@ -52,7 +52,8 @@ class TrainingHost(Protocol):
         """The model, with region modules and adapters that the arguments ask for, and its tokenizer or processor.
 
         What the host's own flags freeze is frozen. It has ``region_module``, a
-        :class:`~pvit_ext.tokens.region_module.RegionModule`.
+        :class:`~pvit_ext.tokens.region_module.RegionModule`, and ``model_arguments``, which trackers show and resuming
+        compares.
         """
         ...
 

@@ -8,9 +8,15 @@ from pathlib import Path
 import transformers
 
 from pvit_ext.hosts.llava import cpu_launch
+from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.training.arguments import check_data, expand_command_line, with_config_file
-from pvit_ext.training.host import Arguments, TrainingHost, take_host
+from pvit_ext.training.host import DEFAULT, FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
+
+_DESCRIPTION = (
+    f"Train region modules and their model. Further flags: {FLAG} NAME, the kind of model ({', '.join(HOSTS)}; "
+    f"default {DEFAULT}), --config FILE, flags from YAML, and {PLUGIN} MODULE, which is imported to register something."
+)
 
 
 def main(attn_implementation: str | None = None) -> None:
@@ -40,7 +46,7 @@ def main(attn_implementation: str | None = None) -> None:
 
 def parse(host: TrainingHost, words: list[str], attn_implementation: str | None = None) -> Arguments:
     """Flags as the host's dataclasses, checked against each other and the data."""
-    parser = transformers.HfArgumentParser(host.argument_classes)
+    parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
     check_data(data, training.stage)
     return Arguments(model, data, training, attn_implementation)

@@ -92,6 +92,17 @@ def test_the_host_is_named_once_and_known() -> None:
         take_host(["--host", "blip"])
 
 
+def test_help_names_what_is_no_field_of_the_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--host NAME, the kind of model (llava" in text
+    assert all(word in text for word in ("--config FILE", "--plugin MODULE", "--stage", "--model_name_or_path"))
+
+
 @pytest.mark.parametrize(("flag", "value", "said"), [("bits", 4, "--bits 4"), ("vision_tower", "", "--vision_tower")])
 def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     flag: str, value: Any, said: str, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
