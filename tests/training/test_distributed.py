@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from examples.quickstart.arms import free_port
-from pvit_ext.hosts.llava import compat, cpu_launch
+from pvit_ext.hosts.llava import compat
 from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
 
@@ -33,14 +32,6 @@ BIN = Path(sys.executable).parent
 def test_fsdp_that_would_shard_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--fsdp shards nothing on a CPU"):
         RegionTrainingArguments(output_dir=str(tmp_path), fsdp="full_shard auto_wrap", report_to=[])
-
-
-def test_deepspeeds_shared_memory_kernel_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = importlib.import_module("deepspeed.comm.torch")
-    monkeypatch.setattr(backend, "build_shm_op", lambda: "compiled for a minute")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    cpu_launch.cpu_deepspeed_shm_op()
-    assert backend.build_shm_op() is None
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,8 @@ def registered_tower(args: Any) -> VisionTower | None:
 def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
     """Leave a registered tower the weights that ``from_pretrained`` found, or load its pre-trained ones.
 
-    transformers 5 makes models on the meta device: buffers that no checkpoint keeps are made once more.
+    transformers makes models on the meta device. transformers 5 leaves buffers there that no checkpoint keeps, 4.36 and
+    4.37 all that they did not find: they are made once more.
 
     Args:
         model: with such a tower.
@@ -159,6 +160,8 @@ def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLi
     absent = sorted(name for name in missing if name.startswith(prefix))
     if absent and not own <= {*absent}:
         raise ValueError(f"{checkpoint} holds its vision tower, but lacks {absent}: get the complete checkpoint")
+    if any(one.is_meta for one in tower.parameters()):
+        _make_real(tower, model.config)
     if volatile := _volatile(tower):
         fresh = registered_tower(model.config)
         assert fresh is not None
@@ -169,6 +172,13 @@ def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLi
         tower.load_model()
     tower.is_loaded = True
     tower.requires_grad_(not tower.frozen)
+
+
+def _make_real(tower: VisionTower, config: Any) -> None:
+    """Give a tower on the meta device memory, and the values that a new one begins with."""
+    fresh = registered_tower(config)
+    assert fresh is not None
+    tower.to_empty(device="cpu").load_state_dict(fresh.state_dict())
 
 
 def match_trained_tower(model: Any) -> None:
