@@ -24,6 +24,9 @@ _ANSWERS = "a red fish", "It is seven."
 _SLACK = 3
 """Characters behind the end of an answer that may share its last token."""
 
+_UNLIMITED = 1 << 20
+"""Tokens: what ``--model_max_length`` cuts off is no fault of a template, records are checked for it one by one."""
+
 Kind = tuple[bool, bool]
 """(with an image, with several turns)"""
 
@@ -57,12 +60,12 @@ def _problems(template: Any, tokenizer: Any, preprocess: Any) -> dict[Kind, str]
     kinds: list[Kind] = [(True, False), (True, True), (False, False), (False, True)]
     if template.sep_style == conversation.SeparatorStyle.PLAIN:
         kinds = kinds[:1]  # it takes no other, and says so for each record
-    before = conversation.default_conversation
-    conversation.default_conversation = template
+    before = conversation.default_conversation, tokenizer.model_max_length
+    conversation.default_conversation, tokenizer.model_max_length = template, _UNLIMITED
     try:
         found = {kind: _problem(kind, tokenizer, preprocess) for kind in kinds}
     finally:
-        conversation.default_conversation = before
+        conversation.default_conversation, tokenizer.model_max_length = before
     return {kind: problem for kind, problem in found.items() if problem}
 
 

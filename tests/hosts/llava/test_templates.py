@@ -106,6 +106,18 @@ def test_each_template_trains_on_the_answers_or_is_refused(
             assert llava_conversation.default_conversation is template
 
 
+def test_a_short_maximum_length_is_no_fault_of_the_template(
+    tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLaVA cuts text-only samples off there; records that this hits are named one by one."""
+    tokenizer = tokenizers["build_tokenizer"]
+    monkeypatch.setattr(tokenizer, "model_max_length", 20)
+    monkeypatch.setattr(llava_conversation, "default_conversation", TEMPLATES["v1"])
+    with patched((*PATCH_POINTS, *TRAIN_POINTS)):
+        check_template(tokenizer, RECORDS, llava_train.preprocess)
+    assert tokenizer.model_max_length == 20
+
+
 def test_what_goes_wrong_is_said(tokenizers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tokenizers["build_smol_tokenizer"]
     with patched((*PATCH_POINTS, *TRAIN_POINTS)):
