@@ -1,0 +1,103 @@
+"""Files of a converted checkpoint's processor: tokenizer, image processor, chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.hosts.llava.tokenizer import with_original_ids
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
+from pvit_ext.tools.convert.configs import pinpoints_of
+from pvit_ext.tools.convert.tower import Tower
+
+_VICUNA = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the human's questions. "
+)
+_CONTENT = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\n' }}"
+    "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}"
+)
+TEMPLATES = {
+    "llava_llama": "{% if messages and messages[0]['role'] != 'system' %}{{ '"
+    + _VICUNA.replace("'", "\\'")
+    + "' }}{% endif %}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' }}{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}"
+    "{% endif %}" + _CONTENT + "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ ' ' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+    "llava_mistral": "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' }}" + _CONTENT + "{{ eos_token }}"
+    "{% else %}{{ '[INST] ' }}" + _CONTENT + "{{ ' [/INST]' }}{% endif %}{% endfor %}",
+}
+"""Those of LLaVA's conversation templates v1 and mistral_instruct, in the words of transformers' chats."""
+
+
+def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
+    """A LLaVA checkpoint's tokenizer with ``<image>``, a padding token and, with regions, ``<region>``.
+
+    Returns:
+        tokenizer, and the ids of ``<image>`` and ``<region>``.
+    """
+    from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+
+    found = with_original_ids(AutoTokenizer.from_pretrained(folder))
+    marks = {name: getattr(found, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    tokenizer: Any = PreTrainedTokenizerFast(  # as it is: LlamaTokenizer would build another one of its files
+        tokenizer_object=found.backend_tokenizer,
+        model_max_length=found.model_max_length,
+        padding_side="left",
+        **{name: mark for name, mark in marks.items() if mark is not None},
+    )
+
+    def add(token: str) -> int:
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+        return int(tokenizer.convert_tokens_to_ids(token))
+
+    image_id = add(IMAGE_PLACEHOLDER)
+    if tokenizer.pad_token in (None, tokenizer.unk_token):
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    return tokenizer, image_id, add(REGION_PLACEHOLDER) if regions else None
+
+
+def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> None:
+    """Write what ``AutoProcessor`` loads.
+
+    Args:
+        folder: of the converted checkpoint.
+        host: LLaVA's config.
+        tower: its vision tower.
+        tokenizer: from :func:`hub_tokenizer`.
+    """
+    aspect = getattr(host, "image_aspect_ratio", None)
+    kind = {"anyres": "LlavaNext", "pad": "Llava"}.get(aspect or "", "CLIP")
+    values = {**_plain(tower.images.to_dict()), "image_processor_type": f"{kind}ImageProcessor"}
+    if aspect == "pad":
+        values["do_pad"] = True
+    elif aspect == "anyres":
+        values["image_grid_pinpoints"] = [[height, width] for width, height in pinpoints_of(host)]
+    class_name = "LlavaNextProcessor" if aspect == "anyres" else "LlavaProcessor"
+    patches = getattr(host, "mm_vision_select_feature", "patch") == "patch"
+    processor = {
+        "processor_class": class_name,
+        "patch_size": tower.config.patch_size,
+        "num_additional_image_tokens": 1,  # CLIP's class token, which the strategy "default" drops
+        "vision_feature_select_strategy": "default" if patches else "full",
+        "image_token": IMAGE_PLACEHOLDER,
+    }
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    _write(folder / "preprocessor_config.json", {**values, "processor_class": class_name})
+    _write(folder / "processor_config.json", processor)
+    mistral = "mistral" in host.model_type
+    (folder / "chat_template.jinja").write_text(TEMPLATES["llava_mistral" if mistral else "llava_llama"])
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    dropped = ("image_processor_type", "processor_class", "feature_extractor_type", "_processor_class")
+    return {key: value for key, value in values.items() if key not in dropped}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, default=dict) + "\n")
