@@ -83,7 +83,16 @@ def _llava() -> TrainingHost:
     return LlavaHost()
 
 
-HOSTS: dict[str, Callable[[], TrainingHost]] = {"llava": _llava}
+def _transformers() -> TrainingHost:
+    from pvit_ext.hosts.llava import compat
+
+    compat.prepare_training()
+    from pvit_ext.training.transformers.host import TransformersHost
+
+    return TransformersHost()
+
+
+HOSTS: dict[str, Callable[[], TrainingHost]] = {"llava": _llava, "transformers": _transformers}
 """Name -> maker, which imports the host's packages."""
 
 

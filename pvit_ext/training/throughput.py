@@ -17,14 +17,14 @@ class Throughput:
     those that get rows; an encoder that names them in the text has none.
 
     Args:
-        model: region-enabled LLaVA model, possibly inside peft's wrapper, as the trainer calls it.
+        model: with regions, possibly inside peft's wrapper, as the trainer calls it.
     """
 
     def __init__(self, model: Any) -> None:
         self._reset()
         self._mark: float | None = None
         model.register_forward_pre_hook(self._count_batch, with_kwargs=True)
-        model.get_model().register_forward_pre_hook(self._count_rows, with_kwargs=True)
+        _inner(model).register_forward_pre_hook(self._count_rows, with_kwargs=True)
 
     def _reset(self) -> None:
         self.samples, self.regions, self.seconds = 0, 0, 0.0
@@ -33,7 +33,7 @@ class Throughput:
     def _count_batch(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
         if module.training:  # not when it answers
             self.samples += len(inputs["input_ids"])
-            self.regions += sum(len(own or ()) for own in inputs["regions"])
+            self.regions += sum(len(own or ()) for own in inputs.get("regions") or ())
 
     def _count_rows(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
         if module.training:
@@ -72,3 +72,9 @@ class Throughput:
         totals, seconds = counts.sum(0).tolist(), max(float(counts[:, 3].max()), 1e-9)
         names = ("samples_per_second", "tokens_per_second", "regions_per_second")
         return {name: total / seconds for name, total in zip(names, totals[:3], strict=True)}
+
+
+def _inner(model: Any) -> Any:
+    """The model without its head: LLaVA's names it by a method, transformers' own by ``base_model``."""
+    outer = getattr(model, "get_base_model", lambda: model)()
+    return outer.get_model() if hasattr(outer, "get_model") else outer.base_model

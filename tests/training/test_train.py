@@ -30,8 +30,9 @@ from llava import conversation as llava_conversation  # noqa: E402
 from llava.train import train as llava_train  # noqa: E402
 
 from pvit_ext.data.records import RecordError  # noqa: E402
-from pvit_ext.hosts.llava.dataset import RegionDataset, jitter_box  # noqa: E402
+from pvit_ext.hosts.llava.dataset import RegionDataset  # noqa: E402
 from pvit_ext.hosts.llava.image_layout import ImageLayout  # noqa: E402
+from pvit_ext.regions.jitter import jitter_box  # noqa: E402
 from pvit_ext.regions.region import RegionError  # noqa: E402
 from pvit_ext.train import main  # noqa: E402
 from pvit_ext.training import trainer as region_trainer  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,15 @@ from llava.train import train as llava_train
 from PIL import Image
 
 from pvit_ext.data.bad_records import BadRecords
-from pvit_ext.data.records import BadRecord, Record, RecordError, Records, load_records
+from pvit_ext.data.record_dataset import RecordDataset
+from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.template_check import check_template
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import load_image, reading
-from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.regions.jitter import jitter_box
+from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.tokens.processor import RegionProcessor
 
 
@@ -30,66 +31,26 @@ def read_records(data_path: str, data_args: Any) -> tuple[Records, BadRecords]:
     return load_records(data_path, data_args.image_folder, bad), bad
 
 
-class RegionDataset(llava_train.LazySupervisedDataset):
+class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
     """LLaVA's dataset over records with regions; equal to LLaVA's, item by item, where there are none.
+
+    An item has ``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
 
     Images are upright (EXIF applied), and processed by LLaVA's ``process_images``, so ``anyres`` works too.
 
     Attributes:
         region_processor: set by the trainer; it runs in the data workers.
         layout: set by the trainer; how the vision tower sees an image, and the positions that it takes in the prompt.
-        seed: of the run; box jitter is a function of it, the epoch and the sample.
     """
 
     region_processor: RegionProcessor = RegionProcessor()
     layout: ImageLayout
-    seed: int = 0
 
     def __init__(self, data_path: str, tokenizer: Any, data_args: Any) -> None:
         read: tuple[Records, BadRecords] = getattr(data_args, "read", None) or read_records(data_path, data_args)
-        self.records, self.bad_records = read
+        RecordDataset.__init__(self, *read)
         self.tokenizer = tokenizer
         self.data_args = data_args
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def modality_lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, negative without an image."""
-        lengths: list[int] = self.records.words.tolist()
-        return lengths
-
-    @property
-    def lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, and 128 for an image."""
-        words = self.records.words
-        lengths: list[int] = (np.abs(words) + 128 * (words > 0)).tolist()
-        return lengths
-
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """``input_ids``, ``labels``, ``image`` as LLaVA's, and ``image_size``, ``regions``, ``region_extra``.
-
-        A record that turns out bad is replaced by the next good one, as at start-up: the same on every rank, in every
-        epoch and after a resume.
-
-        Args:
-            index: of the sample, in epoch 0, or (epoch, index).
-
-        Raises:
-            RecordError, RegionError: naming file and line; with the list of all when they are more than
-                ``--max_bad_records`` allows.
-        """
-        epoch, index = index if isinstance(index, tuple) else (0, index)
-        count = len(self.records)
-        for record in (self.records[number % count] for number in range(index, index + count)):
-            try:
-                return self._item(record, np.random.default_rng((self.seed, epoch, index)))
-            except (RecordError, RegionError) as error:
-                if not self.bad_records.limit:
-                    raise
-                self.bad_records.add(BadRecord(record.where, str(error)))
-        raise RecordError(f"none of {count} records can be used, the last is {record.where}")
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
@@ -168,23 +129,6 @@ class RegionDataset(llava_train.LazySupervisedDataset):
                 if end > limit:
                     problem = f"its {what} ends at position {end}, --model_max_length is {limit}; raise it"
                     raise RecordError(f"{name}: {problem}")
-
-
-def jitter_box(region: ResolvedRegion, fraction: float, draw: np.random.Generator) -> ResolvedRegion:
-    """PVIT's augmentation: move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
-
-    Other kinds stay, and so do boxes below one pixel: clipped, they could fall under the least size.
-    """
-    if region.kind != "box" or not fraction:
-        return region
-    (x0, y0), (x1, y1) = region.points
-    width, height = x1 - x0, y1 - y0
-    if min(width, height) < 1:
-        return region
-    left, top, right, bottom = draw.uniform(-fraction, fraction, 4).tolist()
-    start = max(x0 + left * width, 0.0), max(y0 + top * height, 0.0)
-    end = min(x1 + right * width, float(region.size[0])), min(y1 + bottom * height, float(region.size[1]))
-    return replace(region, points=(start, end))
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):

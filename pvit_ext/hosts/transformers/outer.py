@@ -14,6 +14,7 @@ from torch import Tensor
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
+from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.region_modules import (
     check_missing_regions,
     create_region_module,
@@ -66,6 +67,14 @@ class OuterMixin:
         before = {key for key in self._keys_to_ignore_on_save or () if not key.startswith("region_encoder.")}
         self._keys_to_ignore_on_save = keys_not_saved(self) | before
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training mode, all but a vision tower of which nothing is trained."""
+        super().train(mode)  # type: ignore[misc]
+        tower = family_of(self.config).tower(self.base_model)
+        if not any(parameter.requires_grad for parameter in tower.parameters()):
+            tower.eval()
+        return self
 
     @property
     def region_config(self) -> RegionConfig | None:

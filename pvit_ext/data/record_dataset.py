@@ -1,0 +1,79 @@
+"""Records as a dataset of torch's, for any host: a bad one is replaced, and chance depends on the run's seed alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.records import BadRecord, Record, RecordError, Records
+from pvit_ext.regions.region import RegionError
+
+
+class RecordDataset(Dataset[dict[str, Any]]):
+    """Items made of records; a host says how, in :meth:`_item`.
+
+    Attributes:
+        records: of the data file.
+        bad_records: of the run.
+        seed: of the run; box jitter is a function of it, the epoch and the sample.
+    """
+
+    seed: int = 0
+
+    def __init__(self, records: Records, bad_records: BadRecords) -> None:
+        self.records, self.bad_records = records, bad_records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """As LLaVA's: the words of each record, negative without an image."""
+        lengths: list[int] = self.records.words.tolist()
+        return lengths
+
+    @property
+    def lengths(self) -> list[int]:
+        """As LLaVA's: the words of each record, and 128 for an image."""
+        words = self.records.words
+        lengths: list[int] = (np.abs(words) + 128 * (words > 0)).tolist()
+        return lengths
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """The item of a record.
+
+        A record that turns out bad is replaced by the next good one, as at start-up: the same on every rank, in every
+        epoch and after a resume.
+
+        Args:
+            index: of the sample, in epoch 0, or (epoch, index).
+
+        Raises:
+            RecordError, RegionError: naming file and line; with the list of all when they are more than
+                ``--max_bad_records`` allows.
+        """
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        count = len(self.records)
+        for record in (self.records[number % count] for number in range(index, index + count)):
+            try:
+                return self._item(record, np.random.default_rng((self.seed, epoch, index)))
+            except (RecordError, RegionError) as error:
+                if not self.bad_records.limit:
+                    raise
+                self.bad_records.add(BadRecord(record.where, str(error)))
+        raise RecordError(f"none of {count} records can be used, the last is {record.where}")
+
+    def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
+        """The item of one record.
+
+        Args:
+            record: of the file.
+            draw: for augmentation.
+
+        Raises:
+            RecordError, RegionError: for a record that cannot be used.
+        """
+        raise NotImplementedError

@@ -1,0 +1,154 @@
+"""Training data for models of transformers: records through the region processor, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.record_dataset import RecordDataset
+from pvit_ext.data.records import Record, RecordError, Records
+from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, render
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
+from pvit_ext.regions.image import load_image, reading
+from pvit_ext.regions.jitter import jitter_box
+from pvit_ext.tokens.processor import RegionPrompt
+
+IGNORE_INDEX = -100
+_OF_IMAGES = ("region_sizes", "region_views", "region_extra")
+
+
+class RegionDataset(RecordDataset):
+    """Records as a model of transformers is trained on them, each a batch of one.
+
+    Args:
+        records, bad_records: of the data file.
+        processor: with regions.
+        data_args: has ``region_jitter``.
+        limit: positions that a sample may take.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, records: Records, bad_records: BadRecords, processor: Any, data_args: Any, limit: int, seed: int
+    ) -> None:
+        super().__init__(records, bad_records)
+        self.processor, self.tokenizer, self.data_args = processor, processor.tokenizer, data_args
+        self.limit, self.seed = limit, seed
+
+    def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
+        name, samples = record.where, self.processor.pvit_regions.samples
+        images = []
+        if "image" in record.data:
+            with reading(name):
+                images = [load_image(file) for file in record.image_files]
+        sizes, turns = [image.size for image in images], record.data["conversations"]
+        most = self.data_args.region_jitter
+        regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)] if images else []
+        prompt = samples.prompt([turn["value"] for turn in turns], regions, sizes, name)
+        turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
+        dialogue = render(self.processor, turns, name)
+        self._check_images(turns, len(images), name)
+        one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
+        item = self._encoded(samples.show(one, images), name, dialogue)
+        item["labels"] = self._labels(item, dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region))
+        self._check(item, name)
+        del item["offset_mapping"]
+        return item
+
+    def _encoded(self, sample: Any, name: str, dialogue: Dialogue) -> dict[str, Any]:
+        """What the processor makes of one sample; where its images lie, be there regions on them or not."""
+        processor, options = self.processor, {"return_tensors": "pt", "return_offsets_mapping": True}
+        if begins_with_bos(self.tokenizer, dialogue.text):
+            options["add_special_tokens"] = False
+        out = processor.encode([sample], **options)
+        known = processor.pvit_regions
+        if "regions" not in out and known.facts.tokens_per_region:
+            token_id = self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
+            count = len(sample.sizes)
+            if count:
+                out.data.update(known.for_model(processor, out, [sample], sample.sizes, [count], token_id))
+            else:
+                out.data.update({"regions": [[]], **{key: [] for key in _OF_IMAGES}})
+        return dict(out)
+
+    def _labels(self, item: dict[str, Any], dialogue: Dialogue) -> Tensor:
+        """Ids (1, L) of the answers, and :data:`IGNORE_INDEX` elsewhere.
+
+        Places in the text are counted from its end: images, which become many tokens, come before all answers.
+        """
+        ids, offsets = item["input_ids"], item["offset_mapping"][0]  # (1, L), (L, 2)
+        shift = int(offsets.max()) - len(dialogue.text)
+        starts, ends = offsets.unbind(-1)
+        learned = torch.zeros_like(starts, dtype=torch.bool)
+        for start, end in dialogue.answers:
+            learned |= (starts < end + shift) & (ends > start + shift)
+        learned &= ids[0] != self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
+        return torch.where(learned, ids, IGNORE_INDEX)
+
+    def _check_images(self, turns: Sequence[dict[str, str]], count: int, name: str) -> None:
+        texts = [turn["value"] for turn in turns]
+        if (found := sum(text.count(IMAGE_PLACEHOLDER) for text in texts)) != count:
+            raise RecordError(f"{name}: {found} <image> in its conversation, {count} image(s)")
+        first = next(number for number, turn in enumerate(turns) if turn["from"] == "gpt")
+        if any(IMAGE_PLACEHOLDER in text for text in texts[first:]):
+            raise RecordError(f"{name}: an <image> comes after the first answer; put all into the first question")
+
+    def _check(self, item: dict[str, Any], name: str) -> None:
+        taken = item["input_ids"].shape[1]
+        if taken > self.limit:
+            raise RecordError(f"{name}: it takes {taken} positions, --model_max_length is {self.limit}; raise it")
+        if not bool((item["labels"] != IGNORE_INDEX).any()):
+            raise RecordError(f"{name}: no answer token is there to learn from")
+
+
+class RegionCollator:
+    """Batches of items, as the processor makes them of several texts at once, padded on the right.
+
+    Args:
+        pad_token_id: of the tokenizer.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.fill = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Join items of one sample each."""
+        batch: dict[str, Any] = {}
+        for key in dict.fromkeys(key for item in items for key in item):
+            if not key.startswith("region"):
+                batch[key] = self._join(key, [item for item in items if key in item])
+        return batch | _regions(items)
+
+    def _join(self, key: str, items: Sequence[dict[str, Any]]) -> Tensor:
+        values: list[Tensor] = [item[key] for item in items]
+        if all(value.shape == item["input_ids"].shape for value, item in zip(values, items, strict=True)):
+            length = max(value.shape[1] for value in values)
+            fill = self.fill.get(key, 0)
+            return torch.cat([pad(value, (0, length - value.shape[1]), value=fill) for value in values])  # (B, L)
+        most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+        return torch.cat([_padded(value, most) for value in values])
+
+
+def _padded(value: Tensor, most: Sequence[int]) -> Tensor:
+    """Zeros behind each axis but the first, as processors pad smaller images and images of fewer tiles."""
+    missing = [size - own for size, own in zip(most, value.shape[1:], strict=True)]
+    return pad(value, [one for size in reversed(missing) for one in (0, size)])
+
+
+def _regions(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Regions by sample, counted over the images of the batch; nothing for a batch without any."""
+    if not any(any(item.get("regions", ())) for item in items):
+        return {}
+    joined: dict[str, Any] = {key: [one for item in items for one in item[key]] for key in _OF_IMAGES}
+    regions, first = [], 0
+    for item in items:
+        regions += [[replace(one, image=first + one.image) for one in row] for row in item["regions"]]
+        first += len(item["region_sizes"])
+    return {"regions": regions, **joined}

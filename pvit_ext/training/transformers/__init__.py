@@ -1,0 +1,1 @@
+"""Training with the transformers host: its arguments and its trainer."""

@@ -1,0 +1,43 @@
+"""transformers' Trainer for a model of its own, and what a run writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvit_ext.hosts.transformers.training import connectors
+from pvit_ext.tokens.serialization import save_region_modules
+from pvit_ext.training import lora_checkpoint
+from pvit_ext.training.trainer import RegionTrainer
+
+
+class TransformersRegionTrainer(RegionTrainer):
+    """Gives what joins tower and language model a learning rate of its own, where one is asked for."""
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """transformers' own; with ``--mm_projector_lr`` its groups are split."""
+        if self.optimizer is None and (rate := self.args.mm_projector_lr) is not None:
+            base = getattr(self.model, "get_base_model", lambda: self.model)()
+            apart = {id(parameter) for module in connectors(base) for parameter in module.parameters()}
+            optimizer = super().create_optimizer(*arguments)
+            for group in list(optimizer.param_groups):
+                own = [parameter for parameter in group["params"] if id(parameter) in apart]
+                if own:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in apart]
+                    options = {key: value for key, value in group.items() if key != "params"}
+                    optimizer.add_param_group({**options, "params": own, "lr": rate, "initial_lr": rate})
+            return optimizer
+        return super().create_optimizer(*arguments)
+
+
+def export_model(trainer: TransformersRegionTrainer) -> None:
+    """Write a run's result: region modules, an adapter with them, or a checkpoint with its processor."""
+    args = trainer.args
+    if args.lora_enable:
+        lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.lora_bias, args.should_save)
+    else:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if args.stage == "align":
+            save_region_modules(model, args.output_dir, base=model.name_or_path, write=args.should_save)
+        else:
+            trainer.save_model(args.output_dir)
+    trainer.accelerator.wait_for_everyone()
