@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -18,9 +19,10 @@ from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, rend
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.jitter import jitter_box
-from pvit_ext.tokens.processor import RegionPrompt
+from pvit_ext.tokens.processor import RegionPrompt, RegionSample
 
 IGNORE_INDEX = -100
+_BLANK = (28, 28)
 _OF_IMAGES = ("region_sizes", "region_views", "region_extra")
 
 
@@ -43,52 +45,68 @@ class RegionDataset(RecordDataset):
         self.limit, self.seed = limit, seed
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
-        name, samples = record.where, self.processor.pvit_regions.samples
-        images = []
-        if "image" in record.data:
-            with reading(name):
-                images = [load_image(file) for file in record.image_files]
-        sizes, turns = [image.size for image in images], record.data["conversations"]
-        most = self.data_args.region_jitter
-        regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)] if images else []
+        if "image" not in record.data:
+            return self._without_image(record)
+        name, samples, turns = record.where, self.processor.pvit_regions.samples, record.data["conversations"]
+        with reading(name):
+            images = [load_image(file) for file in record.image_files]
+        sizes, most = [image.size for image in images], self.data_args.region_jitter
+        regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)]
         prompt = samples.prompt([turn["value"] for turn in turns], regions, sizes, name)
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         dialogue = render(self.processor, turns, name)
         self._check_images(turns, len(images), name)
         one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
-        item = self._encoded(samples.show(one, images), name, dialogue)
-        item["labels"] = self._labels(item, dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region))
-        self._check(item, name)
-        del item["offset_mapping"]
-        return item
+        expanded = dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region)
+        return self._encoded(samples.show(one, images), name, expanded, images_first=True)
 
-    def _encoded(self, sample: Any, name: str, dialogue: Dialogue) -> dict[str, Any]:
-        """What the processor makes of one sample; where its images lie, be there regions on them or not."""
-        processor, options = self.processor, {"return_tensors": "pt", "return_offsets_mapping": True}
+    def _without_image(self, record: Record) -> dict[str, Any]:
+        """A record of text alone, and behind its end a blank image, which none of its answers sees.
+
+        Every rank has to run every module in every step, or ZeRO and DDP wait or mix up gradients; LLaVA shows its
+        tower a blank image for the same reason.
+        """
+        name, samples = record.where, self.processor.pvit_regions.samples
+        dialogue = render(self.processor, record.data["conversations"], name)
+        prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
+        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue, images_first=False)
+
+    def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue, images_first: bool) -> dict[str, Any]:
+        """The item of one sample; it says how its images lie, be there regions on them or not.
+
+        Args:
+            sample: prepared.
+            name: of the record.
+            dialogue: its text, with a ``<region>`` for each position.
+            images_first: its images come before all answers, else behind them.
+        """
+        options = {"return_tensors": "pt", "return_offsets_mapping": True}
         if begins_with_bos(self.tokenizer, dialogue.text):
             options["add_special_tokens"] = False
-        out = processor.encode([sample], **options)
-        known = processor.pvit_regions
+        out, known = self.processor.encode([sample], **options), self.processor.pvit_regions
         if "regions" not in out and known.facts.tokens_per_region:
             token_id = self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
-            count = len(sample.sizes)
-            if count:
-                out.data.update(known.for_model(processor, out, [sample], sample.sizes, [count], token_id))
-            else:
-                out.data.update({"regions": [[]], **{key: [] for key in _OF_IMAGES}})
-        return dict(out)
+            counts = [len(sample.sizes)]
+            out.data.update(known.for_model(self.processor, out, [sample], sample.sizes, counts, token_id))
+        item = dict(out)
+        offsets = item.pop("offset_mapping")[0]  # (L, 2)
+        added = int(offsets.max()) - len(dialogue.text) if images_first else 0  # images become many tokens
+        item["labels"] = self._labels(item["input_ids"], offsets - added, dialogue)
+        self._check(item, name)
+        return item
 
-    def _labels(self, item: dict[str, Any], dialogue: Dialogue) -> Tensor:
+    def _labels(self, ids: Tensor, offsets: Tensor, dialogue: Dialogue) -> Tensor:
         """Ids (1, L) of the answers, and :data:`IGNORE_INDEX` elsewhere.
 
-        Places in the text are counted from its end: images, which become many tokens, come before all answers.
+        Args:
+            ids: (1, L).
+            offsets: (L, 2) start and end of each token in the text; right for those of answers alone.
+            dialogue: the text.
         """
-        ids, offsets = item["input_ids"], item["offset_mapping"][0]  # (1, L), (L, 2)
-        shift = int(offsets.max()) - len(dialogue.text)
         starts, ends = offsets.unbind(-1)
         learned = torch.zeros_like(starts, dtype=torch.bool)
         for start, end in dialogue.answers:
-            learned |= (starts < end + shift) & (ends > start + shift)
+            learned |= (starts < end) & (ends > start)
         learned &= ids[0] != self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
         return torch.where(learned, ids, IGNORE_INDEX)
 
