@@ -18,20 +18,34 @@ from tests.training.test_transformers_host import save_stock, write_records
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=[("llava", "zero3"), ("llava_next", "zero2")], ids="-".join)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment that a recipe reads its paths from; the last record has no image, and so one rank no region."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model, data = save_stock(request.param, folder / "model"), write_records(folder / "data")
-    paths = {"MODEL": model, "DATA": data, "IMAGES": data.parent, "REGION_ENCODER": "osprey", "REGION_WEIGHTS": ""}
+    name, zero = request.param
+    folder = tmp_path_factory.mktemp(name)
+    model, data = save_stock(name, folder / "model"), write_records(folder / "data")
+    paths = {
+        "MODEL": model,
+        "DATA": data,
+        "IMAGES": data.parent,
+        "REGION_ENCODER": "osprey",
+        "REGION_WEIGHTS": "",
+        "ZERO": zero,
+    }
     clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
     return {**clean, **own, **{key: str(value) for key, value in paths.items()}}
 
 
-@pytest.mark.parametrize("zero", ["zero2", "zero3"])
-def test_both_stages_and_lora_on_two_processes(world: dict[str, str], tmp_path: Path, zero: str) -> None:
-    own = ["--host", "transformers", "--deepspeed", str(RECIPES / f"{zero}.json"), "--per_device_train_batch_size", "1"]
+def test_both_stages_and_lora_on_two_processes(world: dict[str, str], tmp_path: Path) -> None:
+    own = [
+        "--host",
+        "transformers",
+        "--deepspeed",
+        str(RECIPES / f"{world['ZERO']}.json"),
+        "--per_device_train_batch_size",
+        "1",
+    ]
     options = ["--region_encoder_options", json.dumps(OSPREY)]
     two = deepspeed("--num_gpus", "2", "--no_python")
     one = tmp_path / "one"
