@@ -34,7 +34,7 @@ def samples(draw: st.DrawFn) -> Sample:
         else:
             x, y = draw(number), draw(number)
             pieces.append(
-                Region.box(x, y, x + 1 + draw(number), y + 1 + draw(number), image=draw(st.integers(0, images - 1)))
+                Region.box(x, y, x + 2 + draw(number), y + 2 + draw(number), image=draw(st.integers(0, images - 1)))
             )
     return Sample(pieces)
 
