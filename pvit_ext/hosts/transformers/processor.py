@@ -20,6 +20,7 @@ from pvit_ext.hosts.transformers.processor_text import expand, images_per_text, 
 from pvit_ext.prompt import REGION_PLACEHOLDER, find_placeholders
 from pvit_ext.regions.image import load_image
 from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.processor import RegionSample
 
 
 class RegionProcessorMixin:
@@ -66,12 +67,27 @@ class RegionProcessorMixin:
         self.pvit_regions.check_call(kwargs)
         given = regions_per_text(texts, regions)
         counts = images_per_text(self, texts, images)
-        prepared, sizes = [], []
+        prepared = []
         for number, pictures in enumerate(nested(images, counts)):
             opened = [_open(one) for one in pictures]
             name = f"sample {number}"
             prepared.append(self.pvit_regions.samples(opened, [texts[number]], given[number], name))
-            sizes += prepared[-1].sizes
+        return self.encode(prepared, *args, **kwargs)
+
+    def encode(self, prepared: Sequence[RegionSample], *args: Any, **kwargs: Any) -> Any:
+        """What :meth:`__call__` returns for samples that the region processor has prepared.
+
+        Args:
+            prepared: each with one text.
+            args: of the stock call, behind images and text.
+            kwargs: of the stock call.
+
+        Raises:
+            RegionError: naming the sample whose region truncation would cut off, or a view crops away.
+        """
+        assert self.pvit_regions is not None
+        sizes = [size for sample in prepared for size in sample.sizes]
+        counts = [len(sample.sizes) for sample in prepared]
         shown = [sample.images for sample in prepared]
         token, positions = REGION_PLACEHOLDER, self.pvit_regions.samples.positions_per_region
         prompts = [expand(sample.texts[0], token, positions) for sample in prepared]
