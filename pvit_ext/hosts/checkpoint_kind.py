@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 
 from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, check_adapter_files
 from pvit_ext.files import read_json
-from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
+from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 
 PROJECTOR_FILE = "mm_projector.bin"
 
@@ -60,15 +60,22 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
 
     Raises:
         FileNotFoundError: when the folder, its base or a file that belongs to it is missing.
-        ValueError: when a base is given for a whole checkpoint.
+        ValueError: when a base is given for a whole checkpoint, or region modules lie beside one.
     """
     check_exists(path)
     local = Path(path) if Path(path).is_dir() else None
+    weights = next((name for name in _WEIGHT_FILES if local is not None and (local / name).is_file()), None)
     if local is not None and (local / CONFIG_FILE).is_file():
+        if weights is not None:
+            raise ValueError(
+                f"{path} holds a whole checkpoint ({weights}) and region modules beside it ({CONFIG_FILE}), and either "
+                f"may be meant: remove {CONFIG_FILE} to load the checkpoint with the regions that it has itself, or "
+                f"move {CONFIG_FILE} and {MODULES_FILE} to a folder of their own to load that one"
+            )
         recorded = read_region_config(local).base
         kind = CheckpointKind(path, local, _base_of(path, base, recorded, "region modules"), regions=True)
         return CheckpointKind(**{**vars(kind), "adapter": check_adapter_files(local)})
-    whole = local is not None and any((local / name).is_file() for name in _WEIGHT_FILES)
+    whole = weights is not None
     if not whole and (adapter := file_of(path, ADAPTER_CONFIG)) is not None:
         for name in _ADAPTER_FILES:
             file_of(path, name)
@@ -106,11 +113,27 @@ def file_of(path: str, name: str) -> Path | None:
 
 
 def check_exists(path: str) -> None:
-    """Raise FileNotFoundError unless a path is a folder, or may be a hub id; NotADirectoryError for a file."""
+    """Raise FileNotFoundError unless a path is a folder, or a hub id of which something can be read.
+
+    Raises:
+        NotADirectoryError: for a file.
+    """
     if Path(path).is_file():
         raise NotADirectoryError(f"{path} is a file: name the folder of the checkpoint, {Path(path).parent}")
-    if not Path(path).exists() and (Path(path).is_absolute() or path.count("/") != 1 or path.startswith(".")):
+    if Path(path).exists():
+        return
+    if Path(path).is_absolute() or path.count("/") != 1 or path.startswith("."):
         raise FileNotFoundError(f"{path}: no such checkpoint folder")
+    reason = "no config.json can be had from there"
+    try:
+        if file_of(path, "config.json") or file_of(path, ADAPTER_CONFIG):
+            return
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+    raise FileNotFoundError(
+        f"{path}: neither a folder ({Path(path).absolute()} does not exist) "
+        f"nor a model on the Hugging Face hub ({reason})"
+    )
 
 
 def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> str:
@@ -122,8 +145,8 @@ def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> s
         return str(beside)
     try:
         check_exists(base)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} belongs to {base}, which is not there: name the checkpoint's folder (base=...)"
+            f"{path} belongs to {base}, which is not there: name the checkpoint's folder (base=...); {error}"
         ) from None
     return base

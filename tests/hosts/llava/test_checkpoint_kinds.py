@@ -202,6 +202,32 @@ def test_relative_base(llava_checkpoint: Path, tmp_path: Path, monkeypatch: pyte
         load(tmp_path / "old")
 
 
+def test_a_missing_relative_base_may_mean_a_folder_or_the_hub(llava_checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = load(llava_checkpoint, region_config=config())
+    pvit_ext.save_region_modules(model, tmp_path, base=str(llava_checkpoint))
+    values = json.loads((tmp_path / "region_config.json").read_text()) | {"base": "outputs/llava-stage1"}
+    (tmp_path / "region_config.json").write_text(json.dumps(values))
+    both = r"neither a folder \(/.*/outputs/llava-stage1 does not exist\) nor a model on the Hugging Face hub"
+    with pytest.raises(FileNotFoundError, match=rf"belongs to outputs/llava-stage1, which is not there: .*{both}"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"^outputs/llava-stage1: {both}"):
+        load("outputs/llava-stage1")
+
+
+def test_region_modules_beside_a_whole_checkpoint_are_ambiguous(llava_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    shutil.copytree(llava_checkpoint, folder)
+    torch.manual_seed(1)
+    pvit_ext.save_region_modules(load(llava_checkpoint, region_config=config()), folder, base=str(folder))
+    for base in (None, str(llava_checkpoint)):
+        with pytest.raises(ValueError, match=r"both holds a whole checkpoint \(model.safetensors\) and region modules"):
+            load(folder, base=base)
+    (folder / "region_config.json").unlink()
+    assert find_kind(str(folder)).base is None
+    assert load(folder) is not None
+
+
 # LLaVA's calls
 
 
