@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.coverage import covered_cells
-from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.options import builder, check_layers
 from pvit_ext.ops.cross_attention import CrossBlock, FourierEmbedding
 
 
@@ -110,11 +109,4 @@ class CrossAttention(RegionEncoder):
         return (centre - middle.repeat_interleave(counts, 0)) / side.clamp(min=self.patch).repeat_interleave(counts, 0)
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> CrossAttention:
-    """Build from ``config.encoder_options``, fields of :class:`CrossAttentionOptions`, and the vision tower's config.
-
-    Raises:
-        ValueError: for an unknown option, or a layer that the tower lacks.
-    """
-    tower = check_tower(tower_config, CrossAttention.name)
-    return CrossAttention(read_options(CrossAttentionOptions, config.encoder_options, CrossAttention.name), tower)
+build = builder(CrossAttention, CrossAttentionOptions)

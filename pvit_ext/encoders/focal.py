@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.options import builder, check_layers
 from pvit_ext.encoders.weights import KeyMap, StateDict
 from pvit_ext.ops.hooks import own_hooks
 from pvit_ext.ops.varlen_attention import varlen_cross_attention
@@ -262,11 +261,4 @@ def _crops(inputs: RegionInputs, image: int) -> Tensor:
     return extra["crops"]
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Focal:
-    """Build from ``config.encoder_options``, fields of :class:`FocalOptions`, and the vision tower's config.
-
-    Raises:
-        ValueError: for an unknown option, or a layer that the tower lacks.
-    """
-    tower = check_tower(tower_config, Focal.name)
-    return Focal(read_options(FocalOptions, config.encoder_options, Focal.name), tower)
+build = builder(Focal, FocalOptions)

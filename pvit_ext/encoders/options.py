@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.base import RegionEncoder
+
 Options = TypeVar("Options")
+EncoderT = TypeVar("EncoderT", bound=RegionEncoder)
 
 
-def read_options(kind: type[Options], given: dict[str, Any], name: str, **defaults: Any) -> Options:
+def builder(encoder: type[EncoderT], options: type[Any], reads_tower: bool = True) -> Callable[..., EncoderT]:
+    """The function that builds an encoder from ``config.encoder_options`` and the config of the vision tower.
+
+    Args:
+        encoder: made of its options, and of the tower's config if it reads the tower.
+        options: dataclass of what ``encoder_options`` may hold.
+        reads_tower: the encoder reads the vision tower's features.
+
+    Returns:
+        a function that raises ValueError for an unknown or impossible option, and a tower that lacks what is read.
+    """
+
+    def build(config: RegionConfig, tower_config: Any = None) -> EncoderT:
+        tower = [check_tower(tower_config, encoder.name)] if reads_tower else []
+        return encoder(read_options(options, config.encoder_options, encoder.name), *tower)
+
+    return build
+
+
+def read_options(kind: type[Options], given: dict[str, Any], name: str, variants: str = "", **defaults: Any) -> Options:
     """An options dataclass from ``RegionConfig.encoder_options``; lists, which JSON has for tuples, become tuples.
 
     Args:
         kind: the dataclass.
         given: ``encoder_options``.
         name: of the encoder.
+        variants: name of an option beside them that chooses a variant, for the message.
         defaults: values of another variant than the dataclass's own.
 
     Raises:
@@ -24,6 +48,7 @@ def read_options(kind: type[Options], given: dict[str, Any], name: str, **defaul
     assert is_dataclass(kind)
     known = [item.name for item in fields(kind)]
     if unknown := sorted(set(given) - set(known)):
+        known = [variants] * bool(variants) + known
         raise ValueError(f"unknown {name} options {unknown}; known: {', '.join(known)}")
     values = {**defaults, **given}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

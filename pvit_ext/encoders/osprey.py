@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.grid_masks import sample_masks
-from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.options import builder, check_layers
 from pvit_ext.encoders.weights import KeyMap
 
 
@@ -145,11 +144,4 @@ def mask_mean(feature_map: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
     return F.embedding_bag(rows, table.float(), counts.cumsum(0) - counts, mode="mean")  # (M, C)
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Osprey:
-    """Build from ``config.encoder_options``, fields of :class:`OspreyOptions`, and the vision tower's config.
-
-    Raises:
-        ValueError: for an unknown option, or a layer that the tower lacks.
-    """
-    tower = check_tower(tower_config, Osprey.name)
-    return Osprey(read_options(OspreyOptions, config.encoder_options, Osprey.name), tower)
+build = builder(Osprey, OspreyOptions)

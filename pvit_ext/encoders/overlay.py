@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
-from pvit_ext.encoders.options import read_options
+from pvit_ext.encoders.options import builder
 from pvit_ext.regions.raster import Box, Mask, draw_polyline, outline
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 
@@ -146,10 +145,4 @@ def _arrow(box: Box, size: Size, line: int) -> Mask:
     return strokes[0] | strokes[1] | strokes[2]
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Overlay:
-    """Build from ``config.encoder_options``, fields of :class:`OverlayOptions`.
-
-    Raises:
-        ValueError: for an unknown or impossible option.
-    """
-    return Overlay(read_options(OverlayOptions, config.encoder_options, Overlay.name))
+build = builder(Overlay, OverlayOptions, reads_tower=False)

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.coverage import mask_coverage
-from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.options import builder, check_layers
 from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.ops.roi_align import roi_align
 
@@ -108,11 +107,4 @@ class Replay(RegionEncoder):
         return tokens + self.shape(coverage.to(feature_map.device, self.shape.weight.dtype)).to(tokens.dtype)
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Replay:
-    """Build from ``config.encoder_options``, fields of :class:`ReplayOptions`, and the vision tower's config.
-
-    Raises:
-        ValueError: for an unknown option, or a layer that the tower lacks.
-    """
-    tower = check_tower(tower_config, Replay.name)
-    return Replay(read_options(ReplayOptions, config.encoder_options, Replay.name), tower)
+build = builder(Replay, ReplayOptions)

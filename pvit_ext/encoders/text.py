@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
-from pvit_ext.encoders.options import read_options
+from pvit_ext.encoders.options import builder
 from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.regions.view import View
 
@@ -54,10 +53,4 @@ class Text(RegionEncoder):
         return "[" + ",".join(f"{min(max(part, 0.0), 1.0):.{self.options.decimals}f}" for part in parts) + "]"
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Text:
-    """Build from ``config.encoder_options``, fields of :class:`TextOptions`.
-
-    Raises:
-        ValueError: for an unknown or impossible option.
-    """
-    return Text(read_options(TextOptions, config.encoder_options, Text.name))
+build = builder(Text, TextOptions, reads_tower=False)

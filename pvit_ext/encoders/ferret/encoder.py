@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.ferret.point_groups import PointGroups, Taps, bilinear_taps
 from pvit_ext.encoders.grid_masks import points_inside
-from pvit_ext.encoders.options import check_layers, check_tower, read_options
+from pvit_ext.encoders.options import builder, check_layers
 from pvit_ext.encoders.weights import KeyMap
 
 
@@ -154,11 +153,4 @@ def _check(options: FerretOptions) -> None:
         raise ValueError(f"ferret's tokens divide its last {options.groups[-1]} groups, got {options.tokens}")
 
 
-def build(config: RegionConfig, tower_config: Any = None) -> Ferret:
-    """Build from ``config.encoder_options``, fields of :class:`FerretOptions`, and the vision tower's config.
-
-    Raises:
-        ValueError: for an unknown or impossible option, or a layer that the tower lacks.
-    """
-    tower = check_tower(tower_config, Ferret.name)
-    return Ferret(read_options(FerretOptions, config.encoder_options, Ferret.name), tower)
+build = builder(Ferret, FerretOptions)

@@ -194,4 +194,4 @@ def build(config: RegionConfig, tower_config: Any = None) -> GPT4RoI:
     if variant == "light":
         layers = check_layers(values.get("layers"), tower)
         light = {"scales": (1,) * len(layers), "width": max(tower.hidden_size // 16, 1) * 4, "head": "pooled"}
-    return GPT4RoI(read_options(GPT4RoIOptions, values, GPT4RoI.name, **light), tower)
+    return GPT4RoI(read_options(GPT4RoIOptions, values, GPT4RoI.name, "variant", **light), tower)

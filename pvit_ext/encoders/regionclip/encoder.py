@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.options import read_options
 from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet
 from pvit_ext.encoders.regionclip.weights import load_visual
 from pvit_ext.ops.roi_align import roi_align
@@ -174,9 +175,4 @@ def build(config: RegionConfig, tower_config: Any = None) -> RegionCLIP:
     arch = values.pop("arch", "rn50x4")
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown RegionCLIP arch {arch!r}; known: {', '.join(ARCHITECTURES)}")
-    known = [item.name for item in fields(RegionCLIPOptions)]
-    if unknown := sorted(set(values) - set(known)):
-        raise ValueError(f"unknown RegionCLIP options {unknown}; known: arch, {', '.join(known)}")
-    if "layers" in values:
-        values["layers"] = tuple(values["layers"])
-    return RegionCLIP(replace(ARCHITECTURES[arch], **values))
+    return RegionCLIP(read_options(RegionCLIPOptions, values, "RegionCLIP", "arch", **vars(ARCHITECTURES[arch])))
