@@ -30,8 +30,9 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB
 
 .PHONY: test quickstart test-slow test-pinned bench gpu lint docs dist install
 
+# A file of tests stays in one process, which makes its checkpoints once.
 test: lint
-	$(RUN) python -m pytest $(PYTEST_ARGS)
+	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: install
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)

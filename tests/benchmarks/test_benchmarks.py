@@ -120,7 +120,7 @@ def test_runs_are_written_failures_named_and_time_kept(tmp_path: Path, monkeypat
     monkeypatch.setattr(gpu, "machine", lambda device: {"device": device})
     monkeypatch.setattr(gpu, "TESTS", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)])
     monkeypatch.setattr(gpu, "BENCHMARKS", [])
-    rows = gpu.run_all(Namespace(minutes=1, to=tmp_path, rounds=1))
+    rows = gpu.run_all(Namespace(minutes=9, to=tmp_path, rounds=1))
     assert [(row["run"].split("::")[-1], row["outcome"]) for row in rows] == [
         ("test_good", "passed"),
         ("test_bad", "failure"),

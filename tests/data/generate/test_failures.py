@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,15 @@ def test_a_429_holds_back_every_call(run: Run, tmp_path: Path) -> None:
 
 def test_no_more_calls_at_a_time_than_allowed(run: Run, tmp_path: Path) -> None:
     write_scenes(tmp_path, *cases(*map(str, range(9))))
-    with LlmServer(lambda *_: Reply(GOOD, wait=0.03)) as server:
+    three = threading.Event()
+
+    def reply(*_: object) -> Reply:
+        if server.current >= 3:
+            three.set()
+        three.wait(30)
+        return Reply(GOOD, wait=0.03)  # time for a fourth
+
+    with LlmServer(reply) as server:
         assert run(server.url, *ONE, "--concurrency", "3") == 0
     assert server.most == 3
 
