@@ -14,6 +14,7 @@ import pvit_ext
 from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.regions.region import Region
 from tests.hosts.transformers.zoo import ZOO, prompt
+from tests.hosts.transformers.zoo_of_others import OTHERS
 
 OSPREY = {"layers": [-2, -1], "position_grid": 8}
 QUESTIONS = ["what is in <region> ?", "which is larger <region> and <region> ?"]
@@ -21,8 +22,12 @@ REGIONS = [[Region.box(10, 20, 40, 50)], [Region.box(3, 40, 20, 70), Region.poly
 SPECIALS = [0, 1, *range(3, 8)]
 """Ids of the zoo's special tokens but the end, which generation must not write."""
 NAMES = ["llava", "llava_siglip", "pixtral", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+ALL = {**ZOO, **OTHERS}
+EVERY = [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+"""All families; those that came nearly free are slow's."""
 ALL_BUT_TWO_SLOW = [
-    name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES
+    name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow)
+    for name in [*NAMES, *OTHERS]
 ]
 """Families, of which two stand for all in the fast tests."""
 PLAIN = ["what is in the", "where is a cat and a dog ?"]
@@ -38,16 +43,21 @@ IMAGES = [picture(97, 60), picture(41, 90, 1)]
 
 def with_regions(name: str, encoder: str = "osprey", options: dict[str, Any] | None = None, **config: Any) -> Any:
     """(model, processor) of the zoo with a region encoder attached."""
-    model, processor = ZOO[name]()
+    model, processor = ALL[name]()
     torch.manual_seed(1)
-    chosen = pvit_ext.RegionConfig(encoder, encoder_options=OSPREY if options is None else options, **config)
+    options = dict(OSPREY if options is None else options)
+    if name == "glm4v" and options.get("layers") == [-2, -1]:  # its last layer is merged
+        options["layers"] = [-3, -2]
+    chosen = pvit_ext.RegionConfig(encoder, encoder_options=options, **config)
     return attach(model, chosen, processor=processor).eval(), processor
 
 
 def plain_batch(processor: Any, texts: Sequence[str] = PLAIN, images: Sequence[Image.Image] = IMAGES) -> dict[str, Any]:
     """A batch without regions, one image a text."""
     texts = [prompt(processor, text) for text in texts]
-    return dict(processor(images=list(images), text=texts, return_tensors="pt", padding=True))
+    batch = dict(processor(images=[[image] for image in images], text=texts, return_tensors="pt", padding=True))
+    batch.pop("labels", None)  # PaliGemma's
+    return batch
 
 
 def region_batch(
@@ -61,6 +71,7 @@ def region_batch(
     texts = [prompt(processor, text) for text in texts]
     nested = [[image] for image in images]
     batch = dict(processor(images=nested, text=texts, regions=regions, return_tensors="pt", padding=True))
+    batch.pop("labels", None)
     found = (batch["input_ids"] == model.base_model.region_host.token_id).sum(1).tolist()
     assert found == [len(row or []) * model.region_module.positions_per_region for row in regions]
     return batch

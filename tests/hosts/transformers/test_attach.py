@@ -14,9 +14,10 @@ import pvit_ext
 from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.regions.region import Region, RegionError
 from tests.hosts.transformers.inputs import (
+    ALL,
     ALL_BUT_TWO_SLOW,
+    EVERY,
     IMAGES,
-    NAMES,
     OSPREY,
     QUESTIONS,
     REGIONS,
@@ -24,7 +25,7 @@ from tests.hosts.transformers.inputs import (
     region_batch,
     with_regions,
 )
-from tests.hosts.transformers.zoo import ROWS, ZOO, llava
+from tests.hosts.transformers.zoo import ZOO, llava
 
 CONFIG = pvit_ext.RegionConfig("osprey", encoder_options=OSPREY)
 
@@ -34,13 +35,13 @@ def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         return model.eval()(**batch).logits
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_placeholder_takes_a_spare_row(name: str) -> None:
-    model, processor = ZOO[name]()
+    model, processor = ALL[name]()
     before = model.get_input_embeddings().weight.clone()
     pvit_ext.attach(model, CONFIG, processor=processor)
     token = processor.tokenizer.convert_tokens_to_ids("<region>")
-    assert token == model.model.region_host.token_id < ROWS
+    assert token == model.model.region_host.token_id < len(before)
     assert processor.tokenizer("what <region><region> ?").input_ids.count(token) == 2
     assert torch.equal(model.get_input_embeddings().weight, before)
 

@@ -14,6 +14,7 @@ from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.regions.region import Region, RegionError
 from pvit_ext.regions.view import View
 from tests.hosts.transformers.inputs import IMAGES, NAMES, picture, region_batch, with_regions
+from tests.hosts.transformers.zoo_of_others import OTHERS
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "osprey": {"layers": [-2, -1], "position_grid": 8},
@@ -33,10 +34,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 WITH_TEXT = ["text", "overlay"]
-ANY_SIZE = ["pixtral", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+ANY_SIZE = ["pixtral", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mistral3", "internvl", "glm4v"]
+FAST = [("osprey", name) for name in NAMES]
 PAIRS = [
-    pytest.param(name, encoder, marks=() if name == "llava" or encoder == "osprey" else pytest.mark.slow)
-    for name in NAMES
+    pytest.param(name, encoder, marks=() if name == "llava" or (encoder, name) in FAST else pytest.mark.slow)
+    for name in [*NAMES, *OTHERS]
     for encoder in OPTIONS
     if not (encoder == "focal" and name in ANY_SIZE)
 ]

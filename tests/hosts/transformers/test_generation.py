@@ -10,8 +10,8 @@ import torch
 from pvit_ext.regions.region import Region, RegionError
 from tests.hosts.transformers.inputs import (
     ALL_BUT_TWO_SLOW,
+    EVERY,
     IMAGES,
-    NAMES,
     QUESTIONS,
     REGIONS,
     SPECIALS,
@@ -28,7 +28,7 @@ def cache_of(out: Any) -> dict[str, Any]:
     return {name: getattr(out, name)}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_cache_static_cache_and_none_agree(name: str) -> None:
     model, processor = with_regions(name)
     batch = region_batch(model, processor)
@@ -62,7 +62,7 @@ def test_beams_and_several_answers(name: str) -> None:
     torch.testing.assert_close(several.view(2, 3, -1), alone[:, None].expand(2, 3, -1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_alone_and_in_a_padded_batch(name: str) -> None:
     model, processor = with_regions(name)
     both = region_batch(model, processor)
@@ -74,7 +74,7 @@ def test_alone_and_in_a_padded_batch(name: str) -> None:
         assert torch.equal(model.generate(**alone, **GREEDY)[0, -5:], model.generate(**both, **GREEDY)[sample, -5:])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_second_turn_on_the_cache_of_the_first(name: str) -> None:
     model, processor = with_regions(name)
     image, regions = IMAGES[:1], [[Region.box(10, 20, 40, 50)]]

@@ -19,7 +19,7 @@ import pvit_ext
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from tests.checkpoints import config as regionclip_config
-from tests.hosts.transformers.inputs import ALL_BUT_TWO_SLOW, plain_batch, region_batch, with_regions
+from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, plain_batch, region_batch, with_regions
 from tests.hosts.transformers.zoo import ZOO
 
 
@@ -60,7 +60,7 @@ def test_stock_class_loads_the_folder_without_regions(saved: tuple[Any, Any, Pat
 
 @pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
 def test_stock_folders_load_as_before(name: str, tmp_path: Path) -> None:
-    model, _ = ZOO[name]()
+    model, _ = ALL[name]()
     model.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(again) is type(model)

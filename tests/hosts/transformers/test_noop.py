@@ -8,14 +8,21 @@ import pytest
 import torch
 
 from pvit_ext.regions.region import RegionError
-from tests.hosts.transformers.inputs import ALL_BUT_TWO_SLOW, NAMES, SPECIALS, plain_batch, region_batch, with_regions
-from tests.hosts.transformers.zoo import ZOO
+from tests.hosts.transformers.inputs import (
+    ALL,
+    ALL_BUT_TWO_SLOW,
+    EVERY,
+    SPECIALS,
+    plain_batch,
+    region_batch,
+    with_regions,
+)
 
 
 def pair(name: str) -> tuple[Any, Any, Any]:
     """(stock model, the same with regions, processor); they read no layer that stock does not."""
     ours, processor = with_regions(name, options={"layers": [-3, -2], "position_grid": 8})
-    return ZOO[name]()[0], ours, processor
+    return ALL[name]()[0], ours, processor
 
 
 def with_labels(batch: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +37,7 @@ def assert_same_parameters(ours: Any, stock: Any, what: str = "data") -> None:
         assert a is None or torch.equal(a, b), name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_forward_and_generate(name: str) -> None:
     stock, ours, processor = pair(name)
     batch = plain_batch(processor)
