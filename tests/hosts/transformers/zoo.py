@@ -265,11 +265,12 @@ def _pixtral_processor() -> Any:
 
 def _no_videos(**values: Any) -> Any:
     """A video processor for processors that want one: its own ``__init__`` asks for torchvision."""
-    from transformers import processing_utils
-    from transformers.video_processing_utils import BaseVideoProcessor, VideoProcessorMixin
+    from transformers import processing_utils, video_processing_utils
 
     if importlib.util.find_spec("torchvision") is None:  # here processors look up what they take
-        processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
-    videos = object.__new__(BaseVideoProcessor)
+        for name in ("VideoProcessorMixin", "BaseVideoProcessor"):  # the latter until transformers 5.22
+            if hasattr(video_processing_utils, name):
+                setattr(processing_utils.transformers_module, name, getattr(video_processing_utils, name))
+    videos = object.__new__(video_processing_utils.BaseVideoProcessor)
     vars(videos).update(values)
     return videos

@@ -21,7 +21,7 @@ def vipllava(size: int = 28, patch: int = 7) -> Pair:
         vision_config=zoo.clip(size, patch),
         text_config=transformers.LlamaConfig(**text_config()),
         image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_layer=[-2, -3, 1],
+        vision_feature_layers=[-2, -3, 1],
     )
     torch.manual_seed(0)
     return transformers.VipLlavaForConditionalGeneration(config).eval(), processor

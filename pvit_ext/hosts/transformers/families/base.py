@@ -84,7 +84,8 @@ class Family(ABC):
         Args:
             config: of the model.
         """
-        layer = getattr(config, "vision_feature_layer", -1)
+        several = getattr(config, "vision_feature_layers", -1)  # ViP-LLaVA's name until transformers 5.22
+        layer = getattr(config, "vision_feature_layer", several)
         return int(layer if isinstance(layer, int) else layer[-1])
 
     @abstractmethod
