@@ -23,15 +23,15 @@ def check_file(path: Any, what: str, folder: str | None) -> None:
         ValueError: saying what is wrong.
     """
     if not isinstance(path, str):
-        raise ValueError(f"{what} is a path in the image folder, got {_short(path)}")
+        raise ValueError(f"{what} is a path in the image folder, got {short(path)}")
     upwards = ".." in path and ".." in _SEPARATOR.split(path)
     if upwards or not path.strip("/.") or "\0" in path or path.startswith("/"):
-        raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
+        raise ValueError(f"{what} {short(path)} must stay inside the image folder: no absolute path, no '..'")
     if folder is None or find_file(folder, path) is None:
         if _DRIVE.match(path) or path.startswith("\\"):
-            raise ValueError(f"{what} {_short(path)} must stay inside the image folder: no absolute path, no '..'")
+            raise ValueError(f"{what} {short(path)} must stay inside the image folder: no absolute path, no '..'")
         if folder is not None:
-            raise ValueError(f"{what} {_short(path)} is not in the image folder {folder}")
+            raise ValueError(f"{what} {short(path)} is not in the image folder {folder}")
 
 
 def find_file(folder: str, name: str) -> str | None:
@@ -53,6 +53,12 @@ def find_file(folder: str, name: str) -> str | None:
     return next((path for form in forms if os.path.isfile(path := f"{folder}/{form}")), None)
 
 
-def _short(value: Any) -> str:
+def path_of(folder: str, name: str) -> str:
+    """The path of :func:`find_file`; of the name as it is written where there is none, for the error of reading it."""
+    return find_file(folder, name) or f"{folder}/{name}"
+
+
+def short(value: Any) -> str:
+    """A value for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

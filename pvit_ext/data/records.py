@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pvit_ext.data.image_files import find_file
+from pvit_ext.data.image_files import path_of
 from pvit_ext.data.index import load_scan
 from pvit_ext.data.json_records import open_utf8
 from pvit_ext.data.scan import BadRecord, Scan, name_of, read_record, scan, state_of
@@ -91,8 +91,7 @@ class Record:
     def _mask(self, spec: PendingMask) -> Region:
         file = spec.source
         if isinstance(file, str) and self.image_folder is not None:
-            file = find_file(self.image_folder, file) or f"{self.image_folder}/{file}"
-            return replace(spec, source=file).load("", self.where)
+            return replace(spec, source=path_of(self.image_folder, file)).load("", self.where)
         return spec.load(self.image_folder, self.where)
 
     @property
@@ -110,8 +109,7 @@ class Record:
         names = images_of(self.data)
         if names and self.image_folder is None:
             raise ValueError(f"{self.where}: image {names[0]!r} is a file, give the image folder")
-        folder = str(self.image_folder)
-        return [find_file(folder, name) or f"{folder}/{name}" for name in names]
+        return [path_of(str(self.image_folder), name) for name in names]
 
     def resolve(self, sizes: Size | Sequence[Size]) -> list[ResolvedRegion]:
         """The regions as :meth:`Region.resolve` gives them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.data.image_files import check_file
+from pvit_ext.data.image_files import check_file, short
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
 
@@ -68,9 +68,3 @@ def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> R
         raise ValueError(f"{where}: {error}") from error
     region.check(where)
     return region
-
-
-def short(value: Any) -> str:
-    """A value for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

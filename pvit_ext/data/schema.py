@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.data.image_files import check_file
+from pvit_ext.data.image_files import check_file, short
 from pvit_ext.data.json_records import JsonRecordError
-from pvit_ext.data.region_fields import parse_region, short
+from pvit_ext.data.region_fields import parse_region
 from pvit_ext.data.unread import meant_key, unread_key, unread_placeholder
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
 from pvit_ext.regions.mask import PendingMask

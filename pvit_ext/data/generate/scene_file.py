@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.data.generate.scene import Scene, SceneObject, clean
-from pvit_ext.data.image_files import check_file, find_file
+from pvit_ext.data.image_files import check_file, path_of, short
 from pvit_ext.data.json_records import JsonRecordError, read_json_records
-from pvit_ext.data.region_fields import parse_region, short
+from pvit_ext.data.region_fields import parse_region
 from pvit_ext.data.scan import name_of
 from pvit_ext.regions.image import ImageError, image_size
 from pvit_ext.regions.mask import PendingMask
@@ -80,7 +80,7 @@ def parse_scene(value: Any, folder: str, name: str) -> Scene:
         raise ValueError(f"a record is a JSON object, got {short(value)}")
     value = {key: item for key, item in value.items() if item is not None}
     check_file(value.get("image"), "image", folder)
-    file = find_file(folder, value["image"]) or f"{folder}/{value['image']}"
+    file = path_of(folder, value["image"])
     try:
         size = image_size(file)
     except ImageError as error:
