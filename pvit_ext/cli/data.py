@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import data_check, data_generate
+from pvit_ext.cli import data_check, data_convert, data_generate
 
 COMMANDS = {
     "check": data_check,
+    "convert": data_convert,
     "generate": data_generate,
 }
 """A module has ``add(commands)``, and imports what it needs when it runs."""
@@ -18,7 +19,7 @@ def add(commands: Any) -> None:
     """Add the command, with its subcommands, to a parser's subcommands."""
     parser = commands.add_parser(
         "data",
-        help="check training files",
+        help="make and check training files",
         description="Training files. `pvit-ext data FILE` is `pvit-ext data check FILE`.",
     )
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")

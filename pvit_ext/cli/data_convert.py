@@ -1,0 +1,92 @@
+"""``pvit-ext data convert``: annotations of others become records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's subcommands."""
+    parser = commands.add_parser(
+        "convert",
+        help="turn COCO, VOC, YOLO and other annotations into a training file",
+        description="Turn annotations into JSON Lines that train. FORMAT is a name of --formats, or `auto`. FILE "
+        "appears when it is complete, with FILE.report.json and FILE.dropped.jsonl, which say what was left out and "
+        "why. An interrupted conversion goes on where it stood.",
+    )
+    parser.add_argument("format", nargs="?", metavar="FORMAT")
+    parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="that the pictures lie in")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
+    parser.add_argument("--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop")
+    parser.add_argument("--formats", action="store_true", help="list the formats and their settings, and stop")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the format")
+    parser.add_argument("--seed", type=int, default=0, help="chooses among the questions' wordings (default 0)")
+    parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
+    parser.add_argument("--boxes", action="store_true", help="write the box around a mask or outline instead of it")
+    parser.add_argument("--no-source", action="store_true", help="keep only conversations and regions in the records")
+    parser.add_argument("--no-images", action="store_true", help="trust names and sizes of the source, open no picture")
+    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad items")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
+    )
+    parser.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    from pvit_ext.data.convert.detect import describe
+    from pvit_ext.data.convert.run import Job, convert
+
+    if args.formats:
+        print(_formats())
+        return 0
+    if args.detect:
+        print(describe(args.detect))
+        return 0
+    if args.format is None or args.source is None or args.image_folder is None or args.out is None:
+        raise ValueError("give FORMAT SOURCE --image-folder DIR --out FILE, or --detect SOURCE, or --formats")
+    if not args.source.exists():
+        raise ValueError(f"{args.source}: there is no such file or folder")
+    if args.turns < 0:
+        raise ValueError(f"--turns is 0 or more, got {args.turns}")
+    job = Job(
+        format=args.format,
+        source=args.source,
+        image_folder=args.image_folder,
+        out=args.out,
+        settings=_settings(args.set),
+        seed=args.seed,
+        turns=args.turns,
+        boxes=args.boxes,
+        keep_source=not args.no_source,
+        open_images=not args.no_images,
+        max_bad_records=args.max_bad_records,
+        workers=args.workers,
+        backend=args.backend,
+    )
+    print(f"{args.out}\n{convert(job)}")
+    return 0
+
+
+def _settings(words: list[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise ValueError(f"--set takes NAME=VALUE, got {wrong[0]!r}")
+    return {name: value for name, _, value in pairs}
+
+
+def _formats() -> str:
+    from pvit_ext.data.convert.base import FORMATS
+
+    lines = []
+    for name in FORMATS.names():
+        found = FORMATS.require(name)
+        lines.append(f"{name:<14} {found.about}")
+        for key, setting in found.settings.items():
+            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+            lines.append(f"{'':<14}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
+    return "\n".join(lines)

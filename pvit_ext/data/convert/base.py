@@ -1,0 +1,162 @@
+"""The contract of a format, and the registry of formats.
+
+A format is made in the main process, which lists its units in order, and is then sent to the workers, which read them::
+
+    class MyFormat(DataFormat):
+        name = "mine"
+        about = "one JSON file of boxes a picture"
+        settings = {"split": Setting("", "part of the data, default all")}
+
+        @classmethod
+        def detect(cls, peek): ...          # Evidence or None
+        def units(self): ...                # small picklable values, in order
+        def read(self, unit, notes): ...    # AnnotatedImage of each; notes.drop(...) for all that is left out
+
+Offer it as an entry point of the group ``pvit_ext.data_formats``, or register it with :func:`register_data_format` in
+a module that ``--plugin`` imports. :class:`~pvit_ext.data.convert.json_items.JsonItems` does the units of JSON arrays
+and JSON Lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.notes import Notes
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.pictures import Pictures
+from pvit_ext.plugins import Registry
+
+GROUP = "pvit_ext.data_formats"
+
+
+class SourceError(ValueError):
+    """A source that cannot be read as the format that was asked for, with what to do."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a source seems to be of a format.
+
+    Args:
+        confidence: 0..1; 1 where nothing else writes such a thing, 0.5 where others might.
+        why: what was seen, as the end of "it has ...".
+    """
+
+    confidence: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Something a format lets the user choose with ``--set NAME=VALUE``.
+
+    Args:
+        default: used where it is not given.
+        about: one line for the help.
+        choices: all values it takes, None for any text.
+    """
+
+    default: str
+    about: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a format needs beside its source.
+
+    Args:
+        pictures: the image folder.
+        settings: the format's own, as ``NAME=VALUE`` gave them.
+    """
+
+    pictures: Pictures
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+class DataFormat(ABC):
+    """A format of annotations; made with its source, and picklable from then on.
+
+    Args:
+        source: file or folder.
+        options: the image folder and the format's settings.
+
+    Raises:
+        SourceError: for a setting or a source that the format does not know.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    """What SOURCE is, in one line."""
+    settings: ClassVar[Mapping[str, Setting]] = {}
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        self.source, self.pictures = source, options.pictures
+        self.chosen = self._choose(options.settings)
+
+    @classmethod
+    @abstractmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Whether a source seems to be of this format."""
+
+    @abstractmethod
+    def units(self) -> Iterator[Any]:
+        """What the source is read in, in order: picklable, and cheap to list again.
+
+        Raises:
+            SourceError: for a source that is damaged as a file, or of another format.
+        """
+
+    @abstractmethod
+    def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of a unit, in any process.
+
+        Args:
+            unit: one of :meth:`units`.
+            notes: takes everything that is left out.
+
+        Raises:
+            BadItem: when the unit as a whole breaks the format's rules; what breaks them alone is noted.
+        """
+
+    def total(self) -> int | None:
+        """How many units there are, for the progress bar; None if that is not known."""
+        return None
+
+    def remarks(self) -> list[str]:
+        """What the user should know about how the source was understood, a sentence each."""
+        return []
+
+    def files(self) -> list[Path]:
+        """The files that are read, pictures aside: when one changes, a conversion starts anew."""
+        return [self.source]
+
+    def fingerprint(self) -> str:
+        """Names the state of the source's files and the settings."""
+        digest = hashlib.sha256(repr((self.name, sorted(self.chosen.items()))).encode())
+        for path in self.files():
+            stat = path.stat()
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _choose(self, given: Mapping[str, str]) -> dict[str, str]:
+        for key, value in given.items():
+            if (setting := self.settings.get(key)) is None:
+                known = ", ".join(self.settings) or "none"
+                raise SourceError(f"{self.name} has no setting {key!r}; it has: {known}")
+            if setting.choices is not None and value not in setting.choices:
+                raise SourceError(f"{self.name}: {key} is one of {', '.join(setting.choices)}, got {value!r}")
+        return {key: given.get(key, setting.default) for key, setting in self.settings.items()}
+
+
+FORMATS: Registry[type[DataFormat]] = Registry("data format", GROUP)
+
+
+register_data_format = FORMATS.register
+"""Decorator that registers a format for ``pvit-ext data convert``, under its name."""

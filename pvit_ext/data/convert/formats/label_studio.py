@@ -1,0 +1,208 @@
+"""Label Studio: the JSON export, and JSON-MIN; numbers are percent of the picture's sides.
+
+Of a task's annotations the last that was not cancelled is taken (``annotator`` chooses another person's). A rectangle
+is turned clockwise about its upper left corner. Choices and relations are no regions; a text that shares a region's id
+is its caption, a relation between two regions is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Relation, Size
+from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.encode_mask import encode_mask
+from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.formats.label_studio_brush import decode_brush
+from pvit_ext.data.convert.json_items import JsonItems
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shapes import boxed, corners, ellipse, masked, numbers, outlined, pointed, rotated, scaled
+
+_SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush")
+_KINDS = frozenset({*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)})
+
+
+class LabelStudio(JsonItems):
+    """See the module."""
+
+    name = "label_studio"
+    about = "Label Studio: the JSON export or JSON-MIN"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "annotator": Setting("", "take this annotator's annotation, by number (completed_by)"),
+    }
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """A list of tasks with data and annotations, or flat ones with an annotation_id."""
+        item = peek.item
+        if isinstance(item.get("data"), dict) and isinstance(item.get("annotations"), list):
+            return Evidence(0.95, "tasks with data and annotations")
+        if "annotation_id" in item and "annotator" in item:
+            return Evidence(0.9, "tasks with annotation_id and annotator (JSON-MIN)")
+        return None
+
+    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture of a task."""
+        where = f"{self.source.name} task {item.get('id')}"
+        results = self._results(item, where, notes) if "annotations" in item else _flat(item)
+        if results is None:
+            return
+        data = item.get("data", item)
+        names = _names(data, item)
+        if not names:
+            raise BadItem(f"no picture among {short(sorted(map(str, data)))}; expected data.image", where)
+        found = self.pictures.place(names, _declared(results), where, notes, len(results))
+        if found is None:
+            return
+        objects, places = self._objects(results, found[1], where, notes)
+        yield AnnotatedImage(
+            found[0], found[1], str(item.get("id")), tuple(objects), relations=tuple(_relations(results, places))
+        )
+
+    def _results(self, item: Mapping[str, Any], where: str, notes: Notes) -> list[Any] | None:
+        """Of one annotation; the others are noted."""
+        wanted = self.chosen["annotator"]
+        annotations = [kept(one, "an annotation", dict) for one in take(item, "annotations", list)]
+        usable = [
+            one
+            for one in annotations
+            if not one.get("was_cancelled") and (not wanted or str(one.get("completed_by")) == wanted)
+        ]
+        for one in annotations:
+            if one is not (usable[-1] if usable else None):
+                notes.drop(Reason.CANCELLED, where, f"annotation {one.get('id')}", len(one.get("result") or []) or 1)
+        return take(usable[-1], "result", list) if usable else None
+
+    def _objects(
+        self, results: Sequence[Any], size: Size | None, where: str, notes: Notes
+    ) -> tuple[list[Annotation], dict[str, int]]:
+        objects: list[Annotation] = []
+        places: dict[str, int] = {}
+        texts = _texts(results)
+        for number, result in enumerate(results):
+            place = f"{where} result {number}"
+            try:
+                kind = take(result, "type", str)
+                if kind in ("choices", "textarea", "relation", "rating", "number", "labels"):
+                    continue
+                found = _region(kind, result, size, texts, notes) if kind in _KINDS else Reason.NOT_A_REGION
+            except BadItem as error:
+                notes.bad(place, str(error))
+                continue
+            if isinstance(found, Reason):
+                notes.drop(found, place, short(result.get("type")))
+                continue
+            places[str(result.get("id", number))] = len(objects)
+            objects.append(found)
+        return objects, places
+
+
+def _region(
+    kind: str, result: Mapping[str, Any], size: Size | None, texts: Mapping[str, str], notes: Notes
+) -> Annotation | Reason:
+    value = take(result, "value", dict)
+    if result.get("image_rotation"):
+        raise BadItem(f"image_rotation {short(result['image_rotation'])}: turn the picture itself, then label it")
+    if size is None:
+        raise BadItem("percent needs the picture's size; neither the task nor the picture gives it")
+    labels = value.get(kind) or value.get("labels") or []
+    names = [clean(one) for one in kept(labels, "labels", list)]
+    name = str(result.get("id", ""))
+    fields: dict[str, Any] = {
+        "label": names[0] if names else "",
+        "attributes": tuple(names[1:]),
+        "captions": (texts[name],) if texts.get(name) else (),
+        "id": name,
+    }
+    shape = kind.removesuffix("labels")
+    if shape == "polygon":
+        points = [value for point in take(value, "points", list) for value in numbers(point, 2, "a point")]
+        return outlined([scaled(points, size, 100)], size, notes, **fields)
+    if shape == "brush":
+        if value.get("format") != "rle":
+            raise BadItem(f"a brush of format {short(value.get('format'))}; expected rle")
+        return masked(encode_mask(decode_brush(take(value, "rle", list), size)), size, **fields)
+    x, y = scaled(numbers([value.get("x"), value.get("y")], 2, "x, y"), size, 100)
+    if shape == "keypoint":
+        return pointed("point", [x, y], size, **fields)
+    angle = numbers([value.get("rotation") or 0], 1, "rotation")[0]
+    if shape == "ellipse":
+        radii = scaled(numbers([value.get("radiusX"), value.get("radiusY")], 2, "radiusX, radiusY"), size, 100)
+        outline = ellipse((x, y), (radii[0], radii[1]))
+        pairs = list(zip(outline[::2], outline[1::2], strict=True))
+        return outlined([rotated(pairs, (x, y), angle)], size, notes, **fields)
+    width, height = scaled(numbers([value.get("width"), value.get("height")], 2, "width, height"), size, 100)
+    box = x, y, x + width, y + height
+    turned = rotated(corners(box), (x, y), angle)
+    if math.isclose(angle % 90, 0, abs_tol=1e-6) or math.isclose(angle % 90, 90, abs_tol=1e-6):
+        return boxed((min(turned[::2]), min(turned[1::2]), max(turned[::2]), max(turned[1::2])), size, notes, **fields)
+    return outlined([turned], size, notes, **fields)
+
+
+def _flat(item: Mapping[str, Any]) -> list[Any]:
+    """The results of JSON-MIN, whose keys are the names of the controls."""
+    found: list[Any] = []
+    for value in item.values():
+        for one in value if isinstance(value, list) else []:
+            kinds = [key for key in one if key in _KINDS] if isinstance(one, dict) else []
+            if kinds or (isinstance(one, dict) and {"x", "y", "width", "height"} <= set(one)):
+                sizes = {key: one[key] for key in ("original_width", "original_height") if key in one}
+                found.append(
+                    {"type": kinds[0] if kinds else "rectanglelabels", "value": one, "id": str(len(found)), **sizes}
+                )
+    return found
+
+
+def _declared(results: Sequence[Any]) -> Size | None:
+    """The size that a result gives; a picture of another is measured on itself, as all numbers are percent."""
+    for one in results:
+        width, height = (
+            one.get(f"original_{side}") if isinstance(one, Mapping) else None for side in ("width", "height")
+        )
+        if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+            return width, height
+    return None
+
+
+def _texts(results: Sequence[Any]) -> dict[str, str]:
+    """Texts about a region, by its id."""
+    found = {}
+    for one in results:
+        if isinstance(one, Mapping) and one.get("type") == "textarea" and isinstance(one.get("value"), Mapping):
+            text = one["value"].get("text")
+            found[str(one.get("id"))] = clean(" ".join(map(str, text)) if isinstance(text, list) else text)
+    return found
+
+
+def _relations(results: Sequence[Any], places: Mapping[str, int]) -> Iterator[Relation]:
+    for one in results:
+        if isinstance(one, Mapping) and one.get("type") == "relation":
+            ends = str(one.get("from_id")), str(one.get("to_id"))
+            labels = [clean(label) for label in one.get("labels") or []]
+            if labels and all(end in places for end in ends):
+                first, second = places[ends[0]], places[ends[1]]
+                yield Relation(first, labels[0], second)
+
+
+def _names(data: Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:
+    """Where a picture may lie: as it was uploaded, then under its name without the prefix of the upload."""
+    given = data.get("image") or data.get("img") or data.get("$undefined$")
+    if not isinstance(given, str):
+        given = next((one for one in data.values() if isinstance(one, str) and "/" in one), None)
+    if not isinstance(given, str):
+        return []
+    parts = urlsplit(given)
+    path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0].lstrip("/")
+    file = PurePosixPath(path).name
+    upload = PurePosixPath(str(item.get("file_upload") or "")).name
+    names = [path, file, upload, *(name[9:] for name in (file, upload) if _has_prefix(name))]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _has_prefix(name: str) -> bool:
+    return name[8:9] == "-" and all(letter in "0123456789abcdef" for letter in name[:8])

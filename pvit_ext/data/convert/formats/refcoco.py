@@ -1,0 +1,178 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: sentences that refer to COCO's objects.
+
+``refs(...).p`` is a pickle of Python 2. It is read by an unpickler that makes nothing but lists, dicts, numbers and
+text, so that a hostile file runs nothing. Boxes and outlines come from ``instances.json`` beside it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
+from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.fields import clean, short, take
+from pvit_ext.data.convert.formats.coco import Coco, Unit
+from pvit_ext.data.convert.json_buffer import JsonBuffer
+from pvit_ext.data.convert.json_items import JsonItems
+from pvit_ext.data.convert.notes import Notes, Reason
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shapes import boxed, numbers
+
+
+class RefCoco(Coco):
+    """See the module."""
+
+    name = "refcoco"
+    about = "RefCOCO, RefCOCO+, RefCOCOg: the folder with refs(...).p and instances.json, or the .p file"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "split": Setting("", "train, val, testA, testB or test; default all"),
+        "by": Setting("", "unc, umd or google, where a folder holds several refs(...).p"),
+    }
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        folder = source if source.is_dir() else source.parent
+        self.refs_file = self._refs_file(folder)
+        self.buffer = JsonBuffer(folder / "instances.json")
+        self.sentences: dict[int, list[str]] = {}
+        if not self.buffer.path.is_file():
+            raise SourceError(f"{self.buffer.path} is not there; boxes of {self.refs_file.name} come from it")
+
+    def _refs_file(self, folder: Path) -> Path:
+        if self.source.is_file():
+            return self.source
+        by = self.chosen["by"]
+        found = sorted(folder.glob(f"refs({by or '*'}).p"))
+        if len(found) != 1:
+            names = ", ".join(path.name for path in sorted(folder.glob("refs(*).p"))) or "no refs(...).p"
+            raise SourceError(f"{folder} holds {names}; say which with --set by=unc, umd or google")
+        return found[0]
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Files ``refs(...).p``."""
+        found = peek.has(r"refs\(.*\)\.p") if peek.is_folder else peek.path.match("refs(*).p")
+        return Evidence(0.95, "a name refs(...).p") if found else None
+
+    def files(self) -> list[Path]:
+        """The pickle and instances.json."""
+        return [self.refs_file, self.buffer.path]
+
+    def units(self) -> Iterator[Unit]:
+        """Each image that some sentence is about."""
+        images = set()
+        split = self.chosen["split"]
+        splits = set()
+        for ref in load_plain_pickle(self.refs_file):
+            splits.add(take(ref, "split", str))
+            if split and ref["split"] != split:
+                continue
+            texts = [clean(one.get("raw") or one.get("sent")) for one in take(ref, "sentences", list)]
+            known = self.sentences.setdefault(take(ref, "ann_id", int), [])
+            known += [text for text in texts if text and text not in known]
+            images.add(take(ref, "image_id", int))
+        if not images:
+            raise SourceError(f"{self.refs_file} has no split {split!r}; it has {', '.join(sorted(splits))}")
+        for place, spans in super().units():
+            if place is not None and self.buffer.load(*place).get("id") in images:
+                yield place, spans
+
+    def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
+        """An object that sentences refer to; others are counted."""
+        texts = self.sentences.get(item.get("id", -1))
+        if texts is None:
+            notes.count("objects that no sentence refers to, left out")
+            return None
+        found = super().region(item, size, notes)
+        return replace(found, captions=tuple(texts)) if isinstance(found, Annotation) else found
+
+
+class Mdetr(Coco):
+    """MDETR's finetune_*.json: COCO's layout with an image for each sentence."""
+
+    name = "mdetr"
+    about = "MDETR's finetune_{refcoco,refcoco+,refcocog}_*.json: COCO's layout, a sentence an image"
+    settings: ClassVar[Mapping[str, Setting]] = {}
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """COCO's layout with a caption in each image, and its characters in each annotation."""
+        if "caption" in peek.first("images") and "tokens_positive" in peek.first("annotations"):
+            return Evidence(0.95, "images with a caption and annotations with tokens_positive")
+        return None
+
+    def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
+        """An image whose objects have the part of the sentence that is about them."""
+        caption = self.buffer.load(*unit[0]).get("caption", "") if unit[0] else ""
+        spans = {}
+        for span in unit[1]:
+            item = self.buffer.load(*span)
+            spans[str(item.get("id"))] = item.get("tokens_positive") or []
+        for image in super().read(unit, notes):
+            objects = [
+                replace(one, captions=tuple(clean(caption[start:end]) for start, end in spans.get(one.id, [])))
+                for one in image.objects
+            ]
+            yield replace(image, objects=tuple(objects))
+
+
+class RefCocoLines(JsonItems):
+    """Qwen-VL's and OFA's refcoco_*.jsonl: a sentence and a box a line."""
+
+    name = "refcoco_jsonl"
+    about = "RefCOCO as JSON Lines of image, sent and bbox (x0, y0, x1, y1 in pixels), as Qwen-VL's"
+    settings: ClassVar[Mapping[str, Setting]] = {}
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Lines with sent and bbox."""
+        return (
+            Evidence(0.95, "lines with image, sent and bbox") if {"image", "sent", "bbox"} <= set(peek.item) else None
+        )
+
+    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture with one object."""
+        declared = (item["width"], item["height"]) if {"width", "height"} <= set(item) else None
+        path = take(item, "image", str)
+        names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
+        if (found := self.pictures.place(names, declared, where, notes)) is None:
+            return
+        x0, y0, x1, y1 = numbers(take(item, "bbox", list), 4, "bbox")
+        one = boxed((x0, y0, x1, y1), found[1], notes, captions=(clean(take(item, "sent", str)),))
+        if isinstance(one, Reason):
+            notes.drop(one, where, short(item["bbox"]))
+            return
+        yield AnnotatedImage(found[0], found[1], where.rsplit(" ", 1)[-1], (one,))
+
+
+class _Plain(pickle.Unpickler):
+    """Makes nothing but what pickle itself has: lists, dicts, numbers, text."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise SourceError(f"it wants to make {module}.{name}; RefCOCO's hold lists, dicts, numbers and text alone")
+
+
+def load_plain_pickle(path: Path) -> list[Any]:
+    """A pickled list of plain values.
+
+    Raises:
+        SourceError: for a pickle that holds more, or is damaged.
+    """
+    for encoding in ("utf-8", "latin-1"):
+        try:
+            with open(path, "rb") as stream:
+                value = _Plain(stream, encoding=encoding).load()
+        except UnicodeDecodeError:
+            continue
+        except SourceError as error:
+            raise SourceError(f"{path} is not read: {error}. Do not load it, fetch it from its source again") from error
+        except Exception as error:  # damaged pickles raise nearly anything: IndexError, KeyError, struct.error, ...
+            raise SourceError(f"{path} is no pickle, or damaged: {type(error).__name__} {error}") from error
+        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            return value
+        break
+    raise SourceError(f"{path} holds no list of references")

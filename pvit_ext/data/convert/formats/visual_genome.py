@@ -1,0 +1,147 @@
+"""Visual Genome 1.2 and 1.4: region descriptions, objects, attributes, relationships, questions; whole pixels from 0.
+
+Every file that lies in the folder is read, and joined by image: attributes and relationships by the objects' ids. A
+region becomes an object with its phrase as caption. A question has ``<region>`` behind the words that name its objects.
+Boxes that begin at -1 or pass the edge are clipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.fields import clean, kept, take
+from pvit_ext.data.convert.formats.visual_genome_image import ImageBuilder
+from pvit_ext.data.convert.json_buffer import JsonBuffer
+from pvit_ext.data.convert.notes import BadItem, Notes
+from pvit_ext.data.convert.peek import Peek
+
+PARTS = {
+    "regions": "region_descriptions",
+    "objects": "objects",
+    "attributes": "attributes",
+    "relationships": "relationships",
+    "questions": "question_answers",
+}
+_LISTS = {
+    "regions": "regions",
+    "objects": "objects",
+    "attributes": "attributes",
+    "relationships": "relationships",
+    "questions": "qas",
+}
+_IMAGE_ID = re.compile(rb'"image_id"\s*:\s*(\d+)')
+Unit = tuple[int, dict[str, tuple[int, int]]]
+"""An image's id, and the bytes of its entry in each file."""
+
+
+class VisualGenome(DataFormat):
+    """See the module."""
+
+    name = "visual_genome"
+    about = "Visual Genome: the folder of its JSON files with image_data.json, or one of them"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "parts": Setting("", f"what to read, with commas: {', '.join(PARTS)}; default all that is there"),
+    }
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.buffers = {part: JsonBuffer(path) for part, path in self._paths().items()}
+        self.names: dict[int, tuple[str, tuple[int, int] | None]] = {}
+
+    def _paths(self) -> dict[str, Path]:
+        """The file of each part that is read."""
+        folder = self.source if self.source.is_dir() else self.source.parent
+        found = {part: path for part, name in PARTS.items() for path in sorted(folder.glob(f"{name}*.json"))[:1]}
+        if self.source.is_file():
+            found = {part: path for part, path in found.items() if path.name == self.source.name}
+        wanted = [part.strip() for part in self.chosen["parts"].split(",") if part.strip()]
+        if missing := [part for part in wanted if part not in found]:
+            raise SourceError(f"{self.source} holds no {', '.join(missing)}; it holds {', '.join(found) or 'no part'}")
+        if not found:
+            names = ", ".join(f"{name}.json" for name in PARTS.values())
+            raise SourceError(f"{self.source} holds none of {names}")
+        return {part: found[part] for part in wanted or found}
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """A folder with files of these names, or one of them by its keys."""
+        if peek.is_folder:
+            found = [
+                name for name in PARTS.values() if any(one.startswith(name) and "/" not in one for one in peek.files)
+            ]
+            sure = peek.has(r"image_data.*\.json") or "region_descriptions" in found
+            return Evidence(0.95, f"files {', '.join(found)}") if found and sure else None
+        keys = set(peek.item)
+        if {"image_id", "objects"} <= keys or {"image_id", "relationships"} <= keys or {"id", "regions"} <= keys:
+            return Evidence(0.9, "a list of images with objects, relationships or regions")
+        return (
+            Evidence(0.9, "a list of images with qas or attributes")
+            if {"id", "qas"} <= keys or {"image_id", "attributes"} <= keys
+            else None
+        )
+
+    def files(self) -> list[Path]:
+        """Each part's file, and image_data.json."""
+        return [*(buffer.path for buffer in self.buffers.values()), *self._image_data()]
+
+    def _image_data(self) -> list[Path]:
+        folder = self.source if self.source.is_dir() else self.source.parent
+        return sorted(folder.glob("image_data*.json"))[:1]
+
+    def units(self) -> Iterator[Unit]:
+        """Each image, by id."""
+        for path in self._image_data():
+            buffer = JsonBuffer(path)
+            section = buffer.items()
+            for span in zip(section.starts, section.ends, strict=True):
+                item = kept(buffer.load(*span), "an image", dict)
+                self.names[_id(item)] = ("/".join(clean(item.get("url")).split("/")[-2:]), _size(item))
+        places: dict[int, dict[str, tuple[int, int]]] = {}
+        for part, buffer in self.buffers.items():
+            section = buffer.items()
+            for start, end in zip(section.starts, section.ends, strict=True):
+                found = _IMAGE_ID.search(buffer.read(start, end))
+                number = int(found[1]) if found else _id(buffer.load(start, end))
+                places.setdefault(number, {})[part] = (start, end)
+        for number in sorted(places):
+            yield number, places[number]
+
+    def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
+        """One image."""
+        number, spans = unit
+        where = f"image {number}"
+        items: dict[str, list[Any]] = {}
+        for part, span in spans.items():
+            try:
+                item = kept(self.buffers[part].load(*span), "an image", dict)
+                if _id(item) != number:
+                    raise BadItem(f"image_id {number} stands in the entry of image {_id(item)}")
+                items[part] = take(item, _LISTS[part], list)
+            except BadItem as error:
+                line = self.buffers[part].line(span[0])
+                notes.bad(error.where or f"{self.buffers[part].path.name} line {line}", str(error))
+        path, declared = self.names.get(number, ("", None))
+        names = [name for name in (path, f"VG_100K/{number}.jpg", f"VG_100K_2/{number}.jpg", f"{number}.jpg") if name]
+        count = sum(len(one) for part, one in items.items() if part != "attributes")
+        if (found := self.pictures.place(names, declared, where, notes, count)) is None:
+            return
+        builder = ImageBuilder(where, found[1], notes, "objects" in self.buffers)
+        for part in PARTS:
+            builder.add(part, items.get(part, []))
+        yield builder.build(found[0], str(number))
+
+
+def _id(item: Any) -> int:
+    fields = kept(item, "an image", dict)
+    number = next((fields[key] for key in ("image_id", "id") if key in fields), None)
+    return int(kept(number, "image_id or id", int))
+
+
+def _size(item: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = item.get("width"), item.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None

@@ -1,0 +1,133 @@
+"""One image of Visual Genome, put together from the entries of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Question, Relation, Size
+from pvit_ext.data.convert.fields import clean, kept, take
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.shapes import boxed, numbers, xywh
+from pvit_ext.data.convert.spans import insert_regions, phrase_end
+
+
+class ImageBuilder:
+    """Takes the entries of an image, objects before what names them.
+
+    Args:
+        where: names the image.
+        size: of it.
+        notes: takes what is left out.
+        complete: whether a file of objects is read, which lists all that may be named.
+    """
+
+    def __init__(self, where: str, size: Size | None, notes: Notes, complete: bool) -> None:
+        self.where, self.size, self.notes, self.complete = where, size, notes, complete
+        self.objects: list[Annotation] = []
+        self.places: dict[int, int] = {}
+        self.relations: list[Relation] = []
+        self.questions: list[Question] = []
+        self.said: set[Any] = set()
+
+    def add(self, part: str, entries: Sequence[Any]) -> None:
+        """Take the entries of a part; a bad one is noted."""
+        steps: dict[str, Callable[[Mapping[str, Any]], object]] = {
+            "regions": self._region,
+            "objects": self._named,
+            "attributes": self._attributes,
+            "relationships": self._relation,
+            "questions": self._question,
+        }
+        for number, entry in enumerate(entries):
+            try:
+                steps[part](kept(entry, "an entry", dict))
+            except BadItem as error:
+                self.notes.bad(f"{self.where} {part} {number}", str(error))
+
+    def build(self, image: str, item: str) -> AnnotatedImage:
+        """The image."""
+        return AnnotatedImage(
+            image,
+            self.size,
+            item,
+            tuple(self.objects),
+            relations=tuple(self.relations),
+            questions=tuple(self.questions),
+        )
+
+    def _put(self, entry: Mapping[str, Any], where: str, width: str, height: str, **fields: Any) -> int | None:
+        """The place of a new object, None with a note where it has no box."""
+        box = xywh(numbers([entry.get(key) for key in ("x", "y", width, height)], 4, f"x, y, {width}, {height}"))
+        found = boxed(box, self.size, self.notes, **fields)
+        if isinstance(found, Reason):
+            self.notes.drop(found, f"{self.where} {where}", f"{list(box)}")
+            return None
+        self.objects.append(found)
+        return len(self.objects) - 1
+
+    def _region(self, entry: Mapping[str, Any]) -> None:
+        phrase = clean(take(entry, "phrase", str))
+        name = f"region {entry.get('region_id', entry.get('id'))}"
+        key = (phrase.lower(), *(entry.get(side) for side in ("x", "y", "width", "height")))
+        if key in self.said:
+            self.notes.drop(Reason.DUPLICATE, f"{self.where} {name}", phrase)
+            return
+        self.said.add(key)
+        self._put(entry, name, "width", "height", captions=(phrase,) if phrase else (), id=name)
+
+    def _named(self, entry: Mapping[str, Any]) -> int | None:
+        number = take(entry, "object_id", int)
+        if number in self.places:
+            return self.places[number]
+        names = entry.get("names") or [entry.get("name") or ""]
+        label = clean(kept(names, "names", list)[0])
+        place = self._put(entry, f"object {number}", "w", "h", label=label, id=str(number))
+        if place is not None:
+            self.places[number] = place
+        return place
+
+    def _attributes(self, entry: Mapping[str, Any]) -> None:
+        place = self._named(entry)
+        words = kept(entry.get("attributes") or [], "attributes", list)
+        if place is not None and words:
+            mine = self.objects[place]
+            known = dict.fromkeys((*mine.attributes, *(clean(word).lower() for word in words)))
+            self.objects[place] = replace(mine, attributes=tuple(word for word in known if word))
+
+    def _relation(self, entry: Mapping[str, Any]) -> None:
+        predicate = clean(take(entry, "predicate", str)).lower()
+        ends = [self._known(take(entry, key, dict)) for key in ("subject", "object")]
+        if ends[0] is None or ends[1] is None or not predicate:
+            name = f"{self.where} relationship {entry.get('relationship_id')}"
+            self.notes.drop(Reason.INCOMPLETE, name, "it names an object that objects.json lacks")
+            return
+        self.relations.append(Relation(ends[0], predicate, ends[1]))
+
+    def _known(self, entry: Mapping[str, Any]) -> int | None:
+        """The place of an object that a relationship or question names; made if no file of objects is read."""
+        number = take(entry, "object_id", int)
+        if number not in self.places and not self.complete and {"x", "y", "w", "h"} <= set(entry):
+            return self._named(entry)
+        return self.places.get(number)
+
+    def _question(self, entry: Mapping[str, Any]) -> None:
+        question, answer = clean(take(entry, "question", str)), clean(take(entry, "answer", str))
+        named = []
+        for item in entry.get("q_objects") or entry.get("question_objects") or []:
+            place = self._known(kept(item, "an object of the question", dict))
+            end = _end(question, item)
+            if place is not None and end is not None:
+                named.append((end, [place]))
+        text, places = insert_regions(question, named)
+        self.questions.append(Question(text, answer, tuple(places), str(entry.get("qa_id", ""))))
+
+
+def _end(question: str, item: Mapping[str, Any]) -> int | None:
+    """Where the words end that name an object of a question: by the file's characters, else by its name."""
+    end, name = item.get("entity_idx_end"), clean(item.get("entity_name"))
+    if isinstance(end, int) and name and question[:end].lower().endswith(name.lower()):
+        return end
+    names = [name, *map(clean, item.get("names") or [item.get("name")])]
+    return next((found for one in names if one and (found := phrase_end(question, one)) is not None), None)

@@ -1,0 +1,172 @@
+"""Pascal VOC: an XML file of boxes for each picture.
+
+VOC's own files count pixels from 1 and inclusively, ``[xmin - 1, ymin - 1, xmax, ymax]``. LabelImg, Roboflow and CVAT
+write the same XML from 0, with edges that are continuous (LabelImg writes 1 where it means 0). No field says which.
+``origin=auto`` takes 1 where the files name PASCAL VOC as their source and hold no coordinate 0, else 0, and the report
+says so.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.fields import clean, short
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shapes import boxed, numbers
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_ZERO = re.compile(rb"<[xy]min>\s*0*(?:\.0*)?\s*</")
+_PASCAL = re.compile(rb"<source>.*?PASCAL.*?</source>", re.DOTALL | re.IGNORECASE)
+_FLAGS = ("truncated", "difficult", "occluded")
+
+
+class Voc(DataFormat):
+    """See the module."""
+
+    name = "voc"
+    about = "Pascal VOC: a folder with Annotations/*.xml, or of XML files, or one XML file"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "origin": Setting(
+            "auto", "what the first pixel is called: 1 in VOC's own files, 0 elsewhere", ("auto", "0", "1")
+        ),
+        "split": Setting("", "only the pictures that ImageSets/Main/SPLIT.txt lists"),
+    }
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.origin, self._why = 0, ""
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """XML with the root ``annotation`` and a ``bndbox``, or a folder of such files."""
+        if not peek.is_folder:
+            is_voc = peek.xml_root == "annotation" and "<polygon>" not in peek.head and "<nobndbox>" not in peek.head
+            return Evidence(0.9, "an XML root `annotation`") if is_voc else None
+        if peek.has(r"(?:.*/)?Sentences/[^/]*\.txt"):
+            return None
+        first = next((name for name in peek.files if name.endswith(".xml")), None)
+        if first and (inside := cls.detect(Peek(peek.path / first))):
+            return Evidence(0.9, f"XML files with a root `annotation`, such as {first}") if inside else None
+        return None
+
+    @cached_property
+    def _xml_files(self) -> list[Path]:
+        """The files, sorted by name."""
+        if self.source.is_file():
+            return [self.source]
+        folders = [self.source / "Annotations", *sorted(self.source.glob("**/Annotations")), self.source]
+        folder = next(one for one in folders if one.is_dir())
+        names = sorted(folder.glob("*.xml")) or sorted(folder.rglob("*.xml"))
+        if self.chosen["split"]:
+            wanted = self._split(folder)
+            names = [name for name in names if name.stem in wanted]
+        if not names:
+            raise SourceError(f"{folder} holds no XML file{' of the split' if self.chosen['split'] else ''}")
+        return names
+
+    def _split(self, folder: Path) -> set[str]:
+        path = folder.parent / "ImageSets" / "Main" / f"{self.chosen['split']}.txt"
+        if not path.is_file():
+            known = ", ".join(sorted(one.stem for one in path.parent.glob("*.txt"))) or "none"
+            raise SourceError(f"{path} is not there; splits are {known}")
+        return {words[0] for line in path.read_text().splitlines() if (words := line.split())}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in vars(self).items() if key != "_xml_files"}
+
+    def files(self) -> list[Path]:
+        """All XML files."""
+        return self._xml_files
+
+    def total(self) -> int:
+        """Files."""
+        return len(self._xml_files)
+
+    def units(self) -> Iterator[Path]:
+        """Each file."""
+        self.origin, self._why = self._origin()
+        yield from self._xml_files
+
+    def _origin(self) -> tuple[int, str]:
+        """From which number pixels are counted, and why."""
+        if self.chosen["origin"] != "auto":
+            return int(self.chosen["origin"]), ""
+        first = self._xml_files[0]
+        if not _PASCAL.search(first.read_bytes()):
+            return 0, f"{first.name} does not name PASCAL VOC as its source"
+        zero = next((path for path in self._xml_files if _ZERO.search(path.read_bytes())), None)
+        return (
+            (0, f"{zero.name} has a coordinate 0") if zero else (1, "the source is PASCAL VOC, and no coordinate is 0")
+        )
+
+    def remarks(self) -> list[str]:
+        """From which number pixels were counted, and why."""
+        other = f"--set origin={1 - self.origin} if that is wrong"
+        return [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
+
+    def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture of a file."""
+        try:
+            root = ET.parse(unit).getroot()
+        except (ET.ParseError, ValueError, LookupError) as error:
+            raise BadItem(f"not valid XML: {error}; expected VOC's <annotation>", unit.name) from error
+        if root.tag != "annotation":
+            raise BadItem(f"the root is <{root.tag}>; expected VOC's <annotation>", unit.name)
+        objects = root.findall("object")  # direct children: parts lie inside, with boxes of their own
+        declared = self._size(root, unit)
+        names = [*(f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)), clean(root.findtext("filename"))]
+        if (found := self.pictures.place(names, declared, unit.name, notes, len(objects))) is None:
+            return
+        kept = [one for item in objects if (one := self._object(item, unit, found[1], notes)) is not None]
+        yield AnnotatedImage(found[0], found[1], unit.stem, tuple(kept))
+
+    def _size(self, root: ET.Element, unit: Path) -> Size | None:
+        """The size that the file gives; None for none, or 0 x 0."""
+        texts = [clean(root.findtext(f"size/{side}")) for side in ("width", "height")]
+        try:
+            width, height = (int(float(text or 0)) for text in texts)
+        except (ValueError, OverflowError) as error:
+            raise BadItem(f"size is {short(texts)}; expected two whole numbers", unit.name) from error
+        return (width, height) if width and height else None
+
+    def _object(self, item: ET.Element, unit: Path, size: Size | None, notes: Notes) -> Annotation | None:
+        name = clean(item.findtext("name"))
+        where = f"{unit.name} {name or 'object'}"
+        try:
+            x0, y0, x1, y1 = edges(item)
+        except BadItem as error:
+            notes.bad(where, str(error))
+            return None
+        flags = tuple(flag for flag in _FLAGS if clean(item.findtext(flag)) == "1")
+        box = x0 - self.origin, y0 - self.origin, x1, y1
+        found = boxed(
+            box, size, notes, label=name.replace("_", " "), category=name if "_" in name else "", attributes=flags
+        )
+        if isinstance(found, Reason):
+            notes.drop(found, where, f"{[x0, y0, x1, y1]}")
+            return None
+        return found
+
+
+def edges(item: ET.Element) -> list[float]:
+    """Left, top, right and bottom of an object as the file gives them."""
+    texts = [clean(item.findtext(f"bndbox/{edge}")) for edge in _EDGES]
+    try:
+        return numbers([float(text) for text in texts], 4, "bndbox")
+    except ValueError as error:
+        raise BadItem(f"bndbox is {short(dict(zip(_EDGES, texts, strict=True)))}; expected four numbers") from error
+
+
+def _suffixes(root: ET.Element, stem: str) -> list[str]:
+    """Of the picture: that of ``filename`` where it is the picture's, then the usual ones; PNG may be segments."""
+    named = Path(clean(root.findtext("filename")))
+    own = named.suffix if named.stem == stem else ""
+    return list(dict.fromkeys([*([own] if own else []), ".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp"]))

@@ -1,0 +1,68 @@
+"""A format that is a JSON array or JSON Lines: one item a unit, each with its line."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.base import DataFormat, ReadOptions
+from pvit_ext.data.convert.fields import kept
+from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
+from pvit_ext.data.convert.notes import BadItem, Notes
+
+Unit = tuple[int, int, int]
+"""The bytes of an item, and its line, counted from 1."""
+
+
+class JsonItems(DataFormat):
+    """Lists the items; a format reads one."""
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.buffer = JsonBuffer(source)
+
+    @cached_property
+    def section(self) -> Section:
+        """Where the items lie."""
+        return self.buffer.items()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "section"}
+
+    def total(self) -> int:
+        """Items."""
+        return len(self.section.starts)
+
+    def units(self) -> Iterator[Unit]:
+        """The bytes of each item, and its line."""
+        line, counted = 1, 0
+        for start, end in zip(self.section.starts, self.section.ends, strict=True):
+            line += self.buffer.read(counted, start).count(b"\n")
+            counted = start
+            yield start, end, line
+
+    def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of an item; what breaks the format's rules is named with its line."""
+        start, end, line = unit
+        where = f"{self.source.name} line {line}"
+        try:
+            yield from self.images(kept(self.buffer.load(start, end), "an item", dict), where, notes)
+        except BadItem as error:
+            raise BadItem(str(error), error.where or where) from error
+
+    @abstractmethod
+    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of an item.
+
+        Args:
+            item: a JSON object of the source.
+            where: file and line, for notes.
+            notes: takes everything that is left out.
+
+        Raises:
+            BadItem: for an item that breaks the format's rules; its ``where`` is added.
+        """

@@ -1,0 +1,82 @@
+"""What a conversion drops and why, and which items are bad; nothing is dropped without an entry here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why something is not in the output; the value is what the report calls it."""
+
+    CROWD = "crowd: a region of many things, not one"
+    DEGENERATE = "degenerate: no width, no height, or inverted"
+    OUTSIDE = "outside its image"
+    DUPLICATE = "said twice"
+    HIDDEN = "marked as not visible"
+    NO_NAME = "no label and no caption"
+    NOT_A_REGION = "of a kind that is no region"
+    NO_PICTURE = "its picture is not in the image folder"
+    NO_LABELS = "picture without labels"
+    SIZE_DIFFERS = "the picture has another size than its annotations say"
+    BROKEN_PICTURE = "its picture cannot be read"
+    CANCELLED = "cancelled, or another annotator's"
+    OTHER_SPLIT = "not in the split"
+    INCOMPLETE = "something it needs is missing in the source"
+    BAD = "bad: damaged, or against the format's rules"
+
+
+class BadItem(ValueError):
+    """An item of a source that breaks the format's rules; its text says what was found and what is expected.
+
+    Args:
+        problem: what was found, and what is expected.
+        where: file, line and id, where the reader does not know them.
+    """
+
+    def __init__(self, problem: str, where: str = "") -> None:
+        super().__init__(problem)
+        self.where = where
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One thing that is not in the output.
+
+    Args:
+        reason: why.
+        where: file, line or id.
+        detail: what was found.
+        count: of objects that go with it.
+    """
+
+    reason: Reason
+    where: str
+    detail: str = ""
+    count: int = 1
+
+
+@dataclass
+class Notes:
+    """What was noted while a part of the source was read; parts add up, in their order.
+
+    Args:
+        drops: everything that was dropped.
+        counts: of what was kept and changed, such as ``images``, ``objects`` and ``clipped to the image``.
+    """
+
+    drops: list[Drop] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: Reason, where: str, detail: str = "", count: int = 1) -> None:
+        """Note something that is not in the output."""
+        self.drops.append(Drop(reason, where, detail, count))
+
+    def bad(self, where: str, problem: str) -> None:
+        """Note a bad item."""
+        self.drop(Reason.BAD, where, problem)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count something that was kept."""
+        self.counts[what] += number

@@ -1,0 +1,120 @@
+"""The files that a conversion writes: under temporary names until they are complete, and resumed when it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from pvit_ext.data.convert.notes import Notes
+from pvit_ext.data.convert.report import Report
+from pvit_ext.files import atomic_write, sync
+
+_EVERY = 2.0
+"""Seconds between two places from which a conversion can go on."""
+
+
+class Output:
+    """Records and the list of what was dropped; a context manager.
+
+    ``FILE.part``, ``FILE.dropped.part`` and ``FILE.state`` are what an interrupted conversion goes on from. At the end
+    the first two become ``FILE`` and ``FILE.dropped.jsonl``, and ``FILE.report.json`` is written.
+
+    Args:
+        path: of the records.
+        key: of what is converted and how; parts of another key are begun anew.
+        report: takes the notes.
+
+    Attributes:
+        batches: how many are written.
+    """
+
+    def __init__(self, path: Path, key: str, report: Report) -> None:
+        self.path, self.key, self.report = path, key, report
+        self.batches = 0
+        self._state = path.with_name(path.name + ".state")
+        self._parts = [path.with_name(path.name + ".part"), path.with_name(path.name + ".dropped.part")]
+        self._finals = [path, path.with_name(path.name + ".dropped.jsonl")]
+        self._streams: list[BinaryIO] = []
+        self._stack = ExitStack()
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Output:
+        state = self._load()
+        lengths = state["lengths"] if state else [0, 0]
+        for part, length in zip(self._parts, lengths, strict=True):
+            stream = self._stack.enter_context(open(part, "r+b" if state else "wb"))
+            stream.truncate(length)
+            stream.seek(length)
+            self._streams.append(stream)
+        if state:
+            self.batches = state["batches"]
+            self.report.restore(state["report"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        if isinstance(error, ValueError):  # trying again would fail at the same place
+            self._remove()
+
+    def add(self, lines: bytes, notes: Notes) -> None:
+        """Append a batch.
+
+        Raises:
+            SourceError: when there are more bad items than allowed.
+        """
+        self.report.add(notes)
+        self._streams[0].write(lines)
+        for drop in notes.drops:
+            entry = {
+                "reason": drop.reason.name.lower(),
+                "where": drop.where,
+                "detail": drop.detail,
+                "count": drop.count,
+            }
+            self._streams[1].write(json.dumps(entry).encode() + b"\n")
+        self.batches += 1
+        if time.monotonic() - self._saved > _EVERY:
+            self._save()
+
+    def finish(self) -> None:
+        """Give the files their names, the records last."""
+        for stream in self._streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+        with atomic_write(self.path.with_name(self.path.name + ".report.json")) as temporary:
+            temporary.write_text(json.dumps(self.report.state(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for part, final in reversed(list(zip(self._parts, self._finals, strict=True))):
+            part.replace(final)
+        sync(self.path.parent)
+        self._remove()
+
+    def _save(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+        lengths = [stream.tell() for stream in self._streams]
+        state = {"key": self.key, "batches": self.batches, "lengths": lengths, "report": self.report.state()}
+        with atomic_write(self._state) as temporary:
+            temporary.write_text(json.dumps(state), encoding="utf-8")
+        self._saved = time.monotonic()
+
+    def _load(self) -> dict[str, Any] | None:
+        """The state of an interrupted conversion of the same key, None if there is none."""
+        try:
+            state: dict[str, Any] = json.loads(self._state.read_text(encoding="utf-8"))
+            sizes = [part.stat().st_size for part in self._parts]
+        except (OSError, ValueError):
+            return None
+        complete = all(size >= length for size, length in zip(sizes, state["lengths"], strict=True))
+        return state if state["key"] == self.key and complete else None
+
+    def _remove(self) -> None:
+        for path in (*self._parts, self._state):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""The image folder: under which name a picture lies there, and its size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pvit_ext.data.convert.annotation import Size
+from pvit_ext.data.convert.notes import Notes, Reason
+from pvit_ext.data.image_files import find_file
+from pvit_ext.regions.image import ImageError, image_size
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".mpo", ".pfm", ".heic", ".dng"}
+)
+
+
+class Pictures:
+    """Looks pictures up in the image folder; picklable.
+
+    Args:
+        folder: the image folder.
+        opened: whether pictures are looked for and their headers read; else names and sizes of the source are taken.
+
+    Raises:
+        ValueError: for a folder that does not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], opened: bool = True) -> None:
+        self.folder, self.opened = str(folder), opened
+        self._by_name: dict[str, list[str]] | None = None
+        if not os.path.isdir(self.folder):
+            raise ValueError(f"--image-folder {self.folder} is no folder; name the one that the pictures lie in")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_by_name": None}
+
+    def find(self, names: Sequence[str]) -> str | None:
+        """The name of a picture relative to the folder, None if it is not there.
+
+        Args:
+            names: under which it may lie, the likeliest first. If it lies under none of them, a file of the same base
+                name that is the only one anywhere in the folder is taken.
+        """
+        names = [name for name in map(_clean, names) if name]
+        if not self.opened:
+            return names[0] if names else None
+        for name in names:
+            if (found := find_file(self.folder, name)) is not None:
+                return os.path.relpath(found, self.folder).replace(os.sep, "/")
+        for name in names:
+            same = self._files().get(PurePosixPath(name).name, [])
+            if len(same) == 1:
+                return same[0]
+        return None
+
+    def place(
+        self, names: Sequence[str], declared: Size | None, where: str, notes: Notes, objects: int = 1
+    ) -> tuple[str, Size | None] | None:
+        """Name and upright size of a picture, or None with a note why it cannot be used.
+
+        Args:
+            names: see :meth:`find`.
+            declared: the size that the source gives, where pixels of the source are measured on it; None for none.
+            where: file, line or id, for the note.
+            notes: takes the reason.
+            objects: how many are dropped with it.
+        """
+        name, objects = self.find(names), max(objects, 1)
+        if name is None:
+            notes.drop(Reason.NO_PICTURE, where, f"no {names[0] if names else 'name'} in {self.folder}", objects)
+            return None
+        if not self.opened:
+            return name, declared
+        try:
+            size = image_size(f"{self.folder}/{name}")
+        except (ImageError, OSError) as error:
+            notes.drop(Reason.BROKEN_PICTURE, where, str(error), objects)
+            return None
+        if declared is not None and declared != size:
+            turned = (
+                "; its sides are exchanged: measured before it was turned upright?" if declared[::-1] == size else ""
+            )
+            said, real = (f"{width}x{height}" for width, height in (declared, size))
+            notes.drop(Reason.SIZE_DIFFERS, where, f"{name} is {real}, said to be {said}{turned}", objects)
+            return None
+        return name, size
+
+    def _files(self) -> dict[str, list[str]]:
+        """Pictures below the folder by base name, each with its path in the folder."""
+        if self._by_name is None:
+            self._by_name = {}
+            for folder, _, names in sorted(os.walk(self.folder)):
+                inside = os.path.relpath(folder, self.folder).replace(os.sep, "/")
+                for name in names:
+                    if Path(name).suffix.lower() in SUFFIXES:
+                        path = name if inside == "." else f"{inside}/{name}"
+                        self._by_name.setdefault(name, []).append(path)
+        return self._by_name
+
+
+def _clean(name: str) -> str:
+    """A name that stays in the folder: Windows' separators turned, drive, root and ``..`` cut off."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(part for number, part in enumerate(parts) if number or not part.endswith(":"))

@@ -1,0 +1,93 @@
+"""What a conversion wrote, and what it left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.notes import Drop, Notes, Reason
+
+_SHOWN = 20
+
+
+@dataclass
+class Report:
+    """Adds up the notes of a conversion.
+
+    Args:
+        format: that the source was read as.
+        source: file or folder.
+        max_bad_records: how many bad items are survived.
+    """
+
+    format: str
+    source: Path
+    max_bad_records: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def add(self, notes: Notes) -> None:
+        """Add what was noted while a part was read.
+
+        Raises:
+            SourceError: when there are more bad items than allowed; lists them.
+        """
+        self.counts.update(notes.counts)
+        for drop in notes.drops:
+            self.dropped[drop.reason.name.lower()] += drop.count
+            shown = self.shown.setdefault(drop.reason.name.lower(), [])
+            if len(shown) < _SHOWN:
+                shown.append(_line(drop))
+        bad = self.bad
+        if bad > self.max_bad_records:
+            lines = "\n".join(self.shown["bad"])
+            raise SourceError(
+                f"{bad} bad items in {self.source}, --max_bad_records allows {self.max_bad_records}; nothing was "
+                f"written:\n{lines}\nCorrect them, or allow more"
+            )
+
+    @property
+    def bad(self) -> int:
+        """How many bad items there were."""
+        return self.dropped["bad"]
+
+    def check(self) -> None:
+        """Refuse a conversion without a record.
+
+        Raises:
+            SourceError: saying what became of everything.
+        """
+        if not self.counts["records"]:
+            raise SourceError(f"{self.source} gives no record as {self.format}:\n{self}")
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for a file."""
+        return {
+            "format": self.format,
+            "source": str(self.source),
+            "counts": dict(self.counts),
+            "dropped": dict(self.dropped),
+            "examples": self.shown,
+            "remarks": self.remarks,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what an interrupted conversion had noted."""
+        self.counts, self.dropped = Counter(state["counts"]), Counter(state["dropped"])
+        self.shown, self.remarks = state["examples"], state["remarks"]
+
+    def __str__(self) -> str:
+        lines = [f"{number:>9,}  {what}" for what, number in self.counts.items()]
+        for name, number in self.dropped.items():
+            lines.append(f"{number:>9,}  dropped: {Reason[name.upper()].value}")
+            lines += [f"           {example}" for example in self.shown.get(name, [])[:3]]
+        return "\n".join([*lines, *self.remarks])
+
+
+def _line(drop: Drop) -> str:
+    return f"{drop.where}: {drop.detail}" if drop.detail else drop.where

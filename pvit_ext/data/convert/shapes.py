@@ -1,0 +1,202 @@
+"""Boxes and shapes of any convention as regions in continuous pixels, clipped, or the reason why there is none.
+
+Pixel column ``i`` spans ``[i, i + 1)``: an inclusive box of pixels ``a..b`` is ``[a, b + 1]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pvit_ext.data.convert.annotation import Annotation, Box, Size
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.regions.extent import MIN_SIDE, extent_of
+from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
+from pvit_ext.regions.run_lengths import parse_run_lengths
+
+DECIMALS = 3
+"""Of a pixel: what float noise of sums and products does not reach, and finer than any annotation."""
+
+_TOP_LEFT = 1.01
+"""Pixels. A record takes decimals below this for fractions of the image, so no region can lie there."""
+_NUMBERS = frozenset({int, float})
+
+
+def numbers(values: Any, count: int | None, what: str) -> list[float]:
+    """Finite numbers from JSON.
+
+    Args:
+        values: a list; text that is a number is none.
+        count: how many, None for any even number.
+        what: names them in the error.
+
+    Raises:
+        BadItem: for anything else.
+    """
+    wanted = "an even number of" if count is None else f"{count}"
+    right = isinstance(values, (list, tuple)) and (len(values) == count if count is not None else len(values) % 2 == 0)
+    if not right or (values and not _finite(values)):
+        raise BadItem(f"{what} is a list of {wanted} finite numbers, got {str(values)[:60]}")
+    return list(values)
+
+
+def _finite(values: Sequence[Any]) -> bool:
+    if not _NUMBERS.issuperset(map(type, values)):
+        return False
+    return (
+        math.isfinite(sum(values)) and min(values) >= -MAX_PIXEL and max(values) <= MAX_PIXEL
+    )  # NaN makes the sum NaN
+
+
+def xywh(values: Sequence[float]) -> Box:
+    """Corners of a box that is given by its left upper corner, width and height."""
+    x, y, width, height = values
+    return x, y, x + width, y + height
+
+
+def centred(values: Sequence[float]) -> Box:
+    """Corners of a box that is given by its centre, width and height."""
+    x, y, width, height = values
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def scaled(values: Sequence[float], size: Size, full: float = 1.0) -> list[float]:
+    """Coordinates x, y, x, y, ... as pixels, from fractions of each side.
+
+    Args:
+        values: fractions.
+        size: of the image.
+        full: what the full side is: 1, 100 or 1000.
+    """
+    return [round(value * size[number % 2] / full, DECIMALS) for number, value in enumerate(values)]
+
+
+def rotated(points: Sequence[tuple[float, float]], centre: tuple[float, float], degrees: float) -> list[float]:
+    """Points turned clockwise (as seen, y downwards) about a centre, as x, y, x, y, ..."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned = []
+    for x, y in points:
+        dx, dy = x - centre[0], y - centre[1]
+        turned += [centre[0] + dx * cos - dy * sin, centre[1] + dx * sin + dy * cos]
+    return [round(value, DECIMALS) for value in turned]
+
+
+def corners(box: Box) -> list[tuple[float, float]]:
+    """The four corners of a box, clockwise from the upper left."""
+    x0, y0, x1, y1 = box
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+def ellipse(centre: tuple[float, float], radii: tuple[float, float], points: int = 36) -> list[float]:
+    """The outline of an upright ellipse, as x, y, x, y, ..."""
+    angles = (2 * math.pi * number / points for number in range(points))
+    return [
+        round(value, DECIMALS)
+        for angle in angles
+        for value in (centre[0] + radii[0] * math.cos(angle), centre[1] + radii[1] * math.sin(angle))
+    ]
+
+
+def clip_box(box: Box, size: Size | None, notes: Notes) -> Box | Reason:
+    """The box as a record holds it: rounded, clipped to the image; or why there is none.
+
+    Args:
+        box: corners in pixels.
+        size: of the image, None if unknown: then only its upper left edges are known.
+        notes: counts boxes that are clipped.
+    """
+    x0, y0, x1, y1 = (round(value, DECIMALS) for value in box)
+    if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
+        return Reason.DEGENERATE
+    width, height = size or (MAX_PIXEL, MAX_PIXEL)
+    clipped = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
+        return Reason.OUTSIDE
+    if max(clipped) <= _TOP_LEFT and any(value != int(value) for value in clipped):
+        return Reason.DEGENERATE
+    if clipped != (x0, y0, x1, y1):
+        notes.count("boxes clipped to their image")
+    return clipped
+
+
+def boxed(box: Box, size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:
+    """An object that is a box, or why there is none; see :func:`clip_box`."""
+    clipped = clip_box(box, size, notes)
+    return clipped if isinstance(clipped, Reason) else Annotation(list(clipped), clipped, **fields)
+
+
+def outlined(parts: Sequence[Sequence[float]], size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:
+    """An object that is a polygon of one part or several, or why there is none.
+
+    Args:
+        parts: x, y, x, y, ... of each, in pixels; one of fewer than three points is left out and counted.
+        size: of the image, None if unknown.
+        notes: counts parts that are left out.
+        fields: of the annotation.
+    """
+    kept = [list(part) for part in parts if len(part) >= 6 and len(part) % 2 == 0]
+    if len(kept) < len(parts):
+        notes.count("polygon parts of fewer than three points left out", len(parts) - len(kept))
+    if not kept:
+        return Reason.DEGENERATE
+    hull = (
+        min(min(part[::2]) for part in kept),
+        min(min(part[1::2]) for part in kept),
+        max(max(part[::2]) for part in kept),
+        max(max(part[1::2]) for part in kept),
+    )
+    inside = hull[0] >= 0 and hull[1] >= 0 and size is not None and hull[2] <= size[0] and hull[3] <= size[1]
+    box = clip_box(hull, size, notes)
+    if isinstance(box, Reason):
+        return box
+    if not inside and size is not None and not _reaches(kept, size):
+        return Reason.OUTSIDE
+    return Annotation({"polygon": kept}, box, **fields)
+
+
+def _reaches(parts: Sequence[Sequence[float]], size: Size) -> bool:
+    """Whether some of a polygon lies in the image; its hull may reach into it while the polygon does not."""
+    outlines = (tuple(zip(part[::2], part[1::2], strict=True)) for part in parts)
+    return any(extent_of("polygon", outline, size) for outline in outlines)
+
+
+def masked(value: Mapping[str, Any], size: Size | None, **fields: Any) -> Annotation | Reason:
+    """An object that is given by COCO's run lengths, or why there is none.
+
+    Args:
+        value: ``size`` and ``counts``, plain or compressed; other keys are not taken over.
+        size: of the image, None if unknown.
+        fields: of the annotation.
+
+    Raises:
+        BadItem: for run lengths that do not fit together, or not the image.
+    """
+    spec = {"size": list(value["size"]), "counts": value["counts"]} if {"size", "counts"} <= set(value) else value
+    try:
+        runs = parse_run_lengths(spec)
+    except ValueError as error:
+        if "mask is empty" in str(error):
+            return Reason.DEGENERATE
+        raise BadItem(f"segmentation: {error}") from error
+    if size is not None and (runs.width, runs.height) != size:
+        raise BadItem(f"segmentation is {runs.width}x{runs.height}, its image {size[0]}x{size[1]}")
+    box = Region.mask(spec).bounds((runs.width, runs.height))
+    return Annotation({"mask": spec}, box, **fields)
+
+
+def pointed(kind: str, value: Any, size: Size | None, **fields: Any) -> Annotation | Reason:
+    """An object that is a ``point`` or a ``scribble``, or why there is none.
+
+    Args:
+        kind: of the region.
+        value: as a record holds it.
+        size: of the image, None if unknown.
+        fields: of the annotation.
+    """
+    region = Region.point(*value) if kind == "point" else Region.scribble(value)
+    try:
+        region.resolve(size) if size else region.check()
+    except RegionError:
+        return Reason.OUTSIDE
+    return Annotation({kind: value}, None, **fields)

@@ -1,0 +1,61 @@
+"""Which format a source is of, and what is said when another was asked for."""
+
+import pytest
+
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.detect import describe, detect, resolve
+from pvit_ext.data.convert.formats.visual_genome import PARTS
+from tests.data.convert.truth import FIXTURES, converted
+
+SOURCES = {
+    "coco": ["coco/annotations/instances_val2017.json", "coco/annotations/captions_val2017.json"],
+    "voc": ["voc/VOCdevkit/VOC2012", "voc/VOCdevkit/VOC2012/Annotations/2012_000101.xml", "bccd"],
+    "lvis": ["lvis/lvis_v1_val.json"],
+    "paco": ["paco/paco_lvis_v1_val.json"],
+    "labelme": ["labelme", "labelme/scene3.json"],
+    "label_studio": ["label_studio/project-1-at-2024-01-01.json", "label_studio/project-1-min.json"],
+    "cvat": ["cvat/images", "cvat/images/annotations.xml", "cvat/video/annotations.xml"],
+    "visual_genome": ["visual_genome", *(f"visual_genome/{name}.json" for name in PARTS.values())],
+    "refcoco": ["refcoco/refcoco", "refcoco/refcocog", "refcoco/refcoco/refs(unc).p"],
+    "mdetr": ["refcoco/mdetr_annotations/finetune_refcoco_val.json"],
+    "refcoco_jsonl": ["refcoco/qwen_vl/refcoco_val.jsonl"],
+    "refcoco_parquet": ["refcoco/jxu124", "refcoco/lmms_lab/val-00000-of-00001.parquet"],
+    "flickr30k": ["flickr30k_entities"],
+    "yolo": ["yolo", "yolo/data.yaml", "yolo_seg/data.yaml", "aquarium"],
+}
+PAIRS = [(name, source) for name, sources in SOURCES.items() for source in sources]
+
+
+@pytest.mark.parametrize(("name", "source"), PAIRS)
+def test_sources_are_recognised(name, source):
+    assert resolve("auto", FIXTURES / source) == name
+    assert resolve(name, FIXTURES / source) == name
+
+
+@pytest.mark.parametrize(("name", "source"), PAIRS)
+def test_the_right_format_is_named_when_another_is_asked_for(name, source, tmp_path):
+    names = [*SOURCES, *SOURCES]
+    for other in {"coco", "yolo", names[names.index(name) + 1], names[names.index(name) + 2]}:
+        if other != name:
+            with pytest.raises(SourceError, match=f"is not {other}: it looks like {name}, it has .*convert {name} "):
+                converted(tmp_path, other, source, ".")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\1\2", b"[1, 2]", b'{"a": 1}', b"{", b"<a/>", b"\xff\xfe{", b"[[[[", b"a,b\n"]
+)
+def test_what_is_no_format_is_none(tmp_path, content):
+    (tmp_path / "file.json").write_bytes(content)
+    assert detect(tmp_path / "file.json") == []
+    assert "is of no format that is known here" in describe(tmp_path / "file.json")
+    with pytest.raises(SourceError, match="is of no format that is known here: coco, "):
+        resolve("auto", tmp_path / "file.json")
+
+
+def test_sources_that_are_not_there_and_names_that_are_none(tmp_path):
+    with pytest.raises(SourceError, match="there is no such file or folder"):
+        detect(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="unknown data format 'cocoa'; known: coco, "):
+        resolve("cocoa", tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert detect(tmp_path / "folder") == []

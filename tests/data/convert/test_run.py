@@ -1,0 +1,230 @@
+"""A conversion as a whole: workers, resuming, the files it leaves, the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from pvit_ext import cli
+from pvit_ext.data.convert import output
+from pvit_ext.data.convert.base import FORMATS, DataFormat, SourceError
+from pvit_ext.data.convert.formats.coco import Coco
+from pvit_ext.data.convert.run import Job, Work, convert
+from tests.data.convert.truth import FIXTURES, converted
+
+
+def _many(folder, count):
+    """A COCO file of so many pictures of one file's content."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 48)).save(folder / "0.jpg")
+    for number in range(1, count):
+        os.link(folder / "0.jpg", folder / f"{number}.jpg")
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(count)]
+    annotations = [
+        {"id": 3 * number + one, "image_id": number, "category_id": 1, "bbox": [one, 2, 3 + number % 40, 5]}
+        for one in range(3)
+        for number in reversed(range(count))
+    ]
+    source = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "coco.json").write_text(json.dumps(source))
+    return folder / "coco.json"
+
+
+def _job(source, out, **fields):
+    return Job("coco", source, source.parent, out, **fields)
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
+    source = _many(tmp_path / "source", 300)
+    written = []
+    for workers in (1, 2, 3):
+        report = convert(_job(source, tmp_path / f"{workers}.jsonl", workers=workers))
+        assert report.counts["objects"] == 900
+        written.append((tmp_path / f"{workers}.jsonl").read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+class _Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+def test_an_interrupted_conversion_goes_on_where_it_stood(tmp_path, monkeypatch):
+    source = _many(tmp_path / "source", 300)
+    convert(_job(source, tmp_path / "whole.jsonl"))
+    monkeypatch.setattr(output, "_EVERY", 0.0)
+    read, calls = Work.__call__, []
+
+    def stopping(self, units):
+        calls.append(len(units))
+        if len(calls) == 4:
+            raise _Stopped
+        return read(self, units)
+
+    monkeypatch.setattr(Work, "__call__", stopping)
+    with pytest.raises(_Stopped):
+        convert(_job(source, tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
+    with open(tmp_path / "out.jsonl.part", "ab") as stream:
+        stream.write(b"half a li")  # written after the last place from which to go on
+    report = convert(_job(source, tmp_path / "out.jsonl"))
+    assert calls == [64, 64, 64, 64, 64, 44]  # three batches were not read again
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert report.counts["objects"] == 900
+    assert {path.name for path in tmp_path.glob("out*")} == {
+        "out.jsonl", "out.jsonl.dropped.jsonl", "out.jsonl.report.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["seed", "source"])
+def test_parts_of_another_conversion_are_begun_anew(tmp_path, monkeypatch, change):
+    source = _many(tmp_path / "source", 200)
+    monkeypatch.setattr(output, "_EVERY", 0.0)
+    real = output.Output.finish
+
+    def stop(self):
+        raise _Stopped
+
+    monkeypatch.setattr(output.Output, "finish", stop)
+    with pytest.raises(_Stopped):
+        convert(_job(source, tmp_path / "out.jsonl"))
+    monkeypatch.setattr(output.Output, "finish", real)
+    if change == "source":
+        source.write_text(source.read_text().replace("thing", "other thing"))
+    seed = 1 if change == "seed" else 0
+    convert(_job(source, tmp_path / "out.jsonl", seed=seed))
+    convert(_job(source, tmp_path / "whole.jsonl", seed=seed))
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_the_seed_changes_questions_alone(tmp_path):
+    first, _ = converted(tmp_path, "coco", "coco/annotations/instances_val2017.json", "coco", seed=0)
+    other, _ = converted(tmp_path, "coco", "coco/annotations/instances_val2017.json", "coco", seed=1)
+    assert [one["conversations"] for one in first] != [one["conversations"] for one in other]
+    assert [one["regions"] for one in first] == [one["regions"] for one in other]
+    assert [one["conversations"][1] for one in first] == [one["conversations"][1] for one in other]
+
+
+def test_many_objects_make_several_records(tmp_path):
+    records, _ = converted(tmp_path, "coco", "coco/annotations/instances_val2017.json", "coco", turns=3)
+    assert [one["id"] for one in records] == ["coco/102", "coco/102#1", "coco/101", "coco/103"]
+    assert [len(one["regions"]) for one in records] == [3, 1, 3, 2]
+    assert ["source" in one for one in records] == [True, False, True, True]
+    objects = records[0]["source"]["objects"]
+    assert [one["region"] for one in objects[:3]] == [0, 1, 2]
+    assert objects[3]["region"] == records[1]["regions"][0]  # it is not in this record's regions
+
+
+def test_without_source_and_without_pictures(tmp_path):
+    records, _ = converted(
+        tmp_path, "coco", "coco/annotations/instances_val2017.json", "yolo", keep_source=False, open_images=False
+    )
+    assert [one["image"] for one in records] == [f"{number:012}.jpg" for number in (102, 101, 103)]
+    assert all(set(one) == {"id", "image", "conversations", "regions"} for one in records)
+    with pytest.raises(SourceError, match="labels are fractions of a picture's size, so pictures must be opened"):
+        converted(tmp_path, "yolo", "yolo", "yolo", open_images=False)
+
+
+def test_what_a_user_gets_wrong(tmp_path):
+    source = FIXTURES / "coco/annotations/instances_val2017.json"
+    with pytest.raises(ValueError, match="is no folder; name the one that the pictures lie in"):
+        convert(Job("coco", source, tmp_path / "none", tmp_path / "out.jsonl"))
+    with pytest.raises(SourceError, match="is no folder; make it"):
+        convert(Job("coco", source, tmp_path, tmp_path / "none/out.jsonl"))
+    with pytest.raises(SourceError, match="coco has no setting 'origin'; it has: captions"):
+        convert(Job("coco", source, tmp_path, tmp_path / "out.jsonl", {"origin": "1"}))
+    with pytest.raises(SourceError, match="voc: origin is one of auto, 0, 1, got '2'"):
+        convert(Job("voc", FIXTURES / "voc", tmp_path, tmp_path / "out.jsonl", {"origin": "2"}))
+    with pytest.raises(SourceError, match=r"gives no record as coco:(.|\n)*11  dropped: its picture is not"):
+        convert(Job("coco", source, tmp_path, tmp_path / "out.jsonl"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(tmp_path, capsys):
+    source, out = str(FIXTURES / "yolo"), tmp_path / "out.jsonl"
+    words = ["data", "convert", "auto", source, "--image-folder", source, "--out", str(out), "--boxes"]
+    assert cli.main(words) == 2
+    assert "class 9 has no name" in capsys.readouterr().err
+    assert cli.main([*words, "--max_bad_records", "1", "--set", "split=val"]) == 0
+    printed = capsys.readouterr().out
+    assert "10  objects" in printed
+    assert "2  dropped: picture without labels" in printed
+    assert json.loads((tmp_path / "out.jsonl.report.json").read_text())["dropped"]["no_labels"] == 2
+    assert cli.main(["data", "convert", "--detect", source]) == 0
+    assert capsys.readouterr().out.startswith("yolo (85%)")
+    assert cli.main(["data", "convert", "--formats"]) == 0
+    assert "--set origin=auto" in capsys.readouterr().out
+    assert cli.main(["data", "convert", "coco"]) == 2
+    assert cli.main([*words, "--set", "split"]) == 2
+    assert "--set takes NAME=VALUE, got 'split'" in capsys.readouterr().err
+
+
+class DyingCoco(Coco):
+    """Its process is killed at its hundredth image, once."""
+
+    def __init__(self, source, options):
+        super().__init__(source, options)
+        self.once, self.calls = source.with_name("killed"), 0
+
+    def read(self, unit, notes):
+        self.calls += 1
+        if self.calls == 100 and not self.once.exists():
+            self.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().read(unit, notes)
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    source = _many(tmp_path / "source", 1000)
+    convert(_job(source, tmp_path / "one.jsonl"))
+    try:
+        convert(_job(source, tmp_path / "two.jsonl", workers=2, backend="ray"))
+        monkeypatch.setitem(FORMATS, "coco", DyingCoco)
+        convert(_job(source, tmp_path / "three.jsonl", workers=2, backend="ray"))
+    finally:
+        ray.shutdown()
+    assert source.with_name("killed").exists()
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "three.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_no_file_and_goes_on(tmp_path):
+    source = _many(tmp_path / "source", 4000)
+    words = ["data", "convert", "coco", str(source), "--image-folder", str(source.parent), "--workers", "2", "--out"]
+    code = "import sys; from pvit_ext.data.convert import output, run; output._EVERY = 0.0; from pvit_ext import cli; "
+    command = [sys.executable, "-c", code + "sys.exit(cli.main(sys.argv[1:]))", *words]
+    process = subprocess.Popen([*command, str(tmp_path / "out.jsonl")])
+    state = tmp_path / "out.jsonl.state"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out.jsonl").exists()
+    done = json.loads(state.read_text())["batches"]
+    assert 0 < done < 63
+    assert subprocess.run([*command, str(tmp_path / "out.jsonl")], check=False).returncode == 0
+    assert subprocess.run([*command, str(tmp_path / "other.jsonl")], check=False).returncode == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "other.jsonl").read_bytes()
+
+
+def test_a_worker_that_dies_is_told_about(tmp_path, monkeypatch):
+    source = _many(tmp_path / "source", 130)
+    monkeypatch.setattr(Work, "__reduce__", lambda self: (os._exit, (9,)), raising=False)
+    with pytest.raises(RuntimeError, match="a worker process died"):
+        convert(_job(source, tmp_path / "out.jsonl", workers=2))
+
+
+def test_every_format_of_the_package_is_documented():
+    for name in FORMATS.names():
+        found = FORMATS.require(name)
+        assert issubclass(found, DataFormat)
+        assert found.name == name
+        assert found.about
