@@ -1,0 +1,68 @@
+"""Cross layers and the cross-attention encoder through a model of each host, on each kind of device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity
+
+import pvit_ext
+from pvit_ext import RegionConfig
+from tests.hosts.transformers.inputs import region_batch
+from tests.hosts.transformers.zoo import ZOO
+from tests.ops.test_attention import names_run
+from tests.ops.test_cross_layers import batch as llava_batch
+
+CONFIG = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 32}, cross_layers=1)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def llava(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+    torch.manual_seed(3)
+    model = pvit_ext.load_pretrained_model(str(checkpoint), region_config=CONFIG, device="cpu")[1]
+    return model, llava_batch(model)
+
+
+def transformers() -> tuple[Any, dict[str, Any]]:
+    model, processor = ZOO["llava"]()
+    torch.manual_seed(3)
+    pvit_ext.attach(model, CONFIG, processor=processor)
+    return model, region_batch(model, processor)
+
+
+def placed(value: Any, device: str, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {key: placed(one, device, dtype) for key, one in value.items()}
+    return [placed(one, device, dtype) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("host", ["llava", "transformers"])
+def test_half_precision_is_close_to_single(host: str, device: str, llava_checkpoint: Path) -> None:
+    """On a GPU the flash kernels ran, forward and backward."""
+    model, batch = llava(llava_checkpoint) if host == "llava" else transformers()
+    for block in model.region_module.region_projector.cross_layers.blocks:
+        torch.nn.init.ones_(block.gates.weight)
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+    model.to(device, torch.bfloat16)
+    given = placed(batch, device, torch.bfloat16)
+    out: list[Tensor] = []
+
+    def step() -> None:
+        out.append(model(**given).logits)
+        out[-1].float().square().mean().backward()
+
+    ran = names_run(step, ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU)
+    assert (out[-1].float().cpu() - expected).norm() < 0.1 * expected.norm()
+    modules = model.region_module
+    assert not [name for name, one in modules.named_parameters() if one.grad is None or not one.grad.isfinite().all()]
+    if device == "cuda":
+        assert any("flash_fwd" in name for name in ran), ran
+        assert any("flash_bwd" in name for name in ran), ran
