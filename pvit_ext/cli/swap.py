@@ -16,9 +16,7 @@ def add(commands: Any) -> None:
         description="Write a checkpoint with another region encoder. Everything else stays bit for bit; the language "
         "model is never loaded. The region projector stays where its width fits.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="folder of a LLaVA checkpoint, with regions or without"
-    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint, with regions or without")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     add_region_options(parser, required=("encoder",))
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new modules' random values, default 0")
@@ -34,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
     log_progress()
     torch.manual_seed(args.seed)
     swap_encoder(args.checkpoint, region_config(args), args.out)
-    print(f"{args.out}: LLaVA with region encoder {args.encoder}")
+    print(f"{args.out}: checkpoint with region encoder {args.encoder}")
     return 0

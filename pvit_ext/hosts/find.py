@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from transformers import PretrainedConfig
@@ -11,6 +12,7 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, lowest_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.plugins import Registry
 
 
@@ -48,6 +50,27 @@ class ModelHost(Protocol):
 
         Raises:
             ValueError: when parts do not fit together.
+        """
+
+    def stored(self, folder: Path) -> StoredModel:
+        """What region modules need to know of a checkpoint on disk.
+
+        Args:
+            folder: of a whole checkpoint.
+
+        Raises:
+            ValueError: when it is none of this family.
+        """
+
+    def add_regions(self, folder: Path, regions: dict[str, Any]) -> None:
+        """Name new region modules in the files beside the weights: config.json, and those of the processor.
+
+        Args:
+            folder: with the other files of a checkpoint.
+            regions: the nested key of config.json.
+
+        Raises:
+            ValueError: when the checkpoint has no room for ``<region>``.
         """
 
     def attach(

@@ -23,6 +23,7 @@ from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_to_json
 from pvit_ext.encoders.weights import differences
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
+from pvit_ext.hosts.llava.stored import checkpoint_prefix, tower_config
 from pvit_ext.tokens.region_module import successor
 from pvit_ext.tools.shards import (
     Checkpoint,
@@ -34,7 +35,6 @@ from pvit_ext.tools.shards import (
     write_index,
     write_safetensors,
 )
-from pvit_ext.tools.swap import checkpoint_prefix, vision_tower_config
 
 EMBEDDINGS, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 BOX_EMBEDDING = "model.bbox_fc."
@@ -78,7 +78,7 @@ def convert_checkpoint(
     values |= {"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]}
     config = replace(config, box_embedding=BOX_EMBEDDING + "weight" in original.tensors)
     host = LlavaLlamaForCausalLM.config_class.from_dict(values)
-    tower = vision_tower_config(host, original.folder)
+    tower = tower_config(host, original.folder)
     merge = _Merge(original, _language_tensors(original, host), None if base is None else open_checkpoint(base))
     module = successor(None, config, host.hidden_size, tower, checkpoint=original.folder)
     module.fill(_region_tensors(merge, ids), original.folder)

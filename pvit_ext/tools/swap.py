@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json, regions_to_json
-from pvit_ext.files import atomic_folder, copy_file, read_json
+from pvit_ext.config import RegionConfig, regions_to_json
+from pvit_ext.files import atomic_folder, copy_file
 from pvit_ext.hosts.checkpoint_kind import find_kind
-from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
-from pvit_ext.hosts.llava.vision_tower import registered_tower
+from pvit_ext.hosts.find import host_of_checkpoint
+from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.tokens.region_module import RegionModule, same_encoder, successor
 from pvit_ext.tools.shards import Checkpoint, Shard, nbytes, open_checkpoint, save_tensors, write_index
 
@@ -26,64 +26,39 @@ logger = logging.getLogger(__name__)
 def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: str | os.PathLike[str]) -> None:
     """Write a checkpoint with another region encoder; what loads is what :func:`~pvit_ext.attach` gives a loaded model.
 
-    Language model, vision tower and mm_projector stay bit for bit: files without region tensors are copied and compared
-    by SHA-256, in others each tensor is. Nothing is written unless the new encoder can be built. Memory holds the
-    region modules, and one shard where region tensors lie among others in a ``.bin`` file.
+    Language model, vision tower and image projector stay bit for bit: files without region tensors are copied and
+    compared by SHA-256, in others each tensor is. Nothing is written unless the new encoder can be built. Memory holds
+    the region modules, and one shard where region tensors lie among others in a ``.bin`` file.
 
     Args:
-        checkpoint: folder of a LLaVA checkpoint, with or without regions.
+        checkpoint: folder of a checkpoint of LLaVA or of transformers, with or without regions.
         config: which encoder, with which weights.
         out: a new folder.
 
     Raises:
-        ValueError: when the checkpoint is no LLaVA, or a file of it is damaged.
+        ValueError: when no host reads the checkpoint, or a file of it is damaged.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
-    if Path(checkpoint).is_dir() and (kind := find_kind(str(checkpoint))).base is not None:
+    kind = find_kind(str(checkpoint)) if Path(checkpoint).is_dir() else None
+    if kind is not None and kind.base is not None:
         raise ValueError(f"{kind}. Swap takes a whole checkpoint: `pvit-ext merge {checkpoint} --out DIR` writes one")
     source = open_checkpoint(checkpoint)
-    host = load_config(str(source.folder))
-    prefix, tower = checkpoint_prefix(host), vision_tower_config(host, source.folder)
-    old = _old_module(source, host, prefix, tower, config)
-    new = successor(old, config, host.hidden_size, tower, checkpoint=source.folder)
-    values = {**read_json(source.folder / "config.json"), CONFIG_KEY: regions_to_json(new.config, new.facts)}
-    _write(source, Path(out), prefix, new.tensors(), values)
+    host = host_of_checkpoint(find_kind(str(source.folder)))
+    stored = host.stored(source.folder)
+    old = _old_module(source, stored, config)
+    new = successor(old, config, stored.hidden_size, stored.tower_config, checkpoint=source.folder)
+    name_regions = partial(host.add_regions, regions=regions_to_json(new.config, new.facts))
+    _write(source, Path(out), stored.prefix, new.tensors(), name_regions)
 
 
-def checkpoint_prefix(host: Any) -> str:
-    """What stands before the names of the inner model's tensors in a LLaVA checkpoint, such as ``model.``.
-
-    Raises:
-        ValueError: when the config is not that of a LLaVA.
-    """
-    return f"{region_class_of_config(host).base_model_prefix}."
-
-
-def vision_tower_config(host: Any, origin: Path) -> Any:
-    """Config of the vision tower that a LLaVA config names.
-
-    Args:
-        host: LLaVA's config.
-        origin: the checkpoint, for messages.
-
-    Raises:
-        ValueError: when it names none.
-    """
-    from transformers import CLIPVisionConfig
-
-    if (tower := getattr(host, "mm_vision_tower", None)) is None:
-        raise ValueError(f"{origin} is a language model without a vision tower, not a LLaVA checkpoint")
-    registered = registered_tower(host)
-    return CLIPVisionConfig.from_pretrained(tower) if registered is None else registered.config
-
-
-def _old_module(source: Checkpoint, host: Any, prefix: str, tower: Any, config: RegionConfig) -> RegionModule | None:
+def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig) -> RegionModule | None:
     """The projector, of which parts may stay, and the encoder where the config names the same."""
-    if (values := getattr(host, CONFIG_KEY, None)) is None:
+    if stored.regions is None:
         return None
-    chosen, facts = regions_from_json(values)
+    chosen, facts = stored.regions
+    prefix, tower = stored.prefix, stored.tower_config
     with torch.random.fork_rng(devices=[]):  # the new modules' random values are those that attach() draws
-        old = RegionModule(chosen, host.hidden_size, tower, facts)
+        old = RegionModule(chosen, stored.hidden_size, tower, facts)
         names = _region_names(prefix, source.tensors)
         old.fill({name.removeprefix(prefix): value for name, value in source.read(names)}, source.folder)
         if same_encoder(chosen, config) and old.region_encoder is None:
@@ -91,7 +66,9 @@ def _old_module(source: Checkpoint, host: Any, prefix: str, tower: Any, config: 
     return old
 
 
-def _write(source: Checkpoint, out: Path, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+def _write(
+    source: Checkpoint, out: Path, prefix: str, tensors: dict[str, Tensor], name_regions: Callable[[Path], None]
+) -> None:
     from tqdm import tqdm
 
     state, others = {prefix + name: value for name, value in tensors.items()}, source.other_files()
@@ -111,7 +88,8 @@ def _write(source: Checkpoint, out: Path, prefix: str, tensors: dict[str, Tensor
             files[regions] = state
             save_tensors(folder / regions, state)
         write_index(folder, source.layout, files, source.metadata)
-        (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        (folder / "config.json").write_bytes((source.folder / "config.json").read_bytes())
+        name_regions(folder)
         logger.info("%s: %d region tensors written", regions, len(state))
 
 

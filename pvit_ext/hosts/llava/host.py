@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pvit_ext.config import EncoderFacts, RegionConfig
+from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
+from pvit_ext.files import read_json
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
@@ -15,6 +18,7 @@ from pvit_ext.hosts.llava import loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation, stops
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
@@ -76,6 +80,17 @@ class LlavaHost:
     def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
         """Load a LLaVA and what lies on it; see :func:`~pvit_ext.hosts.llava.loading.load`."""
         return loading.load(kind, call)
+
+    def stored(self, folder: Path) -> StoredModel:
+        """What region modules need to know of a LLaVA on disk; see :func:`~pvit_ext.hosts.llava.stored.read_stored`."""
+        from pvit_ext.hosts.llava.stored import read_stored
+
+        return read_stored(folder)
+
+    def add_regions(self, folder: Path, regions: dict[str, Any]) -> None:
+        """Name new region modules in config.json; LLaVA has no other file that would."""
+        path = folder / "config.json"
+        path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions}, indent=2) + "\n")
 
     def attach(
         self, model: Any, config: RegionConfig, checkpoint: str, filled_later: bool, facts: EncoderFacts | None,
