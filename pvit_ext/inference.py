@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pvit_ext.hosts.chat import Ends
-from pvit_ext.hosts.find import host_of
+from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query
@@ -30,7 +30,8 @@ def ask(
     """Answer every query, greedily by default; an answer is the same alone and in any batch.
 
     Args:
-        model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
+        model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`; of a model of transformers the
+            third is its processor.
         queries: checked one by one before any is run.
         batch_size: queries per ``generate`` call.
         conv_version: name of a conversation template, of LLaVA's models only; default the one the checkpoint was
@@ -46,8 +47,8 @@ def ask(
         RegionError: naming the query; what prompt, regions and image size tell is checked before anything is generated.
         TypeError: for arguments that ask sets itself, or that return more than text.
     """
-    _check(model, queries, batch_size, generate_kwargs)
-    chat = host_of(model).chat(model, tokenizer, image_processor, conv_version, system)
+    _check(queries, batch_size, generate_kwargs)
+    chat = _host(model).chat(model, tokenizer, image_processor, conv_version, system)
     options = _options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     starts: Any = range(0, len(queries), batch_size)
@@ -72,7 +73,8 @@ _SET_BY_ASK = {
         ("inputs", "input_ids", "inputs_embeds", "attention_mask", "position_ids"), "the queries give the prompts"
     ),
     **dict.fromkeys(
-        ("images", "image_sizes", "regions", "region_extra"), "the queries give it; Query(image, text, regions)"
+        ("images", "image_sizes", "pixel_values", "regions", "region_extra", "region_sizes", "region_views"),
+        "the queries give it; Query(image, text, regions)",
     ),
     **dict.fromkeys(
         ("eos_token_id", "pad_token_id"),
@@ -85,13 +87,18 @@ _MORE_THAN_TEXT = (
 )  # fmt: skip
 
 
-def _check(model: Any, queries: Any, batch_size: int, given: dict[str, Any]) -> None:
-    """What would end far from its cause: other objects than ask's, and arguments of generate that it cannot pass on."""
-    if not hasattr(model, "region_config"):
+def _host(model: Any) -> ModelHost:
+    try:
+        return host_of(model)
+    except TypeError as error:
         raise TypeError(
-            f"ask(model, tokenizer, image_processor, queries) got a {type(model).__name__} as the model; load it with "
-            "pvit_ext.load_pretrained_model, which returns (tokenizer, model, image_processor, context_len)"
-        )
+            f"ask(model, tokenizer, processor, queries) got a {type(model).__name__} as the model; load it with "
+            "pvit_ext.load_pretrained_model, which returns (tokenizer, model, processor, context_len)"
+        ) from error
+
+
+def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
+    """What would end far from its cause: other objects than ask's, and arguments of generate that it cannot pass on."""
     if not isinstance(queries, (list, tuple)):
         raise TypeError(f"queries is {describe(queries)}; give a list: [Query(image, text, regions)]")
     for number, query in enumerate(queries):

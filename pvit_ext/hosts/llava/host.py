@@ -33,12 +33,18 @@ class LlavaChat:
         system: system prompt in place of the template's.
 
     Raises:
+        TypeError: for a model of LLaVA's stock classes.
         ValueError: for an unknown template, or one without a place for a system prompt.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, image_processor: Any, conv_version: str | None, system: str | None
     ) -> None:
+        if not hasattr(model, "region_config"):
+            raise TypeError(
+                f"the model is a {type(model).__name__} of LLaVA's stock classes: load it with "
+                "pvit_ext.load_pretrained_model, or give it regions with pvit_ext.attach(model, config)"
+            )
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.template = conversation(model, conv_version, system, tokenizer)
 

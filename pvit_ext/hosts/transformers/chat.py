@@ -1,11 +1,11 @@
-"""A model of transformers' in conversation, by the chat template of its processor."""
+"""A model of transformers in conversation, by its processor's own chat template."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from pvit_ext.hosts.chat import Ends
@@ -17,90 +17,121 @@ from pvit_ext.tokens.query import Query
 
 
 class TransformersChat:
-    """See :class:`~pvit_ext.hosts.chat.Chat`.
+    """A model of transformers in conversation; see :class:`~pvit_ext.hosts.chat.Chat`.
 
     Args:
-        model: with regions.
-        processor: of the model, with regions.
-        conv_version: of LLaVA's templates; there are none here.
-        system: system prompt, or None for that of the template.
+        model, processor: from :func:`~pvit_ext.load_pretrained_model`.
+        conv_version: must be None: such a checkpoint brings its own template.
+        system: system prompt, for templates that have a place for one.
 
     Raises:
-        ValueError: when a conversation template is named, or the processor has none.
+        ValueError: for a ``conv_version``, or a processor without a chat template.
     """
 
     def __init__(self, model: Any, processor: Any, conv_version: str | None, system: str | None) -> None:
         if conv_version is not None:
             raise ValueError(
-                f"conv_version={conv_version!r} names a template of LLaVA's code; models of transformers' have a chat "
-                "template of their own: leave it out"
+                f"conv_version={conv_version!r} names one of LLaVA's templates; a {type(model).__name__} is asked by "
+                "its processor's own chat template: leave it out"
             )
         if getattr(processor, "chat_template", None) is None:
             raise ValueError(
-                f"{type(processor).__name__} has no chat template: give it one (processor.chat_template = ...), or "
-                "call processor and model.generate yourself"
+                f"the third argument is a {type(processor).__name__} that has no chat template: give the processor that "
+                "load_pretrained_model returns, or set its chat_template"
             )
         self.model, self.processor, self.system = model, processor, system
+        self.tokenizer = processor.tokenizer
+        regions = getattr(processor, "pvit_regions", None)
+        self.regions: RegionProcessor | None = None if regions is None else regions.samples
 
     def prompt(self, query: Query, name: str) -> RegionPrompt:
-        """The conversation as one text; the processor describes and paints its regions later, in :meth:`batch`."""
+        """The conversation as one text, by the processor's chat template.
+
+        Raises:
+            RegionError: naming the query.
+        """
         with reading(name):
             sizes = query.image_sizes()
         text = self.processor.apply_chat_template(
-            self._turns(query, len(sizes), name), add_generation_prompt=True, tokenize=False
+            self._messages(query, len(sizes), name), add_generation_prompt=True, tokenize=False
         )
-        prompt = RegionProcessor().prompt([text], query.all_regions(name), sizes, name)
-        if (encoder := self.model.region_module.region_encoder) is not None:
-            encoder.check_kinds(prompt.given)
-        return prompt
-
-    def _turns(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
-        """The conversation as chat templates take it; images come first, unless ``<image>`` says where they go."""
-        questions, answers = query.turns(name)
-        given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
-        if given not in (0, images):
-            raise RegionError(f"{name}: {given} {IMAGE_PLACEHOLDER} in the text, {images} image(s) given")
-        if not given:
-            questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
-        turns = [] if self.system is None else [_turn("system", self.system)]
-        for question, answer in zip(questions, answers, strict=True):
-            turns += [_turn("user", question)] + ([] if answer is None else [_turn("assistant", answer)])
-        return turns
+        made = (self.regions or RegionProcessor()).prompt([text], query.all_regions(name), sizes, name)
+        if made.regions and self.regions is None:
+            raise RegionError(
+                f"{name}: regions were given, but the model has no region encoder; "
+                "pvit_ext.attach(model, config, processor=processor)"
+            )
+        return made
 
     def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
-        """Arguments of the model's ``generate``, left-padded."""
-        images = []
+        """Arguments of the model's ``generate``.
+
+        Raises:
+            RegionError: naming the query whose image cannot be read, or whose prompt is too long.
+        """
+        images: list[list[Image.Image]] = []
         for query, prompt in zip(queries, prompts, strict=True):
             with reading(prompt.name):
                 images.append(query.load_images())
-        out = self.processor(
-            images=images if any(images) else None,
-            text=[prompt.texts[0] for prompt in prompts],
-            regions=[prompt.given for prompt in prompts],
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
-        limit = self.model.config.get_text_config().max_position_embeddings
-        for prompt, length in zip(prompts, out["attention_mask"].sum(1).tolist(), strict=True):
-            if length > limit:
-                raise RegionError(f"{prompt.name}: its prompt takes {length} positions, the model's maximum is {limit}")
-        return dict(out.to(self.model.device, self.model.dtype))
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+        if self._begins_with_bos(prompts[0].texts[0]):
+            options["add_special_tokens"] = False
+        if self.regions is None:
+            given = images if any(images) else None
+            made = self.processor(images=given, text=[prompt.texts[0] for prompt in prompts], **options)
+        else:
+            samples = [self.regions.show(prompt, own) for prompt, own in zip(prompts, images, strict=True)]
+            made = self.processor.encode(samples, **options)
+        self._check_length(made["attention_mask"], prompts)
+        return {key: self._placed(value) for key, value in made.items()}
 
     def ends(self) -> Ends:
-        """The tokens at which the model's own generation config ends."""
-        found = self.model.generation_config.eos_token_id
-        found = self.processor.tokenizer.eos_token_id if found is None else found
-        return Ends([found] if isinstance(found, int) else list(found), [])
+        """The ids by which the model's own generation ends."""
+        ids = self.model.generation_config.eos_token_id
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return Ends(list(ids) if isinstance(ids, (list, tuple)) else [int(ids)], [])
 
     def answers(self, generated: Tensor, batch: dict[str, Any]) -> list[str]:
-        """The texts behind the prompt."""
+        """The texts of what ``generate`` returned (N, L), which begins with the prompts."""
         new = generated[:, batch["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def _messages(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
+        questions, answers = query.turns(name)
+        given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
+        if given not in (0, images):
+            raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
+        if not given:
+            questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
+        messages = [] if self.system is None else [_turn("system", self.system)]
+        for question, answer in zip(questions, answers, strict=True):
+            messages.append(_turn("user", question))
+            messages += [] if answer is None else [_turn("assistant", answer)]
+        return messages
+
+    def _begins_with_bos(self, text: str) -> bool:
+        """Templates that write it themselves: the tokenizer would add another, as transformers' own code knows."""
+        return self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+
+    def _check_length(self, mask: Tensor, prompts: Sequence[RegionPrompt]) -> None:
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for taken, prompt in zip(mask.sum(1).tolist(), prompts, strict=True):
+            if limit is not None and taken > limit:
+                raise RegionError(
+                    f"{prompt.name}: its prompt takes {taken} positions, the model's maximum "
+                    f"(max_position_embeddings) is {limit}"
+                )
+
+    def _placed(self, value: Any) -> Any:
+        """A tensor where the model's inputs go, pixels in its dtype."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
 
 
 def _turn(role: str, text: str) -> dict[str, Any]:
-    parts = [part for part in re.split(f"({re.escape(IMAGE_PLACEHOLDER)})", text) if part]
-    content = [{"type": "image"} if part == IMAGE_PLACEHOLDER else {"type": "text", "text": part} for part in parts]
+    content: list[dict[str, str]] = []
+    for number, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
+        content += [{"type": "image"}] if number else []
+        content += [{"type": "text", "text": part}] if part else []
     return {"role": role, "content": content}

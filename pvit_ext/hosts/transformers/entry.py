@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.stored import StoredModel
 
 
 class TransformersModels:
@@ -33,6 +35,15 @@ class TransformersModels:
         """Load a checkpoint; see :func:`pvit_ext.hosts.transformers.loading.load`."""
         loaded: Loaded = _module("loading").load(kind, call)
         return loaded
+
+    def stored(self, folder: Path) -> StoredModel:
+        """A checkpoint on disk; see :func:`pvit_ext.hosts.transformers.stored.read_stored`."""
+        stored: StoredModel = _module("stored").read_stored(folder)
+        return stored
+
+    def add_regions(self, folder: Path, regions: dict[str, Any]) -> None:
+        """Name region modules in files; see :func:`pvit_ext.hosts.transformers.stored.add_regions`."""
+        _module("stored").add_regions(folder, regions)
 
     def attach(
         self, model: Any, config: RegionConfig, checkpoint: str, filled_later: bool, facts: EncoderFacts | None,

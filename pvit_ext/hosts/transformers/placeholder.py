@@ -13,13 +13,33 @@ logger = logging.getLogger(__name__)
 
 
 def claim_token(model: Any, tokenizer: Any) -> int:
-    """Make ``<region>`` one token, and return its id.
+    """Make ``<region>`` one token that the model has a row of the embedding for, and return its id.
 
     Checkpoints mostly have more rows of the embedding than tokens. Where one has no spare row, one is added, and said
     to be; region tokens take its place in the input, and generation with regions never writes it.
 
     Args:
         model: whose embedding grows if it must.
+        tokenizer: gets the token, unless it has it.
+
+    Raises:
+        ValueError: when the tokenizer gives ``<region>`` an id that another token has.
+    """
+    token_id = token_of(tokenizer)
+    rows = model.get_input_embeddings().num_embeddings
+    if token_id >= rows:
+        _add_rows(model, token_id + 1)
+        logger.warning(
+            "the model has no spare row for %s: its embedding grows from %d to %d rows", REGION_PLACEHOLDER, rows,
+            token_id + 1,
+        )  # fmt: skip
+    return token_id
+
+
+def token_of(tokenizer: Any) -> int:
+    """Make ``<region>`` one token of a tokenizer, and return its id.
+
+    Args:
         tokenizer: gets the token, unless it has it.
 
     Raises:
@@ -33,13 +53,6 @@ def claim_token(model: Any, tokenizer: Any) -> int:
     token_id = int(tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER))
     if other := [name for name, number in known.items() if number == token_id and name != REGION_PLACEHOLDER]:
         raise ValueError(f"the tokenizer gives {REGION_PLACEHOLDER} the id {token_id}, which {other[0]!r} has")
-    rows = model.get_input_embeddings().num_embeddings
-    if token_id >= rows:
-        _add_rows(model, token_id + 1)
-        logger.warning(
-            "the model has no spare row for %s: its embedding grows from %d to %d rows", REGION_PLACEHOLDER, rows,
-            token_id + 1,
-        )  # fmt: skip
     return token_id
 
 

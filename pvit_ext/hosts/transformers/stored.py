@@ -1,0 +1,75 @@
+"""A checkpoint of transformers on disk, and the files beside its weights that name region modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor
+
+from pvit_ext.config import CONFIG_KEY
+from pvit_ext.files import read_json
+from pvit_ext.hosts.stored import StoredModel
+from pvit_ext.hosts.transformers.facts import HostFacts
+from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.placeholder import token_of
+from pvit_ext.hosts.transformers.region_modules import stored_regions
+from pvit_ext.prompt import REGION_PLACEHOLDER
+
+_PROCESSOR_FILE = "processor_config.json"
+
+
+def read_stored(folder: Path) -> StoredModel:
+    """What region modules need to know of a checkpoint.
+
+    Args:
+        folder: of a checkpoint of transformers.
+
+    Raises:
+        ValueError: when its model takes no regions, or has no row of the embedding for ``<region>``.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    tower = family_of(config).tower_config(config)
+    _token_id(AutoProcessor.from_pretrained(folder).tokenizer, config, folder)
+    return StoredModel("", int(config.get_text_config().hidden_size), tower, stored_regions(config))
+
+
+def add_regions(folder: Path, regions: dict[str, Any]) -> None:
+    """Name new region modules in config.json, and give the tokenizer its token.
+
+    Args:
+        folder: with the files beside the weights.
+        regions: the nested key of config.json.
+
+    Raises:
+        ValueError: when the model has no row of the embedding for ``<region>``.
+    """
+    config, processor = AutoConfig.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    tokenizer, images = processor.tokenizer, processor.image_processor
+    known = REGION_PLACEHOLDER in tokenizer.get_vocab()
+    token_id = _token_id(tokenizer, config, folder)
+    if not known:
+        tokenizer.save_pretrained(folder)
+    facts = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions, HOST_KEY: facts.to_json()}, indent=2) + "\n")
+    _forget_regions(folder / _PROCESSOR_FILE)
+
+
+def _token_id(tokenizer: Any, config: Any, folder: Path) -> int:
+    token_id, rows = token_of(tokenizer), int(config.get_text_config().vocab_size)
+    if token_id >= rows:
+        raise ValueError(
+            f"{folder} has {rows} rows in its embedding and a token for each, none for {REGION_PLACEHOLDER}: load it, "
+            "pvit_ext.attach(model, config, processor=processor), and save both; attach adds a row"
+        )
+    return token_id
+
+
+def _forget_regions(path: Path) -> None:
+    """What a processor's own file says of other region modules; without it, config.json tells."""
+    if path.is_file() and CONFIG_KEY in (values := read_json(path)):
+        del values[CONFIG_KEY]
+        path.write_text(json.dumps(values, indent=2) + "\n")
