@@ -1,4 +1,4 @@
-"""``pvit-ext doctor``: what is installed, and whether LLaVA can be used."""
+"""``pvit-ext doctor``: what is installed, which hosts can be used, and what a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
     parser = commands.add_parser("doctor", help="versions, LLaVA, patch points, attention; says what is broken and why")
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="also say what this folder holds, and whether it loads here"
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.set_defaults(handler=run)
 
@@ -17,4 +20,4 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     from pvit_ext.tools import doctor
 
-    return doctor.main(as_json=args.json)
+    return doctor.main(as_json=args.json, checkpoint=args.checkpoint)

@@ -38,7 +38,7 @@ def load_encoder_file(
         if encoder.frozen:
             logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
         return facts
-    path = _find_weights(config.weights, checkpoint)
+    path = find_weights(config.weights, checkpoint)
     digest = sha256_file(path)
     if facts.weights_sha256 not in (None, digest):
         raise ValueError(
@@ -49,7 +49,16 @@ def load_encoder_file(
     return replace(facts, weights_sha256=digest)
 
 
-def _find_weights(weights: str, checkpoint: Path) -> Path:
+def find_weights(weights: str, checkpoint: Path) -> Path:
+    """The weights file that a config names.
+
+    Args:
+        weights: path or name.
+        checkpoint: folder in which it is looked up too.
+
+    Raises:
+        FileNotFoundError: listing where the file was looked for.
+    """
     candidates = [Path(weights).expanduser(), checkpoint / weights, checkpoint / Path(weights).name]
     if folder := os.environ.get(WEIGHTS_FOLDER_VARIABLE):
         candidates.append(Path(folder) / Path(weights).name)

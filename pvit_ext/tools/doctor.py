@@ -1,4 +1,4 @@
-"""``pvit-ext doctor``: what is installed, whether LLaVA can be used, and the real reason where it cannot."""
+"""``pvit-ext doctor``: what is installed, which hosts can be used, and the real reason where one cannot."""
 
 from __future__ import annotations
 
@@ -36,30 +36,42 @@ LLAVA_MODULES = (
 )
 
 
-def main(as_json: bool = False) -> int:
-    """Print the report; 0 if LLaVA can be used with regions, else 1."""
-    report = collect()
+def main(as_json: bool = False, checkpoint: str | None = None) -> int:
+    """Print the report; 0 if LLaVA, or the host of a checkpoint that was named, can be used with regions, else 1."""
+    report = collect(checkpoint)
     print(json.dumps(report, indent=2) if as_json else render(report))
     return 0 if usable(report) else 1
 
 
-def collect() -> Report:
-    """Sections of name -> text, where :data:`OK` says that a check passed."""
+def collect(checkpoint: str | None = None) -> Report:
+    """Sections of name -> text, where :data:`OK` says that a check passed.
+
+    Args:
+        checkpoint: folder or hub id, for a section about it.
+    """
     llava = _llava()
+    named = {} if checkpoint is None else {"checkpoint": _checkpoint(checkpoint)}
     return {
         "versions": _versions(),
         "cuda": _cuda(),
         "llava": llava,
         "patch points": _patch_points(set(llava.values()) == {OK}),
+        "transformers": _transformers(),
         "attention": _attention(),
         "region encoders": _registered("pvit_ext.encoders.base:REGION_ENCODERS"),
         "vision towers": _registered("pvit_ext.hosts.llava.vision_tower:VISION_TOWERS"),
+        **named,
     }
 
 
 def usable(report: Report) -> bool:
-    """Whether LLaVA's modules import and every patch point holds."""
-    return all(text == OK for section in ("llava", "patch points") for text in report[section].values())
+    """Whether LLaVA's modules import and every patch point holds; of a checkpoint, whether its host can load it."""
+    checkpoint = report.get("checkpoint", {"host": "llava"})
+    if checkpoint.get("host") == "transformers":
+        return report["transformers"]["models"] == OK
+    return "host" in checkpoint and all(
+        text == OK for section in ("llava", "patch points") for text in report[section].values()
+    )
 
 
 def render(report: Report) -> str:
@@ -142,6 +154,25 @@ def _patch_points(llava_imports: bool) -> dict[str, str]:
 
     unknown = "not checked, LLaVA does not import"
     return {point.target: _outcome(point.check) if llava_imports else unknown for point in PATCH_POINTS}
+
+
+def _transformers() -> dict[str, str]:
+    """Whether models of transformers' own take regions here, and what some of their processors need."""
+    models = _outcome(partial(importlib.import_module, "pvit_ext.hosts.transformers.loading"))
+    if models == OK and not hasattr(importlib.import_module("transformers"), "AutoModelForImageTextToText"):
+        models = f"transformers {_version('transformers')} has none that take regions: install 5.18 or newer"
+    torchvision = _version("torchvision")
+    needs = "; the processors of Pixtral, LLaVA-OneVision and Qwen-VL need it" if torchvision == "not installed" else ""
+    return {"models": models, "torchvision": torchvision + needs}
+
+
+def _checkpoint(path: str) -> dict[str, str]:
+    from pvit_ext.tools.examine import examine
+
+    try:
+        return examine(path)
+    except Exception as error:
+        return {path: f"{type(error).__name__}: {error}"}
 
 
 def _attention() -> dict[str, str]:

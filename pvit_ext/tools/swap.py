@@ -78,6 +78,8 @@ def _write(
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         for path in others:
             copy_file(path, folder / path.name, bar.update)
+        copy_file(source.folder / "config.json", folder / "config.json")
+        name_regions(folder)  # before the weights: it may find no room for <region>
         for number, shard in enumerate(source.shards, start=1):
             name = shard.path.name
             if name == "".join(source.layout):  # by this name transformers would not look at the index
@@ -88,8 +90,6 @@ def _write(
             files[regions] = state
             save_tensors(folder / regions, state)
         write_index(folder, source.layout, files, source.metadata)
-        (folder / "config.json").write_bytes((source.folder / "config.json").read_bytes())
-        name_regions(folder)
         logger.info("%s: %d region tensors written", regions, len(state))
 
 
