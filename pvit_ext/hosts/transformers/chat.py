@@ -36,7 +36,7 @@ class TransformersChat:
             )
         if getattr(processor, "chat_template", None) is None:
             raise ValueError(
-                f"the third argument is a {type(processor).__name__} that has no chat template: give the processor that "
+                f"the third argument is a {type(processor).__name__} that has no chat template: give the one that "
                 "load_pretrained_model returns, or set its chat_template"
             )
         self.model, self.processor, self.system = model, processor, system
