@@ -52,6 +52,15 @@ class ModelHost(Protocol):
             ValueError: when parts do not fit together.
         """
 
+    def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
+        """Write what a saved model needs beside its weights to load and answer.
+
+        Args:
+            loaded: from :meth:`load`.
+            path: folder or hub id of the whole checkpoint that it was loaded from.
+            folder: that the model was saved into.
+        """
+
     def stored(self, folder: Path) -> StoredModel:
         """What region modules need to know of a checkpoint on disk.
 

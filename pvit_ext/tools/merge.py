@@ -12,8 +12,7 @@ from transformers import PretrainedConfig
 
 from pvit_ext.files import atomic_folder, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
-from pvit_ext.hosts.llava.loading import load_kind
-from pvit_ext.hosts.llava.tokenizer import keep_original_files
+from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
 
 MERGED_FROM = "merged_from.json"
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torch.dtype | str | None = None) -> None:
-    """Write a LoRA adapter, region modules or LLaVA's mm_projector with everything under it as a whole checkpoint.
+    """Write a LoRA adapter, region modules or LLaVA's mm_projector, with everything under it, as a whole checkpoint.
 
     It loads as ``source`` does in the same dtype. The model is in memory, on the CPU.
 
@@ -40,13 +39,14 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
     if kind.base is None:
         raise ValueError(f"{kind}, there is nothing to merge")
     lowest = lowest_checkpoint(kind)
-    tokenizer, model = load_kind(kind, LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}))
+    host = host_of_checkpoint(kind)
+    loaded = host.load(kind, LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}))
+    model = loaded.model
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     with atomic_folder(out, size) as folder:
         _sample_where_asked(model.generation_config)
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        keep_original_files(lowest, folder)
+        host.save_processor(loaded, lowest, folder)
         (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
     logger.info("%s: a whole checkpoint, merged from %s", out, source)
 

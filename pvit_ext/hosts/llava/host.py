@@ -17,6 +17,7 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava import loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.tokens.processor import RegionPrompt
@@ -86,6 +87,11 @@ class LlavaHost:
     def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
         """Load a LLaVA and what lies on it; see :func:`~pvit_ext.hosts.llava.loading.load`."""
         return loading.load(kind, call)
+
+    def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
+        """Write the tokenizer with its original files; the image processor is in the vision tower's own folder."""
+        loaded.tokenizer.save_pretrained(folder)
+        keep_original_files(path, folder)
 
     def stored(self, folder: Path) -> StoredModel:
         """What region modules need to know of a LLaVA on disk; see :func:`~pvit_ext.hosts.llava.stored.read_stored`."""

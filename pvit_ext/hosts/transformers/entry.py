@@ -36,6 +36,10 @@ class TransformersModels:
         loaded: Loaded = _module("loading").load(kind, call)
         return loaded
 
+    def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
+        """Write the processor, tokenizer and chat template included."""
+        loaded.processor.save_pretrained(folder)
+
     def stored(self, folder: Path) -> StoredModel:
         """A checkpoint on disk; see :func:`pvit_ext.hosts.transformers.stored.read_stored`."""
         stored: StoredModel = _module("stored").read_stored(folder)

@@ -14,7 +14,10 @@ from torch import Tensor
 
 import pvit_ext
 from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava.classes import ByModelType
+from pvit_ext.hosts.llava.host import LlavaHost
+from pvit_ext.hosts.transformers.entry import TransformersModels
 from tests.checkpoints import config, inputs, load
 from tests.tiny import build_llava
 
@@ -127,6 +130,9 @@ def test_transformers_own_llava_is_told_apart(llava_checkpoint: Path, tmp_path: 
         ValueError, match=r"transformers' own 'llava' \(LlavaForConditionalGeneration\).* the llava host takes"
     ):
         load(other)
+    own = change(llava_checkpoint, tmp_path / "own", **nested, vision_config={})
+    assert isinstance(host_of_checkpoint(find_kind(str(own))), TransformersModels)
+    assert isinstance(host_of_checkpoint(find_kind(str(llava_checkpoint))), LlavaHost)
     unknown = change(llava_checkpoint, tmp_path / "qwen", model_type="llava", architectures=["LlavaQwenForCausalLM"])
     with pytest.raises(ValueError, match=r"'llava', architectures \['LlavaQwenForCausalLM'\] is no LLaVA checkpoint"):
         load(unknown)

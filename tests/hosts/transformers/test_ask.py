@@ -17,6 +17,7 @@ from pvit_ext.files import read_json
 from pvit_ext.hosts.find import host_of
 from pvit_ext.hosts.transformers.classes import OuterMixin
 from pvit_ext.hosts.transformers.entry import TransformersModels
+from pvit_ext.tools.merge import merge_checkpoint
 from pvit_ext.tools.swap import swap_encoder
 from tests.hosts.transformers.inputs import IMAGES, OSPREY, SPECIALS
 from tests.hosts.transformers.zoo import ROWS, ZOO
@@ -99,6 +100,12 @@ def test_what_is_saved_loads_and_answers_alike(asked: Loaded, stock: Path, tmp_p
     pvit_ext.save_region_modules(model, tmp_path / "regions", base=str(stock))
     for folder in (tmp_path / "all", tmp_path / "regions"):
         assert answers(load(folder)) == answers(asked)
+
+
+def test_region_modules_and_their_base_merge(asked: Loaded, stock: Path, tmp_path: Path) -> None:
+    pvit_ext.save_region_modules(asked[0], tmp_path / "regions", base=str(stock))
+    merge_checkpoint(str(tmp_path / "regions"), str(tmp_path / "merged"))
+    assert answers(load(tmp_path / "merged")) == answers(asked)
 
 
 def test_the_command_line_asks(asked: Loaded, stock: Path, tmp_path: Path, capsys: Any) -> None:
