@@ -41,6 +41,8 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
     """
     if kind.base is None or kind.folder is None:
         return _load_whole(kind.path, call)
+    if kind.projector:
+        raise ValueError(f"{kind}, which is one of transformers' own: LLaVA's projector does not belong there")
     under = find_kind(kind.base)
     logger.info("%s", under)
     processor, model = load_kind(under, call)
@@ -80,7 +82,10 @@ def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoProcessor
 
     found = model_class(AutoConfig.from_pretrained(path))
+    processor = with_regions_of(
+        AutoProcessor.from_pretrained(path), path
+    )  # what it lacks is said before the model loads
     model = found.from_pretrained(path, dtype=call.dtype, **call.kwargs)
     if "device_map" not in call.kwargs:
         model.to(call.device)
-    return with_regions_of(AutoProcessor.from_pretrained(path), path), model
+    return processor, model

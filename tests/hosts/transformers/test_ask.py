@@ -108,6 +108,23 @@ def test_region_modules_and_their_base_merge(asked: Loaded, stock: Path, tmp_pat
     assert answers(load(tmp_path / "merged")) == answers(asked)
 
 
+def test_an_adapter_is_merged_and_a_wrapped_model_is_asked(with_regions: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer, processor = load(with_regions)
+    torch.manual_seed(2)
+    before, layers = answers((model, tokenizer, processor)), r".*language_model.*(v|o)_proj"
+    wrapped = get_peft_model(model, LoraConfig(lora_alpha=80, target_modules=layers, init_lora_weights=False)).eval()
+    found = answers((wrapped, tokenizer, processor))
+    assert found != before
+    wrapped.save_pretrained(tmp_path)
+    loaded = load(tmp_path, base=str(with_regions))
+    with torch.no_grad():
+        for name, value in wrapped.merge_and_unload().state_dict().items():
+            torch.testing.assert_close(loaded[0].state_dict()[name], value)
+    assert answers(loaded) == found
+
+
 def test_the_command_line_asks(asked: Loaded, stock: Path, tmp_path: Path, capsys: Any) -> None:
     pvit_ext.save_region_modules(asked[0], tmp_path, base=str(stock))
     WIDE.save(tmp_path / "wide.png")
