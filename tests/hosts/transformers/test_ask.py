@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(asked: Loaded) -> None:
     assert all(alone)
     assert answers(asked, batch_size=4) == alone
     assert answers(asked, MIXED[::-1]) == alone[::-1]
+
+
+def test_threads_share_a_model(asked: Loaded) -> None:
+    alone = [answers(asked, [query])[0] for query in MIXED]
+    parts = [range(start, start + 1 + start % 3) for start in range(4)] * 2
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: answers(asked, [MIXED[number] for number in part]), parts))
+    assert found == [[alone[number] for number in part] for part in parts]
 
 
 def test_an_answer_is_that_of_the_processor_and_generate(asked: Loaded) -> None:
