@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.hosts.llava.stored import tower_config
 from pvit_ext.hosts.llava.vision_tower import registered_tower
 from pvit_ext.tools.convert.names import LLAVA_TOWERS, TOWER
 from pvit_ext.tools.shards import Checkpoint
-from pvit_ext.tools.swap import vision_tower_config
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def vision_tower_of(host: Any, folder: Path) -> Tower:
     Raises:
         ValueError: for one that is not CLIP's as it is.
     """
-    config = vision_tower_config(host, folder)  # raises
+    config = tower_config(host, folder)  # raises
     name = str(host.mm_vision_tower)
     if registered_tower(host) is not None or getattr(host, "s2", False):
         raise ValueError(f"{folder}: its vision tower {name!r} is not a plain CLIP, for which transformers has a class")
