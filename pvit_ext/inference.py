@@ -10,6 +10,7 @@ from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
 __all__ = ["Query", "ask"]
@@ -51,6 +52,7 @@ def ask(
     chat = _host(model).chat(model, tokenizer, image_processor, conv_version, system)
     options = _options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
+    _check_encoder(model, prompts)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -111,6 +113,16 @@ def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
             raise TypeError(f"ask does not take {name}=: {_SET_BY_ASK[name]}")
         if name in _MORE_THAN_TEXT and given[name]:
             raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
+
+
+def _check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
+    """Name the query and what to do, before any is run; the model itself would name a sample of its batch."""
+    with_regions = next((prompt.name for prompt in prompts if prompt.regions), None)
+    if with_regions is not None and getattr(model, "region_module", None) is None:
+        raise RegionError(
+            f"{with_regions}: regions were given, but the model has no region encoder: load a checkpoint that has one, "
+            "make one (pvit-ext swap CHECKPOINT --encoder NAME --out DIR), or pvit_ext.attach(model, ...) one"
+        )
 
 
 def _options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
