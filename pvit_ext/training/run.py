@@ -46,7 +46,8 @@ def main(attn_implementation: str | None = None) -> None:
 
 def parse(host: TrainingHost, words: list[str], attn_implementation: str | None = None) -> Arguments:
     """Flags as the host's dataclasses, checked against each other and the data."""
-    parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION)
+    # No abbreviations: several flags are read before the parser sees them, and would be missed.
+    parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
     check_data(data, training.stage)
     return Arguments(model, data, training, attn_implementation)

@@ -56,6 +56,16 @@ def test_bad_records_end_a_run_before_the_model_loads(
         run(monkeypatch, flags(llava_checkpoint, path, tmp_path, stage="finetune"))
 
 
+@pytest.mark.parametrize("short", ["--model_name", "--region_module", "--vision_towe"])
+def test_a_shortened_flag_is_refused(
+    short: str, llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_model: None
+) -> None:
+    """argparse would take it, after what reads MODEL and the names of files had missed it."""
+    words = [*flags(llava_checkpoint, data, tmp_path), short, str(llava_checkpoint)]
+    with pytest.raises(ValueError, match=f"not used by the HfArgumentParser.*'{short}'"):
+        run(monkeypatch, words)
+
+
 def test_data_is_read_once(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Any] = []
     reader = scan.read_json_records
