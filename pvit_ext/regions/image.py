@@ -37,7 +37,7 @@ class ImageError(ValueError):
 
 
 @contextmanager
-def reading(where: str, what: str = "image") -> Iterator[None]:
+def reading(name: str, what: str = "image") -> Iterator[None]:
     """Say whose image cannot be read: errors of a file inside the block become a RegionError that names the sample."""
     try:
         yield
@@ -45,9 +45,9 @@ def reading(where: str, what: str = "image") -> Iterator[None]:
         raise
     except ImageError as error:
         file = "" if error.name in (THE_IMAGE, *what.split(" ", 1)) else f"{error.name}: "
-        raise RegionError(f"{where}: cannot read its {what}: {file}{error.reason}") from error
+        raise RegionError(f"{name}: cannot read its {what}: {file}{error.reason}") from error
     except (ValueError, OSError) as error:
-        raise RegionError(f"{where}: cannot read its {what}: {error}") from error
+        raise RegionError(f"{name}: cannot read its {what}: {error}") from error
 
 
 def load_image(source: Any) -> Image.Image:

@@ -25,7 +25,7 @@ class PendingMask:
     image: int = 0
 
     @classmethod
-    def parse(cls, value: Any, image: int, where: str) -> PendingMask:
+    def parse(cls, value: Any, image: int, name: str) -> PendingMask:
         """From a record's JSON.
 
         Raises:
@@ -35,13 +35,13 @@ class PendingMask:
             return cls(value, image)
         if not isinstance(value, dict):
             known = 'a PNG path or run lengths {"size": [height, width], "counts": ...}'
-            raise RegionError(f'{where}: a mask is {known}; lists of vertices go under "polygon"')
+            raise RegionError(f'{name}: a mask is {known}; lists of vertices go under "polygon"')
         try:
             return cls(parse_run_lengths(value), image)
         except ValueError as error:
-            raise RegionError(f"{where}: {error}") from error
+            raise RegionError(f"{name}: {error}") from error
 
-    def load(self, folder: str | None, where: str) -> Region:
+    def load(self, folder: str | None, name: str) -> Region:
         """The region, in the pixels of its image.
 
         Raises:
@@ -50,7 +50,7 @@ class PendingMask:
         if isinstance(self.source, RunLengths):
             return Region.mask(self.source.decode(), image=self.image)
         if folder is None:
-            raise RegionError(f"{where}: mask {self.source!r} is a file, give the image folder")
-        with reading(where, f"mask {self.source}"), open_image(Path(folder, self.source)) as image:
+            raise RegionError(f"{name}: mask {self.source!r} is a file, give the image folder")
+        with reading(name, f"mask {self.source}"), open_image(Path(folder, self.source)) as image:
             pixels = mask_of_image(image)
         return Region.mask(pixels, image=self.image)

@@ -133,65 +133,65 @@ class Region:
             raise RegionError(str(error)) from error
         return cls("mask", pixels=array, image=image)
 
-    def check(self, where: str = "region") -> None:
+    def check(self, name: str = "region") -> None:
         """The part of :meth:`resolve` that needs no image.
 
         Raises:
             RegionError: for a region that is not finite, inverted or empty.
         """
         if self.image < 0:
-            raise RegionError(f"{where}: images are counted from 0, got image {self.image}")
+            raise RegionError(f"{name}: images are counted from 0, got image {self.image}")
         if self.kind == "mask":
             if self.pixels is None or not self.pixels.any():
-                raise RegionError(f"{where}: mask is empty, mark at least one pixel")
+                raise RegionError(f"{name}: mask is empty, mark at least one pixel")
             return
         if not self.points or (self.kind == "polygon" and min(self.parts or (len(self.points),)) < 3):
-            raise RegionError(f"{where}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
+            raise RegionError(f"{name}: {self} needs {'three' if self.kind == 'polygon' else 'one'} or more points")
         values = list(itertools.chain.from_iterable(self.points))
         xs, ys = values[::2], values[1::2]
         around = min(xs), min(ys), max(xs), max(ys)
         low, high = min(around), max(around)
         if not (math.isfinite(sum(values)) and low >= -MAX_PIXEL and high <= MAX_PIXEL):  # the sum: NaN has no order
-            raise RegionError(f"{where}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
+            raise RegionError(f"{name}: {self} has a coordinate that is not finite, or beyond {MAX_PIXEL:g}")
         if self.kind == "box" and tuple(values) != around:
-            raise RegionError(f"{where}: {self} is inverted; a box is left, top, right, bottom")
+            raise RegionError(f"{name}: {self} is inverted; a box is left, top, right, bottom")
         if self.kind in ("box", "polygon") and not has_area(around, 0.0):
-            raise RegionError(f"{where}: {self} is empty: it has no area")
+            raise RegionError(f"{name}: {self} is empty: it has no area")
         if self.normalized and max(-low, high) > MAX_FRACTION:
-            raise RegionError(f"{where}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
+            raise RegionError(f"{name}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
         small = not self.normalized and low >= _FRACTIONS[0] and high <= _FRACTIONS[1]
         if small and any(value != int(value) for value in values):
-            raise RegionError(f"{where}: {self} {_TOP_LEFT}")
+            raise RegionError(f"{name}: {self} {_TOP_LEFT}")
 
-    def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
+    def resolve(self, size: Size, name: str = "region") -> ResolvedRegion:
         """Check the region against its image and return it in pixels, clipped to the image.
 
         Args:
             size: (width, height) of the upright original image.
-            where: names the region in error messages, these and later ones.
+            name: names the region in error messages, these and later ones.
 
         Raises:
             RegionError: by the rules at the head of this module.
         """
-        self.check(where)
+        self.check(name)
         if self.pixels is not None:
             height, width = self.pixels.shape
             if (width, height) != tuple(size):
-                raise RegionError(f"{where}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
-            return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=where)
+                raise RegionError(f"{name}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
+            return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=name)
         if self.kind == "box" and self.points == _WHOLE_IMAGE and not self.normalized and max(size) > _FEW_PIXELS:
-            raise RegionError(f"{where}: {self} {_TOP_LEFT}")
+            raise RegionError(f"{name}: {self} {_TOP_LEFT}")
         scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)
         if self.kind in ("box", "polygon") and not has_area(hull(points), MIN_SIDE):
-            raise RegionError(f"{where}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
+            raise RegionError(f"{name}: {self} is empty: a side is shorter than {MIN_SIDE} pixels")
         width, height = size
         scaled = ResolvedRegion(
-            self.kind, points, image=self.image, parts=self.parts, size=(int(width), int(height)), name=where
+            self.kind, points, image=self.image, parts=self.parts, size=(int(width), int(height)), name=name
         )
         if (extent := scaled._extent(size)) is None:
             space = "normalised 0..1 of" if self.normalized else "pixels of"
-            raise RegionError(f"{where}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
+            raise RegionError(f"{name}: {self} lies outside its image; give {space} the {size[0]}x{size[1]} image")
         return replace(scaled, points=(extent[:2], extent[2:])) if self.kind == "box" else scaled
 
     def bounds(self, size: Size) -> Box:
@@ -248,7 +248,7 @@ class ResolvedRegion(Region):
     size: Size = (0, 0)
     name: str = "region"
 
-    def resolve(self, size: Size, where: str = "region") -> ResolvedRegion:
+    def resolve(self, size: Size, name: str = "region") -> ResolvedRegion:
         """The region itself, under the name it has.
 
         Raises:

@@ -149,10 +149,10 @@ def _open_index(index: Path, layout: tuple[str, str]) -> Checkpoint:
     if missing := sorted({file for file in files.values() if not (index.parent / file).is_file()}):
         raise FileNotFoundError(f"{index} names {missing}, which are not there: fetch them into {index.parent}")
     shards = {file: Shard(index.parent / file) for file in sorted(set(files.values()))}
-    if lost := sorted(name for name, file in files.items() if name not in shards[file].entries):
-        name = lost[0]
+    if absent := sorted(name for name, file in files.items() if name not in shards[file].entries):
+        name = absent[0]
         raise ValueError(
-            f"{index} names {len(lost)} tensors that their shards lack, such as {name} in {files[name]}: index and "
+            f"{index} names {len(absent)} tensors that their shards lack, such as {name} in {files[name]}: index and "
             "shards are not of one save, fetch both again"
         )
     tensors = {name: shards[file] for name, file in files.items()}

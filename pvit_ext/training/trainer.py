@@ -23,13 +23,13 @@ class RegionTrainer(Trainer):
     """What every run has; a host's own trainer may stand behind it in the bases.
 
     Attributes:
-        whole: the newest complete checkpoint, which all processes know without asking a file system that may lag.
+        newest: the newest complete checkpoint, which all processes know without asking a file system that may lag.
         identity: of this run, read before its first step: data and base may be elsewhere when it saves.
     """
 
     args: Any
     model: Any
-    whole: Path | None = None
+    newest: Path | None = None
     identity: Identity
 
     def __init__(self, model: Any, args: Any, **keywords: Any) -> None:
@@ -53,7 +53,7 @@ class RegionTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._newest_checkpoint()
         checkpointing.check_agreement(resume_from_checkpoint)
-        self.whole = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.newest = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         with self.stop.listening():
             result = super().train(resume_from_checkpoint, *arguments, **keywords)
         if self.stop.agreed:
@@ -121,7 +121,7 @@ class RegionTrainer(Trainer):
         folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
         if getattr(self.args, "save_only_model", False):
             save()  # without a marker: there is no optimizer to continue with
-        elif folder != self.whole:  # else it is of this step: runs continue from the newest
+        elif folder != self.newest:  # else it is of this step: runs continue from the newest
             self._alone(checkpointing.discard, folder)
             limit, self.args.save_total_limit = self.args.save_total_limit, None
             save()
@@ -130,7 +130,7 @@ class RegionTrainer(Trainer):
                 lora_checkpoint.save_beside_adapter(self.model, str(folder), self.args.should_save)
             self.accelerator.wait_for_everyone()
             self._alone(self._mark_complete, folder)
-            self.whole = folder
+            self.newest = folder
             self._alone(checkpointing.keep_newest, folder.parent, limit)
 
     def _mark_complete(self, folder: Path) -> None:
