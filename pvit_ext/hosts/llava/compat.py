@@ -165,6 +165,12 @@ def default_dtype_is_float32(keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
+@functools.cache
+def cache_name(forward: Any) -> str:
+    """What a language model's forward calls its keys and values: transformers 5.24 renamed ``past_key_values``."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
 def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
     """Names of what ``from_pretrained`` did not find, its own list and what was left without a value.
 

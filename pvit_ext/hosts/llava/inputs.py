@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.hosts.llava.image_layout import ImageLayout
-from pvit_ext.regions.region import Region, Size
+from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.binding import BoundRegions
 
@@ -54,3 +56,27 @@ def build_inputs(
         context = layout.join(context, crops, sizes, tiled=False)[0]
     index, context_map = torch.tensor(bound.image_index, device=device), context[0] if context else None
     return RegionInputs(bound.regions, index, sizes, maps, views, extra or [], context_map)
+
+
+def check_complete(encoder: RegionEncoder | None, images: Any) -> RegionEncoder:
+    """The encoder, if there is one for the regions that were given, and images for it."""
+    if encoder is None:
+        raise RegionError(
+            "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
+            "checkpoint that has one"
+        )
+    if images is None:
+        raise RegionError("regions were given, but no images: pass images=, one per <image> and per text-only sample")
+    return encoder
+
+
+def refuse_unbound(input_ids: Tensor | None) -> None:
+    """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
+    if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
+        raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
+
+
+WITHOUT_TOKENS = (
+    "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
+    "pvit_ext.tokens.processor before the prompt is tokenised and the image preprocessed"
+)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
-from pvit_ext.hosts.llava.inputs import Extra, build_inputs
+from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
 from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
 from pvit_ext.hosts.llava.region_modules import (
     check_missing_regions,
@@ -33,7 +33,6 @@ from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
-from pvit_ext.prompt import REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
 from pvit_ext.tokens.region_module import RegionModule
@@ -135,10 +134,12 @@ class RegionMixin:
         return_dict: bool | None = None,
         regions: Regions | None = None,
         region_extra: Extra | None = None,
+        cache: Any = None,
     ) -> Any:
         """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
 
-        No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss.
+        No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss. ``cache`` is what
+        transformers 5.24 calls ``past_key_values``.
         """
         if inputs_embeds is not None and any(regions or []):
             raise RegionError(
@@ -150,13 +151,13 @@ class RegionMixin:
                 regions, region_extra,
             )  # fmt: skip
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
-        positions = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
+        named = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
+        named[compat.cache_name(self.language_model_class.forward)] = past_key_values if cache is None else cache
         return self.language_model_class.forward(
             self,
-            **positions,
+            **named,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
@@ -164,6 +165,18 @@ class RegionMixin:
             output_hidden_states=output_hidden_states,
             return_dict=return_dict,
         )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """LLaVA's, which would hand on an empty ``past_key_values`` beside the ``cache`` of transformers 5.24."""
+        if "cache" not in kwargs:
+            stock = super().prepare_inputs_for_generation  # type: ignore[misc]
+            return stock(input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs)
+        images = {name: kwargs.pop(name, None) for name in ("images", "image_sizes")}
+        prepare = self.language_model_class.prepare_inputs_for_generation
+        inputs = prepare(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        return {**inputs, **{name: value for name, value in images.items() if value is not None}}
 
     @torch.no_grad()
     def generate(
@@ -181,7 +194,7 @@ class RegionMixin:
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
         if regions is None and self.llava_generates:
-            _refuse_unbound(inputs)
+            refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
         if inputs is None:
             raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
@@ -225,13 +238,13 @@ class RegionMixin:
         encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
         if encoder is not None and not encoder.tokens_per_region:
             if has_regions:
-                raise RegionError(_WITHOUT_ROWS.format(encoder.name))
+                raise RegionError(WITHOUT_TOKENS.format(encoder.name))
             encoder = None
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
-            _refuse_unbound(input_ids)
+            refuse_unbound(input_ids)
             return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
-        encoder = _check_complete(encoder, images)
+        encoder = check_complete(encoder, images)
         bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
         module = self.region_module
         assert module is not None
@@ -268,27 +281,3 @@ class RegionMixin:
         device = next(inner.region_projector.parameters()).device
         crops, layout = count_crops(images), ImageLayout.of(self)
         return build_inputs(inner.region_encoder, bound, sizes, maps, crops, extra, layout, device)
-
-
-def _check_complete(encoder: RegionEncoder | None, images: Any) -> RegionEncoder:
-    """The encoder, if there is one for the regions that were given, and images for it."""
-    if encoder is None:
-        raise RegionError(
-            "regions were given, but the model has no region encoder: pvit_ext.attach(model, ...) one, or load a "
-            "checkpoint that has one"
-        )
-    if images is None:
-        raise RegionError("regions were given, but no images: pass images=, one per <image> and per text-only sample")
-    return encoder
-
-
-def _refuse_unbound(input_ids: Tensor | None) -> None:
-    """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
-    if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
-        raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
-
-
-_WITHOUT_ROWS = (
-    "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
-    "pvit_ext.tokens.processor before the prompt is tokenised and the image preprocessed"
-)
