@@ -185,6 +185,13 @@ def _replacements(count: int, bad: dict[int, BadRecord]) -> NDArray[np.int64]:
     return good[np.searchsorted(good, row) % len(good)]
 
 
+def _folder(image_folder: str | PathLike[str] | None) -> str | None:
+    """The image folder, which exists: else each record of the file would be a problem."""
+    if image_folder is not None and not os.path.isdir(image_folder):
+        raise NotADirectoryError(f"the image folder {os.fspath(image_folder)} is not there, or is no folder")
+    return None if image_folder is None else str(image_folder)
+
+
 def load_records(
     path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, bad: BadRecords | None = None
 ) -> Records:
@@ -198,7 +205,7 @@ def load_records(
     Raises:
         RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.
     """
-    folder = None if image_folder is None else str(image_folder)
+    folder = _folder(image_folder)
     found = load_scan(path, folder)
     if found.bad and (bad is None or not found.complete or len(found.bad) == len(found.rows)):
         raise RecordError(*(one.problem for one in found.bad.values()))
@@ -214,7 +221,7 @@ def count_regions(path: str | PathLike[str], image_folder: str | PathLike[str] |
         path: JSON array or JSON Lines.
         image_folder: if given, a record whose image is not in it does not count.
     """
-    return load_scan(path, None if image_folder is None else str(image_folder)).summary
+    return load_scan(path, _folder(image_folder)).summary
 
 
 def validate(
@@ -238,7 +245,7 @@ def check(
         check_images: also read each image's header and resolve the regions against its size.
         decode: also decode every image, so that a truncated one is found.
     """
-    folder = None if image_folder is None else str(image_folder)
+    folder = _folder(image_folder)
     if (check_images or decode) and folder is None:
         raise ValueError("check_images needs the image_folder")
     found = scan(path, folder)

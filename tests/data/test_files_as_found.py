@@ -22,6 +22,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("read", [load_records, validate])
+def test_an_image_folder_that_is_not_there_is_one_problem(folder: Path, read: Any) -> None:
+    path = write(folder, [record(1), record(2)])
+    with pytest.raises(OSError, match=r"the image folder .*nowhere is not there, or is no folder"):
+        read(path, folder / "nowhere")
+
+
 # Encodings and layouts
 
 ROWS = [record(1, text="é\u2028世"), record(2, text="\U0001f600"), record(3)]
