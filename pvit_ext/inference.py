@@ -118,7 +118,7 @@ def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
 def _check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
     """Name the query and what to do, before any is run; the model itself would name a sample of its batch."""
     with_regions = next((prompt.name for prompt in prompts if prompt.regions), None)
-    if with_regions is not None and getattr(model, "region_module", None) is None:
+    if with_regions is not None and getattr(model, "region_module", model) is None:  # a host may have another place
         raise RegionError(
             f"{with_regions}: regions were given, but the model has no region encoder: load a checkpoint that has one, "
             "make one (pvit-ext swap CHECKPOINT --encoder NAME --out DIR), or pvit_ext.attach(model, ...) one"
