@@ -9,6 +9,7 @@ import torch
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, load_whole_weights
 from pvit_ext.distributed import cpu_copies
+from pvit_ext.files import atomic_write
 from pvit_ext.tokens.serialization import save_region_modules
 
 _ADAPTER = "lora_"
@@ -23,7 +24,7 @@ def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
         bias: ``--lora_bias``; peft picks the biases that belong to the adapter.
         write: False on ranks that only take part in gathering.
     """
-    save_region_modules(model, folder, model.name_or_path, write, adapter=True)
+    _save_regions(model, folder, write)
     with_bias = bias != "none"
     adapter = cpu_copies(
         (name, one) for name, one in model.named_parameters() if _ADAPTER in name or (with_bias and "bias" in name)
@@ -42,15 +43,23 @@ def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
         folder: of the checkpoint.
         write: False on ranks that only take part in gathering.
     """
-    save_region_modules(model, folder, model.name_or_path, write, adapter=True)
+    _save_regions(model, folder, write)
     _save_others(model, folder, write)
+
+
+def _save_regions(model: Any, folder: str, write: bool) -> None:
+    """The region modules, which wait for an adapter: until :func:`_save_others` none is complete, nor an older one."""
+    if write:
+        Path(folder, NON_LORA_FILE).unlink(missing_ok=True)
+    save_region_modules(model, folder, model.name_or_path, write, adapter=True)
 
 
 def _save_others(model: Any, folder: str, write: bool) -> None:
     trained = ((name, one) for name, one in model.named_parameters() if _ADAPTER not in name and one.requires_grad)
     others = cpu_copies(trained)
     if write:
-        torch.save(others, Path(folder, NON_LORA_FILE))
+        with atomic_write(Path(folder, NON_LORA_FILE)) as temporary:
+            torch.save(others, temporary)
 
 
 def load_beside_adapter(model: Any, folder: str) -> None:
