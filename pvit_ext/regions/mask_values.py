@@ -7,8 +7,8 @@ integers                                0 is background, and there is one other 
                                         the noise of a lossy file: error
 floats                                  0 and 1 only; probabilities: error
 several channels                        error, even if they are equal
-palette                                 by index: 0 is background and must be black; a second black
-                                        in use: error
+palette                                 by index, as integers: 0 is background and must be black, and
+                                        there is one other; a second black in use: error
 lossy file (JPEG)                       error: its noise around edges would count as region
 ======================================  ==========================================================
 """
@@ -85,4 +85,4 @@ def _of_palette(image: Image.Image) -> NDArray[np.bool_]:
             "its palette does not tell background from region: index 0, and it alone, must be black; save the mask "
             "with one channel, 0 and 255"
         )
-    return index != 0
+    return mask_of_values(index)

@@ -107,6 +107,16 @@ def test_a_palette_whose_background_is_not_black_is_refused(tmp_path: Path, pale
         saved(tmp_path, image)
 
 
+def test_several_objects_of_one_palette_are_refused(tmp_path: Path) -> None:
+    """As of Pascal VOC's instances, or with its border of another index: in one colour they would be one region."""
+    labels = disc().astype(np.uint8)
+    labels[:3] = 2
+    image = Image.fromarray(labels, "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [0, 0, 0] * 253)
+    with pytest.raises(RegionError, match="a mask has 0 and one other value; this one has 3, up to 2: pick one label"):
+        saved(tmp_path, image)
+
+
 # Compressed run lengths: counts that pycocotools 2.0.11 wrote
 
 
