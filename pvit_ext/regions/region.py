@@ -50,7 +50,7 @@ from pvit_ext.regions.run_lengths import parse_run_lengths
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
 MAX_FRACTION = 2
 """Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
-_FRACTIONS = (-0.1, 1.1)
+FRACTIONS = (-0.1, 1.1)
 """What detectors give as fractions 0..1, and overshoot by; nobody points at the top-left pixel with decimals."""
 _WHOLE_IMAGE, _FEW_PIXELS = ((0.0, 0.0), (1.0, 1.0)), 16
 """A box in fractions; in pixels it is the top-left one, which nobody means but on an image with few a side."""
@@ -159,7 +159,7 @@ class Region:
             raise RegionError(f"{name}: {self} is empty: it has no area")
         if self.normalized and max(-low, high) > MAX_FRACTION:
             raise RegionError(f"{name}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
-        small = not self.normalized and low >= _FRACTIONS[0] and high <= _FRACTIONS[1]
+        small = not self.normalized and low >= FRACTIONS[0] and high <= FRACTIONS[1]
         if small and any(value != int(value) for value in values):
             raise RegionError(f"{name}: {self} {_TOP_LEFT}")
 

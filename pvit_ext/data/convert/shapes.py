@@ -12,14 +12,12 @@ from typing import Any
 from pvit_ext.data.convert.annotation import Annotation, Box, Size
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.regions.extent import MIN_SIDE, extent_of
-from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
+from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError
 from pvit_ext.regions.run_lengths import parse_run_lengths
 
 DECIMALS = 3
 """Of a pixel: what float noise of sums and products does not reach, and finer than any annotation."""
 
-_TOP_LEFT = 1.01
-"""Pixels. A record takes decimals below this for fractions of the image, so no region can lie there."""
 _NUMBERS = frozenset({int, float})
 
 
@@ -113,7 +111,7 @@ def clip_box(box: Box, size: Size | None, notes: Notes) -> Box | Reason:
     clipped = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
         return Reason.OUTSIDE
-    if max(clipped) <= _TOP_LEFT and any(value != int(value) for value in clipped):
+    if max(clipped) <= FRACTIONS[1]:  # training would take it for fractions
         return Reason.DEGENERATE
     if clipped != (x0, y0, x1, y1):
         notes.count("boxes clipped to their image")

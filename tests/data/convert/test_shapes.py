@@ -14,7 +14,7 @@ from pvit_ext.data.convert.annotation import Annotation
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.regions.region import RegionError
+from pvit_ext.regions.region import FRACTIONS, RegionError
 from pvit_ext.regions.run_lengths import parse_run_lengths
 
 SIZE = (40, 30)
@@ -34,7 +34,7 @@ def test_a_box_is_kept_exactly_when_it_trains(box):
     found = shapes.boxed(box, SIZE, Notes())
     rounded = [round(value, shapes.DECIMALS) for value in box]
     resolved = _trains(rounded)
-    in_corner = max(rounded[2:]) <= 1.01 or min(min(rounded[2], 40) - max(rounded[0], 0), 1) < 0.02
+    in_corner = max(rounded[2:]) <= FRACTIONS[1] or min(min(rounded[2], 40) - max(rounded[0], 0), 1) < 0.02
     if isinstance(found, Annotation):
         assert resolved is not None
         assert _trains(found.region).bounds(SIZE) == resolved.bounds(SIZE) == found.box
