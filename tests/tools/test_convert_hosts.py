@@ -20,6 +20,7 @@ from pvit_ext import Region, cli
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
+from pvit_ext.tools.convert.processor_files import TEMPLATES
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import relayout
 from tests.tiny import build_llava
@@ -140,6 +141,31 @@ def test_stock_transformers_loads_it(checkpoint: Path, tmp_path: Path) -> None:
     batch = processor(images=[IMAGE], text=[text], return_tensors="pt")
     with torch.no_grad():
         assert model(**batch).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_chat_templates_say_what_llavas_do(kind: str) -> None:
+    from llava.conversation import conv_templates
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    name = {"llava_llama": "v1", "llava_mistral": "mistral_instruct", "chatml": "chatml_direct"}[kind]
+    conv = conv_templates[name].copy()
+    ask: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": ask}, {"role": "assistant", "content": "A cat."}]
+    turns.append({"role": "user", "content": "And this?"})
+    texts = ["<image>\nWhat is it?", "A cat.", "And this?", None]
+    for number, text in enumerate(texts):
+        conv.append_message(conv.roles[number % 2], text)
+    if kind == "chatml":
+        turns.insert(0, {"role": "system", "content": conv.system.removeprefix("<|im_start|>system\n")})
+    found, _ = render_jinja_template(
+        conversations=[turns],
+        chat_template=TEMPLATES[kind],
+        add_generation_prompt=True,
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    assert found[0].removeprefix("<s>") == conv.get_prompt().removeprefix("<s>")
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def hub_config(host: Any, values: dict[str, Any], tower: Tower, rows: int, image
         "vision_feature_select_strategy": _strategy(host),
         "projector_hidden_act": "gelu",
     }
-    if host.image_aspect_ratio == "anyres":
+    if getattr(host, "image_aspect_ratio", None) == "anyres":
         points = [[height, width] for width, height in pinpoints_of(host)]  # transformers has the height first
         config: Any = transformers.LlavaNextConfig(**shared, image_grid_pinpoints=points)
     else:

@@ -12,14 +12,15 @@ from pvit_ext.tools.convert.configs import pinpoints_of
 from pvit_ext.tools.convert.tower import Tower
 
 _VICUNA = (
-    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the human's questions. "
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. "
 )
 _CONTENT = (
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\n' }}"
     "{% elif item['type'] == 'text' %}{{ item['text'] }}{% endif %}{% endfor %}{% endif %}"
 )
+_CHATML = "chatml"
 TEMPLATES = {
     "llava_llama": "{% if messages and messages[0]['role'] != 'system' %}{{ '"
     + _VICUNA.replace("'", "\\'")
@@ -28,10 +29,14 @@ TEMPLATES = {
     "{% endif %}" + _CONTENT + "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ ' ' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
     "llava_mistral": "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}{{ ' ' }}" + _CONTENT + "{{ eos_token }}"
+    "{% if message['role'] == 'assistant' %}{{ ' ' }}" + _CONTENT + "{{ ' ' + eos_token }}"
     "{% else %}{{ '[INST] ' }}" + _CONTENT + "{{ ' [/INST]' }}{% endif %}{% endfor %}",
+    _CHATML: "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    + _CONTENT
+    + "{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
 }
-"""Those of LLaVA's conversation templates v1 and mistral_instruct, in the words of transformers' chats."""
+"""LLaVA's conversation templates v1, mistral_instruct and chatml_direct, for transformers' chats."""
 
 
 def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
@@ -71,8 +76,8 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
         tokenizer: from :func:`hub_tokenizer`.
     """
     aspect = getattr(host, "image_aspect_ratio", None)
-    kind = {"anyres": "LlavaNext", "pad": "Llava"}.get(aspect or "", "CLIP")
-    values = {**_plain(tower.images.to_dict()), "image_processor_type": f"{kind}ImageProcessor"}
+    images = {"anyres": "LlavaNext", "pad": "Llava"}.get(aspect or "", "CLIP")
+    values = {**_plain(tower.images.to_dict()), "image_processor_type": f"{images}ImageProcessor"}
     if aspect == "pad":
         values["do_pad"] = True
     elif aspect == "anyres":
@@ -90,8 +95,10 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
     tokenizer.save_pretrained(folder)
     _write(folder / "preprocessor_config.json", {**values, "processor_class": class_name})
     _write(folder / "processor_config.json", processor)
-    mistral = "mistral" in host.model_type
-    (folder / "chat_template.jinja").write_text(TEMPLATES["llava_mistral" if mistral else "llava_llama"])
+    kind = "llava_mistral" if "mistral" in host.model_type else "llava_llama"
+    if "<|im_start|>" in tokenizer.get_vocab():  # LLaVA-1.6 on Yi
+        kind = _CHATML
+    (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
