@@ -120,14 +120,17 @@ def _images(folder: Path) -> dict[str, Any]:
 def _values(source: Checkpoint, config: Any, rows: int, origin: Origin | None, tower: str | None) -> dict[str, Any]:
     if origin is not None:
         values = read_json(source.folder / FOLDER / "config.json")
-        values.pop(CONFIG_KEY, None)
         values |= {} if tower is None else {"mm_vision_tower": tower}
     else:
         assert tower is not None
         values = llava_values(config, rows, tower, bool(_images(source.folder).get("do_pad")))
         values["torch_dtype"] = read_json(source.folder / "config.json").get("dtype")
     regions = getattr(config, CONFIG_KEY, None)
-    return values if regions is None else {**values, CONFIG_KEY: regions}
+    if regions is None:
+        values.pop(CONFIG_KEY, None)
+    elif values.get(CONFIG_KEY) != regions:  # else the file stays as it was, to the order of its keys
+        values[CONFIG_KEY] = regions
+    return values
 
 
 def _copy_files(source: Checkpoint, folder: Path, origin: Origin | None) -> None:
