@@ -29,9 +29,11 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="FSDP runs on CUDA")
-def test_fsdp_that_would_shard_nothing_is_refused(tmp_path: Path) -> None:
+def test_fsdp_that_would_shard_nothing_is_refused_before_it_is_in_the_environment(tmp_path: Path) -> None:
+    before = dict(os.environ)
     with pytest.raises(ValueError, match="--fsdp shards nothing on a CPU"):
         RegionTrainingArguments(output_dir=str(tmp_path), fsdp="full_shard auto_wrap", report_to=[])
+    assert dict(os.environ) == before
 
 
 @pytest.fixture(scope="module")

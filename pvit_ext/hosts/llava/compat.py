@@ -267,16 +267,20 @@ def report_to_none(arguments: Any) -> None:
         arguments.report_to = "none"
 
 
+def refuse_cpu_fsdp(arguments: Any) -> None:
+    """Raise ValueError for ``--fsdp`` without an accelerator, where accelerate replicates the model without a word.
+
+    Call it before transformers takes the flag, which puts it into the environment of the process.
+    """
+    if arguments.fsdp and not torch.cuda.is_available():
+        raise ValueError("--fsdp shards nothing on a CPU, accelerate then runs plain data parallel: use ZeRO-3 instead")
+
+
 def fsdp_as_list(arguments: Any) -> None:
     """transformers 5 makes ``fsdp`` a bool, whose length LLaVA asks for; the plugin is made by then, so a list will do.
 
     An empty one: LLaVA then leaves its tower where it is. For any other it looks for the tower in a list, which that of
     a LLaVA checkpoint is not in (``'CLIPVisionTower' object is not subscriptable``, llava_arch.py).
-
-    Raises:
-        ValueError: without an accelerator, where accelerate replicates the model without a word.
     """
-    if arguments.fsdp and not torch.cuda.is_available():
-        raise ValueError("--fsdp shards nothing on a CPU, accelerate then runs plain data parallel: use ZeRO-3 instead")
     if isinstance(arguments.fsdp, bool):
         arguments.fsdp = []

@@ -86,6 +86,7 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
         refuse_resume_path(self)
         if self.bits != 16:
             raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
+        compat.refuse_cpu_fsdp(self)
         cpu_launch.enable_cpu(self)
         compat.report_to_none(self)
         super().__post_init__()
