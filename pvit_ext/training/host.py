@@ -85,7 +85,9 @@ def _llava() -> TrainingHost:
 
 def _transformers() -> TrainingHost:
     from pvit_ext.hosts.llava import compat
+    from pvit_ext.hosts.transformers.entry import check_version
 
+    check_version()
     compat.prepare_training()
     from pvit_ext.training.transformers.host import TransformersHost
 

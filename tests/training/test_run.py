@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ def test_the_host_is_named_once_and_known() -> None:
     assert rest == ["--stage", "align", "--bf16", "True"]
     with pytest.raises(ValueError, match=r"--host 'blip'; known: llava"):
         take_host(["--host", "blip"])
+
+
+def test_an_old_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"need transformers 5\.18 or newer, this is \d"):
+        take_host(["--host", "transformers"])
 
 
 def test_help_names_what_is_no_field_of_the_arguments(

@@ -62,13 +62,18 @@ class TransformersModels:
         return chat
 
 
-def _module(name: str) -> ModuleType:
+def check_version() -> None:
+    """Raise ValueError where the installed transformers is too old for regions in its models."""
     if importlib.util.find_spec("transformers.utils.output_capturing") is None:
         found = importlib.metadata.version("transformers")
         raise ValueError(
             f"regions in transformers' own models need transformers 5.18 or newer, this is {found}: upgrade it, or "
             "take a checkpoint of LLaVA's code"
         )
+
+
+def _module(name: str) -> ModuleType:
+    check_version()
     return importlib.import_module(f"pvit_ext.hosts.transformers.{name}")
 
 
