@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,3 +98,26 @@ def test_whether_the_rest_of_an_epoch_is_a_step_is_asked_of_the_trainer(plan: An
     if plan is not None:
         trainer.set_initial_training_values = plan
     assert compat.rest_of_epoch_is_a_step(trainer) is rounds_up
+
+
+def test_the_cache_has_the_name_of_this_transformers(loaded: Any) -> None:
+    class Old:
+        def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+    class New:
+        def forward(self, input_ids: Any, cache: Any = None) -> None: ...
+
+    assert (compat.cache_name(Old.forward), compat.cache_name(New.forward)) == ("past_key_values", "cache")
+    _, model, _ = loaded
+    ids = torch.arange(5, 12)[None]
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits[:, -2:]
+        first = model(input_ids=ids[:, :-2], use_cache=True)
+        kept = getattr(first, compat.cache_name(type(model).language_model_class.forward))
+        mask = torch.ones_like(ids)
+        by_name = [
+            model(input_ids=ids[:, -2:], attention_mask=mask, **{name: copy.deepcopy(kept)})
+            for name in ("cache", "past_key_values")
+        ]
+    for out in by_name:
+        torch.testing.assert_close(out.logits, whole, atol=1e-5, rtol=0)
