@@ -2,6 +2,7 @@
 # make quickstart   train the paper's miniature and print its table
 # make test-slow    the tests marked slow
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
+# make test-newest  the tests of both hosts, asking and training with the newest transformers on the index
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results; BENCH_ARGS='--rounds 3'
 # make gpu          on a machine with one: the tests marked gpu and the benchmarks, in ten minutes, with a row for each
 # make dist         wheel and sdist in dist/, built and checked in an environment of their own
@@ -28,7 +29,7 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow test-pinned bench gpu lint docs dist install
+.PHONY: test quickstart test-slow test-pinned test-newest bench gpu lint docs dist install
 
 # A file of tests stays in one process, which makes its checkpoints once.
 test: lint
@@ -47,6 +48,17 @@ PYTHON_OF_PINS = $(if $(filter github,$(STACK)),$(PYTHON),$(PYTHON310))
 test-pinned:
 	@test -n "$(PYTHON_OF_PINS)" || { echo "error: STACK=llava needs Python 3.10 (PYTHON310=/path), STACK=github 3.11 (PYTHON=/path)"; exit 1; }
 	PYTHON="$(PYTHON_OF_PINS)" PYTEST_ARGS="$(PYTEST_ARGS)" .ci/test-pinned $(STACK) .venv-pinned/$(STACK)
+
+# Beside $(VENV), whose other packages stay: what breaks then is transformers' doing. NEWEST='transformers==5.24.0' names one.
+NEWEST ?= transformers
+NEWEST_DIR ?= .venv-newest
+NEWEST_TESTS ?= tests/hosts tests/training tests/test_inference.py
+
+test-newest: install
+	rm -rf $(NEWEST_DIR)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target $(NEWEST_DIR) '$(NEWEST)'
+	$(RUN) PYTHONPATH="$(abspath $(NEWEST_DIR))" python -c 'import transformers; print("transformers", transformers.__version__)'
+	$(RUN) PYTHONPATH="$(abspath $(NEWEST_DIR))" python -m pytest $(NEWEST_TESTS) $(PYTEST_ARGS)
 
 bench: install
 	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) $(BENCH_ARGS) || exit 1; done
