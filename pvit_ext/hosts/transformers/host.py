@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers.utils import output_capturing
@@ -117,6 +117,5 @@ class TransformersHost:
         return self.family.cells(self.inner, inputs, hidden, views, tiled)
 
 
-def as_host(inner: Any, layers: tuple[int, ...] = ()) -> Host:
-    """A model as the protocol has it."""
-    return TransformersHost(inner, layers)
+if TYPE_CHECKING:
+    _OFFERS_ALL: type[Host] = TransformersHost
