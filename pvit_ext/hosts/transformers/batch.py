@@ -133,7 +133,7 @@ def dummy_inputs(
 
     def four_cells(layer: int) -> Tensor:
         zeros = weight.new_zeros(4, config.hidden_size)
-        cells = zeros if hidden is None else _layer(hidden, layer).flatten(0, -2)[:4]
+        cells = zeros if hidden is None else _layer(hidden, layer).flatten(0, -2)[:4].to(weight.device)
         return cells.T.reshape(1, -1, 2, 2)  # (1, C, 2, 2)
 
     return RegionInputs(

@@ -33,7 +33,7 @@ def write_tokens(embeds: Tensor, here: Tensor, tokens: Tensor) -> Tensor:
     """
     samples, positions = here.nonzero(as_tuple=True)
     behind = here.flip(1).cumsum(1).flip(1)[samples, positions]  # this one and those to its right
-    values = tokens[samples, tokens.shape[1] - behind].to(embeds)
+    values = tokens.to(embeds)[samples, tokens.shape[1] - behind]
     return embeds.index_put((samples, positions), values)
 
 
