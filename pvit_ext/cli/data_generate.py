@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
         "reply goes into a ledger at once: the same command goes on where it was stopped, and pays for no call twice.",
     )
     parser.add_argument("file", metavar="FILE", help="records with image, regions, and labels, captions or source")
+    parser.add_argument("--captions", metavar="FILE", help="more captions: records with the same images")
     parser.add_argument("--image-folder", required=True, metavar="DIR")
     parser.add_argument("--out", required=True, metavar="FILE", help="the records, JSON Lines")
     parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
@@ -94,6 +95,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--max-cost needs --price-in and --price-out")
     if args.batch and (args.sample or args.max_cost):
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
+    if Path(args.out).resolve() == Path(args.file).resolve():
+        raise ValueError(f"--out {args.out} is the file of annotations; name another")
     if args.max_bad_records < 0:
         raise ValueError(f"--max_bad_records is a number of records from 0 on, got {args.max_bad_records}")
 
@@ -119,6 +122,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         strategies=tuple(args.strategy.split(",")) if args.strategy else STRATEGIES,
         turns=args.turns,
         limit=args.limit,
+        captions=Path(args.captions) if args.captions else None,
         max_bad=args.max_bad_records,
         ledger=Path(args.ledger) if args.ledger else None,
         concurrency=args.concurrency,

@@ -21,6 +21,7 @@ from pvit_ext.data.generate.reply import Usage, read_body
 from pvit_ext.data.generate.request import Request
 from pvit_ext.data.generate.strategies import Job
 from pvit_ext.files import atomic_write
+from pvit_ext.regions.image import ImageError
 
 MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
 """Of one file; the API takes 200 MB."""
@@ -117,7 +118,12 @@ def write_requests(jobs: Iterable[Job], pipeline: Pipeline, ledger: Ledger, fold
             file = stack.enter_context(stack.enter_context(atomic_write(path)).open("wb"))
             lines = size = 0
             while request is not None:
-                line = _line(request)
+                try:
+                    line = _line(request)
+                except ImageError as error:
+                    ledger.fail(request.key, request.job, str(error))
+                    request = next(requests, None)
+                    continue
                 if lines and (lines >= MAX_REQUESTS or size + len(line) > MAX_BYTES):
                     break
                 file.write(line)

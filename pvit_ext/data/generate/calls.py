@@ -13,6 +13,7 @@ from pvit_ext.data.generate.pipeline import Pipeline
 from pvit_ext.data.generate.reply import Usage, read_body, usage_of
 from pvit_ext.data.generate.request import Request
 from pvit_ext.data.generate.strategies import Job
+from pvit_ext.regions.image import ImageError
 
 FAILURES_IN_A_ROW = 10
 """Calls that failed after all their tries, with no other between: the endpoint is down, and every further one waits."""
@@ -51,7 +52,7 @@ class Caller:
         self._waiting: dict[str, asyncio.Event] = {}
 
     async def do(self, jobs: Iterable[Job], concurrency: int, advance: Callable[[], object]) -> Progress:
-        """Make all calls that the jobs need.
+        """Make all calls that the jobs need, and close the client.
 
         Args:
             jobs: taken one by one as there is room.
@@ -59,7 +60,10 @@ class Caller:
             advance: called when a job is finished.
         """
         shared = iter(jobs)
-        await asyncio.gather(*(self._work(shared, advance) for _ in range(concurrency)))
+        try:
+            await asyncio.gather(*(self._work(shared, advance) for _ in range(concurrency)))
+        finally:
+            await self.client.close()
         return self.progress
 
     async def _work(self, jobs: Iterable[Job], advance: Callable[[], object]) -> None:
@@ -106,7 +110,7 @@ class Caller:
             self.ledger.finish(request.key, request.job, raw)
             used = usage_of(read_body(raw))
             used = used if used != Usage() else most
-        except NotTaken as error:
+        except (NotTaken, ImageError) as error:
             self.ledger.fail(request.key, request.job, str(error))
         except (CallFailed, EndpointUnusable):
             self.ledger.drop(request.key, request.job)

@@ -54,6 +54,10 @@ class Client(Protocol):
         """The raw body of a reply."""
         ...
 
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
 
 @dataclass(frozen=True)
 class Endpoint:

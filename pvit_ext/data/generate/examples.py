@@ -62,7 +62,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**_KITCHEN, "description": "A woman in a red apron cooks in her kitchen while a cat watches from the floor."},
         _reply(
             ("What is [R1] wearing?", "She wears a red apron."),
-            ("Why might [R3] be looking up?", "The cat watches the woman cook, perhaps because it hopes for food."),
+            ("Why might [R3] be looking up?", "It watches the woman, who is cooking."),
             ("What happens at [R2]?", "A meal is being cooked: the woman stirs what is in the pot."),
         ),
     ),

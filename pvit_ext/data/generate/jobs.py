@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -45,17 +47,13 @@ class Jobs:
                 yield job
 
     def sample(self, count: int) -> list[Job]:
-        """The first jobs, as many of each strategy as of any other where the file has them."""
-        share = -(-count // len(self.strategies))
-        chosen: list[Job] = []
-        others: list[Job] = []
-        taken: Counter[str] = Counter()
-        for job in self:
-            if taken[job.strategy] < share:
-                chosen.append(job)
-                taken[job.strategy] += 1
-            elif len(others) < count:
-                others.append(job)
-            if len(chosen) >= count:
-                break
-        return [*chosen, *others][:count]
+        """Some jobs from all over the file, as many of each strategy as of any other where it has them."""
+        kept: dict[str, list[tuple[bytes, int, Job]]] = {name: [] for name in self.strategies}
+        for place, job in enumerate(self):
+            found = kept[job.strategy]
+            found.append((hashlib.sha256(f"{self.seed} {job.name}".encode()).digest(), place, job))
+            if len(found) > 2 * count + 100:
+                found[:] = heapq.nsmallest(count, found)
+        ranked = [sorted(found) for found in kept.values()]
+        in_turn = [found[rank] for rank in range(count) for found in ranked if rank < len(found)]
+        return [job for _, _, job in sorted(in_turn[:count], key=lambda one: one[1])]

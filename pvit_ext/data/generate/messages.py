@@ -14,6 +14,7 @@ from pvit_ext.data.generate.strategies import Job
 
 _LONGEST_REPLY = 4000
 """Characters of a bad reply that are shown again."""
+_MOST_PHRASES = 3
 _TURNS = {1: "exactly one turn"}
 
 
@@ -82,6 +83,8 @@ def _region(thing: SceneObject, place: int) -> dict[str, Any]:
     told: dict[str, Any] = {"name": region_name(place)}
     if thing.label:
         told["label"] = thing.label
+    if thing.phrases:
+        told["described_as"] = list(thing.phrases[:_MOST_PHRASES])
     if thing.attributes:
         told["attributes"] = list(thing.attributes)
     if thing.text:

@@ -17,7 +17,7 @@ from pvit_ext.data.region_fields import parse_region
 from pvit_ext.files import atomic_write
 from pvit_ext.prompt import number_regions
 from pvit_ext.regions.drawing import draw_regions
-from pvit_ext.regions.image import load_image
+from pvit_ext.regions.image import ImageError, load_image
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region
 
@@ -55,7 +55,11 @@ def write_page(
 
 def _article(job: Job, result: Done | Dead, image_folder: str) -> str:
     drawn = [job.scene.objects[number] for number in _drawn(job, result)]
-    image = _picture(job.scene.file, drawn, image_folder)
+    try:
+        image = _picture(job.scene.file, drawn, image_folder)
+    except ImageError as error:
+        image = ""
+        result = Dead(str(error), result.attempts) if isinstance(result, Dead) else Dead(str(error))
     said = _dialogue(result) if isinstance(result, Done) else _problems(result)
     known = "\n".join([*job.scene.captions, *(f"[{k}] {_known(thing)}" for k, thing in enumerate(drawn, 1))])
     return (

@@ -98,9 +98,9 @@ def _sha256(file: str) -> str:
     return _sha256_of(file, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 20)
 def _sha256_of(file: str, size: int, changed: int) -> str:
-    """Read once for the calls of an image; size and time tell one state of the file from another."""
+    """Read once for all calls and passes; size and time tell one state of the file from another."""
     return sha256_file(file)
 
 
@@ -128,7 +128,11 @@ class Request:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def body(self) -> dict[str, Any]:
-        """The body of the HTTP request."""
+        """The body of the HTTP request.
+
+        Raises:
+            ImageError: for an image that cannot be decoded.
+        """
         return self._body(lambda part: {"type": "image_url", "image_url": {"url": part.data_url()}})
 
     @property

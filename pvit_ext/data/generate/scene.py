@@ -25,6 +25,7 @@ class SceneObject:
         label: what it is.
         attributes: what it is like.
         text: what is written on it.
+        phrases: that describe it.
     """
 
     region: Any
@@ -33,6 +34,7 @@ class SceneObject:
     label: str | None = None
     attributes: tuple[str, ...] = ()
     text: str | None = None
+    phrases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pvit_ext.data.generate.page import write_page
 from pvit_ext.data.generate.pipeline import Dead, Done, Pipeline
 from pvit_ext.data.generate.request import CallOptions, Request
 from pvit_ext.data.generate.scene import Scene
-from pvit_ext.data.generate.scene_file import SceneFile
+from pvit_ext.data.generate.scene_file import SceneFile, read_captions
 from pvit_ext.data.generate.strategies import STRATEGIES, Job
 
 _SHOWN = 5
@@ -41,6 +41,7 @@ class Settings:
         endpoint: where they go.
         strategies: wanted.
         turns: of a dialogue, at least and at most; None: the strategies' own.
+        captions: a file with more captions; None: those in ``file``.
         limit: how many images; None: all.
         max_bad: bad records that are passed over.
         ledger: None: beside ``out``.
@@ -58,6 +59,7 @@ class Settings:
     endpoint: Endpoint = field(default_factory=Endpoint)
     strategies: Sequence[str] = STRATEGIES
     turns: tuple[int, int] | None = None
+    captions: Path | None = None
     limit: int | None = None
     max_bad: int = 0
     ledger: Path | None = None
@@ -92,7 +94,8 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.scenes = SceneFile(settings.file, settings.image_folder, settings.max_bad)
+        captions = read_captions(settings.captions) if settings.captions else None
+        self.scenes = SceneFile(settings.file, settings.image_folder, settings.max_bad, captions)
         with_image = settings.call.images != "none"
         limited = _Limited(self.scenes, settings.limit)
         self.jobs = Jobs(limited, settings.strategies, settings.call.seed, with_image)
@@ -132,6 +135,7 @@ class Session:
         lines = [found.text(self.settings.prices)]
         for (strategy, reason), count in sorted(self.jobs.skipped.items()):
             lines.append(f"  {strategy}: {count:,} image(s) without ({reason})")
+        lines += [f"  {count:,} record(s) left out: {reason}" for reason, count in self.scenes.left_out.items()]
         lines += [f"passed over: {problem}" for problem in self.scenes.problems]
         return "\n".join(lines)
 
@@ -192,16 +196,13 @@ class Session:
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         bar = tqdm(total=count, desc="dialogues", unit="dialogue")
 
-        async def do() -> Progress:
-            client = OpenAIClient(settings.endpoint)
-            try:
-                caller = Caller(self.pipeline, self.ledger, client, pace, budget)
-                return await caller.do(jobs, settings.concurrency, bar.update)
-            finally:
-                await client.close()
-
+        caller = Caller(self.pipeline, self.ledger, OpenAIClient(settings.endpoint), pace, budget)
         with bar:
-            return asyncio.run(do())
+            try:
+                asyncio.run(caller.do(jobs, settings.concurrency, bar.update))
+            except KeyboardInterrupt:
+                caller.progress.stopped = "interrupted"
+        return caller.progress
 
     def _spent(self) -> list[str]:
         used, prices = self.ledger.used, self.settings.prices

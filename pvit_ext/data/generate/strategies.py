@@ -67,6 +67,11 @@ def _shuffled(numbers: Sequence[int], scene: Scene, seed: int) -> list[int]:
     return sorted(numbers, key=lambda number: hashlib.sha256(f"{seed} {scene.name} {number}".encode()).digest())
 
 
+def _told(scene: Scene) -> bool:
+    """Whether sentences or phrases tell more than labels do."""
+    return bool(scene.captions) or any(thing.phrases for thing in scene.objects)
+
+
 def _small(scene: Scene, with_image: bool) -> list[int]:
     found = [number for number, thing in enumerate(scene.objects) if is_small(thing) and (thing.label or with_image)]
     if not found:
@@ -83,15 +88,15 @@ def _same_category(scene: Scene, with_image: bool) -> list[int]:
 
 
 def _related(scene: Scene, with_image: bool) -> list[int]:
-    if len(scene.objects) < 2 or not (scene.relations or scene.captions or with_image):
-        raise NotApplicable("fewer than two regions, or neither relations nor captions nor the image")
+    if len(scene.objects) < 2 or not (scene.relations or _told(scene) or with_image):
+        raise NotApplicable("fewer than two regions, or neither relations nor captions nor phrases nor the image")
     return sorted({number for first, _, second in scene.relations for number in (first, second)})
 
 
 def _attributed(scene: Scene, with_image: bool) -> list[int]:
     found = [number for number, thing in enumerate(scene.objects) if thing.attributes]
-    if not (found or scene.captions or with_image):
-        raise NotApplicable("neither attributes nor captions nor the image")
+    if not (found or _told(scene) or with_image):
+        raise NotApplicable("neither attributes nor captions nor phrases nor the image")
     return found
 
 
@@ -109,8 +114,8 @@ def _several(scene: Scene, with_image: bool) -> list[int]:
 
 
 def _any(scene: Scene, with_image: bool) -> list[int]:
-    if not (scene.captions or scene.description or with_image):
-        raise NotApplicable("neither captions nor a description nor the image")
+    if not (_told(scene) or scene.description or with_image):
+        raise NotApplicable("neither captions nor phrases nor a description nor the image")
     return []
 
 

@@ -35,7 +35,7 @@ _UNSURE = re.compile(
     re.IGNORECASE,
 )
 _THE_INPUT = re.compile(
-    r"\b(?:captions?|annotat(?:ion|ions|ed)|bounding box(?:es)?|coordinates?|(?:json|the|this|provided|given) document|"
+    r"\b(?:captions?|annotat(?:ion|ions|ed)|bounding box(?:es)?|coordinates?|(?:this|provided|given) document|"
     r"json|metadata|(?:the )?(?:provided|given) (?:information|description|data|context|text|labels?)|"
     r"according to the (?:description|information|data|labels?|context)|ask_about)\b",
     re.IGNORECASE,

@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 from pvit_ext import cli
+from pvit_ext.data.generate.jobs import Jobs
+from pvit_ext.data.generate.scene_file import SceneFile
+from pvit_ext.data.generate.scene_record import annotations_of, parse_scene
 from pvit_ext.data.generate.strategies import STRATEGIES
 from pvit_ext.data.records import check
 from tests.data.generate.conftest import Run
@@ -126,6 +129,23 @@ def test_images_go_along_upright_small_and_marked(run: Run, tmp_path: Path) -> N
     assert [len(image.getcolors(4096) or ()) > 20 for image in images] == [False, True]
 
 
+def test_an_image_that_breaks_off_costs_its_dialogue_alone(run: Run, tmp_path: Path) -> None:
+    Image.effect_noise((64, 48), 50).convert("RGB").save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-400])
+    write_scenes(tmp_path, scene(), scene("cut", image="cut.jpg"))
+    options = ("--strategy", "attribute", "--images", "plain")
+    with LlmServer() as server:
+        assert run(server.url, *options, "--sample", "2") == 0
+        assert run(server.url, *options) == 0
+    assert len(server.bodies) == 1
+    assert [record["id"] for record in lines_of(tmp_path / "out.jsonl")] == ["s1-attribute"]
+    (letter,) = lines_of(tmp_path / "out.dead.jsonl")
+    assert "cut.jpg" in letter["problem"]
+    (tmp_path / "out.ledger.jsonl").unlink()
+    assert run(server.url, *options, "--batch", str(tmp_path / "batch")) == 0
+    assert len(lines_of(tmp_path / "batch" / "requests-0001.jsonl")) == 1
+
+
 def test_estimate_makes_no_call_and_needs_no_key(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scenes(tmp_path, scene())
     assert run("http://127.0.0.1:9/v1", "--estimate", "--price-in", "1", "--price-out", "2") == 0
@@ -143,7 +163,8 @@ def test_a_sample_is_a_page_with_drawn_regions(run: Run, tmp_path: Path, capsys:
 
     with LlmServer(reply) as server:
         assert run(server.url, "--sample", "6", "--price-in", "1", "--price-out", "2") == 0
-        assert len(server.bodies) == 8  # one asks twice, one needs two calls
+        calls = len(server.bodies)
+    assert calls == 8  # one asks twice, one needs two calls
     page = (tmp_path / "out.sample.html").read_text()
     assert page.count("<article>") == page.count("data:image/jpeg;base64,") == 6
     assert page.count("Cannot be used") == 1
@@ -153,6 +174,39 @@ def test_a_sample_is_a_page_with_drawn_regions(run: Run, tmp_path: Path, capsys:
     assert not (tmp_path / "out.jsonl").exists()
     assert "5 of 6 can be used" in (said := capsys.readouterr().out)
     assert "All: 30 dialogues, 24 of them need calls" in said
+
+
+def test_a_sample_is_spread_over_file_and_strategies(tmp_path: Path) -> None:
+    path = write_scenes(tmp_path, *(scene(f"n{number}") for number in range(300)))
+    jobs = Jobs(SceneFile(path, tmp_path), ("attribute", "ocr"), 0, False)
+    sample = jobs.sample(10)
+    assert [job.strategy for job in sample].count("ocr") == 5
+    places = [int(job.scene.name[1:]) for job in sample]
+    assert places == sorted(places)
+    assert len(set(places)) > 7
+    assert max(places) > 150
+    assert [job.name for job in jobs.sample(10)] == [job.name for job in sample]
+    assert len(jobs.sample(10_000)) == 600
+
+
+def test_what_a_converted_record_keeps_is_used(tmp_path: Path) -> None:
+    write_scenes(tmp_path)
+    things = [
+        {"region": 1, "label": "dog", "id": "7", "captions": ["a brown dog"], "attributes": ["brown"]},
+        {"region": [36, 28, 48, 40], "box": [36, 28, 48, 40]},
+    ]
+    source = {"format": "x", "item": "9", "objects": things, "captions": ["A dog."], "relations": [[0, "on", 1]]}
+    record = {"image": "s1.jpg", "regions": [[0, 0, 5, 5], [8, 16, 32, 40]], "source": source}
+    made = parse_scene(annotations_of(record), str(tmp_path), "s")
+    assert (made.name, made.captions, made.relations) == ("9", ("A dog.",), ((0, "on", 1),))
+    assert [thing.region for thing in made.objects] == [[8, 16, 32, 40], [36, 28, 48, 40]]
+    assert [thing.label for thing in made.objects] == ["dog", None]
+    assert (made.objects[0].phrases, made.objects[0].attributes) == (("a brown dog",), ("brown",))
+    for wrong in ({"item": "9", "objects": [{"region": 5}]}, {"objects": []}, [], {"item": "9", "objects": [3]}):
+        with pytest.raises(ValueError, match="is not what `pvit-ext data convert`"):
+            annotations_of({**record, "source": wrong})
+    with pytest.raises(ValueError, match="several images"):
+        annotations_of({**record, "image": ["a.jpg", "b.jpg"]})
 
 
 def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +235,8 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--max-cost", "1"], "--max-cost needs --price-in"),
         (["--batch", "b", "--sample", "2"], "do not go with it"),
         (["--ledger", "SCENES"], "is no ledger"),
+        (["--out", "SCENES"], "is the file of annotations"),
+        (["--max_bad_records", "-1"], "from 0 on"),
     ],
 )
 def test_wrong_options(

@@ -65,6 +65,23 @@ def test_after_kill_9_no_completed_call_is_repeated_and_none_is_lost(tmp_path: P
     assert {line["id"] for line in lines_of(tmp_path / "out.jsonl")} == {f"s{k}-attribute" for k in range(12)}
 
 
+@pytest.mark.slow
+def test_control_c_says_how_to_go_on(tmp_path: Path) -> None:
+    write_scenes(tmp_path, scene())
+    with LlmServer(lambda *_: Reply(GOOD, wait=5)) as server:
+        words = [sys.executable, "-m", "pvit_ext.cli", *command(tmp_path, server.url, *ONE)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        limit = time.monotonic() + 30
+        while not server.keys and time.monotonic() < limit:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "stopped: interrupted" in said
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in errors
+
+
 def test_replies_and_usage_are_there_when_it_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:

@@ -13,7 +13,7 @@ pytest.importorskip("pydantic", "2.4")
 from pvit_ext.data.generate.contradiction import contradiction
 from pvit_ext.data.generate.reply import BadReply, Refused, message_text, read_body
 from pvit_ext.data.generate.scene import Scene
-from pvit_ext.data.generate.scene_file import parse_scene
+from pvit_ext.data.generate.scene_record import parse_scene
 from pvit_ext.data.generate.schema import Description, Dialogue, parse, response_format
 from pvit_ext.data.generate.strategies import STRATEGIES, Job, NotApplicable, make_job
 from pvit_ext.data.generate.validation import check_description, check_dialogue
@@ -105,7 +105,8 @@ def test_answers_that_are_refused(job: Job, answer: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["Room 4, on floor 2.", "It says 12:30, 1,000 m.", "A brown dog (lying).", "Use <b>."]
+    "answer",
+    ["Room 4, on floor 2.", "It says 12:30, 1,000 m.", "He signs the document.", "A brown dog (lying).", "Use <b>."],
 )
 def test_answers_with_ordinary_numbers_are_kept(job: Job, answer: str) -> None:
     assert checked(job, "What is [R1]?", answer)[1] == answer
@@ -235,6 +236,7 @@ def test_which_scenes_a_strategy_can_use(tmp_path: Path) -> None:
     assert usable(True) == {*STRATEGIES} - {"same_category"}
     assert usable(False, labels=["a", "a", "b"]) == {"small_objects", "same_category", "multi_turn"}
     assert usable(False, captions=["A dog."]) == {"relationship", "attribute", "general"}
+    assert usable(False, phrases=[["a red dog"], [], []]) == {"relationship", "attribute", "general"}
     assert usable(False, texts=[None, None, "STOP"]) == {"ocr"}
     assert usable(False, attributes=[["red"], [], []]) == {"attribute"}
     assert usable(False, relations=[[0, "on", 1]]) == {"relationship"}
