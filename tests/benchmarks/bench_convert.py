@@ -63,13 +63,14 @@ def _annotation(number: int, rng: random.Random, images: int) -> dict[str, Any]:
             "bbox": box, "category_id": rng.randrange(1, 81), "id": number}  # fmt: skip
 
 
-def bench(images: int, annotations: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per form."""
+def bench(images: int, annotations: int, rounds: int, data: Path | None) -> list[dict[str, Any]]:
+    """One row per form, over a file that is made, or that an earlier call has made in the folder ``data``."""
     results: dict[str, list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder, source = Path(name, "images"), Path(name, "coco.json")
-        folder.mkdir()
-        make(source, folder, images, annotations)
+        folder, source = (data or Path(name)) / "images", (data or Path(name)) / "coco.json"
+        if not source.exists():
+            folder.mkdir(parents=True)
+            make(source, folder, images, annotations)
         convert = [*_COMMAND, str(source), "--image-folder", str(folder), "--out", str(Path(name, "out.jsonl"))]
         forms = {
             "json.load": [sys.executable, "-c", f"import json; json.load(open({str(source)!r}))"],
@@ -94,7 +95,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     """Milliseconds of a command, of its processors, and MiB of all its processes together at their peak."""
     peak, done = [0.0], threading.Event()
     before, start = os.times(), time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=os.setpgrp)
 
     def watch() -> None:
         while not done.wait(0.1):
@@ -113,8 +114,8 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     return seconds * 1e3, cpu * 1e3, peak[0]
 
 
-def _mebibytes(session: int) -> float:
-    """Resident memory of a session's processes; pages that they share count for each."""
+def _mebibytes(group: int) -> float:
+    """Resident memory of a group's processes; pages that they share count for each."""
     total = 0
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -122,7 +123,7 @@ def _mebibytes(session: int) -> float:
                 fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
             except OSError:  # it ended
                 continue
-            if int(fields[3]) == session:
+            if int(fields[2]) == group:
                 total += int(fields[21])
     return total * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -131,8 +132,11 @@ def main() -> None:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--annotations", type=int, default=860_001)
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="for the file and its pictures, kept for later calls"
+    )
     options = parser.parse_args()
-    write("convert", bench(options.images, options.annotations, options.rounds), "cpu", options.to)
+    write("convert", bench(options.images, options.annotations, options.rounds, options.data), "cpu", options.to)
 
 
 if __name__ == "__main__":

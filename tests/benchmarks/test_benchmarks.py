@@ -80,6 +80,15 @@ def test_records_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     assert float(rows["json.load"]["cpu_ms"]) > 0
 
 
+@pytest.mark.slow
+def test_convert_is_measured_with_all_its_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.bench_convert", "--rounds", "1", "--images", "300"]
+    subprocess.run([*command, "--annotations", "2000", "--to", str(tmp_path)], check=True, cwd=ROOT)
+    rows = read(tmp_path / "convert.csv")
+    assert [row["form"] for row in rows] == ["json.load", "1 worker", "2 workers", "2 workers, no pictures opened"]
+    assert all(float(row["cpu_ms"]) > 0 for row in rows)
+
+
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver here")
 def test_make_gpu_names_a_missing_driver_before_it_installs_anything(tmp_path: Path) -> None:
     command = ["make", "gpu", f"VENV={tmp_path}/venv"]
