@@ -133,6 +133,17 @@ def test_real_photographs(tmp_path):
     assert validate(tmp_path / "out.jsonl", FIXTURES / "aquarium", check_images=True) == []
 
 
+def test_a_part_of_data_yaml_that_is_absent_is_told_about(tmp_path):
+    files = {"train/images/1.jpg": None, "train/labels/1.txt": ROW}
+    _layout(tmp_path / "a", {**files, "d.yaml": "train: ../train/images\ntest: ../test/images\nnames: [cat]\n"})
+    _, report = converted(tmp_path, "yolo", tmp_path / "a/d.yaml", tmp_path / "a")
+    assert report.counts["records"] == 1
+    (remark,) = report.remarks
+    assert "../test/images is not there; looked for" in remark
+    with pytest.raises(SourceError, match=r"\.\./test/images is not there"):
+        converted(tmp_path, "yolo", tmp_path / "a/d.yaml", tmp_path / "a", settings={"split": "test"})
+
+
 @pytest.mark.skipif("PVIT_EXT_DATA" not in os.environ, reason="PVIT_EXT_DATA names no folder of real data")
 @pytest.mark.parametrize(
     ("source", "counts"),

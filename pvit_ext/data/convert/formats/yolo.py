@@ -74,6 +74,10 @@ class Yolo(DataFormat):
         """Pictures and label files without one."""
         return len(self.folders.listed)
 
+    def remarks(self) -> list[str]:
+        """Which paths of data.yaml are not there."""
+        return [f"yolo: left out: {problem}" for problem in self.folders.absent]
+
     def units(self) -> Iterator[Labelled]:
         """Each picture with its label file."""
         given = self.chosen["names"]

@@ -53,6 +53,7 @@ class Folders:
 
     def __init__(self, source: Path, images: Path, split: str) -> None:
         self.source, self.images, self.split = source, images, split
+        self.absent: list[str] = []
         self.root = source.parent if source.is_file() else source
 
     @cached_property
@@ -130,12 +131,26 @@ class Folders:
         wanted = [values[self.split]] if self.split else [value for value in values.values() if value]
         texts = [str(one) for value in wanted for one in (value if isinstance(value, list) else [value])]
         if texts:
-            return [self._entry(text) for text in dict.fromkeys(texts)]
+            return self._those_there(list(dict.fromkeys(texts)))
         folders = [path for path in sorted(self.root.rglob("images")) if path.is_dir()]
         if folders:
             return [Entry(path, _labels_folder(path) or path) for path in folders]
         labels = self.root / "labels"
         return [Entry(self.images, labels if labels.is_dir() else self.root)]
+
+    def _those_there(self, texts: list[str]) -> list[Entry]:
+        """The entries of paths in data.yaml; of several, some may be absent: parts of a data set come alone."""
+        found: list[Entry] = []
+        problems: list[SourceError] = []
+        for text in texts:
+            try:
+                found.append(self._entry(text))
+            except SourceError as error:
+                problems.append(error)
+        if not found:
+            raise problems[0]
+        self.absent = [str(error) for error in problems]
+        return found
 
     def _entry(self, text: str) -> Entry:
         """The folders of a path in data.yaml.
