@@ -19,7 +19,7 @@ class ImageViews(NamedTuple):
 
     Args:
         base: the only view, or the one of all of the image beside its tiles.
-        tiles: all tiles as one picture; None for an image without.
+        tiles: all tiles as one view; None for an image without.
     """
 
     base: View

@@ -68,8 +68,8 @@ class RegionProcessorMixin:
         given = regions_per_text(texts, regions)
         counts = images_per_text(self, texts, images)
         prepared = []
-        for number, pictures in enumerate(nested(images, counts)):
-            opened = [_open(one) for one in pictures]
+        for number, own in enumerate(nested(images, counts)):
+            opened = [_open(one) for one in own]
             name = f"sample {number}"
             prepared.append(self.pvit_regions.samples(opened, [texts[number]], given[number], name))
         return self.encode(prepared, *args, **kwargs)

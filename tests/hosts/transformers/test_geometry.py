@@ -100,7 +100,7 @@ def test_tiles_that_a_call_changes_are_refused() -> None:
     family = family_of(model.config)
     hidden = model.base_model.get_image_features(batch["pixel_values"], output_hidden_states=True).hidden_states
     views = family.views(processor, batch, [image.size], [1])
-    with pytest.raises(RegionError, match=r"ran on 3 pictures, but the images have 1.*do_pan_and_scan"):
+    with pytest.raises(RegionError, match=r"ran on 3 crops, but the images have 1.*do_pan_and_scan"):
         family.cells(model.base_model, batch, hidden, views, True)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family, any_layer
-from pvit_ext.hosts.transformers.families.tiles import check_pictures, tile_cells
+from pvit_ext.hosts.transformers.families.tiles import check_crops, tile_cells
 from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import View
 
@@ -43,7 +43,7 @@ class InternVL(Family):
         views: Sequence[ImageViews],
         tiled: bool,
     ) -> list[Tensor]:
-        """Row by row, behind a class token in each picture."""
+        """Row by row, behind a class token in each crop."""
         shape, patch, first, found = any_layer(hidden).shape, self.tower_config(inner.config).patch_size, 0, []
         for base, tiles in views:
             columns, rows = (all_of // one for all_of, one in zip((tiles or base).size, base.size, strict=True))
@@ -51,5 +51,5 @@ class InternVL(Family):
             start = first if tiled or not tiles else first + columns * rows
             found.append(tile_cells(start, shape[1], (base.size[0] // patch, base.size[1] // patch), grid))
             first += columns * rows + (tiles is not None)
-        check_pictures(shape[0], first)
+        check_crops(shape[0], first)
         return found

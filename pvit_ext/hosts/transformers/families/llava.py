@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family, any_layer
-from pvit_ext.hosts.transformers.families.tiles import check_pictures, tile_cells
+from pvit_ext.hosts.transformers.families.tiles import check_crops, tile_cells
 from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import tower_view
 
@@ -34,7 +34,7 @@ class Llava(Family):
         tiled: bool,
     ) -> list[Tensor]:
         """Row by row, behind the class token if there is one."""
-        (pictures, per_picture), patch = any_layer(hidden).shape[:2], self.tower_config(inner.config).patch_size
-        check_pictures(pictures, len(views))
+        (crops, per_crop), patch = any_layer(hidden).shape[:2], self.tower_config(inner.config).patch_size
+        check_crops(crops, len(views))
         sizes = [(base.size[0] // patch, base.size[1] // patch) for base, _ in views]
-        return [tile_cells(number, per_picture, size, None) for number, size in enumerate(sizes)]
+        return [tile_cells(number, per_crop, size, None) for number, size in enumerate(sizes)]

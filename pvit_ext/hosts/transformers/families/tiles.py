@@ -21,7 +21,7 @@ class LlavaNext(Family):
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
     ) -> list[ImageViews]:
-        """Base view, and all tiles as one picture."""
+        """Base view, and all tiles as one view."""
         return [self.tiled_views(processor, size) for size in sizes]
 
     def tiled_views(self, processor: Any, size: Size) -> ImageViews:
@@ -50,7 +50,7 @@ class LlavaNext(Family):
         views: Sequence[ImageViews],
         tiled: bool,
     ) -> list[Tensor]:
-        """Row by row of the base view, or of all tiles as one picture; pictures have a class token first, or none."""
+        """Row by row of the base view, or of all tiles as one view; crops have a class token first, or none."""
         shape, patch, first, found = any_layer(hidden).shape, self.tower_config(inner.config).patch_size, 0, []
         for base, tiles in views:
             cells = base.size[0] // patch, base.size[1] // patch
@@ -58,7 +58,7 @@ class LlavaNext(Family):
             shown = grid if tiled else None
             found.append(tile_cells(first + (shown is not None), shape[1], cells, shown))
             first += 1 + (grid[0] * grid[1] if grid else 0)
-        check_pictures(shape[0], first)
+        check_crops(shape[0], first)
         return found
 
 
@@ -80,12 +80,12 @@ class LlavaOnevision(LlavaNext):
         return found
 
     def patch_size(self, processor: Any) -> int:
-        """Its processor knows how many cells a picture has."""
+        """Its processor knows how many cells a crop has."""
         return tile_side(processor.image_processor) // isqrt(processor.num_image_tokens)
 
 
 def tile_side(images: Any) -> int:
-    """Pixels per side of a picture, by an image processor."""
+    """Pixels per side of a crop, by an image processor."""
     size = getattr(images, "crop_size", None) or images.size
     return int(size["height"] if size.get("height") else size["shortest_edge"])
 
@@ -97,7 +97,7 @@ def cells_in_a_row(tiles: View, side: int, seen: int) -> View:
     one is exact in the middle of each tile, and a fifth of a cell off at its edges (384 pixels, 27 cells of 14).
 
     Args:
-        tiles: all tiles as one picture.
+        tiles: all tiles as one view.
         side: pixels per side of a tile.
         seen: pixels per side that have a cell.
     """
@@ -106,29 +106,29 @@ def cells_in_a_row(tiles: View, side: int, seen: int) -> View:
     return tiles.then(View(size, (share, share), (half, half)))
 
 
-def tile_cells(first: int, per_picture: int, cells: Size, grid: Size | None) -> Tensor:
-    """Positions of an image's cells, (rows, columns) int64, in the flattened output of a tower that runs on pictures.
+def tile_cells(first: int, per_crop: int, cells: Size, grid: Size | None) -> Tensor:
+    """Positions of an image's cells, (rows, columns) int64, in the flattened output of a tower that runs on crops.
 
     Args:
-        first: its first picture.
-        per_picture: positions of a picture, of which a class token may be the first.
-        cells: columns and rows of a picture.
-        grid: columns and rows of pictures; None for one.
+        first: its first crop.
+        per_crop: positions of a crop, of which a class token may be the first.
+        cells: columns and rows of a crop.
+        grid: columns and rows of crops; None for one.
     """
     (width, height), (across, down) = cells, grid or (1, 1)
     row, column = torch.arange(down * height)[:, None], torch.arange(across * width)
-    picture = first + row // height * across + column // width  # (rows, columns)
-    return picture * per_picture + per_picture - width * height + row % height * width + column % width
+    crop = first + row // height * across + column // width  # (rows, columns)
+    return crop * per_crop + per_crop - width * height + row % height * width + column % width
 
 
-def check_pictures(found: int, expected: int) -> None:
-    """Refuse pictures that are not those of the views.
+def check_crops(found: int, expected: int) -> None:
+    """Refuse crops that are not those of the views.
 
     Raises:
         RegionError: with both numbers.
     """
     if found != expected:
         raise RegionError(
-            f"the vision tower ran on {found} pictures, but the images have {expected}: set what tiles them (size, "
+            f"the vision tower ran on {found} crops, but the images have {expected}: set what tiles them (size, "
             "image_grid_pinpoints, crop_to_patches, do_pan_and_scan) in the processor's files, not in the call"
         )
