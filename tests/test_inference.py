@@ -169,7 +169,7 @@ def test_criteria_of_the_caller_come_beside_the_templates(tiny: Loaded, calls: l
 
 
 def test_a_generation_config_decides_about_sampling(tiny: Loaded) -> None:
-    own = transformers.GenerationConfig(do_sample=True, num_return_sequences=2, temperature=0.7)
+    own = transformers.GenerationConfig(do_sample=True, num_return_sequences=2, temperature=0.7, bos_token_id=1)
     (answers,) = pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=3, generation_config=own)  # two of greedy are an error
     assert len(answers) == 2
 
