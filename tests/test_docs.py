@@ -90,7 +90,7 @@ def training_flags() -> set[str]:
     module = importlib.import_module("pvit_ext.training.llava.arguments")
     kinds = (module.RegionModelArguments, module.RegionDataArguments, module.RegionTrainingArguments)
     given = {word for path in (ROOT / "recipes").glob("*.sh") for word in re.findall(r"--\w+", path.read_text())}
-    return given | {f"--{item.name}" for kind in kinds for item in fields(kind)} | {"--config", plugins.FLAG}
+    return given | {f"--{item.name}" for kind in kinds for item in fields(kind)} | {"--config", "--host", plugins.FLAG}
 
 
 @cache

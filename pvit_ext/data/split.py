@@ -1,0 +1,126 @@
+"""A training file in parts, such that no photograph is in two of them, nor an augmented copy of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.json_records import JsonRecordError, read_json_records
+from pvit_ext.files import atomic_write
+
+PHOTOGRAPH = r"(.+?)(?:_(?:jpe?g|png|bmp|webp))?\.rf\.\w+\.\w+$"
+"""Roboflow names augmented copies ``NAME_jpg.rf.HASH.jpg``: the group is the photograph they were made of."""
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """The parts of ``train=0.9,val=0.1``.
+
+    Raises:
+        ValueError: for anything that is no list of names with positive shares that add up to 1.
+    """
+    shares: dict[str, float] = {}
+    for word in text.split(","):
+        name, _, value = word.strip().partition("=")
+        if not re.fullmatch(r"\w[\w-]*", name) or name in shares or not re.fullmatch(r"0?\.\d+", value.strip()):
+            raise ValueError(f"--parts takes NAME=SHARE,NAME=SHARE with shares between 0 and 1, got {text!r}")
+        shares[name] = float(value)
+    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) <= 0:
+        raise ValueError(f"the shares of --parts {text!r} add up to {sum(shares.values()):g}, not to 1")
+    return shares
+
+
+def split_file(
+    source: Path, out: Path, shares: Mapping[str, float], seed: int = 0, photograph: str = PHOTOGRAPH
+) -> dict[str, tuple[int, int]]:
+    """Write ``NAME.jsonl`` for each part into a folder; all of them appear, or none.
+
+    Records that share an image, or images of one photograph, stay together. Which part a photograph goes to depends on
+    the seed and the names of images alone, not on the order of records.
+
+    Args:
+        source: a training file.
+        out: folder for the parts.
+        shares: of the records, by name; met up to the size of one group.
+        seed: chooses.
+        photograph: pattern of image names; its first group names the photograph. Another name stands for itself.
+
+    Returns:
+        (records, photographs) of each part.
+
+    Raises:
+        ValueError: for too few photographs, a record that is no JSON, or a pattern without a group.
+        FileExistsError: when a part is there already.
+    """
+    pattern = re.compile(photograph)
+    if pattern.groups < 1:
+        raise ValueError(f"the pattern {photograph!r} has no group (...) that names the photograph")
+    targets = {name: out / f"{name}.jsonl" for name in shares}
+    for target in targets.values():
+        if target.exists():
+            raise FileExistsError(f"{target} is there already: remove it, or name another folder")
+    groups = _joined([_photographs(record, pattern, number) for number, record in enumerate(_records(source))])
+    sizes: dict[Hashable, int] = defaultdict(int)
+    for group in groups:
+        sizes[group] += 1
+    if len(sizes) < len(shares):
+        raise ValueError(f"{source} has records of {len(sizes)} photograph(s), too few for {len(shares)} parts")
+    part_of = _deal(sizes, shares, seed)
+    counts = dict.fromkeys(shares, 0)
+    with ExitStack() as stack:
+        out.mkdir(parents=True, exist_ok=True)
+        files = {
+            name: stack.enter_context(stack.enter_context(atomic_write(target)).open("w", encoding="utf-8"))
+            for name, target in targets.items()
+        }
+        for group, record in zip(groups, _records(source), strict=True):
+            counts[part_of[group]] += 1
+            files[part_of[group]].write(json.dumps(record, ensure_ascii=False) + "\n")
+    return {name: (counts[name], sum(part == name for part in part_of.values())) for name in shares}
+
+
+def _records(source: Path) -> Iterator[Any]:
+    for found in read_json_records(source):
+        if isinstance(found.value, JsonRecordError):
+            raise ValueError(f"{source} line {found.line}: {found.value}")
+        yield found.value
+
+
+def _photographs(record: Any, pattern: re.Pattern[str], number: int) -> list[Hashable]:
+    """Names of the photographs of a record; one without images stands for itself."""
+    images = record.get("image") if isinstance(record, dict) else None
+    names = [images] if isinstance(images, str) else list(images or [])
+    return [found[1] if (found := pattern.match(name)) else name for name in names] or [number]
+
+
+def _joined(keys: Sequence[list[Hashable]]) -> list[Hashable]:
+    """One group for each record: the first of all photographs that records join with its own."""
+    above: dict[Hashable, Hashable] = {}
+
+    def top(key: Hashable) -> Hashable:
+        while above.setdefault(key, key) != key:
+            above[key] = above[above[key]]
+            key = above[key]
+        return key
+
+    for own in keys:
+        for key in own[1:]:
+            above[top(key)] = top(own[0])
+    return [top(own[0]) for own in keys]
+
+
+def _deal(sizes: Mapping[Hashable, int], shares: Mapping[str, float], seed: int) -> dict[Hashable, str]:
+    """Groups to parts, in an order drawn by the seed; each to the part that lacks most of its share."""
+    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    total, given = sum(sizes.values()), dict.fromkeys(shares, 0)
+    part_of: dict[Hashable, str] = {}
+    for group in order:
+        part = max(shares, key=lambda name: (shares[name] * total - given[name]) / shares[name])
+        part_of[group] = part
+        given[part] += sizes[group]
+    return part_of
