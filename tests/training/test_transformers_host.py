@@ -243,6 +243,25 @@ def test_flags_of_llava_are_said_to_be_without_effect(
     assert "--image_aspect_ratio" in caplog.text
 
 
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_trackers_show_answers_and_throughput(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    data = write_records(tmp_path / "data")
+    own = {"stage": "finetune", "lora_enable": True} if lora else {}
+    shown = {"report_to": "tensorboard", "region_eval_data": data, "region_eval_samples": 2}
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "log"))
+    trainer = run(monkeypatch, flags(llava, data, tmp_path / "out", max_steps=2, **shown, **own))
+    (entry, *_) = [entry for entry in trainer.state.log_history if "regions_per_second" in entry]
+    assert entry["samples_per_second"] > 0
+    assert entry["tokens_per_second"] > entry["samples_per_second"]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    assert {"validation/1", "validation/2"} <= set(events.Tags()["images"])
+
+
 def test_records_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     _, processor = with_regions("llava")
     path = write_records(tmp_path)
