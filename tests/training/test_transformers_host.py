@@ -22,7 +22,7 @@ from pvit_ext.hosts.transformers.training import connectors, language_layers
 from pvit_ext.train import main
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
-from tests.hosts.transformers.inputs import ALL_BUT_TWO_SLOW, OSPREY, picture
+from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY, picture
 from tests.hosts.transformers.zoo import ZOO
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -52,7 +52,7 @@ def as_turns(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def with_regions(name: str) -> tuple[Any, Any]:
-    model, processor = ZOO[name]()
+    model, processor = ALL[name]()
     torch.manual_seed(1)
     config = pvit_ext.RegionConfig("osprey", encoder_options=OSPREY, delimiters=True)
     return attach(model, config, processor=processor), processor
@@ -129,7 +129,7 @@ def test_a_batch_of_items_is_the_processors_batch(name: str, tmp_path: Path) -> 
     )  # fmt: skip
     assert set(batch) == {*expected, "labels"}
     for key, value in expected.items():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and key != "labels":  # PaliGemma's own
             torch.testing.assert_close(batch[key], value, rtol=0, atol=0, msg=key)
     for key in ("region_sizes", "region_views"):
         assert batch[key] == expected[key]
@@ -151,8 +151,10 @@ def test_lora_goes_to_the_language_model_alone(name: str) -> None:
     model, _ = with_regions(name)
     pattern = re.compile(language_layers(model))
     chosen = {name for name, _ in model.named_modules() if pattern.fullmatch(name)}
-    assert len(chosen) == 7 * 2  # seven linear layers in each of two blocks
-    assert all("language_model" in name for name in chosen)
+    language = model.model.language_model
+    linear = {id(module) for module in language.modules() if isinstance(module, torch.nn.Linear)}
+    assert len(chosen) >= 6 * 2  # in each of two blocks
+    assert {id(model.get_submodule(name)) for name in chosen} == linear
     assert connectors(model)
 
 

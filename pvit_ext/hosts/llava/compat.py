@@ -229,13 +229,14 @@ def fit_zero3(model: Any) -> None:
         return
     for parameter in model.parameters():
         if not hasattr(parameter, "ds_id") and parameter.is_floating_point():
-            parameter.data = parameter.data.to(model.lm_head.weight.dtype)
+            parameter.data = parameter.data.to(model.get_input_embeddings().weight.dtype)
     import deepspeed.utils
 
-    if not model.get_model().region_encoder.frozen:
+    encoder = model.region_module.region_encoder
+    if not encoder.frozen:
         return  # a leaf that trains is not gathered for its backward pass: sizes 0 and 32 (deepspeed 0.19.8, 2 ranks)
     if hasattr(deepspeed.utils, "set_z3_leaf_modules"):
-        deepspeed.utils.set_z3_leaf_modules(model, [type(model.get_model().region_encoder)])
+        deepspeed.utils.set_z3_leaf_modules(model, [type(encoder)])
     else:
         logger.warning(
             "this DeepSpeed has no leaf modules: ZeRO-3 hangs when ranks see different numbers of image sizes"

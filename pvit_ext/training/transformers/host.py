@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pvit_ext.adapters.lora import add_lora
+from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.loading import attach, load_pretrained_model
 from pvit_ext.hosts.transformers import training as parts_of
 from pvit_ext.hosts.transformers.dataset import RegionCollator, RegionDataset
@@ -98,6 +99,7 @@ class TransformersHost:
         self, args: Arguments, model: Any, processor: Any, data: dict[str, Any]
     ) -> TransformersRegionTrainer:
         """transformers' Trainer, with what every run has."""
+        compat.fit_zero3(model)
         return TransformersRegionTrainer(model=model, tokenizer=processor, args=args.training, **data)
 
     def export(self, trainer: Any) -> None:
