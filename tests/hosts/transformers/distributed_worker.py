@@ -1,6 +1,6 @@
-"""One rank of two: three steps of training, the second rank without a region. Prints losses as JSON.
+"""One rank of two: three steps of training, the second rank without a region. Writes its losses to a file of FOLDER.
 
-    torchrun --nproc_per_node 2 -m tests.hosts.transformers.distributed_worker MODE FAMILY [text]
+    torchrun --nproc_per_node 2 -m tests.hosts.transformers.distributed_worker FOLDER MODE FAMILY [text]
 
 MODE is ddp, zero2 or zero3; with ``text`` the second rank has no image either.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def train_zero(model: Any, batch: dict[str, Any], stage: int) -> list[float]:
     return losses
 
 
-def main(mode: str, family: str, *more: str) -> None:
+def main(folder: str, mode: str, family: str, *more: str) -> None:
     rank = int(os.environ["RANK"])
     if mode == "ddp":
         dist.init_process_group("gloo")
@@ -93,7 +94,7 @@ def main(mode: str, family: str, *more: str) -> None:
         parameter.requires_grad_(name.startswith("language_model."))
     batches = [batch_of(number, model, processor, "text" in more) for number in (0, 1)]
     losses = train_ddp(model, batches, rank) if mode == "ddp" else train_zero(model, batches[rank], int(mode[-1]))
-    print("LOSSES", json.dumps({"rank": rank, "losses": losses}), flush=True)
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(losses))
     dist.barrier()
     dist.destroy_process_group()
 
