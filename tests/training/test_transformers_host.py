@@ -14,11 +14,12 @@ from PIL import Image
 
 import pvit_ext
 from pvit_ext import Query, Region
+from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.hosts.transformers.dataset import IGNORE_INDEX, RegionCollator, RegionDataset
-from pvit_ext.hosts.transformers.training import connectors, language_layers
+from pvit_ext.hosts.transformers.training import connectors
 from pvit_ext.train import main
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
@@ -149,7 +150,7 @@ def test_lora_goes_to_the_language_model_alone(name: str) -> None:
     import re
 
     model, _ = with_regions(name)
-    pattern = re.compile(language_layers(model))
+    pattern = re.compile(find_all_linear_names(model))
     chosen = {name for name, _ in model.named_modules() if pattern.fullmatch(name)}
     language = model.model.language_model
     linear = {id(module) for module in language.modules() if isinstance(module, torch.nn.Linear)}

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
@@ -74,7 +75,7 @@ class TransformersChat:
             with reading(prompt.name):
                 images.append(query.load_images())
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
-        if self._begins_with_bos(prompts[0].texts[0]):
+        if begins_with_bos(self.tokenizer, prompts[0].texts[0]):
             options["add_special_tokens"] = False
         if self.regions is None:
             given = images if any(images) else None
@@ -103,15 +104,11 @@ class TransformersChat:
             raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
         if not given:
             questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
-        messages = [] if self.system is None else [_turn("system", self.system)]
+        messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
-            messages.append(_turn("user", question))
-            messages += [] if answer is None else [_turn("assistant", answer)]
+            messages.append(message("user", question))
+            messages += [] if answer is None else [message("assistant", answer)]
         return messages
-
-    def _begins_with_bos(self, text: str) -> bool:
-        """Templates that write it themselves: the tokenizer would add another, as transformers' own code knows."""
-        return self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
 
     def _check_length(self, mask: Tensor, prompts: Sequence[RegionPrompt]) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -127,11 +124,3 @@ class TransformersChat:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
-
-
-def _turn(role: str, text: str) -> dict[str, Any]:
-    content: list[dict[str, str]] = []
-    for number, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
-        content += [{"type": "image"}] if number else []
-        content += [{"type": "text", "text": part}] if part else []
-    return {"role": role, "content": content}

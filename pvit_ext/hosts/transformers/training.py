@@ -1,8 +1,7 @@
-"""A model of transformers to train: which of its parts learn, and where LoRA goes."""
+"""A model of transformers to train: which of its parts learn."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import nn
@@ -32,13 +31,3 @@ def freeze(model: Any, with_language_model: bool, with_connectors: bool) -> None
     family_of(model.config).tower(model.base_model).requires_grad_(False)
     for module in connectors(model):
         module.requires_grad_(not with_connectors)
-
-
-def language_layers(model: Any) -> str:
-    """A pattern for exactly the linear layers of the language model's blocks; peft matches whole names against it."""
-    inside = model.base_model.language_model
-    of_language = {id(module) for module in inside.modules()}
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in of_language
-    ]
-    return "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names}))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvit_ext.adapters.lora import add_lora
+from pvit_ext.adapters.lora import add_lora, find_all_linear_names
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.loading import attach, load_pretrained_model
 from pvit_ext.hosts.transformers import training as parts_of
@@ -72,7 +72,7 @@ class TransformersHost:
             load_region_modules(model, folder)
 
     def _add_lora(self, model: Any, args: Arguments) -> Any:
-        wrapped = add_lora(model, parts_of.language_layers(model), args.training)
+        wrapped = add_lora(model, find_all_linear_names(model), args.training)
         for module in parts_of.connectors(model):
             module.requires_grad_(not args.model.freeze_mm_mlp_adapter)
         return wrapped
