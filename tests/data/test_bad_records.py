@@ -24,7 +24,13 @@ from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
 from tests import samples  # noqa: F401  registers test_boxes
 from tests.data.test_records import record, write
-from tests.training.test_train import RegionDataArguments, flags, llava_conversation, llava_train, make_dataset, run
+from tests.training.records import make_dataset
+from tests.training.runs import flags, run
+
+from llava import conversation as llava_conversation  # isort: skip
+from llava.train import train as llava_train  # isort: skip
+
+from pvit_ext.training.llava.arguments import RegionDataArguments  # isort: skip
 
 
 def bad(number: int) -> BadRecord:

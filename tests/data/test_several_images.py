@@ -15,7 +15,10 @@ from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX
 from pvit_ext.tokens.processor import RegionProcessor
 from tests.data.test_records import asked, record
-from tests.training.test_train import llava_conversation, llava_train, make_dataset
+from tests.training.records import make_dataset
+
+from llava import conversation as llava_conversation  # isort: skip
+from llava.train import train as llava_train  # isort: skip
 
 
 @pytest.fixture

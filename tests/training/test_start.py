@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import pvit_ext
+from pvit_ext.train import main
+from pvit_ext.training import trainer as region_trainer
 from pvit_ext.training.start import MERGED, start_from_whole
 from tests.checkpoints import load
 from tests.hosts.llava.test_checkpoint_kinds import change, plain_logits, stock_lora
-from tests.training.test_train import data, flags, images, main, region_trainer, run, stage1  # noqa: F401
+from tests.training.runs import flags, run
 
 LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True, "lora_r": 4}
 
@@ -50,7 +52,7 @@ def logits_of(model: Any, batch: Any) -> torch.Tensor:
 
 def test_a_second_lora_round_continues_from_the_first(
     llava_checkpoint: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
@@ -75,7 +77,7 @@ def test_a_second_lora_round_continues_from_the_first(
     assert not torch.allclose(loaded, expected, atol=1e-3)
 
 
-def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path) -> None:
     arguments = start_from_whole(flags(stage1, data, tmp_path / "out"))
     assert value(arguments, "--model_name_or_path") == str(llava_checkpoint)
     assert value(arguments, "--region_modules") == str(stage1)
@@ -83,7 +85,7 @@ def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Pat
         start_from_whole(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
 
 
-def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
     folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
     command = flags(folder, data, tmp_path / "out")
     merged = value(start_from_whole(command), "--model_name_or_path")
@@ -97,7 +99,7 @@ def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path)
         start_from_whole(flags(other, data, tmp_path / "out"))
 
 
-def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
     """It names no base, so it cannot be told from an incomplete checkpoint."""
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "config.json").write_text((llava_checkpoint / "config.json").read_text())
@@ -108,7 +110,7 @@ def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) 
 
 def test_relative_names_are_stored_absolute(
     llava_checkpoint: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,7 +127,7 @@ def test_relative_names_are_stored_absolute(
 
 def test_a_released_checkpoint_trains(
     llava_checkpoint: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -139,7 +141,7 @@ def test_a_released_checkpoint_trains(
 
 def test_checkpoints_of_a_run_load_to_the_original_ids(
     llava_checkpoint: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -158,7 +160,7 @@ def test_checkpoints_of_a_run_load_to_the_original_ids(
 
 def test_llavas_own_first_stage_leaves_no_regions(
     llava_checkpoint: Path,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

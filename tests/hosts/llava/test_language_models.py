@@ -28,7 +28,8 @@ from llava import conversation as llava_conversation  # noqa: E402
 from pvit_ext.hosts.llava.chatml import preprocess_mpt  # noqa: E402
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token  # noqa: E402
 from pvit_ext.training.llava.arguments import RegionModelArguments  # noqa: E402
-from tests.training.test_train import flags, record, run  # noqa: E402
+from tests.training.records import record  # noqa: E402
+from tests.training.runs import flags, run  # noqa: E402
 
 FAMILIES = {"llama": "v1", "mistral": "mistral_instruct", "mpt": "mpt"}
 ANYRES = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]}

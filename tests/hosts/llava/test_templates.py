@@ -28,7 +28,8 @@ from llava.train import train as llava_train  # noqa: E402
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, patched  # noqa: E402
 from pvit_ext.hosts.llava.template_check import check_template, follow_checkpoint  # noqa: E402
 from pvit_ext.training.llava.patched_tree import TRAIN_POINTS  # noqa: E402
-from tests.training.test_train import flags, record, run  # noqa: E402
+from tests.training.records import record  # noqa: E402
+from tests.training.runs import flags, run  # noqa: E402
 
 TEMPLATES = llava_conversation.conv_templates
 CHATML = "<|im_start|>user\n<image>\nWhat is in it?<|im_end|><|im_start|>assistant\na cat<|im_end|>"

@@ -1,0 +1,52 @@
+"""Words of the command line and of a YAML file, and what follows from the checkpoint that they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pvit_ext.training.arguments import expand_command_line
+from pvit_ext.training.llava.arguments import RegionModelArguments
+from tests.tiny import TINY_REGIONCLIP
+from tests.training.runs import flags, run
+
+
+def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
+    options = json.dumps(TINY_REGIONCLIP)
+    same = RegionModelArguments(region_modules=str(stage1), region_encoder="regionclip", region_encoder_options=options)
+    assert same.region_config(None).encoder == "regionclip"
+    other = RegionModelArguments(region_modules=str(stage1), region_encoder="osprey", region_delimiters=False)
+    with pytest.raises(ValueError, match=r"osprey.*delimiters"):
+        other.region_config(None)
+
+
+def test_vision_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path) -> None:
+    own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
+    assert own.vision_tower == str(llava_checkpoint / "tower")
+    assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower="x").vision_tower == "x"
+
+
+def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 0.1\nregion_weights: null\nregion_encoder_options: {width: 8}\n")
+    words = expand_command_line(["--config", str(path), "--learning_rate", "0.2"])
+    assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
+
+
+def test_yaml_values_of_every_type(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "save_strategy: no\nlearning_rate: 1e-3\nbf16: true\nreport_to: [wandb, tensorboard]\n"
+        "image_grid_pinpoints: [[336, 672]]\nrun_name: région\n",
+        encoding="utf-8",
+    )
+    expected = "--save_strategy no --learning_rate 1e-3 --bf16 true --report_to wandb tensorboard".split()
+    expected += ["--image_grid_pinpoints", "[[336, 672]]", "--run_name", "région"]
+    assert expand_command_line(["--config", str(path)]) == expected
+
+
+def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="align, finetune"):
+        run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="three"))
