@@ -52,7 +52,7 @@ test-pinned:
 # Beside $(VENV), whose other packages stay: what breaks then is transformers' doing. NEWEST='transformers==5.24.0' names one.
 NEWEST ?= transformers
 NEWEST_DIR ?= .venv-newest
-NEWEST_TESTS ?= tests/hosts tests/training tests/test_inference.py
+NEWEST_TESTS ?= tests/hosts tests/training tests/inference
 
 test-newest: install
 	rm -rf $(NEWEST_DIR)

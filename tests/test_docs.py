@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import configparser
 import importlib
 import importlib.util
 import json
@@ -266,19 +265,6 @@ def test_readme_is_short_and_names_the_two_commands() -> None:
     assert ["make", "quickstart"] in commands("README.md")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/encoders.md"])
-def test_every_encoder_has_a_row(page: str) -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", text_of(page), re.MULTILINE)
-    names = metadata()["options.entry_points"]["pvit_ext.region_encoders"].split("\n")
-    assert sorted(rows) == sorted(line.partition(" =")[0] for line in names if line)
-
-
-def metadata() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg")
-    return parser
-
-
 def test_site_is_built_strictly() -> None:
     """With --quiet mkdocs does not count its warnings, and --strict lets them pass."""
     (line,) = [line for line in text_of("Makefile").splitlines() if "mkdocs build" in line]
@@ -291,11 +277,3 @@ def test_site_holds_every_page() -> None:
     own = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("**/*.md")]
     assert set(own) <= set(named)
     assert len(named) == len(set(named))
-
-
-def test_citation_and_hooks() -> None:
-    citation = yaml.safe_load(text_of("CITATION.cff"))
-    assert str(citation["version"]) == metadata()["metadata"]["version"]
-    assert "2308.13437" in citation["preferred-citation"]["url"]
-    (repository,) = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
-    assert {hook["id"] for hook in repository["hooks"]} == {"ruff", "ruff-format", "mypy", "imports"}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LISTED = (
     "tests/hosts/llava/test_stacks.py",
     "tests/tokens/test_prompt.py",
-    "tests/test_inference.py",
+    "tests/inference/test_ask.py",
     "tests/training/test_train.py",
     "tests/training/test_recipes.py",
 )
@@ -42,7 +42,7 @@ def test_the_list_of_this_repository_is_complete(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "named"),
-    [("tests/hosts/llava/test_stacks.py", "tests/hosts/llava"), ("tests/test_inference.py", "tests/test_inference.py")],
+    [("tests/hosts/llava/test_stacks.py", "tests/hosts/llava"), ("tests/inference/test_ask.py", "tests/inference")],
 )
 def test_a_missing_file_or_an_empty_folder_is_named(missing: str, named: str, tmp_path: Path) -> None:
     present = [name for name in LISTED if name != missing]

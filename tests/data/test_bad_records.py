@@ -23,7 +23,7 @@ from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
 from tests import samples  # noqa: F401  registers test_boxes
-from tests.data.test_records import record, write
+from tests.data.records import record, write
 from tests.training.records import make_dataset
 from tests.training.runs import flags, run
 

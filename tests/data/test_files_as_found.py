@@ -13,7 +13,7 @@ from PIL import Image
 
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.records import RecordError, load_records, validate
-from tests.data.test_records import asked, record, write
+from tests.data.records import asked, record, write
 
 
 @pytest.fixture

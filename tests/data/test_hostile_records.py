@@ -15,7 +15,7 @@ from PIL import Image
 from pvit_ext.data.records import RecordError, load_records, validate
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.regions.region import RegionError
-from tests.data.test_records import asked, record, write
+from tests.data.records import asked, record, write
 
 
 @pytest.fixture
@@ -196,11 +196,16 @@ def test_problems_come_by_line(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def item(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A function: conversations -> the training item, or the error of the record."""
-    train = pytest.importorskip("tests.training.test_train")
+    pytest.importorskip("llava")
+    from tests.training.records import make_dataset
+
+    from llava import conversation  # isort: skip
+    from llava.train import train as llava_train  # isort: skip
+
     folder = tmp_path_factory.mktemp("items")
     Image.new("RGB", (40, 20)).save(folder / "a.png")
     path = write(folder, [record()])
-    dataset = train.make_dataset(llava_checkpoint, path)
+    dataset = make_dataset(llava_checkpoint, path)
 
     def make(conversations: Any, regions: Any) -> Any:
         write(folder, [record(conversations=conversations, regions=regions)])
@@ -208,9 +213,8 @@ def item(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> An
         return dataset[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        conversation = train.llava_conversation
         patch.setattr(conversation, "default_conversation", conversation.conv_templates["v1"])
-        patch.setattr(train.llava_train, "tokenizer_image_token", tokenizer_region_token)
+        patch.setattr(llava_train, "tokenizer_image_token", tokenizer_region_token)
         yield make
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pvit_ext.data import index
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import RecordError, count_regions, load_records
-from tests.data.test_records import record, write
+from tests.data.records import record, write
 
 
 @pytest.fixture

@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError, load_records, validate
-from pvit_ext.regions.region import Region, RegionError
-
-
-def record(number: int = 0, **changes: Any) -> dict[str, Any]:
-    turns = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}]
-    made = {"id": str(number), "image": "a.png", "conversations": turns, "regions": [[1, 2, 30, 15]]} | changes
-    return {key: value for key, value in made.items() if value is not None}
-
-
-def asked(text: str, answer: str = "A dog.") -> list[dict[str, str]]:
-    return [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    return tmp_path
-
-
-def write(folder: Path, content: Any, name: str = "train.json") -> Path:
-    text = content if isinstance(content, str) else json.dumps(content, indent=1)
-    (folder / name).write_text(text, encoding="utf-8")
-    return folder / name
-
-
-def problem(folder: Path, **changes: Any) -> str:
-    path = write(folder, [record(**changes)])
-    problems = validate(path, folder)
-    assert len(problems) == 1
-    with pytest.raises(RecordError) as raised:
-        load_records(path, folder)
-    assert raised.value.problems == problems
-    assert str(raised.value) == problems[0]
-    return problems[0]
-
-
-# What is read
-
-
-def corners(regions: list[Region]) -> list[Any]:
-    return [(region.kind, region.normalized, region.points) for region in regions]
+from tests.data.records import asked, corners, pixels, problem, record, run_lengths, write
 
 
 def test_round_trip_of_every_form(folder: Path) -> None:
@@ -127,50 +85,6 @@ def test_a_plain_llava_record_is_left_as_it_is(folder: Path) -> None:
     read = load_records(write(folder, [row, text_only]), folder)
     assert [r.data for r in read] == [row, text_only]
     assert [r.regions for r in read] == [[], []]
-
-
-# Masks
-
-
-def pixels() -> np.ndarray:
-    mask = np.zeros((20, 40), bool)
-    mask[3:7, 10:30], mask[0, 0] = True, True
-    return mask
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's encoder, written from its definition: columns first, background first."""
-    flat, counts, value = mask.T.ravel().tolist(), [], False
-    while flat:
-        length = next((i for i, item in enumerate(flat) if item != value), len(flat))
-        counts.append(length)
-        flat, value = flat[length:], not value
-    return {"size": list(mask.shape), "counts": counts}
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_mask_files(folder: Path, mode: str) -> None:
-    (folder / "masks").mkdir()
-    Image.fromarray(pixels().astype(np.uint8) * 255).convert(mode).save(folder / "masks" / "m.png")
-    read = load_records(write(folder, [record(regions=[{"mask": "masks/m.png"}])]), folder)[0]
-    assert np.array_equal(read.regions[0].to_mask((40, 20)), pixels())
-
-
-def test_mask_run_lengths(folder: Path) -> None:
-    read = load_records(write(folder, [record(regions=[{"mask": run_lengths(pixels())}])]), folder)[0]
-    assert np.array_equal(read.regions[0].to_mask((40, 20)), pixels())
-
-
-def test_unreadable_masks_name_the_record(folder: Path) -> None:
-    (folder / "m.png").write_bytes(b"\x89PNG")
-    Image.new("RGB", (40, 20)).save(folder / "rgb.png")
-    for name, reason in (("m.png", "cannot read"), ("rgb.png", "3 channels")):
-        path = write(folder, [record(regions=[{"mask": name}])])
-        with pytest.raises(RegionError, match=rf"^train.json line 2 \(id '0'\): .*{reason}"):
-            _ = load_records(path, folder)[0].regions
-        assert len(validate(path, folder, check_images=True)) == 1
-    with pytest.raises(RegionError, match="give the image folder"):
-        _ = load_records(path)[0].regions
 
 
 # What is refused
@@ -279,47 +193,6 @@ def test_ambiguous_json_is_refused_and_reading_goes_on(folder: Path, bad: str, r
         assert reason in problems[0]
 
 
-HOSTILE = {
-    "": "holds no record", " \n ": "holds no record", "[]": "holds no record", "[": "not valid JSON",
-    '[{"id": 1}': "neither ',' nor ']'", "[{},]": "not valid JSON", "[{}] x": "more text after the array",
-    '{"a": 1} {"b": 2}': "more text after the record", "[" * 100_000: "JSON", "{" * 100_000: "JSON",
-    "[" + "9" * 5000 + "]": "JSON", "{'id': 1}": "not valid JSON", "[1 2]": "neither",
-    '{"a": "line\nbreak"}': "not valid JSON", "[] x": "more text", "null": "a record is a JSON object",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:12]))
-def test_hostile_files(folder: Path, text: str) -> None:
-    problems = validate(write(folder, text))
-    assert any(HOSTILE[text] in found for found in problems)
-    assert all(found.startswith("train.json line ") and len(found) < 400 for found in problems)
-
-
-def test_deeply_nested_fields_inside_a_record(folder: Path) -> None:
-    path = write(folder, json.dumps(record()) + "\n" + '{"a":' + "[" * 100_000 + "\n" + json.dumps(record()), "t.jsonl")
-    assert [found.split(":")[0] for found in validate(path, folder)] == ["t.jsonl line 2"]
-
-
-def test_bytes_that_are_not_text(folder: Path) -> None:
-    (folder / "train.json").write_bytes(b'[{"id": "\xff"}]')
-    assert "not UTF-8" in validate(folder / "train.json")[0]
-
-
-KEYS = st.sampled_from(["image", "conversations", "regions", "from", "value", "box", "mask"])
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(anything)
-@settings(max_examples=150, deadline=None, derandomize=True)
-def test_any_json_is_read_or_reported(tmp_path_factory: Any, value: Any) -> None:
-    path = write(tmp_path_factory.mktemp("any"), json.dumps([value]))
-    assert validate(path)
-
-
 def test_all_bad_records_are_listed(folder: Path) -> None:
     rows = [record(number, image="none.png" if number % 2 else "a.png") for number in range(60)]
     path = write(folder, "\n".join(map(json.dumps, rows)))
@@ -370,15 +243,3 @@ def test_real_instructions_as_a_data_file(tmp_path: Path) -> None:
     path = write(tmp_path, made)
     assert validate(path, folder / "images", check_images=True) == []
     assert sum(len(r.regions) for r in load_records(path, folder / "images")) == 142
-
-
-def test_run_lengths_take_four_bytes_each(folder: Path) -> None:
-    """Every rank and, as reference counts are written, every data worker holds all of them."""
-    mask = {"size": [1000, 1000], "counts": [1000] * 1000}
-    path = write(folder, "\n".join([json.dumps(record(regions=[{"mask": mask}]))] * 100), "t.jsonl")
-    tracemalloc.start()
-    records = load_records(path)
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(records) == 100
-    assert held < 100 * (1000 * 4 + 3000)

@@ -14,7 +14,7 @@ from pvit_ext.data.records import RecordError
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX
 from pvit_ext.tokens.processor import RegionProcessor
-from tests.data.test_records import asked, record
+from tests.data.records import asked, record
 from tests.training.records import make_dataset
 
 from llava import conversation as llava_conversation  # isort: skip

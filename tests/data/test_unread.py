@@ -10,7 +10,7 @@ from PIL import Image
 
 from pvit_ext import cli
 from pvit_ext.data.records import count_regions, validate
-from tests.data.test_records import asked, problem, record, write
+from tests.data.records import asked, problem, record, write
 
 
 @pytest.fixture

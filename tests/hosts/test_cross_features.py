@@ -14,7 +14,7 @@ import pvit_ext
 from pvit_ext import RegionConfig
 from tests.hosts.transformers.inputs import region_batch
 from tests.hosts.transformers.zoo import ZOO
-from tests.ops.test_attention import names_run
+from tests.ops.attention_sets import names_run
 from tests.ops.test_cross_layers import batch as llava_batch
 
 CONFIG = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 32}, cross_layers=1)

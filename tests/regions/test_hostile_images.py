@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from pvit_ext.data.records import validate
 from pvit_ext.regions.image import MAX_ASPECT, MAX_SIDE, ImageError, image_size, load_image
-from tests.data.test_records import record, write
+from tests.data.records import record, write
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 31, 3), np.uint8)
 PHOTO = Image.fromarray(PIXELS)

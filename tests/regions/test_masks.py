@@ -17,7 +17,7 @@ from pvit_ext.data.records import load_records, validate
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion
 from pvit_ext.regions.run_lengths import decompress, parse_run_lengths
-from tests.data.test_records import record, write
+from tests.data.records import record, write
 
 SIZE = (40, 20)
 

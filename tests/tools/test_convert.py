@@ -20,7 +20,7 @@ from tests.checkpoints import OPTIONS, config, load, relayout
 from tests.goldens import rules
 from tests.goldens.shapes import header, ruled_state_dict
 from tests.tiny import build_tokenizer
-from tests.tools.test_swap import refused
+from tests.tools.swapping import refused
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN = "g6b_pvit_path"

@@ -18,7 +18,7 @@ from pvit_ext.hosts.llava import classes, compat
 from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation
 from pvit_ext.hosts.llava.image_layout import ImageLayout
-from tests.test_inference import MIXED, new, recompute
+from tests.inference.queries import MIXED, new, recompute
 from tests.tiny import build_llava
 
 compat.prepare_training()
