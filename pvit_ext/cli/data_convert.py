@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.cli.options import name_values
+
 
 def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         source=args.source,
         image_folder=args.image_folder,
         out=args.out,
-        settings=_settings(args.set),
+        settings=name_values(args.set),
         seed=args.seed,
         turns=args.turns,
         boxes=args.boxes,
@@ -70,13 +72,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{args.out}\n{convert(job)}")
     return 0
-
-
-def _settings(words: list[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
-        raise ValueError(f"--set takes NAME=VALUE, got {wrong[0]!r}")
-    return {name: value for name, _, value in pairs}
 
 
 def _formats() -> str:

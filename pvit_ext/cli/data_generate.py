@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import json_object, require_extra
+from pvit_ext.cli.options import count, json_object, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.data.generate.session import Settings
@@ -26,9 +26,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the records, JSON Lines")
     parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
     parser.add_argument("--turns", type=_turns, metavar="N or N-M", help="of a dialogue, default 1, or 3-5 multi-turn")
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=count, metavar="N", help="only the first N images")
     parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="records of FILE to pass over")
-    parser.add_argument("--sample", type=_count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
+    parser.add_argument("--sample", type=count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
     parser.add_argument("--estimate", action="store_true", help="print what it will take, and stop")
     parser.add_argument("--ledger", metavar="FILE", help="of all calls, default OUT.ledger.jsonl")
     parser.add_argument("--skip-failed", action="store_true", help="write OUT without jobs whose calls had no reply")
@@ -44,11 +44,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1, default OpenAI's")
     group.add_argument("--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable")
     group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
-    group.add_argument("--image-side", type=_count, default=1024, metavar="PIXELS", help="longer side when sent")
+    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side when sent")
     group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
     group.add_argument("--temperature", type=float, help="default the endpoint's own")
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--max-tokens", type=_count, default=1500, metavar="N", help="of a reply")
+    group.add_argument("--max-tokens", type=count, default=1500, metavar="N", help="of a reply")
     group.add_argument(
         "--max-tokens-name", choices=("max_tokens", "max_completion_tokens"), help="default by --base-url"
     )
@@ -57,14 +57,14 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument("--concurrency", type=_count, default=8, metavar="N", help="calls at a time")
+    group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time")
     group.add_argument("--requests-per-minute", type=_positive, metavar="N")
     group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
     group.add_argument("--price-in", type=_positive, metavar="P", help="of a million tokens of prompts")
     group.add_argument("--price-out", type=_positive, metavar="P", help="of a million tokens of replies")
     group.add_argument("--max-cost", type=_positive, metavar="C", help="over all runs of the ledger")
     group.add_argument("--timeout", type=_positive, default=120.0, metavar="S", help="of one try")
-    group.add_argument("--tries", type=_count, default=6, metavar="N", help="of one call")
+    group.add_argument("--tries", type=count, default=6, metavar="N", help="of one call")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,12 +143,6 @@ def _turns(text: str) -> tuple[int, int]:
     if not 1 <= turns[0] <= turns[1] <= 20:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of turns such as 1 or 3-5, at most 20")
     return turns
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def _positive(text: str) -> float:

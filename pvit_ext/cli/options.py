@@ -25,6 +25,25 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number from 1 on as the type of an option."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def name_values(words: Sequence[str]) -> dict[str, str]:
+    """What ``--set NAME=VALUE`` gave, however often.
+
+    Raises:
+        ValueError: for a word of another form.
+    """
+    pairs = [word.partition("=") for word in words]
+    if wrong := [word for word, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)]:
+        raise ValueError(f"--set takes NAME=VALUE, got {wrong[0]!r}")
+    return {name: value for name, _, value in pairs}
+
+
 def add_region_options(
     parser: argparse.ArgumentParser, names: Sequence[str] | None = None, required: Sequence[str] = ()
 ) -> None:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, doctor, merge, recipes, swap
+from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, doctor, eval, merge, recipes, swap
 from pvit_ext.plugins import FLAG, take_plugins
 
-COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, recipes, doctor, compare)
+COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, eval, recipes, doctor, compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MODULE",
         help="import a module that registers encoders or vision towers; anywhere on the line, also more than once",
     )
+    parser.add_argument(
+        "--local_rank", help=argparse.SUPPRESS
+    )  # deepspeed's launcher writes it; it sets LOCAL_RANK too
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

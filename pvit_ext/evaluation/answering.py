@@ -1,0 +1,102 @@
+"""Answers of a checkpoint: batched, greedy, spread over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvit_ext.evaluation.arms import Arm, Shown
+from pvit_ext.evaluation.ranks import Ranks
+from pvit_ext.evaluation.sample import Prediction, Sample
+from pvit_ext.evaluation.task import Task
+from pvit_ext.hosts.loading import load_pretrained_model
+from pvit_ext.inference import ask
+from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.query import Query
+
+Keep = Callable[[Sequence[tuple[str, Prediction]]], None]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A checkpoint, and how it is asked.
+
+    Args:
+        path: folder or hub id.
+        base: checkpoint under it, in place of the one that it names.
+        batch_size: questions per ``generate``.
+        max_new_tokens: of an answer.
+        conv_version, system: see :func:`~pvit_ext.ask`.
+        device, dtype: see :func:`~pvit_ext.load_pretrained_model`.
+    """
+
+    path: str
+    base: str | None = None
+    batch_size: int = 8
+    max_new_tokens: int = 32
+    conv_version: str | None = None
+    system: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+def show(task: Task, sample: Sample, arm: Arm) -> Shown:
+    """A sample as an arm shows it.
+
+    Raises:
+        RegionError: naming the sample.
+    """
+    query = Query(list(sample.images), task.prompt(sample), sample.regions(), sample.history)
+    return arm.show(query, sample.name)
+
+
+def answer_all(
+    task: Task, samples: Sequence[Sample], arm: Arm, options: ModelOptions, ranks: Ranks, keep: Keep
+) -> None:
+    """Ask this rank's share of the questions; nothing is loaded where there are none.
+
+    Args:
+        task: that asks.
+        samples: without an answer, the same on all ranks.
+        arm: that shows them.
+        options: of the model.
+        ranks: that share them.
+        keep: called with the answers of each batch.
+
+    Raises:
+        RegionError: naming the sample that cannot be asked.
+    """
+    size = options.batch_size
+    batches = [samples[start : start + size] for start in range(0, len(samples), size)][ranks.rank :: ranks.world]
+    if not batches:
+        return
+    from tqdm import tqdm
+
+    device = ranks.device(options.device)
+    loaded = load_pretrained_model(options.path, base=options.base, device=device, dtype=options.dtype)
+    with tqdm(total=sum(map(len, batches)), desc=_name(ranks), unit="sample", disable=ranks.rank > 0) as bar:
+        for batch in batches:
+            keep(_answers(task, batch, arm, options, loaded))
+            bar.update(len(batch))
+
+
+def _answers(
+    task: Task, batch: Sequence[Sample], arm: Arm, options: ModelOptions, loaded: tuple[Any, Any, Any, int]
+) -> list[tuple[str, Prediction]]:
+    tokenizer, model, processor, _ = loaded
+    shown = [show(task, sample, arm) for sample in batch]
+    try:
+        answers = ask(
+            model, tokenizer, processor, [one.query for one in shown], options.max_new_tokens, len(batch),
+            options.conv_version, options.system,
+        )  # fmt: skip
+    except RegionError as error:
+        names = ", ".join(sample.name for sample in batch)
+        raise RegionError(f"{error} (query 0 and the following are: {names})") from error
+    found = zip(batch, shown, answers, strict=True)
+    return [(sample.id, Prediction(answer, one.areas)) for sample, one, answer in found]
+
+
+def _name(ranks: Ranks) -> str:
+    return "asking" if ranks.world == 1 else f"asking (rank 0 of {ranks.world})"

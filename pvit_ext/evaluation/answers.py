@@ -1,0 +1,57 @@
+"""Short answers as classes: what is taken off a text, and which class it names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_ARTICLE = re.compile(r"^(?:a|an|the)\s+")
+_EDGES = " \t\r\n.,;:!?\"'`*()[]"
+_WORDS = re.compile(r"\w+(?:[-'\u2019]\w+)*")
+
+
+def normalise(text: str) -> str:
+    """A short answer without what does not change its meaning.
+
+    Unicode NFKC, lower case, ``_`` as a blank, one blank between words, no punctuation or quotes around it, and no
+    article before it.
+
+    Args:
+        text: an answer or a name.
+    """
+    text = " ".join(unicodedata.normalize("NFKC", text).lower().replace("_", " ").split()).strip(_EDGES)
+    return _ARTICLE.sub("", text).strip(_EDGES)
+
+
+def whole_answer(answer: str, classes: Iterable[str]) -> str | None:
+    """The class that the whole answer names, or None.
+
+    Args:
+        answer: as the model gave it.
+        classes: normalised.
+    """
+    said = normalise(answer)
+    return said if said in set(classes) else None
+
+
+def only_name_within(answer: str, classes: Sequence[str]) -> str | None:
+    """The one class that occurs in the answer as whole words; None for no class, or for several.
+
+    A longer name is looked for first, and its words are used up: "white rook" is no "rook".
+
+    Args:
+        answer: as the model gave it.
+        classes: normalised.
+    """
+    words = _WORDS.findall(normalise(answer))
+    found: set[str] = set()
+    for name in sorted(set(classes), key=lambda one: (-len(_WORDS.findall(one)), one)):
+        parts = _WORDS.findall(name)
+        start = 0
+        while parts and start + len(parts) <= len(words):
+            if words[start : start + len(parts)] == parts:
+                found.add(name)
+                words[start : start + len(parts)] = [""]
+            start += 1
+    return found.pop() if len(found) == 1 else None

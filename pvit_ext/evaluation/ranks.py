@@ -1,0 +1,57 @@
+"""Several processes on one evaluation, as a launcher starts them; they share nothing but files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+_PATIENCE = timedelta(days=7)
+"""The first rank that is done waits for the last one."""
+
+
+class Ranks(NamedTuple):
+    """This process among all.
+
+    Args:
+        rank: 0 up to ``world``.
+        world: how many there are.
+        local: of the processes of this machine, which one this is.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def device(self, asked: str | None) -> str | None:
+        """The device of this process: what was asked for, else a CUDA device of its own where there are any."""
+        if asked is None and self.world > 1 and torch.cuda.is_available():
+            return f"cuda:{self.local % torch.cuda.device_count()}"
+        return asked
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """The processes that torchrun or deepspeed has started, which talk by gloo while the block runs; else one."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        yield Ranks()
+        return
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    finally:
+        if ours:
+            dist.destroy_process_group()

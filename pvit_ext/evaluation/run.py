@@ -1,0 +1,172 @@
+"""One evaluation, from a task's data to ``metrics.json``, ``metrics.md`` and ``report.html``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.evaluation import identity
+from pvit_ext.evaluation.answering import ModelOptions, answer_all
+from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
+from pvit_ext.evaluation.page import write_page
+from pvit_ext.evaluation.predictions import Predictions
+from pvit_ext.evaluation.ranks import Ranks, ranks
+from pvit_ext.evaluation.sample import Prediction, Result, Sample
+from pvit_ext.evaluation.stored import read_answers
+from pvit_ext.evaluation.summary import summary, write_json, write_markdown
+from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is to do.
+
+    Args:
+        task: registered name.
+        data: file or folder of the task.
+        image_folder: that its images lie in.
+        out: folder of the answers and results.
+        model: that answers; None: the answers are stored ones.
+        answers: file of stored answers; None: the model gives them.
+        arm: by name; None: that of the checkpoint.
+        words: what stands for a region in the arm ``image``.
+        settings: of the task.
+        limit: so many samples, chosen by the seed; None: all.
+        seed: of that choice, and of the cases that the page shows.
+    """
+
+    task: str
+    data: Path
+    image_folder: str
+    out: Path
+    model: ModelOptions | None = None
+    answers: Path | None = None
+    arm: str | None = None
+    words: str = WORDS
+    settings: Mapping[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A task with the samples that are asked, and what all depends on."""
+
+    task: Task
+    samples: Sequence[Sample]
+    data_sha256: str
+    every: Sequence[Sample]
+
+
+def evaluate(settings: Settings) -> dict[str, Any] | None:
+    """Run it; every process of a launcher calls this.
+
+    Returns:
+        what was measured, on rank 0; None on the others.
+
+    Raises:
+        ValueError: for what cannot be run as it was asked for.
+    """
+    asked = _asked(settings)
+    with ranks() as here:
+        if settings.answers is not None:
+            found, run = _stored(settings, asked), {"answers": str(settings.answers)}
+        else:
+            found, run = _of_model(settings, asked, here)
+        if here.rank:
+            return None
+        return _write(settings, asked, found, run)
+
+
+def _asked(settings: Settings) -> _Asked:
+    task = TASKS.require(settings.task)(TaskOptions(settings.data, settings.image_folder, settings.settings))
+    every = list(task.load())
+    if not every:
+        raise ValueError(f"{settings.data} holds no sample of {settings.task}: {task.left_out or 'it is empty'}")
+    if len({sample.id for sample in every}) != len(every):
+        raise ValueError(f"two samples of {settings.task} have one id: its load() must give each its own")
+    places: Sequence[int] = range(len(every))
+    if settings.limit is not None and settings.limit < len(every):
+        places = sorted(random.Random(settings.seed).sample(places, settings.limit))
+    return _Asked(task, [every[place] for place in places], identity.data_hash(task), every)
+
+
+def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:
+    """The checkpoint's answers, asked for where they are not there yet; and what they were made with."""
+    assert settings.model is not None
+    model = settings.model
+    config = identity.stored_region_config(model.path, model.base)
+    name, remark = check_arm(settings.arm, config, model.path)
+    arm = Arm(name, config, settings.words)
+    shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
+    depends = {
+        "task": f"{settings.task} {asked.task.version}",
+        "task settings": asked.task.chosen,
+        "model": identity.checkpoint_mark(model.path, model.base),
+        "arm": name,
+        "data sha256": asked.data_sha256,
+        "prompt sha256": identity.prompt_hash(asked.task, asked.every, shown_as),
+        "max new tokens": model.max_new_tokens,
+    }
+    predictions = Predictions(settings.out, depends, here.rank)
+    if here.rank == 0:
+        predictions.gather()
+    here.wait()
+    found = predictions.read()
+    here.wait()  # before any rank writes, all have read the same
+    missing = [sample for sample in asked.samples if sample.id not in found]
+    answer_all(asked.task, missing, arm, model, here, predictions.add)
+    here.wait()
+    if here.rank == 0:
+        predictions.gather()
+        found = predictions.read()
+    run = {
+        "model": model.path,
+        "model files": depends["model"],
+        "arm": f"{name}: {arm.about}",
+        "trained for this arm": remark or "yes",
+        "region modules": None if config is None else asdict(config),
+        "prompt sha256": depends["prompt sha256"],
+        "max new tokens": model.max_new_tokens,
+        "decoding": "greedy",
+        "dtype": model.dtype or "default of the device",
+    }
+    return found, run
+
+
+def _stored(settings: Settings, asked: _Asked) -> dict[str, Prediction]:
+    assert settings.answers is not None
+    own = asked.task.stored_answers(settings.answers)
+    found = read_answers(settings.answers) if own is None else {key: Prediction(text) for key, text in own.items()}
+    if missing := [sample.id for sample in asked.samples if sample.id not in found]:
+        raise ValueError(
+            f"{settings.answers} has no answer to {len(missing)} of {len(asked.samples)} samples, such as "
+            f"{missing[0]!r}: give the answers to this data file, or --limit"
+        )
+    return found
+
+
+def _write(
+    settings: Settings, asked: _Asked, found: Mapping[str, Prediction], run: Mapping[str, Any]
+) -> dict[str, Any]:
+    task = asked.task
+    results = [
+        Result(sample, found[sample.id], task.parse(sample, found[sample.id].answer)) for sample in asked.samples
+    ]
+    every = {
+        "data": str(settings.data),
+        "data sha256": asked.data_sha256,
+        "task settings": dict(task.chosen),
+        "samples asked": f"{len(asked.samples)} of {len(asked.every)}",
+        "seed": settings.seed,
+        "versions": identity.versions(),
+    }
+    values = summary(settings.task, task, results, {**run, **every})
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_json(settings.out / "metrics.json", values)
+    write_markdown(settings.out / "metrics.md", values)
+    write_page(settings.out / "report.html", values, task, results, settings.seed)
+    return values

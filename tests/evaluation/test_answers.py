@@ -1,0 +1,49 @@
+"""Answers as classes: a wrong normalisation changes every number of the own set."""
+
+from __future__ import annotations
+
+import pytest
+
+from pvit_ext.evaluation.answers import normalise, only_name_within, whole_answer
+
+CHESS = ["rook", "white rook", "black rook", "king", "t-shirt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("A dog.", "dog"),
+        (" the  White\nRook ", "white rook"),
+        ("an_apple", "apple"),
+        ("\uff21pple", "apple"),
+        ("'a cat'", "cat"),
+        ("theatre", "theatre"),
+        ("The", "the"),
+        ("...", ""),
+        ("12", "12"),
+    ],
+)
+def test_what_does_not_change_the_meaning_is_taken_off(text: str, want: str) -> None:
+    assert normalise(text) == want
+
+
+def test_the_whole_answer_is_the_class() -> None:
+    assert whole_answer("White rook.", CHESS) == "white rook"
+    assert whole_answer("It is a white rook.", CHESS) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "want"),
+    [
+        ("It is a white rook.", "white rook"),
+        ("a rook", "rook"),
+        ("a rook, a white rook", None),
+        ("a king and a white rook", None),
+        ("a white rook and another white rook", "white rook"),
+        ("a kingdom", None),
+        ("his T-shirt!", "t-shirt"),
+        ("", None),
+    ],
+)
+def test_just_one_class_within_the_answer(answer: str, want: str | None) -> None:
+    assert only_name_within(answer, CHESS) == want
