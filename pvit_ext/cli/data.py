@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import data_check, data_convert, data_generate, data_split
+from pvit_ext.cli import data_check, data_convert, data_generate, data_show, data_split
 
 COMMANDS = {
     "check": data_check,
     "convert": data_convert,
     "generate": data_generate,
+    "show": data_show,
     "split": data_split,
 }
 """A module has ``add(commands)``, and imports what it needs when it runs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,24 +20,33 @@ LINE = 3
 _SIZED_FONT = {"size": 18} if "size" in inspect.signature(ImageFont.load_default).parameters else {}  # Pillow 10.1 on
 
 
-def draw_regions(image: Image.Image, regions: Sequence[Region], longest: int = 512) -> Image.Image:
+def draw_regions(
+    image: Image.Image, regions: Sequence[Region], longest: int = 512, numbers: Sequence[int] | None = None
+) -> Image.Image:
     """The image, resized, with each region's outline (or point, or stroke) in its colour, and its number beside it.
 
     Args:
         image: upright RGB.
         regions: resolved, in pixels of the image.
         longest: longer side of the picture, pixels.
+        numbers: of the regions, default 1, 2, ...; each has its colour.
     """
+    numbers = range(1, len(regions) + 1) if numbers is None else numbers
     factor = longest / max(image.size)
     size = max(round(image.width * factor), 1), max(round(image.height * factor), 1)
     pixels = np.array(image.resize(size))
     areas = [_area(region, image.size, size) for region in regions]
-    for region, area, colour in zip(regions, areas, itertools.cycle(COLOURS)):
-        pixels[area if region.kind in ("point", "scribble") else outline(area, LINE)] = colour
+    for region, area, number in zip(regions, areas, numbers, strict=True):
+        pixels[area if region.kind in ("point", "scribble") else outline(area, LINE)] = colour_of(number)
     picture = Image.fromarray(pixels)
-    for number, area in enumerate(areas):
+    for number, area in zip(numbers, areas, strict=True):
         _write_number(picture, number, area)
     return picture
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """RGB of the region with this number, counted from 1."""
+    return COLOURS[(number - 1) % len(COLOURS)]
 
 
 def _area(region: Region, source: Size, size: Size) -> NDArray[np.bool_]:
@@ -52,11 +60,11 @@ def _area(region: Region, source: Size, size: Size) -> NDArray[np.bool_]:
 
 def _write_number(picture: Image.Image, number: int, area: NDArray[np.bool_]) -> None:
     """On the region's colour, above the region's left end; below where the picture ends above."""
-    text, font, draw = str(number + 1), ImageFont.load_default(**_SIZED_FONT), ImageDraw.Draw(picture)
+    text, font, draw = str(number), ImageFont.load_default(**_SIZED_FONT), ImageDraw.Draw(picture)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 5, int(bottom - top) + 5
     columns, rows = np.flatnonzero(area.any(0)), np.flatnonzero(area.any(1))
     x = min(int(columns[0]), picture.width - width)
     y = int(rows[0]) - height if rows[0] >= height else min(int(rows[-1]) + 1, picture.height - height)
-    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=COLOURS[number % len(COLOURS)])
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour_of(number))
     draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)

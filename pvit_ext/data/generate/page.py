@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
-
-from PIL import Image
 
 from pvit_ext.data.generate.pipeline import Dead, Done
 from pvit_ext.data.generate.scene import SceneObject
 from pvit_ext.data.generate.strategies import Job
+from pvit_ext.data.html_page import jpeg_data_url, mark_regions, write_html_page
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.files import atomic_write
-from pvit_ext.prompt import number_regions
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import ImageError, load_image
 from pvit_ext.regions.mask import PendingMask
@@ -27,7 +22,8 @@ article { display: flex; gap: 1.5em; border-top: 1px solid #ccc; padding: 1.2em 
 article > div { flex: 1; min-width: 20em; } img { max-width: 100%; } h2 { font-size: 1.05em; margin: 0 0 .5em; }
 .task { background: #e8eef7; border-radius: .3em; padding: .1em .5em; font-weight: normal; }
 .question { font-weight: 600; margin: .6em 0 0; } .answer { margin: 0; white-space: pre-wrap; }
-.problem { color: #a00; } details { color: #555; margin-top: .8em; } pre { white-space: pre-wrap; }
+.mark { color: #fff; border-radius: .3em; padding: 0 .35em; } .problem { color: #a00; }
+details { color: #555; margin-top: .8em; } pre { white-space: pre-wrap; }
 """
 
 
@@ -45,12 +41,7 @@ def write_page(
     """
     articles = "\n".join(_article(job, result, image_folder) for job, result in results)
     lines = "\n".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    text = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(heading)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(heading)}</h1>\n{lines}\n{articles}\n</body></html>\n"
-    )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    write_html_page(path, heading, _STYLE, f"<h1>{html.escape(heading)}</h1>\n{lines}\n{articles}")
 
 
 def _article(job: Job, result: Done | Dead, image_folder: str) -> str:
@@ -75,10 +66,11 @@ def _drawn(job: Job, result: Done | Dead) -> Sequence[int]:
 
 
 def _dialogue(result: Done) -> str:
-    questions = number_regions([turn.question for turn in result.turns])
     parts = [f"<p>{html.escape(result.description.description)}</p>"] if result.description else []
-    for question, turn in zip(questions, result.turns, strict=True):
-        parts.append(f'<p class="question">{html.escape(question)}</p><p class="answer">{html.escape(turn.answer)}</p>')
+    number = 1
+    for turn in result.turns:
+        question, number = mark_regions(turn.question, number)
+        parts.append(f'<p class="question">{question}</p><p class="answer">{html.escape(turn.answer)}</p>')
     return "\n".join(parts)
 
 
@@ -98,15 +90,9 @@ def _picture(file: str, things: Sequence[SceneObject], image_folder: str) -> str
     """A data URL of the image with the regions."""
     image = load_image(file)
     regions = [_region(thing, image_folder, file).resolve(image.size, file) for thing in things]
-    return _data_url(draw_regions(image, regions))
+    return jpeg_data_url(draw_regions(image, regions))
 
 
 def _region(thing: SceneObject, image_folder: str, where: str) -> Region:
     spec = parse_region(thing.region, where, image_folder)
     return spec.load(image_folder, where) if isinstance(spec, PendingMask) else spec
-
-
-def _data_url(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from pvit_ext.data.generate.schema import response_format
+from pvit_ext.data.html_page import jpeg_data_url
 from pvit_ext.files import sha256_file
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import load_image
@@ -88,9 +87,7 @@ class ImagePart:
             image = draw_regions(image, boxes, side)
         elif side < max(image.size):
             image.thumbnail((side, side))
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=90)
-        return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+        return jpeg_data_url(image, 90)
 
 
 def _sha256(file: str) -> str:
