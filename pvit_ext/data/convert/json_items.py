@@ -14,8 +14,8 @@ from pvit_ext.data.convert.fields import kept
 from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
 from pvit_ext.data.convert.notes import BadItem, Notes
 
-Unit = tuple[int, int, int]
-"""The bytes of an item, and its line, counted from 1."""
+Unit = tuple[int, int, int, int]
+"""The bytes of an item, its line and its number, both counted from 1."""
 
 
 class JsonItems(DataFormat):
@@ -38,17 +38,17 @@ class JsonItems(DataFormat):
         return len(self.section.starts)
 
     def units(self) -> Iterator[Unit]:
-        """The bytes of each item, and its line."""
+        """The bytes of each item, its line and its number."""
         line, counted = 1, 0
-        for start, end in zip(self.section.starts, self.section.ends, strict=True):
+        for number, (start, end) in enumerate(zip(self.section.starts, self.section.ends, strict=True), 1):
             line += self.buffer.read(counted, start).count(b"\n")
             counted = start
-            yield start, end, line
+            yield start, end, line, number
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """The images of an item; what breaks the format's rules is named with its line."""
-        start, end, line = unit
-        where = f"{self.source.name} line {line}"
+        start, end, line, number = unit
+        where = f"{self.source.name} line {line}" + (f" (item {number})" if line < number else "")
         try:
             yield from self.images(kept(self.buffer.load(start, end), "an item", dict), where, notes)
         except BadItem as error:

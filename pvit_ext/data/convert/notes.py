@@ -24,6 +24,7 @@ class Reason(Enum):
     CANCELLED = "cancelled, or another annotator's"
     OTHER_SPLIT = "not in the split"
     INCOMPLETE = "something it needs is missing in the source"
+    BOXES_ASKED = "its answer needs boxes as text, records answer in words"
     BAD = "bad: damaged, or against the format's rules"
 
 

@@ -124,6 +124,29 @@ def boxed(box: Box, size: Size | None, notes: Notes, **fields: Any) -> Annotatio
     return clipped if isinstance(clipped, Reason) else Annotation(list(clipped), clipped, **fields)
 
 
+def boxed_in(
+    full: float, values: Sequence[float], size: Size | None, notes: Notes, **fields: Any
+) -> Annotation | Reason:
+    """An object whose box is given as parts of each side, or why there is none.
+
+    Args:
+        full: what the full side is: 1, 100 or 1000.
+        values: left, top, right, bottom.
+        size: of the image; None if unknown: the box then stays in fractions.
+        notes: counts boxes that are clipped.
+        fields: of the annotation.
+    """
+    if size is not None:
+        x0, y0, x1, y1 = scaled(values, size, full)
+        return boxed((x0, y0, x1, y1), size, notes, **fields)
+    box = [round(min(max(value / full, 0.0), 1.0), 6) for value in values]
+    if values[2] <= values[0] or values[3] <= values[1]:
+        return Reason.DEGENERATE
+    if box[2] <= box[0] or box[3] <= box[1]:
+        return Reason.OUTSIDE
+    return Annotation({"box": box, "normalized": True}, None, **fields)
+
+
 def outlined(parts: Sequence[Sequence[float]], size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:
     """An object that is a polygon of one part or several, or why there is none.
 

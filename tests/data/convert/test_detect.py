@@ -21,6 +21,10 @@ SOURCES = {
     "refcoco_jsonl": ["refcoco/qwen_vl/refcoco_val.jsonl"],
     "refcoco_parquet": ["refcoco/jxu124", "refcoco/lmms_lab/val-00000-of-00001.parquet"],
     "flickr30k": ["flickr30k_entities"],
+    "ms_swift": ["ms_swift/grounding.jsonl"],
+    "qwen_vl": ["qwen/qwen_vl.json"],
+    "ferret": ["ferret/git_instruction.json"],
+    "osprey": [f"osprey/osprey_{name}.json" for name in ("conversation", "detail_description", "part_level")],
     "yolo": ["yolo", "yolo/data.yaml", "yolo_seg/data.yaml", "aquarium"],
 }
 PAIRS = [(name, source) for name, sources in SOURCES.items() for source in sources]

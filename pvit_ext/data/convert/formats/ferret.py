@@ -1,0 +1,90 @@
+"""Ferret's GRIT: conversations in which ``<bbox_locationK>`` names a box; K counts from 0 in each turn.
+
+``box_x1y1x2y2`` has a list of boxes (pixels) for each turn, ``masks`` the same with COCO's run lengths. A question's
+tags become regions, the mask where there is one. An answer's boxes are a result: its words are kept without them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
+from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
+from pvit_ext.data.convert.fields import kept, short, take
+from pvit_ext.data.convert.marks import Mark, Said
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shapes import boxed, masked, numbers
+
+_TAG = re.compile(r"<bbox_location(\d+)>")
+
+
+class Ferret(ChatItems):
+    """See the module."""
+
+    name = "ferret"
+    about = "Ferret's GRIT: a JSON list with conversations, <bbox_location0> and box_x1y1x2y2"
+    settings: ClassVar[Mapping[str, Setting]] = {}
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Items with box_x1y1x2y2."""
+        return Evidence(0.97, "items with box_x1y1x2y2") if "box_x1y1x2y2" in peek.item else None
+
+    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture of an item with its conversation."""
+        texts = turns_of(item, notes)
+        declared = (take(item, "image_w", int), take(item, "image_h", int)) if "image_w" in item else None
+        path = take(item, "image", str)
+        names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
+        if (found := self.pictures.place(names, declared, where, notes, len(texts) // 2)) is None:
+            return
+        regions, firsts = _regions(item, len(texts), found[1], notes)
+        turns = [_said(text, number, firsts) for number, text in enumerate(texts)]
+        said = without_boxes(turns, regions, where, notes, str(item.get("id", "")))
+        conversations = (said.conversation,) if said.conversation else ()
+        yield AnnotatedImage(found[0], found[1], "", said.objects, conversations=conversations)
+
+
+def _regions(
+    item: Mapping[str, Any], turns: int, size: Size | None, notes: Notes
+) -> tuple[list[Annotation | Reason], list[int]]:
+    """All boxes, and which is the first of each turn; the last entry is how many there are."""
+    boxes = kept(item.get("box_x1y1x2y2") or [[]] * turns, "box_x1y1x2y2", list)
+    masks = kept(item.get("masks") or [[]] * turns, "masks", list)
+    if len(boxes) != turns or len(masks) != turns:
+        raise BadItem(
+            f"box_x1y1x2y2 and masks have a list for each of {turns} turns, got {len(boxes)} and {len(masks)}"
+        )
+    regions: list[Annotation | Reason] = []
+    firsts = [0]
+    for number, of_turn in enumerate(boxes):
+        shapes = kept(masks[number], f"masks[{number}]", list)
+        for place, values in enumerate(kept(of_turn, f"box_x1y1x2y2[{number}]", list)):
+            shape = shapes[place] if place < len(shapes) else None
+            regions.append(_region(values, shape, size, notes))
+        firsts.append(len(regions))
+    return regions, firsts
+
+
+def _region(values: Any, shape: Any, size: Size | None, notes: Notes) -> Annotation | Reason:
+    x0, y0, x1, y1 = numbers(values, 4, "a box of box_x1y1x2y2")
+    box = boxed((x0, y0, x1, y1), size, notes)
+    if not shape or isinstance(box, Reason):
+        return box
+    mask = masked(kept(shape, "a mask", dict), size)
+    return Annotation(mask.region, box.box) if isinstance(mask, Annotation) else box
+
+
+def _said(text: str, number: int, firsts: list[int]) -> Said:
+    marks = []
+    for tag in _TAG.finditer(text):
+        key = firsts[number] + int(tag[1])
+        if key >= firsts[number + 1]:
+            count = firsts[number + 1] - firsts[number]
+            raise BadItem(f"turn {number} names {tag[0]}, box_x1y1x2y2[{number}] has {count}: {short(text)}")
+        marks.append(Mark(tag.start(), tag.end(), (key,)))
+    return Said(text, tuple(marks))
