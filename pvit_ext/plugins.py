@@ -10,6 +10,7 @@ entry-point group            object
 ``pvit_ext.vision_towers``   builder, see :func:`~pvit_ext.register_vision_tower`
 ``pvit_ext.data_formats``    class, see :mod:`pvit_ext.data.convert.base`
 ``pvit_ext.eval_tasks``      class, see :mod:`pvit_ext.evaluation.task`
+``pvit_ext.data_tasks``      class, see :mod:`pvit_ext.data.tasks.base`
 ============================ ==============================================================
 
 A module given by ``--plugin`` registers what it has with the decorators while it is imported.

@@ -24,6 +24,20 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
     parser.add_argument("--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop")
     parser.add_argument("--formats", action="store_true", help="list the formats and their settings, and stop")
+    parser.add_argument(
+        "--task",
+        action="append",
+        metavar="NAME[,NAME]",
+        help="what to ask, see --tasks; `all` for every task (default: what the source says, once)",
+    )
+    parser.add_argument("--tasks", action="store_true", help="list the tasks and what they need, and stop")
+    parser.add_argument("--negatives", action="store_true", help="also ask about what is not there, with the answer")
+    parser.add_argument(
+        "--box_jitter", type=float, default=0.0, metavar="PART", help="move each side of a box by up to this part of it"
+    )
+    parser.add_argument(
+        "--box_text", default="fractions", metavar="NAME", help="boxes in answers: fractions, thousandths or pixels"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the format")
     parser.add_argument("--seed", type=int, default=0, help="chooses among the questions' wordings (default 0)")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
@@ -42,19 +56,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     from pvit_ext.data.convert.detect import describe
     from pvit_ext.data.convert.run import Job, convert
+    from pvit_ext.data.tasks.selection import DEFAULT
 
     if args.formats:
         print(_formats())
+        return 0
+    if args.tasks:
+        print(_tasks())
         return 0
     if args.detect:
         print(describe(args.detect))
         return 0
     if args.format is None or args.source is None or args.image_folder is None or args.out is None:
-        raise ValueError("give FORMAT SOURCE --image-folder DIR --out FILE, or --detect SOURCE, or --formats")
+        raise ValueError("give FORMAT SOURCE --image-folder DIR --out FILE, or --detect SOURCE, --formats or --tasks")
     if not args.source.exists():
         raise ValueError(f"{args.source}: there is no such file or folder")
-    if args.turns < 0:
-        raise ValueError(f"--turns is 0 or more, got {args.turns}")
     job = Job(
         format=args.format,
         source=args.source,
@@ -69,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
         max_bad_records=args.max_bad_records,
         workers=args.workers,
         backend=args.backend,
+        tasks=args.task or (DEFAULT,),
+        negatives=args.negatives,
+        box_jitter=args.box_jitter,
+        box_text=args.box_text,
     )
     print(f"{args.out}\n{convert(job)}")
     return 0
@@ -85,3 +105,10 @@ def _formats() -> str:
             choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
             lines.append(f"{'':<14}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
     return "\n".join(lines)
+
+
+def _tasks() -> str:
+    from pvit_ext.data.tasks.base import TASKS
+
+    tasks = [(name, TASKS.require(name)) for name in TASKS.names()]
+    return "\n".join(f"{name:<16} {task.about}; needs {task.needs}" for name, task in tasks)

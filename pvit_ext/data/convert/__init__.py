@@ -3,5 +3,5 @@
 A format is one file here, or a class that another package offers in the entry-point group ``pvit_ext.data_formats``;
 the contract is :class:`~pvit_ext.data.convert.base.DataFormat`. A format reads its source into
 :class:`~pvit_ext.data.convert.annotation.AnnotatedImage`, regions in pixels of the upright image or as they stand in
-a record. A task, by default :mod:`~pvit_ext.data.convert.identify`, writes records from it.
+a record. Tasks, see :mod:`pvit_ext.data.tasks`, make records of it.
 """

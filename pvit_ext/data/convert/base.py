@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,6 +127,14 @@ class DataFormat(ABC):
 
     def total(self) -> int | None:
         """How many units there are, for the progress bar; None if that is not known."""
+        return None
+
+    def classes(self) -> Sequence[str] | None:
+        """The closed list of classes that labels are of, and of which the source marks every object.
+
+        Known once :meth:`units` has begun. None where a label may be any word, or objects without a mark are usual, as
+        in data of sentences; empty where there is such a list, but the source does not hold it.
+        """
         return None
 
     def remarks(self) -> list[str]:

@@ -16,6 +16,7 @@ class Reason(Enum):
     DUPLICATE = "said twice"
     HIDDEN = "marked as not visible"
     NO_NAME = "no label and no caption"
+    NO_QUESTION = "gives no question for any of the tasks"
     NOT_A_REGION = "of a kind that is no region"
     NO_PICTURE = "its picture is not in the image folder"
     NO_LABELS = "picture without labels"
@@ -65,10 +66,12 @@ class Notes:
     Args:
         drops: everything that was dropped.
         counts: of what was kept and changed, such as ``images``, ``objects`` and ``clipped to the image``.
+        has: of what the source has, such as ``relations``.
     """
 
     drops: list[Drop] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    has: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: Reason, where: str, detail: str = "", count: int = 1) -> None:
         """Note something that is not in the output."""

@@ -30,6 +30,7 @@ class Report:
     dropped: Counter[str] = field(default_factory=Counter)
     shown: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    has: Counter[str] = field(default_factory=Counter)
 
     def add(self, notes: Notes) -> None:
         """Add what was noted while a part was read.
@@ -38,6 +39,7 @@ class Report:
             SourceError: when there are more bad items than allowed; lists them.
         """
         self.counts.update(notes.counts)
+        self.has.update(notes.has)
         for drop in notes.drops:
             self.dropped[drop.reason.name.lower()] += drop.count
             shown = self.shown.setdefault(drop.reason.name.lower(), [])
@@ -63,7 +65,12 @@ class Report:
             SourceError: saying what became of everything.
         """
         if not self.counts["records"]:
-            raise SourceError(f"{self.source} gives no record as {self.format}:\n{self}")
+            raise SourceError(f"{self.source} gives no record as {self.format}:\n{self}\nThe source has {self.holds}")
+
+    @property
+    def holds(self) -> str:
+        """What the source has, for a message."""
+        return ", ".join(f"{number:,} {what}" for what, number in self.has.items() if number) or "nothing"
 
     def state(self) -> dict[str, Any]:
         """All of it, for a file."""
@@ -74,12 +81,13 @@ class Report:
             "dropped": dict(self.dropped),
             "examples": self.shown,
             "remarks": self.remarks,
+            "source_has": dict(self.has),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what an interrupted conversion had noted."""
         self.counts, self.dropped = Counter(state["counts"]), Counter(state["dropped"])
-        self.shown, self.remarks = state["examples"], state["remarks"]
+        self.shown, self.remarks, self.has = state["examples"], state["remarks"], Counter(state["source_has"])
 
     def __str__(self) -> str:
         lines = [f"{number:>9,}  {what}" for what, number in self.counts.items()]

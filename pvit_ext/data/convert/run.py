@@ -8,20 +8,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.annotation import SOURCE_KEY, AnnotatedImage
 from pvit_ext.data.convert.base import FORMATS, DataFormat, ReadOptions, SourceError
 from pvit_ext.data.convert.detect import resolve
-from pvit_ext.data.convert.identify import TaskOptions, identify
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.output import Output
 from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
 from pvit_ext.data.map_step import Batch, map_in_order
+from pvit_ext.data.tasks.base import Task
+from pvit_ext.data.tasks.box_text import BOX_TEXTS
+from pvit_ext.data.tasks.inventory import inventory
+from pvit_ext.data.tasks.options import TaskOptions
+from pvit_ext.data.tasks.records import records_of
+from pvit_ext.data.tasks.selection import DEFAULT, Selection, select_tasks
 
-VERSION = 1
+VERSION = 2
 """Of what a conversion writes: grows when the same source gives other records, so that no half-done one goes on."""
 _BATCH = 64
+_STILL_COMPLETE = (Reason.DUPLICATE, Reason.HIDDEN)
+"""Of drops: what is not to be seen in the image, or is among its objects all the same."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,10 @@ class Job:
         max_bad_records: how many bad items to survive.
         workers: processes.
         backend: that the workers run on, see :func:`~pvit_ext.data.map_step.map_in_order`.
+        tasks: what to ask, see :func:`~pvit_ext.data.tasks.selection.select_tasks`.
+        negatives: also ask about what is not there.
+        box_jitter: move each side of a box by up to this part of its extent.
+        box_text: name of the convention of boxes in answers.
     """
 
     format: str
@@ -57,6 +68,32 @@ class Job:
     max_bad_records: int = 0
     workers: int = 1
     backend: str = "local"
+    tasks: Sequence[str] = (DEFAULT,)
+    negatives: bool = False
+    box_jitter: float = 0.0
+    box_text: str = "fractions"
+
+    def options(self, name: str) -> TaskOptions:
+        """How records are written.
+
+        Args:
+            name: of the format.
+
+        Raises:
+            ValueError: for values out of range.
+        """
+        if self.box_text not in BOX_TEXTS:
+            raise ValueError(f"--box_text is one of {', '.join(BOX_TEXTS)}, got {self.box_text!r}")
+        return TaskOptions(
+            name,
+            self.seed,
+            self.turns,
+            self.boxes,
+            self.keep_source,
+            self.negatives,
+            self.box_jitter,
+            BOX_TEXTS[self.box_text],
+        )
 
 
 @dataclass(frozen=True)
@@ -65,10 +102,12 @@ class Work:
 
     Args:
         reader: the format with its source.
-        options: of the task.
+        tasks: what to ask.
+        options: how records are written.
     """
 
     reader: DataFormat
+    tasks: Sequence[Task]
     options: TaskOptions
 
     def __call__(self, units: Sequence[Any]) -> tuple[bytes, Notes]:
@@ -81,35 +120,58 @@ class Work:
         return b"".join(lines), notes
 
     def _records(self, unit: Any, notes: Notes) -> Iterator[dict[str, Any]]:
+        seen = len(notes.drops)
         try:
             for image in self.reader.read(unit, notes):
-                yield from self._of_image(image, notes)
+                new, seen = notes.drops[seen:], len(notes.drops)
+                yield from self._of_image(image, all(drop.reason in _STILL_COMPLETE for drop in new), notes)
+                seen = len(notes.drops)
         except BadItem as error:
             notes.bad(error.where or self.reader.source.name, str(error))
 
-    def _of_image(self, image: AnnotatedImage, notes: Notes) -> Iterator[dict[str, Any]]:
+    def _of_image(self, image: AnnotatedImage, complete: bool, notes: Notes) -> Iterator[dict[str, Any]]:
+        """The records of an image.
+
+        Args:
+            image: what is known.
+            complete: nothing of it was left out.
+            notes: takes what is kept, and what is not.
+        """
         where = f"{self.reader.source.name} {image.item}"
         if image.is_empty:
             notes.drop(Reason.NO_LABELS, where, str(image.image))
             return
-        for item in image.objects:
-            if not item.label and not item.captions:
-                notes.count("objects without a label, kept in `source` alone")
-        written = 0
-        for record in identify(image, self.options):
-            if problem := problem_of(record):
-                notes.bad(where, problem)
-                continue
-            written += 1
-            notes.count("questions", len(record["conversations"]) // 2)
-            notes.count("regions", len(record.get("regions", [])))
-            yield record
-        if written:
+        notes.has.update(inventory(image))
+        unnamed = [item for item in image.objects if not item.label and not item.captions]
+        if unnamed:
+            notes.count("objects without a label, kept in `source` alone", len(unnamed))
+        complete = complete and all(item.label for item in image.objects)
+        records = [record for task in self.tasks for record in self._of_task(image, task, complete, notes)]
+        for record in records[1:]:
+            record.pop(SOURCE_KEY, None)
+        yield from records
+        if records:
             notes.count("images")
-            notes.count("records", written)
+            notes.count("records", len(records))
             notes.count("objects", len(image.objects))
         else:
-            notes.drop(Reason.NO_NAME, where, "nothing to ask about", max(len(image.objects), 1))
+            reason = Reason.NO_NAME if self.tasks[0].name == DEFAULT else Reason.NO_QUESTION
+            notes.drop(reason, where, "nothing to ask about", max(len(image.objects), 1))
+
+    def _of_task(self, image: AnnotatedImage, task: Task, complete: bool, notes: Notes) -> list[dict[str, Any]]:
+        records = []
+        for record in records_of(image, task, self.options, self.reader.classes(), complete):
+            if problem := problem_of(record):
+                notes.bad(f"{self.reader.source.name} {image.item}", problem)
+                continue
+            notes.count("questions", len(record["conversations"]) // 2)
+            notes.count("regions", len(record.get("regions", [])))
+            records.append(record)
+        if task.name != DEFAULT:
+            notes.count(f"records of {task.name}", len(records))
+            if not records:
+                notes.count(f"images that give no question for {task.name}")
+        return records
 
 
 def convert(job: Job) -> Report:
@@ -126,32 +188,34 @@ def convert(job: Job) -> Report:
     Raises:
         SourceError: for a source that is not what it is said to be, is damaged, or gives no record.
     """
+    selection = select_tasks(job.tasks)
     name = resolve(job.format, job.source)
     if not job.out.parent.is_dir():
         raise SourceError(f"{job.out.parent} is no folder; make it, or name another place for --out")
     pictures = Pictures(job.image_folder, job.open_images)
     reader = FORMATS.require(name)(job.source, ReadOptions(pictures, job.settings))
-    options = TaskOptions(name, job.seed, job.turns, job.boxes, job.keep_source)
     try:
-        return _run(job, reader, options)
+        return _run(job, reader, job.options(name), selection)
     except BadItem as error:
         raise SourceError(f"{job.source}: {error.where + ': ' if error.where else ''}{error}") from error
 
 
-def _run(job: Job, reader: DataFormat, options: TaskOptions) -> Report:
+def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selection) -> Report:
     from tqdm import tqdm
 
-    key = repr((VERSION, reader.fingerprint(), options, job.image_folder, job.open_images))
+    versions = [(task.name, task.version) for task in selection.tasks]
+    key = repr((VERSION, reader.fingerprint(), options, versions, job.image_folder, job.open_images))
     report = Report(reader.name, job.source, job.max_bad_records)
     with Output(job.out, key, report) as output:
         skipped = output.batches
         batches = _batches(reader.units(), skipped)
         with tqdm(total=reader.total(), unit=" unit", desc=reader.name, initial=skipped * _BATCH) as bar:
-            work = Work(reader, options)
+            work = Work(reader, selection.tasks, options)
             for batch, (lines, notes) in map_in_order(work, batches, job.workers, job.backend):
                 output.add(lines, notes)
                 bar.update(len(batch))
-        report.remarks = reader.remarks()
+        idle = selection.idle(report, reader.classes() is not None) if report.has else []
+        report.remarks = [*reader.remarks(), *idle]
         report.check()
         output.finish()
     return report

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -172,6 +172,15 @@ class Coco(DataFormat):
     def label(self, category: Mapping[str, Any]) -> str:
         """What a person calls a category."""
         return clean(category.get("name"))
+
+    def classes(self) -> Sequence[str] | None:
+        """The names of ``categories``, but for the one without objects that Roboflow adds for all others."""
+        groups = {item.get("supercategory") for item in self.categories.values()}
+        return [
+            label
+            for item in self.categories.values()
+            if (label := self.label(item)) and not (item.get("supercategory") == "none" and item.get("name") in groups)
+        ]
 
     def _size(self, image: Mapping[str, Any]) -> Size | None:
         if image.get("width") is None and self.pictures.opened:

@@ -62,6 +62,10 @@ class Cvat(DataFormat):
         self.xml = source / "annotations.xml" if source.is_dir() else source
         self._count = 0
 
+    def classes(self) -> tuple[str, ...]:
+        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
+        return ()
+
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
         """XML with the root ``annotations``."""

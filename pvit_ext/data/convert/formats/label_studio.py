@@ -36,6 +36,10 @@ class LabelStudio(JsonItems):
         "annotator": Setting("", "take this annotator's annotation, by number (completed_by)"),
     }
 
+    def classes(self) -> tuple[str, ...]:
+        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
+        return ()
+
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
         """A list of tasks with data and annotations, or flat ones with an annotation_id."""

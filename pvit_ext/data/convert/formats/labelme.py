@@ -66,6 +66,10 @@ class LabelMe(DataFormat):
         """All JSON files."""
         return self._json_files
 
+    def classes(self) -> tuple[str, ...]:
+        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
+        return ()
+
     def total(self) -> int:
         """Files."""
         return len(self._json_files)

@@ -40,6 +40,9 @@ class Lvis(Coco):
         url = clean(image.get("coco_url"))
         return [*(["/".join(url.split("/")[-2:])] if url else []), *super().names(image)]
 
+    def classes(self) -> None:
+        """No closed list: of a picture's thousand classes few were searched for."""
+
     def label(self, category: Mapping[str, Any]) -> str:
         """The name without its sense, blanks for underlines; of a part, ``handle of a cup``."""
         thing, colon, part = clean(category.get("name")).partition(":")

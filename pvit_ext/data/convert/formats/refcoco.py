@@ -81,6 +81,9 @@ class RefCoco(Coco):
             if place is not None and self.buffer.load(*place).get("id") in images:
                 yield place, spans
 
+    def classes(self) -> None:
+        """No closed list: objects that no sentence refers to are left out."""
+
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """An object that sentences refer to; others are counted."""
         texts = self.sentences.get(item.get("id", -1))
@@ -104,6 +107,9 @@ class Mdetr(Coco):
         if "caption" in peek.first("images") and "tokens_positive" in peek.first("annotations"):
             return Evidence(0.95, "images with a caption and annotations with tokens_positive")
         return None
+
+    def classes(self) -> None:
+        """No closed list: objects that the sentence does not name are left out."""
 
     def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
         """An image whose objects have the part of the sentence that is about them."""

@@ -86,6 +86,10 @@ class Voc(DataFormat):
         """All XML files."""
         return self._xml_files
 
+    def classes(self) -> tuple[str, ...]:
+        """A closed list that the source does not hold: all objects of it are marked."""
+        return ()
+
     def total(self) -> int:
         """Files."""
         return len(self._xml_files)

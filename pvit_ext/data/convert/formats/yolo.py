@@ -78,6 +78,10 @@ class Yolo(DataFormat):
         """Which paths of data.yaml are not there."""
         return [f"yolo: left out: {problem}" for problem in self.folders.absent]
 
+    def classes(self) -> list[str]:
+        """The names of data.yaml."""
+        return [name.replace("_", " ").strip() for name in self.names.values()]
+
     def units(self) -> Iterator[Labelled]:
         """Each picture with its label file."""
         given = self.chosen["names"]

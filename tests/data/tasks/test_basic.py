@@ -1,9 +1,13 @@
 """The default task: what is asked about, in which order, with which regions."""
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Conversation, Question
-from pvit_ext.data.convert.identify import TaskOptions, identify
-from pvit_ext.data.convert.templates import DESCRIBE, NAME, pick
 from pvit_ext.data.schema import parse_record
+from pvit_ext.data.tasks.basic import Basic
+from pvit_ext.data.tasks.choice import pick
+from pvit_ext.data.tasks.description import DESCRIBE
+from pvit_ext.data.tasks.identification import NAME
+from pvit_ext.data.tasks.options import TaskOptions
+from pvit_ext.data.tasks.records import records_of
 
 SIZE = (40, 30)
 DOG = Annotation([1, 2, 10, 12], (1, 2, 10, 12), "dog")
@@ -13,7 +17,7 @@ MASK = {"mask": {"size": [30, 40], "counts": [31, 2, 28, 2, 1137]}}
 
 
 def _records(options=None, **fields):
-    records = list(identify(AnnotatedImage("a.jpg", SIZE, "7", **fields), options or TaskOptions("mine")))
+    records = list(records_of(AnnotatedImage("a.jpg", SIZE, "7", **fields), Basic(), options or TaskOptions("mine")))
     for record in records:
         parse_record(record, None)
     return records
@@ -64,8 +68,9 @@ def test_an_image_of_captions_or_of_nothing_to_ask():
 
 
 def test_several_images():
-    (record,) = identify(
+    (record,) = records_of(
         AnnotatedImage(("a.jpg", "b.jpg"), SIZE, "7", conversations=(Conversation(("Same?", "No.")),)),
+        Basic(),
         TaskOptions("mine"),
     )
     assert record["image"] == ["a.jpg", "b.jpg"]

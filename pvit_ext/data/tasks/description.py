@@ -1,0 +1,59 @@
+"""What a region's captions say. With negatives also whether a sentence describes it, half of them another object's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.tasks.absent import foreign_caption
+from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+
+DESCRIBE = (
+    "Describe <region>.",
+    "What can you say about <region>?",
+    "Write a short description of <region>.",
+    "Tell me what is going on in <region>.",
+    "Give a phrase that describes <region>.",
+    "How would you describe <region> to somebody who cannot see it?",
+)
+CHECK = (
+    'Does "{text}" describe <region>?',
+    'Is this a description of <region>: "{text}"?',
+    'Somebody writes "{text}" about <region>. Is that right?',
+    'Read this: "{text}". Is <region> meant?',
+    'Would "{text}" be a right caption for <region>?',
+    'Is "{text}" true of <region>?',
+)
+RIGHT = ("Yes.", "Yes, that is right.", "Yes, that is so.")
+WRONG = ('No. A right description is "{text}".', 'No, rather "{text}".', 'No; it shows "{text}".')
+
+
+class Description(Task):
+    """See the module."""
+
+    name = "description"
+    about = "what a region's captions say"
+    needs = "objects with captions"
+
+    def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
+        """A question for each caption, and one for each object whether a sentence describes it."""
+        for place in range(len(image.objects)):
+            yield from describe(image, place, context)
+            if context.negatives and (turn := _check(image, place, context)):
+                yield turn
+
+
+def describe(image: AnnotatedImage, place: int, context: Context) -> Iterator[Turn]:
+    """A question for each caption of an object."""
+    for number, caption in enumerate(image.objects[place].captions):
+        yield Turn(context.choice.of(DESCRIBE, place, number), caption, (place,))
+
+
+def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
+    captions, foreign = image.objects[place].captions, foreign_caption(image, place, context)
+    if not captions or foreign is None:
+        return None
+    own, is_right = context.choice.of(captions, "own", place), context.choice.chance("check", place)
+    question = fill(context.choice.of(CHECK, "check", place), text=own if is_right else foreign)
+    answer = context.choice.of(RIGHT if is_right else WRONG, "checked", place)
+    return Turn(question, fill(answer, text=own), (place,))

@@ -1,0 +1,61 @@
+"""Which object a region shows: its label. With negatives also whether a label is right, half of them wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.tasks.absent import other_label
+from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+
+NAME = (
+    "What is <region>?",
+    "What do you see in <region>?",
+    "Name the object in <region>.",
+    "What kind of thing does <region> show?",
+    "Which object is marked by <region>?",
+    "Say in a word or two what <region> is.",
+    "Identify what is inside <region>.",
+    "What would you call the thing in <region>?",
+)
+CHECK = (
+    'Does the name "{label}" fit <region>?',
+    'Is "{label}" what <region> shows?',
+    "Somebody calls <region> {label}. Is that right?",
+    "Would you label <region> as {label}?",
+    "Is this region, <region>, correctly named {label}?",
+    "Can <region> be called {label}?",
+)
+RIGHT = ("Yes, it is {label}.", "Yes, {label} is right.", "Yes, that is {label}.")
+WRONG = ("No, it is {label}.", "No, {label} is right.", "No, that is {label}.")
+
+
+class Identification(Task):
+    """See the module."""
+
+    name = "identification"
+    about = "which object a region shows"
+    needs = "objects with labels"
+
+    def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
+        """A question for each object with a label, and one whether a label fits."""
+        for place, item in enumerate(image.objects):
+            if item.label:
+                yield identify(image, place, context)
+                if context.negatives and (turn := _check(image, place, context)):
+                    yield turn
+
+
+def identify(image: AnnotatedImage, place: int, context: Context) -> Turn:
+    """The question for an object's label."""
+    return Turn(context.choice.of(NAME, place), image.objects[place].label, (place,))
+
+
+def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
+    """Whether a label fits: its own or, as often, another; None where no other is known to be wrong."""
+    own, other = image.objects[place].label, other_label(image, place, context)
+    if other is None:
+        return None
+    is_right = context.choice.chance("check", place)
+    question = fill(context.choice.of(CHECK, "check", place), label=own if is_right else other)
+    return Turn(question, fill(context.choice.of(RIGHT if is_right else WRONG, "checked", place), label=own), (place,))
