@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
 from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.processor import RegionProcessor
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
@@ -19,9 +20,11 @@ class RecordDataset(Dataset[dict[str, Any]]):
         records: of the data file.
         bad_records: of the run.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
+        region_processor: what prepares a sample's regions; it runs in the data workers.
     """
 
     seed: int = 0
+    region_processor: RegionProcessor
 
     def __init__(self, records: Records, bad_records: BadRecords) -> None:
         self.records, self.bad_records = records, bad_records

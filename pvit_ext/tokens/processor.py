@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.own_tower import STORED, StoredMaps
 from pvit_ext.prompt import (
     IMAGE_TOKEN_INDEX,
     REGION_PLACEHOLDER,
@@ -71,10 +72,12 @@ class RegionProcessor:
     Args:
         encoder: the model's, or None for a model without regions.
         positions_per_region: S, positions of the prompt that one region takes.
+        stored_maps: what the encoder's own tower made of the images before, so that it needs none of their pixels.
     """
 
     encoder: RegionEncoder | None = None
     positions_per_region: int = 1
+    stored_maps: StoredMaps | None = None
 
     @classmethod
     def of(cls, module: RegionModule | None) -> RegionProcessor:
@@ -125,12 +128,15 @@ class RegionProcessor:
         described = [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts]
         return RegionPrompt(described, [], given, name)
 
-    def show(self, prompt: RegionPrompt, images: Sequence[Image.Image]) -> RegionSample:
+    def show(
+        self, prompt: RegionPrompt, images: Sequence[Image.Image], names: Sequence[str] | None = None
+    ) -> RegionSample:
         """Add the pixels to what :meth:`prompt` made.
 
         Args:
             prompt: of the sample.
             images: upright RGB originals of the sizes it was made with.
+            names: of the images in the data file, by which stored maps are found.
 
         Raises:
             RegionError: naming the sample, for what the encoder cannot paint or preprocess.
@@ -144,8 +150,17 @@ class RegionProcessor:
             for number, image in enumerate(images):
                 painted.append(encoder.paint(image, _on_image(number, prompt.given)))
                 own = _on_image(number, prompt.regions)
-                extra.append(encoder.preprocess(image, own) if own else None)
+                name = None if names is None else names[number]
+                extra.append(self._own_inputs(encoder, image, own, name) if own else None)
         return RegionSample(painted, prompt.texts, prompt.regions, sizes, extra)
+
+    def _own_inputs(
+        self, encoder: RegionEncoder, image: Image.Image, regions: list[ResolvedRegion], name: str | None
+    ) -> dict[str, Tensor]:
+        """What the encoder gets of an image beside the vision tower's features."""
+        if self.stored_maps is None or name is None:
+            return encoder.preprocess(image, regions)
+        return {STORED: torch.tensor(self.stored_maps.number(name))}
 
     def check(self, regions: Sequence[ResolvedRegion], views: Sequence[View], sizes: Sequence[Size]) -> None:
         """Refuse in data workers, where a sample can be named and replaced, what would end a step of training.

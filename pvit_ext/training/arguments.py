@@ -10,10 +10,12 @@ import transformers
 
 from pvit_ext.config import Option, RegionConfig, options
 from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
+from pvit_ext.training.region_cache import open_cache
 
 STAGES = ("align", "finetune")
 
@@ -85,8 +87,12 @@ class DataFlags:
     max_bad_records: int = field(
         default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
     )
+    region_cache: str | None = field(
+        default=None, metadata={"help": "folder that `pvit-ext data cache` wrote: the encoder's tower is not run"}
+    )
 
     read = cast("tuple[Records, BadRecords] | None", None)  # once it was read; without annotation it is no flag
+    cache = cast("FeatureCache | None", None)
 
     def __post_init__(self) -> None:
         if not 0 <= self.region_jitter < 0.5:
@@ -138,6 +144,7 @@ def check_data(data: Any, stage: str) -> None:
     Raises:
         ValueError: when a stage that trains nothing but region modules would see no region.
         RecordError: for bad records, with all of them.
+        CacheError: for a cache of region features that is not complete, or of other images.
     """
     if data.data_path is None:
         raise ValueError("--data_path is missing: the records to train on, a JSON array or JSON Lines")
@@ -148,6 +155,7 @@ def check_data(data: Any, stage: str) -> None:
             f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
             'modules: give its records "regions" and <region> in their questions, or train with --stage finetune'
         )
+    open_cache(data)
 
 
 def with_config_file(arguments: list[str]) -> list[str]:

@@ -42,6 +42,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "of one process, or how processes talk": ("local_rank", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb"),
     "activations are computed again, to the same numbers": ("gradient_checkpointing*", "activation_checkpointing*"),
     "memory and caches on the disk": ("torch_empty_cache_steps", "cache_dir"),
+    "it holds what the run would compute": ("region_cache",),
     "ends a run, or does not": ("max_bad_records", "allow_no_gradient"),
     "in the region config, as the encoder took it": (
         *(f"region_{option.name}" for option in options()),

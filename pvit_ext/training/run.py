@@ -11,6 +11,7 @@ from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.training.arguments import check_data, expand_command_line, with_config_file
 from pvit_ext.training.host import DEFAULT, FLAG, HOSTS, Arguments, TrainingHost, take_host
+from pvit_ext.training.region_cache import use_cache
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 _DESCRIPTION = (
@@ -36,6 +37,7 @@ def main(attn_implementation: str | None = None) -> None:
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)
         data = host.load_data(args, model, processor)
+        use_cache(args.data.cache, model.region_module, data["train_dataset"], training)
         trainer = host.make_trainer(args, model, processor, data)
         trainer.say(parameter_table(model, host.parts(model)))
         trainer.train(resume_from_checkpoint=any(Path(training.output_dir).glob("checkpoint-*")) or None)

@@ -226,3 +226,19 @@ def test_cuda_equals_cpu() -> None:
         features = encoder.cuda()(inputs)
     assert relative(features.cpu(), expected) < 1e-5
     assert relative(encoder.bfloat16()(inputs).cpu(), expected) < 0.02
+
+
+def test_on_the_cpu_a_map_is_the_same_alone_and_in_a_batch_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    encoder = build(RegionConfig(encoder_options=TINY))
+    extra: list[Any] = [encoder.preprocess(Image.fromarray(noise(number)), []) for number in range(4)]
+    regions = [Region.box(4, 4, 40, 40).resolve((90, 60), "region")] * 4
+    inputs = RegionInputs(regions, torch.arange(4), [(90, 60)] * 4, extra=extra)
+    together = encoder.maps([0, 1, 2, 3], inputs)
+    assert together.stride()[1] == 1
+    for image in range(4):
+        assert torch.equal(encoder.maps([image], inputs)[0], together[image])
+
+
+def noise(number: int) -> Any:
+    return np.random.RandomState(number).randint(0, 255, (60, 90, 3), dtype=np.uint8)

@@ -97,6 +97,11 @@ class CLIPResNet(nn.Module):
         return self.attnpool(self.layer4(pooled))
 
 
+def cells(side: int) -> int:
+    """Cells of :meth:`CLIPResNet.trunk`'s map along a side of this many pixels: conv1 rounds up, the pools down."""
+    return (side + 1) // 2 // 2 // 2 // 2
+
+
 def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
     first = Bottleneck(channels, width, stride)
     return nn.Sequential(first, *(Bottleneck(width * EXPANSION, width, 1) for _ in range(blocks - 1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig
-from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.options import read_options
-from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet
+from pvit_ext.encoders.own_tower import PIXELS, TowerEncoder
+from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet, cells
 from pvit_ext.encoders.regionclip.weights import load_visual
 from pvit_ext.ops.roi_align import roi_align
-from pvit_ext.regions.region import ResolvedRegion, Size
+from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import View
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -55,7 +56,7 @@ ARCHITECTURES = {
 }
 
 
-class RegionCLIP(RegionEncoder):
+class RegionCLIP(TowerEncoder):
     """One feature per region from RegionCLIP's own image path, as PVIT uses it.
 
     The tower starts frozen. It computes in its parameters' dtype, whatever autocast says; coordinates are float32.
@@ -65,7 +66,6 @@ class RegionCLIP(RegionEncoder):
     """
 
     name: ClassVar[str] = "regionclip"
-    frozen: ClassVar[bool] = True
 
     def __init__(self, options: RegionCLIPOptions) -> None:
         super().__init__()
@@ -74,20 +74,31 @@ class RegionCLIP(RegionEncoder):
         self.backbone = CLIPResNet(options.layers, options.width, options.heads, options.output_dim, options.pool)
         self.requires_grad_(False)
 
-    def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
+    def pixels(self, image: Image.Image) -> Tensor:
         """Resized pixels, uint8 (3, h, w); normalised on the device, because trainers cast floating inputs to bf16."""
         size = self.view_size(image.size)
         resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-        return {"pixels": torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()}  # (3, h, w)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()  # (3, h, w)
 
     def view_size(self, source: Size) -> Size:
         """(width, height) the tower sees of an image; at least one cell of res4, where the original would crash."""
         view = View.shortest_edge(source, self.options.shortest_edge, self.options.longest_edge)
         return max(view.size[0], STRIDE), max(view.size[1], STRIDE)
 
+    def map_shape(self, source: Size) -> tuple[int, int, int]:
+        """(C, H, W) of res4."""
+        width, height = self.view_size(source)
+        return 16 * self.options.width, cells(height), cells(width)
+
+    def tower_state(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """The sizes of the view, and the tensors of the trunk."""
+        settings = {name: getattr(self.options, name) for name in ("shortest_edge", "longest_edge")}
+        tensors = self.backbone.state_dict().items()
+        return settings, {name: value for name, value in tensors if not name.startswith(("layer4.", "attnpool."))}
+
     def dummy_extra(self) -> dict[str, Tensor]:
         """One cell of res4, not the resized image that :meth:`preprocess` would make of it."""
-        return {"pixels": torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)}
+        return {PIXELS: torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)}
 
     def load_weights(self, path: str) -> None:
         """Load a RegionCLIP or CLIP ResNet checkpoint, or a saved folded one; see :func:`load_visual`.
@@ -101,16 +112,19 @@ class RegionCLIP(RegionEncoder):
         """Features (M, 1, C) of the parameters' dtype.
 
         Args:
-            inputs: ``extra[i]["pixels"]`` for every image that has a region, uint8 (3, h, w).
+            inputs: ``extra[i]["pixels"]`` for every image that has a region, uint8 (3, h, w), or the number of its map.
         """
         features = self._weight.new_zeros(len(inputs.regions), self.feature_dim)  # (M, C)
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         with torch.set_grad_enabled(trains), torch.autocast(self._weight.device.type, enabled=False):
-            for images in _same_size(inputs).values():
-                rows, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, inputs))
-                pixels = torch.stack([_pixels(inputs, image) for image in images])
-                features = features.index_copy(0, rows, self.encode(self.normalize(pixels), boxes, index))
+            for size, images in self.passes(inputs):
+                rows, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, size, inputs))
+                features = features.index_copy(0, rows, self.pool(self.maps(images, inputs), boxes, index))
         return features[:, None]  # (M, 1, C)
+
+    def run_tower(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, h, w) -> res4 (B, 16 width, H, W)."""
+        return self.backbone.trunk(self.normalize(pixels).to(self._weight.dtype))
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) -> float32 (B, 3, h, w) on the tower's device, with CLIP's mean and deviation."""
@@ -126,7 +140,10 @@ class RegionCLIP(RegionEncoder):
             boxes: (M, 4) xyxy float32, in these pixels.
             image_index: (M,) int64.
         """
-        res4 = self.backbone.trunk(pixels.to(self._weight.dtype))
+        return self.pool(self.backbone.trunk(pixels.to(self._weight.dtype)), boxes, image_index)
+
+    def pool(self, res4: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """Features (M, C) of boxes on maps (B, 16 width, H, W); arguments as of :meth:`encode`."""
         features = []
         for part, index in zip(boxes.split(REGIONS_PER_PASS), image_index.split(REGIONS_PER_PASS), strict=True):
             pooled = roi_align(res4, part, index, self.options.pool, 1 / STRIDE)
@@ -138,29 +155,13 @@ class RegionCLIP(RegionEncoder):
         return self.backbone.conv1.weight
 
 
-def _same_size(inputs: RegionInputs) -> dict[tuple[int, ...], list[int]]:
-    """Images that have regions, by the size the tower sees."""
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for image in sorted(set(inputs.image_index.tolist())):
-        groups[tuple(_pixels(inputs, image).shape)].append(image)
-    return groups
-
-
-def _pixels(inputs: RegionInputs, image: int) -> Tensor:
-    extra = inputs.extra[image] if image < len(inputs.extra) else None
-    if extra is None or "pixels" not in extra:
-        raise ValueError(f"image {image} has regions but no pixels; put RegionCLIP.preprocess(...) into extra[{image}]")
-    return extra["pixels"]
-
-
-def _regions_of(images: list[int], inputs: RegionInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _regions_of(images: list[int], size: Size, inputs: RegionInputs) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (N,), boxes in the tower's pixels (N, 4) and index into ``images`` (N,) of the N regions on these images."""
     rows, boxes, index = [], [], []
     for position, image in enumerate(images):
         row = (inputs.image_index == image).nonzero().flatten()
-        height, width = _pixels(inputs, image).shape[1:]
         rows.append(row)
-        boxes.append(View.resize(inputs.image_sizes[image], (width, height)).map_boxes(inputs.boxes[row]))
+        boxes.append(View.resize(inputs.image_sizes[image], size).map_boxes(inputs.boxes[row]))
         index.append(torch.full_like(row, position))
     return torch.cat(rows), torch.cat(boxes), torch.cat(index)
 

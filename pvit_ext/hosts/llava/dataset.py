@@ -15,6 +15,7 @@ from PIL import Image
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
+from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.template_check import check_template
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
@@ -67,7 +68,7 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         item = self._encoded(record, turns, len(prompt.regions), [self.layout.positions(size) for size in sizes])
         self.region_processor.check(prompt.regions, [self.layout.view(size) for size in sizes], sizes)
-        sample = self.region_processor.show(prompt, images)
+        sample = self.region_processor.show(prompt, images, images_of(record.data))
         with reading(record.where):
             pixels = [self._pixels(image) for image in sample.images]
         image = pixels if isinstance(record.data["image"], list) else pixels[0]

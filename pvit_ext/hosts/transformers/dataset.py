@@ -15,11 +15,12 @@ from torch.nn.functional import pad
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records
+from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, render
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.jitter import jitter_box
-from pvit_ext.tokens.processor import RegionPrompt, RegionSample
+from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt, RegionSample
 
 IGNORE_INDEX = -100
 _BLANK = (28, 28)
@@ -43,11 +44,12 @@ class RegionDataset(RecordDataset):
         super().__init__(records, bad_records)
         self.processor, self.tokenizer, self.data_args = processor, processor.tokenizer, data_args
         self.limit, self.seed = limit, seed
+        self.region_processor: RegionProcessor = processor.pvit_regions.samples
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             return self._without_image(record)
-        name, samples, turns = record.where, self.processor.pvit_regions.samples, record.data["conversations"]
+        name, samples, turns = record.where, self.region_processor, record.data["conversations"]
         with reading(name):
             images = [load_image(file) for file in record.image_files]
         sizes, most = [image.size for image in images], self.data_args.region_jitter
@@ -58,7 +60,8 @@ class RegionDataset(RecordDataset):
         self._check_images(turns, len(images), name)
         one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
         expanded = dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region)
-        return self._encoded(samples.show(one, images), name, expanded, images_first=True)
+        sample = samples.show(one, images, images_of(record.data))
+        return self._encoded(sample, name, expanded, images_first=True)
 
     def _without_image(self, record: Record) -> dict[str, Any]:
         """A record of text alone, and behind its end a blank image, which none of its answers sees.
@@ -66,7 +69,7 @@ class RegionDataset(RecordDataset):
         Every rank has to run every module in every step, or ZeRO and DDP wait or mix up gradients; LLaVA shows its
         tower a blank image for the same reason.
         """
-        name, samples = record.where, self.processor.pvit_regions.samples
+        name, samples = record.where, self.region_processor
         dialogue = render(self.processor, record.data["conversations"], name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
         return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue, images_first=False)

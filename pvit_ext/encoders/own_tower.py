@@ -1,0 +1,115 @@
+"""Region encoders with a frozen tower of their own, whose maps of an image may have been made before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pvit_ext.encoders.base import RegionEncoder, RegionInputs
+from pvit_ext.regions.region import ResolvedRegion, Size
+
+PIXELS, STORED = "pixels", "stored_map"
+"""Keys of ``extra``: an image as the tower sees it, or the number of its map in a store."""
+
+
+class StoredMaps(Protocol):
+    """Maps of images that were made before; see :mod:`pvit_ext.data.cache`."""
+
+    def number(self, name: str) -> int:
+        """The number of an image's map.
+
+        Args:
+            name: of the image, as in the data file.
+
+        Raises:
+            RegionError: when there is none.
+        """
+
+    def read(self, number: int) -> Tensor:
+        """A map (C, H, W) of the tower's dtype, channels-last, on the CPU."""
+
+
+class TowerEncoder(RegionEncoder):
+    """An encoder whose frozen tower makes one map of a whole image, whatever the regions on it.
+
+    A subclass writes the first five methods, and gets its maps by :meth:`maps`: of pixels, or of a store.
+
+    Attributes:
+        stored_maps: set where a run has them.
+    """
+
+    frozen: ClassVar[bool] = True
+    stored_maps: StoredMaps | None = None
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What the tower sees of an upright RGB original, (3, h, w)."""
+        raise NotImplementedError
+
+    def run_tower(self, pixels: Tensor) -> Tensor:
+        """Maps (B, C, H, W), channels-last, of :meth:`pixels` of images of one size (B, 3, h, w)."""
+        raise NotImplementedError
+
+    def view_size(self, source: Size) -> Size:
+        """(width, height) of :meth:`pixels` of an image of this size."""
+        raise NotImplementedError
+
+    def map_shape(self, source: Size) -> tuple[int, int, int]:
+        """(C, H, W) of the map of an image of this size."""
+        raise NotImplementedError
+
+    def tower_state(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """All that maps depend on but the image: settings of preprocessing, and the tower's tensors by name."""
+        raise NotImplementedError
+
+    def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
+        """The pixels of an image, whatever the regions."""
+        return {PIXELS: self.pixels(image)}
+
+    def passes(self, inputs: RegionInputs) -> list[tuple[Size, list[int]]]:
+        """The images that have regions, in groups that :meth:`maps` takes, each with its view size."""
+        groups: dict[tuple[Size, bool], list[int]] = {}
+        for image in sorted(set(inputs.image_index.tolist())):
+            extra = _extra(inputs, image)
+            if STORED in extra:
+                size = self.view_size(inputs.image_sizes[image])
+            else:
+                height, width = extra[PIXELS].shape[1:]
+                size = width, height
+            groups.setdefault((size, STORED in extra), []).append(image)
+        return [(size, images) for (size, _), images in groups.items()]
+
+    def maps(self, images: Sequence[int], inputs: RegionInputs) -> Tensor:
+        """Maps (B, C, H, W) of the images of one group of :meth:`passes`: made now, or read where they are stored."""
+        extra = [_extra(inputs, image) for image in images]
+        if STORED not in extra[0]:
+            pixels = torch.stack([one[PIXELS] for one in extra])
+            # The CPU's kernels round by the size of a batch, and a full-size tower gains nothing by one: a map is the
+            # same alone and in any batch, be it stored or not.
+            passes = pixels.split(1 if next(self.parameters()).device.type == "cpu" else len(pixels))
+            return torch.cat([self.run_tower(part) for part in passes])
+        found = [self._stored(one[STORED]) for one in extra]
+        return found[0][None] if len(found) == 1 else torch.stack(found)
+
+    def _stored(self, number: Tensor) -> Tensor:
+        weight = next(self.parameters())
+        if self.stored_maps is None:
+            raise ValueError("the batch names stored maps, but the encoder has no store: set encoder.stored_maps")
+        found = self.stored_maps.read(int(number))
+        if found.dtype != weight.dtype:
+            raise ValueError(
+                f"the stored maps are {found.dtype}, the tower computes in {weight.dtype}: make them with its --dtype"
+            )
+        return found.to(weight.device)
+
+
+def _extra(inputs: RegionInputs, image: int) -> dict[str, Tensor]:
+    extra = inputs.extra[image] if image < len(inputs.extra) else None
+    if extra is None or not (PIXELS in extra or STORED in extra):
+        raise ValueError(
+            f"image {image} has regions but no pixels; put the encoder's preprocess(...) into extra[{image}]"
+        )
+    return extra
