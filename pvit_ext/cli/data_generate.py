@@ -58,6 +58,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time")
+    group.add_argument("--workers", type=count, default=1, metavar="N", help="processes that make them (default 1)")
+    group.add_argument(
+        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
+    )
     group.add_argument("--requests-per-minute", type=_positive, metavar="N")
     group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
     group.add_argument("--price-in", type=_positive, metavar="P", help="of a million tokens of prompts")
@@ -131,6 +135,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         prices=Prices(args.price_in or 0.0, args.price_out or 0.0),
         max_cost=args.max_cost,
         skip_failed=args.skip_failed,
+        workers=args.workers,
+        backend=args.backend,
     )
 
 

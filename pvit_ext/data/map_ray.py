@@ -29,15 +29,7 @@ def map_on_ray(
     Raises:
         ValueError: where Ray is not installed.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            f"Ray is not installed ({error}): pip install 'pvit-ext[ray]', or leave --backend out"
-        ) from error
-    if not ray.is_initialized():
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray = _start(workers)
     listed = list(batches)
     if not listed:
         return
@@ -50,6 +42,32 @@ def map_on_ray(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_Do(shared), num_cpus=1)
     for row in dataset.iter_rows():
         yield listed[row["number"]], pickle.loads(row["result"])
+
+
+def address(workers: int) -> str:
+    """The address of this machine, by which the others of a cluster reach it; Ray is started.
+
+    Args:
+        workers: how many run at a time, where Ray runs on this machine alone.
+
+    Raises:
+        ValueError: where Ray is not installed.
+    """
+    return str(_start(workers).util.get_node_ip_address())
+
+
+def _start(workers: int) -> Any:
+    """The module ``ray``, connected to a cluster, or to processes that it starts here."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ValueError(
+            f"Ray is not installed ({error}): pip install 'pvit-ext[ray]', or leave --backend out"
+        ) from error
+    if not ray.is_initialized():
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    return ray
 
 
 class _Do:

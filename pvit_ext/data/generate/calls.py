@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pvit_ext.data.generate.client import CallFailed, Client, EndpointUnusable, NotTaken
-from pvit_ext.data.generate.ledger import Ledger
-from pvit_ext.data.generate.limits import Budget, CeilingReached, Pace
-from pvit_ext.data.generate.pipeline import Pipeline
+from pvit_ext.data.generate.limits import CeilingReached, Pace
+from pvit_ext.data.generate.pipeline import Answer, Pipeline
 from pvit_ext.data.generate.reply import Usage, read_body, usage_of
 from pvit_ext.data.generate.request import Request
 from pvit_ext.data.generate.strategies import Job
@@ -34,6 +34,35 @@ class Progress:
     stopped: str | None = None
 
 
+class CallLedger(Protocol):
+    """A ledger, in this process or in a run's first."""
+
+    def lookup(self, key: str) -> Answer | None:
+        """The answer to a request, None if there is none yet."""
+
+    def start(self, key: str, job: str, tokens: Usage) -> None:
+        """Note that a call is about to be sent."""
+
+    def finish(self, key: str, job: str, raw: str) -> None:
+        """Keep a reply."""
+
+    def fail(self, key: str, job: str, failure: str) -> None:
+        """Keep why there will be no reply."""
+
+    def drop(self, key: str, job: str) -> None:
+        """Note that a call ended without a reply."""
+
+
+class CallBudget(Protocol):
+    """A budget, in this process or in a run's first."""
+
+    def reserve(self, most: Usage) -> None:
+        """Set aside what a call may cost."""
+
+    def charge(self, most: Usage, used: Usage | None) -> None:
+        """Put what a call did cost in place of what was set aside."""
+
+
 class Caller:
     """Does jobs at one endpoint.
 
@@ -45,7 +74,7 @@ class Caller:
         budget: for how much.
     """
 
-    def __init__(self, pipeline: Pipeline, ledger: Ledger, client: Client, pace: Pace, budget: Budget) -> None:
+    def __init__(self, pipeline: Pipeline, ledger: CallLedger, client: Client, pace: Pace, budget: CallBudget) -> None:
         self.pipeline, self.ledger, self.client, self.pace, self.budget = pipeline, ledger, client, pace, budget
         self.progress = Progress()
         self._in_a_row = 0

@@ -48,11 +48,18 @@ class Pace:
 
     async def wait(self, tokens: Usage) -> None:
         """Wait until a call of so many tokens may be sent."""
-        amounts = (1, tokens.input_tokens + tokens.output_tokens)
-        seconds = max(bucket.take(amount) for bucket, amount in zip(self._buckets, amounts, strict=True))
-        await asyncio.sleep(max(seconds, 0.0))
-        while (seconds := self._not_before - time.monotonic()) > 0:
+        await asyncio.sleep(self.take(tokens))
+        while (seconds := self.paused()) > 0:
             await asyncio.sleep(seconds)
+
+    def take(self, tokens: Usage) -> float:
+        """Count a call of so many tokens, and return the seconds to wait before it is sent."""
+        amounts = (1, tokens.input_tokens + tokens.output_tokens)
+        return max(bucket.take(amount) for bucket, amount in zip(self._buckets, amounts, strict=True))
+
+    def paused(self) -> float:
+        """Seconds for which no call may be sent; 0 or less: they may."""
+        return self._not_before - time.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Let no call be sent for a while: the endpoint said that it has too many."""

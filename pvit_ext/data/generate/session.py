@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from types import TracebackType
 from pvit_ext.data.generate import batch
 from pvit_ext.data.generate.calls import Caller, Progress
 from pvit_ext.data.generate.client import Endpoint, OpenAIClient
+from pvit_ext.data.generate.desk import Desk
 from pvit_ext.data.generate.estimate import Estimate, estimate
 from pvit_ext.data.generate.jobs import Jobs
 from pvit_ext.data.generate.ledger import Ledger
@@ -23,6 +24,7 @@ from pvit_ext.data.generate.request import CallOptions, Request
 from pvit_ext.data.generate.scene import Scene
 from pvit_ext.data.generate.scene_file import SceneFile, read_captions
 from pvit_ext.data.generate.strategies import STRATEGIES, Job
+from pvit_ext.data.generate.workers import CallWork, call_in_workers, host_of
 
 _SHOWN = 5
 Outcome = tuple[int, list[str]]
@@ -50,6 +52,8 @@ class Settings:
         prices: of tokens.
         max_cost: of all runs of the ledger; None: no limit.
         skip_failed: write the records although some calls had no reply.
+        workers: processes that make calls.
+        backend: that they run on, see :func:`~pvit_ext.data.map_step.map_in_order`.
     """
 
     file: Path
@@ -69,6 +73,8 @@ class Settings:
     prices: Prices = field(default_factory=Prices)
     max_cost: float | None = None
     skip_failed: bool = False
+    workers: int = 1
+    backend: str = "local"
 
     def beside(self, ending: str) -> Path:
         """A file beside ``out``."""
@@ -195,14 +201,27 @@ class Session:
         budget = Budget(settings.prices, settings.max_cost, spent)
         pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         bar = tqdm(total=count, desc="dialogues", unit="dialogue")
-
-        caller = Caller(self.pipeline, self.ledger, OpenAIClient(settings.endpoint), pace, budget)
         with bar:
+            if settings.workers > 1 or settings.backend != "local":
+                return self._call_in_workers(jobs, pace, budget, bar.update)
+            caller = Caller(self.pipeline, self.ledger, OpenAIClient(settings.endpoint), pace, budget)
             try:
                 asyncio.run(caller.do(jobs, settings.concurrency, bar.update))
             except KeyboardInterrupt:
                 caller.progress.stopped = "interrupted"
         return caller.progress
+
+    def _call_in_workers(
+        self, jobs: Iterable[Job], pace: Pace, budget: Budget, advance: Callable[[int], object]
+    ) -> Progress:
+        settings = self.settings
+        each = max(1, settings.concurrency // settings.workers)
+        with Desk(self.ledger, pace, budget, host_of(settings.backend, settings.workers)) as desk:
+            work = CallWork(self.pipeline, settings.endpoint, each, desk.address)
+            try:
+                return call_in_workers(jobs, work, desk, settings.workers, settings.backend, advance)
+            except KeyboardInterrupt:
+                return Progress(stopped="interrupted")
 
     def _spent(self) -> list[str]:
         used, prices = self.ledger.used, self.settings.prices
