@@ -8,7 +8,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,56 +19,12 @@ from pvit_ext.data.cache.key import CacheError
 from pvit_ext.data.cache.shard import ShardWork
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.cache.tower import TowerSource
-from pvit_ext.data.cache.writer import CacheJob, fill_cache, plan_cache
+from pvit_ext.data.cache.writer import plan_cache
 from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.regions.image import load_image
 from pvit_ext.regions.region import RegionError
 from tests.checkpoints import OPTIONS, config
-
-TURNS = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "a dog"}]
-
-
-def record(name: str, **more: Any) -> dict[str, Any]:
-    return {"image": name, "regions": [[5, 5, 40, 40]], "conversations": TURNS, **more}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Six images, one of them twice, one upright by its EXIF alone, and one without a region."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(7):
-        pixels = np.random.RandomState(number).randint(0, 255, (60 + 10 * (number % 3), 90, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels)
-        exif = image.getexif()
-        exif[0x0112] = 6 if number == 2 else 1
-        image.save(folder / f"{number}.png", exif=exif)
-    records = [record(f"{number}.png") for number in (3, 0, 1, 2, 4, 5, 0)]
-    records.append({"image": "6.png", "conversations": [{"from": "human", "value": "<image>\nhi"}, TURNS[1]]})
-    path = folder / "data.json"
-    path.write_text(json.dumps(records))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two maps or so in a file."""
-    monkeypatch.setattr(writer.Plan.shards, "__defaults__", (8000,))
-
-
-def job(data: Path, weights: Path, out: str = "cache", **changed: Any) -> CacheJob:
-    source = TowerSource.of(config(weights=str(weights)), None)
-    given = {"dtype": "float32"} | changed
-    return CacheJob(data, data.parent, data.parent.parent / out, source, **given)
-
-
-def fill(job: CacheJob) -> FeatureCache:
-    fill_cache(job, plan_cache(job))
-    return FeatureCache(job.out)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.data.cache.jobs import contents, fill, job, record
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -112,14 +67,6 @@ def test_the_command_fills_a_cache(data: Path, regionclip_weights: Path, tmp_pat
     cache = FeatureCache(tmp_path / "made")
     assert cache.key["dtype"] == "bfloat16"
     assert main(words) == 2  # it exists
-
-
-@pytest.mark.slow
-def test_any_number_of_workers_writes_the_same_bytes(data: Path, regionclip_weights: Path) -> None:
-    one = fill(job(data, regionclip_weights, "one"))
-    two = fill(job(data, regionclip_weights, "two", workers=2))
-    assert len(contents(one.folder)) > 4
-    assert contents(one.folder) == contents(two.folder)
 
 
 def test_an_interrupted_cache_goes_on_and_appears_when_it_is_complete(
