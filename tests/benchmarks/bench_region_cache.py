@@ -35,7 +35,7 @@ from tests.benchmarks.harness import arguments, compare, write
 from tests.hosts.transformers.inputs import picture
 from tests.hosts.transformers.zoo import CHAT
 
-BATCH, IMAGES = 4, 8
+BATCH, IMAGES = 4, 4
 SIZES = ((1280, 960), (1280, 720), (960, 1280))
 
 
@@ -70,7 +70,7 @@ def steps(model: Any, dataset: RegionDataset, processor: Any, losses: list[float
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
 
     return run
 
