@@ -14,6 +14,8 @@ from pvit_ext.regions.region import ResolvedRegion, Size
 
 PIXELS, STORED = "pixels", "stored_map"
 """Keys of ``extra``: an image as the tower sees it, or the number of its map in a store."""
+_ZEROS = -1
+"""The number of a map of zeros."""
 
 
 class StoredMaps(Protocol):
@@ -65,9 +67,20 @@ class TowerEncoder(RegionEncoder):
         """All that maps depend on but the image: settings of preprocessing, and the tower's tensors by name."""
         raise NotImplementedError
 
+    def dummy_pixels(self) -> Tensor:
+        """Cheapest valid input of :meth:`run_tower` (3, h, w), for a batch without regions."""
+        return self.pixels(Image.new("RGB", (16, 16)))
+
     def preprocess(self, image: Image.Image, regions: list[ResolvedRegion]) -> dict[str, Tensor]:
         """The pixels of an image, whatever the regions."""
         return {PIXELS: self.pixels(image)}
+
+    def dummy_extra(self) -> dict[str, Tensor]:
+        """Pixels, but in a run with stored maps a map of zeros.
+
+        Under ZeRO-3 a rank that ran its tower alone would wait for the others for ever.
+        """
+        return {PIXELS: self.dummy_pixels()} if self.stored_maps is None else {STORED: torch.tensor(_ZEROS)}
 
     def passes(self, inputs: RegionInputs) -> list[tuple[Size, list[int]]]:
         """The images that have regions, in groups that :meth:`maps` takes, each with its view size."""
@@ -91,14 +104,18 @@ class TowerEncoder(RegionEncoder):
             # same alone and in any batch, be it stored or not.
             passes = pixels.split(1 if next(self.parameters()).device.type == "cpu" else len(pixels))
             return torch.cat([self.run_tower(part) for part in passes])
-        found = [self._stored(one[STORED]) for one in extra]
+        found = [
+            self._stored(int(one[STORED]), inputs.image_sizes[image]) for one, image in zip(extra, images, strict=True)
+        ]
         return found[0][None] if len(found) == 1 else torch.stack(found)
 
-    def _stored(self, number: Tensor) -> Tensor:
+    def _stored(self, number: int, source: Size) -> Tensor:
         weight = next(self.parameters())
+        if number == _ZEROS:
+            return weight.new_zeros(self.map_shape(source))
         if self.stored_maps is None:
             raise ValueError("the batch names stored maps, but the encoder has no store: set encoder.stored_maps")
-        found = self.stored_maps.read(int(number))
+        found = self.stored_maps.read(number)
         if found.dtype != weight.dtype:
             raise ValueError(
                 f"the stored maps are {found.dtype}, the tower computes in {weight.dtype}: make them with its --dtype"

@@ -11,6 +11,7 @@ import pytest
 from pvit_ext.cli.parser import main
 from pvit_ext.data.cache.key import CacheError
 from pvit_ext.encoders.own_tower import TowerEncoder
+from pvit_ext.encoders.regionclip.encoder import RegionCLIP
 from tests.checkpoints import OPTIONS
 from tests.samples import write_training_data
 from tests.training import runs
@@ -21,7 +22,11 @@ from tests.training.test_transformers_host import save_stock
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_training_data(tmp_path_factory.mktemp("data"))
+    """Eight records with regions, and one of text alone."""
+    path = write_training_data(tmp_path_factory.mktemp("data"))
+    turns = [{"from": "human", "value": "What is this?"}, {"from": "gpt", "value": "seven red"}]
+    path.write_text(json.dumps([*json.loads(path.read_text()), {"conversations": turns}]))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,8 @@ def transformers_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def changed(weights: Path, cache: Path | None, **more: Any) -> dict[str, Any]:
     values = {
-        "stage": "align", "region_weights": weights, "region_encoder_options": json.dumps(OPTIONS), "max_steps": 5,
-        "region_jitter": 0.2, "logging_steps": 1, "region_encoder": "regionclip",
+        "stage": "align", "region_weights": weights, "region_encoder_options": json.dumps(OPTIONS), "max_steps": 9,
+        "per_device_train_batch_size": 2, "region_jitter": 0.2, "logging_steps": 1, "region_encoder": "regionclip",
     }  # fmt: skip
     return values | ({} if cache is None else {"region_cache": cache}) | more
 
@@ -52,12 +57,13 @@ def losses(trainer: Any) -> list[float]:
 
 
 def refuse_tower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images are neither resized for the tower nor go through it."""
+    """The images are neither resized for the tower nor go through it, nor does anything in a batch without regions."""
 
     def fail(*_: Any) -> None:
         raise AssertionError("the tower's pixels were made")
 
     monkeypatch.setattr(TowerEncoder, "preprocess", fail)
+    monkeypatch.setattr(RegionCLIP, "run_tower", fail)
 
 
 @pytest.mark.parametrize(("dtype", "workers"), [("float32", 1), ("bfloat16", 0)])

@@ -14,7 +14,7 @@ from torch import Tensor
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.options import read_options
-from pvit_ext.encoders.own_tower import PIXELS, TowerEncoder
+from pvit_ext.encoders.own_tower import TowerEncoder
 from pvit_ext.encoders.regionclip.clip_resnet import STRIDE, CLIPResNet, cells
 from pvit_ext.encoders.regionclip.weights import load_visual
 from pvit_ext.ops.roi_align import roi_align
@@ -96,9 +96,9 @@ class RegionCLIP(TowerEncoder):
         tensors = self.backbone.state_dict().items()
         return settings, {name: value for name, value in tensors if not name.startswith(("layer4.", "attnpool."))}
 
-    def dummy_extra(self) -> dict[str, Tensor]:
-        """One cell of res4, not the resized image that :meth:`preprocess` would make of it."""
-        return {PIXELS: torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)}
+    def dummy_pixels(self) -> Tensor:
+        """One cell of res4, not the resized image that :meth:`pixels` would make of it."""
+        return torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)
 
     def load_weights(self, path: str) -> None:
         """Load a RegionCLIP or CLIP ResNet checkpoint, or a saved folded one; see :func:`load_visual`.
