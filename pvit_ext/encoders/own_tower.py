@@ -104,9 +104,8 @@ class TowerEncoder(RegionEncoder):
             # same alone and in any batch, be it stored or not.
             passes = pixels.split(1 if next(self.parameters()).device.type == "cpu" else len(pixels))
             return torch.cat([self.run_tower(part) for part in passes])
-        found = [
-            self._stored(int(one[STORED]), inputs.image_sizes[image]) for one, image in zip(extra, images, strict=True)
-        ]
+        sizes = [inputs.image_sizes[image] for image in images]
+        found = [self._stored(int(one[STORED]), size) for one, size in zip(extra, sizes, strict=True)]
         return found[0][None] if len(found) == 1 else torch.stack(found)
 
     def _stored(self, number: int, source: Size) -> Tensor:

@@ -47,7 +47,7 @@ def transformers_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(weights: Path, cache: Path | None, **more: Any) -> dict[str, Any]:
     values = {
         "stage": "align", "region_weights": weights, "region_encoder_options": json.dumps(OPTIONS), "max_steps": 9,
-        "per_device_train_batch_size": 2, "region_jitter": 0.2, "logging_steps": 1, "region_encoder": "regionclip",
+        "per_device_train_batch_size": 1, "region_jitter": 0.2, "logging_steps": 1, "region_encoder": "regionclip",
     }  # fmt: skip
     return values | ({} if cache is None else {"region_cache": cache}) | more
 
