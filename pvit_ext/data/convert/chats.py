@@ -9,10 +9,12 @@ from typing import Any
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Conversation, Grounded, RegionSpec
 from pvit_ext.data.convert.fields import clean, kept, short, take
 from pvit_ext.data.convert.json_items import JsonItems, Unit
-from pvit_ext.data.convert.marks import Said, compose, spoken
+from pvit_ext.data.convert.marks import Said, Spoken, compose, spoken
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 
 LEFT_OUT = "boxes in answers, left out of their text"
+_PRONOUNS = frozenset("he her him it one she that them these they this those".split())
+"""No names: of these a phrase that stands for an object makes no caption."""
 _HUMAN, _MODEL, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
 
 
@@ -115,7 +117,7 @@ def without_boxes(
         if not cut and words is not None:
             plain += [asked, Said(words.text)]
         answers.append((answered, words or spoken(answered)))
-    objects, grounded = _results(answers, regions, where, notes)
+    objects, grounded = results(answers, regions, where, notes)
     return Answered(conversation(plain, regions, where, notes, name), objects, grounded)
 
 
@@ -128,10 +130,15 @@ def _asks_for_boxes(asked: Said, answered: Said) -> bool:
     return not any(char.isalnum() for end, start in zip(ends, starts, strict=True) for char in answered.text[end:start])
 
 
-def _results(
-    answers: Sequence[tuple[Said, Any]], regions: Sequence[Annotation | Reason], where: str, notes: Notes
+def results(
+    answers: Sequence[tuple[Said, Spoken | None]], regions: Sequence[Annotation | Reason], where: str, notes: Notes
 ) -> tuple[tuple[Annotation, ...], tuple[Grounded, ...]]:
-    """Objects that answers give, each once, and the sentences that name them."""
+    """Objects that texts give boxes of, each once, and the sentences that name them.
+
+    Args:
+        answers: texts with their tags and without.
+        regions, where, notes: see :func:`conversation`.
+    """
     keys = dict.fromkeys(key for said, _ in answers for mark in said.marks for key in mark.keys)
     places: dict[int, int] = {}
     objects: list[Annotation] = []
@@ -142,7 +149,8 @@ def _results(
             continue
         names = [clean(mark.words) for said, _ in answers for mark in said.marks if mark.keys == (key,) and mark.words]
         places[key] = len(objects)
-        objects.append(replace(found, captions=(*found.captions, *dict.fromkeys(names))))
+        said_of = [name for name in dict.fromkeys(names) if name.lower() not in _PRONOUNS]
+        objects.append(replace(found, captions=(*found.captions, *said_of)))
     grounded = []
     for _, words in answers:
         spans = [

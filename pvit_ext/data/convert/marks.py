@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pvit_ext.prompt import REGION_PLACEHOLDER
 
@@ -119,6 +119,22 @@ def spoken(said: Said) -> Spoken | None:
         bare = not mark.words
     text = "".join([*parts, said.text[position:]])
     return Spoken(text, tuple(phrases)) if any(map(str.isalnum, text)) else None
+
+
+def put_before(said: Said, keys: Sequence[int]) -> Said:
+    """A question with regions before it that it speaks of without a tag.
+
+    Args:
+        said: the question.
+        keys: of the regions.
+    """
+    lead = _LEAD.match(said.text)
+    assert lead is not None
+    at = lead.end()
+    tags = " ".join("<>" for _ in keys) + "\n"
+    ahead = [Mark(at + 3 * number, at + 3 * number + 2, (key,)) for number, key in enumerate(keys)]
+    moved = [replace(mark, start=mark.start + len(tags), end=mark.end + len(tags)) for mark in said.marks]
+    return Said(f"{said.text[:at]}{tags}{said.text[at:]}", (*ahead, *moved)) if keys else said
 
 
 def _told_apart(turns: Sequence[Said]) -> bool:

@@ -1,45 +1,24 @@
 """Instruction data whose texts name regions by tags: ms-swift, Qwen-VL, Ferret, Osprey."""
 
-import json
-
 import pytest
 from pycocotools import mask as coco_mask
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.records import validate
 from pvit_ext.regions.run_lengths import parse_run_lengths
-from tests.data.convert.truth import FIXTURES, TRUTH, converted, read, reasons
+from tests.data.convert.truth import FIXTURES, TRUTH, box_of, changed, converted, put, read, reasons, texts_of
 
 SWIFT, QWEN, FERRET = "ms_swift/grounding.jsonl", "qwen/qwen_vl.json", "ferret/git_instruction.json"
-
-
-def _box(scene, key):
-    (found,) = [one["box"] for one in TRUTH["scenes"][scene]["objects"] if one["key"] == key]
-    return found
-
-
-def _texts(record):
-    return [turn["value"] for turn in record["conversations"]]
-
-
-def _changed(tmp_path, source, change):
-    """The first item of a JSON source, changed."""
-    text = (FIXTURES / source).read_text()
-    item = json.loads(text)[0] if text.startswith("[") else json.loads(text.splitlines()[0])
-    change(item)
-    path = tmp_path / "source.json"
-    path.write_text(json.dumps([item]))
-    return path
 
 
 def test_ms_swift(tmp_path):
     records, report = converted(tmp_path, "ms_swift", SWIFT, "ms_swift")
     found = {record["id"]: record for record in records}
-    assert found["ms_swift/1"]["regions"] == [_box("s2", "cup_low"), _box("s2", "cup_high")]
-    assert _texts(found["ms_swift/1"])[1::2] == ["cup", "cup"]
-    assert _texts(found["ms_swift/2"]) == ["<image>What is at <region>?", "A dog."]
-    assert found["ms_swift/2"]["regions"][0] == pytest.approx(_box("s1", "dog"), abs=0.05)
-    assert _texts(found["ms_swift/4"]) == ["<image>Say hello.", "Hello."]
+    assert found["ms_swift/1"]["regions"] == [box_of("s2", "cup_low"), box_of("s2", "cup_high")]
+    assert texts_of(found["ms_swift/1"])[1::2] == ["cup", "cup"]
+    assert texts_of(found["ms_swift/2"]) == ["<image>What is at <region>?", "A dog."]
+    assert found["ms_swift/2"]["regions"][0] == pytest.approx(box_of("s1", "dog"), abs=0.05)
+    assert texts_of(found["ms_swift/4"]) == ["<image>Say hello.", "Hello."]
     assert report.dropped == {"boxes_asked": 2, "no_name": 1}
     assert report.counts["boxes in answers, left out of their text"] == 3
 
@@ -54,7 +33,7 @@ def test_ms_swift_on_the_second_of_two_pictures(tmp_path):
         item["images"] = ["images/s1.jpg", "images/s3.jpg"]
         item["objects"] = {"ref": ["x"], "bbox": [[71, 6], [60, 20, 90, 38]], "image_id": [1, 1]}
 
-    records, report = converted(tmp_path, "ms_swift", _changed(tmp_path, SWIFT, change), "ms_swift")
+    records, report = converted(tmp_path, "ms_swift", changed(tmp_path, SWIFT, change), "ms_swift")
     assert records[0]["image"] == ["images/s1.jpg", "images/s3.jpg"]
     assert records[0]["regions"] == [{"point": [71, 6], "image": 1}, {"box": [60, 20, 80, 38], "image": 1}]
     assert validate(tmp_path / "out.jsonl", FIXTURES / "ms_swift", check_images=True) == []
@@ -70,10 +49,10 @@ def test_fractions_without_pictures_stay_fractions(tmp_path):
 
 def test_qwen_vl(tmp_path):
     records, report = converted(tmp_path, "qwen_vl", QWEN, "qwen")
-    assert [_texts(record)[1] for record in records] == ["the dog", "Two cups"]
-    assert records[0]["regions"][0] == pytest.approx(_box("s1", "dog"), abs=0.05)
-    assert _texts(records[1]) == ["<image>\nWhat is in <region>?", "Two cups"]
-    assert records[1]["regions"][0] == pytest.approx(_box("s2", "cup_low"), abs=0.05)
+    assert [texts_of(record)[1] for record in records] == ["the dog", "Two cups"]
+    assert records[0]["regions"][0] == pytest.approx(box_of("s1", "dog"), abs=0.05)
+    assert texts_of(records[1]) == ["<image>\nWhat is in <region>?", "Two cups"]
+    assert records[1]["regions"][0] == pytest.approx(box_of("s2", "cup_low"), abs=0.05)
     (image,) = read("qwen_vl", QWEN, "qwen")[0]["images/s2.jpg"]
     assert image.grounded[0].phrases == ((0, 8, (0, 1)),)
     assert report.dropped == {"boxes_asked": 1, "no_picture": 1}  # "Frame the dog." is answered by a box
@@ -88,9 +67,9 @@ def test_qwen2_vl_tags(tmp_path):
             {"from": "gpt", "value": f"<|object_ref_start|>A ball<|object_ref_end|>{box} does."},
         ]
 
-    records, report = converted(tmp_path, "auto", _changed(tmp_path, QWEN, change), "qwen")
+    records, report = converted(tmp_path, "auto", changed(tmp_path, QWEN, change), "qwen")
     assert report.format == "qwen_vl"
-    assert _texts(records[0]) == ["<image>\nWhat lies beside <region>?", "A ball does."]
+    assert texts_of(records[0]) == ["<image>\nWhat lies beside <region>?", "A ball does."]
 
 
 def test_ferret():
@@ -105,7 +84,7 @@ def test_ferret():
     )
     mask = parse_run_lengths(talk.regions[0]["mask"]).decode()
     assert (mask == coco_mask.decode(talk.regions[0]["mask"]).astype(bool)).all()
-    assert [list(one.box) for one in image.objects] == [_box("s2", "cup_low"), _box("s2", "table")]
+    assert [list(one.box) for one in image.objects] == [box_of("s2", "cup_low"), box_of("s2", "table")]
     assert reasons(notes) == {"no_picture": 1}
 
 
@@ -133,7 +112,7 @@ def test_osprey_descriptions_are_captions():
     images, notes = read("osprey", "osprey/osprey_detail_description.json", "coco")
     objects = images["val2017/000000000101.jpg"][0].objects
     assert [one.captions for one in objects] == [("A brown dog lies on the grass.",), ("An orange ball: round.",)]
-    assert [list(one.box) for one in objects] == [_box("s1", "dog"), _box("s1", "ball")]
+    assert [list(one.box) for one in objects] == [box_of("s1", "dog"), box_of("s1", "ball")]
     assert not notes.drops
 
 
@@ -151,37 +130,26 @@ def test_osprey_asks_for_short_answers(name, short, asked):
     assert images["val2017/000000000101.jpg"][0].conversations[0].turns[0] == asked
 
 
-def _set(*path_and_value):
-    *path, last, value = path_and_value
-
-    def change(item):
-        for key in path:
-            item = item[key]
-        item[last] = value
-
-    return change
-
-
 CONVERSATION = "osprey/osprey_conversation.json"
 DAMAGED = [
-    ("ms_swift", SWIFT, _set("objects", "bbox", [[1, 2, 30, 40]]), r"2 <bbox> in the texts, 1 in objects\.bbox"),
-    ("ms_swift", SWIFT, _set("objects", "ref", []), "more <ref-object> than the 0 of ref"),
-    ("ms_swift", SWIFT, _set("objects", "bbox_type", "norm1000"), "bbox_type is one of real, norm1, got 'norm1000'"),
-    ("ms_swift", SWIFT, _set("objects", "image_id", [0, 3]), "image_id 3 is none of 1 images"),
-    ("ms_swift", SWIFT, _set("objects", "bbox", 0, ["a", 2, 3, 4]), "a bbox is a list of 4 finite numbers"),
-    ("ms_swift", SWIFT, _set("messages", 1, "role", "tool"), r"from 'tool'; expected gpt or assistant"),
-    ("qwen_vl", QWEN, _set("conversations", 1, "value", "<box>(1,2),(3)</box>"), r"a box is \(x0,y0\),\(x1,y1\)"),
-    ("qwen_vl", QWEN, _set("conversations", 1, "value", "<box>(1,2),(3,1001)</box>"), r"whole numbers of 0\.\.999"),
-    ("qwen_vl", QWEN, _set("conversations", 1, "value", "a <box>(1,2),(3,"), "<box> without its partner"),
-    ("ferret", FERRET, _set("box_x1y1x2y2", [[]]), r"a list for each of 4 turns, got 1 and 4"),
-    ("ferret", FERRET, _set("box_x1y1x2y2", 0, []), r"names <bbox_location0>, box_x1y1x2y2\[0\] has 0"),
-    ("ferret", FERRET, _set("masks", 0, 0, "counts", "a="), r"segmentation: "),
-    ("osprey", CONVERSATION, _set("annotation", []), "<region1> in .*there are 0 regions, counted from 1"),
-    ("osprey", CONVERSATION, _set("annotation", 0, "segmentation", "size", [48, 64]), "is 64x48, its image"),
-    ("osprey", CONVERSATION, _set("annotation", 0, "segmentation", 7), "'segmentation' is a list or an object, got 7"),
-    ("osprey", CONVERSATION, _set("conversations", 3, "value", None), r"conversations\[3\] is text, got None"),
+    ("ms_swift", SWIFT, put("objects", "bbox", [[1, 2, 30, 40]]), r"2 <bbox> in the texts, 1 in objects\.bbox"),
+    ("ms_swift", SWIFT, put("objects", "ref", []), "more <ref-object> than the 0 of ref"),
+    ("ms_swift", SWIFT, put("objects", "bbox_type", "norm1000"), "bbox_type is one of real, norm1, got 'norm1000'"),
+    ("ms_swift", SWIFT, put("objects", "image_id", [0, 3]), "image_id 3 is none of 1 images"),
+    ("ms_swift", SWIFT, put("objects", "bbox", 0, ["a", 2, 3, 4]), "a bbox is a list of 4 finite numbers"),
+    ("ms_swift", SWIFT, put("messages", 1, "role", "tool"), r"from 'tool'; expected gpt or assistant"),
+    ("qwen_vl", QWEN, put("conversations", 1, "value", "<box>(1,2),(3)</box>"), r"a box is \(x0,y0\),\(x1,y1\)"),
+    ("qwen_vl", QWEN, put("conversations", 1, "value", "<box>(1,2),(3,1001)</box>"), r"whole numbers of 0\.\.999"),
+    ("qwen_vl", QWEN, put("conversations", 1, "value", "a <box>(1,2),(3,"), "<box> without its partner"),
+    ("ferret", FERRET, put("box_x1y1x2y2", [[]]), r"a list for each of 4 turns, got 1 and 4"),
+    ("ferret", FERRET, put("box_x1y1x2y2", 0, []), r"names <bbox_location0>, box_x1y1x2y2\[0\] has 0"),
+    ("ferret", FERRET, put("masks", 0, 0, "counts", "a="), r"segmentation: "),
+    ("osprey", CONVERSATION, put("annotation", []), "<region1> in .*there are 0 regions, counted from 1"),
+    ("osprey", CONVERSATION, put("annotation", 0, "segmentation", "size", [48, 64]), "is 64x48, its image"),
+    ("osprey", CONVERSATION, put("annotation", 0, "segmentation", 7), "'segmentation' is a list or an object, got 7"),
+    ("osprey", CONVERSATION, put("conversations", 3, "value", None), r"conversations\[3\] is text, got None"),
     ("osprey", CONVERSATION, lambda item: item["conversations"].pop(), "ends with a question, there is no answer"),
-    ("osprey", "osprey/osprey_detail_description.json", _set("description", ["a dog"]), "description.0. is '<regionN>"),
+    ("osprey", "osprey/osprey_detail_description.json", put("description", ["a dog"]), "description.0. is '<regionN>"),
 ]  # fmt: skip
 
 
@@ -189,20 +157,20 @@ DAMAGED = [
 def test_damage_is_named(tmp_path, name, source, change, expected):
     folder = {"ferret": "coco", "osprey": "coco", "qwen_vl": "qwen"}.get(name, name)
     with pytest.raises(SourceError, match=rf"source\.json line 1: .*{expected}"):
-        converted(tmp_path, name, _changed(tmp_path, source, change), folder)
+        converted(tmp_path, name, changed(tmp_path, source, change), folder)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_set("annotation", 0, "segmentation", [[1, 2, 3, 4]]), "degenerate"),
-        (_set("annotation", 0, "segmentation", [[200, 2, 230, 4, 220, 9]]), "outside"),
-        (_set("file_name", "other.jpg"), "no_picture"),
-        (_set("width", 49), "size_differs"),
+        (put("annotation", 0, "segmentation", [[1, 2, 3, 4]]), "degenerate"),
+        (put("annotation", 0, "segmentation", [[200, 2, 230, 4, 220, 9]]), "outside"),
+        (put("file_name", "other.jpg"), "no_picture"),
+        (put("width", 49), "size_differs"),
     ],
 )
 def test_a_conversation_about_a_region_that_is_of_no_use_is_counted(tmp_path, change, reason):
-    _, notes = read("osprey", _changed(tmp_path, CONVERSATION, change), "coco")
+    _, notes = read("osprey", changed(tmp_path, CONVERSATION, change), "coco")
     assert reasons(notes) == {reason: 2}
 
 

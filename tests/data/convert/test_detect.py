@@ -25,6 +25,11 @@ SOURCES = {
     "qwen_vl": ["qwen/qwen_vl.json"],
     "ferret": ["ferret/git_instruction.json"],
     "osprey": [f"osprey/osprey_{name}.json" for name in ("conversation", "detail_description", "part_level")],
+    "shikra": [f"shikra/{n}_train.jsonl" for n in ("REC_ref3", "CWB_flickr30k", "GPT4GEN_BoxCoT", "pointQA_local")],
+    "pixelrefer": ["pixelrefer/image.json", "pixelrefer/vg_val_5000.json"],
+    "gar": ["gar_dataset/relation.json"],
+    "gar_arrow": ["gar_dataset/Fine-Grained-Dataset"],
+    "pvit": ["pvit/stage1", "pvit/stage2/multi_objects.json"],
     "yolo": ["yolo", "yolo/data.yaml", "yolo_seg/data.yaml", "aquarium"],
 }
 PAIRS = [(name, source) for name, sources in SOURCES.items() for source in sources]

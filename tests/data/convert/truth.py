@@ -45,3 +45,36 @@ def converted(tmp_path, name, source, folder, **fields):
     out = tmp_path / "out.jsonl"
     report = convert(Job(name, FIXTURES / source, FIXTURES / folder, out, **fields))
     return [json.loads(line) for line in out.read_text().splitlines()], report
+
+
+def box_of(scene, key):
+    """The box of an object of a scene."""
+    (found,) = [one["box"] for one in TRUTH["scenes"][scene]["objects"] if one["key"] == key]
+    return found
+
+
+def texts_of(record):
+    """What is said in a record."""
+    return [turn["value"] for turn in record["conversations"]]
+
+
+def changed(tmp_path, source, change):
+    """A file with the first item of a JSON source, changed."""
+    text = (FIXTURES / source).read_text()
+    item = json.loads(text)[0] if text.startswith("[") else json.loads(text.splitlines()[0])
+    change(item)
+    path = tmp_path / "source.json"
+    path.write_text(json.dumps([item]))
+    return path
+
+
+def put(*path_and_value):
+    """A change: a value at a path of keys."""
+    *path, last, value = path_and_value
+
+    def change(item):
+        for key in path:
+            item = item[key]
+        item[last] = value
+
+    return change

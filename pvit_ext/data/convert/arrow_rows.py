@@ -1,0 +1,97 @@
+"""A format that is a folder of Arrow files, as ``datasets`` saves one: a batch of rows a unit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.base import DataFormat, SourceError
+from pvit_ext.data.convert.notes import BadItem, Notes
+from pvit_ext.data.convert.peek import Peek
+
+Unit = tuple[Path, int, int]
+"""File, batch, and the number of its first row in the source, from 1."""
+
+
+def arrow_columns(peek: Peek) -> set[str]:
+    """The columns of the first Arrow file of a folder; empty for anything else, or without pyarrow."""
+    name = next((name for name in peek.files if name.endswith(".arrow")), None)
+    if name is None:
+        return set()
+    try:
+        with _stream(peek.path / name) as stream:
+            return set(stream.schema.names)
+    except SourceError:
+        return set()
+
+
+class ArrowRows(DataFormat):
+    """Lists the batches; a format reads a row."""
+
+    @cached_property
+    def _arrow_files(self) -> list[Path]:
+        if not (found := sorted(self.source.rglob("*.arrow"))):
+            raise SourceError(f"{self.source} holds no Arrow file")
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_arrow_files"}
+
+    def files(self) -> list[Path]:
+        """All Arrow files."""
+        return self._arrow_files
+
+    def units(self) -> Iterator[Unit]:
+        """Each batch of each file."""
+        row = 1
+        for path in self._arrow_files:
+            with _stream(path) as stream:
+                for number, batch in enumerate(stream):
+                    yield path, number, row
+                    row += batch.num_rows
+
+    def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of a batch; what breaks the format's rules is named with its row, counted from 1."""
+        path, wanted, first = unit
+        with _stream(path) as stream:
+            batch = next(batch for number, batch in enumerate(stream) if number == wanted)
+            for number in range(batch.num_rows):
+                where = f"{path.name} row {first + number}"
+                try:
+                    for image in self.images(batch.slice(number, 1).to_pylist()[0], where, notes):
+                        yield replace(image, item=str(first + number))
+                except BadItem as error:
+                    notes.bad(error.where or where, str(error))
+
+    @abstractmethod
+    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of a row.
+
+        Args:
+            row: values by column.
+            where: file and row, for notes.
+            notes: takes everything that is left out.
+
+        Raises:
+            BadItem: for a row that breaks the format's rules.
+        """
+
+
+@contextmanager
+def _stream(path: Path) -> Iterator[Any]:
+    """An Arrow file, mapped, whose batches are iterated."""
+    try:
+        from pyarrow import ArrowException, ipc, memory_map
+    except ImportError as error:
+        raise SourceError(f"{path} is Arrow, and pyarrow is not installed: pip install 'pvit-ext[parquet]'") from error
+    try:
+        with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
+            yield stream
+    except (ArrowException, OSError) as error:
+        raise SourceError(f"{path} is no Arrow stream, or damaged: {error}; fetch it again") from error

@@ -1,0 +1,66 @@
+"""Grasp Any Region's training data and GAR-Bench: JSON, or a folder that ``datasets`` wrote.
+
+Masks are compressed run lengths, one, several, or null for the picture as a whole. A choice is answered by its letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.arrow_rows import ArrowRows, arrow_columns
+from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting
+from pvit_ext.data.convert.chats import ChatItems
+from pvit_ext.data.convert.embedded import check_folder
+from pvit_ext.data.convert.formats.gar_item import gar_images
+from pvit_ext.data.convert.notes import Notes
+from pvit_ext.data.convert.peek import Peek
+
+_SETTINGS = {
+    "unpack": Setting("", "folder in the image folder for pictures that the source holds; without it they are left out")
+}
+
+
+class Gar(ChatItems):
+    """See the module."""
+
+    name = "gar"
+    about = "Grasp Any Region's JSON, and GAR-Bench's: mask_rle or mask_rles, <Prompt0>"
+    settings: ClassVar[Mapping[str, Setting]] = _SETTINGS
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.folder = check_folder(self.chosen["unpack"])
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Items with mask_rle or mask_rles."""
+        found = next((key for key in ("mask_rles", "mask_rle") if key in peek.item), None)
+        return Evidence(0.95, f"items with {found}") if found else None
+
+    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture of an item."""
+        yield from gar_images(item, self.pictures, self.folder, where, notes)
+
+
+class GarArrow(ArrowRows):
+    """The same in a folder of Arrow files."""
+
+    name = "gar_arrow"
+    about = "Grasp Any Region's training data: a folder that datasets' save_to_disk wrote"
+    settings: ClassVar[Mapping[str, Setting]] = _SETTINGS
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.folder = check_folder(self.chosen["unpack"])
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Arrow files with mask_rle and conversations."""
+        return Evidence(0.95, "Arrow files with mask_rle") if "mask_rle" in arrow_columns(peek) else None
+
+    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture of a row."""
+        yield from gar_images(row, self.pictures, self.folder, where, notes)
