@@ -109,28 +109,38 @@ class JsonBuffer:
         Raises:
             BadItem: naming the line where it breaks off or is no JSON.
         """
+        return dict(self.members())
+
+    def members(self) -> Iterator[tuple[str, Section]]:
+        """The keys and values of the object that the file is, one after the other: there may be a million.
+
+        Raises:
+            BadItem: naming the line where it breaks off or is no JSON.
+        """
         with self._scanned() as data:
-            found: dict[str, Section] = {}
             position = _skip_blanks(data, 3 if data[:3] == _UTF8_MARK else 0)
             if data[position : position + 1] != b"{":
                 raise self._broken(position, "a JSON object that begins with {")
-            mark, position = b",", position + 1
+            mark, position, released = b",", position + 1, 0
+            first = _skip_blanks(data, position)
+            if data[first : first + 1] == b"}":
+                return
             while mark == b",":
                 position = _skip_blanks(data, position)
-                if data[position : position + 1] == b"}" and not found:
-                    return found
                 if not (key := _TEXT.match(data, position)):
                     raise self._broken(position, "a key")
                 position = _skip_blanks(data, key.end())
                 if data[position : position + 1] != b":":
                     raise self._broken(position, "':'")
                 section = self._value(data, _skip_blanks(data, position + 1))
-                found[json.loads(key[0])] = section
+                yield json.loads(key[0]), section
                 position = _skip_blanks(data, section.end)
                 mark, position = bytes(data[position : position + 1]), position + 1
+                if position - released > _RELEASED:
+                    _release(data, position)
+                    released = position
             if mark != b"}":
                 raise self._broken(position - 1, "',' or '}'")
-            return found
 
     def items(self) -> Section:
         """The elements of the array that the file is, or its lines.

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pvit_ext.data.convert.notes import BadItem
 
 _HEAD = 1 << 16
 _LISTED = 5000
+_KEYS = 1000
+"""Of an object; one with more is a map of items."""
 _ROOT = re.compile(r"<(?![?!])([\w:.-]+)")
 
 
@@ -63,11 +66,11 @@ class Peek:
 
     @cached_property
     def sections(self) -> dict[str, Section]:
-        """The keys of a JSON object that a file is, and where their values lie; empty for any other file."""
+        """The first keys of a JSON object that a file is, and where their values lie; empty for any other file."""
         if not self.head.lstrip().startswith("{"):
             return {}
         try:
-            return self._buffer.sections()
+            return dict(islice(self._buffer.members(), _KEYS))
         except BadItem:
             return {}
 

@@ -30,6 +30,12 @@ SOURCES = {
     "gar": ["gar_dataset/relation.json"],
     "gar_arrow": ["gar_dataset/Fine-Grained-Dataset"],
     "pvit": ["pvit/stage1", "pvit/stage2/multi_objects.json"],
+    "gqa": ["gqa", "gqa/val_balanced_questions.json"],
+    "vcr": ["vcr/val.jsonl"],
+    "gpt4roi": ["gpt4roi/VG/train.json", "gpt4roi/VG/test_caption.json"],
+    "kosmos_grit": ["kosmos_grit"],
+    "glamm": ["glamm/GranDf_HA_GCG_train.json", "glamm/RefCOCOg_GCG_train.json"],
+    "glamm_flickr": ["glamm/flickr_mergedGT_GCG_train.json"],
     "yolo": ["yolo", "yolo/data.yaml", "yolo_seg/data.yaml", "aquarium"],
 }
 PAIRS = [(name, source) for name, sources in SOURCES.items() for source in sources]

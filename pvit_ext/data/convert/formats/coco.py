@@ -26,6 +26,8 @@ from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, masked, numbers, outlined, xywh
 
 _IMAGE_ID = re.compile(rb'"image_id"[ \t\r\n]*:[ \t\r\n]*(-?\d+|"[^"\\]*")[ \t\r\n]*[,}]')
+NO_NAME = "object"
+"""The one category of files that describe regions in words."""
 Span = tuple[int, int]
 Unit = tuple[Span, list[Span]]
 """Bytes of an image, and of its annotations in the order of the file."""
@@ -55,7 +57,8 @@ class Coco(DataFormat):
         if not {"images", "annotations"} <= set(peek.sections):
             return None
         image, annotation = peek.first("images"), peek.first("annotations")
-        if "neg_category_ids" in image or "tokens_positive" in annotation:
+        nameless = "caption" in annotation and peek.first("categories").get("name") == NO_NAME
+        if "neg_category_ids" in image or "tokens_positive" in annotation or nameless:
             return Evidence(0.3, "the keys images and annotations, but marks of a relative of COCO")
         if "image_id" in annotation and (
             "bbox" in annotation or "caption" in annotation or "segmentation" in annotation

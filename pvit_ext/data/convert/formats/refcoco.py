@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
 from pvit_ext.data.convert.fields import clean, short, take
 from pvit_ext.data.convert.formats.coco import Coco, Unit
@@ -104,7 +104,8 @@ class Mdetr(Coco):
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
         """COCO's layout with a caption in each image, and its characters in each annotation."""
-        if "caption" in peek.first("images") and "tokens_positive" in peek.first("annotations"):
+        annotation = peek.first("annotations")
+        if "caption" in peek.first("images") and "tokens_positive" in annotation and "sam_mask" not in annotation:
             return Evidence(0.95, "images with a caption and annotations with tokens_positive")
         return None
 
@@ -112,18 +113,24 @@ class Mdetr(Coco):
         """No closed list: objects that the sentence does not name are left out."""
 
     def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
-        """An image whose objects have the part of the sentence that is about them."""
+        """An image whose objects have the part of the sentence that is about them, and the sentence."""
         caption = self.buffer.load(*unit[0]).get("caption", "") if unit[0] else ""
         spans = {}
         for span in unit[1]:
             item = self.buffer.load(*span)
-            spans[str(item.get("id"))] = item.get("tokens_positive") or []
+            spans[str(item.get("id"))] = [tuple(pair) for pair in item.get("tokens_positive") or []]
         for image in super().read(unit, notes):
             objects = [
                 replace(one, captions=tuple(clean(caption[start:end]) for start, end in spans.get(one.id, [])))
                 for one in image.objects
             ]
-            yield replace(image, objects=tuple(objects))
+            places: dict[tuple[int, int], list[int]] = {}
+            for place, one in enumerate(objects):
+                for pair in spans.get(one.id, []):
+                    places.setdefault(pair, []).append(place)
+            phrases = tuple((start, end, tuple(places[start, end])) for start, end in sorted(places))
+            grounded = (Grounded(caption, phrases),) if phrases else ()
+            yield replace(image, objects=tuple(objects), grounded=grounded)
 
 
 class RefCocoLines(JsonItems):

@@ -1,0 +1,165 @@
+"""VCR: questions whose text is a list of words and of positions in a list of detected people and things, from 0.
+
+The right answer, and why it is right, become turns; questions of one picture are one conversation. An object is called
+by its class and number, ``person 2``, where it is named again, since an answer cannot hold ``<region>``. Boxes
+(pixels) and outlines are in the picture's ``metadata_fn``, beside it in the image folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Conversation, Size
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting
+from pvit_ext.data.convert.fields import kept, take
+from pvit_ext.data.convert.formats.vcr_text import class_name, vcr_text
+from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
+from pvit_ext.data.convert.marks import Said, compose
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shapes import boxed, numbers, outlined
+from pvit_ext.data.convert.templates import pick
+from pvit_ext.data.image_files import check_file
+
+WHY = ("Why do you think so?", "How do you know?", "What makes you say that?", "What is the reason?")
+_METADATA = re.compile(rb'"metadata_fn"\s*:\s*("(?:[^"\\]|\\.)*")')
+Span = tuple[int, int]
+Unit = list[tuple[int, Span]]
+"""Lines of one picture, counted from 1, and their bytes."""
+
+
+class Vcr(DataFormat):
+    """See the module."""
+
+    name = "vcr"
+    about = "VCR's {train,val}.jsonl; the image folder is vcr1images, with the metadata of each picture"
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "rationale": Setting("yes", "ask why, and answer by the right rationale", ("yes", "no")),
+    }
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.buffer = JsonBuffer(source)
+
+    @classmethod
+    def detect(cls, peek: Peek) -> Evidence | None:
+        """Lines with answer_choices and metadata_fn."""
+        found = {"metadata_fn", "answer_choices", "objects"} <= set(peek.item)
+        return Evidence(0.97, "lines with metadata_fn and answer_choices") if found else None
+
+    @cached_property
+    def _section(self) -> Section:
+        return self.buffer.items()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_section"}
+
+    def units(self) -> Iterator[Unit]:
+        """The lines of each picture."""
+        groups: dict[bytes, Unit] = {}
+        for line, span in enumerate(zip(self._section.starts, self._section.ends, strict=True), 1):
+            found = _METADATA.search(self.buffer.read(*span))
+            groups.setdefault(found[1] if found else b"", []).append((line, span))
+        yield from groups.values()
+
+    def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The picture with a conversation of all its questions."""
+        items = []
+        for line, span in unit:
+            where = f"{self.source.name} line {line}"
+            try:
+                items.append((where, kept(self.buffer.load(*span), "a line", dict)))
+            except BadItem as error:
+                notes.bad(error.where or where, str(error))
+        if not items:
+            return
+        where, first = items[0]
+        path = take(first, "img_fn", str)
+        metadata = self._metadata(take(first, "metadata_fn", str), where, notes, len(items))
+        if metadata is None:
+            return
+        declared = (metadata["width"], metadata["height"]) if {"width", "height"} <= set(metadata) else None
+        if (found := self.pictures.place([path], declared, where, notes, len(items))) is None:
+            return
+        picture = _Picture(take(first, "objects", list), metadata, found[1], notes)
+        for place, item in items:
+            try:
+                picture.add(item, place, self.chosen["rationale"] == "yes")
+            except BadItem as error:
+                notes.bad(error.where or place, str(error))
+        if talk := picture.conversation():
+            yield AnnotatedImage(found[0], found[1], str(first.get("img_id", path)), conversations=(talk,))
+
+    def _metadata(self, name: str, where: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
+        try:
+            check_file(name, "metadata_fn", None)
+            value: Mapping[str, Any] = kept(json.loads(Path(self.pictures.folder, name).read_bytes()), name, dict)
+        except FileNotFoundError:
+            notes.drop(Reason.INCOMPLETE, where, f"no {name} in {self.pictures.folder}, it holds the boxes", count)
+            return None
+        except BadItem:
+            raise
+        except (OSError, ValueError) as error:
+            raise BadItem(f"its metadata cannot be read: {error}", f"{where}, {name}") from error
+        return value
+
+
+class _Picture:
+    """Collects the turns of a picture."""
+
+    def __init__(self, names: Sequence[Any], metadata: Mapping[str, Any], size: Size | None, notes: Notes) -> None:
+        self.names = [class_name(kept(one, "an object", str)) for one in names]
+        boxes, outlines = take(metadata, "boxes", list), metadata.get("segms") or []
+        if len(boxes) != len(self.names):
+            raise BadItem(f"{len(self.names)} objects, but {len(boxes)} boxes in its metadata")
+        self.notes = notes
+        self.regions = [
+            _region(box, outlines[number] if number < len(outlines) else [], size, notes)
+            for number, box in enumerate(boxes)
+        ]
+        self.turns: list[Said] = []
+
+    def add(self, item: Mapping[str, Any], where: str, rationale: bool) -> None:
+        """The turns of a question; nothing, with a note, where it has no right answer or names what is of no use."""
+        turns = [vcr_text(take(item, "question", list), len(self.names))]
+        for part in ("answer", *(["rationale"] if rationale else [])):
+            choices = take(item, f"{part}_choices", list)
+            if item.get(f"{part}_label") is None:
+                self.notes.drop(Reason.INCOMPLETE, where, f"no {part}_label, as in the test split")
+                return
+            label = take(item, f"{part}_label", int)
+            if not 0 <= label < len(choices):
+                raise BadItem(f"{part}_label is {label} of {len(choices)} choices")
+            if part == "rationale":
+                turns.append(Said(pick(WHY, 0, item.get("annot_id"))))
+            turns.append(vcr_text(kept(choices[label], f"{part}_choices[{label}]", list), len(self.names)))
+        keys = sorted({key for turn in turns for mark in turn.marks for key in mark.keys})
+        for key in keys:
+            if isinstance(found := self.regions[key], Reason):
+                self.notes.drop(found, where, f"it names object {key}, {self.names[key]}")
+                return
+        self.turns += turns
+
+    def conversation(self) -> Conversation | None:
+        """All turns."""
+        texts, keys = compose(self.turns, lambda key: f"{self.names[key]} {key + 1}")
+        specs = [found.region for key in keys if isinstance(found := self.regions[key], Annotation)]
+        return Conversation(texts, tuple(specs)) if texts else None
+
+
+def _region(box: Any, parts: Any, size: Size | None, notes: Notes) -> Annotation | Reason:
+    x0, y0, x1, y1 = numbers(kept(box, "a box", list)[:4], 4, "a box")
+    found = boxed((x0, y0, x1, y1), size, notes)
+    if isinstance(found, Reason) or not parts:
+        return found
+    flat = [
+        [value for point in kept(part, "a part of segms", list) for value in numbers(point, 2, "a point of segms")]
+        for part in kept(parts, "segms", list)
+    ]
+    outline = outlined(flat, size, notes)
+    return Annotation(outline.region, found.box) if isinstance(outline, Annotation) else found

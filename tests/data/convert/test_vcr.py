@@ -1,0 +1,118 @@
+"""VCR: words and positions, the right answer and why."""
+
+import json
+import shutil
+
+import pytest
+
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.formats.vcr import WHY
+from pvit_ext.data.convert.formats.vcr_text import vcr_text
+from pvit_ext.data.records import validate
+from tests.data.convert.truth import FIXTURES, converted, read, reasons, texts_of
+
+LINES, FOLDER = "vcr/val.jsonl", "vcr/vcr1images"
+
+
+def test_answers_name_what_the_question_introduces(tmp_path):
+    records, report = converted(tmp_path, "vcr", LINES, FOLDER, max_bad_records=1)
+    (record,) = records
+    asked, answer, why, reason = texts_of(record)
+    assert asked == "<image>\nWhat is person 1 <region> doing with cup 2 <region> and cup 3 <region>?"
+    assert (answer, reason) == ("Looking at cup 2.", "Person 1 faces cup 2 and cup 3.")
+    assert why in WHY
+    assert record["regions"][1] == {"polygon": [[30, 40, 40, 40, 40, 52, 30, 52]]}
+    assert len(record["regions"][0]["polygon"]) == 2
+    assert report.dropped == {"bad": 1, "incomplete": 1}
+    assert validate(tmp_path / "out.jsonl", FIXTURES / FOLDER, check_images=True) == []
+
+
+def test_positions_beyond_the_objects_are_bad_not_lost():
+    _, notes = read("vcr", LINES, FOLDER)
+    (bad,) = [drop for drop in notes.drops if drop.reason.name == "BAD"]
+    assert (bad.where, bad.detail) == ("val.jsonl line 2", "it names object 7 of 4, counted from 0")
+
+
+def _lines(tmp_path, *changes):
+    first = json.loads((FIXTURES / LINES).read_text().splitlines()[0])
+    path = tmp_path / "val.jsonl"
+    path.write_text("\n".join(json.dumps({**first, **change}) for change in changes))
+    return path
+
+
+def test_questions_of_a_picture_are_one_conversation(tmp_path):
+    other = {"annot_id": "val-9", "question": ["Is", [2], "behind", [3], "?"], "answer_label": 0}
+    source = _lines(tmp_path, {}, other)
+    records, _ = converted(tmp_path, "vcr", source, FOLDER, settings={"rationale": "no"})
+    (record,) = records
+    assert texts_of(record) == [
+        "<image>\nWhat is person 1 <region> doing with cup 2 <region> and cup 3 <region>?",
+        "Looking at cup 2.",
+        "Is cup 3 behind dining table 4 <region>?",
+        "Standing behind dining table 4.",
+    ]
+    assert len(record["regions"]) == 4
+
+
+def test_what_only_an_answer_names_is_introduced_before_its_question(tmp_path):
+    source = _lines(tmp_path, {"question": ["What", "is", "there", "?"], "answer_label": 0})
+    records, _ = converted(tmp_path, "vcr", source, FOLDER, settings={"rationale": "no"})
+    assert texts_of(records[0]) == [
+        "<image>\nDining table 4 is <region>. What is there?",
+        "Standing behind dining table 4.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["Does", [0], "'", "s", "dog", ",", "that", "is", "n't", "small", "(", "or", "big", ")", "?"],
+         "Does <>'s dog, that isn't small (or big)?"),
+        ([[0], "and", [1], "leave", "."], "<> and <> leave."),
+        (["It", "'s", "5", "%", "."], "It's 5%."),
+    ],
+)  # fmt: skip
+def test_words_become_text(words, text):
+    assert vcr_text(words, 2).text == text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"answer_label": 4}, "answer_label is 4 of 4 choices"),
+        ({"question": "What?"}, "'question' is a list, got 'What"),
+        ({"question": ["What", 3]}, "a word is text, got 3"),
+        ({"question": ["What", [-1]]}, "it names object -1 of 4"),
+        ({"objects": ["person"]}, "1 objects, but 4 boxes in its metadata"),
+        ({"metadata_fn": "../x.json"}, "metadata_fn .* must stay inside the image folder"),
+    ],
+)
+def test_damage_is_named(tmp_path, change, expected):
+    with pytest.raises(SourceError, match=expected):
+        converted(tmp_path, "vcr", _lines(tmp_path, change), FOLDER)
+
+
+def test_metadata_that_is_not_there_or_damaged(tmp_path):
+    folder = tmp_path / "vcr1images"
+    shutil.copytree(FIXTURES / FOLDER, folder)
+    first = next(path for path in sorted(folder.rglob("*.json")) if "01.00.000" in path.name)
+    first.write_text("{")
+    with pytest.raises(SourceError, match=r"line 1, .*01\.05\.000@0\.json: its metadata cannot be read"):
+        converted(tmp_path, "vcr", LINES, folder)
+    first.unlink()
+    _, notes = read("vcr", LINES, folder)
+    assert reasons(notes)["incomplete"] == 2
+
+
+def test_a_region_of_no_use_costs_its_question_alone(tmp_path):
+    folder = tmp_path / "vcr1images"
+    shutil.copytree(FIXTURES / FOLDER, folder)
+    path = next(path for path in sorted(folder.rglob("*.json")) if "01.00.000" in path.name)
+    value = json.loads(path.read_text())
+    value["boxes"][2][2] = value["boxes"][2][0]
+    path.write_text(json.dumps(value))
+    other = {"question": ["Is", [1], "red", "?"], "answer_label": 3}
+    images, notes = read("vcr", _lines(tmp_path, {}, other), folder, rationale="no")
+    ((image,),) = images.values()
+    assert image.conversations[0].turns == ("Is <region> red?", "Nothing.")
+    assert reasons(notes) == {"degenerate": 1}
