@@ -22,6 +22,7 @@ SOURCES = {
     "refcoco_parquet": ["refcoco/jxu124", "refcoco/lmms_lab/val-00000-of-00001.parquet"],
     "flickr30k": ["flickr30k_entities"],
     "ms_swift": ["ms_swift/grounding.jsonl"],
+    "qwen_json": ["qwen/qwen2_5_vl.json", "qwen/qwen3_vl.json"],
     "qwen_vl": ["qwen/qwen_vl.json"],
     "ferret": ["ferret/git_instruction.json"],
     "osprey": [f"osprey/osprey_{name}.json" for name in ("conversation", "detail_description", "part_level")],

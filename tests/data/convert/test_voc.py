@@ -1,9 +1,13 @@
 """Pascal VOC: both origins, parts, missing sizes, real files, damage."""
 
+import shutil
+
 import pytest
+from PIL import Image
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.records import validate
+from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, TRUTH, boxes_of, converted, objects_of, read, reasons
 
 VOC = "voc/VOCdevkit/VOC2012"
@@ -93,3 +97,46 @@ def test_a_file_without_its_picture_and_one_with_a_broken_picture(tmp_path):
     assert reasons(notes) == {"no_picture": count, "broken_picture": count}
     with pytest.raises(SourceError, match=r"gives no record as voc:(.|\n)*its picture is not in the image folder"):
         converted(tmp_path, "voc", tmp_path, tmp_path)
+
+
+FIRST = "VOCdevkit/VOC2012/JPEGImages/2012_000101.jpg"
+
+
+def test_masks_of_segmentation_object():
+    images, notes = read("voc", VOC, "voc", masks="yes")
+    (image,) = images[FIRST]
+    (truth,) = [one["mask"] for one in TRUTH["scenes"]["s1"]["objects"] if one["key"] == "dog"]
+    (dog,) = [one for one in image.objects if one.label == "dog"]
+    mask, true = (parse_run_lengths(one).decode() for one in (dog.region["mask"], truth))
+    assert (mask <= true).all()  # the contour belongs to none
+    assert mask.sum() > true.sum() / 2
+    assert dog.box == (8, 16, 32, 40)
+    assert notes.counts["pictures without SegmentationObject, kept with boxes"] == 2
+
+
+def _segments(tmp_path, change):
+    shutil.copytree(FIXTURES / VOC, tmp_path / "voc")
+    path = tmp_path / "voc/SegmentationObject/2012_000101.png"
+    with Image.open(path) as image:
+        change(image).save(path)
+    return tmp_path / "voc"
+
+
+def test_segments_that_do_not_fit_are_told_about(tmp_path):
+    _, notes = read(
+        "voc", _segments(tmp_path, lambda image: image.point(lambda value: value and 1)), "voc", masks="yes"
+    )
+    assert notes.counts["segments that do not agree with their box, kept as boxes"] == 1
+    assert notes.counts["objects without a segment, kept as boxes"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda image: image.convert("RGB"), r"2012_000101\.png: it holds no palette, its mode is RGB"),
+        (lambda image: image.resize((48, 64)), r"2012_000101\.png: it is 48x64, its picture 64x48"),
+    ],
+)
+def test_damaged_segments_are_named(tmp_path, change, expected):
+    with pytest.raises(SourceError, match=expected):
+        converted(tmp_path, "voc", _segments(tmp_path, change), "voc", settings={"masks": "yes"})

@@ -18,6 +18,7 @@ from typing import ClassVar
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
 from pvit_ext.data.convert.fields import clean, short
+from pvit_ext.data.convert.formats.voc_masks import load_segments, with_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, numbers
@@ -38,6 +39,7 @@ class Voc(DataFormat):
             "auto", "what the first pixel is called: 1 in VOC's own files, 0 elsewhere", ("auto", "0", "1")
         ),
         "split": Setting("", "only the pictures that ImageSets/Main/SPLIT.txt lists"),
+        "masks": Setting("no", "regions are masks of SegmentationObject/*.png where there are some", ("yes", "no")),
     }
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
@@ -83,8 +85,9 @@ class Voc(DataFormat):
         return {key: value for key, value in vars(self).items() if key != "_xml_files"}
 
     def files(self) -> list[Path]:
-        """All XML files."""
-        return self._xml_files
+        """All XML files, and the segments."""
+        segments = self._xml_files[0].parent.parent / "SegmentationObject"
+        return [*self._xml_files, *(sorted(segments.glob("*.png")) if self.chosen["masks"] == "yes" else [])]
 
     def classes(self) -> tuple[str, ...]:
         """A closed list that the source does not hold: all objects of it are marked."""
@@ -129,7 +132,13 @@ class Voc(DataFormat):
         names = [*(f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)), clean(root.findtext("filename"))]
         if (found := self.pictures.place(names, declared, unit.name, notes, len(objects))) is None:
             return
-        kept = [one for item in objects if (one := self._object(item, unit, found[1], notes)) is not None]
+        segments = load_segments(unit, found[1]) if self.chosen["masks"] == "yes" else None
+        if segments is None and self.chosen["masks"] == "yes":
+            notes.count("pictures without SegmentationObject, kept with boxes")
+        kept = []
+        for number, item in enumerate(objects, 1):
+            if (one := self._object(item, unit, found[1], notes)) is not None:
+                kept.append(one if segments is None else with_mask(one, number, segments, notes))
         yield AnnotatedImage(found[0], found[1], unit.stem, tuple(kept))
 
     def _size(self, root: ET.Element, unit: Path) -> Size | None:

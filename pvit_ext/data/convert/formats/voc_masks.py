@@ -1,0 +1,81 @@
+"""Pascal VOC's SegmentationObject: a palette PNG whose index is the number of the object in the XML, from 1.
+
+255 is a contour that belongs to none. A mask is taken where it agrees with the object's box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pvit_ext.data.convert.annotation import Annotation, Box, Size
+from pvit_ext.data.convert.encode_mask import encode_mask
+from pvit_ext.data.convert.notes import BadItem, Notes
+from pvit_ext.data.convert.shapes import masked
+
+_NONE = 255
+_AGREES = 0.5
+"""Of box and box around the mask: the contour is no part of the mask, so that it is some pixels smaller."""
+
+
+def load_segments(xml: Path, size: Size | None) -> NDArray[np.uint8] | None:
+    """The objects' numbers, uint8 (H, W), 0 for background; None for a picture that has none.
+
+    Args:
+        xml: in ``Annotations``; ``SegmentationObject`` lies beside that folder.
+        size: of the picture, None if unknown.
+
+    Raises:
+        BadItem: for a PNG of another kind or size.
+    """
+    path = xml.parent.parent / "SegmentationObject" / f"{xml.stem}.png"
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise BadItem(f"it holds no palette, its mode is {image.mode}; expected an index a pixel", path.name)
+            indices = np.asarray(image)
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadItem):
+            raise
+        raise BadItem(f"it cannot be read: {error}", path.name) from error
+    found = indices.shape[1], indices.shape[0]
+    if size is not None and found != size:
+        raise BadItem(f"it is {found[0]}x{found[1]}, its picture {size[0]}x{size[1]}", path.name)
+    return np.where(indices == _NONE, 0, indices).astype(np.uint8)
+
+
+def with_mask(item: Annotation, number: int, segments: NDArray[np.uint8], notes: Notes) -> Annotation:
+    """The object with its mask, or as it is, with a count, where there is none that agrees with its box.
+
+    Args:
+        item: with its box.
+        number: of the object in the XML, from 1.
+        segments: see :func:`load_segments`.
+        notes: takes the count.
+    """
+    pixels = segments == number
+    if not pixels.any():
+        notes.count("objects without a segment, kept as boxes")
+        return item
+    found = masked(encode_mask(pixels), None)
+    if not isinstance(found, Annotation) or found.box is None or item.box is None:
+        return item
+    if _overlap(found.box, item.box) < _AGREES:
+        notes.count("segments that do not agree with their box, kept as boxes")
+        return item
+    return replace(item, region=found.region)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return shared / (sum(areas) - shared)
