@@ -112,3 +112,21 @@ def test_run_lengths_of_gar_bench_are_those_of_pycocotools():
         pixels = parse_run_lengths(found.region["mask"]).decode()
         assert (pixels == coco_mask.decode(truth).astype(bool)).all()
         assert (parse_run_lengths(encode_mask(pixels)).decode() == pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("full", "values", "size", "region"),
+    [
+        (1000, [125, 333, 500, 833], (64, 48), [8, 15.984, 32, 39.984]),
+        (1, [0.125, 0.5, 1.2, 1.0], (80, 40), [10, 20, 80, 40]),
+        (1000, [125, 250, 500, 750], None, {"box": [0.125, 0.25, 0.5, 0.75], "normalized": True}),
+        (1, [-0.1, 0.5, 0.5, 1.5], None, {"box": [0, 0.5, 0.5, 1], "normalized": True}),
+        (1000, [500, 250, 125, 750], (64, 48), Reason.DEGENERATE),
+        (1000, [500, 250, 125, 750], None, Reason.DEGENERATE),
+        (1, [1.5, 0.5, 2.5, 1.0], (64, 48), Reason.OUTSIDE),
+        (1, [1.5, 0.5, 2.5, 1.0], None, Reason.OUTSIDE),
+    ],
+)
+def test_boxes_in_parts_of_a_side(full, values, size, region):
+    found = shapes.boxed_in(full, values, size, Notes())
+    assert (found if isinstance(found, Reason) else found.region) == region
