@@ -31,6 +31,13 @@ def test_sentences_keep_their_phrases_objects():
     assert not notes.drops
 
 
+def test_grounding_has_the_boxes_as_text_again(tmp_path):
+    records, _ = converted(tmp_path, "shikra", FLICKR, "flickr30k_entities", tasks=("grounding",), box_text="pixels")
+    answers = [text for record in records for text in texts_of(record)[1::2]]
+    assert "A brown dog [8, 16, 32, 40] lies next to an orange ball [44, 30, 54, 40] ." in answers
+    assert "Somebody next to two cups [30, 40, 40, 52]; [34, 10, 44, 22] ." in answers
+
+
 @pytest.mark.parametrize(
     ("answers", "answer"),
     [("full", "The dog lies beside a ball . So the answer is the ball ."), ("short", "The ball .")],

@@ -43,6 +43,9 @@ class Gpt4Roi(Coco):
             return Evidence(0.9 if sure else 0.4, "annotations with caption and bbox")
         return None
 
+    def classes(self) -> None:
+        """No closed list: regions are described in words."""
+
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """A captioned box; None for a short caption, which is counted."""
         sides = numbers(take(item, "bbox", list), 4, "bbox")[2:]

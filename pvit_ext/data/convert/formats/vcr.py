@@ -23,8 +23,8 @@ from pvit_ext.data.convert.marks import Said, compose
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, numbers, outlined
-from pvit_ext.data.convert.templates import pick
 from pvit_ext.data.image_files import check_file
+from pvit_ext.data.tasks.choice import pick
 
 WHY = ("Why do you think so?", "How do you know?", "What makes you say that?", "What is the reason?")
 _METADATA = re.compile(rb'"metadata_fn"\s*:\s*("(?:[^"\\]|\\.)*")')
