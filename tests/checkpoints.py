@@ -95,7 +95,7 @@ def tower_tensors(folder: Path) -> dict[str, Tensor]:
 def randomize(model: Any, seed: int = 5) -> Any:
     """Every region tensor gets values that no initialisation gives."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.get_model().region_projector.parameters():
+    for parameter in model.region_module.region_projector.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter)
     return model
 

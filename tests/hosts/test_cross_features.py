@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,28 +9,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity
 
-import pvit_ext
 from pvit_ext import RegionConfig
-from tests.hosts.transformers.inputs import region_batch
-from tests.hosts.transformers.zoo import ZOO
+from tests.hosts.tiny_hosts import MIXED, TinyHost, batch_of, logits
 from tests.ops.attention_sets import names_run
-from tests.ops.test_cross_layers import batch as llava_batch
 
 CONFIG = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 32}, cross_layers=1)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-def llava(checkpoint: Path) -> tuple[Any, dict[str, Any]]:
-    torch.manual_seed(3)
-    model = pvit_ext.load_pretrained_model(str(checkpoint), region_config=CONFIG, device="cpu")[1]
-    return model, llava_batch(model)
-
-
-def transformers() -> tuple[Any, dict[str, Any]]:
-    model, processor = ZOO["llava"]()
-    torch.manual_seed(3)
-    pvit_ext.attach(model, CONFIG, processor=processor)
-    return model, region_batch(model, processor)
 
 
 def placed(value: Any, device: str, dtype: torch.dtype) -> Any:
@@ -43,14 +26,13 @@ def placed(value: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("host", ["llava", "transformers"])
-def test_half_precision_is_close_to_single(host: str, device: str, llava_checkpoint: Path) -> None:
+def test_half_precision_is_close_to_single(host: TinyHost, device: str) -> None:
     """On a GPU the flash kernels ran, forward and backward."""
-    model, batch = llava(llava_checkpoint) if host == "llava" else transformers()
+    parts = host.attached(CONFIG)
+    model, batch = parts.model, batch_of(parts, [*MIXED[:1], *MIXED[2:3]])
     for block in model.region_module.region_projector.cross_layers.blocks:
         torch.nn.init.ones_(block.gates.weight)
-    with torch.no_grad():
-        expected = model.eval()(**batch).logits
+    expected = logits(model, batch)
     model.to(device, torch.bfloat16)
     given = placed(batch, device, torch.bfloat16)
     out: list[Tensor] = []

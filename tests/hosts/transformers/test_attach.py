@@ -90,25 +90,6 @@ def test_another_encoder_takes_the_place_of_the_first() -> None:
     assert logits(model, region_batch(model, processor)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
-def test_gradient_checkpointing_of_both_kinds(name: str) -> None:
-    found = []
-    for reentrant in (None, False, True):
-        model, processor = with_regions(name)
-        model.train()
-        if reentrant is not None:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-            model.enable_input_require_grads()
-        batch = region_batch(model, processor)
-        model(**batch, labels=batch["input_ids"].masked_fill(batch["input_ids"] < 8, -100)).loss.backward()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert any(key.startswith("region_encoder.") for key in found[0])
-    for other in found[1:]:
-        assert other.keys() == found[0].keys()
-        for key, value in other.items():
-            torch.testing.assert_close(value, found[0][key], atol=1e-6, rtol=1e-4)
-
-
 def test_two_threads_on_one_model() -> None:
     model, processor = with_regions("llava")
     batches = [

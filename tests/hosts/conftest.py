@@ -1,0 +1,24 @@
+"""The fixture ``host``: a test that takes it runs on LLaVA's own classes and on models of transformers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts.tiny_hosts import FEW, TinyHost, make
+
+
+@pytest.fixture(scope="session")
+def made_hosts() -> dict[str, TinyHost]:
+    """Hosts by name, which write their checkpoints once."""
+    return {}
+
+
+@pytest.fixture(params=FEW)
+def host(
+    request: pytest.FixtureRequest, made_hosts: dict[str, TinyHost], tmp_path_factory: pytest.TempPathFactory
+) -> TinyHost:
+    """A tiny model of each host."""
+    name = request.param
+    if name not in made_hosts:
+        made_hosts[name] = make(name, tmp_path_factory)
+    return made_hosts[name]
