@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import pvit_ext
-from tests.encoders.bright_patch import make_tower_see_brightness
+from tests.hosts.brightness import see_brightness
 from tests.hosts.llava.tiled import PINPOINTS, SIDE
 from tests.tiny import build_llava
 
@@ -20,7 +20,7 @@ def tiled_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any
     options = {"image_aspect_ratio": "anyres", "image_grid_pinpoints": PINPOINTS, "tokenizer_model_max_length": 8192}
     build_llava(folder, tower_side=SIDE, mm_patch_merge_type="spatial_unpad", **options)
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(folder), device="cpu")
-    make_tower_see_brightness(model.get_vision_tower())
+    see_brightness(model.get_vision_tower())
     return tokenizer, model, processor
 
 

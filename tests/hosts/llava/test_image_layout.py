@@ -12,7 +12,7 @@ from torch import Tensor
 from pvit_ext import RegionError
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.regions.region import Size
-from tests.encoders.bright_patch import draw, smooth
+from tests.hosts.brightness import draw, smooth
 from tests.hosts.llava.tiled import MERGES, PINPOINTS, SIDE, SIZES, Loaded
 
 # Where the tiles lie

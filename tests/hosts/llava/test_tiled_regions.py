@@ -15,7 +15,7 @@ import pvit_ext
 from pvit_ext import Query, Region, RegionConfig, RegionError
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.regions.region import Size
-from tests.encoders.bright_patch import boxes_on, draw, smooth
+from tests.hosts.brightness import draw, smooth
 from tests.hosts.llava.tiled import (
     CELLS,
     ENCODERS,
@@ -28,7 +28,7 @@ from tests.hosts.llava.tiled import (
     give,
     seen_by_encoder,
 )
-from tests.tower_inputs import as_kind
+from tests.tower_inputs import as_kind, boxes_on
 
 
 @pytest.mark.parametrize("merge", MERGES)
