@@ -168,9 +168,9 @@ def load(folder: Path, **options: Any) -> Parts:
     return Parts(model, tokenizer, processor)
 
 
-def save(host: TinyHost, parts: Parts, folder: Path) -> Path:
+def save(host: TinyHost, parts: Parts, folder: Path, **options: Any) -> Path:
     """Write a model and what it needs beside its weights."""
-    parts.model.save_pretrained(folder)
+    parts.model.save_pretrained(folder, **options)
     loaded = Loaded(parts.tokenizer, parts.model, parts.processor, 0)
     host_of(parts.model).save_processor(loaded, str(host.folder()), folder)
     return folder

@@ -18,7 +18,6 @@ from transformers import AutoModelForImageTextToText
 import pvit_ext
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.keys import HOST_KEY
-from tests.checkpoints import config as regionclip_config
 from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, plain_batch, region_batch, with_regions
 from tests.hosts.transformers.zoo import ZOO
 
@@ -103,47 +102,6 @@ def test_copies_and_pickles(saved: tuple[Any, Any, Path]) -> None:
             twin.region_projector.features.weight.zero_()
         assert not torch.equal(logits(twin, batch), want)
         assert torch.equal(logits(model, batch), want)
-
-
-@pytest.mark.parametrize("embed", [False, True])
-def test_frozen_encoder_with_a_file_of_its_own(
-    embed: bool, regionclip_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = regionclip_config().encoder_options
-    model, processor = with_regions(
-        "llava", "regionclip", options, weights=str(regionclip_weights), embed_weights=embed
-    )
-    model.save_pretrained(tmp_path / "model", max_shard_size="100KB")
-    index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())["weight_map"]
-    assert len(set(index.values())) > 1
-    assert any(key.startswith("region_encoder.") for key in index) == embed
-    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
-    batch = region_batch(model, processor)
-    torch.testing.assert_close(logits(model, batch), logits(again, batch), atol=1e-5, rtol=0)  # where tensors lie
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in again.region_encoder.parameters())
-    if not embed:
-        other = tmp_path / regionclip_weights.name
-        other.write_bytes(regionclip_weights.read_bytes() + b" ")
-        monkeypatch.setenv("PVIT_EXT_WEIGHTS", str(tmp_path))
-        path = tmp_path / "model" / "config.json"
-        values = json.loads(path.read_text())
-        values["pvit_ext"]["weights"] = "/nowhere/" + other.name
-        path.write_text(json.dumps(values))
-        with pytest.raises(ValueError, match="sha256"):
-            AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
-
-
-def test_missing_region_tensors_are_an_error(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    model, _ = with_regions("llava")
-    model.save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    del tensors["region_projector.features.weight"]
-    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks its tensors \['region_projector.features.weight'\]"):
-        AutoModelForImageTextToText.from_pretrained(tmp_path)
 
 
 HUB_LAYOUT = {
