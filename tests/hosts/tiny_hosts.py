@@ -55,6 +55,9 @@ class TinyHost(Protocol):
     def stock(self, folder: Path | None = None) -> Any:
         """The model in the class of its own package, or what that class reads from another folder."""
 
+    def stock_parts(self) -> Parts:
+        """A model without regions, as ``load_pretrained_model`` returns it."""
+
     def attached(self, config: RegionConfig) -> Parts:
         """The model with a region encoder."""
 
@@ -91,6 +94,9 @@ class TinyLlava:
         model = found[self.family].from_pretrained(str(folder or self.folder()), torch_dtype=torch.float32)
         model.get_vision_tower().load_model()
         return model.eval()
+
+    def stock_parts(self) -> Parts:
+        return load(self.folder())
 
     def attached(self, config: RegionConfig) -> Parts:
         torch.manual_seed(1)
@@ -140,6 +146,10 @@ class TinyTransformers:
         model = self.make()[0]
         return model if folder is None else type(model).from_pretrained(folder).eval()
 
+    def stock_parts(self) -> Parts:
+        model, processor = self.make()
+        return Parts(model, processor.tokenizer, processor)
+
     def attached(self, config: RegionConfig) -> Parts:
         model, processor = self.make()
         torch.manual_seed(1)
@@ -149,7 +159,7 @@ class TinyTransformers:
     def talking(self, config: RegionConfig) -> Parts:
         parts = self.attached(config)
         rows = parts.model.get_input_embeddings().num_embeddings
-        unread = range(len(parts.tokenizer), rows)
+        unread = range(len(parts.tokenizer) - 1, rows)  # and <region>
         parts.model.generation_config.suppress_tokens = [0, 1, 2, *NEVER_WRITTEN, *unread]
         return parts
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import pvit_ext
-from pvit_ext import Query, Region, RegionConfig
+from pvit_ext import Query, RegionConfig
 from pvit_ext.hosts.llava import batch as batch_module
 from pvit_ext.hosts.llava.batch import collate
 from pvit_ext.hosts.llava.chat import conversation
-from tests.inference.queries import BOX, MIXED, OPTIONS, OTHER, TALL, WIDE, Loaded, new, recompute
+from tests.inference.queries import BOX, MIXED, OPTIONS, OTHER, TALL, Loaded, new, recompute
 
 
 @pytest.mark.parametrize("number", range(len(MIXED)))
@@ -29,22 +29,6 @@ def test_greedy_equals_recomputation_without_a_cache(tiny: Loaded, number: int) 
     out = model.generate(**batch, max_new_tokens=6, do_sample=False, use_cache=True, pad_token_id=0)[0]
     full = {"images": None, "image_sizes": None, "regions": None, "region_extra": None, **batch}
     assert new(out) == recompute(model, full, 6)
-
-
-def test_regions_change_the_answer(tiny: Loaded) -> None:
-    boxes = [Region.box(0, 3, 9, 35), Region.box(25, 3, 55, 12), Region.box(50, 30, 60, 40)]
-    queries = [Query(WIDE, "<region>" * 8, [box] * 8) for box in boxes]
-    answers = pvit_ext.ask(*tiny, queries, max_new_tokens=8)
-    assert len(set(answers)) == 3
-
-
-@pytest.mark.parametrize("batch_size", [2, 3, 8])
-def test_batched_equals_alone(tiny: Loaded, batch_size: int) -> None:
-    alone = [pvit_ext.ask(*tiny, [query], max_new_tokens=6)[0] for query in MIXED]
-    assert pvit_ext.ask(*tiny, MIXED, max_new_tokens=6, batch_size=batch_size) == alone
-    order = [5, 3, 0, 6, 2, 4, 1]
-    shuffled = pvit_ext.ask(*tiny, [MIXED[i] for i in order], max_new_tokens=6, batch_size=batch_size)
-    assert shuffled == [alone[i] for i in order]
 
 
 def test_half_precision(llava_checkpoint: Path) -> None:

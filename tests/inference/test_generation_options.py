@@ -5,29 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 import transformers
 
 import pvit_ext
 from pvit_ext import RegionError
 from tests.inference.queries import BOX, MIXED, Loaded
-
-
-def test_beams_and_sampling_take_regions(tiny: Loaded) -> None:
-    assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, num_beams=2)) == 3
-    torch.manual_seed(0)
-    assert len(pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, do_sample=True)) == 3
-
-
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}])
-@pytest.mark.parametrize("batch_size", [2, 8])
-def test_several_answers_a_query_are_a_list_each(tiny: Loaded, options: dict[str, Any], batch_size: int) -> None:
-    torch.manual_seed(0)
-    answers = pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, batch_size=batch_size, num_return_sequences=2, **options)
-    assert [len(one) for one in answers] == [2, 2, 2]
-    if "num_beams" in options:
-        best = pvit_ext.ask(*tiny, MIXED[:3], max_new_tokens=3, **options)
-        assert [one[0] for one in answers] == best
 
 
 @pytest.mark.parametrize(

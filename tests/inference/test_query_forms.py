@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import pvit_ext
-from pvit_ext import Query, Region, RegionError
-from tests.inference.queries import BOX, MIXED, TALL, WIDE, Loaded
+from pvit_ext import Query, RegionError
+from pvit_ext.tokens.processor import RegionProcessor
+from tests.inference.queries import BOX, FINE, MIXED, WIDE, Loaded
 
 
 def test_objects_in_another_order_or_of_another_kind(tiny: Loaded) -> None:
@@ -48,16 +49,8 @@ def test_paths_and_pictures_give_the_same(tiny: Loaded, tmp_path: Path) -> None:
     assert len(set(answers)) == 1
 
 
-def test_turned_picture_is_upright_for_regions(tiny: Loaded, tmp_path: Path) -> None:
-    """A tall photograph stored on its side with EXIF orientation 6, as phones do."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    TALL.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    region = Region.box(2, 31, 28, 49)  # outside the 50x30 picture as stored
-    answers = pvit_ext.ask(
-        *tiny,
-        [Query(image, "What is <region>?", [region]) for image in (TALL, tmp_path / "turned.png")],
-        max_new_tokens=6,
-    )
-    assert answers[0] == answers[1]
-    assert Query(tmp_path / "turned.png", "").image_sizes() == [TALL.size]
+def test_errors_of_the_model_name_the_query(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = RegionProcessor.show
+    monkeypatch.setattr(RegionProcessor, "show", lambda *given: replace(show(*given), extra=[None]))
+    with pytest.raises(RegionError, match=r"^query 3, region 0, .*region_extra="):
+        pvit_ext.ask(*tiny, [Query(WIDE, "Red?")] * 3 + [FINE], batch_size=2)
