@@ -215,26 +215,6 @@ def test_lora_writes_an_adapter_that_loads_to_the_same(
     assert not [name for name in trained if "vision_tower" in name]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("own", [{}, {"stage": "finetune", "lora_enable": True}], ids=["align", "lora"])
-def test_resuming_is_exact(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any]) -> None:
-    data = write_records(tmp_path / "data")
-    saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, **own}
-    whole = run(monkeypatch, flags(llava, data, tmp_path / "whole", **saving))
-    with monkeypatch.context() as patch:
-        patch.setattr(TransformersHost, "export", lambda *_: None)
-        patch.setattr(sys, "argv", ["train", *flags(llava, data, tmp_path / "cut", **saving, seed=42)])
-        main()
-    import shutil
-
-    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
-    resumed = run(monkeypatch, flags(llava, data, tmp_path / "cut", **saving))
-    assert resumed.state.global_step == 6
-    assert losses(resumed) == losses(whole)
-    for (name, one), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
-        assert torch.equal(one, other), name
-
-
 def test_flags_of_llava_are_said_to_be_without_effect(
     llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,9 +1,10 @@
-"""A model of transformers to train: which of its parts learn."""
+"""A model of transformers to train: which of its parts learn, and how it is filled with a checkpoint of its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from pvit_ext.hosts.transformers.families import family_of
@@ -31,3 +32,18 @@ def freeze(model: Any, with_language_model: bool, with_connectors: bool) -> None
     family_of(model.config).tower(model.base_model).requires_grad_(False)
     for module in connectors(model):
         module.requires_grad_(not with_connectors)
+
+
+def read_checkpoint(model: Any, folder: str) -> None:
+    """Fill a model with a whole checkpoint that was saved of it, by the names that its class maps.
+
+    A file's names are those of the hub, which transformers' Trainer (seen in 5.23) looks up in the model as they stand:
+    it finds no weight, says so in a warning alone, and the run goes on from its beginning.
+
+    Args:
+        model: any of transformers', with regions or without.
+        folder: of the checkpoint.
+    """
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    saved = type(model).from_pretrained(folder, dtype=kinds.pop() if len(kinds) == 1 else torch.float32)
+    model.load_state_dict(saved.state_dict())

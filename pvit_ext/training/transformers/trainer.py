@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.hosts.transformers.training import connectors
+from pvit_ext.hosts.transformers.training import connectors, read_checkpoint
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import lora_checkpoint
 from pvit_ext.training.trainer import RegionTrainer
@@ -27,6 +27,13 @@ class TransformersRegionTrainer(RegionTrainer):
                     optimizer.add_param_group({**options, "params": own, "lr": rate, "initial_lr": rate})
             return optimizer
         return super().create_optimizer(*arguments)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Of a whole model by the names that its class maps; adapters and what FSDP wrote as transformers does."""
+        if self.args.lora_enable or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            read_checkpoint(self.model, resume_from_checkpoint)
 
 
 def export_model(trainer: TransformersRegionTrainer) -> None:
