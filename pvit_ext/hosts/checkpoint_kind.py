@@ -13,6 +13,8 @@ from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 
 PROJECTOR_FILE = "mm_projector.bin"
+MERGED = "merged-model"
+"""Folder in a run's output with what the run started from, where that had to be merged; it moves with the output."""
 
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", NON_LORA_FILE, "config.json")
 _WEIGHT_FILES = tuple(
@@ -136,13 +138,21 @@ def check_exists(path: str) -> None:
     )
 
 
+def _near(folder: Path, base: str) -> Path | None:
+    """A base that moves with the folder it lies under."""
+    if Path(base).name == MERGED:  # of this run, or of the run whose checkpoint-N this is
+        inside = (folder / MERGED, folder.absolute().parent / MERGED)
+        return next((path for path in inside if path.is_dir()), None)
+    beside = folder / base  # a relative name of a folder that was written before names were absolute
+    return beside if beside.is_dir() and not Path(base).is_dir() else None
+
+
 def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> str:
     base = given or recorded
     if not base:
         raise FileNotFoundError(f"{path} holds {held} only: name the LLaVA checkpoint they belong to (base=...)")
-    beside = Path(path, base)  # a relative name of a folder that was written before names were absolute
-    if given is None and not Path(base).is_dir() and beside.is_dir():
-        return str(beside)
+    if given is None and (near := _near(Path(path), base)) is not None:
+        return str(near)
     try:
         check_exists(base)
     except FileNotFoundError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from pvit_ext.files import atomic_folder, read_json
+from pvit_ext.files import atomic_folder, fingerprint, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
@@ -52,19 +52,24 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
 
 
 def parents(kind: CheckpointKind) -> list[dict[str, Any]]:
-    """The folders that a merge puts together, the topmost first, and the times at which their files were written."""
+    """The folders that a merge puts together, the topmost first, and a fingerprint of each file of weights in them."""
     found: list[dict[str, Any]] = []
     while True:
         files = sorted(kind.folder.iterdir()) if kind.folder is not None else []
-        times = {file.name: file.stat().st_mtime_ns for file in files if file.suffix in (".safetensors", ".bin")}
-        found.append({"path": str(kind.folder.absolute()) if kind.folder else kind.path, "written": times})
+        weights = {file.name: fingerprint(file) for file in files if file.suffix in (".safetensors", ".bin")}
+        found.append({"path": str(kind.folder.absolute()) if kind.folder else kind.path, "weights": weights})
         if kind.base is None:
             return found
         kind = find_kind(kind.base)
 
 
-def merged_from(folder: Path) -> list[dict[str, Any]]:
-    """What :func:`parents` said when a folder was merged."""
+def is_merge_of(folder: Path, kind: CheckpointKind) -> bool:
+    """Whether a folder was merged from these weights, whatever their folders are called now."""
+    before, now = ([one["weights"] or one["path"] for one in found] for found in (_recorded(folder), parents(kind)))
+    return before == now
+
+
+def _recorded(folder: Path) -> list[dict[str, Any]]:
     return list(read_json(folder / MERGED_FROM)["parents"])
 
 

@@ -7,10 +7,14 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from pvit_ext.files import absolute
-from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
+from transformers import PretrainedConfig
 
-MERGED = "merged-model"
+from pvit_ext.adapters.lora import check_adapter_files
+from pvit_ext.config import CONFIG_KEY
+from pvit_ext.files import absolute
+from pvit_ext.hosts.checkpoint_kind import MERGED, CheckpointKind, find_kind
+from pvit_ext.tokens.serialization import CONFIG_FILE
+
 _MODEL, _MODULES, _OUTPUT = "model_name_or_path", "region_modules", "output_dir"
 _STORED = ("vision_tower", "region_weights", _MODULES)  # checkpoints name them, and are loaded from other folders
 _POLL = 0.5  # seconds
@@ -36,19 +40,39 @@ def start_from_whole(arguments: list[str]) -> list[str]:
     if model is None:
         return arguments
     kind = find_kind(model)
+    if modules and modules != absolute(model):
+        _check_modules(kind, modules)
+    return [*arguments, *_whole(kind, _value(arguments, _OUTPUT))]
+
+
+def _whole(kind: CheckpointKind, output: str | None) -> list[str]:
+    """The flags that name what lies under a folder, and its region modules."""
     if kind.base is None:
-        return [*arguments, f"--{_MODEL}", absolute(model)]
+        return [f"--{_MODEL}", absolute(kind.path)]
     if kind.adapter:
-        return [*arguments, f"--{_MODEL}", _merged(kind, _value(arguments, _OUTPUT))]
-    own = absolute(model)
-    if modules and modules != own:
-        raise ValueError(f"--{_MODEL} {model} holds region modules, and --{_MODULES} names others: drop one of them")
+        return [f"--{_MODEL}", _merged(kind, output)]
     _say(f"{kind}: training starts from both")
-    return start_from_whole([*arguments, f"--{_MODEL}", absolute(kind.base), f"--{_MODULES}", own])
+    return [*_whole(find_kind(kind.base), output), f"--{_MODULES}", absolute(kind.path)]
+
+
+def _check_modules(kind: CheckpointKind, modules: str) -> None:
+    """Refuse, or say, what ``--region_modules`` of another folder than MODEL would leave out."""
+    if Path(modules, CONFIG_FILE).is_file() and check_adapter_files(Path(modules)):
+        raise ValueError(
+            f"--{_MODULES} {modules} holds a LoRA adapter too, which would be left out: name it as --{_MODEL}, "
+            f"without --{_MODULES}"
+        )
+    if kind.regions:
+        raise ValueError(
+            f"--{_MODEL} {kind.path} holds region modules, and --{_MODULES} names others: drop one of them "
+            f'(--{_MODULES} "" takes away what a recipe names)'
+        )
+    if kind.base is None and CONFIG_KEY in PretrainedConfig.get_config_dict(kind.path)[0]:
+        _say(f"{modules}: its region modules replace those of {kind.path}")
 
 
 def _merged(kind: CheckpointKind, output: str | None) -> str:
-    from pvit_ext.tools.merge import merge_checkpoint, merged_from, parents
+    from pvit_ext.tools.merge import is_merge_of, merge_checkpoint
 
     if output is None:
         raise ValueError(f"{kind}: give --{_OUTPUT}, where it is merged before training starts")
@@ -58,7 +82,7 @@ def _merged(kind: CheckpointKind, output: str | None) -> str:
         merge_checkpoint(kind.path, str(folder), kind.base)
     while not folder.is_dir():  # the first rank's; a launcher ends the others where it fails
         time.sleep(_POLL)
-    if merged_from(folder) != parents(kind):
+    if not is_merge_of(folder, kind):
         raise ValueError(f"{folder} was merged from something else than {kind}: name another --{_OUTPUT}")
     return str(folder)
 

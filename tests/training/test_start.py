@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def test_a_second_lora_round_continues_from_the_first(
     trained, batch = train_lora(monkeypatch, flags(first, data, tmp_path / "third", **own))
     for path in first.glob("*.safetensors"):
         path.unlink()  # what the second round wrote loads without the first
-    loaded = logits_of(load(tmp_path / "third"), batch)
+    (tmp_path / "third").rename(tmp_path / "moved")  # with what it lies on
+    loaded = logits_of(load(tmp_path / "moved"), batch)
     torch.testing.assert_close(loaded, logits_of(trained, batch), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(loaded, expected, atol=1e-3)
 
@@ -83,6 +85,37 @@ def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Pat
     assert value(arguments, "--region_modules") == str(stage1)
     with pytest.raises(ValueError, match="holds region modules, and --region_modules names others"):
         start_from_whole(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
+
+
+def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A recipe always names the region modules of stage 1."""
+    own = {**LORA, "save_strategy": "steps", "save_steps": 2}
+    train_lora(monkeypatch, flags(llava_checkpoint, data, tmp_path / "lora", **own))
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "whole", stage="finetune"))
+    for folder in (tmp_path / "lora", tmp_path / "lora" / "checkpoint-2"):
+        with pytest.raises(ValueError, match=rf"--region_modules {folder} .*LoRA adapter.*--model_name_or_path"):
+            start_from_whole(flags(llava_checkpoint, data, tmp_path / "out", region_modules=folder))
+        with pytest.raises(ValueError, match="holds region modules, and --region_modules names others"):
+            start_from_whole(flags(folder, data, tmp_path / "out", region_modules=stage1))
+    capsys.readouterr()
+    start_from_whole(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=stage1))
+    assert f"{stage1}: its region modules replace those of {tmp_path / 'whole'}" in capsys.readouterr().out
+    start_from_whole(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=""))
+    assert "replace" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_merge_is_known_by_what_it_was_merged_from(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, copied: bool
+) -> None:
+    """Whatever the folder is called now, and whenever its files were copied."""
+    folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
+    start_from_whole(flags(folder, data, tmp_path / "out"))
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved, copy_function=shutil.copyfile) if copied else folder.rename(moved)
+    assert start_from_whole(flags(moved, data, tmp_path / "out"))[-1] == str(tmp_path / "out" / MERGED)
 
 
 def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
