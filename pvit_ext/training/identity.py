@@ -5,6 +5,7 @@ An argument that a later LLaVA, transformers or pvit-ext adds is compared withou
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -52,6 +53,10 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 """Reason -> arguments of that kind; ``*`` stands for any text."""
 
 _RUN = ("stage", "lora_enable", "lora_r", "lora_alpha", "lora_bias", "bf16", "fp16")
+_PROCESSORS = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
+    *("preprocessor_config.json", "processor_config.json", "chat_template*"),
+)
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the kind that is loaded comes first
 
 
@@ -81,6 +86,8 @@ def identity(trainer: Any) -> Identity:
         **region,
         "zero stage": deepspeed and deepspeed.zero_stage,
         "trained tensors": sum(parameter.requires_grad for parameter in model.parameters()),
+        "optimizer": type(trainer).get_optimizer_cls_and_kwargs(args)[0].__name__,
+        "mm_projector_lr given": args.mm_projector_lr is not None,  # it splits the optimizer's groups
     }
     settings = {"world_size": args.world_size, "samples": len(data)}
     for arguments in (args, data.data_args, model.model_arguments):
@@ -100,6 +107,8 @@ def _compared(arguments: Any) -> Iterator[tuple[str, Any]]:
         if name == "deepspeed" and isinstance(value, (str, os.PathLike)):
             value = read_json(Path(value)) if Path(value).is_file() else value
         elif name in _CONTENTS and value is not None:
+            if _CONTENTS[name] is checkpoint_contents:
+                yield f"{name} processor", processor_contents(str(value))
             value = _CONTENTS[name](str(value))
         if isinstance(value, dict):
             yield from _flat(name, value)
@@ -129,11 +138,25 @@ def checkpoint_contents(name: str) -> str:
 
     A name that leads to no files here stands for itself.
     """
-    found = Path(name, "config.json") if Path(name).is_dir() else _cached(name)
-    if found is None or not found.is_file():
+    if (found := _config_of(name)) is None:
         return name
     kinds = ([*sorted(found.parent.glob(pattern))] for pattern in _WEIGHTS)
     return " ".join(f"{path.name} {fingerprint(path)}" for path in [found, *next((kind for kind in kinds if kind), [])])
+
+
+def processor_contents(name: str) -> str | None:
+    """A fingerprint of the files that make ids of texts and pixels of images; None for a checkpoint without."""
+    found = _config_of(name)
+    folder = found.parent if found is not None else Path(name)
+    files = sorted({path for pattern in _PROCESSORS for path in folder.glob(pattern)})
+    marks = " ".join(f"{path.name} {fingerprint(path)}" for path in files)
+    return hashlib.sha256(marks.encode()).hexdigest()[:16] if files else None
+
+
+def _config_of(name: str) -> Path | None:
+    """config.json of a checkpoint, by its folder or hub name, where there is one here."""
+    found = Path(name, "config.json") if Path(name).is_dir() else _cached(name)
+    return found if found is not None and found.is_file() else None
 
 
 def _cached(name: str) -> Path | None:

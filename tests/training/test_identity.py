@@ -72,6 +72,47 @@ def test_whatever_changes_losses_is_said(
     assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "weight_decay", "data_path", "image_folder"}
 
 
+def test_a_base_with_another_tokenizer_or_image_processor_is_said(
+    llava_checkpoint: Path, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    other = Path(shutil.copytree(llava_checkpoint, tmp_path / "other"))
+    change_json(other / "tokenizer_config.json", add_bos_token=False)
+    change_json(other / "tower" / "preprocessor_config.json", image_mean=[0, 0, 0])
+    run(monkeypatch, flags(other, data, output, **SAVES))
+    names = {line.split(" was ")[0] for line in said(capsys.readouterr().out)}
+    assert names == {"model_name_or_path processor", "vision_tower processor"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optim": "adafactor"}, r"optimizer was 'AdamW', is 'Adafactor'"),
+        ({"mm_projector_lr": 1e-4, "stage": "finetune"}, r"mm_projector_lr given was False, is True"),
+    ],
+)
+def test_an_optimizer_that_cannot_read_the_saved_state_is_refused(
+    llava_checkpoint: Path, data: Path, output: Path, monkeypatch: pytest.MonkeyPatch, changed: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"written by another run: .*{message}.*Continue it with its own flags"):
+        run(monkeypatch, flags(llava_checkpoint, data, output, **{**SAVES, **changed}))
+
+
+def test_another_implementation_of_the_optimizer_goes_on(
+    llava_checkpoint: Path, data: Path, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    names = {"adamw_torch", "adamw_torch_fused"}
+    trainer = run(monkeypatch, flags(llava_checkpoint, data, output, **SAVES))
+    (other,) = names - {getattr(trainer.args.optim, "value", trainer.args.optim)}
+    shutil.rmtree(output / "checkpoint-2")
+    capsys.readouterr()
+    run(monkeypatch, flags(llava_checkpoint, data, output, optim=other, **SAVES))
+    assert [line.split(" was ")[0] for line in said(capsys.readouterr().out)] == ["optim"]
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def another_model(source: Path, folder: Path) -> Path:
     """As a fine-tuned one: names, shapes and sizes are the same."""
     shutil.copytree(source, folder)
