@@ -79,14 +79,23 @@ def launch(run: Launch) -> None:
         word for key, value in (run.flags | {"output_dir": run.output}).items() for word in (f"--{key}", str(value))
     ]
     launcher = [str(_program("deepspeed")), "--num_gpus", "1", "--master_port", str(free_port())]
-    command = [*launcher, str(RECIPES / run.recipe), *words]
-    log = run.output.with_suffix(".log")
+    run_logged([*launcher, str(RECIPES / run.recipe), *words], run.output, f"deepspeed {run.recipe}")
+
+
+def run_logged(command: list[str], output: Path, name: str) -> None:
+    """Run a command; what it prints goes to ``<output>.log``, its progress bar and table of what trains to the screen.
+
+    Raises:
+        RuntimeError: with the end of what it printed when it fails.
+    """
+    log = output.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment()) as process:
         assert process.stdout is not None
-        last = _follow(process.stdout, log, f"{run.output.name}: ")
+        last = _follow(process.stdout, log, f"{output.name}: ")
     if process.returncode:
         tail = "\n".join(last)
-        raise RuntimeError(f"deepspeed {run.recipe} ended with status {process.returncode}, see {log}:\n{tail}")
+        raise RuntimeError(f"{name} ended with status {process.returncode}, see {log}:\n{tail}")
 
 
 def ask_arm(arm: str, checkpoint: Path, scenes: Scenes, batch: int = 48) -> list[str]:
