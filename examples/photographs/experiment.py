@@ -1,0 +1,158 @@
+"""One seed of the experiment: data, language model, stage 0, then arm after arm; what is done is kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from examples.photographs import asking, data
+from examples.photographs.arms import ARMS
+from examples.photographs.language import write_language_model
+from examples.photographs.settings import Settings
+from examples.photographs.training import Trainer
+from examples.quickstart.phases import Phases
+
+REMEDY = "start over with --fresh"
+
+
+class Experiment:
+    """One seed.
+
+    Args:
+        root: the data set's folder, in YOLO's layout.
+        output: everything goes there; the language model and converted data are shared by seeds.
+        settings: steps and rates.
+        seed: of what is drawn, and of the runs.
+        thing: what all kinds are, in questions.
+        develop: ask about a held-out part of the training photographs, not about validation.
+        limit: ask about the first so many photographs; None: all.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        output: Path,
+        settings: Settings,
+        seed: int,
+        thing: str,
+        develop: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        self.root, self.shared = root.resolve(), output / "shared"
+        self.folder = output / (f"seed-{seed}-develop" if develop else f"seed-{seed}")
+        self.settings, self.seed, self.thing = settings, seed, thing
+        self.develop, self.limit = develop, limit
+        self.trainer = Trainer(self.root, settings, seed)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What results depend on, as plain JSON."""
+        own = {"seed": self.seed, "thing": self.thing, "develop": self.develop, "limit": self.limit}
+        return {**asdict(self.settings), **own}
+
+    @property
+    def questions(self) -> Path:
+        """One record for each box that is asked about."""
+        return self._records("questions")
+
+    def base(self) -> dict[str, float]:
+        """Records, language model and stage 0, which all arms build on; seconds of each."""
+        self._convert()
+        phases = Phases(self.folder, {**self.described, "data": str(self.root)}, remedy=REMEDY)
+        phases.run("records", self._write_records)
+        phases.run("language model", self._write_language_model)
+        phases.run("stage 0", partial(self.trainer.tags, self._language, self._records("tags"), self.folder / "base"))
+        return phases.seconds
+
+    def run(self, name: str) -> dict[str, dict[str, Any]]:
+        """What ``pvit-ext eval own`` measured of an arm, by row of the table, with the seconds of each phase.
+
+        Args:
+            name: of an arm, or ``probe`` or ``majority``.
+        """
+        phases = Phases(self.folder / name, self.described, remedy=REMEDY)
+        found = self._run_arm(name, phases) if name in ARMS else self._run_answers(name, phases)
+        return {row: {**values, "seconds": dict(phases.seconds)} for row, values in found.items()}
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """That are asked about, sorted."""
+        return data.usual_kinds(data.read_photographs(self.shared / "train.jsonl"))
+
+    @cached_property
+    def fit(self) -> list[data.Photograph]:
+        """Photographs to train on."""
+        return self._photographs("fit" if self.develop else "train")
+
+    @cached_property
+    def asked(self) -> list[data.Photograph]:
+        """Photographs that are asked about."""
+        return self._photographs("dev" if self.develop else "val")[: self.limit]
+
+    @property
+    def wording(self) -> data.Wording:
+        """Of the questions."""
+        return data.Wording(self.thing, self.kinds[-1])
+
+    def _run_arm(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
+        arm, folder, base, found = ARMS[name], self.folder / name, self.folder / "base", {}
+        asked = self.root, self.questions
+        aligned = folder / "stage1" if arm.has_tokens else None
+        if aligned:
+            phases.run("stage 1", partial(self.trainer.align, arm, base, self._records("regions_align"), aligned))
+            ask = partial(asking.ask_checkpoint, arm, aligned, *asked, folder / "eval-stage1")
+            found[f"{name}_stage1"] = phases.run("stage 1 questions", ask)
+        records = self._records(f"{arm.records}_finetune" if aligned else f"{arm.records}_all")
+        phases.run("stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
+        ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2")
+        found[name] = phases.run("stage 2 questions", ask)
+        return found
+
+    def _run_answers(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
+        """Rows without a language model."""
+        if name == "probe":
+            answers = phases.run("probe", partial(asking.probe, self.root, self.fit, self.asked, self.seed))
+        else:
+            kinds = Counter(kind for photograph in self.asked for kind in photograph.kinds)
+            answers = [kinds.most_common(1)[0][0]] * kinds.total()
+        return {name: asking.score_answers(answers, self.root, self.questions, self.folder / name / "eval")}
+
+    def _convert(self) -> None:
+        self.shared.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "val"):
+            if not (out := self.shared / f"{split}.jsonl").is_file():
+                data.convert_split(self.root, split, out)
+        if not (self.shared / "dev.jsonl").is_file():
+            data.hold_out(self.shared / "train.jsonl", self.shared)
+
+    def _photographs(self, part: str) -> list[data.Photograph]:
+        return data.only(data.read_photographs(self.shared / f"{part}.jsonl"), self.kinds)
+
+    def _records(self, name: str) -> Path:
+        return self.folder / "records" / f"{name}.jsonl"
+
+    @property
+    def _language(self) -> Path:
+        return self.shared / "smollm2"
+
+    def _write_language_model(self) -> None:
+        if not self._language.is_dir():
+            write_language_model(self._language)
+
+    def _write_records(self) -> None:
+        settings, fit, wording = self.settings, self.fit, self.wording
+        sizes = {"align": settings.align_steps, "finetune": settings.finetune_steps}
+        drawn = {}
+        for number, (stage, steps) in enumerate(sizes.items(), 1):
+            seed, count = 10 * self.seed + number, steps * settings.batch
+            drawn[stage] = list(data.region_records(fit, wording, count, seed, settings.evenness))
+        drawn["all"] = drawn["align"] + drawn["finetune"]
+        for name, records in drawn.items():
+            data.write_records(self._records(f"regions_{name}"), records)
+            data.write_records(self._records(f"without_regions_{name}"), map(data.without_regions, records))
+        tags = data.tag_records(fit, wording, settings.tags_steps * settings.batch, 10 * self.seed)
+        data.write_records(self._records("tags"), tags)
+        data.write_records(self.questions, data.question_records(self.asked, wording))

@@ -1,0 +1,132 @@
+"""What the experiment leaves: a table, ``metrics.json``, a confusion matrix, and pictures of answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.photographs.arms import ARMS
+from examples.photographs.data import Box, Photograph
+from pvit_ext.evaluation.answers import normalise
+from pvit_ext.evaluation.identity import versions
+from pvit_ext.evaluation.stored import read_answers
+from pvit_ext.files import atomic_write
+from pvit_ext.regions.image import load_image
+
+Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Row of the table -> seed -> what ``pvit-ext eval own`` measured, and seconds."""
+COLUMNS = {"accuracy %": "accuracy", "balanced %": "balanced accuracy"}
+_OTHERS = {"majority": "the most frequent answer, always", "probe": "linear probe on the crops, no language model"}
+_SHOWN = 6
+
+
+def title(row: str) -> str:
+    """Of a row of the table."""
+    arm = ARMS.get(row.removesuffix("_stage1"))
+    if arm is None:
+        return _OTHERS[row]
+    return f"{arm.title}, stage {1 if row.endswith('_stage1') else 2}" if arm.has_tokens else arm.title
+
+
+def table(results: Results) -> str:
+    """Markdown: per cent, the mean over seeds and their standard deviation; what knows least stands first."""
+    lines = [f"| arm | seeds | {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
+    rows = ["majority", *(row for name in ARMS for row in (f"{name}_stage1", name)), "probe"]
+    for row in rows:
+        if found := list(results.get(row, {}).values()):
+            cells = [_mean([one["metrics"][key] for one in found]) for key in COLUMNS.values()]
+            lines.append(f"| {title(row)} | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_metrics(path: Path, results: Results, made_with: Mapping[str, Any]) -> None:
+    """Scores, recalls and times by row and seed, and what they were made with."""
+    kept = {
+        row: {
+            str(seed): {
+                "metrics": one["metrics"],
+                "recall": {kind: found["score"] for kind, found in one["groups"]["class"].items()},
+                "questions": one["samples"],
+                "data sha256": one["run"]["data sha256"],
+                "seconds": one["seconds"],
+            }
+            for seed, one in seeds.items()
+        }
+        for row, seeds in results.items()
+    }
+    content = {"made_with": {**made_with, "versions": versions()}, "results": kept}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def draw_confusion(path: Path, found: Mapping[str, Any]) -> None:
+    """Rows are right answers, columns given ones.
+
+    Args:
+        path: PNG to write.
+        found: ``rows``, ``columns`` and ``counts``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axis = figure.subplots()
+    counts, most = found["counts"], max(map(max, found["counts"]))
+    axis.imshow(counts, cmap="Blues")
+    axis.set_xticks(range(len(found["columns"])), found["columns"], rotation=60, ha="right")
+    axis.set_yticks(range(len(found["rows"])), found["rows"])
+    axis.set_xlabel("answer")
+    axis.set_ylabel("right answer")
+    for row, line in enumerate(counts):
+        for column, count in enumerate(line):
+            if count:
+                colour = "white" if count > most / 2 else "black"
+                axis.text(column, row, count, ha="center", va="center", color=colour)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+
+
+def draw_answers(path: Path, images: Path, photographs: Sequence[Photograph], predictions: Path) -> None:
+    """Regions with right answers above, with wrong ones below; drawn by lot, always the same.
+
+    Args:
+        path: PNG to write.
+        images: folder of the photographs.
+        photographs: that were asked about, in that order.
+        predictions: of the evaluation.
+    """
+    from matplotlib.figure import Figure
+
+    asked = [(one.image, box, kind) for one in photographs for box, kind in zip(one.boxes, one.kinds, strict=True)]
+    answers = read_answers(predictions)
+    rows: dict[bool, list[tuple[str, Box, str, str]]] = {True: [], False: []}
+    for number, (image, box, kind) in enumerate(asked):
+        answer = answers[f"{number}.0"].answer
+        rows[normalise(answer) == normalise(kind)].append((image, box, kind, answer))
+    figure = Figure(figsize=(15, 5.6), layout="constrained")
+    axes = figure.subplots(2, _SHOWN)
+    for line, right in zip(axes, (True, False), strict=True):
+        chosen = random.Random(0).sample(rows[right], min(_SHOWN, len(rows[right])))
+        for axis in line:
+            axis.set_axis_off()
+        for axis, (image, box, kind, answer) in zip(line, chosen, strict=False):
+            _draw_answer(axis, images / image, box, answer if right else f"{answer or '(nothing)'}, not {kind}", right)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
+
+
+def _draw_answer(axis: Any, image: Path, box: Box, text: str, right: bool) -> None:
+    from matplotlib.patches import Rectangle
+
+    x0, y0, x1, y1 = box
+    axis.imshow(load_image(image))
+    axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="cyan", linewidth=2))
+    axis.set_title(text, fontsize=11, color="tab:green" if right else "tab:red")
+
+
+def _mean(values: Sequence[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.1f}"

@@ -1,0 +1,59 @@
+"""EfficientNet-Lite0 as LLaVA's vision tower: 25 image tokens for the language model, two maps for region encoders."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPImageProcessor
+
+from examples.photographs.efficientnet import FINE, STRIDE, WIDTH, EfficientNetMaps
+from pvit_ext import VisionTower
+
+NAME = "efficientnet_lite0"
+SIDE = 448
+GRID = 5
+"""Image tokens a side; the maps have 14 cells a side, whose 196 tokens would be most of what a CPU computes."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class EfficientNetTower(VisionTower):
+    """``--vision_tower efficientnet_lite0``; frozen."""
+
+    frozen = True
+    vision_tower: EfficientNetMaps
+
+    def __init__(self, name: str, args: Any) -> None:
+        super().__init__(name, args)
+        self.vision_tower = EfficientNetMaps()
+        self.config = SimpleNamespace(
+            hidden_size=WIDTH,
+            image_size=SIDE,
+            patch_size=STRIDE,
+            num_hidden_layers=2,
+            feature_widths=(FINE, WIDTH),
+            feature_strides=(STRIDE // 2, STRIDE),
+        )
+        square = {"height": SIDE, "width": SIDE}
+        self.image_processor = CLIPImageProcessor(
+            size={"shortest_edge": SIDE}, crop_size=square, image_mean=MEAN, image_std=STD
+        )
+
+    def load_pretrained(self) -> None:
+        """ImageNet's weights."""
+        self.vision_tower.load_pretrained()
+
+    def features(self, output: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, 25, 1728): the coarse map on a grid of 5 by 5."""
+        return F.adaptive_avg_pool2d(output[1], GRID).flatten(2).transpose(1, 2)
+
+    def feature_maps(self, output: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """(B, 112, 28, 28) and (B, 1728, 14, 14)."""
+        return list(output)
+
+    @property
+    def num_patches_per_side(self) -> int:
+        """Of the grid that the language model reads."""
+        return GRID
