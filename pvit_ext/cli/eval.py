@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import count, name_values
+from pvit_ext.cli.options import count, name_values, require_extra
 
 if TYPE_CHECKING:
+    from pvit_ext.evaluation.endpoint import EndpointOptions
     from pvit_ext.evaluation.run import Settings
 
 
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0, help="of --limit and of the cases shown (default 0)")
     _add_model(parser)
+    _add_endpoint(parser)
     parser.set_defaults(handler=run)
 
 
@@ -50,6 +52,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", help="default float16 on cuda, float32 on the cpu")
 
 
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("an external model, as a baseline")
+    group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible, such as http://localhost:8000/v1")
+    group.add_argument("--endpoint-model", metavar="NAME", help="its name there; without --endpoint at OpenAI's")
+    group.add_argument("--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable")
+    group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time, default %(default)s")
+    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side when sent")
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     if args.tasks:
@@ -58,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("task", "data", "image_folder", "out") if getattr(args, name) is None]
     if missing:
         raise ValueError("give TASK --model DIR --data FILE --image-folder DIR --out DIR, or --tasks")
-    if (args.model is None) == (args.answers is None):
-        raise ValueError("give --model DIR, or --answers FILE: one of them answers")
+    if sum(value is not None for value in (args.model, args.answers, args.endpoint_model)) != 1:
+        raise ValueError("give --model DIR, --endpoint-model NAME or --answers FILE: one of them answers")
     from pvit_ext.evaluation.run import evaluate
     from pvit_ext.evaluation.summary import headline
 
@@ -85,6 +96,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         image_folder=args.image_folder,
         out=args.out,
         model=model,
+        endpoint=_endpoint(args, tokens) if args.endpoint_model else None,
         answers=args.answers,
         arm=args.arm,
         words=args.region_words or WORDS,
@@ -92,6 +104,24 @@ def _settings(args: argparse.Namespace) -> Settings:
         limit=args.limit,
         seed=args.seed,
     )
+
+
+def _endpoint(args: argparse.Namespace, tokens: int) -> EndpointOptions:
+    require_extra("generate", "pvit-ext eval --endpoint-model")
+    from pvit_ext.data.generate.client import Endpoint
+    from pvit_ext.data.generate.request import CallOptions
+    from pvit_ext.evaluation.endpoint import EndpointOptions
+
+    call = CallOptions(
+        args.endpoint_model,
+        image_side=args.image_side,
+        response_format="none",
+        temperature=0.0,
+        seed=args.seed,
+        max_tokens=tokens,
+        max_tokens_name="max_tokens" if args.endpoint else "max_completion_tokens",
+    )
+    return EndpointOptions(Endpoint(args.endpoint, args.api_key_name), call, args.system, args.concurrency)
 
 
 def _tasks() -> str:

@@ -6,11 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
-from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
+from pvit_ext.evaluation.arms import MARKS, REGIONS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.ranks import Ranks, ranks
@@ -18,6 +18,9 @@ from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.stored import read_answers
 from pvit_ext.evaluation.summary import summary, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+
+if TYPE_CHECKING:
+    from pvit_ext.evaluation.endpoint import EndpointOptions
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Settings:
         data: file or folder of the task.
         image_folder: that its images lie in.
         out: folder of the answers and results.
-        model: that answers; None: the answers are stored ones.
-        answers: file of stored answers; None: the model gives them.
-        arm: by name; None: that of the checkpoint.
+        model: that answers; one of this, ``endpoint`` and ``answers`` is given.
+        endpoint: of an external model that answers.
+        answers: file of stored answers.
+        arm: by name; None: that of the checkpoint, or ``marks`` for an external model.
         words: what stands for a region in the arm ``image``.
         settings: of the task.
         limit: so many samples, chosen by the seed; None: all.
@@ -43,6 +47,7 @@ class Settings:
     image_folder: str
     out: Path
     model: ModelOptions | None = None
+    endpoint: EndpointOptions | None = None
     answers: Path | None = None
     arm: str | None = None
     words: str = WORDS
@@ -74,6 +79,8 @@ def evaluate(settings: Settings) -> dict[str, Any] | None:
     with ranks() as here:
         if settings.answers is not None:
             found, run = _stored(settings, asked), {"answers": str(settings.answers)}
+        elif settings.endpoint is not None:
+            found, run = _of_endpoint(settings, asked, here)
         else:
             found, run = _of_model(settings, asked, here)
         if here.rank:
@@ -133,6 +140,29 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "max new tokens": model.max_new_tokens,
         "decoding": "greedy",
         "dtype": model.dtype or "default of the device",
+    }
+    return found, run
+
+
+def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:
+    """An external model's answers: its ledger, keyed by the hash of all that is sent, is what a run goes on from."""
+    from pvit_ext.evaluation.endpoint import answer_by_endpoint
+
+    assert settings.endpoint is not None
+    options, name = settings.endpoint, settings.arm or MARKS
+    if name == REGIONS:
+        raise ValueError(f"an external model takes no region tokens: show regions by --arm {MARKS}, text or image")
+    if here.world > 1:
+        raise ValueError("an endpoint is asked by one process: start without a launcher, and set --concurrency")
+    arm = Arm(name, None, settings.words)
+    found, refused = answer_by_endpoint(asked.task, asked.samples, arm, options, settings.out)
+    run = {
+        "model": f"{options.call.model} at {options.endpoint.base_url or 'OpenAI'}",
+        "arm": f"{name}: {arm.about}",
+        "prompt sha256": identity.prompt_hash(asked.task, asked.every, arm.values() | {"system": options.system}),
+        "max new tokens": options.call.max_tokens,
+        "decoding": f"temperature {options.call.temperature}, seed {options.call.seed}",
+        "refused, counted as an empty answer": len(refused),
     }
     return found, run
 

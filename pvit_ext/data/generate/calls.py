@@ -5,18 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from pvit_ext.data.generate.client import CallFailed, Client, EndpointUnusable, NotTaken
 from pvit_ext.data.generate.limits import CeilingReached, Pace
-from pvit_ext.data.generate.pipeline import Answer, Pipeline
+from pvit_ext.data.generate.pipeline import Answer, Lookup
 from pvit_ext.data.generate.reply import Usage, read_body, usage_of
 from pvit_ext.data.generate.request import Request
-from pvit_ext.data.generate.strategies import Job
 from pvit_ext.regions.image import ImageError
 
 FAILURES_IN_A_ROW = 10
 """Calls that failed after all their tries, with no other between: the endpoint is down, and every further one waits."""
+
+
+class Named(Protocol):
+    """A job: something that calls are made for."""
+
+    @property
+    def name(self) -> str:
+        """That no other job has."""
+        ...
+
+
+JobT = TypeVar("JobT", bound=Named)
+JobT_contra = TypeVar("JobT_contra", bound=Named, contravariant=True)
+
+
+class Plan(Protocol[JobT_contra]):
+    """What says which call a job needs next; see :class:`~pvit_ext.data.generate.pipeline.Pipeline`."""
+
+    def advance(self, job: JobT_contra, lookup: Lookup) -> object:
+        """The next request of a job; anything else where it needs none."""
+        ...
 
 
 @dataclass
@@ -63,24 +83,24 @@ class CallBudget(Protocol):
         """Put what a call did cost in place of what was set aside."""
 
 
-class Caller:
+class Caller(Generic[JobT]):
     """Does jobs at one endpoint.
 
     Args:
-        pipeline: says what a job needs.
+        plan: says what a job needs.
         ledger: of all calls.
         client: of the endpoint.
         pace: how fast.
         budget: for how much.
     """
 
-    def __init__(self, pipeline: Pipeline, ledger: CallLedger, client: Client, pace: Pace, budget: CallBudget) -> None:
-        self.pipeline, self.ledger, self.client, self.pace, self.budget = pipeline, ledger, client, pace, budget
+    def __init__(self, plan: Plan[JobT], ledger: CallLedger, client: Client, pace: Pace, budget: CallBudget) -> None:
+        self.plan, self.ledger, self.client, self.pace, self.budget = plan, ledger, client, pace, budget
         self.progress = Progress()
         self._in_a_row = 0
         self._waiting: dict[str, asyncio.Event] = {}
 
-    async def do(self, jobs: Iterable[Job], concurrency: int, advance: Callable[[], object]) -> Progress:
+    async def do(self, jobs: Iterable[JobT], concurrency: int, advance: Callable[[], object]) -> Progress:
         """Make all calls that the jobs need, and close the client.
 
         Args:
@@ -95,7 +115,7 @@ class Caller:
             await self.client.close()
         return self.progress
 
-    async def _work(self, jobs: Iterable[Job], advance: Callable[[], object]) -> None:
+    async def _work(self, jobs: Iterable[JobT], advance: Callable[[], object]) -> None:
         for job in jobs:
             try:
                 await self._finish(job)
@@ -111,8 +131,8 @@ class Caller:
             if self.progress.stopped:
                 return
 
-    async def _finish(self, job: Job) -> None:
-        while isinstance(step := self.pipeline.advance(job, self.ledger.lookup), Request):
+    async def _finish(self, job: JobT) -> None:
+        while isinstance(step := self.plan.advance(job, self.ledger.lookup), Request):
             if self.progress.stopped:
                 return
             if (same := self._waiting.get(step.key)) is not None:  # two images with the same annotations

@@ -1,0 +1,164 @@
+"""Answers of an external model behind an OpenAI-compatible endpoint, with regions drawn or written."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel
+
+from pvit_ext.data.generate.calls import Caller, Progress
+from pvit_ext.data.generate.client import Endpoint, OpenAIClient
+from pvit_ext.data.generate.ledger import Ledger
+from pvit_ext.data.generate.limits import Budget, Pace, Prices
+from pvit_ext.data.generate.pipeline import Lookup
+from pvit_ext.data.generate.reply import BadReply, Refused, message_text, read_body
+from pvit_ext.data.generate.request import CallOptions, ImagePart, Message, Request
+from pvit_ext.evaluation.answering import show
+from pvit_ext.evaluation.arms import Arm
+from pvit_ext.evaluation.sample import Prediction, Sample
+from pvit_ext.evaluation.task import Task
+from pvit_ext.prompt import IMAGE_PLACEHOLDER
+
+LEDGER = "ledger.jsonl"
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """An external model, and how it is asked.
+
+    Args:
+        endpoint: where calls go.
+        call: what all calls share; its ``model`` is the name there.
+        system: prompt, None for none.
+        concurrency: calls at a time.
+    """
+
+    endpoint: Endpoint
+    call: CallOptions
+    system: str | None = None
+    concurrency: int = 8
+
+
+@dataclass(frozen=True)
+class Pixels(ImagePart):
+    """An image of a message that is in memory: its regions may be drawn on it.
+
+    Args:
+        image: upright RGB.
+    """
+
+    image: Image.Image = field(default_factory=lambda: Image.new("RGB", (1, 1)))
+
+    def mark(self) -> dict[str, Any]:
+        """What tells it from any other."""
+        shown = hashlib.sha256(repr(self.image.size).encode() + self.image.tobytes())
+        return {"sha256": shown.hexdigest(), "side": self.side}
+
+    def data_url(self) -> str:
+        """The image as a PNG, so that thin marks and small objects stay, in a data URL."""
+        image, stream = self.image.copy(), io.BytesIO()
+        image.thumbnail((self.side, self.side))
+        image.save(stream, "PNG")
+        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A sample as a job of the endpoint's calls."""
+
+    name: str
+    sample: Sample
+
+
+class _Questions:
+    """One call for each sample; see :class:`~pvit_ext.data.generate.calls.Plan`."""
+
+    def __init__(self, task: Task, arm: Arm, options: EndpointOptions) -> None:
+        self.task, self.arm, self.options = task, arm, options
+        self.answers: dict[str, Prediction] = {}
+        self.refused: dict[str, str] = {}
+
+    def advance(self, job: _Question, lookup: Lookup) -> Request | None:
+        shown = show(self.task, job.sample, self.arm)
+        request = Request(job.name, self._messages(shown.query), BaseModel, self.options.call)
+        if (answer := lookup(request.key)) is None:
+            return request
+        try:
+            text = _text(answer.raw) if answer.failure is None else ""
+            if answer.failure is not None:
+                self.refused[job.name] = answer.failure
+        except Refused as error:
+            text, self.refused[job.name] = "", str(error)
+        self.answers[job.name] = Prediction(text, shown.areas)
+        return None
+
+    def _messages(self, query: Any) -> list[Message]:
+        side = self.options.call.image_side
+        images = [Pixels("", side, image=image) for image in query.load_images()]
+        texts = [text for turn in query.history for text in turn] + [query.text]
+        first, *rest = [text.replace(IMAGE_PLACEHOLDER, "").strip() for text in texts]
+        messages: list[Message] = [{"role": "user", "content": [*images, first]}]
+        messages += [{"role": ("assistant", "user")[number % 2], "content": text} for number, text in enumerate(rest)]
+        return [{"role": "system", "content": self.options.system}, *messages] if self.options.system else messages
+
+
+def answer_by_endpoint(
+    task: Task, samples: Sequence[Sample], arm: Arm, options: EndpointOptions, out: Path
+) -> tuple[dict[str, Prediction], dict[str, str]]:
+    """The external model's answers; each reply is in the ledger at once, and none is paid for twice.
+
+    Args:
+        task: that asks.
+        samples: to ask.
+        arm: that shows regions without region tokens.
+        options: of the endpoint.
+        out: folder of the ledger.
+
+    Returns:
+        the answers by sample id, and of those that the model or a filter refused, with an empty answer, the reason.
+
+    Raises:
+        ValueError: when calls had no reply, or the ledger is in use.
+    """
+    from tqdm import tqdm
+
+    plan = _Questions(task, arm, options)
+    jobs = [_Question(sample.id, sample) for sample in samples]
+    with Ledger(out / LEDGER) as ledger, tqdm(total=len(jobs), desc="asking", unit="sample") as bar:
+        caller = Caller(plan, ledger, OpenAIClient(options.endpoint), Pace(None, None), Budget(Prices(), None))
+        progress = asyncio.run(caller.do(jobs, options.concurrency, bar.update))
+    _check(progress, len(jobs))
+    return plan.answers, plan.refused
+
+
+def _check(progress: Progress, jobs: int) -> None:
+    if progress.stopped or progress.failed:
+        why = progress.stopped or next(iter(progress.failed.values()))
+        raise ValueError(
+            f"{jobs - progress.finished} of {jobs} questions have no reply ({why}): run the same command again, it "
+            "asks only those"
+        )
+
+
+def _text(raw: str) -> str:
+    """The text of a reply; one that was cut at the longest length is an answer too, and so is an empty one.
+
+    Raises:
+        Refused: by the model, or by a content filter.
+    """
+    body = read_body(raw)
+    try:
+        return message_text(body)
+    except BadReply:
+        choices = body.get("choices") or [{}]
+        message = choices[0].get("message") if isinstance(choices[0], dict) else None
+        text = message.get("content") if isinstance(message, dict) else None
+        return text if isinstance(text, str) else ""
