@@ -92,8 +92,9 @@ def _answers(
             options.conv_version, options.system,
         )  # fmt: skip
     except RegionError as error:
-        names = ", ".join(sample.name for sample in batch)
-        raise RegionError(f"{error} (query 0 and the following are: {names})") from error
+        if any(sample.name in str(error) for sample in batch):
+            raise
+        raise RegionError(f"{error} (its queries are {', '.join(sample.name for sample in batch)})") from error
     found = zip(batch, shown, answers, strict=True)
     return [(sample.id, Prediction(answer, one.areas)) for sample, one, answer in found]
 

@@ -38,10 +38,14 @@ def grouped(results: Sequence[Result], key: Callable[[Result], str | None]) -> d
 
 
 def by_size(results: Sequence[Result]) -> dict[str, tuple[float, int]]:
-    """The mean score by the smallest region of each sample; empty where no area is known."""
+    """The mean score by the smallest region of each sample; empty where no area is known.
+
+    Args:
+        results: with areas of the regions that were shown, or of what was asked for in ``sample.extra``.
+    """
 
     def size(result: Result) -> str | None:
-        areas = result.prediction.areas
+        areas = result.prediction.areas or result.sample.extra.get("areas")
         return next(name for name, end in SIZES.items() if min(areas) < end) if areas else None
 
     found = grouped(results, size)

@@ -98,16 +98,16 @@ def _figure(task: Task, result: Result) -> str:
     question = number_regions([*earlier, task.prompt(sample)])[-1]
     kind = "right" if judged.score == 1 else "wrong"
     return (
-        f"<figure>{_images(result)}<figcaption><p>{html.escape(question)}</p>"
+        f"<figure>{_images(task, result)}<figcaption><p>{html.escape(question)}</p>"
         f'<p class="{kind}">answer: {html.escape(result.prediction.answer)} ({judged.score:.2f})</p>'
         f"<p>reference: {html.escape(sample.reference)}</p><p><small>{html.escape(sample.name)}</small></p>"
         "</figcaption></figure>"
     )
 
 
-def _images(result: Result) -> str:
+def _images(task: Task, result: Result) -> str:
     try:
-        regions = result.sample.regions()
+        regions = task.draw(result)
         parts = []
         for number, path in enumerate(result.sample.images):
             image = load_image(path)

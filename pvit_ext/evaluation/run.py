@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
 from pvit_ext.evaluation.arms import MARKS, REGIONS, WORDS, Arm, check_arm
@@ -106,7 +107,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     assert settings.model is not None
     model = settings.model
     config = identity.stored_region_config(model.path, model.base)
-    name, remark = check_arm(settings.arm, config, model.path)
+    name, remark = _arm(settings, asked, config)
     arm = Arm(name, config, settings.words)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
@@ -142,6 +143,14 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "dtype": model.dtype or "default of the device",
     }
     return found, run
+
+
+def _arm(settings: Settings, asked: _Asked, config: RegionConfig | None) -> tuple[str, str | None]:
+    """The arm, and what is to be said about it; questions without regions are asked as they are."""
+    assert settings.model is not None
+    if not any(sample.specs for sample in asked.every):
+        return REGIONS, "the questions have no regions"
+    return check_arm(settings.arm, config, settings.model.path)
 
 
 def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:

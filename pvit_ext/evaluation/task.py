@@ -26,6 +26,7 @@ from typing import ClassVar
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.plugins import Registry
+from pvit_ext.regions.region import Region
 
 GROUP = "pvit_ext.eval_tasks"
 
@@ -83,7 +84,7 @@ class Task(ABC):
     version: ClassVar[int] = 1
     settings: ClassVar[Mapping[str, Setting]] = {}
     max_new_tokens: ClassVar[int] = 32
-    published: ClassVar[Sequence[Published]] = ()
+    published: Sequence[Published] = ()
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -113,6 +114,10 @@ class Task(ABC):
         Raises:
             ValueError: when a metric cannot be computed here, with what is missing; none is put in its place.
         """
+
+    def draw(self, result: Result) -> list[Region]:
+        """What the report draws on the sample's images."""
+        return result.sample.regions()
 
     def files(self) -> list[Path]:
         """The files that the samples are read from, images aside; their hash names the split."""

@@ -1,0 +1,180 @@
+"""Benchmarks from answers that are known: each protocol's own oddities, and published numbers from stored answers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pvit_ext.evaluation.boxes import find_boxes, iou, to_pixels
+from pvit_ext.evaluation.task import TASKS, TaskOptions
+
+DATA = os.environ.get("PVIT_EXT_DATA")
+SIZES = {"101.jpg": (64, 48), "102.jpg": (48, 64), "103.jpg": (80, 40)}
+REC = [
+    ("101.jpg", "brown dog", [8, 16, 32, 40], "[0.125,0.333,0.500,0.833]"),
+    ("102.jpg", "yellow cup", [30, 40, 40, 52], "<box>(625,625),(833,812)</box>"),
+    ("102.jpg", "upper cup", [34, 10, 44, 22], "It is [0.6, 0.6, 0.9, 0.9]."),
+    ("101.jpg", "sign", [40, 4, 60, 16], "I cannot see it."),
+    ("101.jpg", "ball", [44, 30, 54, 40], "[0.84375, 0.8333, 0.6875, 0.625]"),
+    ("103.jpg", "boat", [10, 12, 50, 34], "[0.125, 0.3, 0.375, 0.85]"),
+]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for name, size in SIZES.items():
+        Image.new("RGB", size).save(tmp_path / name)
+    return tmp_path
+
+
+def run(task: str, folder: Path, data: Path, answers: Path, *settings: str) -> dict[str, Any]:
+    from pvit_ext import cli
+
+    words = ["--data", data, "--image-folder", folder, "--out", folder / "out", "--answers", answers]
+    chosen = [word for one in settings for word in ("--set", one)]
+    assert cli.main(["--traceback", "eval", task, *map(str, words), *chosen]) == 0
+    found: dict[str, Any] = json.loads((folder / "out" / "metrics.json").read_text())
+    return found
+
+
+def lines(path: Path, values: Any) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def answered(path: Path, texts: Any) -> Path:
+    return lines(path, ({"id": number, "answer": text} for number, text in enumerate(texts)))
+
+
+def test_rec_counts_the_first_box_at_half(images: Path) -> None:
+    data = lines(images / "rec.jsonl", ({"image": i, "sent": s, "bbox": b} for i, s, b, _ in REC))
+    answers = answered(images / "answers.jsonl", (answer for *_, answer in REC))
+    values = run("grounding", images, data, answers)
+    assert values["metrics"]["accuracy@0.5"] == 3 / 6
+    assert values["metrics"]["mean IoU"] == pytest.approx((0.998668 + 0.995738 + 0.5) / 6, abs=1e-5)
+    assert values["metrics"]["answers without a box"] == 1 / 6
+    assert values["groups"]["size of region"]["small"]["samples"] == 6
+    assert run("grounding", images, data, answers, "iou=gt")["metrics"]["accuracy@0.5"] == 2 / 6
+    assert run("grounding", images, data, answers, "scale=fraction")["metrics"]["accuracy@0.5"] == 2 / 6
+    page = (images / "out" / "report.html").read_text()
+    assert page.count("<img") == page.count("<figure>") > 6
+
+
+def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:
+    data = lines(images / "rec.jsonl", [{"image": "101.jpg", "sent": "dog", "bbox": [8, 16, 32, 40]}])
+    task = TASKS.require("grounding")(TaskOptions(data, str(images), {"question": "Find {phrase}!"}))
+    assert [sample.question for sample in task.load()] == ["Find dog!"]
+    with pytest.raises(ValueError, match=r"has no \{phrase\}"):
+        list(TASKS.require("grounding")(TaskOptions(data, str(images), {"question": "Find it"})).load())
+    data.write_text('{"image": "101.jpg", "sent": "dog", "bbox": [1, 2, 3]}\n')
+    with pytest.raises(ValueError, match=r"rec.jsonl line 1: expected image, sent and bbox"):
+        list(TASKS.require("grounding")(TaskOptions(data, str(images))).load())
+
+
+def test_grounding_reads_a_converted_file(images: Path) -> None:
+    source = {"format": "x", "size": [64, 48], "objects": [{"region": 0, "box": [8, 16, 32, 40], "captions": ["dog"]}]}
+    talk = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "dog"}]
+    record = {"id": "1", "image": "101.jpg", "conversations": talk, "regions": [[8, 16, 32, 40]], "source": source}
+    data = lines(images / "converted.jsonl", [record])
+    (sample,) = TASKS.require("grounding")(TaskOptions(data, str(images))).load()
+    assert (sample.reference, sample.extra["box"]) == ("dog", [8, 16, 32, 40])
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("[1,2,3,4] and (5, 6, 7.5, .8)", [(1, 2, 3, 4), (5, 6, 7.5, 0.8)]),
+        ("(1,2),(3,4)", [(1, 2, 3, 4)]),
+        ("<Region><L1><L20><L300><L999></Region>", [(1, 20, 300, 999)]),
+        ("[1,2,3] [a,b,c,d] 1,2,3,4", []),
+    ],
+)
+def test_boxes_in_answers(text: str, want: list[tuple[float, ...]]) -> None:
+    assert find_boxes(text) == want
+
+
+def test_scales_of_boxes() -> None:
+    assert to_pixels((0.5, 0.5, 1, 1), (80, 40), "auto") == (40, 20, 80, 40)
+    assert to_pixels((500, 500, 1000, 1000), (80, 40), "auto") == (40, 20, 80, 40)
+    assert to_pixels((5, 6, 7, 8), (80, 40), "pixel") == (5, 6, 7, 8)
+    assert to_pixels((0, 0.25, 1, 0.75), (80, 40), "padded") == (0, 0, 80, 40)
+    assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert iou((2, 2, 0, 0), (0, 0, 2, 2)) == 0
+
+
+def test_pope_reads_answers_as_its_script_does(images: Path) -> None:
+    said = ["Yes, there is a dog.", "There is no boat.", "There are two. No doubt.", "Yes", "I see nothing."]
+    labels = ["yes", "no", "yes", "no", "no"]
+    questions = ({"image": "101.jpg", "text": "Is it there?", "label": label} for label in labels)
+    data = lines(images / "coco_pope_random.json", questions)
+    values = run("pope", images, data, answered(images / "a.jsonl", said))
+    want = {"accuracy": 0.6, "precision": 0.5, "recall": 1.0, "F1": 2 / 3, "share of yes": 0.8}
+    assert values["metrics"] == pytest.approx(want)
+    assert values["confusion"]["counts"] == [[2, 0, 0], [2, 1, 0]]
+    assert [one["value"] for one in values["published"]] == [0.873]
+
+
+def gar_items() -> list[dict[str, Any]]:
+    mask = {"size": [48, 64], "counts": [100, 20, 2952]}
+    items = [
+        ("What is the color of <Prompt0>?", ["A. brown", "B. red"], "A", "color", 1),
+        ("Is <Prompt1> above <Prompt0>?", ["A. Yes", "B. No"], "A", "relation", 2),
+        ("Which one is left?", ["A. <Prompt1>", "B. <Prompt0>"], "B", "ordering", 2),
+    ]
+    return [
+        {"image": "101.jpg", "question": q, "choices": c, "answer": a, "type": t, "mask_rles": [mask] * n}
+        for q, c, a, t, n in items
+    ]
+
+
+def test_gar_bench_compares_the_whole_output(images: Path) -> None:
+    data, stored = images / "vqa.json", images / "out.json"
+    data.write_text(json.dumps(gar_items()))
+    said = ["a", "A. Yes", "B"]
+    stored.write_text(json.dumps([{**one, "model_output": s} for one, s in zip(gar_items(), said, strict=True)]))
+    values = run("gar-bench-vqa", images, data, stored)
+    assert values["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert {name: one["score"] for name, one in values["groups"]["type"].items()} == {
+        "color": 1.0,
+        "relation": 0.0,
+        "ordering": 1.0,
+    }
+    # of "a", "A. Yes" and "B", the last two hold just one capital letter of the four
+    assert run("gar-bench-vqa", images, data, stored, "match=letter")["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    samples = list(TASKS.require("gar-bench-vqa")(TaskOptions(data, str(images))).load())
+    assert samples[2].question.startswith("Which one is left?\nA. <region>\nB. <region>\nAnswer")
+    assert [len(sample.regions()) for sample in samples] == [1, 2, 2]
+    stored.write_text(json.dumps([{**one, "question": "other", "model_output": ""} for one in gar_items()]))
+    with pytest.raises(ValueError, match="answers other questions"):
+        run("gar-bench-vqa", images, data, stored)
+
+
+@pytest.mark.skipif(DATA is None, reason="PVIT_EXT_DATA names no folder of real data")
+@pytest.mark.parametrize(("model", "right"), [("gar_1b", 203), ("gar_8b", 245)])
+def test_published_numbers_from_gars_stored_answers(model: str, right: int, tmp_path: Path) -> None:
+    folder = Path(str(DATA), "gar_bench")
+    task = TASKS.require("gar-bench-vqa")(TaskOptions(folder / "GAR-Bench-VQA.json", str(folder)))
+    stored = task.stored_answers(folder / "model_outputs" / f"{model}_vqa.json")
+    assert stored is not None
+    scores = [task.parse(sample, stored[sample.id]).score for sample in task.load()]
+    assert (sum(scores), len(scores)) == (right, 424)
+
+
+@pytest.mark.parametrize("checkpoint", ["transformers"], indirect=True)
+def test_a_model_answers_them(checkpoint: Path, evaluate: Any, images: Path) -> None:
+    (images / "vqa.json").write_text(json.dumps(gar_items()))
+    lines(images / "rec.jsonl", ({"image": i, "sent": s, "bbox": b} for i, s, b, _ in REC))
+    lines(images / "pope.json", [{"image": "101.jpg", "text": "Is a dog there?", "label": "no"}])
+    options = ("--model", checkpoint, "--max-new-tokens", 2, "--image-folder", images)
+    for task, file, count in (
+        ("gar-bench-vqa", "vqa.json", 3),
+        ("grounding", "rec.jsonl", 6),
+        ("pope", "pope.json", 1),
+    ):
+        values = evaluate(*options, task=task, data=images / file, out=f"of {task}")
+        assert values["samples"] == count
