@@ -17,7 +17,7 @@ from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.ranks import Ranks, ranks
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.stored import read_answers
-from pvit_ext.evaluation.summary import summary, write_json, write_markdown
+from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 
 if TYPE_CHECKING:
@@ -203,7 +203,9 @@ def _write(
         "seed": settings.seed,
         "versions": identity.versions(),
     }
-    values = summary(settings.task, task, results, {**run, **every})
+    score = task.score(results)
+    results = with_scores(results, score)
+    values = summary(settings.task, task, results, score, {**run, **every})
     settings.out.mkdir(parents=True, exist_ok=True)
     write_json(settings.out / "metrics.json", values)
     write_markdown(settings.out / "metrics.md", values)

@@ -112,6 +112,7 @@ class Score:
         groups: name of a grouping -> group -> (value of the main metric, number of samples).
         confusion: of classes, where there are any.
         notes: how it was measured, a sentence each.
+        each: the score of each result, in place of what ``parse`` gave, where it takes all answers to know it.
     """
 
     main: str
@@ -119,3 +120,4 @@ class Score:
     groups: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
     confusion: Confusion | None = None
     notes: Sequence[str] = ()
+    each: Sequence[float] = ()

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pvit_ext.evaluation.measures import by_size
-from pvit_ext.evaluation.sample import Result
+from pvit_ext.evaluation.sample import Result, Score
 from pvit_ext.evaluation.task import Published, Task
 from pvit_ext.files import atomic_write
 
 SIZE = "size of region"
 
 
-def summary(task_name: str, task: Task, results: Sequence[Result], run: Mapping[str, Any]) -> dict[str, Any]:
+def with_scores(results: Sequence[Result], score: Score) -> list[Result]:
+    """The results with the scores that only all answers together could give."""
+    if not score.each:
+        return list(results)
+    pairs = zip(results, score.each, strict=True)
+    return [replace(one, judged=replace(one.judged, score=value)) for one, value in pairs]
+
+
+def summary(
+    task_name: str, task: Task, results: Sequence[Result], score: Score, run: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that was measured, in plain JSON types.
 
     Args:
         task_name: as it is registered.
         task: that scores.
-        results: of all samples.
+        results: of all samples, with their final scores.
+        score: of them.
         run: what the answers were made with.
     """
-    score = task.score(results)
     groups = {**score.groups, SIZE: by_size(results)}
     return {
         "task": task_name,

@@ -1,0 +1,70 @@
+"""Ground truth in COCO's layout (COCO, LVIS and files of others): objects with their category and image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.image_files import find_file
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A file of instances.
+
+    Args:
+        path: of it.
+        values: images, annotations and categories.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> CocoFile:
+        """Read a file.
+
+        Raises:
+            ValueError: for one of another layout.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        needed = ("images", "annotations", "categories")
+        if not isinstance(values, dict) or not all(isinstance(values.get(name), list) for name in needed):
+            raise ValueError(f"{path} is no file of instances: it has images, annotations and categories")
+        return cls(path, values)
+
+    def categories(self) -> dict[int, str]:
+        """Names by id."""
+        return {one["id"]: one["name"] for one in self.values["categories"]}
+
+    def objects(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each annotation with its image; crowds, and boxes without an area, are left out."""
+        images = {one["id"]: one for one in self.values["images"]}
+        for item in self.values["annotations"]:
+            if not item.get("iscrowd") and item["bbox"][2] > 0 and item["bbox"][3] > 0:
+                yield item, images[item["image_id"]]
+
+
+def image_path(image: Mapping[str, Any], folder: str) -> str:
+    """The path of an image in the image folder: by its name, by the last parts of its address, or by its number.
+
+    Args:
+        image: of COCO's list; LVIS's has an address and no name.
+        folder: with the images, or with folders such as ``val2017``.
+
+    Raises:
+        FileNotFoundError: with what was looked for.
+    """
+    names = [str(image[key]) for key in ("file_name",) if key in image]
+    if address := image.get("coco_url"):
+        names += ["/".join(str(address).split("/")[-2:]), str(address).rpartition("/")[2]]
+    for name in names:
+        if (found := find_file(folder, name)) is not None:
+            return found
+    raise FileNotFoundError(f"image {image.get('id')}: none of {', '.join(names)} is in the image folder {folder}")

