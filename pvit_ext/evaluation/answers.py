@@ -55,3 +55,19 @@ def only_name_within(answer: str, classes: Sequence[str]) -> str | None:
                 words[start : start + len(parts)] = [""]
             start += 1
     return found.pop() if len(found) == 1 else None
+
+
+def only_letter(answer: str, letters: Sequence[str]) -> str | None:
+    """The letter that an answer begins with, in brackets or before a mark; else the one that stands in it on its own.
+
+    Args:
+        answer: such as ``B``, ``(B) A dog``, ``B. A dog`` or ``The answer is B.``
+        letters: capitals, of the choices.
+
+    Returns:
+        the letter; None for none, or for several.
+    """
+    if (first := re.match(r"\s*\(?([A-Z])(?:[).:]|\s*$)", answer)) and first[1] in letters:
+        return first[1]
+    found = {letter for letter in letters if re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", answer)}
+    return found.pop() if len(found) == 1 else None

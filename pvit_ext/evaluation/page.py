@@ -22,6 +22,8 @@ from pvit_ext.regions.region import RegionError
 
 CASES = 12
 """Of the worst, and as many random ones."""
+MOST_CLASSES = 120
+"""Of a confusion matrix that is shown."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; } td, th { border: 1px solid #ddd; padding: .2em .6em; }
@@ -79,6 +81,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _confusion(found: Mapping[str, Any]) -> str:
     """Rows are references; the darker, the more of a row."""
+    if len(found["columns"]) > MOST_CLASSES:
+        return f"<h2>Confusion</h2><p>Of {len(found['rows'])} classes: in metrics.json.</p>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in found["columns"])
     lines = []
     for name, counts in zip(found["rows"], found["counts"], strict=True):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
+from pvit_ext.evaluation.answers import only_letter
 from pvit_ext.evaluation.measures import confusion, grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task
@@ -21,7 +22,6 @@ from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.mask import PendingMask
 
 _PROMPT = re.compile(r"<Prompt(\d+)>")
-_LETTER = re.compile(r"(?<![A-Za-z])([A-D])(?![A-Za-z])")
 _SOURCE = "GAR-Bench's repository, recomputed from its stored answers"
 LETTERS = ("A", "B", "C", "D")
 
@@ -73,8 +73,7 @@ class GarBenchVqa(Task):
         if self.chosen["match"] == "exact":
             said = answer.upper() if answer.upper() in LETTERS else None
             return Judged(said, float(answer.lower() == sample.reference.lower()))
-        found = set(_LETTER.findall(answer))
-        said = found.pop() if len(found) == 1 else None
+        said = only_letter(answer, LETTERS)
         return Judged(said, float(said == sample.reference))
 
     def score(self, results: Sequence[Result]) -> Score:
