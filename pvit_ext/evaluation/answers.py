@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
 _EDGES = " \t\r\n.,;:!?\"'`*()[]"
@@ -24,7 +25,7 @@ def normalise(text: str) -> str:
     return _ARTICLE.sub("", text).strip(_EDGES)
 
 
-def whole_answer(answer: str, classes: Iterable[str]) -> str | None:
+def whole_answer(answer: str, classes: Collection[str]) -> str | None:
     """The class that the whole answer names, or None.
 
     Args:
@@ -32,7 +33,7 @@ def whole_answer(answer: str, classes: Iterable[str]) -> str | None:
         classes: normalised.
     """
     said = normalise(answer)
-    return said if said in set(classes) else None
+    return said if said in classes else None
 
 
 def only_name_within(answer: str, classes: Sequence[str]) -> str | None:
@@ -45,16 +46,20 @@ def only_name_within(answer: str, classes: Sequence[str]) -> str | None:
         classes: normalised.
     """
     words = _WORDS.findall(normalise(answer))
+    names = _by_words(tuple(classes))
     found: set[str] = set()
-    for name in sorted(set(classes), key=lambda one: (-len(_WORDS.findall(one)), one)):
-        parts = _WORDS.findall(name)
-        start = 0
-        while parts and start + len(parts) <= len(words):
-            if words[start : start + len(parts)] == parts:
+    for length in sorted({len(parts) for parts in names}, reverse=True):
+        for start in range(len(words) - length + 1):
+            if (name := names.get(tuple(words[start : start + length]))) is not None:
                 found.add(name)
-                words[start : start + len(parts)] = [""]
-            start += 1
+                words[start : start + length] = [""] * length
     return found.pop() if len(found) == 1 else None
+
+
+@lru_cache(maxsize=8)
+def _by_words(classes: tuple[str, ...]) -> dict[tuple[str, ...], str]:
+    """Classes by their words; for each answer the same."""
+    return {parts: name for name in classes if (parts := tuple(_WORDS.findall(name)))}
 
 
 def only_letter(answer: str, letters: Sequence[str]) -> str | None:
