@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from pvit_ext.evaluation.sample import Result
 from pvit_ext.evaluation.task import Task
 from pvit_ext.files import atomic_write
-from pvit_ext.prompt import number_regions
+from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import ImageError, load_image
 from pvit_ext.regions.region import RegionError
@@ -99,7 +100,7 @@ def _confusion(found: Mapping[str, Any]) -> str:
 def _figure(task: Task, result: Result) -> str:
     sample, judged = result.sample, result.judged
     earlier = [text for turn in sample.history for text in turn]
-    question = number_regions([*earlier, task.prompt(sample)])[-1]
+    question = _numbered([*earlier, task.prompt(sample)], sample.numbers())
     kind = "right" if judged.score == 1 else "wrong"
     return (
         f"<figure>{_images(task, result)}<figcaption><p>{html.escape(question)}</p>"
@@ -107,6 +108,12 @@ def _figure(task: Task, result: Result) -> str:
         f"<p>reference: {html.escape(sample.reference)}</p><p><small>{html.escape(sample.name)}</small></p>"
         "</figcaption></figure>"
     )
+
+
+def _numbered(texts: Sequence[str], numbers: Sequence[int]) -> str:
+    """The last of the texts with the number of each of its regions, as they are drawn."""
+    each = iter(numbers)
+    return [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: f"[{next(each)}]", text) for text in texts][-1]
 
 
 def _images(task: Task, result: Result) -> str:

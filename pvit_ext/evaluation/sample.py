@@ -51,6 +51,16 @@ class Sample:
         """
         return Record({}, self.specs, self.name, self.folder).regions
 
+    def numbers(self) -> list[int]:
+        """For each placeholder the number of its region, from 1; a question may name one region several times."""
+        first: dict[int, int] = {}
+        return [first.setdefault(id(spec), len(first) + 1) for spec in self.specs]
+
+    def different_regions(self) -> list[Region]:
+        """The regions by their numbers."""
+        different = tuple({id(spec): spec for spec in self.specs}.values())
+        return Record({}, different, self.name, self.folder).regions
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -116,8 +116,8 @@ class Task(ABC):
         """
 
     def draw(self, result: Result) -> list[Region]:
-        """What the report draws on the sample's images."""
-        return result.sample.regions()
+        """What the report draws on the sample's images: each region once, in the order of :meth:`Sample.numbers`."""
+        return result.sample.different_regions()
 
     def files(self) -> list[Path]:
         """The files that the samples are read from, images aside; their hash names the split."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,14 @@ def test_gar_bench_compares_the_whole_output(images: Path) -> None:
     }
     # of "a", "A. Yes" and "B", the last two hold just one capital letter of the four
     assert run("gar-bench-vqa", images, data, stored, "match=letter")["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    page = (images / "out" / "report.html").read_text()
+    assert "Which one is left?\nA. [1]\nB. [2]" in page
     samples = list(TASKS.require("gar-bench-vqa")(TaskOptions(data, str(images))).load())
     assert samples[2].question.startswith("Which one is left?\nA. <region>\nB. <region>\nAnswer")
     assert [len(sample.regions()) for sample in samples] == [1, 2, 2]
+    again = replace(samples[1], question="<region> <region> <region>", specs=samples[1].specs + samples[1].specs[:1])
+    assert again.numbers() == [1, 2, 1]
+    assert (len(again.regions()), len(again.different_regions())) == (3, 2)
     stored.write_text(json.dumps([{**one, "question": "other", "model_output": ""} for one in gar_items()]))
     with pytest.raises(ValueError, match="answers other questions"):
         run("gar-bench-vqa", images, data, stored)
