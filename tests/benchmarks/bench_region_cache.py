@@ -3,7 +3,7 @@
 The steps are those of training: a batch is read from the image files, boxes move a little, the model goes forward and
 back, AdamW moves the region projector. The host is transformers' LLaVA with a small language model and a small vision
 tower. The cache is filled by ``pvit_ext.data.cache`` before; its files have been read once, as after the first epoch.
-Both forms give the same losses, or the benchmark fails.
+Both forms give the same losses, or on the CPU the benchmark fails.
 
 Run ``python -m tests.benchmarks.bench_region_cache`` from the repository's root; writes ``results/region_cache.csv``.
 """
@@ -121,10 +121,14 @@ def case(dtype: torch.dtype, regions: int, rounds: int, device: str, width: int,
         facts = {"batch": BATCH, "regions_per_image": regions, "dtype": kind, "lm": f"{layers} layers of {width}"}
         facts |= {"bytes_per_image": plan.total // len(plan.sizes), "host": "transformers"}
         rows = compare(f"stage 1, {kind}, {regions} region(s) an image", forms, rounds, **facts)
-        if losses["tower run"] != losses["maps read"]:
+        same = losses["tower run"] == losses["maps read"]
+        if not same and device == "cpu":  # on a GPU, kernels may round by the size of a batch
             raise RuntimeError(f"the losses differ: {losses}")
         for row in rows:
-            yield row | {"samples_per_second": round(BATCH / row["median_ms"] * 1e3, 2), "same_losses": "yes"}
+            yield row | {
+                "samples_per_second": round(BATCH / row["median_ms"] * 1e3, 2),
+                "same_losses": "yes" if same else "no",
+            }
 
 
 def main() -> None:
