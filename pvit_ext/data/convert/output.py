@@ -89,7 +89,8 @@ class Output:
             stream.flush()
             os.fsync(stream.fileno())
         with atomic_write(self.path.with_name(self.path.name + ".report.json")) as temporary:
-            temporary.write_text(json.dumps(self.report.state(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(self.report.state(), indent=1, ensure_ascii=False) + "\n"
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
         for part, final in reversed(list(zip(self._parts, self._finals, strict=True))):
             part.replace(final)
         sync(self.path.parent)

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pvit_ext.data.convert.annotation import Size
-from pvit_ext.data.convert.notes import Notes, Reason
+from pvit_ext.data.convert.fields import short
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.image_files import find_file
 from pvit_ext.regions.image import ImageError, image_size
 
@@ -67,7 +68,11 @@ class Pictures:
             where: file, line or id, for the note.
             notes: takes the reason.
             objects: how many are dropped with it.
+
+        Raises:
+            BadItem: for a declared size that is none.
         """
+        declared = _whole(declared)
         name, objects = self.find(names), max(objects, 1)
         if name is None:
             notes.drop(Reason.NO_PICTURE, where, f"no {names[0] if names else 'name'} in {self.folder}", objects)
@@ -99,6 +104,15 @@ class Pictures:
                         path = name if inside == "." else f"{inside}/{name}"
                         self._by_name.setdefault(name, []).append(path)
         return self._by_name
+
+
+def _whole(size: tuple[Any, Any] | None) -> Size | None:
+    """A size as the source gives it, which may be any JSON; ``640.0`` is whole."""
+    if size is None:
+        return None
+    if not all(type(side) in (int, float) and side > 0 and side == side // 1 for side in size):
+        raise BadItem(f"width and height are whole numbers above 0, got {short(size[0])} and {short(size[1])}")
+    return int(size[0]), int(size[1])
 
 
 def _clean(name: str) -> str:

@@ -193,7 +193,7 @@ def masked(value: Mapping[str, Any], size: Size | None, **fields: Any) -> Annota
     Raises:
         BadItem: for run lengths that do not fit together, or not the image.
     """
-    spec = {"size": list(value["size"]), "counts": value["counts"]} if {"size", "counts"} <= set(value) else value
+    spec = {key: value[key] for key in ("size", "counts") if key in value}
     try:
         runs = parse_run_lengths(spec)
     except ValueError as error:

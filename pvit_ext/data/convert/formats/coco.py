@@ -75,7 +75,7 @@ class Coco(DataFormat):
                 raise SourceError(f"{self.source}: a file of {self.name} has {key!r}; it has {short(sorted(found))}")
         if found["annotations"].starts:
             first = self.buffer.load(found["annotations"].starts[0], found["annotations"].ends[0])
-            if "segments_info" in first:
+            if isinstance(first, dict) and "segments_info" in first:
                 raise SourceError(f"{self.source} holds COCO's panoptic segments; give instances_*.json, which is read")
         return found
 
@@ -178,12 +178,10 @@ class Coco(DataFormat):
 
     def classes(self) -> Sequence[str] | None:
         """The names of ``categories``, but for the one without objects that Roboflow adds for all others."""
-        groups = {item.get("supercategory") for item in self.categories.values()}
-        return [
-            label
-            for item in self.categories.values()
-            if (label := self.label(item)) and not (item.get("supercategory") == "none" and item.get("name") in groups)
-        ]
+        items = list(self.categories.values())
+        groups = {clean(item.get("supercategory")) for item in items}
+        extra = [item.get("supercategory") == "none" and clean(item.get("name")) in groups for item in items]
+        return [label for item, none in zip(items, extra, strict=True) if (label := self.label(item)) and not none]
 
     def _size(self, image: Mapping[str, Any]) -> Size | None:
         if image.get("width") is None and self.pictures.opened:
@@ -222,7 +220,8 @@ class Coco(DataFormat):
         Raises:
             BadItem: for values that break COCO's rules.
         """
-        category = self.categories.get(item.get("category_id", -1), {})
+        number = item.get("category_id", -1)
+        category = self.categories.get(number, {}) if isinstance(number, int) else {}
         if not category and "category_id" in item:
             raise BadItem(f"category_id {short(item['category_id'])} is no id of 'categories'")
         attributes, label = item.get("attributes"), self.label(category)

@@ -108,7 +108,7 @@ class SceneImage:
 
     def _relations(self, moved: Mapping[int, int]) -> Iterator[Relation]:
         for key, place in self.places.items():
-            for one in self.graph[key].get("relations") or []:
+            for one in kept(self.graph[key].get("relations") or [], f"relations of {key}", list):
                 other = self.places.get(str(kept(one, "a relation", dict).get("object")))
                 if place in moved and other is not None and other in moved:
                     yield Relation(moved[place], clean(one.get("name")), moved[other])

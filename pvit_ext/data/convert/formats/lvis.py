@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import Annotation, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting
-from pvit_ext.data.convert.fields import clean, take
+from pvit_ext.data.convert.fields import clean, kept, take
 from pvit_ext.data.convert.formats.coco import Coco, Span, Unit
 from pvit_ext.data.convert.notes import Notes, Reason
 from pvit_ext.data.convert.peek import Peek
@@ -70,13 +70,14 @@ class Paco(Lvis):
         """As COCO's, once the attributes are known."""
         section = self.sections.get("attributes")
         for span in zip(section.starts, section.ends, strict=True) if section else ():
-            item = self.buffer.load(*span)
+            item = kept(self.buffer.load(*span), "an attribute", dict)
             self.attributes[take(item, "id", int)] = _plain(clean(item.get("name")))
         yield from super().units()
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """An object or a part, with its attributes by name."""
-        names = [self.attributes[one] for one in item.get("attribute_ids") or [] if one in self.attributes]
+        ids = kept(item.get("attribute_ids") or [], "attribute_ids", list)
+        names = [self.attributes[one] for one in ids if isinstance(one, int) and one in self.attributes]
         found = super().region({**item, "attributes": dict.fromkeys(names, True)}, size, notes)
         if isinstance(found, Annotation) and item.get("obj_ann_id", item.get("id")) != item.get("id"):
             notes.count("parts of objects")

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
-from pvit_ext.data.convert.fields import clean, short, take
-from pvit_ext.data.convert.formats.coco import Coco, Unit
+from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.formats.coco import Coco, Span, Unit
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.json_items import JsonItems
 from pvit_ext.data.convert.notes import Notes, Reason
@@ -86,7 +86,8 @@ class RefCoco(Coco):
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """An object that sentences refer to; others are counted."""
-        texts = self.sentences.get(item.get("id", -1))
+        number = item.get("id")
+        texts = self.sentences.get(number) if isinstance(number, int) else None
         if texts is None:
             notes.count("objects that no sentence refers to, left out")
             return None
@@ -114,11 +115,8 @@ class Mdetr(Coco):
 
     def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
         """An image whose objects have the part of the sentence that is about them, and the sentence."""
-        caption = self.buffer.load(*unit[0]).get("caption", "") if unit[0] else ""
-        spans = {}
-        for span in unit[1]:
-            item = self.buffer.load(*span)
-            spans[str(item.get("id"))] = [tuple(pair) for pair in item.get("tokens_positive") or []]
+        caption = self._caption(unit[0]) if unit[0] else ""
+        spans = dict(map(self._tokens, unit[1]))
         for image in super().read(unit, notes):
             objects = [
                 replace(one, captions=tuple(clean(caption[start:end]) for start, end in spans.get(one.id, [])))
@@ -131,6 +129,19 @@ class Mdetr(Coco):
             phrases = tuple((start, end, tuple(places[start, end])) for start, end in sorted(places))
             grounded = (Grounded(caption, phrases),) if phrases else ()
             yield replace(image, objects=tuple(objects), grounded=grounded)
+
+    def _caption(self, place: Span) -> str:
+        image = kept(self.buffer.load(*place), "an image", dict)
+        return str(kept(image.get("caption") or "", f"the caption of image {image.get('id')}", str))
+
+    def _tokens(self, place: Span) -> tuple[str, list[tuple[int, int]]]:
+        """An annotation's id and the characters that are about it; what is no annotation is noted elsewhere."""
+        item = self.buffer.load(*place)
+        if not isinstance(item, dict):
+            return "", []
+        pairs = kept(item.get("tokens_positive") or [], f"tokens_positive of annotation {item.get('id')}", list)
+        found = (numbers(pair, 2, f"a part of tokens_positive of annotation {item.get('id')}") for pair in pairs)
+        return str(item.get("id")), [(int(start), int(end)) for start, end in found]
 
 
 class RefCocoLines(JsonItems):

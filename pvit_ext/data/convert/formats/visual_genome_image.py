@@ -70,7 +70,7 @@ class ImageBuilder:
     def _region(self, entry: Mapping[str, Any]) -> None:
         phrase = clean(take(entry, "phrase", str))
         name = f"region {entry.get('region_id', entry.get('id'))}"
-        key = (phrase.lower(), *(entry.get(side) for side in ("x", "y", "width", "height")))
+        key = phrase.lower(), repr([entry.get(side) for side in ("x", "y", "width", "height")])
         if key in self.said:
             self.notes.drop(Reason.DUPLICATE, f"{self.where} {name}", phrase)
             return
@@ -115,7 +115,7 @@ class ImageBuilder:
     def _question(self, entry: Mapping[str, Any]) -> None:
         question, answer = clean(take(entry, "question", str)), clean(take(entry, "answer", str))
         named = []
-        for item in entry.get("q_objects") or entry.get("question_objects") or []:
+        for item in kept(entry.get("q_objects") or entry.get("question_objects") or [], "q_objects", list):
             place = self._known(kept(item, "an object of the question", dict))
             end = _end(question, item)
             if place is not None and end is not None:
@@ -129,5 +129,5 @@ def _end(question: str, item: Mapping[str, Any]) -> int | None:
     end, name = item.get("entity_idx_end"), clean(item.get("entity_name"))
     if isinstance(end, int) and name and question[:end].lower().endswith(name.lower()):
         return end
-    names = [name, *map(clean, item.get("names") or [item.get("name")])]
+    names = [name, *map(clean, kept(item.get("names") or [item.get("name")], "names", list))]
     return next((found for one in names if one and (found := phrase_end(question, one)) is not None), None)
