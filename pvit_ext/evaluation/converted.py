@@ -22,7 +22,7 @@ class Found:
         id: number of its record and of the object in it.
         images: paths.
         spec: its region.
-        box: around it, pixels.
+        box: around it, pixels; None where only a mask is known.
         label: what it is.
         captions: that describe it.
         folder: of mask files.
@@ -32,7 +32,7 @@ class Found:
     id: str
     images: tuple[str, ...]
     spec: Spec
-    box: Box
+    box: Box | None
     label: str | None
     captions: tuple[str, ...]
     folder: str | None

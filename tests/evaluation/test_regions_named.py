@@ -151,3 +151,23 @@ def test_without_java_captions_stop_before_anything_is_asked(coco: Path, monkeyp
     monkeypatch.setenv("PATH", str(coco))
     with pytest.raises(ValueError, match="there is no `java` here"):
         run("region-captions", coco, captions(coco), answered(coco / "a.jsonl", ["x"] * 4))
+
+
+def test_both_test_sets_of_visual_genome_are_named(coco: Path) -> None:
+    pytest.importorskip("pycocoevalcap")
+    if shutil.which("java") is None:
+        pytest.skip("METEOR runs Java")
+    annotation = {"id": 7, "image_id": 1, "bbox": [8, 16, 24, 24], "iscrowd": 0, "caption": "a brown dog"}
+    grit = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [annotation], "categories": []}
+    mask = {"size": [48, 64], "counts": [100, 20, 2952]}
+    item = {"image": ["1.jpg"], "caption": "a brown dog", "mask": [mask], "boxes": [[2, 4, 1, 20]]}
+    for name, values, kind in (("test_caption.json", grit, "GRiT"), ("vg_val_5000.json", [item], "PixelRefer")):
+        (coco / name).write_text(json.dumps(values))
+        task = TASKS.require("region-captions")(TaskOptions(coco / name, str(coco)))
+        (sample,) = task.load()
+        assert kind in vars(task)["kind"]
+        assert sample.extra["captions"] == ["a brown dog"]
+        assert sample.regions()[0].kind == {"GRiT": "box", "PixelRefer": "mask"}[kind]
+        words = len(str(task.parse(sample, "dog " * 120).said).split())
+        assert words == {"GRiT": 120, "PixelRefer": 100}[kind]
+        assert bool(task.published) == (kind == "GRiT")

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from pvit_ext.data.convert.base import Setting
-from pvit_ext.evaluation.converted import objects_of
+from pvit_ext.evaluation.caption_files import GRIT, PIXELREFER, captioned_regions, kind_of
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
 
 _GLAMM, _OSPREY = "GLaMM's paper", "Osprey's paper"
+LONGEST = 100
+"""Words of a caption that count in PixelRefer's test."""
 _REFCOCOG = (
     ("GRiT", 0.152, 0.716, _GLAMM),
     ("Kosmos-2", 0.141, 0.623, _GLAMM),
@@ -19,12 +21,17 @@ _REFCOCOG = (
     ("Osprey", 0.166, 1.083, _OSPREY),
     ("RegionGPT", 0.169, 1.099, "RegionGPT's paper"),
 )
+_GRIT = (
+    ("GRiT", 0.171, 1.420, _GLAMM),
+    ("GPT4RoI", 0.174, 1.452, _GLAMM),
+    ("GLaMM", 0.197, 1.805, _GLAMM),
+)
 
 
 class RegionCaptions(Task):
     """METEOR and CIDEr of the set."""
 
-    about = "captions of regions: METEOR and CIDEr on a converted file with captions (RefCOCOg, Visual Genome); Java"
+    about = "captions of regions: METEOR and CIDEr (a converted file, test_caption.json, vg_val_5000.json); runs Java"
     settings: ClassVar[dict[str, Setting]] = {
         "question": Setting("Describe <region> in a short phrase.", "with <region>"),
         "references": Setting(
@@ -38,16 +45,17 @@ class RegionCaptions(Task):
         check_installed()
         if self.chosen["question"].count("<region>") != 1:
             raise ValueError(f"--set question={self.chosen['question']!r} has to hold <region>, once")
-        if "refcocog" in options.data.name.lower():
-            self.published = [
-                Published(system, metric, value, source)
-                for system, meteor, cider, source in _REFCOCOG
-                for metric, value in (("METEOR", meteor), ("CIDEr", cider))
-            ]
+        self.kind = kind_of(options.data)
+        theirs = _GRIT if self.kind == GRIT else _REFCOCOG if "refcocog" in options.data.name.lower() else ()
+        self.published = [
+            Published(system, metric, value, source)
+            for system, meteor, cider, source in theirs
+            for metric, value in (("METEOR", meteor), ("CIDEr", cider))
+        ]
 
     def load(self) -> Iterator[Sample]:
         """A sample for each region, or each sentence; see :class:`~pvit_ext.evaluation.task.Task`."""
-        for found in objects_of(self.options.data, self.options.image_folder):
+        for found in captioned_regions(self.options.data, self.options.image_folder):
             captions = list(found.captions)
             if not captions:
                 self.leave_out("an object without a caption")
@@ -67,7 +75,7 @@ class RegionCaptions(Task):
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """The caption; only the set of all gives it a score."""
-        return Judged(" ".join(answer.split()), 0.0)
+        return Judged(" ".join(answer.split()[: LONGEST if self.kind == PIXELREFER else None]), 0.0)
 
     def score(self, results: Sequence[Result]) -> Score:
         """Both measures of the set; the METEOR of each caption is its score."""
@@ -76,9 +84,10 @@ class RegionCaptions(Task):
         meteor, cider, each = caption_scores(captions, references)
         arrangement = "region, with all its captions" if self.chosen["references"] == "region" else "sentence"
         notes = [
+            f"The set is {self.kind}.",
             f"pycocoevalcap: METEOR 1.5 of the set, which is not the mean of its captions', and CIDEr-D; one sample a "
             f"{arrangement}. CIDEr weighs words by the references of just these {len(results)} samples. The question "
-            "is ours; by size and in the cases, the METEOR of each caption."
+            "is ours; by size and in the cases, the METEOR of each caption.",
         ]
         return Score("METEOR", {"METEOR": meteor, "CIDEr": cider}, notes=notes, each=each)
 

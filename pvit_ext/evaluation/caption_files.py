@@ -1,0 +1,66 @@
+"""Regions with captions: of a converted file, and the two test sets of Visual Genome that published numbers are on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.image_files import path_of
+from pvit_ext.data.region_fields import parse_region
+from pvit_ext.evaluation.coco_file import CocoFile, image_path
+from pvit_ext.evaluation.converted import Found, objects_of
+
+CONVERTED = "a converted file"
+GRIT = "Visual Genome as GRiT tests it (test_caption.json)"
+PIXELREFER = "Visual Genome as PixelRefer tests it (vg_val_5000.json)"
+
+
+def kind_of(path: Path) -> str:
+    """Which of the three a file is."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return CONVERTED  # JSON Lines
+    if isinstance(values, dict) and "annotations" in values:
+        return GRIT
+    first = values[0] if isinstance(values, list) and values else None
+    return PIXELREFER if isinstance(first, dict) and {"caption", "mask"} <= first.keys() else CONVERTED
+
+
+def captioned_regions(path: Path, image_folder: str) -> Iterator[Found]:
+    """The regions of a file with their captions.
+
+    Args:
+        path: of the file.
+        image_folder: that its images are in.
+
+    Raises:
+        ValueError: naming what is none of its kind.
+    """
+    readers = {CONVERTED: objects_of, GRIT: _grit, PIXELREFER: _pixelrefer}
+    return readers[kind_of(path)](path, image_folder)
+
+
+def _grit(path: Path, image_folder: str) -> Iterator[Found]:
+    """COCO's layout with a caption for each annotation; in the test file each phrase has an image of its own."""
+    for item, image in CocoFile.read(path).objects():
+        if "caption" not in item:
+            raise ValueError(f"{path.name} annotation {item['id']} has no caption: give GRiT's test_caption.json")
+        x, y, width, height = item["bbox"]
+        yield _found(path, str(item["id"]), image_path(image, image_folder), [x, y, x + width, y + height], item)
+
+
+def _pixelrefer(path: Path, image_folder: str) -> Iterator[Found]:
+    for number, item in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        try:
+            yield _found(path, str(number), path_of(image_folder, item["image"][0]), {"mask": item["mask"][0]}, item)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{path.name} item {number} is none of PixelRefer's ({error!r})") from error
+
+
+def _found(path: Path, id: str, image: str, region: Any, item: dict[str, Any]) -> Found:
+    where = f"{path.name} {id}"
+    box = None if isinstance(region, dict) else (region[0], region[1], region[2], region[3])
+    return Found(id, (image,), parse_region(region, where, None), box, None, (item["caption"],), None, where)
