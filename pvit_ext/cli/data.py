@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import data_cache, data_check, data_convert, data_generate, data_show, data_split
+from pvit_ext.cli import data_cache, data_check, data_convert, data_generate, data_mix, data_show, data_split
 
 COMMANDS = {
     "cache": data_cache,
     "check": data_check,
     "convert": data_convert,
     "generate": data_generate,
+    "mix": data_mix,
     "show": data_show,
     "split": data_split,
 }

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import name_values
+from pvit_ext.cli.options import add_leak_options, name_values
 
 
 def add(commands: Any) -> None:
@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--box_text", default="fractions", metavar="NAME", help="boxes in answers: fractions, thousandths or pixels"
     )
+    add_leak_options(parser)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the format")
     parser.add_argument("--seed", type=int, default=0, help="chooses among the questions' wordings (default 0)")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
@@ -89,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         negatives=args.negatives,
         box_jitter=args.box_jitter,
         box_text=args.box_text,
+        exclude_leaks=args.exclude_leaks,
+        held_out=args.held_out,
     )
     print(f"{args.out}\n{convert(job)}")
     return 0

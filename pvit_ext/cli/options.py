@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pvit_ext.config import RegionConfig, options
@@ -103,3 +104,21 @@ def require_extra(extra: str, command: str) -> None:
             missing.append(f"{requirement.name}{requirement.specifier} (found {version})")
     if missing:
         raise ValueError(f'{command} needs {", ".join(missing)}: pip install "pvit-ext[{extra}]"')
+
+
+def add_leak_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that keep the photographs of evaluation data out of training data."""
+    parser.add_argument(
+        "--exclude-leaks",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="leave out photographs that are known to be of val or test (default: yes)",
+    )
+    parser.add_argument(
+        "--held-out",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="evaluation data whose photographs are left out too: refs(...).p, COCO's JSON, records, names in a .txt",
+    )

@@ -108,6 +108,7 @@ class AnnotatedImage:
         grounded: sentences whose phrases are objects.
         questions: about it or its objects.
         conversations: of instruction data.
+        coco_id: COCO's number of the photograph, where its name does not say it.
     """
 
     image: str | tuple[str, ...]
@@ -119,6 +120,7 @@ class AnnotatedImage:
     grounded: tuple[Grounded, ...] = ()
     questions: tuple[Question, ...] = ()
     conversations: tuple[Conversation, ...] = ()
+    coco_id: int | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -74,10 +74,12 @@ class ReadOptions:
     Args:
         pictures: the image folder.
         settings: the format's own, as ``NAME=VALUE`` gave them.
+        exclude_leaks: leave pictures out that the source itself says are of val or test, where no part is asked for.
     """
 
     pictures: Pictures
     settings: Mapping[str, str] = field(default_factory=dict)
+    exclude_leaks: bool = True
 
 
 class DataFormat(ABC):
@@ -99,6 +101,7 @@ class DataFormat(ABC):
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.pictures = source, options.pictures
         self.chosen = self._choose(options.settings)
+        self.exclude_leaks = options.exclude_leaks
 
     @classmethod
     @abstractmethod
@@ -136,6 +139,13 @@ class DataFormat(ABC):
         in data of sentences; empty where there is such a list, but the source does not hold it.
         """
         return None
+
+    def held_out(self) -> Mapping[str, str]:
+        """Photographs that the source says are of val or test, with the part; see :mod:`pvit_ext.data.held_out`.
+
+        Known once :meth:`units` has begun.
+        """
+        return {}
 
     def remarks(self) -> list[str]:
         """What the user should know about how the source was understood, a sentence each."""

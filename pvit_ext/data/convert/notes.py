@@ -23,6 +23,7 @@ class Reason(Enum):
     SIZE_DIFFERS = "the picture has another size than its annotations say"
     BROKEN_PICTURE = "its picture cannot be read"
     CANCELLED = "cancelled, or another annotator's"
+    HELD_OUT = "a picture that evaluation needs, left out so that nothing is measured on what was learned"
     OTHER_SPLIT = "not in the split"
     INCOMPLETE = "something it needs is missing in the source"
     BOXES_ASKED = "its answer needs boxes as text, records answer in words"
@@ -76,6 +77,11 @@ class Notes:
     def drop(self, reason: Reason, where: str, detail: str = "", count: int = 1) -> None:
         """Note something that is not in the output."""
         self.drops.append(Drop(reason, where, detail, count))
+
+    @property
+    def problems(self) -> int:
+        """How many bad items were noted."""
+        return sum(drop.reason is Reason.BAD for drop in self.drops)
 
     def bad(self, where: str, problem: str) -> None:
         """Note a bad item."""

@@ -21,6 +21,12 @@ class Report:
         format: that the source was read as.
         source: file or folder.
         max_bad_records: how many bad items are survived.
+        counts: of what was kept.
+        dropped: by name of the reason.
+        shown: examples of what was dropped, by name of the reason.
+        remarks: sentences for the user.
+        has: what the source has.
+        held_out: photographs that the source says are of val or test, with the part.
     """
 
     format: str
@@ -31,6 +37,7 @@ class Report:
     shown: dict[str, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     has: Counter[str] = field(default_factory=Counter)
+    held_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, notes: Notes) -> None:
         """Add what was noted while a part was read.
@@ -82,6 +89,7 @@ class Report:
             "examples": self.shown,
             "remarks": self.remarks,
             "source_has": dict(self.has),
+            "held_out": self.held_out,
         }
 
     def restore(self, state: dict[str, Any]) -> None:

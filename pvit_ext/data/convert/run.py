@@ -16,6 +16,7 @@ from pvit_ext.data.convert.output import Output
 from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
+from pvit_ext.data.held_out import HeldOut, read_held_out
 from pvit_ext.data.map_step import Batch, map_in_order
 from pvit_ext.data.tasks.base import Task
 from pvit_ext.data.tasks.box_text import BOX_TEXTS
@@ -53,6 +54,8 @@ class Job:
         negatives: also ask about what is not there.
         box_jitter: move each side of a box by up to this part of its extent.
         box_text: name of the convention of boxes in answers.
+        exclude_leaks: leave out what the source itself says is of val or test, where no part is asked for.
+        held_out: files of evaluation data whose photographs are left out too.
     """
 
     format: str
@@ -72,6 +75,8 @@ class Job:
     negatives: bool = False
     box_jitter: float = 0.0
     box_text: str = "fractions"
+    exclude_leaks: bool = True
+    held_out: Sequence[Path] = ()
 
     def options(self, name: str) -> TaskOptions:
         """How records are written.
@@ -104,11 +109,13 @@ class Work:
         reader: the format with its source.
         tasks: what to ask.
         options: how records are written.
+        held_out: what must not be trained on.
     """
 
     reader: DataFormat
     tasks: Sequence[Task]
     options: TaskOptions
+    held_out: HeldOut
 
     def __call__(self, units: Sequence[Any]) -> tuple[bytes, Notes]:
         """The records of some units as lines, and what was noted."""
@@ -141,6 +148,10 @@ class Work:
         if image.is_empty:
             notes.drop(Reason.NO_LABELS, where, str(image.image))
             return
+        names = [image.image] if isinstance(image.image, str) else list(image.image)
+        if reason := self.held_out.reason(names, image.coco_id):
+            notes.drop(Reason.HELD_OUT, where, reason, max(len(image.objects), 1))
+            return
         notes.has.update(inventory(image))
         unnamed = [item for item in image.objects if not item.label and not item.captions]
         if unnamed:
@@ -155,8 +166,8 @@ class Work:
             notes.count("records", len(records))
             notes.count("objects", len(image.objects))
         else:
-            reason = Reason.NO_NAME if self.tasks[0].name == DEFAULT else Reason.NO_QUESTION
-            notes.drop(reason, where, "nothing to ask about", max(len(image.objects), 1))
+            kind = Reason.NO_NAME if self.tasks[0].name == DEFAULT else Reason.NO_QUESTION
+            notes.drop(kind, where, "nothing to ask about", max(len(image.objects), 1))
 
     def _of_task(self, image: AnnotatedImage, task: Task, complete: bool, notes: Notes) -> list[dict[str, Any]]:
         records = []
@@ -193,7 +204,7 @@ def convert(job: Job) -> Report:
     if not job.out.parent.is_dir():
         raise SourceError(f"{job.out.parent} is no folder; make it, or name another place for --out")
     pictures = Pictures(job.image_folder, job.open_images)
-    reader = FORMATS.require(name)(job.source, ReadOptions(pictures, job.settings))
+    reader = FORMATS.require(name)(job.source, ReadOptions(pictures, job.settings, job.exclude_leaks))
     try:
         return _run(job, reader, job.options(name), selection)
     except BadItem as error:
@@ -203,20 +214,33 @@ def convert(job: Job) -> Report:
 def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selection) -> Report:
     from tqdm import tqdm
 
+    held_out = HeldOut(read_held_out(job.held_out))
     versions = [(task.name, task.version) for task in selection.tasks]
-    key = repr((VERSION, reader.fingerprint(), options, versions, job.image_folder, job.open_images))
+    key = repr(
+        (
+            VERSION,
+            reader.fingerprint(),
+            options,
+            versions,
+            job.image_folder,
+            job.open_images,
+            job.exclude_leaks,
+            held_out,
+        )
+    )
     report = Report(reader.name, job.source, job.max_bad_records)
     with Output(job.out, key, report) as output:
         skipped = output.batches
         batches = _batches(reader.units(), skipped)
         with tqdm(total=reader.total(), unit=" unit", desc=reader.name, initial=skipped * _BATCH) as bar:
-            work = Work(reader, selection.tasks, options)
+            work = Work(reader, selection.tasks, options, held_out)
             for batch, (lines, notes) in map_in_order(work, batches, job.workers, job.backend):
                 output.add(lines, notes)
                 bar.update(len(batch))
         idle = selection.idle(report, reader.classes() is not None) if report.has else []
         report.remarks = [*reader.remarks(), *idle]
         report.check()
+        report.held_out = dict(reader.held_out())
         output.finish()
     return report
 

@@ -43,6 +43,8 @@ def to_source(name: str, image: AnnotatedImage, places: Mapping[int, int]) -> di
     source: dict[str, Any] = {"format": name, "item": image.item}
     if image.size:
         source["size"] = list(image.size)
+    if image.coco_id is not None:
+        source["coco_id"] = image.coco_id
     if image.objects:
         source["objects"] = [_object(item, places.get(number)) for number, item in enumerate(image.objects)]
     if image.captions:
@@ -95,6 +97,7 @@ def from_source(record: Mapping[str, Any]) -> AnnotatedImage | None:
             relations=tuple(Relation(*item) for item in source.get("relations", [])),
             grounded=tuple(_grounded(item) for item in source.get("grounded", [])),
             questions=tuple(_question(item) for item in source.get("questions", [])),
+            coco_id=source.get("coco_id"),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -1,5 +1,8 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: sentences that refer to COCO's objects.
 
+Pictures of val and test are left out where no split is asked for, and of train where a picture is in both, unless
+``--no-exclude-leaks`` is given.
+
 ``refs(...).p`` is a pickle of Python 2. It is read by an unpickler that makes nothing but lists, dicts, numbers and
 text, so that a hostile file runs nothing. Boxes and outlines come from ``instances.json`` beside it.
 """
@@ -39,6 +42,8 @@ class RefCoco(Coco):
         self.refs_file = self._refs_file(folder)
         self.buffer = JsonBuffer(folder / "instances.json")
         self.sentences: dict[int, list[str]] = {}
+        self.parts: dict[int, str] = {}
+        """Of pictures of val and test."""
         if not self.buffer.path.is_file():
             raise SourceError(f"{self.buffer.path} is not there; boxes of {self.refs_file.name} come from it")
 
@@ -65,10 +70,11 @@ class RefCoco(Coco):
     def units(self) -> Iterator[Unit]:
         """Each image that some sentence is about."""
         images = set()
-        split = self.chosen["split"]
-        splits = set()
+        split, splits = self.chosen["split"], set()
         for ref in load_plain_pickle(self.refs_file):
             splits.add(take(ref, "split", str))
+            if ref["split"] != "train":
+                self.parts.setdefault(take(ref, "image_id", int), ref["split"])
             if split and ref["split"] != split:
                 continue
             texts = [clean(one.get("raw") or one.get("sent")) for one in take(ref, "sentences", list)]
@@ -83,6 +89,20 @@ class RefCoco(Coco):
 
     def classes(self) -> None:
         """No closed list: objects that no sentence refers to are left out."""
+
+    def held_out(self) -> dict[str, str]:
+        """Pictures of val and test."""
+        name = f"{self.refs_file.parent.name} {self.refs_file.stem}"
+        return {f"coco {number}": f"{name} {part}" for number, part in self.parts.items()}
+
+    def read(self, unit: Unit | tuple[None, list[Span]], notes: Notes) -> Iterator[AnnotatedImage]:
+        """One image, but for those of val and test in data for training."""
+        number = self.buffer.load(*unit[0]).get("id") if unit[0] else None
+        if self.exclude_leaks and self.chosen["split"] in ("", "train") and number in self.parts:
+            detail = f"of {self.parts[number]}; --no-exclude-leaks keeps it"
+            notes.drop(Reason.HELD_OUT, f"{self.source.name} image {number}", detail, len(unit[1]))
+            return
+        yield from super().read(unit, notes)
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """An object that sentences refer to; others are counted."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,8 @@ class VisualGenome(DataFormat):
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
         self.buffers = {part: JsonBuffer(path) for part, path in self._paths().items()}
-        self.names: dict[int, tuple[str, tuple[int, int] | None]] = {}
+        self.names: dict[int, tuple[str, tuple[int, int] | None, int | None]] = {}
+        """Path, size and COCO's number of each image."""
 
     def _paths(self) -> dict[str, Path]:
         """The file of each part that is read."""
@@ -100,7 +102,9 @@ class VisualGenome(DataFormat):
             section = buffer.items()
             for span in zip(section.starts, section.ends, strict=True):
                 item = kept(buffer.load(*span), "an image", dict)
-                self.names[_id(item)] = ("/".join(clean(item.get("url")).split("/")[-2:]), _size(item))
+                coco_id = item.get("coco_id")
+                path_and_size = "/".join(clean(item.get("url")).split("/")[-2:]), _size(item)
+                self.names[_id(item)] = (*path_and_size, coco_id if isinstance(coco_id, int) else None)
         places: dict[int, dict[str, tuple[int, int]]] = {}
         for part, buffer in self.buffers.items():
             section = buffer.items()
@@ -125,7 +129,7 @@ class VisualGenome(DataFormat):
             except BadItem as error:
                 line = self.buffers[part].line(span[0])
                 notes.bad(error.where or f"{self.buffers[part].path.name} line {line}", str(error))
-        path, declared = self.names.get(number, ("", None))
+        path, declared, coco_id = self.names.get(number, ("", None, None))
         names = [name for name in (path, f"VG_100K/{number}.jpg", f"VG_100K_2/{number}.jpg", f"{number}.jpg") if name]
         count = sum(len(one) for part, one in items.items() if part != "attributes")
         if (found := self.pictures.place(names, declared, where, notes, count)) is None:
@@ -133,7 +137,7 @@ class VisualGenome(DataFormat):
         builder = ImageBuilder(where, found[1], notes, "objects" in self.buffers)
         for part in PARTS:
             builder.add(part, items.get(part, []))
-        yield builder.build(found[0], str(number))
+        yield replace(builder.build(found[0], str(number)), coco_id=coco_id)
 
 
 def _id(item: Any) -> int:

@@ -1,0 +1,134 @@
+"""Photographs that evaluation needs, so that none of them is trained on: known by their number, not by their path.
+
+RefCOCO, RefCOCO+ and RefCOCOg are all of COCO's train2014, so their val and test pictures lie in train2017 too. It also
+holds most of val2014, and Visual Genome and LVIS hold pictures of all of them. COCO's pictures are told by the twelve
+digits of their names, Visual Genome's by theirs, and by COCO's number where it is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.convert.annotation import SOURCE_KEY
+from pvit_ext.data.convert.fields import take
+from pvit_ext.data.convert.formats.refcoco import load_plain_pickle
+from pvit_ext.data.convert.json_buffer import JsonBuffer
+from pvit_ext.data.convert.notes import BadItem
+from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.json_records import JsonRecordError, read_json_records
+from pvit_ext.data.scan import name_of
+
+COCO_ID = "coco_id"
+_COCO = re.compile(r"(?:^|[/_\\])(\d{12})(?:_\d+)?\.\w+$")
+_VISUAL_GENOME = re.compile(r"(?:^|/)VG_100K(?:_2)?/(\d+)\.\w+$")
+_COCO_VAL = re.compile(r"(?:^|/)val20(?:14|17)/|(?:^|/)COCO_val2014_")
+_IMAGE_KEYS = ("image", "image_path", "img_path", "file_name", "image_name", "image_id")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Photographs to leave out of training.
+
+    Args:
+        why: by photograph, what needs it.
+        coco_val: leave out too what its own name says is of COCO's val2014 or val2017.
+    """
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    coco_val: bool = False
+
+    def reason(self, images: Sequence[str], coco_id: int | None = None) -> str | None:
+        """Why images must not be trained on, None if they may.
+
+        Args:
+            images: their names.
+            coco_id: COCO's number of the first, where its name does not say it.
+        """
+        for name in images:
+            for photograph in photographs(name, coco_id):
+                if photograph in self.why:
+                    return f"{name} is {photograph}, which {self.why[photograph]} needs"
+            if self.coco_val and _COCO_VAL.search(name):
+                return f"{name} is of COCO's val by its name"
+        return None
+
+    def reason_for(self, record: Mapping[str, Any]) -> str | None:
+        """:meth:`reason` for a record of a training file."""
+        images = record.get("image", [])
+        source = record.get(SOURCE_KEY)
+        known = source.get(COCO_ID) if isinstance(source, Mapping) else None
+        return self.reason([images] if isinstance(images, str) else images, known if isinstance(known, int) else None)
+
+
+def photographs(name: str, coco_id: int | None = None) -> list[str]:
+    """What photograph a name stands for, ``coco 391895`` or ``visual genome 2331``; none where it says nothing."""
+    found = [f"coco {coco_id}"] if coco_id is not None else []
+    if match := _COCO.search(name):
+        found.append(f"coco {int(match[1])}")
+    if match := _VISUAL_GENOME.search(name):
+        found.append(f"visual genome {int(match[1])}")
+    return found
+
+
+def read_held_out(paths: Iterable[Path]) -> dict[str, str]:
+    """The photographs that files of evaluation data name.
+
+    Args:
+        paths: of RefCOCO's ``refs(...).p`` (its val and test parts count), of COCO's JSON, of records in JSON or JSON
+            Lines that have an image's name, or of text with a name a line.
+
+    Returns:
+        by photograph, which file needs it.
+
+    Raises:
+        ValueError: for a file that names no photograph whose number is known.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"--held-out {path}: there is no such file")
+        mine = {one: path.name for name in _names(path) for one in photographs(name)}
+        if not mine:
+            raise ValueError(
+                f"--held-out {path} names no photograph of COCO or Visual Genome: give refs(...).p, COCO's JSON, "
+                "records with an image, or a text file of names such as 000000391895.jpg"
+            )
+        found = mine | found
+    return found
+
+
+def _names(path: Path) -> Iterator[str]:
+    if path.suffix == ".p":
+        held_out = (ref for ref in load_plain_pickle(path) if ref.get("split") != "train")
+        yield from (f"{take(ref, 'image_id', int):012}.jpg" for ref in held_out)
+    elif path.suffix == ".txt":
+        yield from (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    elif "images" in Peek(path).sections:
+        yield from _of_coco(path)
+    else:
+        for found in read_json_records(path):
+            if isinstance(found.value, JsonRecordError):
+                raise ValueError(f"{name_of(path.name, found.line, found.value)}: {found.value}")
+            yield from _of_record(found.value)
+
+
+def _of_record(record: Any) -> Iterator[str]:
+    value = next((record[key] for key in _IMAGE_KEYS if key in record), None) if isinstance(record, dict) else None
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, (str, int)) and not isinstance(name, bool):
+            yield name if isinstance(name, str) else f"{name:012}.jpg"
+
+
+def _of_coco(path: Path) -> Iterator[str]:
+    try:
+        buffer = JsonBuffer(path)
+        section = buffer.sections().get("images")
+        for span in zip(section.starts, section.ends, strict=True) if section else ():
+            item = buffer.load(*span)
+            yield str(item.get("file_name") or item.get("coco_url") or "")
+    except BadItem as error:
+        raise ValueError(f"{path}: {error.where + ': ' if error.where else ''}{error}") from error

@@ -1,0 +1,1 @@
+"""``pvit-ext data mix``: training files in proportions, as one file."""

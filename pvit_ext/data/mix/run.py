@@ -1,0 +1,158 @@
+"""``pvit-ext data mix``: from training files to one, in which any part has the proportions of all."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.notes import Notes
+from pvit_ext.data.convert.output import Output
+from pvit_ext.data.convert.report import Report
+from pvit_ext.data.held_out import HeldOut, read_held_out
+from pvit_ext.data.mix.config import Mix, MixSource
+from pvit_ext.data.mix.source import Survey, as_line, records_of_source, survey, task_of
+from pvit_ext.data.scan import state_of
+
+VERSION = 1
+"""Of what a mixture writes: grows when the same sources give other records, so that no half-done one goes on."""
+_BATCH = 256
+
+
+def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool = True) -> Report:
+    """Mix; the file appears under its name when it is complete.
+
+    The records of each source stand in their order, those of all are interleaved. A mixture that was interrupted goes
+    on where it stood, if the sources, the mixture and this package are unchanged.
+
+    Args:
+        mix: what to mix.
+        out: JSON Lines to write.
+        max_bad_records: how many bad records are survived.
+        exclude_leaks: leave out photographs that ``mix.held_out``, the reports of ``data convert`` beside the sources,
+            or COCO's own names say are of val or test.
+
+    Returns:
+        what was taken; also as FILE.report.json and, what was left out, FILE.dropped.jsonl.
+
+    Raises:
+        ValueError: for a source that is missing, bad, or gives no record.
+    """
+    from tqdm import tqdm
+
+    _check_paths(mix, out)
+    held_out = HeldOut(_known(mix), coco_val=True) if exclude_leaks else HeldOut()
+    key = repr((VERSION, mix, [state_of(file) for one in mix.sources for file in one.files], held_out))
+    report = Report("mix", Path(mix.origin), max_bad_records)
+    notes = Notes()
+    surveys = [survey(one, held_out, notes, max_bad_records) for one in mix.sources]
+    with Output(out, key, report) as output:
+        if not output.batches:
+            output.add(b"", notes)
+        amounts = [_amount(source, found) for source, found in zip(mix.sources, surveys, strict=True)]
+        with tqdm(total=sum(amounts), unit=" records", desc="mix") as bar:
+            for number, batch in enumerate(_batches(mix, surveys, amounts), 1):
+                if number >= output.batches:
+                    output.add(b"".join(map(as_line, batch)), _counted(batch))
+                bar.update(len(batch))
+        report.remarks = [line for one in zip(mix.sources, surveys, amounts, strict=True) for line in _remarks(*one)]
+        output.finish()
+    return report
+
+
+def _check_paths(mix: Mix, out: Path) -> None:
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is no folder; make it, or name another place for --out")
+    for source in mix.sources:
+        for file in source.files:
+            if not file.is_file():
+                raise ValueError(f"source {source.name!r}: {file} is no file")
+            if out.exists() and file.samefile(out):
+                raise ValueError(f"--out {out} is a file of source {source.name!r}; name another place")
+
+
+def _known(mix: Mix) -> Mapping[str, str]:
+    """Photographs of evaluation data: those of the files named, and those that conversions of the sources reported."""
+    why = read_held_out(mix.held_out)
+    for file in (file for source in mix.sources for file in source.files):
+        report = file.with_name(file.name + ".report.json")
+        if report.is_file():
+            why = _reported(report) | why
+    return why
+
+
+def _reported(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["held_out"]
+        return {str(name): str(part) for name, part in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):  # of an earlier version, or somebody else's file
+        return {}
+
+
+def _amount(source: MixSource, found: Survey) -> int:
+    usable = int(found.usable.sum())
+    if not usable:
+        files, tasks = ", ".join(map(str, source.files)), ""
+        if source.tasks:
+            has = ", ".join(f"{number:,} of {task}" for task, number in found.other_tasks.items()) or "none"
+            tasks = f" of the tasks {', '.join(source.tasks)}; records of other tasks: {has}"
+        raise SourceError(f"source {source.name!r}: none of {len(found.usable):,} records in {files} is usable{tasks}")
+    return source.amount(usable)
+
+
+def _batches(mix: Mix, surveys: Sequence[Survey], amounts: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+    readers = [
+        records_of_source(source, found.times(source.name, amount, mix.seed))
+        for source, found, amount in zip(mix.sources, surveys, amounts, strict=True)
+    ]
+    batch: list[dict[str, Any]] = []
+    for number in interleaved(amounts):
+        batch.append(next(readers[number]))
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def interleaved(amounts: Sequence[int]) -> Iterator[int]:
+    """The numbers of sources, each as often as it has records, and as evenly as that goes.
+
+    Args:
+        amounts: of records, by source.
+    """
+    waiting = [(0.5 / amount, number, 0) for number, amount in enumerate(amounts) if amount]
+    heapq.heapify(waiting)
+    while waiting:
+        _, number, done = waiting[0]
+        yield number
+        if done + 1 == amounts[number]:
+            heapq.heappop(waiting)
+        else:
+            heapq.heapreplace(waiting, ((done + 1.5) / amounts[number], number, done + 1))
+
+
+def _counted(batch: Sequence[Mapping[str, Any]]) -> Notes:
+    notes = Notes()
+    notes.count("records", len(batch))
+    for record in batch:
+        notes.count("questions", len(record["conversations"]) // 2)
+        notes.count(f"records of {record['id'].partition(':')[0]}")
+        notes.count(f"records with the task {task_of(record)}")
+    return notes
+
+
+def _remarks(source: MixSource, found: Survey, amount: int) -> Iterator[str]:
+    usable = int(found.usable.sum())
+    times = f", each {amount / usable:.3g} times" if amount > usable else ""
+    yield f"{source.name}: {amount:,} taken of {usable:,} usable records{times}"
+    if source.at_most is not None and usable < source.at_most:
+        yield f"{source.name}: it has fewer than the {source.at_most:,} that the mixture wants"
+    if found.same_ids:
+        yield f"{source.name}: {found.same_ids:,} records have an id that an earlier one has; they keep it"
+    if found.other_tasks:
+        others = ", ".join(f"{number:,} of {task}" for task, number in sorted(found.other_tasks.items()))
+        yield f"{source.name}: left out for their task: {others}"

@@ -1,0 +1,123 @@
+"""Photographs of evaluation data: told by number, and left out of what is converted."""
+
+import json
+
+import pytest
+
+from pvit_ext import cli
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.held_out import HeldOut, photographs, read_held_out
+from tests.data.convert.truth import FIXTURES, converted
+
+REFS = FIXTURES / "refcoco/refcoco/refs(unc).p"
+VG = ("visual_genome", "visual_genome", "visual_genome")
+RECORD = {"image": "train2017/000000000102.jpg", "conversations": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train2017/000000391895.jpg", ["coco 391895"]),
+        ("COCO_val2014_000000391895.jpg", ["coco 391895"]),
+        ("x/COCO_train2014_000000391895_12.jpg", ["coco 391895"]),
+        ("http://images.cocodataset.org/val2017/000000391895.jpg", ["coco 391895"]),
+        ("VG_100K_2/2331.jpg", ["visual genome 2331"]),
+        ("7391895.jpg", []),
+        ("0000003918950.jpg", []),
+        ("mine/IMG_000000391895_jpg.rf.ab.jpg", []),
+        ("", []),
+    ],
+)
+def test_photographs(name, expected):
+    assert photographs(name) == expected
+
+
+def test_cocos_number_of_a_picture_of_another_name():
+    assert photographs("VG_100K/1.jpg", 7) == ["coco 7", "visual genome 1"]
+    held_out = HeldOut({"coco 7": "somebody"})
+    assert "coco 7, which somebody needs" in held_out.reason(["a.jpg"], 7)
+    assert held_out.reason(["a.jpg"]) is None
+    assert held_out.reason_for({"image": "a.jpg", "source": {"coco_id": 7}})
+    assert held_out.reason_for({"image": ["b.jpg", "000000000007.jpg"]})
+    for harmless in ({}, {"image": "a.jpg", "source": "me"}, {"image": "a.jpg", "source": {"coco_id": "7"}}):
+        assert held_out.reason_for(harmless) is None
+
+
+def test_cocos_val_is_told_by_its_name():
+    held_out = HeldOut(coco_val=True)
+    assert "COCO's val" in held_out.reason(["coco/val2017/000000000001.jpg"])
+    assert "COCO's val" in held_out.reason(["COCO_val2014_000000000001.jpg"])
+    assert held_out.reason(["val/1.jpg"]) is None
+    assert HeldOut().reason(["val2017/000000000001.jpg"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", json.dumps(RECORD) + "\n"),
+        ("a.json", json.dumps([RECORD], indent=1)),
+        ("coco.json", '{"annotations": [], "images": [{"id": 1, "file_name": "COCO_val2014_000000000102.jpg"}]}'),
+        ("pope.json", '{"question_id": 1, "image": "COCO_val2014_000000000102.jpg", "text": "?", "label": "no"}\n'),
+        ("ids.jsonl", '{"image_id": 102}\n'),
+        ("names.txt", "000000000102.jpg\n\nnothing\n"),
+    ],
+)
+def test_files_of_evaluation_data(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_held_out([tmp_path / name]) == {"coco 102": name}
+
+
+def test_the_parts_of_a_pickle_but_for_train():
+    assert sorted(read_held_out([REFS])) == ["coco 102", "coco 103"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '{"image": "a.jpg"}\n', "names no photograph of COCO or Visual Genome: give refs"),
+        ("a.jsonl", '["image"]\n', "names no photograph"),
+        ("empty.txt", "", "names no photograph"),
+        ("a.jsonl", '{"image": \n', r"a\.jsonl line 1: not valid JSON"),
+        ("refs.p", "no pickle", "is no pickle, or damaged"),
+        ("coco.json", '{"images": [{"id": 1, "file_name"', "coco"),
+    ],
+)
+def test_files_that_are_none(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_held_out([tmp_path / name])
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_held_out([tmp_path / "other.txt"])
+
+
+def test_refcoco_is_its_train_part_unless_asked_for_otherwise(tmp_path):
+    source = ("refcoco", "refcoco/refcoco", "refcoco/images")
+    records, report = converted(tmp_path, *source)
+    assert [one["source"]["item"] for one in records] == ["101"]
+    assert report.dropped["held_out"] >= 2
+    assert "refcoco 102" not in report.shown["held_out"][0]
+    assert "of val; --no-exclude-leaks keeps it" in " ".join(report.shown["held_out"])
+    assert report.held_out == {"coco 102": "refcoco refs(unc) val", "coco 103": "refcoco refs(unc) testB"}
+    assert len(converted(tmp_path, *source, exclude_leaks=False)[0]) == 3
+    records, _ = converted(tmp_path, *source, settings={"split": "testB"})
+    assert [one["source"]["item"] for one in records] == ["103"]
+    with pytest.raises(SourceError, match=r"a picture that evaluation needs(.|\n)*--no-exclude-leaks"):
+        converted(tmp_path, "refcoco", "refcoco/refcocog", "refcoco/images", settings={"by": "umd"})
+
+
+def test_visual_genome_by_cocos_number(tmp_path):
+    records, report = converted(tmp_path, *VG, held_out=[REFS])
+    assert report.dropped["held_out"] > 0
+    assert "VG_100K_2/2.jpg is coco 102, which refs(unc).p needs" in report.shown["held_out"][0]
+    assert {one["image"] for one in records} == {"VG_100K/1.jpg", "VG_100K/3.jpg"}
+    records, _ = converted(tmp_path, *VG)
+    assert [one["source"].get("coco_id") for one in records if "source" in one] == [None, 102, None]
+
+
+def test_command(tmp_path, capsys):
+    words = ["data", "convert", "visual_genome", str(FIXTURES / "visual_genome"), "--image-folder"]
+    words += [str(FIXTURES / "visual_genome"), "--out", str(tmp_path / "out.jsonl"), "--held-out"]
+    assert cli.main([*words, str(REFS)]) == 0
+    assert "a picture that evaluation needs" in capsys.readouterr().out
+    assert cli.main([*words, "nowhere.p"]) == 2
+    assert "--held-out nowhere.p: there is no such file" in capsys.readouterr().err
