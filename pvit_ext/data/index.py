@@ -28,7 +28,7 @@ MAX_AGE = 3600.0
 """Seconds. The ranks of a run start together; a later run looks again whether the images exist."""
 _CALM = 2.0
 """Seconds. A file that changed less long ago may change again within one tick of its clock, unseen."""
-_VERSION = 1
+_VERSION = 2
 _log = logging.getLogger(__name__)
 
 

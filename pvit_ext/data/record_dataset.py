@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from pvit_ext.data.bad_records import BadRecords
@@ -33,17 +34,25 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return len(self.records)
 
     @property
+    def positions_per_region(self) -> int:
+        """S, positions of the prompt that one region takes; a host knows how many."""
+        return 1
+
+    @property
     def modality_lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, negative without an image."""
-        lengths: list[int] = self.records.words.tolist()
+        """As LLaVA's: the words of each record, negative without an image; a region counts for its positions."""
+        lengths: list[int] = (np.sign(self.records.words) * self._text_lengths()).tolist()
         return lengths
 
     @property
     def lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, and 128 for an image."""
-        words = self.records.words
-        lengths: list[int] = (np.abs(words) + 128 * (words > 0)).tolist()
+        """As LLaVA's: the words of each record, and 128 for an image; a region counts for its positions."""
+        lengths: list[int] = (self._text_lengths() + 128 * (self.records.words > 0)).tolist()
         return lengths
+
+    def _text_lengths(self) -> NDArray[np.int64]:
+        """Words, where ``<region>`` is one, and the further positions of each region; int64 (N,), 1 or more."""
+        return np.abs(self.records.words) + self.records.region_counts * max(self.positions_per_region - 1, 0)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """The item of a record.

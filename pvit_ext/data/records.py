@@ -133,6 +133,7 @@ class Records(Sequence[Record]):
     Attributes:
         summary: what the file holds.
         words: int64 (N,), of each record's conversation, negative without an image.
+        region_counts: int64 (N,), of each record's regions.
     """
 
     def __init__(self, path: str | PathLike[str], folder: str | None, found: Scan) -> None:
@@ -147,6 +148,12 @@ class Records(Sequence[Record]):
         """Words of each record's conversation, negative without an image."""
         words: NDArray[np.int64] = np.asarray(self._rows[:, 3])[self._row]
         return words
+
+    @property
+    def region_counts(self) -> NDArray[np.int64]:
+        """How many regions each record has."""
+        counts: NDArray[np.int64] = np.asarray(self._rows[:, 4])[self._row]
+        return counts
 
     def __len__(self) -> int:
         return len(self._row)

@@ -18,8 +18,9 @@ from pvit_ext.data.json_records import Found, JsonFileError, parse_line, read_js
 from pvit_ext.data.schema import images_of, kind_of, parse_record
 from pvit_ext.data.summary import Summary
 
-COLUMNS = ("start", "end", "line", "words")
-"""Of a row: bytes in the file, its line, and its words, negative without an image as LLaVA's sampler wants them."""
+COLUMNS = ("start", "end", "line", "words", "regions")
+"""Of a row: bytes in the file, its line, its words, negative without an image as LLaVA's sampler wants them, and how
+many regions it has."""
 
 
 class BadRecord(NamedTuple):
@@ -34,7 +35,7 @@ class Scan:
     """What a pass over a file found.
 
     Args:
-        rows: int64 (N, 4), see :data:`COLUMNS`.
+        rows: int64 (N, 5), see :data:`COLUMNS`.
         bad: by row, those that cannot be used.
         summary: of the others.
         complete: every record of the file has its row.
@@ -60,16 +61,16 @@ def scan(path: str | PathLike[str], folder: str | None) -> Scan:
     for number, found in enumerate(read_json_records(path)):
         first = found.value if number == 0 else first
         alike += isinstance(found.value, dict) and "conversations" in found.value
-        words = 0
+        words = regions = 0
         try:
             data, specs = parse_record(found.value, folder)
         except (ValueError, RecursionError) as error:
             where = name_of(name, found.line, found.value)
             result.bad[number] = BadRecord(where, f"{where}: {error}")
         else:
-            words, images = count_words(data), images_of(data)
+            words, images, regions = count_words(data), images_of(data), len(specs)
             result.summary.add(len(images), [kind_of(spec) for spec in specs])
-        rows.extend((found.start, found.end, found.line, words))
+        rows.extend((found.start, found.end, found.line, words, regions))
     if found is None:
         return Scan(result.rows, {0: BadRecord(name, f"{name} line 1: the file holds no record")}, complete=False)
     result.rows = np.frombuffer(rows, np.int64).reshape(-1, len(COLUMNS))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -36,6 +37,49 @@ class EpochSampler(Sampler[tuple[int, int]]):
             torch.default_generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
             indices = [int(index) for index in self.order][: self.limit]
         return iter([(epoch, index) for index in indices])
+
+
+class ModalityGroupedSampler(Sampler[int]):
+    """Samples of like length together, and in each batch with images or without; as LLaVA's, for any host.
+
+    Args:
+        batch: samples of an optimizer step, all processes together.
+        lengths: of all samples, negative without an image, never 0.
+    """
+
+    def __init__(self, batch: int, lengths: Sequence[int]) -> None:
+        self.batch, self.lengths = batch, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        groups = [
+            [place for place, length in enumerate(self.lengths) if (length > 0) == sign] for sign in (True, False)
+        ]
+        batches, rest = [], []
+        for group in filter(None, groups):
+            grouped = LengthGroupedSampler(self.batch, lengths=[abs(self.lengths[place]) for place in group])
+            order = [group[number] for number in grouped]
+            whole = len(order) - len(order) % self.batch
+            batches += [order[start : start + self.batch] for start in range(0, whole, self.batch)]
+            rest += order[whole:]
+        for number in torch.randperm(len(batches)).tolist():
+            yield from batches[number]
+        yield from rest
+
+
+def check_sampling(arguments: Any) -> None:
+    """Raise ValueError for a strategy of transformers' whose order reads every image first and differs by rank."""
+    if getattr(arguments, "train_sampling_strategy", None) == "batch_rebalance":
+        known = "random, sequential, group_by_length (or --group_by_modality_length True)"
+        raise ValueError(f"--train_sampling_strategy batch_rebalance is not resumed exactly; known here: {known}")
+
+
+def groups_by_length(arguments: Any) -> bool:
+    """Whether transformers' own flag, whose name differs by version, asks for batches of like length."""
+    strategy = getattr(arguments, "train_sampling_strategy", None)
+    return strategy == "group_by_length" or bool(getattr(arguments, "group_by_length", False))
 
 
 def samples_in_whole_steps(samples: int, batch: int, accumulation: int, drop_last: bool = False) -> int | None:

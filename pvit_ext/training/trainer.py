@@ -9,13 +9,19 @@ from typing import Any
 
 import transformers
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pvit_ext.hosts.llava import compat
 from pvit_ext.training import checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
-from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
+from pvit_ext.training.sampler import (
+    EpochSampler,
+    ModalityGroupedSampler,
+    groups_by_length,
+    samples_in_whole_steps,
+)
 from pvit_ext.training.tracking import Tracking
 
 
@@ -93,9 +99,26 @@ class RegionTrainer(Trainer):
         super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
 
     def _get_train_sampler(self, *_: Any) -> Any:
-        order: Any = super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+        order = self._order()
         limit = None if compat.rest_of_epoch_is_a_step(self) else self._whole_steps(len(order))
         return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0), limit=limit)
+
+    def _order(self) -> Any:
+        """LLaVA's or transformers' sampler, with the dataset's lengths: transformers would read all images first."""
+        args = self.args
+        data: Any = self.train_dataset
+        if getattr(args, "group_by_modality_length", False):
+            return self._modality_order()
+        if groups_by_length(args):
+            return LengthGroupedSampler(args.train_batch_size * args.gradient_accumulation_steps, lengths=data.lengths)
+        return super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
+
+    def _modality_order(self) -> Any:
+        """Samples with images apart from those without."""
+        args = self.args
+        data: Any = self.train_dataset
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return ModalityGroupedSampler(batch, data.modality_lengths)
 
     def _whole_steps(self, samples: int) -> int | None:
         """Samples of an epoch of whole optimizer steps, for a transformers that resumes nothing else exactly."""

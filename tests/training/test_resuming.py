@@ -40,8 +40,13 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "own",
-    [{"stage": "align"}, {"stage": "finetune", "lora_enable": True}, {"stage": "finetune"}],
-    ids=["align", "lora", "finetune"],
+    [
+        {"stage": "align"},
+        {"stage": "finetune", "lora_enable": True},
+        {"stage": "finetune"},
+        {"stage": "align", "group_by_modality_length": True},
+    ],
+    ids=["align", "lora", "finetune", "grouped"],
 )
 def test_resuming_is_exact(start: Start, tmp_path: Path, own: dict[str, Any]) -> None:
     """The same losses and the same tensors, to the bit."""

@@ -53,6 +53,11 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         self.tokenizer = tokenizer
         self.data_args = data_args
 
+    @property
+    def positions_per_region(self) -> int:
+        """S, positions of the prompt that one region takes."""
+        return self.region_processor.positions_per_region
+
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             side = self.data_args.image_processor.crop_size

@@ -46,6 +46,12 @@ class RegionDataset(RecordDataset):
         self.limit, self.seed = limit, seed
         self.region_processor: RegionProcessor = processor.pvit_regions.samples
 
+    @property
+    def positions_per_region(self) -> int:
+        """S, positions of the prompt that one region takes."""
+        positions: int = self.processor.pvit_regions.samples.positions_per_region
+        return positions
+
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             return self._without_image(record)

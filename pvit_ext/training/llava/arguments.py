@@ -12,6 +12,7 @@ from llava.train import train as llava_train
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
 
 _DEFAULT_TEMPLATE = ("v0", "v0.5")
@@ -84,6 +85,7 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
     def __post_init__(self) -> None:
         self.check_stage()
         refuse_resume_path(self)
+        check_sampling(self)
         if self.bits != 16:
             raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
         compat.refuse_cpu_fsdp(self)

@@ -23,6 +23,9 @@ class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
 
     without_regions: bool = False
 
+    def _modality_order(self) -> Any:
+        return LLaVATrainer._get_train_sampler(self)
+
     def create_optimizer(self, *arguments: Any) -> Any:
         """LLaVA's, without groups that hold no parameter."""
         optimizer = super().create_optimizer(*arguments)

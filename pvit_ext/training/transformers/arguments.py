@@ -9,6 +9,7 @@ import transformers
 
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
 
 OF_LLAVA = (
@@ -67,6 +68,9 @@ class TransformersTrainingArguments(TrainingFlags, transformers.TrainingArgument
         default=None, metadata={"help": "rate of what joins tower and language model"}
     )
     remove_unused_columns: bool = field(default=False)
+    group_by_modality_length: bool = field(
+        default=False, metadata={"help": "batches of like length, with images or without, as LLaVA's"}
+    )
     lora_enable: bool = False
     lora_r: int = 64
     lora_alpha: int = 16
@@ -76,6 +80,7 @@ class TransformersTrainingArguments(TrainingFlags, transformers.TrainingArgument
     def __post_init__(self) -> None:
         self.check_stage()
         refuse_resume_path(self)
+        check_sampling(self)
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns True would drop images and regions: leave it out")
         cpu_launch.enable_cpu(self)
