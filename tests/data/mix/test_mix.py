@@ -16,7 +16,7 @@ from pvit_ext.data.mix import run
 from pvit_ext.data.mix.config import Mix, MixSource
 from pvit_ext.data.mix.presets import PRESETS, mix_of_preset
 from pvit_ext.data.mix.run import interleaved, mix_files
-from pvit_ext.data.records import validate
+from pvit_ext.data.records import load_records, validate
 from tests.data.convert.truth import FIXTURES
 
 
@@ -244,6 +244,17 @@ def test_preset_on_the_released_files(tmp_path, capsys):
     assert "multi_objects: it has fewer than the 4,364" in capsys.readouterr().out
     first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert (first["id"], first["image"]) == ("multi_objects:multi_objects/0", "coco/a.jpg")
+
+
+def test_released_files_are_sources_as_they_are(tmp_path):
+    names = ("multi_objects", "gqa_train_sampled_chat_multiturn", "vg_v1_0625_66k_filtered")
+    files = {name: [FIXTURES / f"pvit/stage2/{name}.json"] for name in names}
+    folders = {"multi_objects": "coco2017_train_images", names[1]: "gqa_images", names[2]: "visual_genome_images"}
+    without = [part.name for part in PRESETS["pvit-stage2"].parts if part.name not in names]
+    report = mix_files(mix_of_preset("pvit-stage2", files, folders, without), tmp_path / "out.jsonl")
+    assert report.counts["records"] == 4
+    assert validate(tmp_path / "out.jsonl", FIXTURES / "pvit/data", check_images=True) == []
+    assert load_records(tmp_path / "out.jsonl").summary.regions > 4
 
 
 def test_command(tmp_path, capsys):
