@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pvit_ext.data.cache.key import CacheError
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.tokens.region_module import RegionModule
@@ -22,6 +23,8 @@ def open_cache(data: Any) -> None:
         CacheError: saying what is missing.
     """
     if data.region_cache:
+        if data.image_folder is None:
+            raise CacheError(f"--region_cache {data.region_cache}: give --image_folder, its images are compared")
         data.cache = FeatureCache(data.region_cache)
         records = data.read[0]
         every = (records[number] for number in range(len(records)))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from examples.quickstart.arms import free_port
+from pvit_ext.cli.parser import main
 from pvit_ext.hosts.llava import compat
 from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
@@ -132,3 +133,18 @@ def test_torchs_own_fsdp_gives_the_gradients_of_the_whole_model(llava_checkpoint
     assert done.returncode == 0, done.stderr[-4000:]
     assert "rank 0: 30 gradients" in done.stdout
     assert "rank 1: 30 gradients" in done.stdout
+
+
+@pytest.mark.slow
+def test_zero3_with_a_cache_of_region_features_where_a_rank_has_no_region(
+    world: dict[str, Any], tmp_path: Path
+) -> None:
+    """No rank runs the tower; one that did would wait for the others."""
+    turns = [{"from": "human", "value": "What is this?"}, {"from": "gpt", "value": "seven red"}]
+    records = [one for record in json.loads(world["DATA"].read_text()) for one in (record, {"conversations": turns})]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    words = ["data", "cache", str(tmp_path / "data.json"), "--image-folder", str(world["IMAGES"]), "--dtype", "float32"]
+    assert main([*words, "--region-modules", str(world["STAGE1"]), "--out", str(tmp_path / "cache")]) == 0
+    mixed, flags = world | {"DATA": tmp_path / "data.json"}, ("--per_device_train_batch_size", 1)
+    plain = losses(mixed, tmp_path / "plain", 2, "zero3.json", *flags)
+    assert losses(mixed, tmp_path / "cached", 2, "zero3.json", *flags, "--region_cache", tmp_path / "cache") == plain
