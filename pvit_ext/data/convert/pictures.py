@@ -18,6 +18,10 @@ SUFFIXES = frozenset(
 )
 
 
+_KEPT = 10_000
+"""Sizes of pictures in memory."""
+
+
 class Pictures:
     """Looks pictures up in the image folder; picklable.
 
@@ -32,11 +36,12 @@ class Pictures:
     def __init__(self, folder: str | os.PathLike[str], opened: bool = True) -> None:
         self.folder, self.opened = str(folder), opened
         self._by_name: dict[str, list[str]] | None = None
+        self._sizes: dict[str, Size] = {}
         if not os.path.isdir(self.folder):
             raise ValueError(f"--image-folder {self.folder} is no folder; name the one that the pictures lie in")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_by_name": None}
+        return {**vars(self), "_by_name": None, "_sizes": {}}
 
     def find(self, names: Sequence[str]) -> str | None:
         """The name of a picture relative to the folder, None if it is not there.
@@ -80,7 +85,7 @@ class Pictures:
         if not self.opened:
             return name, declared
         try:
-            size = image_size(f"{self.folder}/{name}")
+            size = self._size(name)
         except (ImageError, OSError) as error:
             notes.drop(Reason.BROKEN_PICTURE, where, str(error), objects)
             return None
@@ -92,6 +97,15 @@ class Pictures:
             notes.drop(Reason.SIZE_DIFFERS, where, f"{name} is {real}, said to be {said}{turned}", objects)
             return None
         return name, size
+
+    def _size(self, name: str) -> Size:
+        """Of a picture, kept: instruction data names one picture many times in a row."""
+        if (size := self._sizes.get(name)) is None:
+            size = image_size(f"{self.folder}/{name}")
+            if len(self._sizes) >= _KEPT:
+                self._sizes.clear()
+            self._sizes[name] = size
+        return size
 
     def _files(self) -> dict[str, list[str]]:
         """Pictures below the folder by base name, each with its path in the folder."""

@@ -9,11 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pvit_ext.data.convert.annotation import Annotation, Box, Size
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.regions.extent import MIN_SIDE, extent_of
 from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError
-from pvit_ext.regions.run_lengths import parse_run_lengths
+from pvit_ext.regions.run_lengths import RunLengths, parse_run_lengths
 
 DECIMALS = 3
 """Of a pixel: what float noise of sums and products does not reach, and finer than any annotation."""
@@ -202,8 +204,19 @@ def masked(value: Mapping[str, Any], size: Size | None, **fields: Any) -> Annota
         raise BadItem(f"segmentation: {error}") from error
     if size is not None and (runs.width, runs.height) != size:
         raise BadItem(f"segmentation is {runs.width}x{runs.height}, its image {size[0]}x{size[1]}")
-    box = Region.mask(spec).bounds((runs.width, runs.height))
-    return Annotation({"mask": spec}, box, **fields)
+    return Annotation({"mask": spec}, _around(runs), **fields)
+
+
+def _around(runs: RunLengths) -> Box:
+    """The box around a mask, without its pixels: a large one has few runs."""
+    ends = np.cumsum(np.frombuffer(runs.counts, np.uint32).astype(np.int64))
+    inside = np.diff(ends, prepend=0)[1::2] > 0
+    first, last = ends[:-1:2][: len(inside)][inside], ends[1::2][inside] - 1  # pixels, down the columns
+    left, right = first // runs.height, last // runs.height
+    top, bottom = first % runs.height, last % runs.height
+    whole = left < right  # it runs from one column into the next
+    top, bottom = np.where(whole, 0, top), np.where(whole, runs.height - 1, bottom)
+    return float(left.min()), float(top.min()), float(right.max() + 1), float(bottom.max() + 1)
 
 
 def pointed(kind: str, value: Any, size: Size | None, **fields: Any) -> Annotation | Reason:

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pvit_ext.data.convert.annotation import Annotation
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.regions.region import FRACTIONS, RegionError
+from pvit_ext.regions.region import FRACTIONS, Region, RegionError
 from pvit_ext.regions.run_lengths import parse_run_lengths
 
 SIZE = (40, 30)
@@ -130,3 +131,18 @@ def test_run_lengths_of_gar_bench_are_those_of_pycocotools():
 def test_boxes_in_parts_of_a_side(full, values, size, region):
     found = shapes.boxed_in(full, values, size, Notes())
     assert (found if isinstance(found, Reason) else found.region) == region
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.data())
+def test_the_box_around_run_lengths_is_that_of_their_pixels(height, width, data):
+    pixels = np.array(data.draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width)))
+    pixels = pixels.reshape(height, width)
+    encoded = coco_mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
+    spec = {"size": [height, width], "counts": encoded["counts"].decode()}
+    found = shapes.masked(spec, (width, height))
+    if not pixels.any():
+        assert found is Reason.DEGENERATE
+        return
+    x, y, box_width, box_height = coco_mask.toBbox(encoded).tolist()
+    assert found.box == (x, y, x + box_width, y + box_height) == Region.mask(spec).bounds((width, height))
