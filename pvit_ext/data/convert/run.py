@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,11 @@ class Work:
     options: TaskOptions
     held_out: HeldOut
 
+    @cached_property
+    def _classes(self) -> Sequence[str] | None:
+        """Of the reader, which knows them once units are read."""
+        return self.reader.classes()
+
     def __call__(self, units: Sequence[Any]) -> tuple[bytes, Notes]:
         """The records of some units as lines, and what was noted."""
         notes, lines = Notes(), []
@@ -171,7 +177,7 @@ class Work:
 
     def _of_task(self, image: AnnotatedImage, task: Task, complete: bool, notes: Notes) -> list[dict[str, Any]]:
         records = []
-        for record in records_of(image, task, self.options, self.reader.classes(), complete):
+        for record in records_of(image, task, self.options, self._classes, complete):
             if problem := problem_of(record):
                 notes.bad(f"{self.reader.source.name} {image.item}", problem)
                 continue
