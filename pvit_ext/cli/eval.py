@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks:
         print(_tasks())
         return 0
-    missing = [name for name in ("task", "data", "image_folder", "out") if getattr(args, name) is None]
-    if missing:
-        raise ValueError("give TASK --model DIR --data FILE --image-folder DIR --out DIR, or --tasks")
-    if sum(value is not None for value in (args.model, args.answers, args.endpoint_model)) != 1:
-        raise ValueError("give --model DIR, --endpoint-model NAME or --answers FILE: one of them answers")
+    _check(args)
     from pvit_ext.evaluation.run import evaluate
     from pvit_ext.evaluation.summary import headline
 
@@ -78,6 +75,36 @@ def run(args: argparse.Namespace) -> int:
     if values is not None:
         print(f"{args.out / 'metrics.md'}\n{headline(values)}")
     return 0
+
+
+_NO_USE = {
+    "answers": ("arm", "region_words", "system", "max_new_tokens", "base", "conv_version", "device", "dtype"),
+    "endpoint_model": ("base", "conv_version", "device", "dtype"),
+    "model": (),
+}
+"""Who answers -> options that do not apply."""
+
+
+def _check(args: argparse.Namespace) -> None:
+    if any(getattr(args, name) is None for name in ("task", "data", "image_folder", "out")):
+        raise ValueError("give TASK --model DIR --data FILE --image-folder DIR --out DIR, or --tasks")
+    given = [name for name in _NO_USE if getattr(args, name) is not None]
+    if len(given) != 1:
+        raise ValueError("give --model DIR, --endpoint-model NAME or --answers FILE: one of them answers")
+    if args.endpoint and not args.endpoint_model:
+        raise ValueError("--endpoint goes with --endpoint-model NAME")
+    if useless := [name for name in _NO_USE[given[0]] if getattr(args, name) is not None]:
+        raise ValueError(f"{_flags(useless)} cannot apply with {_flags(given)}: leave it out")
+    if args.region_words is not None and args.arm != "image":
+        raise ValueError("--region-words is what stands for a region in --arm image: name that arm, or leave it out")
+    if not args.data.exists():
+        raise ValueError(f"--data {args.data}: there is no such file or folder")
+    if args.answers is not None and not args.answers.is_file():
+        raise ValueError(f"--answers {args.answers}: there is no such file")
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _settings(args: argparse.Namespace) -> Settings:

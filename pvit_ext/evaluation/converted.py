@@ -10,6 +10,7 @@ from typing import Any
 from pvit_ext.data.convert.annotation import SOURCE_KEY
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import Spec
+from pvit_ext.regions.image import image_size
 from pvit_ext.regions.raster import Box
 from pvit_ext.regions.region import Region
 
@@ -22,7 +23,7 @@ class Found:
         id: number of its record and of the object in it.
         images: paths.
         spec: its region.
-        box: around it, pixels; None where only a mask is known.
+        box: around it, pixels; None where only its region is known, see :meth:`bounds`.
         label: what it is.
         captions: that describe it.
         folder: of mask files.
@@ -37,6 +38,13 @@ class Found:
     captions: tuple[str, ...]
     folder: str | None
     where: str
+
+    def bounds(self) -> Box:
+        """The box around it, pixels; of its region where the source has none."""
+        if self.box is not None:
+            return self.box
+        size = image_size(self.images[0])
+        return Record({}, (self.spec,), self.where, self.folder).regions[0].resolve(size, self.where).bounds(size)
 
 
 def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
@@ -61,12 +69,16 @@ def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
 
 
 def _found(record: Record, id: str, item: dict[str, Any]) -> Found:
-    box: Box = tuple(item["box"])
-    region = item.get("region")
+    box: Box | None = tuple(item["box"]) if "box" in item else None
+    spec: Spec | None = None if item.get("region") is None else record.specs[item["region"]]
+    if spec is None and box is not None:
+        spec = Region.box(*box)
+    if spec is None:
+        raise ValueError(f"{record.where}: object {id.rpartition('.')[2]} of its source has neither a region nor a box")
     return Found(
         id=id,
         images=tuple(record.image_files),
-        spec=Region.box(*box) if region is None else record.specs[region],
+        spec=spec,
         box=box,
         label=item.get("label"),
         captions=tuple(item.get("captions", ())),

@@ -78,12 +78,19 @@ def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:
 
 
 def test_grounding_reads_a_converted_file(images: Path) -> None:
-    source = {"format": "x", "size": [64, 48], "objects": [{"region": 0, "box": [8, 16, 32, 40], "captions": ["dog"]}]}
+    thing: dict[str, Any] = {"region": 0, "box": [8, 16, 32, 40], "captions": ["dog"]}
+    source = {"format": "x", "size": [64, 48], "objects": [thing]}
     talk = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "dog"}]
     record = {"id": "1", "image": "101.jpg", "conversations": talk, "regions": [[8, 16, 32, 40]], "source": source}
     data = lines(images / "converted.jsonl", [record])
     (sample,) = TASKS.require("grounding")(TaskOptions(data, str(images))).load()
     assert (sample.reference, sample.extra["box"]) == ("dog", [8, 16, 32, 40])
+    del thing["box"]  # as of a format whose regions are its boxes
+    (sample,) = TASKS.require("grounding")(TaskOptions(lines(data, [record]), str(images))).load()
+    assert sample.extra["box"] == [8, 16, 32, 40]
+    del thing["region"]
+    with pytest.raises(ValueError, match="has neither a region nor a box"):
+        list(TASKS.require("grounding")(TaskOptions(lines(data, [record]), str(images))).load())
 
 
 @pytest.mark.parametrize(

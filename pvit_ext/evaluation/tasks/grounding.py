@@ -78,9 +78,8 @@ class Grounding(Task):
 
     def _converted(self) -> Iterator[Sample]:
         for found in objects_of(self.options.data, self.options.image_folder):
-            assert found.box is not None  # a converted object has one
             for number, phrase in enumerate(found.captions):
-                yield self._sample(f"{found.id}.{number}", found.images[0], phrase, found.box, found.where)
+                yield self._sample(f"{found.id}.{number}", found.images[0], phrase, found.bounds(), found.where)
             if not found.captions:
                 self.leave_out("an object without a caption")
 
