@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def open_utf8(path: str | PathLike[str]) -> BinaryIO:
 
     Raises:
         JsonFileError: for bytes that are not in the encoding that their byte-order mark names.
+        IsADirectoryError: for a folder.
     """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder where a file is wanted: JSON Lines or a JSON array")
     stream: BinaryIO = open(path, "rb")  # noqa: SIM115  the caller closes it
     encoding = _encoding(stream.read(4))
     stream.seek(0)

@@ -226,6 +226,11 @@ class JsonBuffer:
             stream = open_utf8(self.path)
         except JsonFileError as error:
             raise BadItem(str(error), self.path.name) from error
+        except IsADirectoryError as error:
+            inside = [one.name for one in sorted(self.path.iterdir()) if one.suffix in (".json", ".jsonl")]
+            listed = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
+            advice = f"give one of its files: {listed}" if inside else "there is none in it"
+            raise IsADirectoryError(f"{self.path} is a folder where a JSON file is wanted; {advice}") from error
         if isinstance(stream, io.BytesIO):
             self._bytes = stream.getvalue()
         else:

@@ -228,3 +228,15 @@ def test_every_format_of_the_package_is_documented():
         assert issubclass(found, DataFormat)
         assert found.name == name
         assert found.about
+
+
+@pytest.mark.parametrize("name", FORMATS.names())
+def test_a_folder_that_is_no_source_is_named_with_what_is_wanted(name, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.jpg")
+    words = ["data", "convert", name, str(tmp_path / "pictures"), "--image-folder", str(tmp_path)]
+    assert cli.main([*words, "--out", str(tmp_path / "out.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "pictures" in said
+    assert "Errno" not in said
+    assert not (tmp_path / "out.jsonl").exists()

@@ -60,6 +60,8 @@ class Cvat(DataFormat):
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
         self.xml = source / "annotations.xml" if source.is_dir() else source
+        if not self.xml.is_file():
+            raise SourceError(f"{source} holds no annotations.xml, as CVAT exports it")
         self._count = 0
 
     def classes(self) -> tuple[str, ...]:

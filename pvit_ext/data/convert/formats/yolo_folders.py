@@ -162,7 +162,8 @@ class Folders:
         tries = [base / text, self.root / text, self.root / text.removeprefix("../"), self.images / text]
         found = next((path for path in tries if path.exists()), None)
         if found is None:
-            raise SourceError(f"{self.source}: {text} is not there; looked for {', '.join(map(str, tries))}")
+            looked = ", ".join(dict.fromkeys(map(str, tries)))
+            raise SourceError(f"{self.source}: {text} is not there; looked for {looked}")
         if found.is_file():
             return Entry(found, None)
         folders = [folder for path in (found, *tries) if (folder := _labels_folder(path))]
