@@ -43,7 +43,7 @@ def text_turn(rng: random.Random) -> Turn:
     kind = rng.choice(("digit", "colour", "larger", "larger", "number", "number"))
     if kind == "number":
         words = [DIGITS[value], DIGITS[other]]
-    first, second = (_mention(word, rng) for word in words)
+    first, second = (mention(word, rng) for word in words)
     if kind == "digit":
         return ASK_DIGIT.replace("<region>", first), DIGITS[value]
     if kind == "colour":
@@ -57,7 +57,8 @@ def thing(colour: str, value: int) -> str:
     return colour + DIGITS[value]
 
 
-def _mention(word: str, rng: random.Random) -> str:
+def mention(word: str, rng: random.Random) -> str:
+    """The word, or words around it, as a region may stand in a question."""
     return rng.choice(_MENTIONS).format(word)
 
 
@@ -174,6 +175,13 @@ def _compose_embeddings(model: Any, tokenizer: Any) -> None:
 
 
 def new_language_model(tokenizer: Any, layers: int = 3) -> LlamaForCausalLM:
+    """A tiny LLaMA with random weights, but for the embeddings of things."""
+    model = tiny_llama(tokenizer, layers)
+    _compose_embeddings(model, tokenizer)
+    return model
+
+
+def tiny_llama(tokenizer: Any, layers: int = 3) -> LlamaForCausalLM:
     """A tiny LLaMA with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -187,9 +195,7 @@ def new_language_model(tokenizer: Any, layers: int = 3) -> LlamaForCausalLM:
         tie_word_embeddings=False,
         initializer_range=0.06,  # 0.02 is LLaMA's for widths in the thousands; here it doubles the steps needed
     )
-    model = LlamaForCausalLM(config)
-    _compose_embeddings(model, tokenizer)
-    return model
+    return LlamaForCausalLM(config)
 
 
 def train_language_model(folder: Path, steps: int, batch: int = 32, turns: int = 3) -> None:

@@ -236,5 +236,5 @@ def fit_tower(
         optimizer.step()
         plan.step()
         rights.append(right)
-        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right[0]:.2f}/{right[1]:.2f}", refresh=False)
+        bar.set_postfix(loss=f"{loss.item():.3f}", right="/".join(f"{share:.2f}" for share in right), refresh=False)
     return torch.stack(rights[-max(steps // 10, 1) :]).mean(0).tolist()
