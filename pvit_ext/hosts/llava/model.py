@@ -19,16 +19,7 @@ from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
 from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
-from pvit_ext.hosts.llava.region_modules import (
-    check_missing_regions,
-    check_missing_tower,
-    create_region_module,
-    finish_region_module,
-    keys_not_saved,
-    region_module_of,
-    replace_region_module,
-    stored_regions,
-)
+from pvit_ext.hosts.llava.region_place import InnerPlace, check_missing_tower
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
@@ -55,7 +46,7 @@ class RegionMixin:
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
         with patched((TOWER_POINT,)), compat.vision_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        create_region_module(self)
+        InnerPlace(self).create()
 
     @classmethod
     def from_pretrained(
@@ -72,14 +63,14 @@ class RegionMixin:
         missing = compat.missing_keys(model, info)
         finish = finish_tower if isinstance(model.get_vision_tower(), VisionTower) else check_missing_tower
         finish(model, missing, path)
-        check_missing_regions(model, missing, path)
-        finish_region_module(model, path)
+        place = InnerPlace(model)
+        place.check_missing(missing, path)
+        place.finish(path)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
-        before = {key for key in self._keys_to_ignore_on_save or () if ".region_encoder." not in key}
-        self._keys_to_ignore_on_save = keys_not_saved(self) | before
+        self._keys_to_ignore_on_save = InnerPlace(self).keys_to_ignore()
         if kwargs.get("state_dict") is not None:
             kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
@@ -104,19 +95,19 @@ class RegionMixin:
         facts = None if folder is None else read_region_config(folder).facts
         with torch.random.fork_rng(devices=[]):  # --seed decides how they start, whatever ZeRO-3 drew on its way here
             torch.default_generator.manual_seed(torch.initial_seed())
-            replace_region_module(self, config, folder or ".", filled_later=folder is not None, facts=facts)
+            InnerPlace(self).replace(config, folder or ".", filled_later=folder is not None, facts=facts)
         if folder is not None:
             load_region_modules(self, folder)
 
     @property
     def region_config(self) -> RegionConfig | None:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
-        return None if (stored := stored_regions(self)) is None else stored.config
+        return None if (stored := InnerPlace(self).stored) is None else stored.config
 
     @property
     def region_module(self) -> RegionModule | None:
         """Encoder and projector as one module, or None; a view of the two that the inner model registers."""
-        return region_module_of(self)
+        return InnerPlace(self).module
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.placeholder import claim_token
 from pvit_ext.hosts.transformers.processor import give_regions
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
-from pvit_ext.hosts.transformers.region_modules import replace_region_module
+from pvit_ext.hosts.transformers.region_place import OuterPlace
 
 
 def attach(
@@ -47,7 +47,7 @@ def attach(
             "attach needs the processor of a model of transformers': pvit_ext.attach(model, config, "
             "processor=AutoProcessor.from_pretrained(...))"
         )
-    replace_region_module(model, config, checkpoint, filled_later, facts)
+    OuterPlace(model).replace(config, checkpoint, filled_later, facts)
     if processor is not None:
         images = processor.image_processor
         token_id = claim_token(model, processor.tokenizer)

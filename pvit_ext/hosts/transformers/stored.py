@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoProcessor
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import read_json
+from pvit_ext.hosts.region_place import stored_regions
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.hosts.transformers.facts import HostFacts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.placeholder import token_of
-from pvit_ext.hosts.transformers.region_modules import stored_regions
 from pvit_ext.prompt import REGION_PLACEHOLDER
 
 _PROCESSOR_FILE = "processor_config.json"

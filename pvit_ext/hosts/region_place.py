@@ -1,0 +1,145 @@
+"""A model's region module: made with the model, filled from its checkpoint, replaced in a loaded one.
+
+A host registers the region module's two children under their own names, so that a checkpoint holds ``region_encoder.*``
+and ``region_projector.*``; as one child, their names would gain a level and no earlier checkpoint would load.
+:class:`~pvit_ext.tokens.region_module.RegionModule` is laid over the two when it is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, StoredRegions, regions_from_json, regions_to_json
+from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded, successor
+
+logger = logging.getLogger(__name__)
+
+
+def stored_regions(config: Any) -> StoredRegions | None:
+    """What a model's config says of regions; None for a stock one."""
+    values = getattr(config, CONFIG_KEY, None)
+    return None if values is None else regions_from_json(values)
+
+
+class RegionPlace(ABC):
+    """The place that a host's model, stock or with regions, has for region modules.
+
+    Args:
+        model: with a config of its own, which names the region encoder.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    @abstractmethod
+    def holder(self) -> Any:
+        """The module whose children ``region_encoder`` and ``region_projector`` are."""
+
+    @property
+    @abstractmethod
+    def prefix(self) -> str:
+        """What stands before their names in the model's state dict."""
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int:
+        """D, width of the language model."""
+
+    @property
+    @abstractmethod
+    def tower_config(self) -> Any:
+        """Config of the vision tower; None for a model without one."""
+
+    @property
+    def stored(self) -> StoredRegions | None:
+        """What the model's config says of regions."""
+        return stored_regions(self.model.config)
+
+    @property
+    def module(self) -> RegionModule | None:
+        """A view of the two children, whose tensors it shares; None where there are none."""
+        holder, stored = self.holder, self.stored
+        projector = getattr(holder, "region_projector", None)
+        if projector is None or stored is None or stored.facts is None:
+            return None
+        return RegionModule.over(stored.config, stored.facts, holder.region_encoder, projector)
+
+    def create(self) -> None:
+        """Give a model under construction the modules its config names, so that ``from_pretrained`` fills them."""
+        self.holder.region_encoder = self.holder.region_projector = None
+        if (stored := self.stored) is not None:
+            self._put(RegionModule(stored.config, self.hidden_size, self.tower_config, stored.facts))
+
+    def finish(self, checkpoint: str | os.PathLike[str] = ".") -> None:
+        """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
+        if (module := self.module) is None:
+            return
+        if module.region_encoder is None:
+            module.read_encoder(self.tower_config, checkpoint).to(**self._placement())
+            self._put(module)  # with the checksum, where there was none
+        module.freeze()
+
+    def replace(
+        self,
+        config: RegionConfig,
+        checkpoint: str | os.PathLike[str] = ".",
+        filled_later: bool = False,
+        facts: EncoderFacts | None = None,
+    ) -> None:
+        """Give a model the encoder a config names, in place of the one it has; see :func:`~pvit_ext.attach`."""
+        module = successor(
+            self.module,
+            config,
+            self.hidden_size,
+            self.tower_config,
+            checkpoint=checkpoint,
+            sha256=None if facts is None else facts.weights_sha256,
+            filled_later=filled_later,
+            placement=self._placement(),
+        )
+        self._put(module)
+
+    def keys_not_saved(self) -> set[str]:
+        """State-dict keys that a full checkpoint leaves out: those of an encoder which lives in its own file."""
+        if (stored := self.stored) is None or encoder_is_embedded(stored.config):
+            return set()
+        return {key for key in self.model.state_dict() if key.startswith(f"{self.prefix}region_encoder.")}
+
+    def keys_to_ignore(self) -> set[str]:
+        """``_keys_to_ignore_on_save`` of the model, whose encoder may be another than at its last save."""
+        before = self.model._keys_to_ignore_on_save or ()
+        return self.keys_not_saved() | {key for key in before if not key.startswith(f"{self.prefix}region_encoder.")}
+
+    def check_missing(self, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
+        """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
+
+        Parts that change nothing at first begin so. Everything may be missing from a checkpoint that is not the
+        config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
+
+        Raises:
+            ValueError: listing the others.
+        """
+        absent = {key.removeprefix(self.prefix) for key in missing if key.startswith(f"{self.prefix}region_")}
+        if (module := self.module) is None or not absent:
+            return
+        absent = module.reset_missing(absent)
+        if absent and CONFIG_KEY in self.model.config_class.get_config_dict(checkpoint)[0]:
+            names = sorted(absent)
+            raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {names}")
+        if absent:
+            logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
+
+    def _put(self, module: RegionModule) -> None:
+        holder = self.holder
+        holder.region_encoder, holder.region_projector = module.region_encoder, module.region_projector
+        setattr(self.model.config, CONFIG_KEY, regions_to_json(module.config, module.facts))
+
+    def _placement(self) -> dict[str, Any]:
+        """Dtype of the language model, and where its inputs go: under a ``device_map`` its head may lie on the disk."""
+        weight, hook = self.model.get_output_embeddings().weight, getattr(self.model, "_hf_hook", None)  # accelerate's
+        return {"device": getattr(hook, "execution_device", None) or weight.device, "dtype": weight.dtype}

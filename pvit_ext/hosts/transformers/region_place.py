@@ -1,0 +1,32 @@
+"""The place of region modules in a model of transformers'.
+
+They belong to the outer model: inside the inner one, the key mappings of some families (Qwen's) would rename them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pvit_ext.hosts.region_place import RegionPlace
+from pvit_ext.hosts.transformers.families import family_of
+
+
+class OuterPlace(RegionPlace):
+    """Children of the outer model; see :class:`~pvit_ext.hosts.region_place.RegionPlace`."""
+
+    prefix = ""
+
+    @property
+    def holder(self) -> Any:
+        """The outer model itself."""
+        return self.model
+
+    @property
+    def hidden_size(self) -> int:
+        """Of the language model, whose config is nested in the model's."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def tower_config(self) -> Any:
+        """In the names of CLIP's config."""
+        return family_of(self.model.config).tower_config(self.model.config)
