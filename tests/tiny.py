@@ -80,13 +80,24 @@ def build_neox_tokenizer(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPTNeoXTokenizer"}))
 
 
-def build_tower(folder: Path, side: int = 28) -> None:
-    """A CLIP vision tower of 3 layers, 28x28 pixels in 7-pixel patches, with its image processor."""
+def build_tower(folder: Path, side: int = 28, **sizes: int) -> None:
+    """A CLIP vision tower of 3 layers, 28x28 pixels in 7-pixel patches, with its image processor.
+
+    Args:
+        folder: exists.
+        side: of its square, in pixels.
+        sizes: of CLIP's config, in place of the tiny ones.
+    """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=side, patch_size=7
-    )
+    tiny = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "patch_size": 7,
+    }
+    config = CLIPVisionConfig(**tiny | sizes, image_size=side)
     CLIPVisionModel(config).save_pretrained(folder)
     processor = {
         "image_processor_type": "CLIPImageProcessor",

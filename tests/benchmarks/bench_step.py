@@ -1,83 +1,126 @@
 """A training step with regions against the same step without, at equal length, through the whole model.
 
-The model is transformers' LLaVA with 336-pixel images and a language model that dominates the time. Every parameter but
-those of the vision tower trains. Run ``python -m tests.benchmarks.bench_step`` from the repository's root.
+The models are transformers' LLaVA and LLaVA's own, with 336-pixel images and a language model that dominates the time.
+Every parameter but those of the vision tower trains. Run ``python -m tests.benchmarks.bench_step`` from the repository's
+root.
 """
 
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+import pvit_ext
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.transformers.attach import attach
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region
 from tests.benchmarks.harness import arguments, compare, write
 from tests.hosts.transformers.inputs import picture
 from tests.hosts.transformers.zoo import image_processor, prompt, text_config, tokenizer
+from tests.tiny import build_tower
 
 SIZE, PATCH = 336, 14
+IMAGE = picture(640, 480)
+BOXES = [Region.box(20, 30, 220, 330), Region.box(60, 30, 260, 330)]
 ENCODERS = ("osprey", "ferret", "gpt4roi", "cross_attention", "replay")
 
 
-def stock(width: int, layers: int) -> tuple[Any, Any]:
-    """A LLaVA of this width, whose tower has a quarter of it, and its processor."""
+Case = tuple[Any, Any, dict[str, Any], torch.Tensor]
+"""A model without regions, one with them, its batch, and the ids of the same length for the first."""
+QUESTION = "what is in " + "<region> and " * 2 + "?"
+
+
+def sizes(width: int, layers: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the language model, and of a vision tower of a quarter of its width."""
+    tower = {"hidden_size": width // 4, "intermediate_size": width, "num_hidden_layers": 6, "num_attention_heads": 4}
+    text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+    return text | {"num_attention_heads": 16, "num_key_value_heads": 16}, tower
+
+
+def of_transformers(encoder: str, width: int, layers: int) -> Case:
+    """transformers' LLaVA on two samples."""
+    text, tower = sizes(width, layers)
     torch.manual_seed(0)
     words, square = tokenizer(["<image>"]), {"height": SIZE, "width": SIZE}
     images = image_processor("clip", "CLIPImageProcessor", size={"shortest_edge": SIZE}, crop_size=square)
     own = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     processor = transformers.LlavaProcessor(images, words, **own)
-    tower = {"hidden_size": width // 4, "intermediate_size": width, "num_hidden_layers": 6, "num_attention_heads": 4}
-    text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**tower, image_size=SIZE, patch_size=PATCH),
-        text_config=transformers.LlamaConfig(**text_config(**text, num_attention_heads=16, num_key_value_heads=16)),
+        text_config=transformers.LlamaConfig(**text_config(**text)),
         image_token_id=words.convert_tokens_to_ids("<image>"),
     )
-    return transformers.LlavaForConditionalGeneration(config), processor
+    model = transformers.LlavaForConditionalGeneration(config)
+    plain = copy.deepcopy(model)
+    attach(model, RegionConfig(encoder), processor=processor)
+    asked = {"images": [IMAGE, IMAGE], "text": [prompt(processor, QUESTION)] * 2, "regions": [BOXES, BOXES]}
+    batch = dict(processor(**asked, return_tensors="pt"))
+    ids, token = batch["input_ids"], model.base_model.region_host.token_id
+    for one in (plain, model):
+        one.model.vision_tower.requires_grad_(False)
+    return plain, model, batch, torch.where(ids == token, words.unk_token_id, ids)
+
+
+def of_llava(encoder: str, width: int, layers: int) -> Case:
+    """LLaVA's own model on two samples."""
+    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+
+    text, tower = sizes(width, layers)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        build_tower(Path(folder), SIZE, **tower, patch_size=PATCH)
+        own = {"mm_vision_tower": folder, "mm_hidden_size": width // 4, "mm_projector_type": "mlp2x_gelu"}
+        own |= {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "image_aspect_ratio": "pad"}
+        model = LlavaLlamaForCausalLM(LlavaConfig(**text_config(**text), **own, tokenizer_model_max_length=2048))
+        model.get_vision_tower().load_model()
+        plain = copy.deepcopy(model)
+        pvit_ext.attach(model, RegionConfig(encoder))
+    each = model.region_module.positions_per_region
+    row = [1, 9, IMAGE_TOKEN_INDEX, 10, 11, REGION_TOKEN_INDEX, 12, REGION_TOKEN_INDEX, 12, 13]
+    long = [one for given in row for one in ([given] if given != REGION_TOKEN_INDEX else [14] * each)]
+    batch = {
+        "input_ids": torch.tensor([row, row]),
+        "images": torch.randn(2, 3, SIZE, SIZE),
+        "image_sizes": [IMAGE.size] * 2,
+        "regions": [BOXES, BOXES],
+    }
+    return plain, model, batch, torch.tensor([long, long])
+
+
+HOSTS = {"transformers": of_transformers, "llava": of_llava}
 
 
 def step(model: Any, batch: dict[str, Any]) -> Callable[[], None]:
     """Forward and backward on a batch."""
+    labels = batch["input_ids"].masked_fill(batch["input_ids"] < 0, -100)
 
     def run() -> None:
         model.zero_grad()
-        model(**batch, labels=batch["input_ids"]).loss.backward()
+        model(**batch, labels=labels).loss.backward()
 
     return run
 
 
-def case(encoder: str, width: int, layers: int, regions: int, rounds: int, device: str) -> list[dict[str, Any]]:
-    """Time both on two samples with so many regions each."""
-    model, processor = stock(width, layers)
-    plain = copy.deepcopy(model)
-    attach(model, RegionConfig(encoder), processor=processor)
-    image = picture(640, 480)
-    boxes = [Region.box(20 + 40 * number, 30, 220 + 40 * number, 330) for number in range(regions)]
-    given = dict(
-        processor(
-            images=[image, image],
-            text=[prompt(processor, "what is in " + "<region> and " * regions + "?")] * 2,
-            regions=[boxes, boxes],
-            return_tensors="pt",
-        )
-    )
-    tensors = {key: value.to(device) for key, value in given.items() if isinstance(value, torch.Tensor)}
-    token = model.base_model.region_host.token_id
-    ids = torch.where(tensors["input_ids"] == token, processor.tokenizer.unk_token_id, tensors["input_ids"])
+def case(host: str, encoder: str, width: int, layers: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    """Time both on two samples with two regions each."""
+    plain, model, given, ids = HOSTS[host](encoder, width, layers)
+    batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    without = {key: value for key, value in batch.items() if not key.startswith("region")} | {
+        "input_ids": ids.to(device)
+    }
     for one in (plain, model):
         one.to(device).train()
-        one.model.vision_tower.requires_grad_(False)
-    forms = {
-        "without regions": step(plain, tensors | {"input_ids": ids}),
-        "with regions": step(model, given | tensors),
-    }
-    name = f"{encoder}, width {width}, {layers} layers, 2 samples of {ids.shape[1]} positions, {regions} regions each"
-    return compare(name, forms, rounds, host="transformers", dtype="float32")
+    forms = {"without regions": step(plain, without), "with regions": step(model, batch)}
+    length = ids.shape[1] + (host == "llava") * ((SIZE // PATCH) ** 2 - 1)  # its images take one id
+    name = f"{encoder}, width {width}, {layers} layers, 2 samples of {length} positions, {len(BOXES)} regions each"
+    return compare(name, forms, rounds, host=host, dtype="float32")
 
 
 def main() -> None:
@@ -85,8 +128,10 @@ def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--width", type=int, default=1024, help="of the language model, default %(default)s")
     parser.add_argument("--layers", type=int, default=4, help="of the language model, default %(default)s")
+    parser.add_argument("--host", choices=HOSTS, nargs="+", default=[*HOSTS], help="default both")
     given = parser.parse_args()
-    cases = (case(name, given.width, given.layers, 2, given.rounds, given.device) for name in ENCODERS)
+    pairs = [(host, encoder) for host in given.host for encoder in ENCODERS]
+    cases = (case(*pair, given.width, given.layers, given.rounds, given.device) for pair in pairs)
     write("step", (row for rows in cases for row in rows), given.device, given.to)
 
 
