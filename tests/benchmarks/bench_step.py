@@ -1,8 +1,8 @@
 """A training step with regions against the same step without, at equal length, through the whole model.
 
 The models are transformers' LLaVA and LLaVA's own, with 336-pixel images and a language model that dominates the time.
-Every parameter but those of the vision tower trains. Run ``python -m tests.benchmarks.bench_step`` from the repository's
-root.
+Every parameter but those of the vision tower trains.
+Run ``python -m tests.benchmarks.bench_step`` from the repository's root.
 """
 
 from __future__ import annotations

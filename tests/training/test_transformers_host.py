@@ -250,11 +250,36 @@ def test_records_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     path = write_records(tmp_path)
     with pytest.raises(RecordError, match=r"line 1: .*--model_max_length is 10"):
         dataset_of(path, processor, limit=10)[0]
-    late = [("human", "where ?"), ("gpt", "left"), ("human", "<image> what is in <region> ?"), ("gpt", "a dog")]
-    record = {"image": "0.png", "regions": [[5, 5, 40, 40]], "conversations": as_turns(late)}
+
+
+LATE = [
+    ("human", "where ?"),
+    ("gpt", "left"),
+    ("human", "<image> what is in <region> ?"),
+    ("gpt", "a red dog"),
+    ("human", "and in <image> and <region> or <image> ?"),
+    ("gpt", "no cat"),
+    ("human", "which <region> is larger ?"),
+    ("gpt", "yes"),
+]
+
+
+@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
+def test_images_of_later_turns(name: str, tmp_path: Path) -> None:
+    """Their answers are learned all the same, or the record is named: by its place a processor writes an image."""
+    _, processor = with_regions(name)
+    path = write_records(tmp_path)
+    on_images = [[5, 5, 40, 40], {"box": [5, 5, 40, 40], "image": 1}, {"box": [9, 9, 40, 40], "image": 2}]
+    record = {"image": ["0.png", "1.png", "2.png"], "regions": on_images, "conversations": as_turns(LATE)}
     path.write_text(json.dumps([record]))
-    with pytest.raises(RecordError, match="after the first answer"):
-        dataset_of(path, processor)[0]
+    if name in ("llava_onevision", "paligemma"):  # tiles for one image alone; images before all text
+        with pytest.raises(RecordError, match=r"line 1: an <image> comes after an answer, and a \w+ writes"):
+            dataset_of(path, processor)[0]
+        return
+    item = dataset_of(path, processor)[0]
+    learned = item["labels"] != IGNORE_INDEX
+    assert processor.tokenizer.decode(item["labels"][learned]) == "left </s> a red dog </s> no cat </s> yes </s>"
+    assert torch.equal(item["input_ids"][learned], item["labels"][learned])
 
 
 def test_a_checkpoint_of_llava_is_refused(llava_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:

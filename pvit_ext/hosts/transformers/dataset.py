@@ -67,7 +67,8 @@ class RegionDataset(RecordDataset):
         one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
         expanded = dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region)
         sample = samples.show(one, images, images_of(record.data))
-        return self._encoded(sample, name, expanded, images_first=True)
+        before = images_before_answers([turn["value"] for turn in turns], [turn["from"] for turn in turns])
+        return self._encoded(sample, name, expanded, before)
 
     def _without_image(self, record: Record) -> dict[str, Any]:
         """A record of text alone, and behind its end a blank image, which none of its answers sees.
@@ -78,16 +79,17 @@ class RegionDataset(RecordDataset):
         name, samples = record.where, self.region_processor
         dialogue = render(self.processor, record.data["conversations"], name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
-        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue, images_first=False)
+        none = [0] * len(dialogue.answers)
+        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue, none)
 
-    def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue, images_first: bool) -> dict[str, Any]:
+    def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue, before: Sequence[int]) -> dict[str, Any]:
         """The item of one sample; it says how its images lie, be there regions on them or not.
 
         Args:
             sample: prepared.
             name: of the record.
             dialogue: its text, with a ``<region>`` for each position.
-            images_first: its images come before all answers, else behind them.
+            before: how many of its images stand before each answer.
         """
         options = {"return_tensors": "pt", "return_offsets_mapping": True}
         if begins_with_bos(self.tokenizer, dialogue.text):
@@ -99,22 +101,59 @@ class RegionDataset(RecordDataset):
             out.data.update(known.for_model(self.processor, out, [sample], sample.sizes, counts, token_id))
         item = dict(out)
         offsets = item.pop("offset_mapping")[0]  # (L, 2)
-        added = int(offsets.max()) - len(dialogue.text) if images_first else 0  # images become many tokens
-        item["labels"] = self._labels(item["input_ids"], offsets - added, dialogue)
+        spans = []
+        for number, count in enumerate(before):
+            added = int(offsets.max()) - len(dialogue.text)  # images become many tokens
+            if count < len(sample.images):
+                end = dialogue.answers[number][1]
+                added = self._added_by(count, sample, name, dialogue, end, item["input_ids"][0], options)
+            spans.append([place + added for place in dialogue.answers[number]])
+        item["labels"] = self._labels(item["input_ids"], offsets, spans)
         self._check(item, name)
         return item
 
-    def _labels(self, ids: Tensor, offsets: Tensor, dialogue: Dialogue) -> Tensor:
+    def _added_by(
+        self, count: int, sample: RegionSample, name: str, dialogue: Dialogue, end: int, ids: Tensor, options: Any
+    ) -> int:
+        """Characters that the images before an answer add to its text, where others follow behind it.
+
+        Args:
+            count: of those images.
+            sample: the whole one.
+            name: of the record.
+            dialogue: its text, with a ``<region>`` for each position.
+            end: of the answer in that text.
+            ids: (L,) of the whole sample.
+            options: that it was encoded with.
+
+        Raises:
+            RecordError: when the processor writes these images otherwise once others follow.
+        """
+        if not count:
+            return 0
+        text, times = dialogue.text[:end], self.processor.pvit_regions.samples.positions_per_region
+        text = text.replace(REGION_PLACEHOLDER * max(times, 1), REGION_PLACEHOLDER)  # encode expands it again
+        cut = RegionSample(sample.images[:count], [text], [], sample.sizes[:count], sample.extra[:count])
+        out = self.processor.encode([cut], **options)
+        known = out["input_ids"][0][:-1]  # the last may be longer in the whole text
+        if not torch.equal(known, ids[: len(known)]):
+            raise RecordError(
+                f"{name}: an <image> comes after an answer, and a {type(self.processor).__name__} writes the images "
+                "before it otherwise once others follow; put all into the first question"
+            )
+        return int(out["offset_mapping"].max()) - end
+
+    def _labels(self, ids: Tensor, offsets: Tensor, spans: Sequence[Sequence[int]]) -> Tensor:
         """Ids (1, L) of the answers, and :data:`IGNORE_INDEX` elsewhere.
 
         Args:
             ids: (1, L).
-            offsets: (L, 2) start and end of each token in the text; right for those of answers alone.
-            dialogue: the text.
+            offsets: (L, 2) start and end of each token in the text.
+            spans: (start, end) of each answer in it.
         """
         starts, ends = offsets.unbind(-1)
         learned = torch.zeros_like(starts, dtype=torch.bool)
-        for start, end in dialogue.answers:
+        for start, end in spans:
             learned |= (starts < end) & (ends > start)
         learned &= ids[0] != self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
         return torch.where(learned, ids, IGNORE_INDEX)
@@ -123,9 +162,6 @@ class RegionDataset(RecordDataset):
         texts = [turn["value"] for turn in turns]
         if (found := sum(text.count(IMAGE_PLACEHOLDER) for text in texts)) != count:
             raise RecordError(f"{name}: {found} <image> in its conversation, {count} image(s)")
-        first = next(number for number, turn in enumerate(turns) if turn["from"] == "gpt")
-        if any(IMAGE_PLACEHOLDER in text for text in texts[first:]):
-            raise RecordError(f"{name}: an <image> comes after the first answer; put all into the first question")
 
     def _check(self, item: dict[str, Any], name: str) -> None:
         taken = item["input_ids"].shape[1]
@@ -133,6 +169,17 @@ class RegionDataset(RecordDataset):
             raise RecordError(f"{name}: it takes {taken} positions, --model_max_length is {self.limit}; raise it")
         if not bool((item["labels"] != IGNORE_INDEX).any()):
             raise RecordError(f"{name}: no answer token is there to learn from")
+
+
+def images_before_answers(texts: Sequence[str], speakers: Sequence[str]) -> list[int]:
+    """How many images stand before each answer of a conversation.
+
+    Args:
+        texts: of its turns, with ``<image>``.
+        speakers: LLaVA's names of who says them.
+    """
+    counts = np.cumsum([text.count(IMAGE_PLACEHOLDER) for text in texts]).tolist()
+    return [count for count, speaker in zip(counts, speakers, strict=True) if speaker == "gpt"]
 
 
 class RegionCollator:
