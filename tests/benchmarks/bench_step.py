@@ -44,8 +44,8 @@ def sizes(width: int, layers: int) -> tuple[dict[str, int], dict[str, int]]:
     return text | {"num_attention_heads": 16, "num_key_value_heads": 16}, tower
 
 
-def of_transformers(encoder: str, width: int, layers: int) -> Case:
-    """transformers' LLaVA on two samples."""
+def stock(width: int, layers: int) -> tuple[Any, Any]:
+    """transformers' LLaVA of this width, whose tower has a quarter of it, and its processor."""
     text, tower = sizes(width, layers)
     torch.manual_seed(0)
     words, square = tokenizer(["<image>"]), {"height": SIZE, "width": SIZE}
@@ -57,7 +57,12 @@ def of_transformers(encoder: str, width: int, layers: int) -> Case:
         text_config=transformers.LlamaConfig(**text_config(**text)),
         image_token_id=words.convert_tokens_to_ids("<image>"),
     )
-    model = transformers.LlavaForConditionalGeneration(config)
+    return transformers.LlavaForConditionalGeneration(config), processor
+
+
+def of_transformers(encoder: str, width: int, layers: int) -> Case:
+    """transformers' LLaVA on two samples."""
+    model, processor = stock(width, layers)
     plain = copy.deepcopy(model)
     attach(model, RegionConfig(encoder), processor=processor)
     asked = {"images": [IMAGE, IMAGE], "text": [prompt(processor, QUESTION)] * 2, "regions": [BOXES, BOXES]}
@@ -65,7 +70,7 @@ def of_transformers(encoder: str, width: int, layers: int) -> Case:
     ids, token = batch["input_ids"], model.base_model.region_host.token_id
     for one in (plain, model):
         one.model.vision_tower.requires_grad_(False)
-    return plain, model, batch, torch.where(ids == token, words.unk_token_id, ids)
+    return plain, model, batch, torch.where(ids == token, processor.tokenizer.unk_token_id, ids)
 
 
 def of_llava(encoder: str, width: int, layers: int) -> Case:
