@@ -247,7 +247,8 @@ if HAS_TRANSFORMERS_HOST:
 
     FEW += [_named(family) for family in ALL_BUT_TWO_SLOW]
     EVERY += [_named(family) for family in FAMILIES]
-    SAVED += ["transformers/llava", pytest.param("transformers/llava_next", marks=pytest.mark.slow)]
+    SLOW = ("llava_next", "pixtral", "qwen2_5_vl")
+    SAVED += ["transformers/llava", *(pytest.param(f"transformers/{name}", marks=pytest.mark.slow) for name in SLOW)]
 
 
 def make(name: str, tmp: pytest.TempPathFactory) -> TinyHost:

@@ -10,6 +10,7 @@ from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.transformers.attach import attach
+from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
@@ -79,12 +80,10 @@ def model_class(config: Any) -> Any:
 
 
 def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoProcessor
+    from transformers import AutoConfig
 
     found = model_class(AutoConfig.from_pretrained(path))
-    processor = with_regions_of(
-        AutoProcessor.from_pretrained(path), path
-    )  # what it lacks is said before the model loads
+    processor = with_regions_of(load_processor(path), path)  # what it lacks is said before the model loads
     model = found.from_pretrained(path, dtype=call.dtype, **call.kwargs)
     if "device_map" not in call.kwargs:
         model.to(call.device)

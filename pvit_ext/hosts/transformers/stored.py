@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import read_json
@@ -14,6 +14,7 @@ from pvit_ext.hosts.region_place import stored_regions
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.hosts.transformers.facts import HostFacts
 from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.placeholder import token_of
 from pvit_ext.prompt import REGION_PLACEHOLDER
@@ -45,7 +46,7 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
     Raises:
         ValueError: when the model has no row of the embedding for ``<region>``.
     """
-    config, processor = AutoConfig.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    config, processor = AutoConfig.from_pretrained(folder), load_processor(str(folder))
     tokenizer, images = processor.tokenizer, processor.image_processor
     known = REGION_PLACEHOLDER in tokenizer.get_vocab()
     token_id = _token_id(tokenizer, config, folder)

@@ -1,20 +1,20 @@
 """Tiny models of each family of transformers with their real processors, from config alone.
 
-Without torchvision the image processors are those on PIL. Two of transformers' processors ask for torchvision without
-needing it for images: see :func:`_pixtral_processor` and :func:`_no_videos`.
+The image processors are those on PIL; without torchvision, processors that take videos too get a stand-in for those.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pvit_ext.hosts.transformers.images_only import pixtral_on_pil, video_stand_in, without_torchvision
 
 ROWS = 320
 WORDS = (
@@ -108,7 +108,7 @@ def pixtral(patch: int = 7) -> Pair:
     sides = {"height": patch, "width": patch}
     images = image_processor("pixtral", "PixtralImageProcessor", size={"longest_edge": 112}, patch_size=sides)
     template = CHAT.replace("IMAGE", "[IMG]")
-    processor = _pixtral_processor()(images, words, patch_size=patch, chat_template=template)
+    processor = _processor("pixtral", "PixtralProcessor")(images, words, patch_size=patch, chat_template=template)
     config = transformers.LlavaConfig(
         vision_config=transformers.PixtralVisionConfig(**_TOWER, head_dim=8, image_size=112, patch_size=patch),
         text_config=transformers.MistralConfig(**text_config()),
@@ -251,26 +251,20 @@ def prompt(processor: Any, text: str) -> str:
     return f"<|vision_start|>{token}<|vision_end|>{text}" if token == "<|image_pad|>" else f"{token} {text}"
 
 
-def _processor(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(f"transformers.models.{module}.processing_{module}"), name)
+def _processor(module: str, name: str) -> Callable[..., Any]:
+    """Makes a processor, also one that would ask for torchvision."""
+    if importlib.util.find_spec("torchvision") is not None:
+        return getattr(importlib.import_module(f"transformers.models.{module}.processing_{module}"), name)
 
+    def make(*args: Any, **kwargs: Any) -> Any:
+        with pixtral_on_pil():
+            found = importlib.import_module(f"transformers.models.{module}.processing_{module}")
+        with without_torchvision():
+            return getattr(found, name)(*args, **kwargs)
 
-def _pixtral_processor() -> Any:
-    """Its module takes one function from the image processor on torchvision; that on PIL has the same."""
-    name = "transformers.models.pixtral.image_processing_pixtral"
-    if importlib.util.find_spec("torchvision") is None:
-        sys.modules[name] = importlib.import_module("transformers.models.pixtral.image_processing_pil_pixtral")
-    return _processor("pixtral", "PixtralProcessor")
+    return make
 
 
 def _no_videos(**values: Any) -> Any:
-    """A video processor for processors that want one: its own ``__init__`` asks for torchvision."""
-    from transformers import processing_utils, video_processing_utils
-
-    if importlib.util.find_spec("torchvision") is None:  # here processors look up what they take
-        for name in ("VideoProcessorMixin", "BaseVideoProcessor"):  # the latter until transformers 5.22
-            if hasattr(video_processing_utils, name):
-                setattr(processing_utils.transformers_module, name, getattr(video_processing_utils, name))
-    videos = object.__new__(video_processing_utils.BaseVideoProcessor)
-    vars(videos).update(values)
-    return videos
+    """A video processor for processors that want one."""
+    return video_stand_in({**values, "video_processor_type": "BaseVideoProcessor"})
