@@ -102,12 +102,25 @@ def video_stand_in(values: dict[str, Any]) -> Any:
     Args:
         values: of a file.
     """
+    videos: Any = object.__new__(_stand_in_class())
+    vars(videos).update({"as_read": values, **values})
+    return videos
+
+
+@cache
+def _stand_in_class() -> Any:
     from transformers import video_processing_utils
 
     base: Any = getattr(video_processing_utils, "VideoProcessorMixin", video_processing_utils.BaseVideoProcessor)
-    videos: Any = object.__new__(type("NoVideos", (base,), {"to_dict": _as_read, "__call__": _refuse}))
-    vars(videos).update({"as_read": values, **values})
-    return videos
+    own = {"__module__": __name__, "to_dict": _as_read, "__call__": _refuse}
+    return type("NoVideos", (base,), own)
+
+
+def __getattr__(name: str) -> Any:
+    """By its name pickle finds the class, for data workers."""
+    if name != "NoVideos":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _stand_in_class()
 
 
 def _no_videos(path: str, *args: Any, **kwargs: Any) -> Any:
