@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -25,7 +26,9 @@ _COMMON: Flags = {
     "lr_scheduler_type": "cosine",
     "bf16": True,
     "model_max_length": 1024,
-    "save_strategy": "no",
+    "save_strategy": "steps",
+    "save_steps": 50,
+    "save_total_limit": 1,
     "logging_steps": 5,
     "dataloader_num_workers": 0,
     "report_to": "none",
@@ -84,6 +87,8 @@ class Trainer:
         words = [word for key, value in (_COMMON | flags | own).items() for word in (f"--{key}", _word(value))]
         command = [sys.executable, "-u", "-m", "pvit_ext.train", "--plugin", plugin.__name__, *words]
         run_logged(command, output, f"training of {output}")
+        for checkpoint in output.glob("checkpoint-*"):  # an interrupted run goes on from its newest; this one is done
+            shutil.rmtree(checkpoint)
 
 
 def _word(value: object) -> str:
