@@ -18,6 +18,9 @@ ELSEWHERE = {
     "comparison/results.png": "examples/compare/results.png",
     "contributing.md": "CONTRIBUTING.md",
     "patches.md": "patches/README.md",
+    "photographs/answers.png": "examples/photographs/results/answers.png",
+    "photographs/confusion.png": "examples/photographs/results/confusion.png",
+    "photographs/metrics.json": "examples/photographs/results/metrics.json",
     "resume-matrix.md": "recipes/RESUME.md",
     "scenes.png": "examples/quickstart/scenes.png",
 }
