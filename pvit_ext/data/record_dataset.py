@@ -64,11 +64,15 @@ class RecordDataset(Dataset[dict[str, Any]]):
             index: of the sample, in epoch 0, or (epoch, index).
 
         Raises:
+            IndexError: beyond the last; without it `for item in dataset` would begin anew and never end.
             RecordError, RegionError: naming file and line; with the list of all when they are more than
                 ``--max_bad_records`` allows.
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         count = len(self.records)
+        if not -count <= index < count:
+            raise IndexError(f"sample {index} of {count}")
+        index %= count
         for record in (self.records[number % count] for number in range(index, index + count)):
             try:
                 return self._item(record, np.random.default_rng((self.seed, epoch, index)))

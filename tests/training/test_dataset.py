@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def test_items_without_regions_equal_llavas(
     for index in range(4):
         mine, theirs = ours[index], stock[index]
         assert all(torch.equal(mine[key], theirs[key]) for key in ("input_ids", "labels", "image"))
+
+
+def test_a_loop_over_the_dataset_ends(llava_checkpoint: Path, data: Path, template) -> None:
+    dataset = make_dataset(llava_checkpoint, data)
+    count = len(dataset)
+    assert sum(1 for _ in itertools.islice(iter(dataset), count + 1)) == count
+    assert torch.equal(dataset[-1]["input_ids"], dataset[count - 1]["input_ids"])
+    for index in (count, (2, count), -count - 1):
+        with pytest.raises(IndexError, match=f"of {count}"):
+            dataset[index]
 
 
 def test_region_cut_off_by_the_maximum_length_names_the_record(llava_checkpoint: Path, images: Path, template) -> None:
