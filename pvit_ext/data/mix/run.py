@@ -95,11 +95,14 @@ def _reported(path: Path) -> dict[str, str]:
 def _amount(source: MixSource, found: Survey) -> int:
     usable = int(found.usable.sum())
     if not usable:
-        files, tasks = ", ".join(map(str, source.files)), ""
+        why = ""
         if source.tasks:
             has = ", ".join(f"{number:,} of {task}" for task, number in found.other_tasks.items()) or "none"
-            tasks = f" of the tasks {', '.join(source.tasks)}; records of other tasks: {has}"
-        raise SourceError(f"source {source.name!r}: none of {len(found.usable):,} records in {files} is usable{tasks}")
+            why = f" of the tasks {', '.join(source.tasks)}; records of other tasks: {has}"
+        if found.held_out:
+            why += f"; {found.held_out:,} are of photographs that evaluation needs, --no-exclude-leaks keeps them"
+        files = ", ".join(map(str, source.files))
+        raise SourceError(f"source {source.name!r}: none of {len(found.usable):,} records in {files} is usable{why}")
     return source.amount(usable)
 
 

@@ -39,12 +39,14 @@ class Survey:
         tasks: usable records by task.
         other_tasks: of the records that were passed over, by task.
         same_ids: records whose id an earlier one has.
+        held_out: records of photographs that evaluation needs.
     """
 
     usable: NDArray[np.bool_]
     tasks: Counter[str] = field(default_factory=Counter)
     other_tasks: Counter[str] = field(default_factory=Counter)
     same_ids: int = 0
+    held_out: int = 0
 
     def times(self, name: str, amount: int, seed: int) -> NDArray[np.int64]:
         """How often each record is taken, int64 (N,): as often as the others, or once more by the seed's choice.
@@ -100,6 +102,7 @@ def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, wher
         return False
     if reason := held_out.reason_for(record):
         notes.drop(Reason.HELD_OUT, where, reason)
+        found.held_out += 1
         return False
     found.tasks[task] += 1
     return True

@@ -162,6 +162,10 @@ def test_photographs_of_val_and_test_are_left_out(tmp_path):
     assert [one["id"] for one in records] == ["coco:0/0"]
     mix_files(Mix("mix.yaml", sources), tmp_path / "out.jsonl", exclude_leaks=False)
     assert (tmp_path / "out.jsonl").read_text().count("coco:") == 3
+    with pytest.raises(
+        ValueError, match="is usable; 1 are of photographs that evaluation needs, --no-exclude-leaks keeps"
+    ):
+        _mixed(tmp_path, MixSource("val", (coco[1],)))
     (tmp_path / "refs.jsonl.report.json").write_text('{"held_out": 3}')
     assert _mixed(tmp_path, *sources)[1].dropped["held_out"] == 1
 
