@@ -25,6 +25,8 @@ from pvit_ext.regions.region import RegionError
 PAGE = "index.html"
 _MEASURED = 2000
 """Records whose images' sizes are read for the plots of region sizes."""
+_DOTS = 2000
+"""Regions in the scatter."""
 _THREADS, _PROBLEMS = 4, 20
 
 
@@ -76,7 +78,7 @@ def show(path: Path, image_folder: Path, out: Path, options: ShowOptions) -> tup
     tasks, kinds = Counter(map(task_of, chosen)), Counter(kind for one in chosen for kind in kinds_of(one))
     body = (
         _head(path, image_folder, found, statistics)
-        + _plots(statistics, len(good))
+        + _plots(statistics, len(good), options.seed)
         + _tools(tasks, kinds, len(chosen), len(good), options.seed)
         + f'<main id="cards">{"".join(cards)}<p id="nothing" hidden>No record on this page fits.</p></main>'
     )
@@ -134,13 +136,15 @@ def _bad(found: Scan) -> str:
     )
 
 
-def _plots(statistics: Statistics, count: int) -> str:
+def _plots(statistics: Statistics, count: int, seed: int) -> str:
     note = f"of {_MEASURED:,} of {count:,} records, drawn at random" if count > _MEASURED else ""
     figures = [plots.count_columns("Regions per image", statistics.regions_per_image)]
-    if statistics.sizes:
+    if sizes := statistics.sizes:
+        dots = random.Random(seed).sample(sizes, min(_DOTS, len(sizes)))
+        drawn = f"{len(dots):,} of {len(sizes):,} regions, drawn at random" if len(dots) < len(sizes) else note
         figures += [
-            plots.size_columns("Region size, % of the image's side", statistics.sizes, note),
-            plots.shape_scatter("Region width and height, % of the image's", statistics.sizes[:_MEASURED], note),
+            plots.size_columns("Region size, % of the image's side", sizes, note),
+            plots.shape_scatter("Region width and height, % of the image's", dots, drawn),
         ]
     figures.append(plots.count_columns("Words per answer", statistics.words))
     if statistics.labels:

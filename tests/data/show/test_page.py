@@ -16,6 +16,7 @@ from PIL import Image
 
 from pvit_ext import cli
 from pvit_ext.data.records import RecordError
+from pvit_ext.data.show import page as page_module
 from pvit_ext.data.show.page import ShowOptions, show
 from pvit_ext.regions.drawing import COLOURS
 from tests.data.show.samples import HOSTILE, RECORDS, write
@@ -166,3 +167,14 @@ def test_a_json_array_is_shown_too(tmp_path: Path) -> None:
     file = write(tmp_path)
     file.write_text(json.dumps(RECORDS[:2]))
     assert show(file, tmp_path / "images", tmp_path / "out", ShowOptions())[1] == 2
+
+
+def test_plots_that_hold_a_part_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "_MEASURED", 4)
+    monkeypatch.setattr(page_module, "_DOTS", 3)
+    file = write(tmp_path, [{**RECORDS[0], "id": str(number)} for number in range(9)])
+    path, _, _ = show(file, tmp_path / "images", tmp_path / "out", ShowOptions())
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<circle") == 3
+    assert "3 of 4 regions, drawn at random" in text
+    assert "of 4 of 9 records, drawn at random" in text
