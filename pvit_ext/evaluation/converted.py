@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pvit_ext.data.convert.annotation import SOURCE_KEY
-from pvit_ext.data.records import Record, load_records
+from pvit_ext.data.convert.annotation import SOURCE_KEY, Annotation
+from pvit_ext.data.convert.source_key import from_source
+from pvit_ext.data.image_files import path_of
+from pvit_ext.data.json_records import JsonRecordError, read_json_records
+from pvit_ext.data.region_fields import parse_region
+from pvit_ext.data.scan import name_of
 from pvit_ext.data.schema import Spec
+from pvit_ext.evaluation.sample import Sample
 from pvit_ext.regions.image import image_size
 from pvit_ext.regions.raster import Box
-from pvit_ext.regions.region import Region
 
 
 @dataclass(frozen=True)
@@ -44,44 +47,38 @@ class Found:
         if self.box is not None:
             return self.box
         size = image_size(self.images[0])
-        return Record({}, (self.spec,), self.where, self.folder).regions[0].resolve(size, self.where).bounds(size)
+        (region,) = Sample(self.id, self.images, "", "", (self.spec,), self.folder, where=self.where).regions()
+        return region.resolve(size, self.where).bounds(size)
 
 
 def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
-    """All objects of a converted file.
+    """All objects of a converted file; each image's are in the first of its records.
 
     Args:
         path: of the records.
         image_folder: that their images are in.
 
     Raises:
-        ValueError: for a file without what its source said.
+        ValueError: naming a record that cannot be read, or for a file without what its source said.
     """
     some = False
-    for number, record in enumerate(load_records(path, image_folder)):
-        for place, item in enumerate((record.data.get(SOURCE_KEY) or {}).get("objects", ())):
+    for number, found in enumerate(read_json_records(path)):
+        where = name_of(path.name, found.line, found.value)
+        if isinstance(found.value, JsonRecordError) or not isinstance(found.value, dict):
+            raise ValueError(f"{where} is no record: {found.value}")
+        if (known := from_source(found.value)) is None:
+            continue
+        names = [known.image] if isinstance(known.image, str) else known.image
+        images = tuple(path_of(image_folder, name) for name in names)
+        for place, item in enumerate(known.objects):
             some = True
-            yield _found(record, f"{number}.{place}", item)
+            yield _found(item, f"{number}.{place}", images, image_folder, f"{where}, object {place}")
     if not some:
         raise ValueError(
             f"{path} has no objects under {SOURCE_KEY!r}: give a file of `pvit-ext data convert` without --no-source"
         )
 
 
-def _found(record: Record, id: str, item: dict[str, Any]) -> Found:
-    box: Box | None = tuple(item["box"]) if "box" in item else None
-    spec: Spec | None = None if item.get("region") is None else record.specs[item["region"]]
-    if spec is None and box is not None:
-        spec = Region.box(*box)
-    if spec is None:
-        raise ValueError(f"{record.where}: object {id.rpartition('.')[2]} of its source has neither a region nor a box")
-    return Found(
-        id=id,
-        images=tuple(record.image_files),
-        spec=spec,
-        box=box,
-        label=item.get("label"),
-        captions=tuple(item.get("captions", ())),
-        folder=record.image_folder,
-        where=f"{record.where}, object {id.rpartition('.')[2]}",
-    )
+def _found(item: Annotation, id: str, images: tuple[str, ...], folder: str, where: str) -> Found:
+    spec = parse_region(item.region, where, folder)
+    return Found(id, images, spec, item.box, item.label or None, tuple(item.captions), folder, where)

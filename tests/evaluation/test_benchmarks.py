@@ -78,18 +78,25 @@ def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:
 
 
 def test_grounding_reads_a_converted_file(images: Path) -> None:
-    thing: dict[str, Any] = {"region": 0, "box": [8, 16, 32, 40], "captions": ["dog"]}
-    source = {"format": "x", "size": [64, 48], "objects": [thing]}
-    talk = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "dog"}]
-    record = {"id": "1", "image": "101.jpg", "conversations": talk, "regions": [[8, 16, 32, 40]], "source": source}
-    data = lines(images / "converted.jsonl", [record])
-    (sample,) = TASKS.require("grounding")(TaskOptions(data, str(images))).load()
-    assert (sample.reference, sample.extra["box"]) == ("dog", [8, 16, 32, 40])
-    del thing["box"]  # as of a format whose regions are its boxes
-    (sample,) = TASKS.require("grounding")(TaskOptions(lines(data, [record]), str(images))).load()
-    assert sample.extra["box"] == [8, 16, 32, 40]
-    del thing["region"]
-    with pytest.raises(ValueError, match="has neither a region nor a box"):
+    """Masks with their box, boxes, and objects that are no region of the record; not the image's second record."""
+    mask = {"mask": {"size": [48, 64], "counts": [100, 20, 2952]}}
+    things: list[dict[str, Any]] = [
+        {"region": 0, "captions": ["dog", "brown dog"]},
+        {"region": 1, "box": [2, 4, 3, 24], "captions": ["stick"]},
+        {"region": [1, 2, 30, 40], "captions": ["grass"]},
+        {"region": mask, "captions": ["pole"]},
+        {"region": [1, 2, 30, 41], "label": "sky"},
+    ]
+    talk = [{"from": "human", "value": "<image>\nWhat are <region> and <region>?"}, {"from": "gpt", "value": "dogs"}]
+    record = {"id": "1", "image": "101.jpg", "conversations": talk, "regions": [[8, 16, 32, 40], mask]}
+    source = {"format": "x", "item": "1", "size": [64, 48], "objects": things}
+    data = lines(images / "converted.jsonl", [record | {"source": source}, record])
+    task = TASKS.require("grounding")(TaskOptions(data, str(images)))
+    found = {sample.reference: tuple(sample.extra["box"]) for sample in task.load()}
+    want = {"dog": (8, 16, 32, 40), "brown dog": (8, 16, 32, 40), "stick": (2, 4, 3, 24), "grass": (1, 2, 30, 40)}
+    assert found == want | {"pole": (2, 4, 3, 24)}
+    assert task.left_out == {"an object without a caption": 1}
+    with pytest.raises(ValueError, match="has no objects under 'source'"):
         list(TASKS.require("grounding")(TaskOptions(lines(data, [record]), str(images))).load())
 
 

@@ -115,7 +115,7 @@ def test_similarity_of_names(coco: Path) -> None:
 
 
 def captions(folder: Path) -> Path:
-    source = {"format": "x", "size": [64, 48], "objects": []}
+    source = {"format": "x", "item": "1", "size": [64, 48], "objects": []}
     records = []
     texts = [
         ["the brown dog on the left", "a dog lying next to the ball"],
