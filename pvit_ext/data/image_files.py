@@ -24,6 +24,8 @@ def check_file(path: Any, what: str, folder: str | None) -> None:
     """
     if not isinstance(path, str):
         raise ValueError(f"{what} is a path in the image folder, got {short(path)}")
+    if not path.strip():
+        raise ValueError(f"{what} is empty: leave the key out, or write null, where there is none")
     upwards = ".." in path and ".." in _SEPARATOR.split(path)
     if upwards or not path.strip("/.") or "\0" in path or path.startswith("/"):
         raise ValueError(f"{what} {short(path)} must stay inside the image folder: no absolute path, no '..'")

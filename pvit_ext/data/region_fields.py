@@ -28,6 +28,8 @@ def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingM
     if type(item) is list and (box := _plain_box(item)) is not None:
         return box
     fields = {"box": item} if isinstance(item, list) else item
+    if isinstance(fields, dict):
+        fields = {key: value for key, value in fields.items() if value is not None}
     if not isinstance(fields, dict) or len(kinds := fields.keys() & _KINDS) != 1:
         known = ", ".join(_KINDS)
         raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")

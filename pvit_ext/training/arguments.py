@@ -18,6 +18,7 @@ from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.region_cache import open_cache
 
 STAGES = ("align", "finetune")
+CONFIG = "--config"
 
 _PREFIX = "region_"
 _ADDED_BY_A_STAGE = ("box_embedding", "cross_layers")
@@ -159,12 +160,19 @@ def check_data(data: Any, stage: str) -> None:
 
 
 def with_config_file(arguments: list[str]) -> list[str]:
-    """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own win."""
-    if "--config" not in arguments:
+    """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own win.
+
+    Raises:
+        ValueError: for a file that is no mapping of flags, and for a second one.
+    """
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(f"{CONFIG}=") else [word])]
+    if CONFIG not in words:
         return arguments
-    place = arguments.index("--config")
-    path = arguments[place + 1] if place + 1 < len(arguments) else ""
-    return [*_flags_of_yaml(path), *arguments[:place], *arguments[place + 2 :]]
+    if words.count(CONFIG) > 1:
+        raise ValueError(f"{CONFIG} is given twice: put the flags of both files into one")
+    place = words.index(CONFIG)
+    path = words[place + 1] if place + 1 < len(words) else ""
+    return [*_flags_of_yaml(path), *words[:place], *words[place + 2 :]]
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:

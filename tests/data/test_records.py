@@ -79,6 +79,20 @@ def test_inline_markup_becomes_placeholders_in_order(folder: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_null_key_of_a_region_is_an_absent_one(folder: Path) -> None:
+    """As a table with a column for each kind is written."""
+    nulls = dict.fromkeys(("box", "point", "polygon", "scribble", "mask", "normalized", "image"))
+    rows = [record(regions=[{**nulls, **own}]) for own in ({"box": [1, 2, 30, 15]}, {"point": [3, 4], "image": 0})]
+    found = load_records(write(folder, rows), folder)
+    assert [found[number].regions[0].kind for number in (0, 1)] == ["box", "point"]
+    assert "object with one of box" in problem(folder, regions=[nulls])
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_file_name_is_said_to_be_one(folder: Path, name: str) -> None:
+    assert "image is empty: leave the key out, or write null, where there is none" in problem(folder, image=name)
+
+
 def test_a_plain_llava_record_is_left_as_it_is(folder: Path) -> None:
     row = record(regions=None, conversations=asked("<image>\nWhat?"), extra={"a": [1, None]})
     text_only = {"conversations": asked("What?")}
@@ -107,7 +121,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"image": "x/../../a.png"}, "must stay inside"),
     ({"image": "..\\a.png"}, "must stay inside"),
     ({"image": "C:\\a.png"}, "must stay inside"),
-    ({"image": ""}, "must stay inside"),
+    ({"image": ""}, "image is empty"),
     ({"image": "a\0.png"}, "must stay inside"),
     ({"image": ["a.png", 5]}, "image[1] is a path"),
     ({"image": []}, "image is an empty list"),

@@ -35,6 +35,14 @@ def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:
     assert words == ["--learning_rate", "0.1", "--region_encoder_options", '{"width": 8}', "--learning_rate", "0.2"]
 
 
+def test_yaml_named_with_an_equals_sign_or_twice(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 0.1\n")
+    assert expand_command_line([f"--config={path}", "--seed", "2"]) == ["--learning_rate", "0.1", "--seed", "2"]
+    with pytest.raises(ValueError, match="--config is given twice"):
+        expand_command_line([f"--config={path}", "--config", str(path)])
+
+
 def test_yaml_values_of_every_type(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(
