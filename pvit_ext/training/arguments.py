@@ -162,12 +162,14 @@ def check_data(data: Any, stage: str) -> None:
 def with_config_file(arguments: list[str]) -> list[str]:
     """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own win.
 
+    ``--NAME=VALUE`` becomes two words, for several flags are read before the parser sees them.
+
     Raises:
         ValueError: for a file that is no mapping of flags, and for a second one.
     """
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(f"{CONFIG}=") else [word])]
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if CONFIG not in words:
-        return arguments
+        return words
     if words.count(CONFIG) > 1:
         raise ValueError(f"{CONFIG} is given twice: put the flags of both files into one")
     place = words.index(CONFIG)

@@ -9,6 +9,7 @@ import pytest
 
 from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.llava.arguments import RegionModelArguments
+from pvit_ext.training.start import start_from_whole
 from tests.tiny import TINY_REGIONCLIP
 from tests.training.runs import flags, run
 
@@ -41,6 +42,14 @@ def test_yaml_named_with_an_equals_sign_or_twice(tmp_path: Path) -> None:
     assert expand_command_line([f"--config={path}", "--seed", "2"]) == ["--learning_rate", "0.1", "--seed", "2"]
     with pytest.raises(ValueError, match="--config is given twice"):
         expand_command_line([f"--config={path}", "--config", str(path)])
+
+
+def test_an_equals_sign_is_as_good_as_a_space(stage1: Path, llava_checkpoint: Path, tmp_path: Path) -> None:
+    words = [f"--model_name_or_path={stage1}", f"--output_dir={tmp_path}", '--region_encoder_options={"a": "b=c"}']
+    expanded = start_from_whole(expand_command_line(words))
+    assert expanded[:6] == ["--model_name_or_path", str(stage1), "--output_dir", str(tmp_path), *expanded[4:6]]
+    assert expanded[4:6] == ["--region_encoder_options", '{"a": "b=c"}']
+    assert expanded[6:] == ["--model_name_or_path", str(llava_checkpoint), "--region_modules", str(stage1)]
 
 
 def test_yaml_values_of_every_type(tmp_path: Path) -> None:
