@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.image_files import path_of
+from pvit_ext.data.image_files import find_file
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.evaluation.coco_file import CocoFile, image_path
+from pvit_ext.evaluation.coco_file import CocoFile
 from pvit_ext.evaluation.converted import Found, objects_of
 
 CONVERTED = "a converted file"
@@ -49,15 +49,23 @@ def _grit(path: Path, image_folder: str) -> Iterator[Found]:
         if "caption" not in item:
             raise ValueError(f"{path.name} annotation {item['id']} has no caption: give GRiT's test_caption.json")
         x, y, width, height = item["bbox"]
-        yield _found(path, str(item["id"]), image_path(image, image_folder), [x, y, x + width, y + height], item)
+        yield _found(
+            path, str(item["id"]), _image(image_folder, str(image["file_name"])), [x, y, x + width, y + height], item
+        )
 
 
 def _pixelrefer(path: Path, image_folder: str) -> Iterator[Found]:
     for number, item in enumerate(json.loads(path.read_text(encoding="utf-8"))):
         try:
-            yield _found(path, str(number), path_of(image_folder, item["image"][0]), {"mask": item["mask"][0]}, item)
+            yield _found(path, str(number), _image(image_folder, item["image"][0]), {"mask": item["mask"][0]}, item)
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path.name} item {number} is none of PixelRefer's ({error!r})") from error
+
+
+def _image(folder: str, name: str) -> str:
+    """The path of one of Visual Genome's images, which come in two folders."""
+    found = (find_file(folder, part + name) for part in ("", "VG_100K/", "VG_100K_2/"))
+    return next((path for path in found if path is not None), f"{folder}/{name}")
 
 
 def _found(path: Path, id: str, image: str, region: Any, item: dict[str, Any]) -> Found:

@@ -159,14 +159,17 @@ def test_both_test_sets_of_visual_genome_are_named(coco: Path) -> None:
         pytest.skip("METEOR runs Java")
     annotation = {"id": 7, "image_id": 1, "bbox": [8, 16, 24, 24], "iscrowd": 0, "caption": "a brown dog"}
     grit = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [annotation], "categories": []}
+    (coco / "VG_100K_2").mkdir()
+    Image.new("RGB", (64, 48)).save(coco / "VG_100K_2" / "3.jpg")
     mask = {"size": [48, 64], "counts": [100, 20, 2952]}
-    item = {"image": ["1.jpg"], "caption": "a brown dog", "mask": [mask], "boxes": [[2, 4, 1, 20]]}
+    item = {"image": ["3.jpg"], "caption": "a brown dog", "mask": [mask], "boxes": [[2, 4, 1, 20]]}
     for name, values, kind in (("test_caption.json", grit, "GRiT"), ("vg_val_5000.json", [item], "PixelRefer")):
         (coco / name).write_text(json.dumps(values))
         task = TASKS.require("region-captions")(TaskOptions(coco / name, str(coco)))
         (sample,) = task.load()
         assert kind in vars(task)["kind"]
         assert sample.extra["captions"] == ["a brown dog"]
+        assert Path(sample.images[0]).is_file()
         assert sample.regions()[0].kind == {"GRiT": "box", "PixelRefer": "mask"}[kind]
         words = len(str(task.parse(sample, "dog " * 120).said).split())
         assert words == {"GRiT": 120, "PixelRefer": 100}[kind]
