@@ -45,7 +45,7 @@ step "4. show: look at what will be learned"
 pvit-ext data show "$out/parts/train.jsonl" --image-folder "$data" --out "$out/show"
 # --8<-- [end:show]
 
-flags=()
+flags=() stage1=() stage2=()
 if [ -z "${MODEL:-}" ]; then
     step "   tiny models, in place of downloads"
     [ -f "$out/tiny/regionclip.pth" ] || python -m examples.my_annotations.tiny_model "$out/parts/train.jsonl" \
@@ -75,10 +75,10 @@ OUTPUT=$out/stage2 STAGE1=$out/stage1 deepspeed --master_port "$port" "$root/rec
 # --8<-- [end:stage2]
 
 step "7. ask: one region of a photograph that was not trained on"
-read -r image x0 y0 x1 y1 answer < <(python - "$out/parts/val.jsonl" <<'PYTHON'
+IFS=$'\t' read -r image x0 y0 x1 y1 answer < <(python - "$out/parts/val.jsonl" <<'PYTHON'
 import json, sys
 record = json.loads(open(sys.argv[1], encoding="utf-8").readline())
-print(record["image"], *record["regions"][0], record["conversations"][1]["value"])
+print(record["image"], *record["regions"][0], record["conversations"][1]["value"], sep="\t")
 PYTHON
 )
 # --8<-- [start:ask]

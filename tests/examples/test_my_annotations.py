@@ -38,6 +38,35 @@ def test_the_script_says_what_it_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path) -> None:
+    stubs, data, parts = tmp_path / "bin", tmp_path / "data", tmp_path / "out" / "parts"
+    for folder in (stubs, data, parts):
+        folder.mkdir(parents=True)
+    for name in ("pvit-ext", "deepspeed"):
+        (stubs / name).write_text(
+            f'#!/bin/sh\necho "{name} $* | $MODEL $REGION_WEIGHTS $STAGE1 $DATA $IMAGES $OUTPUT"\n'
+        )
+        (stubs / name).chmod(0o755)
+    (data / "data.yaml").write_text("names: []")
+    (parts / "train.jsonl").write_text("")
+    turns = [{"value": "<image> What is <region>?"}, {"value": "a fish"}]
+    (parts / "val.jsonl").write_text(
+        json.dumps({"image": "a b.jpg", "regions": [[1, 2, 3, 4]], "conversations": turns})
+    )
+    path = os.pathsep.join([str(stubs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = run("--data", str(data), "--out", str(parts.parent), PATH=path, MODEL="big", REGION_WEIGHTS="tower.pth")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace(str(parts.parent), "OUT").replace(str(data), "DATA")
+    one, two = (line for line in said.splitlines() if line.startswith("deepspeed"))
+    assert one.partition("recipes/")[2] == "stage1.sh | big tower.pth  OUT/parts/train.jsonl DATA OUT/stage1"
+    assert (
+        two.partition("recipes/")[2]
+        == "stage2_lora.sh | big tower.pth OUT/stage1 OUT/parts/train.jsonl DATA OUT/stage2"
+    )
+    assert "pvit-ext ask --model OUT/stage2 --image DATA/a b.jpg --box 1 2 3 4 What is <region>?" in said
+    assert "(annotated as: a fish)" in said  # a name with blanks, an answer with blanks
+
+
 def test_a_window_holds_its_box() -> None:
     pixels, rng = torch.arange(3 * 416 * 300).view(3, 416, 300), random.Random(0)
     for box in ([0, 0, 9, 9], [280.5, 390.5, 300, 416], [100.2, 50.7, 140.1, 120.9], [0, 0, 300, 416]):
