@@ -201,10 +201,12 @@ def test_llavas_own_first_stage_leaves_no_regions(
     records = json.loads(data.read_text())
     captions = data.with_name("captions.json")
     captions.write_text(json.dumps([record for record in records if not record.get("regions")]))
-    own = {"tune_mm_mlp_adapter": True, "region_encoder_options": ""}
+    own = {"tune_mm_mlp_adapter": True, "region_encoder_options": "", "per_device_train_batch_size": 1}
+    own |= {"save_strategy": "steps", "save_steps": 1}
     first = flags(llava_checkpoint, captions, tmp_path / "stage0", **own)
     place = first.index("--region_encoder_options")
-    run(monkeypatch, first[:place] + first[place + 2 :])
+    first = first[:place] + first[place + 2 :]
+    run(monkeypatch, first)
     table = [line for line in capsys.readouterr().out.splitlines() if line.endswith(("frozen", "trained"))]
     assert [line.split()[0] for line in table if line.endswith("trained")] == ["mm_projector"]
     assert load(tmp_path / "stage0").region_config is None
@@ -216,3 +218,12 @@ def test_llavas_own_first_stage_leaves_no_regions(
     tower = {"vision_tower": llava_checkpoint / "tower"}
     run(monkeypatch, flags(tmp_path / "stage0", data, tmp_path / "stage1", **other, **tower))
     assert load(tmp_path / "stage1").region_config.encoder == "ferret"
+    one = tmp_path / "stage0" / "checkpoint-1"
+    assert load(one).region_config is None
+    run(monkeypatch, flags(one, data, tmp_path / "from-checkpoint", **other, **tower))
+    shutil.rmtree(tmp_path / "stage0" / "checkpoint-2")
+    capsys.readouterr()
+    run(monkeypatch, first)
+    assert f"resuming from {one}" in capsys.readouterr().out
+    resumed = torch.load(tmp_path / "stage0" / "mm_projector.bin", weights_only=True)
+    assert all(torch.equal(value, resumed[name]) for name, value in projector.items())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,26 @@ def freeze_regions(model: Any) -> None:
     inner = model.get_model()
     inner.region_projector.requires_grad_(False)
     inner.region_encoder.requires_grad_(False)
+
+
+@contextmanager
+def saving_no_regions(model: Any, state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Checkpoints of a run say no more of such modules than its result does: the next stage may start from one.
+
+    Args:
+        model: that is saved within the block.
+        state: its tensors by name, where they were gathered already.
+
+    Yields:
+        The tensors to save.
+    """
+    stored = vars(model.config).pop(CONFIG_KEY, None)
+    tensors = model.state_dict() if state is None else state
+    try:
+        yield {name: value for name, value in tensors.items() if ".region_" not in name}
+    finally:
+        if stored is not None:
+            setattr(model.config, CONFIG_KEY, stored)
 
 
 def drop_regions(model: Any) -> None:

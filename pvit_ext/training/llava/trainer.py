@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from llava.train.llava_trainer import LLaVATrainer
@@ -33,7 +34,9 @@ class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        Trainer._save(self, output_dir, state_dict)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
+        saving = stage0.saving_no_regions(self.model, state_dict) if self.without_regions else nullcontext(state_dict)
+        with saving as state:
+            Trainer._save(self, output_dir, state)  # LLaVA's writes nothing with --tune_mm_mlp_adapter
         keep_original_files(self.model.name_or_path, output_dir or self.args.output_dir)
 
 
