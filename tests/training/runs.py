@@ -43,5 +43,6 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
 
     monkeypatch.setattr(LlavaHost, "export", keep)
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4 sets it by --bf16, and takes it from there
     main()
     return seen[0]
