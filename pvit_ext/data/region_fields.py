@@ -14,12 +14,12 @@ _KINDS = ("box", "point", "polygon", "scribble", "mask")
 _FIELDS = {*_KINDS, "normalized", "image"}
 
 
-def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingMask:
+def parse_region(item: Any, name: str, folder: str | None) -> Region | PendingMask:
     """One region of a record.
 
     Args:
         item: ``[x0, y0, x1, y1]``, or an object with one of box, point, polygon, scribble, mask.
-        where: names it in error messages.
+        name: of it, for error messages.
         folder: if given, a mask file must exist in it.
 
     Raises:
@@ -32,21 +32,21 @@ def parse_region(item: Any, where: str, folder: str | None) -> Region | PendingM
         fields = {key: value for key, value in fields.items() if value is not None}
     if not isinstance(fields, dict) or len(kinds := fields.keys() & _KINDS) != 1:
         known = ", ".join(_KINDS)
-        raise ValueError(f"{where} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")
+        raise ValueError(f"{name} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")
     if unknown := sorted(fields.keys() - _FIELDS):
-        raise ValueError(f"{where} has unknown keys {short(unknown)}; known are normalized and image")
+        raise ValueError(f"{name} has unknown keys {short(unknown)}; known are normalized and image")
     normalized, image = fields.get("normalized", False), fields.get("image", 0)
     if not isinstance(normalized, bool) or isinstance(image, bool) or not isinstance(image, int):
-        raise ValueError(f"{where}: normalized is true or false and image an integer, got {short(item)}")
+        raise ValueError(f"{name}: normalized is true or false and image an integer, got {short(item)}")
     kind = kinds.pop()
     value = fields[kind]
     if kind != "mask":
-        return _shape(kind, value, normalized, image, where)
+        return _shape(kind, value, normalized, image, name)
     if normalized:
-        raise ValueError(f"{where}: a mask is in pixels, it cannot be normalized")
+        raise ValueError(f"{name}: a mask is in pixels, it cannot be normalized")
     if isinstance(value, str):
-        check_file(value, f"{where}: mask", folder)
-    return PendingMask.parse(value, image, where)
+        check_file(value, f"{name}: mask", folder)
+    return PendingMask.parse(value, image, name)
 
 
 def _plain_box(item: list[Any]) -> Region | None:
@@ -59,14 +59,14 @@ def _plain_box(item: list[Any]) -> Region | None:
     return Region("box", ((float(x0), float(y0)), (float(x1), float(y1))))
 
 
-def _shape(kind: str, value: Any, normalized: bool, image: int, where: str) -> Region:
+def _shape(kind: str, value: Any, normalized: bool, image: int, name: str) -> Region:
     numbers = _NUMBERS.get(kind)
     if not isinstance(value, list) or (numbers and len(value) != numbers):
         wanted = f"{numbers} numbers" if numbers else "points"
-        raise ValueError(f"{where}: a {kind} is a list of {wanted}, got {short(value)}")
+        raise ValueError(f"{name}: a {kind} is a list of {wanted}, got {short(value)}")
     try:
         region: Region = getattr(Region, kind)(*(value if numbers else [value]), normalized=normalized, image=image)
     except RegionError as error:
-        raise ValueError(f"{where}: {error}") from error
-    region.check(where)
+        raise ValueError(f"{name}: {error}") from error
+    region.check(name)
     return region

@@ -187,8 +187,8 @@ class Focal(RegionEncoder):
         patches = feature_map.flatten(2).transpose(1, 2)  # (B, P, hidden)
         at_once = len(crops) if torch.is_grad_enabled() else REGIONS_PER_PASS
         hidden = [
-            self.encode(inputs.tower, *self._normalized(part, inputs.tower), patches, where)
-            for part, where in zip(crops.split(at_once), index.split(at_once), strict=True)
+            self.encode(inputs.tower, *self._normalized(part, inputs.tower), patches, of_image)
+            for part, of_image in zip(crops.split(at_once), index.split(at_once), strict=True)
         ]
         return self._shuffled(torch.cat(hidden))[order.argsort()]
 

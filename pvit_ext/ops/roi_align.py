@@ -81,12 +81,12 @@ def _axis_weights(start: Tensor, end: Tensor, bins: int, length: int, sampling_r
     offsets = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]  # (P, 1)
     at = start[:, None, None] + offsets * size + (samples + 0.5) * size / grid  # (M, P, G)
     # A sample off the map by more than a cell adds nothing, but still counts in the mean.
-    share = ((samples < grid) & (at >= -1) & (at <= length)) / grid.clamp(min=1)
-    at = torch.where(share > 0, at, 0).clamp(0, length - 1)
+    sample_weight = ((samples < grid) & (at >= -1) & (at <= length)) / grid.clamp(min=1)
+    at = torch.where(sample_weight > 0, at, 0).clamp(0, length - 1)
     # Bilinear weights as a hat around each sample: a scatter would add in any order on CUDA.
     cells = torch.arange(length, device=start.device)
     hat = (1 - (at[..., None] - cells).abs()).clamp(min=0)  # (M, P, G, length)
-    return (share[..., None] * hat).sum(2)  # (M, P, length)
+    return (sample_weight[..., None] * hat).sum(2)  # (M, P, length)
 
 
 def _outer_product(weight_y: Tensor, weight_x: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,9 +98,9 @@ def _outer_product(weight_y: Tensor, weight_x: Tensor, image_index: Tensor) -> t
         image_index: (M,) int64.
     """
     (regions, rows, height), (columns, width) = weight_y.shape, weight_x.shape[1:]
-    index_y, share_y = _support(weight_y)  # (M, P, K)
-    index_x, share_x = _support(weight_x)  # (M, Q, L)
-    weight = share_y[:, :, None, :, None] * share_x[:, None, :, None, :]  # (M, P, Q, K, L)
+    index_y, values_y = _support(weight_y)  # (M, P, K)
+    index_x, values_x = _support(weight_x)  # (M, Q, L)
+    weight = values_y[:, :, None, :, None] * values_x[:, None, :, None, :]  # (M, P, Q, K, L)
     source = (image_index.view(-1, 1, 1) * height + index_y)[:, :, None, :, None] * width + index_x[:, None, :, None, :]
     kept = weight != 0
     cells = torch.arange(regions * rows * columns, device=weight.device)

@@ -34,7 +34,7 @@ class GradientWatch(TrainerCallback):
         self._names: list[str] = []
         self._hooks: dict[int, Any] = {}
         self._seen = torch.zeros(0)
-        self._steps, self._whole, self._done = 0, False, False
+        self._steps, self._from_start, self._done = 0, False, False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Hook every trained tensor."""
@@ -45,8 +45,8 @@ class GradientWatch(TrainerCallback):
             self._hooks[number] = parameter.register_hook(_marking(self._seen, number))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """An epoch that was resumed in its middle is no whole one."""
-        self._whole = self._whole or float(state.epoch or 0).is_integer()
+        """An epoch that was resumed in its middle does not count: it cannot tell which tensors got no gradient."""
+        self._from_start = self._from_start or float(state.epoch or 0).is_integer()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
         """Count the steps that can move a tensor."""
@@ -69,7 +69,7 @@ class GradientWatch(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save and stop, on all ranks alike, if some tensor has had none."""
-        if self._done or not self._whole or self._steps < STEPS:
+        if self._done or not self._from_start or self._steps < STEPS:
             return
         self._done = True
         self.untouched = [self._names[number] for number in sorted(self._hooks)]

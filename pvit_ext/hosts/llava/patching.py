@@ -67,8 +67,8 @@ class PatchPoint:
         for name in names.split("."):
             if not hasattr(holder, name):
                 raise PatchError(f"{self.target}: {path} has no {names}; see `pvit-ext doctor`")
-            holder, owner = getattr(holder, name), holder
-        return owner, name
+            holder, parent = getattr(holder, name), holder
+        return parent, name
 
 
 class AutoModelPoint(PatchPoint):
