@@ -102,13 +102,15 @@ class Experiment:
         asked = self.root, self.questions
         aligned = folder / "stage1" if arm.has_tokens else None
         if aligned:
-            phases.run("stage 1", partial(self.trainer.align, arm, base, self._records("regions_align"), aligned))
+            phases.run(
+                f"{name} stage 1", partial(self.trainer.align, arm, base, self._records("regions_align"), aligned)
+            )
             ask = partial(asking.ask_checkpoint, arm, aligned, *asked, folder / "eval-stage1")
-            found[f"{name}_stage1"] = phases.run("stage 1 questions", ask)
+            found[f"{name}_stage1"] = phases.run(f"{name} stage 1 questions", ask)
         records = self._records(f"{arm.records}_finetune" if aligned else f"{arm.records}_all")
-        phases.run("stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
+        phases.run(f"{name} stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
         ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2")
-        found[name] = phases.run("stage 2 questions", ask)
+        found[name] = phases.run(f"{name} stage 2 questions", ask)
         return found
 
     def _run_answers(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
