@@ -7,11 +7,13 @@ that any number of ranks may go on.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
 from pvit_ext.evaluation.sample import Prediction
 
@@ -19,7 +21,7 @@ NAME = "predictions.jsonl"
 
 
 class Predictions:
-    """The answers under an output folder.
+    """The answers under an output folder; as a context manager it is used by one run at a time.
 
     Args:
         folder: made if it is missing.
@@ -31,6 +33,28 @@ class Predictions:
         folder.mkdir(parents=True, exist_ok=True)
         self.main, self.depends = folder / NAME, dict(depends)
         self.path = self.main if rank == 0 else folder / f"predictions.rank{rank}.jsonl"
+        self._lock: BinaryIO | None = None
+
+    def __enter__(self) -> Predictions:
+        """Take the folder.
+
+        Raises:
+            ValueError: when another run has it.
+        """
+        if self.path == self.main:  # further ranks belong to the run of the first
+            self._lock = self.main.open("ab")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._lock.close()
+                raise ValueError(f"{self.main} is in use by another run: wait for it, or name another --out") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def gather(self) -> None:
         """Repair the file, and take in what other ranks wrote; for rank 0, while no other writes.

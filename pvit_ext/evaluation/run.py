@@ -119,18 +119,18 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "prompt sha256": identity.prompt_hash(asked.task, asked.every, shown_as),
         "max new tokens": model.max_new_tokens,
     }
-    predictions = Predictions(settings.out, depends, here.rank)
-    if here.rank == 0:
-        predictions.gather()
-    here.wait()
-    found = predictions.read()
-    here.wait()  # before any rank writes, all have read the same
-    missing = [sample for sample in asked.samples if sample.id not in found]
-    answer_all(asked.task, missing, arm, model, here, predictions.add)
-    here.wait()
-    if here.rank == 0:
-        predictions.gather()
+    with Predictions(settings.out, depends, here.rank) as predictions:
+        if here.rank == 0:
+            predictions.gather()
+        here.wait()
         found = predictions.read()
+        here.wait()  # before any rank writes, all have read the same
+        missing = [sample for sample in asked.samples if sample.id not in found]
+        answer_all(asked.task, missing, arm, model, here, predictions.add)
+        here.wait()
+        if here.rank == 0:
+            predictions.gather()
+            found = predictions.read()
     run = {
         "model": model.path,
         "model files": depends["model"],

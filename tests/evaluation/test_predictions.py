@@ -73,3 +73,16 @@ def test_another_runs_rank_file_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank1"):
         main.gather()
     assert (tmp_path / "predictions.rank1.jsonl").exists()
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    with Predictions(tmp_path, RUN) as first:
+        first.gather()
+        with Predictions(tmp_path, RUN, 1) as other_rank:
+            assert other_rank.read() == {}
+        second = Predictions(tmp_path, RUN)
+        with pytest.raises(ValueError, match="in use by another run"):
+            second.__enter__()
+    with Predictions(tmp_path, RUN) as again:
+        again.gather()
+        assert again.read() == {}
