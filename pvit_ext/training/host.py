@@ -9,10 +9,14 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.find import HOSTS as MODEL_HOSTS
+from pvit_ext.hosts.find import LLAVA, host_of_checkpoint
+from pvit_ext.plugins import Registry
+from pvit_ext.training.start import flag_value, say
 from pvit_ext.training.trainer import RegionTrainer
 
 FLAG = "--host"
-DEFAULT = "llava"
 
 
 @dataclass
@@ -94,23 +98,37 @@ def _transformers() -> TrainingHost:
     return TransformersHost()
 
 
-HOSTS: dict[str, Callable[[], TrainingHost]] = {"llava": _llava, "transformers": _transformers}
+HOSTS: Registry[Callable[[], TrainingHost]] = Registry("host", "pvit_ext.training_hosts")
 """Name -> maker, which imports the host's packages."""
+HOSTS.update({LLAVA: _llava, "transformers": _transformers})
 
 
 def take_host(words: list[str]) -> tuple[TrainingHost, list[str]]:
-    """The host that ``--host NAME`` asks for, and the command line without it.
+    """The host that ``--host NAME`` asks for, by default the one whose checkpoint MODEL is; the words without the flag.
 
     Raises:
         ValueError: for an unknown host.
     """
-    name, rest, remaining = DEFAULT, [], iter(words)
+    name: str | None = None
+    rest, remaining = [], iter(words)
     for word in remaining:
         flag, equals, value = word.partition("=")
         if flag != FLAG:
             rest.append(word)
         else:
             name = value if equals else next(remaining, "")
-    if name not in HOSTS:
-        raise ValueError(f"{FLAG} {name!r}; known: {', '.join(HOSTS)}")
-    return HOSTS[name](), rest
+    if name is None:
+        name = _host_of(flag_value(rest, "model_name_or_path"))
+        say(f"{FLAG} {name}, by the checkpoint")
+    return HOSTS.require(name)(), rest
+
+
+def _host_of(model: str | None) -> str:
+    """The name of a checkpoint's host; LLaVA's says what is wrong with one that cannot be read."""
+    if model is None:
+        return LLAVA
+    try:
+        found = host_of_checkpoint(find_kind(model))
+    except (OSError, ValueError):
+        return LLAVA
+    return next(name for name in MODEL_HOSTS.names() if MODEL_HOSTS.require(name) is found)

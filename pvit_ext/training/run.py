@@ -9,14 +9,15 @@ import transformers
 
 from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.plugins import FLAG as PLUGIN
+from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, with_config_file
-from pvit_ext.training.host import DEFAULT, FLAG, HOSTS, Arguments, TrainingHost, take_host
+from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.region_cache import use_cache
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 _DESCRIPTION = (
-    f"Train region modules and their model. Further flags: {FLAG} NAME, the kind of model ({', '.join(HOSTS)}; "
-    f"default {DEFAULT}), --config FILE, flags from YAML, and {PLUGIN} MODULE, which is imported to register something."
+    f"Train region modules and their model. Further flags: {FLAG} NAME, the kind of model ({', '.join(HOSTS.names())}; "
+    f"default by MODEL), --config FILE, flags from YAML, and {PLUGIN} MODULE, which is imported to register something."
 )
 
 
@@ -30,7 +31,7 @@ def main(attn_implementation: str | None = None) -> None:
         ValueError: for flags, data or a checkpoint that do not fit together, before the model is loaded where that
             can be known.
     """
-    host, words = take_host(with_config_file(sys.argv[1:]))
+    host, words = take_host(take_plugins(with_config_file(sys.argv[1:])))
     args = parse(host, words, attn_implementation)
     training = args.training
     with host.running():

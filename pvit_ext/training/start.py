@@ -34,15 +34,15 @@ def start_from_whole(arguments: list[str]) -> list[str]:
         ValueError: when MODEL contradicts other flags.
     """
     for name in _STORED:
-        if value := _value(arguments, name):
+        if value := flag_value(arguments, name):
             arguments = [*arguments, f"--{name}", absolute(value)]
-    model, modules = _value(arguments, _MODEL), _value(arguments, _MODULES)
+    model, modules = flag_value(arguments, _MODEL), flag_value(arguments, _MODULES)
     if model is None:
         return arguments
     kind = find_kind(model)
     if modules and modules != absolute(model):
         _check_modules(kind, modules)
-    return [*arguments, *_whole(kind, _value(arguments, _OUTPUT))]
+    return [*arguments, *_whole(kind, flag_value(arguments, _OUTPUT))]
 
 
 def _whole(kind: CheckpointKind, output: str | None) -> list[str]:
@@ -51,7 +51,7 @@ def _whole(kind: CheckpointKind, output: str | None) -> list[str]:
         return [f"--{_MODEL}", absolute(kind.path)]
     if kind.adapter:
         return [f"--{_MODEL}", _merged(kind, output)]
-    _say(f"{kind}: training starts from both")
+    say(f"{kind}: training starts from both")
     return [*_whole(find_kind(kind.base), output), f"--{_MODULES}", absolute(kind.path)]
 
 
@@ -68,7 +68,7 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
             f'(--{_MODULES} "" takes away what a recipe names)'
         )
     if kind.base is None and CONFIG_KEY in PretrainedConfig.get_config_dict(kind.path)[0]:
-        _say(f"{modules}: its region modules replace those of {kind.path}")
+        say(f"{modules}: its region modules replace those of {kind.path}")
 
 
 def _merged(kind: CheckpointKind, output: str | None) -> str:
@@ -78,7 +78,7 @@ def _merged(kind: CheckpointKind, output: str | None) -> str:
         raise ValueError(f"{kind}: give --{_OUTPUT}, where it is merged before training starts")
     folder = Path(output, MERGED).absolute()
     if not folder.is_dir() and int(os.environ.get("RANK", "0")) == 0:
-        _say(f"{kind}: training starts from both, merged into {folder}")
+        say(f"{kind}: training starts from both, merged into {folder}")
         merge_checkpoint(kind.path, str(folder), kind.base)
     while not folder.is_dir():  # the first rank's; a launcher ends the others where it fails
         time.sleep(_POLL)
@@ -87,13 +87,14 @@ def _merged(kind: CheckpointKind, output: str | None) -> str:
     return str(folder)
 
 
-def _value(arguments: list[str], name: str) -> str | None:
+def flag_value(arguments: list[str], name: str) -> str | None:
     """Of a flag given as ``--a_b`` or ``--a-b``; the last one counts."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     found = [value for flag, value in pairwise(arguments) if flag in spellings]
     return found[-1] or None if found else None
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line once for all processes, before they know each other."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(text, flush=True)

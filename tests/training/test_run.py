@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_the_host_is_named_once_and_known() -> None:
     host, rest = take_host(["--stage", "align", "--host=llava", "--bf16", "True"])
     assert isinstance(host, LlavaHost)
     assert rest == ["--stage", "align", "--bf16", "True"]
-    with pytest.raises(ValueError, match=r"--host 'blip'; known: llava"):
+    with pytest.raises(ValueError, match=r"unknown host 'blip'; known: llava"):
         take_host(["--host", "blip"])
 
 
@@ -131,3 +132,14 @@ def test_llavas_trainer_is_behind_ours() -> None:
 
     order = [kind for kind in LlavaRegionTrainer.__mro__ if issubclass(kind, transformers.Trainer)]
     assert order == [LlavaRegionTrainer, RegionTrainer, llava_trainer.LLaVATrainer, transformers.Trainer]
+
+
+@pytest.mark.parametrize(("model_type", "host"), [("llava", "TransformersHost"), ("llava_llama", "LlavaHost")])
+def test_the_checkpoint_names_its_host(tmp_path: Path, model_type: str, host: str) -> None:
+    architectures = {"llava": "LlavaForConditionalGeneration", "llava_llama": "LlavaLlamaForCausalLM"}
+    values = {"model_type": model_type, "architectures": [architectures[model_type]]}
+    if model_type == "llava":
+        values |= {"vision_config": {}, "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert type(take_host(["--model_name_or_path", str(tmp_path)])[0]).__name__ == host
+    assert type(take_host(["--model_name_or_path", str(tmp_path), "--host", "llava"])[0]).__name__ == "LlavaHost"
