@@ -115,11 +115,14 @@ class TrainingFlags:
         default=False, metadata={"help": "go on although a trained tensor got no gradient in a whole epoch"}
     )
     region_eval_data: str | None = field(
-        default=None, metadata={"help": "records that wandb or tensorboard show with the model's answers"}
+        default=None, metadata={"help": "held-out records: loss, accuracy, and the model's answers in trackers"}
     )
-    region_eval_samples: int = field(default=8, metadata={"help": "show so many of them, from the first on"})
+    region_eval_records: int | None = field(
+        default=None, metadata={"help": "measure the first so many of them, default all"}
+    )
+    region_eval_samples: int = field(default=8, metadata={"help": "show so many of them in a table, from the first on"})
     region_eval_steps: int | None = field(
-        default=None, metadata={"help": "show them every so many steps, beside start, saves and end"}
+        default=None, metadata={"help": "measure and show every so many steps, beside start, saves and end"}
     )
 
     def check_stage(self) -> None:

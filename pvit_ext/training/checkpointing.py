@@ -113,17 +113,23 @@ def discard(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def keep_newest(output_dir: Path, limit: int | None) -> None:
-    """Delete complete checkpoints but the newest ``limit``, and what kills left; None and 0 keep everything.
+def keep_newest(output_dir: Path, limit: int | None, best: str = "") -> None:
+    """Delete complete checkpoints but the newest ``limit`` and the best, and what kills left.
 
     A folder with transformers' ``trainer_state.json``, which it writes last, and without a marker stays: it may be a
     checkpoint that was written without pvit-ext.
+
+    Args:
+        output_dir: of the run.
+        limit: None and 0 keep everything.
+        best: name of the best checkpoint, if there is one.
     """
     folders = _checkpoints(output_dir)
     complete = [folder for folder in folders if problem(folder) is None]
     if limit and complete:
         for folder in [*complete[:-limit], *(one for one in folders if not (one / TRAINER_STATE_NAME).is_file())]:
-            discard(folder)
+            if folder.name != best:
+                discard(folder)
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:

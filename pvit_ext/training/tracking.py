@@ -1,7 +1,7 @@
-"""What ``--report_to wandb`` and ``tensorboard`` show beside transformers' own losses and learning rates.
+"""What a run reports beside transformers' own losses and learning rates.
 
-All of LLaVA's arguments, throughput, and a table of validation images with their regions, answered by the model in
-training.
+With any tracker throughput; with wandb and tensorboard all of LLaVA's arguments, and a table of validation images with
+their regions, answered by the model in training; with ``--region_eval_data`` loss and accuracy on held-out records.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import inspect
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_wandb_available
@@ -29,6 +27,8 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, number_region
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.tokens.query import Query
+from pvit_ext.training.best import Choice, measured
+from pvit_ext.training.held_out import HeldOut, answering
 from pvit_ext.training.throughput import Throughput
 
 TABLE = "validation"
@@ -45,14 +45,15 @@ def check_trackers(arguments: Any) -> None:
 
     Raises:
         ImportError: for a tracker that is not installed.
-        ValueError: when there is a table to show and nothing to show it, or it is to be shown impossibly often.
+        ValueError: when something is to be shown or measured impossibly often, or the best checkpoint is asked for by
+            a measure that there is not.
     """
     for name, is_available in TRACKERS.items():
         if name in arguments.report_to and not is_available():
             raise ImportError(f'--report_to {name} needs a package: pip install "pvit-ext[{name}]"')
-    if arguments.region_eval_data is not None and not TRACKERS.keys() & set(arguments.report_to):
-        raise ValueError(f"--region_eval_data has no place to show: add --report_to {' or '.join(TRACKERS)}")
-    for name in ("region_eval_samples", "region_eval_steps"):
+    if arguments.region_eval_data is not None:
+        Choice.of(arguments)
+    for name in ("region_eval_samples", "region_eval_records", "region_eval_steps"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise ValueError(f"--{name} {value}: a count from 1 on")
 
@@ -86,10 +87,12 @@ class Sample:
 
 
 class Tracking(TrainerCallback):
-    """Logs the arguments, and the validation table at both ends, every save and every ``region_eval_steps``.
+    """Logs the arguments, and what it shows at both ends, before every save and every ``region_eval_steps``.
+
+    That is the validation table, on trackers that have tables, and loss and accuracy on the held-out records, on all.
 
     Args:
-        trainer: before it trains; gets this callback, and its model hooks, if its ``report_to`` names any tracker.
+        trainer: before it trains; gets this callback, and its model hooks, if there is anything to report.
 
     Raises:
         RecordError, RegionError: for a validation record that cannot be shown.
@@ -98,14 +101,17 @@ class Tracking(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.args = trainer, trainer.args
         self.samples: list[Sample] = []
+        self.held_out: HeldOut | None = None
         self.shown_step = -1
-        if not self.args.report_to:
+        if not self.args.report_to and self.args.region_eval_data is None:
             return
         self.throughput = Throughput(trainer.model)
         if self.args.region_eval_data is not None:
             records = load_records(self.args.region_eval_data, trainer.train_dataset.data_args.image_folder)
-            with_image = (record for record in records if len(images_of(record.data)) == 1)  # a row shows one image
-            self.samples = [Sample.of(record) for record in islice(with_image, self.args.region_eval_samples)]
+            self.held_out = HeldOut(trainer, records)
+            if TRACKERS.keys() & set(self.args.report_to):
+                with_image = (record for record in records if len(images_of(record.data)) == 1)  # a row shows one
+                self.samples = [Sample.of(record) for record in islice(with_image, self.args.region_eval_samples)]
         if "wandb" in self.args.report_to and trainer.is_world_process_zero():
             go_offline_without_key()
         trainer.add_callback(self)
@@ -139,23 +145,41 @@ class Tracking(TrainerCallback):
             self.show(state, control)
         self.throughput.start()
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, *_: Any, **__: Any) -> None:
         """The clock leaves out the time since the step ended."""
-        self.show(state, control)
         self.throughput.start()
 
     def on_log(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
         """The last logs stand for the end: TensorBoard's writer is closed before our ``on_train_end``."""
-        if "train_runtime" in keywords["logs"]:
+        logs = keywords["logs"]
+        if "eval_loss" in logs:  # ours; the clock still stands
+            return
+        if "train_runtime" in logs:
             self.show(state, control)
         self.throughput.start()
 
     def show(self, state: Any, control: Any) -> None:
-        """Answer the validation questions and log the table, once a step; a run that is stopped early has no time."""
+        """Measure and show, once a step; a run that is stopped early has no time."""
         stopped = control.should_training_stop and state.global_step < state.max_steps
-        if not self.samples or stopped or state.global_step == self.shown_step:
+        if self.held_out is None or stopped or state.global_step == self.shown_step:
             return
         self.shown_step = state.global_step
+        if measured(state) is None:  # else a resumed run measured it before
+            self._measure(self.held_out, state, control)
+        if self.samples:
+            self._show_table(state)
+
+    def _measure(self, held_out: HeldOut, state: Any, control: Any) -> None:
+        measures = held_out.measure()
+        text = f"held-out records after step {state.global_step}: loss {measures['eval_loss']:.4f}"
+        if held_out.samples:
+            text += f", accuracy {100 * measures['eval_accuracy']:.1f} % of {len(held_out.samples)} questions"
+        self.trainer.say(text)
+        due = control.should_log
+        self.trainer.log(measures)
+        control.should_log = due  # the step's own losses
+
+    def _show_table(self, state: Any) -> None:
         answers = self._answer()
         rows = [
             (sample.picture, sample.question, answer, sample.reference)
@@ -171,7 +195,7 @@ class Tracking(TrainerCallback):
         trainer, dataset = self.trainer, self.trainer.train_dataset
         model = getattr(trainer.model, "get_base_model", lambda: trainer.model)()  # peft's adapters stay in its layers
         queries = [sample.query for sample in self.samples]
-        with _answering(model), trainer.accelerator.autocast():
+        with answering(model), trainer.accelerator.autocast():
             processor, batch = dataset.data_args.image_processor, self.args.per_device_eval_batch_size
             return ask(model, dataset.tokenizer, processor, queries, batch_size=batch)
 
@@ -196,18 +220,6 @@ def go_offline_without_key() -> None:
         "wandb has no API key here (`wandb login`, or WANDB_API_KEY): this run is written to disk. "
         "Upload it later with `wandb sync`; wandb prints the folder at the end of the run."
     )
-
-
-@contextmanager
-def _answering(model: Any) -> Iterator[None]:
-    """Evaluation mode, and nothing drawn from the training's random numbers."""
-    training = model.training
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        model.eval()
-        try:
-            yield
-        finally:
-            model.train(training)
 
 
 def _image_first(turn: str) -> str:

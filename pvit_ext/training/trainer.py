@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pvit_ext.hosts.llava import compat
-from pvit_ext.training import checkpointing, lora_checkpoint
+from pvit_ext.training import best, checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
@@ -60,11 +60,15 @@ class RegionTrainer(Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         checkpointing.check_agreement(resume_from_checkpoint)
         self.newest = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        limit = self.args.save_total_limit
         with self.stop.listening():
             result = super().train(resume_from_checkpoint, *arguments, **keywords)
+        self.args.save_total_limit = limit
         if self.stop.agreed:
             self.say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
             raise Stopped
+        if (folder := self.state.best_model_checkpoint) is not None:
+            self.say(f"best: {folder}, with {self.state.best_metric:.4f} on held-out records")
         self._check_gradients()
         return result
 
@@ -95,7 +99,12 @@ class RegionTrainer(Trainer):
             print(text, flush=True)
 
     def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
-        """transformers' own, with throughput."""
+        """transformers' own, with throughput.
+
+        Where a run keeps one checkpoint, transformers would end with deleting the newest for the best: both stay.
+        """
+        if "train_runtime" in logs:
+            self.args.save_total_limit = None
         super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
 
     def _get_train_sampler(self, *_: Any) -> Any:
@@ -142,6 +151,8 @@ class RegionTrainer(Trainer):
         extra = {"metrics": metrics} if "metrics" in inspect.signature(Trainer._save_checkpoint).parameters else {}
         save = functools.partial(Trainer._save_checkpoint, self, model, trial, **extra)
         folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+        self.tracking.show(self.state, self.control)  # now, for the checkpoint to hold what was measured
+        self.note_best(folder)
         if getattr(self.args, "save_only_model", False):
             save()  # without a marker: there is no optimizer to continue with
         elif folder != self.newest:  # else it is of this step: runs continue from the newest
@@ -154,7 +165,13 @@ class RegionTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             self._alone(self._mark_complete, folder)
             self.newest = folder
-            self._alone(checkpointing.keep_newest, folder.parent, limit)
+            kept = Path(self.state.best_model_checkpoint or "").name
+            self._alone(checkpointing.keep_newest, folder.parent, limit, kept)
+
+    def note_best(self, folder: Path) -> None:
+        """Name the checkpoint of this step as the best one, if held-out records were measured and it is."""
+        if (measures := best.measured(self.state)) is not None:
+            best.note(self.state, best.Choice.of(self.args), measures, folder)
 
     def _mark_complete(self, folder: Path) -> None:
         checkpointing.mark_complete(folder, self.identity.run, self.identity.settings)

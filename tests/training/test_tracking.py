@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from pvit_ext import RegionError
-from pvit_ext.training import tracking
+from pvit_ext.training import held_out
 from pvit_ext.training.llava.arguments import RegionTrainingArguments
 from tests.training.records import record
 from tests.training.runs import flags
@@ -49,6 +49,11 @@ def test_tensorboard_shows_the_same_of_a_lora_run(
         scalars = events.Scalars(f"train/{name}")
         assert [one.step for one in scalars] == [1, 2]
         assert [one.value for one in scalars] == pytest.approx([entry[name] for entry in logs], rel=1e-6)
+    measured = [entry for entry in seen[0].state.log_history if "eval_loss" in entry]
+    for name in ("loss", "accuracy"):
+        scalars = events.Scalars(f"eval/{name}")
+        assert [one.step for one in scalars] == [0, 2]
+        assert [one.value for one in scalars] == pytest.approx([entry[f"eval_{name}"] for entry in measured], rel=1e-6)
     pictures = events.Images("validation/1")
     assert [one.step for one in pictures] == [0, 2]
     assert_box_drawn(Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB"))
@@ -82,7 +87,6 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"region_eval_data": "x.json"}, "add --report_to wandb or tensorboard"),
         ({"region_eval_samples": 0}, "--region_eval_samples 0"),
         ({"region_eval_steps": -1}, "--region_eval_steps -1"),
     ],
@@ -106,7 +110,7 @@ def test_bad_validation_data_stops_the_run_before_its_first_step(
 def test_answering_draws_no_random_number_and_goes_back_to_training() -> None:
     model = torch.nn.Dropout().train()
     before = torch.get_rng_state()
-    with contextlib.suppress(KeyError), tracking._answering(model):
+    with contextlib.suppress(KeyError), held_out.answering(model):
         assert not model.training
         torch.rand(3)
         raise KeyError

@@ -82,6 +82,14 @@ def test_wandb_history_holds_losses_rates_and_throughput(tracked: SimpleNamespac
     assert [tuple(row[f"train/{name}"] for name in names) for row in rows] == history(tracked.trainer, *names)
 
 
+def test_wandb_history_holds_loss_and_accuracy_on_held_out_records(tracked: SimpleNamespace) -> None:
+    rows = [row for row in rows_of_history(tracked.records) if "eval/loss" in row]
+    assert [row["train/global_step"] for row in rows] == [0, 2, 3, 4]
+    measured = [entry for entry in tracked.trainer.state.log_history if "eval_loss" in entry]
+    assert [row["eval/loss"] for row in rows] == [entry["eval_loss"] for entry in measured]
+    assert [row["eval/accuracy"] for row in rows] == [0.0] * 4
+
+
 def test_throughput_counts_micro_batches_and_no_saves_or_tables(tracked: SimpleNamespace) -> None:
     """A second for each micro-batch of two samples, whatever saves (100 s) and tables (1000 s) took."""
     rates = history(tracked.trainer, "samples_per_second", "tokens_per_second", "regions_per_second")

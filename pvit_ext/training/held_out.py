@@ -1,0 +1,131 @@
+"""Loss and accuracy on records that a run does not train on, measured without any change to its training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.records import Records
+from pvit_ext.evaluation.measures import mean_score
+from pvit_ext.evaluation.sample import Prediction, Result, Sample
+from pvit_ext.evaluation.task import TaskOptions
+from pvit_ext.evaluation.tasks.own import Own
+from pvit_ext.inference import ask
+from pvit_ext.tokens.query import Query
+from pvit_ext.training.best import PREFIX
+
+_IGNORE_INDEX = -100
+
+
+class HeldOut:
+    """Held-out records of a trainer.
+
+    Every process measures all of them: with ZeRO-3 they gather each layer together, else they would wait anyway.
+
+    Args:
+        trainer: before it trains.
+        records: of ``--region_eval_data``.
+
+    Attributes:
+        samples: the questions that accuracy is over; none where an answer is no class.
+
+    Raises:
+        ValueError: when the best checkpoint is asked for by an accuracy that there is not.
+    """
+
+    def __init__(self, trainer: Any, records: Records) -> None:
+        self.trainer = trainer
+        self.dataset = _dataset(trainer.train_dataset, records)
+        self.count = min(len(records), trainer.args.region_eval_records or len(records))
+        folder = trainer.train_dataset.data_args.image_folder
+        self.task = Own(TaskOptions(Path(trainer.args.region_eval_data), folder))
+        self.samples = self._samples()
+
+    def _samples(self) -> list[Sample]:
+        try:
+            samples = list(self.task.load())
+        except ValueError as error:
+            wanted = self.trainer.args.metric_for_best_model
+            if wanted is not None and wanted.removeprefix(PREFIX) == "accuracy":
+                raise ValueError(f"--metric_for_best_model {wanted}: {error}") from error
+            self.trainer.say(f"held-out records have a loss, but no accuracy: {error}")
+            return []
+        return [sample for sample in samples if int(sample.id.partition(".")[0]) < self.count]
+
+    def measure(self) -> dict[str, float]:
+        """Mean loss of an answer token, given those before it, and the part of questions that are answered right."""
+        model = self.trainer.model
+        base = getattr(model, "get_base_model", lambda: model)()  # peft's adapters stay in its layers
+        with answering(base), _without_stored_maps(base), self.trainer.accelerator.autocast():
+            measures = {f"{PREFIX}loss": self._loss(model)}
+            if self.samples:
+                measures[f"{PREFIX}accuracy"] = self._accuracy(base)
+        return measures
+
+    def _loss(self, model: Any) -> float:
+        trainer, size = self.trainer, self.trainer.args.per_device_eval_batch_size
+        total, tokens = 0.0, 0
+        for start in range(0, self.count, size):
+            items = [self.dataset[number] for number in range(start, min(start + size, self.count))]
+            batch = trainer.data_collator(items)
+            learned = int((batch["labels"][:, 1:] != _IGNORE_INDEX).sum())  # of (B, L); nothing predicts the first
+            with torch.no_grad():
+                total += float(model(**trainer._prepare_inputs(batch)).loss) * learned
+            tokens += learned
+        return total / tokens
+
+    def _accuracy(self, model: Any) -> float:
+        data, batch = self.dataset, self.trainer.args.per_device_eval_batch_size
+        queries = [query_of(sample) for sample in self.samples]
+        tokens = self.task.max_new_tokens
+        answers = ask(model, data.tokenizer, data.data_args.image_processor, queries, tokens, batch)
+        pairs = zip(self.samples, answers, strict=True)
+        return mean_score([Result(one, Prediction(said), self.task.parse(one, said)) for one, said in pairs])
+
+
+def query_of(sample: Sample) -> Query:
+    """A question of the own-set task, as ``pvit-ext eval own`` asks it."""
+    return Query(list(sample.images), sample.question, sample.regions(), sample.history)
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """Evaluation mode, and nothing drawn from the training's random numbers."""
+    training = model.training
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+@contextmanager
+def _without_stored_maps(model: Any) -> Iterator[None]:
+    """``--region_cache`` has the maps of the training images alone."""
+    encoder: Any = getattr(model.region_module, "region_encoder", None)
+    if (stored := getattr(encoder, "stored_maps", None)) is None:
+        yield
+        return
+    encoder.stored_maps = None
+    try:
+        yield
+    finally:
+        encoder.stored_maps = stored
+
+
+def _dataset(training: Any, records: Records) -> Any:
+    """The training's dataset over other records: no region is moved, and a bad record is an error."""
+    dataset = copy.copy(training)
+    dataset.records, dataset.bad_records = records, BadRecords(0)
+    dataset.data_args = copy.copy(training.data_args)
+    dataset.data_args.region_jitter = 0.0
+    dataset.region_processor = replace(training.region_processor, stored_maps=None)
+    return dataset
