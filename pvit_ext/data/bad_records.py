@@ -47,7 +47,7 @@ class BadRecords:
         Raises:
             RecordError: with the list, if there are more than the limit by now.
         """
-        self._found = {one.where: one.problem for one in found} | self._found
+        self._found = {one.location: one.problem for one in found} | self._found
         if self._path is not None and self.limit:
             self._found = _merge(self._path, self._found)
         if len(self._found) > self.limit:
@@ -65,9 +65,9 @@ def _merge(path: Path, found: dict[str, str]) -> dict[str, str]:
         stream.seek(0)
         text = stream.read()
         listed = dict(pair for line in text.splitlines() if (pair := _parsed(line)))
-        new = {where: problem for where, problem in found.items() if where not in listed}
+        new = {location: problem for location, problem in found.items() if location not in listed}
         if new:
-            lines = [json.dumps({"record": where, "problem": problem}) + "\n" for where, problem in new.items()]
+            lines = [json.dumps({"record": location, "problem": problem}) + "\n" for location, problem in new.items()]
             stream.write("".join(["" if text.endswith("\n") or not text else "\n", *lines]))
             stream.flush()
             os.fsync(stream.fileno())

@@ -131,4 +131,4 @@ def _of_coco(path: Path) -> Iterator[str]:
             item = buffer.load(*span)
             yield str(item.get("file_name") or item.get("coco_url") or "")
     except BadItem as error:
-        raise ValueError(f"{path}: {error.where + ': ' if error.where else ''}{error}") from error
+        raise ValueError(f"{path}: {error.location + ': ' if error.location else ''}{error}") from error

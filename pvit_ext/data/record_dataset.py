@@ -79,8 +79,8 @@ class RecordDataset(Dataset[dict[str, Any]]):
             except (RecordError, RegionError) as error:
                 if not self.bad_records.limit:
                     raise
-                self.bad_records.add(BadRecord(record.where, str(error)))
-        raise RecordError(f"none of {count} records can be used, the last is {record.where}")
+                self.bad_records.add(BadRecord(record.location, str(error)))
+        raise RecordError(f"none of {count} records can be used, the last is {record.location}")
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         """The item of one record.

@@ -70,13 +70,13 @@ class Record:
     Args:
         data: what LLaVA reads; inline markup has become ``<region>``, and there is no ``regions``.
         specs: a region, or a mask that is still to be read, for each ``<region>`` in order.
-        where: file, line and id, for error messages.
+        location: file, line and id, for error messages.
         image_folder: where mask files are looked for.
     """
 
     data: dict[str, Any]
     specs: tuple[Spec, ...]
-    where: str
+    location: str
     image_folder: str | None = None
 
     @property
@@ -91,8 +91,8 @@ class Record:
     def _mask(self, spec: PendingMask) -> Region:
         file = spec.source
         if isinstance(file, str) and self.image_folder is not None:
-            return replace(spec, source=path_of(self.image_folder, file)).load("", self.where)
-        return spec.load(self.image_folder, self.where)
+            return replace(spec, source=path_of(self.image_folder, file)).load("", self.location)
+        return spec.load(self.image_folder, self.location)
 
     @property
     def kinds(self) -> list[str]:
@@ -108,7 +108,7 @@ class Record:
         """
         names = images_of(self.data)
         if names and self.image_folder is None:
-            raise ValueError(f"{self.where}: image {names[0]!r} is a file, give the image folder")
+            raise ValueError(f"{self.location}: image {names[0]!r} is a file, give the image folder")
         return [path_of(str(self.image_folder), name) for name in names]
 
     def resolve(self, sizes: Size | Sequence[Size]) -> list[ResolvedRegion]:
@@ -119,7 +119,7 @@ class Record:
         """
         each: Any = sizes if sizes and isinstance(sizes[0], tuple) else [sizes]
         regions = enumerate(self.regions)
-        return [one.resolve(each[one.image], f"{self.where}: region {number}") for number, one in regions]
+        return [one.resolve(each[one.image], f"{self.location}: region {number}") for number, one in regions]
 
 
 class Records(Sequence[Record]):
@@ -167,11 +167,11 @@ class Records(Sequence[Record]):
             return [self[number] for number in range(*index.indices(len(self)))]
         row = self._rows[self._row[index]]
         value = read_record(self._open(), row)
-        where = name_of(Path(self._path).name, int(row[2]), value)
+        location = name_of(Path(self._path).name, int(row[2]), value)
         try:
-            return Record(*parse_record(value, None), where, self._folder)
+            return Record(*parse_record(value, None), location, self._folder)
         except ValueError as error:
-            raise RecordError(f"{where}: {error}; the file was changed while it is in use, start again") from error
+            raise RecordError(f"{location}: {error}; the file was changed while it is in use, start again") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_stream": None, "_rows": np.array(self._rows)}
@@ -263,7 +263,7 @@ def check(
     records = Records(path, folder, found)
     for row, (problem, record) in zip(good, _checked(records, good, decode), strict=True):
         if problem:
-            problems[row] = BadRecord(record.where, problem)
+            problems[row] = BadRecord(record.location, problem)
         else:
             summary.add(len(images_of(record.data)), record.kinds)
     return [problems[row].problem for row in sorted(problems)], summary
@@ -291,5 +291,5 @@ def _image_problem(record: Record, decode: bool) -> str | None:
     except RegionError as error:
         return str(error)
     except (ImageError, OSError) as error:
-        return f"{record.where}: {error}"
+        return f"{record.location}: {error}"
     return None

@@ -26,7 +26,7 @@ many regions it has."""
 class BadRecord(NamedTuple):
     """A record that cannot be used: file, line and id, and the same with what is wrong."""
 
-    where: str
+    location: str
     problem: str
 
 
@@ -65,8 +65,8 @@ def scan(path: str | PathLike[str], folder: str | None) -> Scan:
         try:
             data, specs = parse_record(found.value, folder)
         except (ValueError, RecursionError) as error:
-            where = name_of(name, found.line, found.value)
-            result.bad[number] = BadRecord(where, f"{where}: {error}")
+            location = name_of(name, found.line, found.value)
+            result.bad[number] = BadRecord(location, f"{location}: {error}")
         else:
             words, images, regions = count_words(data), images_of(data), len(specs)
             result.summary.add(len(images), [kind_of(spec) for spec in specs])

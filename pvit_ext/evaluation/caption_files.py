@@ -69,6 +69,6 @@ def _image(folder: str, name: str) -> str:
 
 
 def _found(path: Path, id: str, image: str, region: Any, item: dict[str, Any]) -> Found:
-    where = f"{path.name} {id}"
+    location = f"{path.name} {id}"
     box = None if isinstance(region, dict) else (region[0], region[1], region[2], region[3])
-    return Found(id, (image,), parse_region(region, where, None), box, None, (item["caption"],), None, where)
+    return Found(id, (image,), parse_region(region, location, None), box, None, (item["caption"],), None, location)

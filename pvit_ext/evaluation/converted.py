@@ -30,7 +30,7 @@ class Found:
         label: what it is.
         captions: that describe it.
         folder: of mask files.
-        where: for messages.
+        location: for messages.
     """
 
     id: str
@@ -40,15 +40,15 @@ class Found:
     label: str | None
     captions: tuple[str, ...]
     folder: str | None
-    where: str
+    location: str
 
     def bounds(self) -> Box:
         """The box around it, pixels; of its region where the source has none."""
         if self.box is not None:
             return self.box
         size = image_size(self.images[0])
-        (region,) = Sample(self.id, self.images, "", "", (self.spec,), self.folder, where=self.where).regions()
-        return region.resolve(size, self.where).bounds(size)
+        (region,) = Sample(self.id, self.images, "", "", (self.spec,), self.folder, location=self.location).regions()
+        return region.resolve(size, self.location).bounds(size)
 
 
 def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
@@ -63,22 +63,22 @@ def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
     """
     some = False
     for number, found in enumerate(read_json_records(path)):
-        where = name_of(path.name, found.line, found.value)
+        location = name_of(path.name, found.line, found.value)
         if isinstance(found.value, JsonRecordError) or not isinstance(found.value, dict):
-            raise ValueError(f"{where} is no record: {found.value}")
+            raise ValueError(f"{location} is no record: {found.value}")
         if (known := from_source(found.value)) is None:
             continue
         names = [known.image] if isinstance(known.image, str) else known.image
         images = tuple(path_of(image_folder, name) for name in names)
         for place, item in enumerate(known.objects):
             some = True
-            yield _found(item, f"{number}.{place}", images, image_folder, f"{where}, object {place}")
+            yield _found(item, f"{number}.{place}", images, image_folder, f"{location}, object {place}")
     if not some:
         raise ValueError(
             f"{path} has no objects under {SOURCE_KEY!r}: give a file of `pvit-ext data convert` without --no-source"
         )
 
 
-def _found(item: Annotation, id: str, images: tuple[str, ...], folder: str, where: str) -> Found:
-    spec = parse_region(item.region, where, folder)
-    return Found(id, images, spec, item.box, item.label or None, tuple(item.captions), folder, where)
+def _found(item: Annotation, id: str, images: tuple[str, ...], folder: str, location: str) -> Found:
+    spec = parse_region(item.region, location, folder)
+    return Found(id, images, spec, item.box, item.label or None, tuple(item.captions), folder, location)

@@ -24,7 +24,7 @@ class Sample:
             first.
         folder: where mask files are looked for.
         history: earlier turns as (question, answer).
-        where: file, line and id, for messages.
+        location: file, line and id, for messages.
         extra: what else the task needs for its score; plain JSON types.
     """
 
@@ -35,13 +35,13 @@ class Sample:
     specs: tuple[Spec, ...] = ()
     folder: str | None = None
     history: tuple[tuple[str, str], ...] = ()
-    where: str = ""
+    location: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """For messages."""
-        return self.where or self.id
+        return self.location or self.id
 
     def regions(self) -> list[Region]:
         """The regions; masks are read now.

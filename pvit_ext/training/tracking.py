@@ -75,9 +75,9 @@ class Sample:
             RegionError: naming the record, when its image or a region cannot be used.
         """
         path = Path(record.image_files[0])
-        with reading(record.where):
+        with reading(record.location):
             image = load_image(path)
-        regions = [region.resolve(image.size, record.where) for region in record.regions]
+        regions = [region.resolve(image.size, record.location) for region in record.regions]
         turns = [turn["value"] for turn in record.data["conversations"]]
         *asked, reference = number_regions([turn.replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns])
         *earlier, question = [_image_first(turn) for turn in turns[:-1]]

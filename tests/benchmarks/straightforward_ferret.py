@@ -18,7 +18,7 @@ def features_at(feature_map: Tensor, points: Tensor, view_sizes: Tensor, image_i
 
 def chosen(values: Tensor, index: Tensor) -> Tensor:
     """values (M, N, C) at index (M, ...) -> (M, ..., C)."""
-    return torch.stack([one[where] for one, where in zip(values, index, strict=True)])
+    return torch.stack([one[location] for one, location in zip(values, index, strict=True)])
 
 
 def encode(encoder: Ferret, feature_map: Tensor, points: Tensor, view_sizes: Tensor, image_index: Tensor) -> Tensor:

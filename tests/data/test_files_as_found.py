@@ -47,7 +47,7 @@ def test_encodings_and_line_ends(folder: Path, encoding: str, end: str, form: st
     read = load_records(folder / "t.json", folder)
     assert [one.data["text"] for one in read[:2]] == [row["text"] for row in ROWS[:2]]
     starts = [number for number, line in enumerate(text.split("\n"), 1) if '"id"' in line]
-    assert [int(one.where.split()[2]) for one in read] == [
+    assert [int(one.location.split()[2]) for one in read] == [
         line - (form == "indented") * end.count("\n") for line in starts
     ]
 

@@ -49,7 +49,7 @@ def test_it_is_read_once(folder: Path, scans: list[Any]) -> None:
     path = old(write(folder, rows(5), "t.jsonl"))
     first, second = load_records(path, folder), load_records(path, folder)
     assert [one.data for one in first] == [one.data for one in second]
-    assert [one.where for one in second] == [f"t.jsonl line {n + 1} (id '{n}')" for n in range(5)]
+    assert [one.location for one in second] == [f"t.jsonl line {n + 1} (id '{n}')" for n in range(5)]
     assert first.summary == second.summary == count_regions(path, folder)
     assert np.array_equal(first.words, second.words)
     assert len(scans) == 1

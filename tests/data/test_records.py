@@ -36,7 +36,7 @@ def test_round_trip_of_every_form(folder: Path) -> None:
     ]
     assert read.data == {key: value for key, value in record(conversations=read.data["conversations"]).items()
                          if key != "regions"}  # fmt: skip
-    assert read.where == "train.json line 2 (id '0')"
+    assert read.location == "train.json line 2 (id '0')"
 
 
 def test_array_and_lines_give_the_same_records(folder: Path) -> None:
@@ -45,7 +45,7 @@ def test_array_and_lines_give_the_same_records(folder: Path) -> None:
     lines = load_records(write(folder, "\ufeff\n" + "\r\n\n".join(map(json.dumps, rows)), "train.jsonl"), folder)
     assert [r.data for r in array] == [r.data for r in lines]
     assert [corners(r.regions) for r in array] == [corners(r.regions) for r in lines]
-    assert [r.where.split()[2] for r in lines] == ["2", "4", "6", "8", "10"]
+    assert [r.location.split()[2] for r in lines] == ["2", "4", "6", "8", "10"]
 
 
 @example(["\u2028", "\x85\x0c", "x"], None, False)
@@ -61,7 +61,7 @@ def test_lines_are_those_of_the_file(tmp_path_factory: Any, ids: list[str], inde
     path = write(tmp_path_factory.mktemp("lines"), text)
     read = load_records(path)
     starts = [number for number, line in enumerate(text.split("\n"), 1) if line.startswith("{")]
-    assert [int(r.where.split()[2]) for r in read] == starts
+    assert [int(r.location.split()[2]) for r in read] == starts
     assert len(read) == len(rows)
 
 

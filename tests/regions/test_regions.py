@@ -204,19 +204,19 @@ def test_every_box_of_real_annotations_resolves_or_names_itself() -> None:
         size = image_size(folder / "JPEGImages" / f"{file.stem}.jpg")
         for number, box in enumerate(ElementTree.parse(file).getroot().iter("bndbox")):
             edges = [float(box.findtext(name, "nan")) for name in ("xmin", "ymin", "xmax", "ymax")]
-            where = f"{file.name} object {number}"
+            location = f"{file.name} object {number}"
             try:
-                region = Region.box(*edges).resolve(size, where)
+                region = Region.box(*edges).resolve(size, location)
             except RegionError as error:
-                refused.append((where, str(error)))
+                refused.append((location, str(error)))
                 continue
             x0, y0, x1, y1 = region.bounds(size)
             assert 0 <= x0 < x1 <= size[0]
             assert 0 <= y0 < y1 <= size[1]
             good += 1
-    assert all(message.startswith(f"{where}: ") for where, message in refused)
+    assert all(message.startswith(f"{location}: ") for location, message in refused)
     # The two boxes of this set whose corners coincide.
-    assert [where for where, _ in refused] == ["BloodImage_00338.xml object 12", "BloodImage_00343.xml object 3"]
+    assert [location for location, _ in refused] == ["BloodImage_00338.xml object 12", "BloodImage_00343.xml object 3"]
     assert good == 3941
 
 

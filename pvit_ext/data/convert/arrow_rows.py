@@ -62,20 +62,20 @@ class ArrowRows(DataFormat):
         with _stream(path) as stream:
             batch = next(batch for number, batch in enumerate(stream) if number == wanted)
             for number in range(batch.num_rows):
-                where = f"{path.name} row {first + number}"
+                location = f"{path.name} row {first + number}"
                 try:
-                    for image in self.images(batch.slice(number, 1).to_pylist()[0], where, notes):
+                    for image in self.images(batch.slice(number, 1).to_pylist()[0], location, notes):
                         yield replace(image, item=str(first + number))
                 except BadItem as error:
-                    notes.bad(error.where or where, str(error))
+                    notes.bad(error.location or location, str(error))
 
     @abstractmethod
-    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The images of a row.
 
         Args:
             row: values by column.
-            where: file and row, for notes.
+            location: file and row, for notes.
             notes: takes everything that is left out.
 
         Raises:

@@ -56,14 +56,14 @@ def turns_of(item: Mapping[str, Any], notes: Notes, key: str = "conversations") 
 
 
 def conversation(
-    turns: Sequence[Said], regions: Sequence[Annotation | Reason], where: str, notes: Notes, name: str = ""
+    turns: Sequence[Said], regions: Sequence[Annotation | Reason], location: str, notes: Notes, name: str = ""
 ) -> Conversation | None:
     """A conversation that names regions in questions and answers alike; None with a note where one is of no use.
 
     Args:
         turns: question and answer in turn; keys are places in ``regions``.
         regions: of the item.
-        where: file and line.
+        location: file and line.
         notes: takes the reason.
         name: the source's own id.
     """
@@ -72,7 +72,7 @@ def conversation(
     for key in keys:
         found = regions[key]
         if isinstance(found, Reason):
-            notes.drop(found, where, f"region {key + 1} of its conversation", len(turns) // 2)
+            notes.drop(found, location, f"region {key + 1} of its conversation", len(turns) // 2)
             return None
         specs.append(found.region)
     return Conversation(texts, tuple(specs), name) if texts else None
@@ -94,7 +94,7 @@ class Answered:
 
 
 def without_boxes(
-    turns: Sequence[Said], regions: Sequence[Annotation | Reason], where: str, notes: Notes, name: str = ""
+    turns: Sequence[Said], regions: Sequence[Annotation | Reason], location: str, notes: Notes, name: str = ""
 ) -> Answered:
     """A conversation whose answers give boxes as a result: their words stay, their boxes become objects.
 
@@ -113,12 +113,12 @@ def without_boxes(
         if words is None and not cut:
             cut = True
             detail = f"turn {number // 2 + 1}: {short(answered.text)}"
-            notes.drop(Reason.BOXES_ASKED, where, detail, (len(turns) - number) // 2)
+            notes.drop(Reason.BOXES_ASKED, location, detail, (len(turns) - number) // 2)
         if not cut and words is not None:
             plain += [asked, Said(words.text)]
         answers.append((answered, words or spoken(answered)))
-    objects, grounded = results(answers, regions, where, notes)
-    return Answered(conversation(plain, regions, where, notes, name), objects, grounded)
+    objects, grounded = results(answers, regions, location, notes)
+    return Answered(conversation(plain, regions, location, notes, name), objects, grounded)
 
 
 def _asks_for_boxes(asked: Said, answered: Said) -> bool:
@@ -131,7 +131,7 @@ def _asks_for_boxes(asked: Said, answered: Said) -> bool:
 
 
 def results(
-    answers: Sequence[tuple[Said, Spoken | None]], regions: Sequence[Annotation | Reason], where: str, notes: Notes
+    answers: Sequence[tuple[Said, Spoken | None]], regions: Sequence[Annotation | Reason], location: str, notes: Notes
 ) -> tuple[tuple[Annotation, ...], tuple[Grounded, ...]]:
     """Objects that texts give boxes of, each once, and the sentences that name them.
 
@@ -145,7 +145,7 @@ def results(
     for key in keys:
         found = regions[key]
         if isinstance(found, Reason):
-            notes.drop(found, where, f"box {key + 1} in an answer")
+            notes.drop(found, location, f"box {key + 1} in an answer")
             continue
         names = [clean(mark.words) for said, _ in answers for mark in said.marks if mark.keys == (key,) and mark.words]
         places[key] = len(objects)

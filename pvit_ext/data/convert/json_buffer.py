@@ -216,8 +216,8 @@ class JsonBuffer:
 
     def _broken(self, position: int, expected: str) -> BadItem:
         near = self.read(max(position - 20, 0), position + 20).decode("utf-8", "replace")
-        where = f"{self.path.name} line {self.line(position)}"
-        return BadItem(f"expected {expected} near {near!r}; is the file damaged or cut off? fetch it again", where)
+        location = f"{self.path.name} line {self.line(position)}"
+        return BadItem(f"expected {expected} near {near!r}; is the file damaged or cut off? fetch it again", location)
 
     def _open(self) -> None:
         if self._bytes is not None or (self._stream is not None and self._process == os.getpid()):

@@ -48,21 +48,21 @@ class JsonItems(DataFormat):
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """The images of an item; what breaks the format's rules is named with its line."""
         start, end, line, number = unit
-        where = f"{self.source.name} line {line}" + (f" (item {number})" if line < number else "")
+        location = f"{self.source.name} line {line}" + (f" (item {number})" if line < number else "")
         try:
-            yield from self.images(kept(self.buffer.load(start, end), "an item", dict), where, notes)
+            yield from self.images(kept(self.buffer.load(start, end), "an item", dict), location, notes)
         except BadItem as error:
-            raise BadItem(str(error), error.where or where) from error
+            raise BadItem(str(error), error.location or location) from error
 
     @abstractmethod
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The images of an item.
 
         Args:
             item: a JSON object of the source.
-            where: file and line, for notes.
+            location: file and line, for notes.
             notes: takes everything that is left out.
 
         Raises:
-            BadItem: for an item that breaks the format's rules; its ``where`` is added.
+            BadItem: for an item that breaks the format's rules; its ``location`` is added.
         """

@@ -35,12 +35,12 @@ class BadItem(ValueError):
 
     Args:
         problem: what was found, and what is expected.
-        where: file, line and id, where the reader does not know them.
+        location: file, line and id, where the reader does not know them.
     """
 
-    def __init__(self, problem: str, where: str = "") -> None:
+    def __init__(self, problem: str, location: str = "") -> None:
         super().__init__(problem)
-        self.where = where
+        self.location = location
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Drop:
 
     Args:
         reason: why.
-        where: file, line or id.
+        location: file, line or id.
         detail: what was found.
         count: of objects that go with it.
     """
 
     reason: Reason
-    where: str
+    location: str
     detail: str = ""
     count: int = 1
 
@@ -74,18 +74,18 @@ class Notes:
     counts: Counter[str] = field(default_factory=Counter)
     has: Counter[str] = field(default_factory=Counter)
 
-    def drop(self, reason: Reason, where: str, detail: str = "", count: int = 1) -> None:
+    def drop(self, reason: Reason, location: str, detail: str = "", count: int = 1) -> None:
         """Note something that is not in the output."""
-        self.drops.append(Drop(reason, where, detail, count))
+        self.drops.append(Drop(reason, location, detail, count))
 
     @property
     def problems(self) -> int:
         """How many bad items were noted."""
         return sum(drop.reason is Reason.BAD for drop in self.drops)
 
-    def bad(self, where: str, problem: str) -> None:
+    def bad(self, location: str, problem: str) -> None:
         """Note a bad item."""
-        self.drop(Reason.BAD, where, problem)
+        self.drop(Reason.BAD, location, problem)
 
     def count(self, what: str, number: int = 1) -> None:
         """Count something that was kept."""

@@ -74,7 +74,7 @@ class Output:
         for drop in notes.drops:
             entry = {
                 "reason": drop.reason.name.lower(),
-                "where": drop.where,
+                "where": drop.location,
                 "detail": drop.detail,
                 "count": drop.count,
             }

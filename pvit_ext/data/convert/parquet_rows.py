@@ -70,19 +70,19 @@ class ParquetRows(DataFormat):
         wanted = [name for name in self.columns if name in opened.schema_arrow.names]
         table = opened.read_row_group(group, columns=wanted).slice(start, _ROWS)
         for number, row in enumerate(table.to_pylist(), first):
-            where = f"{path.name} row {number}"
+            location = f"{path.name} row {number}"
             try:
-                yield from self.images(row, where, notes)
+                yield from self.images(row, location, notes)
             except BadItem as error:
-                notes.bad(error.where or where, str(error))
+                notes.bad(error.location or location, str(error))
 
     @abstractmethod
-    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The images of a row.
 
         Args:
             row: values by column.
-            where: file and row, for notes.
+            location: file and row, for notes.
             notes: takes everything that is left out.
 
         Raises:

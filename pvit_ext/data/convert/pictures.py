@@ -63,14 +63,14 @@ class Pictures:
         return None
 
     def place(
-        self, names: Sequence[str], declared: Size | None, where: str, notes: Notes, objects: int = 1
+        self, names: Sequence[str], declared: Size | None, location: str, notes: Notes, objects: int = 1
     ) -> tuple[str, Size | None] | None:
         """Name and upright size of a picture, or None with a note why it cannot be used.
 
         Args:
             names: see :meth:`find`.
             declared: the size that the source gives, where pixels of the source are measured on it; None for none.
-            where: file, line or id, for the note.
+            location: file, line or id, for the note.
             notes: takes the reason.
             objects: how many are dropped with it.
 
@@ -80,21 +80,21 @@ class Pictures:
         declared = _whole(declared)
         name, objects = self.find(names), max(objects, 1)
         if name is None:
-            notes.drop(Reason.NO_PICTURE, where, f"no {names[0] if names else 'name'} in {self.folder}", objects)
+            notes.drop(Reason.NO_PICTURE, location, f"no {names[0] if names else 'name'} in {self.folder}", objects)
             return None
         if not self.opened:
             return name, declared
         try:
             size = self._size(name)
         except (ImageError, OSError) as error:
-            notes.drop(Reason.BROKEN_PICTURE, where, str(error), objects)
+            notes.drop(Reason.BROKEN_PICTURE, location, str(error), objects)
             return None
         if declared is not None and declared != size:
             turned = (
                 "; its sides are exchanged: measured before it was turned upright?" if declared[::-1] == size else ""
             )
             said, real = (f"{width}x{height}" for width, height in (declared, size))
-            notes.drop(Reason.SIZE_DIFFERS, where, f"{name} is {real}, said to be {said}{turned}", objects)
+            notes.drop(Reason.SIZE_DIFFERS, location, f"{name} is {real}, said to be {said}{turned}", objects)
             return None
         return name, size
 

@@ -106,4 +106,4 @@ class Report:
 
 
 def _line(drop: Drop) -> str:
-    return f"{drop.where}: {drop.detail}" if drop.detail else drop.where
+    return f"{drop.location}: {drop.detail}" if drop.detail else drop.location

@@ -140,7 +140,7 @@ class Work:
                 yield from self._of_image(image, all(drop.reason in _STILL_COMPLETE for drop in new), notes)
                 seen = len(notes.drops)
         except BadItem as error:
-            notes.bad(error.where or self.reader.source.name, str(error))
+            notes.bad(error.location or self.reader.source.name, str(error))
 
     def _of_image(self, image: AnnotatedImage, complete: bool, notes: Notes) -> Iterator[dict[str, Any]]:
         """The records of an image.
@@ -150,13 +150,13 @@ class Work:
             complete: nothing of it was left out.
             notes: takes what is kept, and what is not.
         """
-        where = f"{self.reader.source.name} {image.item}"
+        location = f"{self.reader.source.name} {image.item}"
         if image.is_empty:
-            notes.drop(Reason.NO_LABELS, where, str(image.image))
+            notes.drop(Reason.NO_LABELS, location, str(image.image))
             return
         names = [image.image] if isinstance(image.image, str) else list(image.image)
         if reason := self.held_out.reason(names, image.coco_id):
-            notes.drop(Reason.HELD_OUT, where, reason, max(len(image.objects), 1))
+            notes.drop(Reason.HELD_OUT, location, reason, max(len(image.objects), 1))
             return
         notes.has.update(inventory(image))
         unnamed = [item for item in image.objects if not item.label and not item.captions]
@@ -173,7 +173,7 @@ class Work:
             notes.count("objects", len(image.objects))
         else:
             kind = Reason.NO_NAME if self.tasks[0].name == DEFAULT else Reason.NO_QUESTION
-            notes.drop(kind, where, "nothing to ask about", max(len(image.objects), 1))
+            notes.drop(kind, location, "nothing to ask about", max(len(image.objects), 1))
 
     def _of_task(self, image: AnnotatedImage, task: Task, complete: bool, notes: Notes) -> list[dict[str, Any]]:
         records = []
@@ -214,7 +214,7 @@ def convert(job: Job) -> Report:
     try:
         return _run(job, reader, job.options(name), selection)
     except BadItem as error:
-        raise SourceError(f"{job.source}: {error.where + ': ' if error.where else ''}{error}") from error
+        raise SourceError(f"{job.source}: {error.location + ': ' if error.location else ''}{error}") from error
 
 
 def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selection) -> Report:

@@ -93,6 +93,6 @@ def _picture(file: str, things: Sequence[SceneObject], image_folder: str) -> str
     return jpeg_data_url(draw_regions(image, regions))
 
 
-def _region(thing: SceneObject, image_folder: str, where: str) -> Region:
-    spec = parse_region(thing.region, where, image_folder)
-    return spec.load(image_folder, where) if isinstance(spec, PendingMask) else spec
+def _region(thing: SceneObject, image_folder: str, location: str) -> Region:
+    spec = parse_region(thing.region, location, image_folder)
+    return spec.load(image_folder, location) if isinstance(spec, PendingMask) else spec

@@ -52,7 +52,7 @@ class SceneFile:
         self.problems, self.left_out = [], Counter()
         names: set[str] = set()
         for found in read_json_records(self.path):
-            where = name_of(self.path.name, found.line, found.value)
+            location = name_of(self.path.name, found.line, found.value)
             try:
                 value = annotations_of(found.value)
                 if reason := _no_scene(value):
@@ -62,7 +62,7 @@ class SceneFile:
                 if scene.name in names:
                     raise ValueError(f"id {scene.name!r} is given to two records")
             except (ValueError, OSError) as error:
-                self._add(f"{where}: {error}")
+                self._add(f"{location}: {error}")
                 continue
             names.add(scene.name)
             yield replace(scene, captions=tuple(dict.fromkeys([*scene.captions, *self.captions.get(scene.image, ())])))

@@ -96,21 +96,21 @@ def _objects(value: dict[str, Any], folder: str, size: Size) -> tuple[SceneObjec
 
 
 def _object(
-    item: Any, where: str, folder: str, size: Size, label: Any, attributes: Any, text: Any, phrases: Any
+    item: Any, location: str, folder: str, size: Size, label: Any, attributes: Any, text: Any, phrases: Any
 ) -> SceneObject:
-    region = parse_region(item, where, folder)
-    region = region.load(folder, where) if isinstance(region, PendingMask) else region
+    region = parse_region(item, location, folder)
+    region = region.load(folder, location) if isinstance(region, PendingMask) else region
     if region.image:
-        raise ValueError(f"{where} lies on image {region.image}, a scene has one image")
-    x0, y0, x1, y1 = region.resolve(size, where).bounds(size)
+        raise ValueError(f"{location} lies on image {region.image}, a scene has one image")
+    x0, y0, x1, y1 = region.resolve(size, location).bounds(size)
     width, height = size
     return SceneObject(
         region=item,
         box=(x0 / width, y0 / height, x1 / width, y1 / height),
         pixels=(x1 - x0) * (y1 - y0),
-        label=None if label is None else _text(label, where),
+        label=None if label is None else _text(label, location),
         attributes=tuple(_texts([] if attributes is None else attributes, "attributes")),
-        text=None if text is None else _text(text, where),
+        text=None if text is None else _text(text, location),
         phrases=tuple(_texts([] if phrases is None else phrases, "phrases")),
     )
 

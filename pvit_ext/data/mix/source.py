@@ -76,8 +76,8 @@ def survey(source: MixSource, held_out: HeldOut, notes: Notes, max_bad: int) -> 
     """
     usable, ids, found = array("b"), array("Q"), Survey(np.zeros(0, np.bool_))
     for line in _lines(source):
-        where = name_of(line.file, line.found.line, line.found.value)
-        kept = _check(line.found.value, source, held_out, notes, where, found)
+        location = name_of(line.file, line.found.line, line.found.value)
+        kept = _check(line.found.value, source, held_out, notes, location, found)
         usable.append(kept)
         if kept:
             key = repr(line.found.value.get("id")).encode("utf-8", "surrogatepass")
@@ -89,19 +89,19 @@ def survey(source: MixSource, held_out: HeldOut, notes: Notes, max_bad: int) -> 
     return found
 
 
-def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, where: str, found: Survey) -> bool:
+def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, location: str, found: Survey) -> bool:
     """Whether a record can be used; else it is noted why not."""
     try:
         parse_record(record, None)
     except (ValueError, RecursionError) as error:
-        notes.bad(where, str(error))
+        notes.bad(location, str(error))
         return False
     task = task_of(record)
     if source.tasks and task not in source.tasks:
         found.other_tasks[task] += 1
         return False
     if reason := held_out.reason_for(record):
-        notes.drop(Reason.HELD_OUT, where, reason)
+        notes.drop(Reason.HELD_OUT, location, reason)
         found.held_out += 1
         return False
     found.tasks[task] += 1

@@ -41,7 +41,7 @@ def make_card(record: Record, side: int) -> str:
     return (
         f'<article data-task="{html.escape(task)}" data-kinds="{html.escape(" ".join(map(_word, kinds)))}">'
         f'<div class="pictures">{pictures or _NO_IMAGE}</div><div class="said">'
-        f'<header>{marks}<span class="where">{html.escape(record.where)}</span></header>'
+        f'<header>{marks}<span class="where">{html.escape(record.location)}</span></header>'
         f"{_dialogue(record)}</div></article>"
     )
 

@@ -48,23 +48,24 @@ class GarBenchVqa(Task):
             ValueError: naming an item that is none of GAR-Bench's.
         """
         for number, item in enumerate(_items(self.options.data)):
-            where = f"{self.options.data.name} item {number}"
+            location = f"{self.options.data.name} item {number}"
             try:
                 masks = [
-                    PendingMask.parse(one, 0, f"{where}, mask {place}") for place, one in enumerate(item["mask_rles"])
+                    PendingMask.parse(one, 0, f"{location}, mask {place}")
+                    for place, one in enumerate(item["mask_rles"])
                 ]
                 text = "\n".join([item["question"], *item["choices"], *filter(None, [self.chosen["suffix"]])])
                 specs = tuple(masks[int(place)] for place in _PROMPT.findall(text))
                 image, answer, kind = item["image"], str(item["answer"]), str(item["type"])
             except (KeyError, TypeError, IndexError) as error:
-                raise ValueError(f"{where} is none of GAR-Bench VQA ({error!r}): see GAR-Bench-VQA.json") from error
+                raise ValueError(f"{location} is none of GAR-Bench VQA ({error!r}): see GAR-Bench-VQA.json") from error
             yield Sample(
                 id=str(number),
                 images=(path_of(self.options.image_folder, image),),
                 question=_PROMPT.sub(REGION_PLACEHOLDER, text),
                 reference=answer,
                 specs=specs,
-                where=where,
+                location=location,
                 extra={"class": answer, "type": kind, "question": item["question"]},
             )
 

@@ -50,7 +50,7 @@ class Gqa(Task):
         questions = _read(self.options.data)
         graphs = _read(Path(self.chosen["scene_graphs"])) if self.chosen["scene_graphs"] else None
         for id, item in questions.items():
-            where = f"{self.options.data.name} question {id}"
+            location = f"{self.options.data.name} question {id}"
             try:
                 text: str = item["question"]
                 boxes: list[Region] = []
@@ -66,11 +66,11 @@ class Gqa(Task):
                     question="\n".join(filter(None, [text, self.chosen["suffix"]])),
                     reference=item["answer"],
                     specs=tuple(boxes),
-                    where=where,
+                    location=location,
                     extra={"type": (item.get("types") or {}).get("structural")},
                 )
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ValueError(f"{where} is none of GQA's ({error!r})") from error
+                raise ValueError(f"{location} is none of GQA's ({error!r})") from error
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """Equal to the reference in lower case, without a last dot."""

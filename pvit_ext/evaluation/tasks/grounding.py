@@ -79,26 +79,26 @@ class Grounding(Task):
     def _converted(self) -> Iterator[Sample]:
         for found in objects_of(self.options.data, self.options.image_folder):
             for number, phrase in enumerate(found.captions):
-                yield self._sample(f"{found.id}.{number}", found.images[0], phrase, found.bounds(), found.where)
+                yield self._sample(f"{found.id}.{number}", found.images[0], phrase, found.bounds(), found.location)
             if not found.captions:
                 self.leave_out("an object without a caption")
 
     def _lines(self) -> Iterator[Sample]:
         for number, found in enumerate(read_json_records(self.options.data)):
-            where = f"{self.options.data.name} line {found.line}"
+            location = f"{self.options.data.name} line {found.line}"
             try:
                 line = found.value
                 x0, y0, x1, y1 = map(float, line["bbox"])
                 image, sent = path_of(self.options.image_folder, line["image"]), str(line["sent"])
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{where}: expected image, sent and bbox [x0, y0, x1, y1] ({error!r})") from error
-            yield self._sample(str(number), image, sent, (x0, y0, x1, y1), where)
+                raise ValueError(f"{location}: expected image, sent and bbox [x0, y0, x1, y1] ({error!r})") from error
+            yield self._sample(str(number), image, sent, (x0, y0, x1, y1), location)
 
-    def _sample(self, id: str, image: str, phrase: str, box: Box, where: str) -> Sample:
+    def _sample(self, id: str, image: str, phrase: str, box: Box, location: str) -> Sample:
         question = self.chosen["question"].replace("{phrase}", phrase)
         area = (box[2] - box[0]) * (box[3] - box[1])
         extra = {"box": list(box), "size": list(image_size(image)), "areas": [area]}
-        return Sample(id, (image,), question, phrase, where=where, extra=extra)
+        return Sample(id, (image,), question, phrase, location=location, extra=extra)
 
 
 def _target(sample: Sample) -> Box:

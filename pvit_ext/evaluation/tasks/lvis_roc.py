@@ -54,7 +54,7 @@ class LvisRoc(Task):
             ValueError: naming a line that is none of LVIS-ROC.
         """
         for number, found in enumerate(read_json_records(self.options.data)):
-            line, where = found.value, f"{self.options.data.name} line {found.line}"
+            line, location = found.value, f"{self.options.data.name} line {found.line}"
             try:
                 region = self._region(line)
                 if region is None:
@@ -63,11 +63,11 @@ class LvisRoc(Task):
                 pair = [_plain(line["name"]), _plain(line["neg_class"])]
                 names, image = [line["name"], *line["synonyms"]], path_of(self.options.image_folder, line["image_path"])
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{where} is none of LVIS-ROC ({error!r}): see lvis_eval.jsonl") from error
+                raise ValueError(f"{location} is none of LVIS-ROC ({error!r}): see lvis_eval.jsonl") from error
             first, second = pair if number % 2 == 0 else pair[::-1]
             question = self.chosen["question"].replace("{first}", first).replace("{second}", second)
             extra = {"names": sorted({text for name in names for text in _texts(name)})}
-            yield Sample(str(number), (image,), question, pair[0], (region,), where=where, extra=extra)
+            yield Sample(str(number), (image,), question, pair[0], (region,), location=location, extra=extra)
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """Right if a name is within the answer, case and all, once what follows " not" and " no" is cut out."""

@@ -74,7 +74,7 @@ class Own(Task):
                 continue
             if not (name := normalise(answer)) or len(name.split()) > LONGEST:
                 raise ValueError(
-                    f"{record.where}: the answer {answer[:80]!r} is no class: this task scores answers of one to "
+                    f"{record.location}: the answer {answer[:80]!r} is no class: this task scores answers of one to "
                     f"{LONGEST} words; leave such questions out of the file"
                 )
             earlier = self.chosen["history"] == "yes"
@@ -86,7 +86,7 @@ class Own(Task):
                 specs=record.specs[0 if earlier else begin : end],
                 folder=record.image_folder,
                 history=tuple(zip(turns[0:turn:2], turns[1:turn:2], strict=True)) if earlier else (),
-                where=f"{record.where}, question {turn // 2 + 1}",
+                location=f"{record.location}, question {turn // 2 + 1}",
                 extra={"class": name},
             )
 

@@ -42,12 +42,14 @@ class Pope(Task):
             ValueError: naming a line that is none of POPE's.
         """
         for number, found in enumerate(read_json_records(self.options.data)):
-            line, where = found.value, f"{self.options.data.name} line {found.line}"
+            line, location = found.value, f"{self.options.data.name} line {found.line}"
             if not isinstance(line, dict) or line.get("label") not in ("yes", "no") or "text" not in line:
-                raise ValueError(f"{where}: expected image, text and label yes or no, got {str(line)[:80]}")
+                raise ValueError(f"{location}: expected image, text and label yes or no, got {str(line)[:80]}")
             question = "\n".join(filter(None, [line["text"], self.chosen["suffix"]]))
             image = path_of(self.options.image_folder, line["image"])
-            yield Sample(str(number), (image,), question, line["label"], where=where, extra={"class": line["label"]})
+            yield Sample(
+                str(number), (image,), question, line["label"], location=location, extra={"class": line["label"]}
+            )
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """Yes, unless one of the words No, not and no stands before the first dot; commas do not count."""

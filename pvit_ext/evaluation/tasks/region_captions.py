@@ -69,7 +69,7 @@ class RegionCaptions(Task):
                     reference=" / ".join(group),
                     specs=(found.spec,),
                     folder=found.folder,
-                    where=found.where,
+                    location=found.location,
                     extra={"captions": group},
                 )
 

@@ -70,7 +70,7 @@ class RegionClassification(Task):
         """A sample for each object that is no crowd; see :class:`~pvit_ext.evaluation.task.Task`."""
         kind = self.chosen["region"]
         for item, image in self.file.objects():
-            where = f"{self.options.data.name} annotation {item['id']}"
+            location = f"{self.options.data.name} annotation {item['id']}"
             x, y, width, height = item["bbox"]
             box = [x, y, x + width, y + height]
             yield Sample(
@@ -78,8 +78,8 @@ class RegionClassification(Task):
                 images=(image_path(image, self.options.image_folder),),
                 question=self.chosen["question"],
                 reference=self.file.categories()[item["category_id"]],
-                specs=(parse_region(box if kind == "box" else _outline(item), where, None),),
-                where=where,
+                specs=(parse_region(box if kind == "box" else _outline(item), location, None),),
+                location=location,
                 extra={"class": self.names[item["category_id"]], "item": item},
             )
 

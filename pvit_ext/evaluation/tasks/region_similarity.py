@@ -91,31 +91,33 @@ class RegionSimilarity(Task):
 
     def _osprey(self, items: list[Any]) -> Iterator[Sample]:
         for number, item in enumerate(items):
-            where = f"{self.options.data.name} item {number}"
+            location = f"{self.options.data.name} item {number}"
             try:
                 pairs = list(zip(item["categories"], item["annotations"], strict=True))
                 image = path_of(self.options.image_folder, item["file_name"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{where}: expected file_name, categories and as many annotations ({error!r})"
+                    f"{location}: expected file_name, categories and as many annotations ({error!r})"
                 ) from error
             for place, (name, annotation) in enumerate(pairs):
                 shape = annotation["segmentation"]
                 region = {"polygon": shape} if isinstance(shape, list) else {"mask": shape}
-                spec = parse_region(region, f"{where}, object {place}", None)
-                yield self._sample(f"{number}.{place}", (image,), name, spec, where, None)
+                spec = parse_region(region, f"{location}, object {place}", None)
+                yield self._sample(f"{number}.{place}", (image,), name, spec, location, None)
 
     def _converted(self) -> Iterator[Sample]:
         for found in objects_of(self.options.data, self.options.image_folder):
             if found.label is None:
                 self.leave_out("an object without a label")
                 continue
-            yield self._sample(found.id, found.images, found.label, found.spec, found.where, found.folder)
+            yield self._sample(found.id, found.images, found.label, found.spec, found.location, found.folder)
 
-    def _sample(self, id: str, images: tuple[str, ...], name: str, spec: Any, where: str, folder: str | None) -> Sample:
+    def _sample(
+        self, id: str, images: tuple[str, ...], name: str, spec: Any, location: str, folder: str | None
+    ) -> Sample:
         kind = "part" if ":" in name else "object"
         extra = {"class": " ".join(re.sub("[_:]", " ", name).split()), "kind": kind}
-        return Sample(id, images, self.chosen["question"], name, (spec,), folder, where=where, extra=extra)
+        return Sample(id, images, self.chosen["question"], name, (spec,), folder, location=location, extra=extra)
 
 
 def word_overlap(first: str, second: str) -> float:

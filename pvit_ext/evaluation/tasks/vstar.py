@@ -87,7 +87,7 @@ class Vstar(Task):
             question="\n".join([*lines, *filter(None, [self.chosen["suffix"]])]),
             reference=letter,
             specs=tuple(boxes) if shown else (),
-            where=name,
+            location=name,
             extra={
                 "kind": name.partition("/")[0],
                 "options": len(options),

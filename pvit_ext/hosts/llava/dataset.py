@@ -64,17 +64,17 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
             blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": [None]}
             item = self._encoded(record, record.data["conversations"], 0, [])
             return item | blank | {"image_size": [(side["width"], side["height"])]}
-        with reading(record.where):
+        with reading(record.location):
             images = [load_image(file) for file in record.image_files]
         sizes = [image.size for image in images]
         turns = record.data["conversations"]
         texts, regions = [turn["value"] for turn in turns], self._regions(record, sizes, draw)
-        prompt = self.region_processor.prompt(texts, regions, sizes, record.where)
+        prompt = self.region_processor.prompt(texts, regions, sizes, record.location)
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         item = self._encoded(record, turns, len(prompt.regions), [self.layout.positions(size) for size in sizes])
         self.region_processor.check(prompt.regions, [self.layout.view(size) for size in sizes], sizes)
         sample = self.region_processor.show(prompt, images, images_of(record.data))
-        with reading(record.where):
+        with reading(record.location):
             pixels = [self._pixels(image) for image in sample.images]
         image = pixels if isinstance(record.data["image"], list) else pixels[0]
         return item | {"image": image, "image_size": sizes, "regions": sample.regions, "region_extra": sample.extra}
@@ -85,7 +85,7 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         """``input_ids`` and ``labels`` of a conversation that keeps this many ``<region>``."""
         end, has_image = self.tokenizer.eos_token, "image" in record.data
         if end and any(end in turn["value"] for turn in turns):
-            raise RecordError(f"{record.where}: its text holds {end}, with which LLaVA ends an answer; take it out")
+            raise RecordError(f"{record.location}: its text holds {end}, with which LLaVA ends an answer; take it out")
         conversations = [copy.deepcopy(turns)]
         if len(image_positions) > 1:
             conversations = [self._with_images(turns)]
@@ -95,9 +95,9 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
             encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
         except AssertionError as error:
             wanted = "--version plain takes one question with <image> and one answer"
-            raise RecordError(f"{record.where}: LLaVA's template refuses the conversation; {wanted}") from error
+            raise RecordError(f"{record.location}: LLaVA's template refuses the conversation; {wanted}") from error
         item = {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
-        self._check(item, record.where, regions, image_positions)
+        self._check(item, record.location, regions, image_positions)
         return item
 
     def _with_images(self, turns: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -55,7 +55,7 @@ class RegionDataset(RecordDataset):
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             return self._without_image(record)
-        name, samples, turns = record.where, self.region_processor, record.data["conversations"]
+        name, samples, turns = record.location, self.region_processor, record.data["conversations"]
         with reading(name):
             images = [load_image(file) for file in record.image_files]
         sizes, most = [image.size for image in images], self.data_args.region_jitter
@@ -76,7 +76,7 @@ class RegionDataset(RecordDataset):
         Every rank has to run every module in every step, or ZeRO and DDP wait or mix up gradients; LLaVA shows its
         tower a blank image for the same reason.
         """
-        name, samples = record.where, self.region_processor
+        name, samples = record.location, self.region_processor
         dialogue = render(self.processor, record.data["conversations"], name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
         none = [0] * len(dialogue.answers)

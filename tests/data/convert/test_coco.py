@@ -28,7 +28,7 @@ def test_boxes_and_outlines_are_the_scenes():
             if one.label != "cup":  # there are two
                 assert [np.reshape(part, (-1, 2)).tolist() for part in one.region["polygon"]] == parts[one.label]
     assert reasons(notes) == {"crowd": 1}
-    assert notes.drops[0].where.endswith("annotation 900100003003")
+    assert notes.drops[0].location.endswith("annotation 900100003003")
 
 
 def test_awkward_annotations_are_kept_clipped_or_counted():
@@ -40,7 +40,7 @@ def test_awkward_annotations_are_kept_clipped_or_counted():
     assert found["920"].region["mask"]["counts"].startswith("a=;o0f0E")
     assert found["920"].box == (6, 4, 26, 60)
     assert reasons(notes) == {"degenerate": 1, "bad": 2}
-    problems = [drop.where + ": " + drop.detail for drop in notes.drops if drop.reason.name == "BAD"]
+    problems = [drop.location + ": " + drop.detail for drop in notes.drops if drop.reason.name == "BAD"]
     assert "annotation 922" in problems[0]
     assert "category_id 12 is no id of 'categories'" in problems[0]
     assert "annotation 923" in problems[1]

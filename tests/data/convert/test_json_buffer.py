@@ -76,7 +76,7 @@ def test_lines(tmp_path):
 def test_damage(tmp_path, text, line, expected):
     with pytest.raises(BadItem) as caught:
         _write(tmp_path, text).sections()
-    assert caught.value.where == f"file.json line {line}"
+    assert caught.value.location == f"file.json line {line}"
     assert f"expected {expected}" in str(caught.value)
 
 
@@ -100,4 +100,4 @@ def test_a_value_that_is_no_json_has_its_line(tmp_path):
     section = buffer.sections()["a"]
     with pytest.raises(BadItem, match="not valid JSON") as caught:
         buffer.load(section.starts[0], section.ends[0])
-    assert caught.value.where == "file.json line 2"
+    assert caught.value.location == "file.json line 2"

@@ -20,14 +20,14 @@ class Mine(JsonItems):
     def detect(cls, peek):
         return Evidence(0.9, "items with picture and things") if {"picture", "things"} <= set(peek.item) else None
 
-    def images(self, item, where, notes):
-        if (found := self.pictures.place([item["picture"]], None, where, notes)) is None:
+    def images(self, item, location, notes):
+        if (found := self.pictures.place([item["picture"]], None, location, notes)) is None:
             return
         name, size = found
         objects = [boxed(numbers(one["box"], 4, "box"), size, notes, label=one["name"]) for one in item["things"]]
         for one in objects:
             if isinstance(one, Reason):
-                notes.drop(one, where)
+                notes.drop(one, location)
         yield AnnotatedImage(name, size, item["picture"], tuple(one for one in objects if not isinstance(one, Reason)))
 
 

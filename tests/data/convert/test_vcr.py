@@ -30,7 +30,7 @@ def test_answers_name_what_the_question_introduces(tmp_path):
 def test_positions_beyond_the_objects_are_bad_not_lost():
     _, notes = read("vcr", LINES, FOLDER)
     (bad,) = [drop for drop in notes.drops if drop.reason.name == "BAD"]
-    assert (bad.where, bad.detail) == ("val.jsonl line 2", "it names object 7 of 4, counted from 0")
+    assert (bad.location, bad.detail) == ("val.jsonl line 2", "it names object 7 of 4, counted from 0")
 
 
 def _lines(tmp_path, *changes):

@@ -20,7 +20,7 @@ def test_boxes_are_the_scenes(source):
     assert ("boat", (60, 20, 80, 38)) in boxes_of(images["images/val/c.jpg"][0])
     assert reasons(notes) == {"duplicate": 1, "bad": 1}
     (bad,) = [drop for drop in notes.drops if drop.reason.name == "BAD"]
-    assert (bad.where, bad.detail) == ("c.txt line 4", "class 9 has no name; names are of 0..7")
+    assert (bad.location, bad.detail) == ("c.txt line 4", "class 9 has no name; names are of 0..7")
     assert all(images[f"images/val/{name}.jpg"][0].is_empty for name in ("empty", "no_label_file"))
 
 
@@ -37,7 +37,7 @@ def test_outlines_are_the_scenes():
         kinds = {one.label: "polygon" in one.region for one in images[name][0].objects}
         assert kinds == {label: label != "bird" for label in kinds}  # the bird is a box in a file of outlines
     assert reasons(notes) == {"bad": 1}
-    assert "c.txt line 3" in notes.drops[0].where
+    assert "c.txt line 3" in notes.drops[0].location
 
 
 def test_pictures_without_labels_and_records(tmp_path):

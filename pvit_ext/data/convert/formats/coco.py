@@ -148,9 +148,9 @@ class Coco(DataFormat):
                     notes.bad(self._where(item), problem)
             return
         image = self.buffer.load(*place)
-        where = f"{self.source.name} image {image.get('id')}"
+        location = f"{self.source.name} image {image.get('id')}"
         pairs = [(item, span) for span in spans if (item := self._annotation(*span, notes)) is not None]
-        found = self.pictures.place(self.names(image), self._size(image), where, notes, len(pairs))
+        found = self.pictures.place(self.names(image), self._size(image), location, notes, len(pairs))
         if found is None:
             return
         name, size = found
@@ -192,7 +192,7 @@ class Coco(DataFormat):
         try:
             item: dict[str, Any] = kept(self.buffer.load(start, end), "an annotation", dict)
         except BadItem as error:
-            notes.bad(error.where or f"{self.source.name} line {self.buffer.line(start)}", str(error))
+            notes.bad(error.location or f"{self.source.name} line {self.buffer.line(start)}", str(error))
             return None
         return item
 

@@ -114,21 +114,21 @@ class Cvat(DataFormat):
 
     def read(self, unit: Frame, notes: Notes) -> Iterator[AnnotatedImage]:
         """One picture."""
-        where = f"{self.xml.name} {unit.name or f'frame {unit.number}'}"
+        location = f"{self.xml.name} {unit.name or f'frame {unit.number}'}"
         names = [unit.name] if unit.name else _frame_names(int(unit.number))
-        if (found := self.pictures.place(names, unit.size, where, notes, len(unit.shapes))) is None:
+        if (found := self.pictures.place(names, unit.size, location, notes, len(unit.shapes))) is None:
             return
-        objects = list(self._objects(unit, found[1], where, notes))
+        objects = list(self._objects(unit, found[1], location, notes))
         yield AnnotatedImage(found[0], found[1], unit.number, tuple(objects))
 
-    def _objects(self, unit: Frame, size: Size | None, where: str, notes: Notes) -> Iterator[Annotation]:
+    def _objects(self, unit: Frame, size: Size | None, location: str, notes: Notes) -> Iterator[Annotation]:
         groups: dict[Any, list[Shape]] = {}
         for number, shape in enumerate(unit.shapes):
             group = shape.values.get("group_id", "0")
             joined = group not in ("", "0") and shape.tag in _AREAS
             groups.setdefault((shape.values.get("label"), group) if joined else number, []).append(shape)
         for number, members in enumerate(groups.values()):
-            place = f"{where} {members[0].tag} {number}"
+            place = f"{location} {members[0].tag} {number}"
             try:
                 found = _object(members, size, notes)
             except BadItem as error:

@@ -34,17 +34,17 @@ class Ferret(ChatItems):
         """Items with box_x1y1x2y2."""
         return Evidence(0.97, "items with box_x1y1x2y2") if "box_x1y1x2y2" in peek.item else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation."""
         texts = turns_of(item, notes)
         declared = (take(item, "image_w", int), take(item, "image_h", int)) if "image_w" in item else None
         path = take(item, "image", str)
         names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
-        if (found := self.pictures.place(names, declared, where, notes, len(texts) // 2)) is None:
+        if (found := self.pictures.place(names, declared, location, notes, len(texts) // 2)) is None:
             return
         regions, firsts = _regions(item, len(texts), found[1], notes)
         turns = [_said(text, number, firsts) for number, text in enumerate(texts)]
-        said = without_boxes(turns, regions, where, notes, str(item.get("id", "")))
+        said = without_boxes(turns, regions, location, notes, str(item.get("id", "")))
         conversations = (said.conversation,) if said.conversation else ()
         yield AnnotatedImage(found[0], found[1], "", said.objects, conversations=conversations)
 

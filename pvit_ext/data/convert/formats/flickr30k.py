@@ -130,18 +130,18 @@ def _objects(
     chains: dict[str, list[int]] = {}
     for item in root.findall("object"):
         ids = [clean(one.text) for one in item.findall("name")]
-        where = f"{name} chain {', '.join(ids)}"
+        location = f"{name} chain {', '.join(ids)}"
         if item.find("bndbox") is None:
             notes.count("chains without a box")
             continue
         try:
             x0, y0, x1, y1 = edges(item)
         except BadItem as error:
-            notes.bad(where, str(error))
+            notes.bad(location, str(error))
             continue
         found = boxed((x0 - 1, y0 - 1, x1, y1), size, notes, id=" ".join(ids))
         if isinstance(found, Reason):
-            notes.drop(found, where, f"{[x0, y0, x1, y1]}")
+            notes.drop(found, location, f"{[x0, y0, x1, y1]}")
             continue
         for one in ids:
             chains.setdefault(one, []).append(len(objects))

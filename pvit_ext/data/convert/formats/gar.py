@@ -40,9 +40,9 @@ class Gar(ChatItems):
         found = next((key for key in ("mask_rles", "mask_rle") if key in peek.item), None)
         return Evidence(0.95, f"items with {found}") if found else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item."""
-        yield from gar_images(item, self.pictures, self.folder, where, notes)
+        yield from gar_images(item, self.pictures, self.folder, location, notes)
 
 
 class GarArrow(ArrowRows):
@@ -61,6 +61,6 @@ class GarArrow(ArrowRows):
         """Arrow files with mask_rle and conversations."""
         return Evidence(0.95, "Arrow files with mask_rle") if "mask_rle" in arrow_columns(peek) else None
 
-    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of a row."""
-        yield from gar_images(row, self.pictures, self.folder, where, notes)
+        yield from gar_images(row, self.pictures, self.folder, location, notes)

@@ -23,7 +23,7 @@ _RELATION = ("subject_name", "predicate_name", "object_name")
 
 
 def gar_images(
-    item: Mapping[str, Any], pictures: Pictures, folder: str, where: str, notes: Notes
+    item: Mapping[str, Any], pictures: Pictures, folder: str, location: str, notes: Notes
 ) -> Iterator[AnnotatedImage]:
     """The picture of an item with its conversation, or its two objects and their relation.
 
@@ -31,19 +31,19 @@ def gar_images(
         item: with mask_rle or mask_rles.
         pictures: the image folder.
         folder: where embedded pictures go, empty: they are left out.
-        where: file and line.
+        location: file and line.
         notes: takes what is left out.
 
     Raises:
         BadItem: for an item that breaks the format's rules.
     """
-    if (name := _picture(take(item, "image", str, bytes, dict), pictures, folder, where, notes)) is None:
+    if (name := _picture(take(item, "image", str, bytes, dict), pictures, folder, location, notes)) is None:
         return
-    if (found := pictures.place([name, name.rsplit("/", 1)[-1]], None, where, notes)) is None:
+    if (found := pictures.place([name, name.rsplit("/", 1)[-1]], None, location, notes)) is None:
         return
     regions = [_mask(one, found[1]) for one in _masks(item)]
     if set(_RELATION) <= set(item):
-        yield from _related(item, found, regions, where, notes)
+        yield from _related(item, found, regions, location, notes)
         return
     turns = [said(text, TAG, len(regions), 0) for text in _texts(item, notes)]
     named = {key for turn in turns for mark in turn.marks for key in mark.keys}
@@ -51,18 +51,18 @@ def gar_images(
     if turns and unnamed:
         turns[0] = put_before(turns[0], unnamed)
         notes.count("regions that no text names, put before the first question", len(unnamed))
-    if talk := conversation(turns, regions, where, notes):
+    if talk := conversation(turns, regions, location, notes):
         yield AnnotatedImage(found[0], found[1], "", conversations=(talk,))
 
 
-def _picture(image: Any, pictures: Pictures, folder: str, where: str, notes: Notes) -> str | None:
+def _picture(image: Any, pictures: Pictures, folder: str, location: str, notes: Notes) -> str | None:
     if isinstance(image, dict):  # as datasets keeps a picture
         image = image.get("bytes") or image.get("path")
     if not is_embedded(image):
         return str(kept(image, "image", str))
     if not folder:
         problem = "the picture is in the file itself; --set unpack=FOLDER writes such into the image folder"
-        notes.drop(Reason.NO_PICTURE, where, problem)
+        notes.drop(Reason.NO_PICTURE, location, problem)
         return None
     return unpack(image, pictures, folder)
 
@@ -93,7 +93,7 @@ def _related(
     item: Mapping[str, Any],
     found: tuple[str, Size | None],
     regions: list[Annotation | Reason],
-    where: str,
+    location: str,
     notes: Notes,
 ) -> Iterator[AnnotatedImage]:
     if len(regions) != 2:
@@ -102,7 +102,7 @@ def _related(
     objects = []
     for region, label in zip(regions, (subject, other), strict=True):
         if isinstance(region, Reason):
-            notes.drop(region, where, short(label))
+            notes.drop(region, location, short(label))
         else:
             objects.append(replace(region, label=label))
     relations = (Relation(0, predicate, 1),) if len(objects) == 2 else ()

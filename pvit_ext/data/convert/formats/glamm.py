@@ -39,19 +39,19 @@ class Glamm(ChatItems):
             return Evidence(0.97, "items with caption, and groundings or refs")
         return None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its caption."""
         caption = take(item, "caption", str)
         path = take(item, "file_name" if "groundings" in item else "img_file_name", str)
         named = _groundings(item, caption) if "groundings" in item else _refs(item, caption)
         count = sum(len(masks) for _, _, masks in named)
-        if (found := self.pictures.place([path, path.rsplit("_", 1)[-1]], None, where, notes, count)) is None:
+        if (found := self.pictures.place([path, path.rsplit("_", 1)[-1]], None, location, notes, count)) is None:
             return
         objects: list[Annotation] = []
         phrases: list[Phrase] = []
         for words, span, masks in named:
             alone = words if len(masks) == 1 else ""
-            added = [_add(mask, alone, objects, found[1], where, notes) for mask in masks]
+            added = [_add(mask, alone, objects, found[1], location, notes) for mask in masks]
             places = tuple(place for place in added if place is not None)
             if places and span is not None:
                 phrases.append((*span, places))
@@ -87,12 +87,14 @@ def _refs(item: Mapping[str, Any], caption: str) -> Named:
     return named
 
 
-def _add(mask: Any, words: str, objects: list[Annotation], size: Size | None, where: str, notes: Notes) -> int | None:
+def _add(
+    mask: Any, words: str, objects: list[Annotation], size: Size | None, location: str, notes: Notes
+) -> int | None:
     """The place of a new object; None with a note where its mask is of no use."""
     captions = (clean(words),) if words else ()
     found = segmentation(mask, size, notes, captions=captions)
     if isinstance(found, Reason):
-        notes.drop(found, where, short(words))
+        notes.drop(found, location, short(words))
         return None
     objects.append(found)
     return len(objects) - 1

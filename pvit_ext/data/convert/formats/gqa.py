@@ -95,19 +95,19 @@ class Gqa(DataFormat):
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
         image, scene, questions = unit
-        where = f"image {image}"
+        location = f"image {image}"
         if scene is None:
-            notes.drop(Reason.INCOMPLETE, where, "no scene graph of it", len(questions))
+            notes.drop(Reason.INCOMPLETE, location, "no scene graph of it", len(questions))
             return
         try:
             graph = kept(self.buffers[scene[0]].load(*scene[1]), "a scene graph", dict)
             declared = take(graph, "width", int), take(graph, "height", int)
             names = [f"{image}.jpg", f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg"]
-            if (found := self.pictures.place(names, declared, where, notes, len(questions))) is None:
+            if (found := self.pictures.place(names, declared, location, notes, len(questions))) is None:
                 return
-            builder = SceneImage(graph, where, found[1], notes)
+            builder = SceneImage(graph, location, found[1], notes)
         except BadItem as error:
-            raise BadItem(str(error), error.where or f"{self.buffers[scene[0]].path.name} {where}") from error
+            raise BadItem(str(error), error.location or f"{self.buffers[scene[0]].path.name} {location}") from error
         for number, key, span in questions:
             buffer = self.buffers[number]
             try:
@@ -116,5 +116,5 @@ class Gqa(DataFormat):
                     raise BadItem(f"imageId is {item['imageId']!r}, found as {image!r}")
                 builder.ask(item, key, self.chosen["answers"] == "full")
             except BadItem as error:
-                notes.bad(error.where or f"{buffer.path.name} question {key}", str(error))
+                notes.bad(error.location or f"{buffer.path.name} question {key}", str(error))
         yield builder.build(found[0], image, self.chosen["objects"] == "all")

@@ -24,7 +24,7 @@ class SceneImage:
 
     Args:
         graph: its scene graph.
-        where: names the image.
+        location: names the image.
         size: of it.
         notes: takes what is left out.
 
@@ -32,8 +32,8 @@ class SceneImage:
         BadItem: for a scene graph that breaks the format's rules.
     """
 
-    def __init__(self, graph: Mapping[str, Any], where: str, size: Size | None, notes: Notes) -> None:
-        self.graph, self.where, self.size, self.notes = take(graph, "objects", dict), where, size, notes
+    def __init__(self, graph: Mapping[str, Any], location: str, size: Size | None, notes: Notes) -> None:
+        self.graph, self.location, self.size, self.notes = take(graph, "objects", dict), location, size, notes
         self.places: dict[str, int] = {}
         self.objects: list[Annotation] = []
         self.questions: list[Question] = []
@@ -80,7 +80,7 @@ class SceneImage:
             everything: keep objects that no question names.
         """
         for key, reason in self.unusable.items():
-            self.notes.drop(reason, f"{self.where} object {key}", short(self.graph[key]))
+            self.notes.drop(reason, f"{self.location} object {key}", short(self.graph[key]))
         stay = [place for place in range(len(self.objects)) if everything or place in self.named]
         if len(stay) < len(self.objects):
             self.notes.count("objects that no question or answer names, left out", len(self.objects) - len(stay))

@@ -47,9 +47,9 @@ class KosmosGrit(ParquetRows):
         found = {"noun_chunks", "ref_exps", "caption"} <= columns_of(peek)
         return Evidence(0.97, "the columns noun_chunks and ref_exps") if found else None
 
-    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of a row with its phrases."""
-        if (found := self.pictures.place(_names(row), None, where, notes)) is None:
+        if (found := self.pictures.place(_names(row), None, location, notes)) is None:
             return
         caption = take(row, "caption", str)
         chosen = self.chosen["phrases"]
@@ -57,7 +57,7 @@ class KosmosGrit(ParquetRows):
         objects: dict[tuple[float, ...], Annotation] = {}
         spans: dict[tuple[int, int], list[tuple[float, ...]]] = {}
         for chunk in (one for chunks in lists for one in chunks):
-            self._add(chunk, caption, found[1], objects, spans, where, notes)
+            self._add(chunk, caption, found[1], objects, spans, location, notes)
         places = {box: number for number, box in enumerate(objects)}
         for (start, end), boxes in spans.items():
             if len(boxes) == 1:  # a phrase of several is about none of them alone
@@ -66,7 +66,7 @@ class KosmosGrit(ParquetRows):
                 objects[boxes[0]] = replace(one, captions=tuple(dict.fromkeys((*one.captions, words))))
         phrases = tuple((start, end, tuple(places[box] for box in spans[start, end])) for start, end in sorted(spans))
         grounded = (Grounded(caption, phrases),) if phrases else ()
-        item = where.replace(" row ", "/")
+        item = location.replace(" row ", "/")
         yield AnnotatedImage(found[0], found[1], item, tuple(objects.values()), (clean(caption),), grounded=grounded)
 
     def _add(
@@ -76,7 +76,7 @@ class KosmosGrit(ParquetRows):
         size: Size | None,
         objects: dict[tuple[float, ...], Annotation],
         spans: dict[tuple[int, int], list[tuple[float, ...]]],
-        where: str,
+        location: str,
         notes: Notes,
     ) -> None:
         """Take a phrase and its box."""
@@ -89,7 +89,7 @@ class KosmosGrit(ParquetRows):
         if tuple(box) not in objects:
             found = boxed_in(1, box, size, notes)
             if isinstance(found, Reason):
-                notes.drop(found, where, short(chunk))
+                notes.drop(found, location, short(chunk))
                 return
             objects[tuple(box)] = found
         boxes = spans.setdefault((int(start), int(end)), [])

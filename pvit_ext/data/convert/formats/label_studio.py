@@ -50,25 +50,25 @@ class LabelStudio(JsonItems):
             return Evidence(0.9, "tasks with annotation_id and annotator (JSON-MIN)")
         return None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of a task."""
-        where = f"{self.source.name} task {item.get('id')}"
-        results = self._results(item, where, notes) if "annotations" in item else _flat(item)
+        location = f"{self.source.name} task {item.get('id')}"
+        results = self._results(item, location, notes) if "annotations" in item else _flat(item)
         if results is None:
             return
         data = item.get("data", item)
         names = _names(data, item)
         if not names:
-            raise BadItem(f"no picture among {short(sorted(map(str, data)))}; expected data.image", where)
-        found = self.pictures.place(names, _declared(results), where, notes, len(results))
+            raise BadItem(f"no picture among {short(sorted(map(str, data)))}; expected data.image", location)
+        found = self.pictures.place(names, _declared(results), location, notes, len(results))
         if found is None:
             return
-        objects, places = self._objects(results, found[1], where, notes)
+        objects, places = self._objects(results, found[1], location, notes)
         yield AnnotatedImage(
             found[0], found[1], str(item.get("id")), tuple(objects), relations=tuple(_relations(results, places))
         )
 
-    def _results(self, item: Mapping[str, Any], where: str, notes: Notes) -> list[Any] | None:
+    def _results(self, item: Mapping[str, Any], location: str, notes: Notes) -> list[Any] | None:
         """Of one annotation; the others are noted."""
         wanted = self.chosen["annotator"]
         annotations = [kept(one, "an annotation", dict) for one in take(item, "annotations", list)]
@@ -79,17 +79,17 @@ class LabelStudio(JsonItems):
         ]
         for one in annotations:
             if one is not (usable[-1] if usable else None):
-                notes.drop(Reason.CANCELLED, where, f"annotation {one.get('id')}", len(one.get("result") or []) or 1)
+                notes.drop(Reason.CANCELLED, location, f"annotation {one.get('id')}", len(one.get("result") or []) or 1)
         return take(usable[-1], "result", list) if usable else None
 
     def _objects(
-        self, results: Sequence[Any], size: Size | None, where: str, notes: Notes
+        self, results: Sequence[Any], size: Size | None, location: str, notes: Notes
     ) -> tuple[list[Annotation], dict[str, int]]:
         objects: list[Annotation] = []
         places: dict[str, int] = {}
         texts = _texts(results)
         for number, result in enumerate(results):
-            place = f"{where} result {number}"
+            place = f"{location} result {number}"
             try:
                 kind = take(result, "type", str)
                 if kind in ("choices", "textarea", "relation", "rating", "number", "labels"):

@@ -121,14 +121,14 @@ class LabelMe(DataFormat):
             key = (shape.get("label"), group) if group is not None else ("", number)
             groups.setdefault(repr(key), []).append((number, shape))
         for members in groups.values():
-            where = f"{name} shapes[{members[0][0]}]"
+            location = f"{name} shapes[{members[0][0]}]"
             try:
                 found = self._object([shape for _, shape in members], size, notes, str(members[0][0]))
             except BadItem as error:
-                notes.bad(where, str(error))
+                notes.bad(location, str(error))
                 continue
             if isinstance(found, Reason):
-                notes.drop(found, where, short(members[0][1].get("shape_type")), len(members))
+                notes.drop(found, location, short(members[0][1].get("shape_type")), len(members))
             else:
                 yield found
 

@@ -43,21 +43,21 @@ class MsSwift(ChatItems):
             return Evidence(0.95, "items with messages and objects")
         return Evidence(0.6, "items with messages and images") if "images" in keys else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The pictures of an item with its conversation."""
         placed = []
         for name in _paths(item):
-            if (found := self.pictures.place([name], None, where, notes)) is None:
+            if (found := self.pictures.place([name], None, location, notes)) is None:
                 return
             placed.append(found)
         if not placed:
-            notes.drop(Reason.NO_PICTURE, where, "no images")
+            notes.drop(Reason.NO_PICTURE, location, "no images")
             return
         objects = kept(item.get("objects") or {}, "objects", dict)
-        regions = _regions(objects, [size for _, size in placed], where, notes)
+        regions = _regions(objects, [size for _, size in placed], location, notes)
         refs = [clean(kept(one, "a ref", str)) for one in kept(objects.get("ref") or [], "ref", list)]
         turns = _turns(turns_of(item, notes, "messages"), refs, len(regions), notes)
-        said = without_boxes(turns, regions, where, notes, str(item.get("id", "")))
+        said = without_boxes(turns, regions, location, notes, str(item.get("id", "")))
         named = tuple(replace(one, label=refs[0]) for one in said.objects) if len(refs) == 1 else said.objects
         yield AnnotatedImage(
             placed[0][0] if len(placed) == 1 else tuple(name for name, _ in placed),
@@ -76,7 +76,7 @@ def _paths(item: Mapping[str, Any]) -> list[str]:
 
 
 def _regions(
-    objects: Mapping[str, Any], sizes: Sequence[Size | None], where: str, notes: Notes
+    objects: Mapping[str, Any], sizes: Sequence[Size | None], location: str, notes: Notes
 ) -> list[Annotation | Reason]:
     boxes = kept(objects.get("bbox") or [], "bbox", list)
     kind = objects.get("bbox_type") or "real"

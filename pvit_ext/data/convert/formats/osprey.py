@@ -49,24 +49,24 @@ class Osprey(ChatItems):
             return Evidence(0.97, "items with annotation, and conversations or description")
         return None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation, or its described regions."""
         texts = turns_of(item, notes) if "conversations" in item else []
         if self.is_short:
             texts = [text if number % 2 else f"{text.rstrip()}\n{_SHORT}" for number, text in enumerate(texts)]
         told = kept(item.get("description") or [], "description", list)
         if not texts and not told:
-            notes.drop(Reason.NO_LABELS, where, "no turns and no description")
+            notes.drop(Reason.NO_LABELS, location, "no turns and no description")
             return
         path = take(item, "file_name", str)
         declared = take(item, "width", int), take(item, "height", int)
         names = [path, path.rsplit("_", 1)[-1]]
-        if (found := self.pictures.place(names, declared, where, notes, len(told) or len(texts) // 2)) is None:
+        if (found := self.pictures.place(names, declared, location, notes, len(told) or len(texts) // 2)) is None:
             return
         regions = [_region(one, found[1], notes) for one in take(item, "annotation", list)]
         turns = [said(text, _TAG, len(regions), 1) for text in texts]
-        talk = conversation(turns, regions, where, notes) if turns else None
-        objects = tuple(_described(told, regions, where, notes))
+        talk = conversation(turns, regions, location, notes) if turns else None
+        objects = tuple(_described(told, regions, location, notes))
         if talk or objects:
             yield AnnotatedImage(found[0], found[1], "", objects, conversations=(talk,) if talk else ())
 
@@ -109,7 +109,7 @@ def _region(item: Any, size: Size | None, notes: Notes) -> Annotation | Reason:
 
 
 def _described(
-    texts: Sequence[Any], regions: Sequence[Annotation | Reason], where: str, notes: Notes
+    texts: Sequence[Any], regions: Sequence[Annotation | Reason], location: str, notes: Notes
 ) -> Iterator[Annotation]:
     for number, text in enumerate(texts):
         found = _DESCRIPTION.fullmatch(kept(text, f"description[{number}]", str))
@@ -117,10 +117,10 @@ def _described(
             raise BadItem(f"description[{number}] is '<regionN>: ...', N of 1..{len(regions)}, got {short(text)}")
         region = regions[int(found[1]) - 1]
         if isinstance(region, Reason):
-            notes.drop(region, where, f"region {found[1]}")
+            notes.drop(region, location, f"region {found[1]}")
             continue
         others = _TAG.sub(lambda tag: f"region {tag[1]}", found[2])
         if others != found[2]:
-            notes.drop(Reason.INCOMPLETE, where, f"its description names another region: {short(text)}")
+            notes.drop(Reason.INCOMPLETE, location, f"its description names another region: {short(text)}")
             continue
         yield replace(region, captions=(clean(found[2]),))

@@ -39,10 +39,10 @@ class PixelRefer(ChatItems):
             return Evidence(0.9, "items with conversations and masks")
         return None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation, or its captioned region."""
         if "video" in item:
-            notes.drop(Reason.NO_PICTURE, where, f"{clean(item['video'])} is a video")
+            notes.drop(Reason.NO_PICTURE, location, f"{clean(item['video'])} is a video")
             return
         image = take(item, "image", str, list)
         names = [kept(one, "image", str) for one in ([image] if isinstance(image, str) else image)]
@@ -50,7 +50,7 @@ class PixelRefer(ChatItems):
             raise BadItem(f"image is one picture, got {len(names)}")
         declared = (take(item, "width", int), take(item, "height", int)) if "width" in item else None
         texts = [] if "caption" in item else turns_of(item, notes)
-        if (found := self.pictures.place(names, declared, where, notes, max(len(texts) // 2, 1))) is None:
+        if (found := self.pictures.place(names, declared, location, notes, max(len(texts) // 2, 1))) is None:
             return
         masks = kept(item.get("mask" if "caption" in item else "masks") or [], "masks", list)
         captions = (clean(take(item, "caption", str)),) if "caption" in item else ()
@@ -59,9 +59,9 @@ class PixelRefer(ChatItems):
             objects = [one for one in regions if isinstance(one, Annotation)]
             for one in regions:
                 if isinstance(one, Reason):
-                    notes.drop(one, where, captions[0])
+                    notes.drop(one, location, captions[0])
             yield AnnotatedImage(found[0], found[1], "", tuple(objects))
-        elif talk := conversation(_turns(texts, len(regions)), regions, where, notes, str(item.get("id", ""))):
+        elif talk := conversation(_turns(texts, len(regions)), regions, location, notes, str(item.get("id", ""))):
             yield AnnotatedImage(found[0], found[1], "", conversations=(talk,))
 
 

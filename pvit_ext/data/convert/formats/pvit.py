@@ -104,19 +104,21 @@ class Pvit(DataFormat):
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation."""
         key, start, end, number = unit
-        where = f"{key}.json item {number}"
+        location = f"{key}.json item {number}"
         try:
             item = kept(self.buffers[key].load(start, end), "an item", dict)
             texts = turns_of(item, notes)
-            found = self.pictures.place(self._names(key, take(item, "image", str)), None, where, notes, len(texts) // 2)
+            found = self.pictures.place(
+                self._names(key, take(item, "image", str)), None, location, notes, len(texts) // 2
+            )
             if found is None:
                 return
             boxes = _Boxes(found[1], notes)
             turns = [boxes.said(text) for text in texts]
-            if talk := conversation(turns, boxes.found, where, notes):
+            if talk := conversation(turns, boxes.found, location, notes):
                 yield AnnotatedImage(found[0], found[1], f"{key}/{number}", conversations=(talk,))
         except BadItem as error:
-            raise BadItem(str(error), error.where or where) from error
+            raise BadItem(str(error), error.location or location) from error
 
     def _names(self, key: str, image: str) -> list[str]:
         """In the folder that mapping.yaml names, as a whole or its last part, then as it is."""

@@ -67,7 +67,7 @@ class QwenJson(ChatItems):
         found = isinstance(turns, list) and any(key in str(turns) for key in _KEYS)
         return Evidence(0.95, "conversations with bbox_2d or point_2d") if found else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation and what its answers locate."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
         named = item.get("image") or item.get("images") or []
@@ -76,15 +76,15 @@ class QwenJson(ChatItems):
         )
         if len(paths) != 1:
             problem = "its boxes name none of several pictures" if paths else "no picture"
-            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, where, problem, max(len(texts) // 2, 1))
+            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, location, problem, max(len(texts) // 2, 1))
             return
-        if (found := self.pictures.place(paths, None, where, notes, max(len(texts) // 2, 1))) is None:
+        if (found := self.pictures.place(paths, None, location, notes, max(len(texts) // 2, 1))) is None:
             return
         if found[1] is None and self.chosen["numbers"] == "pixels":
             raise BadItem("pixels of the resized picture need its size; convert without --no-images")
         regions: list[Annotation | Reason] = []
         turns = [self._said(text, regions, found[1], notes) for text in texts]
-        said = without_boxes(turns, regions, where, notes, str(item.get("id", "")))
+        said = without_boxes(turns, regions, location, notes, str(item.get("id", "")))
         conversations = (said.conversation,) if said.conversation else ()
         yield AnnotatedImage(found[0], found[1], "", said.objects, conversations=conversations)
 

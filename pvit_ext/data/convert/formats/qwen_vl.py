@@ -45,19 +45,19 @@ class QwenVl(ChatItems):
         found = next((tag for tag in ("<box>(", "<|box_start|>", "<img>") if tag in text), None)
         return Evidence(0.97, f"conversations with {found}") if found else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
         texts, paths = _pictures(texts, item)
         if len(paths) != 1:
             problem = "its boxes name none of several pictures" if paths else "no picture"
-            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, where, problem, max(len(texts) // 2, 1))
+            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, location, problem, max(len(texts) // 2, 1))
             return
-        if (found := self.pictures.place(paths, None, where, notes)) is None:
+        if (found := self.pictures.place(paths, None, location, notes)) is None:
             return
         boxes = _Boxes(found[1], notes)
         turns = [boxes.said(text) for text in texts]
-        said = without_boxes(turns, boxes.found, where, notes, str(item.get("id", "")))
+        said = without_boxes(turns, boxes.found, location, notes, str(item.get("id", "")))
         conversations = (said.conversation,) if said.conversation else ()
         yield AnnotatedImage(found[0], found[1], "", said.objects, grounded=said.grounded, conversations=conversations)
 

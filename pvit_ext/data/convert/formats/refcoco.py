@@ -178,19 +178,19 @@ class RefCocoLines(JsonItems):
             Evidence(0.95, "lines with image, sent and bbox") if {"image", "sent", "bbox"} <= set(peek.item) else None
         )
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture with one object."""
         declared = (item["width"], item["height"]) if {"width", "height"} <= set(item) else None
         path = take(item, "image", str)
         names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
-        if (found := self.pictures.place(names, declared, where, notes)) is None:
+        if (found := self.pictures.place(names, declared, location, notes)) is None:
             return
         x0, y0, x1, y1 = numbers(take(item, "bbox", list), 4, "bbox")
         one = boxed((x0, y0, x1, y1), found[1], notes, captions=(clean(take(item, "sent", str)),))
         if isinstance(one, Reason):
-            notes.drop(one, where, short(item["bbox"]))
+            notes.drop(one, location, short(item["bbox"]))
             return
-        yield AnnotatedImage(found[0], found[1], where.rsplit(" ", 1)[-1], (one,))
+        yield AnnotatedImage(found[0], found[1], location.rsplit(" ", 1)[-1], (one,))
 
 
 class _Plain(pickle.Unpickler):

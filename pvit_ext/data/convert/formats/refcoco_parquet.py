@@ -40,18 +40,18 @@ class RefCocoParquet(ParquetRows):
             return Evidence(0.95, "the columns bbox, and captions or answer")
         return None
 
-    def images(self, row: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture with one object."""
         path = row.get("image_path") or take(row, "file_name", str)
         names = [path, "/".join(path.split("/")[1:]), _NUMBERED.sub("", path.rsplit("/", 1)[-1])]
         declared = _declared(row)
-        if (found := self.pictures.place([name for name in names if name], declared, where, notes)) is None:
+        if (found := self.pictures.place([name for name in names if name], declared, location, notes)) is None:
             return
         one = _object(row, found[1], notes)
         if isinstance(one, Reason):
-            notes.drop(one, where, short(row.get("bbox")))
+            notes.drop(one, location, short(row.get("bbox")))
             return
-        yield AnnotatedImage(found[0], found[1], where.replace(" row ", "/"), (one,))
+        yield AnnotatedImage(found[0], found[1], location.replace(" row ", "/"), (one,))
 
 
 def _object(row: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason:

@@ -44,33 +44,33 @@ class Shikra(ChatItems):
         found = _kind(peek.item)
         return Evidence(0.95, f"lines with {', '.join(found)}") if found else None
 
-    def images(self, item: Mapping[str, Any], where: str, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of a line with what is said about it."""
         if (kind := _kind(item)) is None:
             kinds = "; ".join(", ".join(one) for one in _KINDS)
             raise BadItem(f"its keys are none of a kind that is read ({kinds}): {short(sorted(item))}")
         declared = (item["width"], item["height"]) if {"width", "height"} <= set(item) else None
-        if (found := self.pictures.place(_names(item), declared, where, notes)) is None:
+        if (found := self.pictures.place(_names(item), declared, location, notes)) is None:
             return
         name, size = found
         if kind[0] == "expression":
             one = _box(take(item, "bbox", list), size, notes, captions=(clean(take(item, "expression", str)),))
             if isinstance(one, Reason):
-                notes.drop(one, where, short(item["bbox"]))
+                notes.drop(one, location, short(item["bbox"]))
                 return
             yield AnnotatedImage(name, size, "", (one,))
         elif kind[0] == "sentence":
             regions = [_box(one, size, notes) for one in take(item, "boxes", list)]
             said = _said(take(item, "sentence", str), take(item, "boxes_seq", list), len(regions))
-            objects, grounded = results([(said, spoken(said))], regions, where, notes)
+            objects, grounded = results([(said, spoken(said))], regions, location, notes)
             yield AnnotatedImage(name, size, "", objects, tuple(one.text for one in grounded), grounded=grounded)
         elif kind[-1] == "point":
-            yield from self._point(item, name, size, where, notes)
+            yield from self._point(item, name, size, location, notes)
         else:
-            yield self._reasoned(item, name, size, where, notes)
+            yield self._reasoned(item, name, size, location, notes)
 
     def _reasoned(
-        self, item: Mapping[str, Any], name: str, size: Size | None, where: str, notes: Notes
+        self, item: Mapping[str, Any], name: str, size: Size | None, location: str, notes: Notes
     ) -> AnnotatedImage:
         regions = [_box(one, size, notes) for one in take(item, "boxes", list)]
         asked = _said(take(item, "question", str), take(item, "question_boxes_seq", list), len(regions))
@@ -78,19 +78,19 @@ class Shikra(ChatItems):
             answer = _said(take(item, "cot_with_ans", str), take(item, "answer_boxes_seq", list), len(regions))
         else:
             answer = Said(_PHRASE.sub(r"\1", take(item, "answer", str)))
-        said = without_boxes([asked, answer], regions, where, notes)
+        said = without_boxes([asked, answer], regions, location, notes)
         talks = (said.conversation,) if said.conversation else ()
         return AnnotatedImage(name, size, "", said.objects, grounded=said.grounded, conversations=talks)
 
     def _point(
-        self, item: Mapping[str, Any], name: str, size: Size | None, where: str, notes: Notes
+        self, item: Mapping[str, Any], name: str, size: Size | None, location: str, notes: Notes
     ) -> Iterator[AnnotatedImage]:
         if self.chosen["region"] == "box":
             region = _box(take(item, "bbox", list), size, notes)
         else:
             region = pointed("point", numbers(take(item, "point", list), 2, "point"), size)
         asked = put_before(Said(take(item, "question", str)), [0])
-        if talk := conversation([asked, Said(take(item, "answer", str))], [region], where, notes):
+        if talk := conversation([asked, Said(take(item, "answer", str))], [region], location, notes):
             yield AnnotatedImage(name, size, "", conversations=(talk,))
 
 

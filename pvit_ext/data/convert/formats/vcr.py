@@ -71,41 +71,41 @@ class Vcr(DataFormat):
         """The picture with a conversation of all its questions."""
         items = []
         for line, span in unit:
-            where = f"{self.source.name} line {line}"
+            location = f"{self.source.name} line {line}"
             try:
-                items.append((where, kept(self.buffer.load(*span), "a line", dict)))
+                items.append((location, kept(self.buffer.load(*span), "a line", dict)))
             except BadItem as error:
-                notes.bad(error.where or where, str(error))
+                notes.bad(error.location or location, str(error))
         if not items:
             return
-        where, first = items[0]
+        location, first = items[0]
         path = take(first, "img_fn", str)
-        metadata = self._metadata(take(first, "metadata_fn", str), where, notes, len(items))
+        metadata = self._metadata(take(first, "metadata_fn", str), location, notes, len(items))
         if metadata is None:
             return
         declared = (metadata["width"], metadata["height"]) if {"width", "height"} <= set(metadata) else None
-        if (found := self.pictures.place([path], declared, where, notes, len(items))) is None:
+        if (found := self.pictures.place([path], declared, location, notes, len(items))) is None:
             return
         picture = _Picture(take(first, "objects", list), metadata, found[1], notes)
         for place, item in items:
             try:
                 picture.add(item, place, self.chosen["rationale"] == "yes")
             except BadItem as error:
-                notes.bad(error.where or place, str(error))
+                notes.bad(error.location or place, str(error))
         if talk := picture.conversation():
             yield AnnotatedImage(found[0], found[1], str(first.get("img_id", path)), conversations=(talk,))
 
-    def _metadata(self, name: str, where: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
+    def _metadata(self, name: str, location: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
         try:
             check_file(name, "metadata_fn", None)
             value: Mapping[str, Any] = kept(json.loads(Path(self.pictures.folder, name).read_bytes()), name, dict)
         except FileNotFoundError:
-            notes.drop(Reason.INCOMPLETE, where, f"no {name} in {self.pictures.folder}, it holds the boxes", count)
+            notes.drop(Reason.INCOMPLETE, location, f"no {name} in {self.pictures.folder}, it holds the boxes", count)
             return None
         except BadItem:
             raise
         except (OSError, ValueError) as error:
-            raise BadItem(f"its metadata cannot be read: {error}", f"{where}, {name}") from error
+            raise BadItem(f"its metadata cannot be read: {error}", f"{location}, {name}") from error
         return value
 
 
@@ -124,13 +124,13 @@ class _Picture:
         ]
         self.turns: list[Said] = []
 
-    def add(self, item: Mapping[str, Any], where: str, rationale: bool) -> None:
+    def add(self, item: Mapping[str, Any], location: str, rationale: bool) -> None:
         """The turns of a question; nothing, with a note, where it has no right answer or names what is of no use."""
         turns = [vcr_text(take(item, "question", list), len(self.names))]
         for part in ("answer", *(["rationale"] if rationale else [])):
             choices = take(item, f"{part}_choices", list)
             if item.get(f"{part}_label") is None:
-                self.notes.drop(Reason.INCOMPLETE, where, f"no {part}_label, as in the test split")
+                self.notes.drop(Reason.INCOMPLETE, location, f"no {part}_label, as in the test split")
                 return
             label = take(item, f"{part}_label", int)
             if not 0 <= label < len(choices):
@@ -141,7 +141,7 @@ class _Picture:
         keys = sorted({key for turn in turns for mark in turn.marks for key in mark.keys})
         for key in keys:
             if isinstance(found := self.regions[key], Reason):
-                self.notes.drop(found, where, f"it names object {key}, {self.names[key]}")
+                self.notes.drop(found, location, f"it names object {key}, {self.names[key]}")
                 return
         self.turns += turns
 

@@ -118,7 +118,7 @@ class VisualGenome(DataFormat):
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
         number, spans = unit
-        where = f"image {number}"
+        location = f"image {number}"
         items: dict[str, list[Any]] = {}
         for part, span in spans.items():
             try:
@@ -128,13 +128,13 @@ class VisualGenome(DataFormat):
                 items[part] = take(item, _LISTS[part], list)
             except BadItem as error:
                 line = self.buffers[part].line(span[0])
-                notes.bad(error.where or f"{self.buffers[part].path.name} line {line}", str(error))
+                notes.bad(error.location or f"{self.buffers[part].path.name} line {line}", str(error))
         path, declared, coco_id = self.names.get(number, ("", None, None))
         names = [name for name in (path, f"VG_100K/{number}.jpg", f"VG_100K_2/{number}.jpg", f"{number}.jpg") if name]
         count = sum(len(one) for part, one in items.items() if part != "attributes")
-        if (found := self.pictures.place(names, declared, where, notes, count)) is None:
+        if (found := self.pictures.place(names, declared, location, notes, count)) is None:
             return
-        builder = ImageBuilder(where, found[1], notes, "objects" in self.buffers)
+        builder = ImageBuilder(location, found[1], notes, "objects" in self.buffers)
         for part in PARTS:
             builder.add(part, items.get(part, []))
         yield replace(builder.build(found[0], str(number)), coco_id=coco_id)

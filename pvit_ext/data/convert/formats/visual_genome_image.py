@@ -17,14 +17,14 @@ class ImageBuilder:
     """Takes the entries of an image, objects before what names them.
 
     Args:
-        where: names the image.
+        location: names the image.
         size: of it.
         notes: takes what is left out.
         complete: whether a file of objects is read, which lists all that may be named.
     """
 
-    def __init__(self, where: str, size: Size | None, notes: Notes, complete: bool) -> None:
-        self.where, self.size, self.notes, self.complete = where, size, notes, complete
+    def __init__(self, location: str, size: Size | None, notes: Notes, complete: bool) -> None:
+        self.location, self.size, self.notes, self.complete = location, size, notes, complete
         self.objects: list[Annotation] = []
         self.places: dict[int, int] = {}
         self.relations: list[Relation] = []
@@ -44,7 +44,7 @@ class ImageBuilder:
             try:
                 steps[part](kept(entry, "an entry", dict))
             except BadItem as error:
-                self.notes.bad(f"{self.where} {part} {number}", str(error))
+                self.notes.bad(f"{self.location} {part} {number}", str(error))
 
     def build(self, image: str, item: str) -> AnnotatedImage:
         """The image."""
@@ -57,12 +57,12 @@ class ImageBuilder:
             questions=tuple(self.questions),
         )
 
-    def _put(self, entry: Mapping[str, Any], where: str, width: str, height: str, **fields: Any) -> int | None:
+    def _put(self, entry: Mapping[str, Any], location: str, width: str, height: str, **fields: Any) -> int | None:
         """The place of a new object, None with a note where it has no box."""
         box = xywh(numbers([entry.get(key) for key in ("x", "y", width, height)], 4, f"x, y, {width}, {height}"))
         found = boxed(box, self.size, self.notes, **fields)
         if isinstance(found, Reason):
-            self.notes.drop(found, f"{self.where} {where}", f"{list(box)}")
+            self.notes.drop(found, f"{self.location} {location}", f"{list(box)}")
             return None
         self.objects.append(found)
         return len(self.objects) - 1
@@ -72,7 +72,7 @@ class ImageBuilder:
         name = f"region {entry.get('region_id', entry.get('id'))}"
         key = phrase.lower(), repr([entry.get(side) for side in ("x", "y", "width", "height")])
         if key in self.said:
-            self.notes.drop(Reason.DUPLICATE, f"{self.where} {name}", phrase)
+            self.notes.drop(Reason.DUPLICATE, f"{self.location} {name}", phrase)
             return
         self.said.add(key)
         self._put(entry, name, "width", "height", captions=(phrase,) if phrase else (), id=name)
@@ -100,7 +100,7 @@ class ImageBuilder:
         predicate = clean(take(entry, "predicate", str)).lower()
         ends = [self._known(take(entry, key, dict)) for key in ("subject", "object")]
         if ends[0] is None or ends[1] is None or not predicate:
-            name = f"{self.where} relationship {entry.get('relationship_id')}"
+            name = f"{self.location} relationship {entry.get('relationship_id')}"
             self.notes.drop(Reason.INCOMPLETE, name, "it names an object that objects.json lacks")
             return
         self.relations.append(Relation(ends[0], predicate, ends[1]))

@@ -152,11 +152,11 @@ class Voc(DataFormat):
 
     def _object(self, item: ET.Element, unit: Path, size: Size | None, notes: Notes) -> Annotation | None:
         name = clean(item.findtext("name"))
-        where = f"{unit.name} {name or 'object'}"
+        location = f"{unit.name} {name or 'object'}"
         try:
             x0, y0, x1, y1 = edges(item)
         except BadItem as error:
-            notes.bad(where, str(error))
+            notes.bad(location, str(error))
             return None
         flags = tuple(flag for flag in _FLAGS if clean(item.findtext(flag)) == "1")
         box = x0 - self.origin, y0 - self.origin, x1, y1
@@ -164,7 +164,7 @@ class Voc(DataFormat):
             box, size, notes, label=name.replace("_", " "), category=name if "_" in name else "", attributes=flags
         )
         if isinstance(found, Reason):
-            notes.drop(found, where, f"{[x0, y0, x1, y1]}")
+            notes.drop(found, location, f"{[x0, y0, x1, y1]}")
             return None
         return found
 

@@ -94,16 +94,16 @@ class Yolo(DataFormat):
     def read(self, unit: Labelled, notes: Notes) -> Iterator[AnnotatedImage]:
         """One picture."""
         rows = self._rows(unit, notes) if unit.labels else []
-        where = unit.labels.name if unit.labels else str(unit.name)
+        location = unit.labels.name if unit.labels else str(unit.name)
         if unit.image is None:
-            notes.drop(Reason.NO_PICTURE, where, f"no picture for {unit.labels}", max(len(rows), 1))
+            notes.drop(Reason.NO_PICTURE, location, f"no picture for {unit.labels}", max(len(rows), 1))
             return
-        found = self.pictures.place(_names(unit, self.pictures.folder), None, where, notes, max(len(rows), 1))
+        found = self.pictures.place(_names(unit, self.pictures.folder), None, location, notes, max(len(rows), 1))
         if found is None:
             return
         if found[1] is None:
-            raise BadItem("labels are fractions of a picture's size, so pictures must be opened", where)
-        objects = [one for row in rows if (one := self._object(row, where, found[1], notes)) is not None]
+            raise BadItem("labels are fractions of a picture's size, so pictures must be opened", location)
+        objects = [one for row in rows if (one := self._object(row, location, found[1], notes)) is not None]
         yield AnnotatedImage(found[0], found[1], unit.name, tuple(objects))
 
     def _rows(self, unit: Labelled, notes: Notes) -> list[_Row]:
@@ -141,7 +141,7 @@ class Yolo(DataFormat):
             raise BadItem(f"{wrong[0]:g} is no fraction of a side; expected numbers of 0..1")
         return _Row(line, number, values)
 
-    def _object(self, row: _Row, where: str, size: Size, notes: Notes) -> Annotation | None:
+    def _object(self, row: _Row, location: str, size: Size, notes: Notes) -> Annotation | None:
         name = self.names[row.number]
         label = name.replace("_", " ").strip()
         fields = {"label": label, "category": name if name != label else "", "id": f"{row.line}"}
@@ -152,7 +152,7 @@ class Yolo(DataFormat):
         else:
             found = outlined([pixels], size, notes, **fields)
         if isinstance(found, Reason):
-            notes.drop(found, f"{where} line {row.line}", f"{name} {row.values[:4]}")
+            notes.drop(found, f"{location} line {row.line}", f"{name} {row.values[:4]}")
             return None
         return found
 
