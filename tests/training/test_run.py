@@ -21,6 +21,7 @@ from llava.train import llava_trainer  # noqa: E402
 from llava.train import train as llava_train  # noqa: E402
 
 from pvit_ext.training.host import HOSTS, take_host  # noqa: E402
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST  # noqa: E402
 from tests.training.runs import LlavaHost, flags, main  # noqa: E402
 
 
@@ -134,7 +135,17 @@ def test_llavas_trainer_is_behind_ours() -> None:
     assert order == [LlavaRegionTrainer, RegionTrainer, llava_trainer.LLaVATrainer, transformers.Trainer]
 
 
-@pytest.mark.parametrize(("model_type", "host"), [("llava", "TransformersHost"), ("llava_llama", "LlavaHost")])
+@pytest.mark.parametrize(
+    ("model_type", "host"),
+    [
+        pytest.param(
+            "llava",
+            "TransformersHost",
+            marks=pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="the host needs a newer transformers"),
+        ),
+        ("llava_llama", "LlavaHost"),
+    ],
+)
 def test_the_checkpoint_names_its_host(tmp_path: Path, model_type: str, host: str) -> None:
     architectures = {"llava": "LlavaForConditionalGeneration", "llava_llama": "LlavaLlamaForCausalLM"}
     values = {"model_type": model_type, "architectures": [architectures[model_type]]}
