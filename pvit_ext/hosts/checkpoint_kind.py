@@ -77,21 +77,21 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
         recorded = read_region_config(local).base
         kind = CheckpointKind(path, local, _base_of(path, base, recorded, "region modules"), regions=True)
         return CheckpointKind(**{**vars(kind), "adapter": check_adapter_files(local)})
-    whole = weights is not None
-    if not whole and (adapter := file_of(path, ADAPTER_CONFIG)) is not None:
+    has_weights = weights is not None
+    if not has_weights and (adapter := file_of(path, ADAPTER_CONFIG)) is not None:
         for name in _ADAPTER_FILES:
             file_of(path, name)
         recorded = read_json(adapter).get("base_model_name_or_path")
         base = _base_of(path, base, recorded, "a LoRA adapter")
         return CheckpointKind(path, adapter.parent, base, adapter=True)
-    if base is None and local is not None and not whole and (local / PROJECTOR_FILE).is_file():
+    if base is None and local is not None and not has_weights and (local / PROJECTOR_FILE).is_file():
         raise FileNotFoundError(
             f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=..., for training as MODEL with "
             "--pretrain_mm_mlp_adapter)"
         )
     if base is None:
         return CheckpointKind(path, local)
-    if not whole and (projector := file_of(path, PROJECTOR_FILE)) is not None:
+    if not has_weights and (projector := file_of(path, PROJECTOR_FILE)) is not None:
         file_of(path, "config.json")
         return CheckpointKind(path, projector.parent, _base_of(path, base, None, PROJECTOR_FILE), projector=True)
     raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")

@@ -61,9 +61,9 @@ class ModalityGroupedSampler(Sampler[int]):
         for group in filter(None, groups):
             grouped = LengthGroupedSampler(self.batch, lengths=[abs(self.lengths[place]) for place in group])
             order = [group[number] for number in grouped]
-            whole = len(order) - len(order) % self.batch
-            batches += [order[start : start + self.batch] for start in range(0, whole, self.batch)]
-            rest += order[whole:]
+            filled = len(order) - len(order) % self.batch
+            batches += [order[start : start + self.batch] for start in range(0, filled, self.batch)]
+            rest += order[filled:]
         for number in torch.randperm(len(batches)).tolist():
             yield from batches[number]
         yield from rest

@@ -133,15 +133,15 @@ class RegionTrainer(Trainer):
         """Samples of an epoch of whole optimizer steps, for a transformers that resumes nothing else exactly."""
         args, version = self.args, f"transformers {transformers.__version__}"
         batch, accumulation = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
-        whole = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
+        filled = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
         advice = f"use transformers 5, or a --gradient_accumulation_steps (now {accumulation}) that divides an epoch"
-        if whole is None:
+        if filled is None:
             few = f"{samples} samples in batches of {batch} fill no step of {accumulation}"
             self.say(f"resuming this run will not be exact: with {version} {few}; {advice}")
-        elif whole < samples:
-            rest = f"the last {samples - whole} samples of each epoch's order, which fill no step, are left out"
+        elif filled < samples:
+            rest = f"the last {samples - filled} samples of each epoch's order, which fill no step, are left out"
             self.say(f"so that resuming is exact with {version}, {rest}; to keep them, {advice}")
-        return whole
+        return filled
 
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
         """transformers' own, whatever a host's trainer saves; then the marker.

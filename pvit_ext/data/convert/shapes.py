@@ -214,8 +214,8 @@ def _around(runs: RunLengths) -> Box:
     first, last = ends[:-1:2][: len(inside)][inside], ends[1::2][inside] - 1  # pixels, down the columns
     left, right = first // runs.height, last // runs.height
     top, bottom = first % runs.height, last % runs.height
-    whole = left < right  # it runs from one column into the next
-    top, bottom = np.where(whole, 0, top), np.where(whole, runs.height - 1, bottom)
+    wraps = left < right  # it runs from one column into the next
+    top, bottom = np.where(wraps, 0, top), np.where(wraps, runs.height - 1, bottom)
     return float(left.min()), float(top.min()), float(right.max() + 1), float(bottom.max() + 1)
 
 

@@ -57,10 +57,10 @@ class Survey:
             seed: of the mixture.
         """
         places = np.flatnonzero(self.usable)
-        whole, rest = divmod(amount, len(places))
+        rounds, rest = divmod(amount, len(places))
         keys = np.array([draw(seed, name, number) for number in range(len(places))], np.uint64) if rest else places
         times = np.zeros(len(self.usable), np.int64)
-        times[places] = whole
+        times[places] = rounds
         times[places[np.argsort(keys, kind="stable")[:rest]]] += 1
         return times
 

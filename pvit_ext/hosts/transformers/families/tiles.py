@@ -102,8 +102,8 @@ def cells_in_a_row(tiles: View, side: int, seen: int) -> View:
         seen: pixels per side that have a cell.
     """
     size = (tiles.size[0] // side * seen, tiles.size[1] // side * seen)
-    share, half = seen / side, (side - seen) / 2
-    return tiles.then(View(size, (share, share), (half, half)))
+    fraction, half = seen / side, (side - seen) / 2
+    return tiles.then(View(size, (fraction, fraction), (half, half)))
 
 
 def tile_cells(first: int, per_crop: int, cells: Size, grid: Size | None) -> Tensor:
