@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import add_region_options, log_progress, region_config
+from pvit_ext.cli.options import add_map_options, add_region_options, log_progress, region_config
 
 
 def add(commands: Any) -> None:
@@ -34,11 +34,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--device", default="cpu", help="that the tower runs on, such as cuda (default %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="of torch in each worker (default torch's own number)")
-    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad items")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument(
-        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
-    )
+    add_map_options(parser)
     parser.set_defaults(handler=run)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import add_leak_options, name_values
+from pvit_ext.cli.options import add_leak_options, add_map_options, list_settings, name_values
 
 
 def add(commands: Any) -> None:
@@ -45,11 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--boxes", action="store_true", help="write the box around a mask or outline instead of it")
     parser.add_argument("--no-source", action="store_true", help="keep only conversations and regions in the records")
     parser.add_argument("--no-images", action="store_true", help="trust names and sizes of the source, open no picture")
-    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad items")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument(
-        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
-    )
+    add_map_options(parser)
     parser.set_defaults(handler=run)
 
 
@@ -100,14 +96,7 @@ def run(args: argparse.Namespace) -> int:
 def _formats() -> str:
     from pvit_ext.data.convert.base import FORMATS
 
-    lines = []
-    for name in FORMATS.names():
-        found = FORMATS.require(name)
-        lines.append(f"{name:<14} {found.about}")
-        for key, setting in found.settings.items():
-            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-            lines.append(f"{'':<14}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
-    return "\n".join(lines)
+    return list_settings(FORMATS, 14)
 
 
 def _tasks() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import count, name_values, require_extra
+from pvit_ext.cli.options import count, list_settings, name_values, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.evaluation.endpoint import EndpointOptions
@@ -154,11 +154,4 @@ def _endpoint(args: argparse.Namespace, tokens: int) -> EndpointOptions:
 def _tasks() -> str:
     from pvit_ext.evaluation.task import TASKS
 
-    lines = []
-    for name in TASKS.names():
-        found = TASKS.require(name)
-        lines.append(f"{name:<22} {found.about}")
-        for key, setting in found.settings.items():
-            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-            lines.append(f"{'':<22}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
-    return "\n".join(lines)
+    return list_settings(TASKS, 22)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.config import RegionConfig, options
+from pvit_ext.plugins import Registry
 
 _METAVARS = {"encoder": "NAME", "weights": "FILE", "cross_layers": "N", "encoder_options": "JSON"}
 
@@ -122,3 +123,29 @@ def add_leak_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="evaluation data whose photographs are left out too: refs(...).p, COCO's JSON, records, names in a .txt",
     )
+
+
+def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a command that is a map over the items of its source: who does it, and how much may be bad."""
+    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad items")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument(
+        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
+    )
+
+
+def list_settings(registry: Registry[Any], width: int) -> str:
+    """The classes of a registry, each with what ``--set`` takes.
+
+    Args:
+        registry: of classes with ``about`` and ``settings``.
+        width: of the column of names, in characters.
+    """
+    lines = []
+    for name in registry.names():
+        found = registry.require(name)
+        lines.append(f"{name:<{width}} {found.about}")
+        for key, setting in found.settings.items():
+            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+            lines.append(f"{'':<{width}}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
+    return "\n".join(lines)
