@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
-from pvit_ext.data.convert.base import DataFormat, SourceError
-from pvit_ext.data.convert.notes import BadItem, Notes
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.table_rows import TableRows
 
 Unit = tuple[Path, int, int]
 """File, batch, and the number of its first row in the source, from 1."""
@@ -31,7 +31,7 @@ def arrow_columns(peek: Peek) -> set[str]:
         return set()
 
 
-class ArrowRows(DataFormat):
+class ArrowRows(TableRows):
     """Lists the batches; a format reads a row."""
 
     @cached_property
@@ -61,26 +61,9 @@ class ArrowRows(DataFormat):
         path, wanted, first = unit
         with _stream(path) as stream:
             batch = next(batch for number, batch in enumerate(stream) if number == wanted)
-            for number in range(batch.num_rows):
-                location = f"{path.name} row {first + number}"
-                try:
-                    for image in self.images(batch.slice(number, 1).to_pylist()[0], location, notes):
-                        yield replace(image, item=str(first + number))
-                except BadItem as error:
-                    notes.bad(error.location or location, str(error))
-
-    @abstractmethod
-    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The images of a row.
-
-        Args:
-            row: values by column.
-            location: file and row, for notes.
-            notes: takes everything that is left out.
-
-        Raises:
-            BadItem: for a row that breaks the format's rules.
-        """
+            rows = (batch.slice(number, 1).to_pylist()[0] for number in range(batch.num_rows))
+            for number, image in self.read_rows(path, rows, first, notes):
+                yield replace(image, item=str(number))
 
 
 @contextmanager

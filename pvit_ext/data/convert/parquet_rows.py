@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
-from pvit_ext.data.convert.base import DataFormat, SourceError
-from pvit_ext.data.convert.notes import BadItem, Notes
+from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.table_rows import TableRows
 
 _ROWS = 64
 Unit = tuple[Path, int, int, int]
@@ -33,7 +33,7 @@ def columns_of(peek: Peek) -> set[str]:
         return set()
 
 
-class ParquetRows(DataFormat):
+class ParquetRows(TableRows):
     """Lists the rows; a format reads one."""
 
     columns: ClassVar[tuple[str, ...]]
@@ -69,25 +69,8 @@ class ParquetRows(DataFormat):
         opened = _open(path)
         wanted = [name for name in self.columns if name in opened.schema_arrow.names]
         table = opened.read_row_group(group, columns=wanted).slice(start, _ROWS)
-        for number, row in enumerate(table.to_pylist(), first):
-            location = f"{path.name} row {number}"
-            try:
-                yield from self.images(row, location, notes)
-            except BadItem as error:
-                notes.bad(error.location or location, str(error))
-
-    @abstractmethod
-    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The images of a row.
-
-        Args:
-            row: values by column.
-            location: file and row, for notes.
-            notes: takes everything that is left out.
-
-        Raises:
-            BadItem: for a row that breaks the format's rules.
-        """
+        for _, image in self.read_rows(path, table.to_pylist(), first, notes):
+            yield image
 
 
 def _open(path: Path) -> Any:
