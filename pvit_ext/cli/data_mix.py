@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import add_leak_options
+from pvit_ext.cli.options import add_leak_options, count_from_zero
 
 if TYPE_CHECKING:
     from pvit_ext.data.mix.config import Mix
@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave out a preset's source")
     parser.add_argument("--seed", type=int, help="chooses which records are taken (default the file's, or 0)")
-    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad records")
+    parser.add_argument(
+        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="survive up to N bad records"
+    )
     add_leak_options(parser)
     parser.set_defaults(handler=run)
 

@@ -29,8 +29,17 @@ def json_object(text: str) -> dict[str, Any]:
 
 def count(text: str) -> int:
     """A whole number from 1 on as the type of an option."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return _number_from(1, text)
+
+
+def count_from_zero(text: str) -> int:
+    """A whole number from 0 on as the type of an option."""
+    return _number_from(0, text)
+
+
+def _number_from(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
     return int(text)
 
 
@@ -127,7 +136,9 @@ def add_leak_options(parser: argparse.ArgumentParser) -> None:
 
 def add_map_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that is a map over the items of its source: who does it, and how much may be bad."""
-    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="survive up to N bad items")
+    parser.add_argument(
+        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="survive up to N bad items"
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
         "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"

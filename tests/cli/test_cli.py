@@ -200,3 +200,11 @@ def test_values_that_no_option_takes_are_refused(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.build_parser().parse_args(["swap", "in", "--out", "out", "--encoder", "text", *words])
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["convert auto a.json", "cache a.json", "mix a.yaml"])
+def test_a_number_of_bad_records_below_zero_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = [] if "mix" in command else ["--image-folder", "images"]
+    with pytest.raises(SystemExit):
+        cli.main(["data", *command.split(), *folder, "--out", "out", "--max_bad_records", "-1"])
+    assert "'-1' is no whole number from 0 on" in capsys.readouterr().err
