@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pvit_ext.cli.options import count, list_settings, name_values, require_extra
 
 if TYPE_CHECKING:
-    from pvit_ext.evaluation.endpoint import EndpointOptions
+    from pvit_ext.evaluation.calls import EndpointOptions
+    from pvit_ext.evaluation.judge.hearing import JudgeOptions
     from pvit_ext.evaluation.run import Settings
+
+TRACKERS = ("wandb",)
+BATCH_SIZE, CONCURRENCY, IMAGE_SIDE, KEY_NAME = 8, 8, 1024, "OPENAI_API_KEY"
 
 
 def add(commands: Any) -> None:
@@ -31,8 +35,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task")
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0, help="of --limit and of the cases shown (default 0)")
+    parser.add_argument("--report-to", choices=TRACKERS, help="also send the results to a tracker")
     _add_model(parser)
     _add_endpoint(parser)
+    _add_judge(parser)
     parser.set_defaults(handler=run)
 
 
@@ -45,7 +51,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--arm", choices=("regions", "image", "text", "marks"), help="how regions are shown, default the checkpoint's"
     )
     group.add_argument("--region-words", metavar="TEXT", help="for a region in the arm image, default: the object")
-    group.add_argument("--batch-size", type=count, default=8, metavar="N", help="default %(default)s")
+    group.add_argument("--batch-size", type=count, metavar="N", help=f"default {BATCH_SIZE}")
     group.add_argument("--max-new-tokens", type=count, metavar="N", help="default the task's")
     group.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     group.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
@@ -57,9 +63,19 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("an external model, as a baseline")
     group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible, such as http://localhost:8000/v1")
     group.add_argument("--endpoint-model", metavar="NAME", help="its name there; without --endpoint at OpenAI's")
-    group.add_argument("--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable")
-    group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time, default %(default)s")
-    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side when sent")
+    group.add_argument("--api-key-name", metavar="NAME", help=f"environment variable, default {KEY_NAME}")
+    group.add_argument("--concurrency", type=count, metavar="N", help=f"calls at a time, default {CONCURRENCY}")
+    group.add_argument(
+        "--image-side", type=count, metavar="PIXELS", help=f"longer side when sent, default {IMAGE_SIDE}"
+    )
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who judges, for the tasks that say so (also --concurrency, --image-side)")
+    group.add_argument("--judge-model", metavar="NAME", help="every score is told with it")
+    group.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible; without it at OpenAI's")
+    group.add_argument("--judge-key-name", metavar="NAME", help=f"environment variable, default {KEY_NAME}")
+    group.add_argument("--judge-replies", type=Path, metavar="FILE", help="its stored replies; no calls are made")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,36 +87,65 @@ def run(args: argparse.Namespace) -> int:
     from pvit_ext.evaluation.run import evaluate
     from pvit_ext.evaluation.summary import headline
 
+    if args.report_to == "wandb":
+        require_extra("wandb", "pvit-ext eval --report-to wandb")
     values = evaluate(_settings(args))
     if values is not None:
-        print(f"{args.out / 'metrics.md'}\n{headline(values)}")
+        if args.report_to == "wandb":
+            from pvit_ext.evaluation.tracking import report
+
+            report(values, args.out)
+        print("\n".join([str(args.out / "metrics.md"), *values["files"], headline(values)]))
     return 0
 
 
+_ASKED = ("base", "batch_size", "conv_version", "device", "dtype")
+"""Options of a checkpoint that is asked."""
 _NO_USE = {
-    "answers": ("arm", "region_words", "system", "max_new_tokens", "base", "conv_version", "device", "dtype"),
-    "endpoint_model": ("base", "conv_version", "device", "dtype"),
-    "model": (),
+    "answers": ("arm", "region_words", "system", "max_new_tokens", "api_key_name", *_ASKED),
+    "endpoint_model": _ASKED,
+    "model": ("api_key_name",),
 }
 """Who answers -> options that do not apply."""
+_OF_CALLS = ("concurrency", "image_side")
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    if any(getattr(args, name) is None for name in ("task", "data", "image_folder", "out")):
+        raise ValueError("give TASK --model DIR --data FILE --image-folder DIR --out DIR, or --tasks")
+    if not args.data.exists():
+        raise ValueError(f"--data {args.data}: there is no such file or folder")
 
 
 def _check(args: argparse.Namespace) -> None:
-    if any(getattr(args, name) is None for name in ("task", "data", "image_folder", "out")):
-        raise ValueError("give TASK --model DIR --data FILE --image-folder DIR --out DIR, or --tasks")
+    _check_data(args)
     given = [name for name in _NO_USE if getattr(args, name) is not None]
     if len(given) != 1:
         raise ValueError("give --model DIR, --endpoint-model NAME or --answers FILE: one of them answers")
     if args.endpoint and not args.endpoint_model:
         raise ValueError("--endpoint goes with --endpoint-model NAME")
-    if useless := [name for name in _NO_USE[given[0]] if getattr(args, name) is not None]:
-        raise ValueError(f"{_flags(useless)} cannot apply with {_flags(given)}: leave it out")
+    _check_judge(args)
+    _refuse(args, _NO_USE[given[0]], f"with {_flags(given)}")
+    if args.endpoint_model is None and (args.judge_model is None or args.judge_replies is not None):
+        _refuse(args, _OF_CALLS, "where no endpoint is called")
     if args.region_words is not None and args.arm != "image":
         raise ValueError("--region-words is what stands for a region in --arm image: name that arm, or leave it out")
-    if not args.data.exists():
-        raise ValueError(f"--data {args.data}: there is no such file or folder")
     if args.answers is not None and not args.answers.is_file():
         raise ValueError(f"--answers {args.answers}: there is no such file")
+
+
+def _check_judge(args: argparse.Namespace) -> None:
+    if args.judge_model is None:
+        _refuse(args, ("judge_endpoint", "judge_key_name", "judge_replies"), "without --judge-model NAME")
+    if args.judge_replies is not None:
+        _refuse(args, ("judge_endpoint", "judge_key_name"), "with --judge-replies")
+        if not args.judge_replies.is_file():
+            raise ValueError(f"--judge-replies {args.judge_replies}: there is no such file")
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    if useless := [name for name in names if getattr(args, name) is not None]:
+        raise ValueError(f"{_flags(useless)} cannot apply {where}: leave it out")
 
 
 def _flags(names: Sequence[str]) -> str:
@@ -115,7 +160,14 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     tokens = args.max_new_tokens or TASKS.require(args.task).max_new_tokens
     model = args.model and ModelOptions(
-        args.model, args.base, args.batch_size, tokens, args.conv_version, args.system, args.device, args.dtype
+        args.model,
+        args.base,
+        args.batch_size or BATCH_SIZE,
+        tokens,
+        args.conv_version,
+        args.system,
+        args.device,
+        args.dtype,
     )
     return Settings(
         task=args.task,
@@ -125,6 +177,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         model=model,
         endpoint=_endpoint(args, tokens) if args.endpoint_model else None,
         answers=args.answers,
+        judge=_judge(args),
         arm=args.arm,
         words=args.region_words or WORDS,
         settings=name_values(args.set),
@@ -135,20 +188,40 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _endpoint(args: argparse.Namespace, tokens: int) -> EndpointOptions:
     require_extra("generate", "pvit-ext eval --endpoint-model")
+    return _calls(args, args.endpoint_model, args.endpoint, args.api_key_name, tokens, args.system)
+
+
+def _judge(args: argparse.Namespace) -> JudgeOptions | None:
+    if args.judge_model is None:
+        return None
+    from pvit_ext.evaluation.judge.hearing import JudgeOptions
+    from pvit_ext.evaluation.task import TASKS
+
+    if args.judge_replies is not None:
+        return JudgeOptions(args.judge_model, replies=args.judge_replies)
+    require_extra("generate", "pvit-ext eval --judge-model")
+    tokens = getattr(TASKS.require(args.task), "judge_tokens", 1)
+    calls = _calls(args, args.judge_model, args.judge_endpoint, args.judge_key_name, tokens, None)
+    return JudgeOptions(args.judge_model, calls)
+
+
+def _calls(
+    args: argparse.Namespace, model: str, url: str | None, key_name: str | None, tokens: int, system: str | None
+) -> EndpointOptions:
     from pvit_ext.data.generate.client import Endpoint
     from pvit_ext.data.generate.request import CallOptions
-    from pvit_ext.evaluation.endpoint import EndpointOptions
+    from pvit_ext.evaluation.calls import EndpointOptions
 
     call = CallOptions(
-        args.endpoint_model,
-        image_side=args.image_side,
+        model,
+        image_side=args.image_side or IMAGE_SIDE,
         response_format="none",
         temperature=0.0,
         seed=args.seed,
         max_tokens=tokens,
-        max_tokens_name="max_tokens" if args.endpoint else "max_completion_tokens",
+        max_tokens_name="max_tokens" if url else "max_completion_tokens",
     )
-    return EndpointOptions(Endpoint(args.endpoint, args.api_key_name), call, args.system, args.concurrency)
+    return EndpointOptions(Endpoint(url, key_name or KEY_NAME), call, system, args.concurrency or CONCURRENCY)
 
 
 def _tasks() -> str:

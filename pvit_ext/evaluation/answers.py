@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 
 _ARTICLE = re.compile(r"^(?:a|an|the)\s+")
+_ARTICLES = re.compile(r"(?:^|(?<=[.!?]\s))\s*A\s+(?!(?:is|was|and|or|as|because|since|seems)\b)(?=[a-z])")
+"""The first word of a sentence, before a word that does not speak of a choice A: "A cat", not "A is closer"."""
 _EDGES = " \t\r\n.,;:!?\"'`*()[]"
 _WORDS = re.compile(r"\w+(?:[-'\u2019]\w+)*")
 
@@ -65,6 +67,8 @@ def _by_words(classes: tuple[str, ...]) -> dict[tuple[str, ...], str]:
 def only_letter(answer: str, letters: Sequence[str]) -> str | None:
     """The letter that an answer begins with, in brackets or before a mark; else the one that stands in it on its own.
 
+    The article of "A cat" is no letter.
+
     Args:
         answer: such as ``B``, ``(B) A dog``, ``B. A dog`` or ``The answer is B.``
         letters: capitals, of the choices.
@@ -74,5 +78,18 @@ def only_letter(answer: str, letters: Sequence[str]) -> str | None:
     """
     if (first := re.match(r"\s*\(?([A-Z])(?:[).:]|\s*$)", answer)) and first[1] in letters:
         return first[1]
-    found = {letter for letter in letters if re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", answer)}
+    text = _ARTICLES.sub("", answer)
+    found = {letter for letter in letters if re.search(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", text)}
     return found.pop() if len(found) == 1 else None
+
+
+def chosen_letter(answer: str, choices: Mapping[str, str]) -> str | None:
+    """The letter of the choice that an answer is, word for word; else :func:`only_letter`.
+
+    Args:
+        answer: as the model gave it.
+        choices: texts by letter.
+    """
+    said = normalise(answer)
+    same = [letter for letter, text in choices.items() if said and said == normalise(text)]
+    return same[0] if len(same) == 1 else only_letter(answer, list(choices))

@@ -70,9 +70,9 @@ def objects_of(path: Path, image_folder: str) -> Iterator[Found]:
             continue
         names = [known.image] if isinstance(known.image, str) else known.image
         images = tuple(path_of(image_folder, name) for name in names)
-        for place, item in enumerate(known.objects):
+        for index, item in enumerate(known.objects):
             some = True
-            yield _found(item, f"{number}.{place}", images, image_folder, f"{location}, object {place}")
+            yield _found(item, f"{number}.{index}", images, image_folder, f"{location}, object {index}")
     if not some:
         raise ValueError(
             f"{path} has no objects under {SOURCE_KEY!r}: give a file of `pvit-ext data convert` without --no-source"

@@ -38,6 +38,6 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
     """
     different = list(dict.fromkeys(texts))
     vectors = _model().encode(different, normalize_embeddings=True, show_progress_bar=False)
-    place = {text: number for number, text in enumerate(different)}
-    found: NDArray[np.float32] = np.asarray(vectors, np.float32)[[place[text] for text in texts]]
+    indices = {text: number for number, text in enumerate(different)}
+    found: NDArray[np.float32] = np.asarray(vectors, np.float32)[[indices[text] for text in texts]]
     return found

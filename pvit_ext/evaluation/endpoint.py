@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -14,37 +13,17 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 
-from pvit_ext.data.generate.calls import Caller, Progress
-from pvit_ext.data.generate.client import Endpoint, OpenAIClient
-from pvit_ext.data.generate.ledger import Ledger
-from pvit_ext.data.generate.limits import Budget, Pace, Prices
 from pvit_ext.data.generate.pipeline import Lookup
-from pvit_ext.data.generate.reply import BadReply, Refused, message_text, read_body
-from pvit_ext.data.generate.request import CallOptions, ImagePart, Message, Request
+from pvit_ext.data.generate.reply import Refused
+from pvit_ext.data.generate.request import ImagePart, Message, Request
 from pvit_ext.evaluation.answering import show
 from pvit_ext.evaluation.arms import Arm
+from pvit_ext.evaluation.calls import EndpointOptions, make_calls, reply_text
 from pvit_ext.evaluation.sample import Prediction, Sample
 from pvit_ext.evaluation.task import Task
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 
 LEDGER = "ledger.jsonl"
-
-
-@dataclass(frozen=True)
-class EndpointOptions:
-    """An external model, and how it is asked.
-
-    Args:
-        endpoint: where calls go.
-        call: what all calls share; its ``model`` is the name there.
-        system: prompt, None for none.
-        concurrency: calls at a time.
-    """
-
-    endpoint: Endpoint
-    call: CallOptions
-    system: str | None = None
-    concurrency: int = 8
 
 
 @dataclass(frozen=True)
@@ -92,7 +71,7 @@ class _Questions:
         if (answer := lookup(request.key)) is None:
             return request
         try:
-            text = _text(answer.raw) if answer.failure is None else ""
+            text = reply_text(answer.raw) if answer.failure is None else ""
             if answer.failure is not None:
                 self.refused[job.name] = answer.failure
         except Refused as error:
@@ -128,37 +107,6 @@ def answer_by_endpoint(
     Raises:
         ValueError: when calls had no reply, or the ledger is in use.
     """
-    from tqdm import tqdm
-
     plan = _Questions(task, arm, options)
-    jobs = [_Question(sample.id, sample) for sample in samples]
-    with Ledger(out / LEDGER) as ledger, tqdm(total=len(jobs), desc="asking", unit="sample") as bar:
-        caller = Caller(plan, ledger, OpenAIClient(options.endpoint), Pace(None, None), Budget(Prices(), None))
-        progress = asyncio.run(caller.do(jobs, options.concurrency, bar.update))
-    _check(progress, len(jobs))
+    make_calls(plan, [_Question(sample.id, sample) for sample in samples], options, out / LEDGER, "asking")
     return plan.answers, plan.refused
-
-
-def _check(progress: Progress, jobs: int) -> None:
-    if progress.stopped or progress.failed:
-        why = progress.stopped or next(iter(progress.failed.values()))
-        raise ValueError(
-            f"{jobs - progress.finished} of {jobs} questions have no reply ({why}): run the same command again, it "
-            "asks only those"
-        )
-
-
-def _text(raw: str) -> str:
-    """The text of a reply; one that was cut at the longest length is an answer too, and so is an empty one.
-
-    Raises:
-        Refused: by the model, or by a content filter.
-    """
-    body = read_body(raw)
-    try:
-        return message_text(body)
-    except BadReply:
-        choices = body.get("choices") or [{}]
-        message = choices[0].get("message") if isinstance(choices[0], dict) else None
-        text = message.get("content") if isinstance(message, dict) else None
-        return text if isinstance(text, str) else ""

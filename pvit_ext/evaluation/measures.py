@@ -76,8 +76,10 @@ def confusion(results: Sequence[Result], classes: Sequence[str]) -> Confusion:
         classes: rows and columns.
     """
     counts = Counter((str(result.sample.extra["class"]), result.judged.said) for result in results)
-    rows = [name for name in classes if any(pair[0] == name for pair in counts)]
+    totals: Counter[str] = Counter()
+    for (row, _), count in counts.items():
+        totals[row] += count
+    rows = [name for name in classes if name in totals]
     table = [[counts[row, column] for column in classes] for row in rows]
-    other = [sum(count for (row, _), count in counts.items() if row == name) for name in rows]
-    table = [[*line, total - sum(line)] for line, total in zip(table, other, strict=True)]
+    table = [[*line, totals[row] - sum(line)] for row, line in zip(rows, table, strict=True)]
     return Confusion(rows, [*classes, OTHER], table)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from pvit_ext.data.html_page import jpeg_data_url, write_html_page
+from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.sample import Result
+from pvit_ext.evaluation.summary import group_score, judge_lines, metric_rows, score_name
 from pvit_ext.evaluation.task import Task
-from pvit_ext.files import atomic_write
 from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import ImageError, load_image
@@ -46,28 +44,28 @@ def write_page(path: Path, values: Mapping[str, Any], task: Task, results: Seque
     """
     chosen = random.Random(seed)
     shuffled = chosen.sample(list(results), len(results))
-    worst = [one for one in sorted(shuffled, key=lambda one: one.judged.score) if one.judged.score < 1][:CASES]
-    title = html.escape(f"{values['task']}: {values['run'].get('model', 'stored answers')}")
-    parts = [f"<h1>{title}</h1><p>{html.escape(values['about'])}; {values['samples']:,} samples</p>", _tables(values)]
+    scored = values["main"] != ""
+    worst = [one for one in sorted(shuffled, key=lambda one: one.judged.score) if scored and one.judged.score < 1][
+        :CASES
+    ]
+    title = f"{values['task']}: {values['run'].get('model', 'stored answers')}"
+    about = f"{values['about']}; {values['samples']:,} samples"
+    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(about)}</p>", _tables(values)]
     if values["confusion"] is not None:
         parts.append(_confusion(values["confusion"]))
     for heading, cases in (("Worst cases", worst), ("Random cases", chosen.sample(shuffled, min(CASES, len(results))))):
         if cases:
-            figures = "\n".join(_figure(task, one) for one in cases)
+            figures = "\n".join(_figure(task, one, scored) for one in cases)
             parts.append(f'<h2>{heading}</h2><div class="cases">{figures}</div>')
-    text = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        "</head>\n<body>" + "\n".join(parts) + "\n</body></html>\n"
-    )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    write_html_page(path, title, _STYLE, "\n".join(parts))
 
 
 def _tables(values: Mapping[str, Any]) -> str:
-    parts = [_table(["metric", ""], [[name, f"{100 * value:.2f}"] for name, value in values["metrics"].items()])]
+    parts = [_table(["metric", ""], metric_rows(values, [], []))]
+    parts += [f"<p>{html.escape(line)}</p>" for line in judge_lines(values)]
     for name, groups in values["groups"].items():
-        rows = [[group, f"{100 * one['score']:.2f}", f"{one['samples']:,}"] for group, one in groups.items()]
-        parts.append(f"<h2>By {html.escape(name)}</h2>" + _table([name, "right", "samples"], rows))
+        rows = [[group, group_score(values, one["score"]), f"{one['samples']:,}"] for group, one in groups.items()]
+        parts.append(f"<h2>By {html.escape(name)}</h2>" + _table([name, score_name(values, name), "samples"], rows))
     return "\n".join(parts)
 
 
@@ -97,17 +95,26 @@ def _confusion(found: Mapping[str, Any]) -> str:
     return f"<h2>Confusion</h2><p>Rows are references, columns answers.</p>{table}"
 
 
-def _figure(task: Task, result: Result) -> str:
+def _figure(task: Task, result: Result, scored: bool) -> str:
     sample, judged = result.sample, result.judged
     earlier = [text for turn in sample.history for text in turn]
     question = _numbered([*earlier, task.prompt(sample)], sample.numbers())
-    kind = "right" if judged.score == 1 else "wrong"
-    return (
-        f"<figure>{_images(task, result)}<figcaption><p>{html.escape(question)}</p>"
-        f'<p class="{kind}">answer: {html.escape(result.prediction.answer)} ({judged.score:.2f})</p>'
-        f"<p>reference: {html.escape(sample.reference)}</p><p><small>{html.escape(sample.name)}</small></p>"
-        "</figcaption></figure>"
-    )
+    kind, worth = ("right" if judged.score == 1 else "wrong"), f" ({judged.score:.2f})"
+    if not scored:
+        kind, worth = "", ""
+    lines = [
+        f"<p>{html.escape(question)}</p>",
+        f'<p class="{kind}">answer: {html.escape(result.prediction.answer)}{worth}</p>',
+        _verdict(task, result),
+        f"<p>reference: {html.escape(sample.reference)}</p>" if sample.reference else "",
+        f"<p><small>{html.escape(sample.name)}</small></p>",
+    ]
+    return f"<figure>{_images(task, result)}<figcaption>{''.join(lines)}</figcaption></figure>"
+
+
+def _verdict(task: Task, result: Result) -> str:
+    said = result.judged.said
+    return f"<p>verdict: {html.escape(said)}</p>" if isinstance(task, JudgedTask) and said else ""
 
 
 def _numbered(texts: Sequence[str], numbers: Sequence[int]) -> str:
@@ -123,13 +130,7 @@ def _images(task: Task, result: Result) -> str:
         for number, path in enumerate(result.sample.images):
             image = load_image(path)
             own = [one.resolve(image.size, result.sample.name) for one in regions if one.image == number]
-            parts.append(f'<img src="{_data_url(draw_regions(image, own))}" alt="{html.escape(Path(path).name)}">')
+            parts.append(f'<img src="{jpeg_data_url(draw_regions(image, own))}" alt="{html.escape(Path(path).name)}">')
     except (ImageError, RegionError, OSError) as error:
         return f'<p class="wrong">{html.escape(str(error))}</p>'
     return "".join(parts)
-
-
-def _data_url(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

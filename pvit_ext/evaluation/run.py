@@ -12,6 +12,8 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
 from pvit_ext.evaluation.arms import MARKS, REGIONS, WORDS, Arm, check_arm
+from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
+from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.ranks import Ranks, ranks
@@ -21,7 +23,7 @@ from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 
 if TYPE_CHECKING:
-    from pvit_ext.evaluation.endpoint import EndpointOptions
+    from pvit_ext.evaluation.calls import EndpointOptions
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Settings:
         model: that answers; one of this, ``endpoint`` and ``answers`` is given.
         endpoint: of an external model that answers.
         answers: file of stored answers.
+        judge: of the answers, for tasks that have one.
         arm: by name; None: that of the checkpoint, or ``marks`` for an external model.
         words: what stands for a region in the arm ``image``.
         settings: of the task.
@@ -50,6 +53,7 @@ class Settings:
     model: ModelOptions | None = None
     endpoint: EndpointOptions | None = None
     answers: Path | None = None
+    judge: JudgeOptions | None = None
     arm: str | None = None
     words: str = WORDS
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -91,15 +95,27 @@ def evaluate(settings: Settings) -> dict[str, Any] | None:
 
 def _asked(settings: Settings) -> _Asked:
     task = TASKS.require(settings.task)(TaskOptions(settings.data, settings.image_folder, settings.settings))
+    _check_judge(settings, task)
     every = list(task.load())
     if not every:
         raise ValueError(f"{settings.data} holds no sample of {settings.task}: {task.left_out or 'it is empty'}")
     if len({sample.id for sample in every}) != len(every):
         raise ValueError(f"two samples of {settings.task} have one id: its load() must give each its own")
-    places: Sequence[int] = range(len(every))
+    indices: Sequence[int] = range(len(every))
     if settings.limit is not None and settings.limit < len(every):
-        places = sorted(random.Random(settings.seed).sample(places, settings.limit))
-    return _Asked(task, [every[place] for place in places], identity.data_hash(task), every)
+        indices = sorted(random.Random(settings.seed).sample(indices, settings.limit))
+    return _Asked(task, [every[index] for index in indices], identity.data_hash(task), every)
+
+
+def _check_judge(settings: Settings, task: Task) -> None:
+    """Before anything is asked."""
+    if settings.judge is not None and not isinstance(task, JudgedTask):
+        raise ValueError(f"{settings.task} is scored without a judge: leave --judge-model out")
+    if settings.judge is None and isinstance(task, JudgedTask) and task.judge_needed:
+        raise ValueError(
+            f"the answers of {settings.task} are judged by another model: give --judge-model NAME, with "
+            "--judge-endpoint URL where it is not OpenAI's, or with --judge-replies FILE of stored replies"
+        )
 
 
 def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:
@@ -112,7 +128,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
         "task": f"{settings.task} {asked.task.version}",
-        "task settings": asked.task.chosen,
+        "task settings": asked.task.asking(),
         "model": identity.checkpoint_mark(model.path, model.base),
         "arm": name,
         "data sha256": asked.data_sha256,
@@ -166,7 +182,7 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
     arm = Arm(name, None, settings.words)
     found, refused = answer_by_endpoint(asked.task, asked.samples, arm, options, settings.out)
     run = {
-        "model": f"{options.call.model} at {options.endpoint.base_url or 'OpenAI'}",
+        "model": options.name,
         "arm": f"{name}: {arm.about}",
         "prompt sha256": identity.prompt_hash(asked.task, asked.every, arm.values() | {"system": options.system}),
         "max new tokens": options.call.max_tokens,
@@ -192,9 +208,7 @@ def _write(
     settings: Settings, asked: _Asked, found: Mapping[str, Prediction], run: Mapping[str, Any]
 ) -> dict[str, Any]:
     task = asked.task
-    results = [
-        Result(sample, found[sample.id], task.parse(sample, found[sample.id].answer)) for sample in asked.samples
-    ]
+    results, judge = _results(settings, asked, found)
     every = {
         "data": str(settings.data),
         "data sha256": asked.data_sha256,
@@ -205,9 +219,22 @@ def _write(
     }
     score = task.score(results)
     results = with_scores(results, score)
-    values = summary(settings.task, task, results, score, {**run, **every})
+    values = summary(settings.task, task, results, score, {**run, **every}, judge)
     settings.out.mkdir(parents=True, exist_ok=True)
+    values["files"] = [str(path) for path in task.write(settings.out, results)]
     write_json(settings.out / "metrics.json", values)
     write_markdown(settings.out / "metrics.md", values)
     write_page(settings.out / "report.html", values, task, results, settings.seed)
     return values
+
+
+def _results(
+    settings: Settings, asked: _Asked, found: Mapping[str, Prediction]
+) -> tuple[list[Result], dict[str, Any] | None]:
+    """The answers with what they are worth, and what is to be said about the judge; without a verdict they are not."""
+    task = asked.task
+    if isinstance(task, JudgedTask) and settings.judge is not None:
+        return judged_results(task, asked.samples, found, settings.judge, settings.out)
+    return [
+        Result(sample, found[sample.id], task.parse(sample, found[sample.id].answer)) for sample in asked.samples
+    ], None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,7 @@ class Judged:
 
     Args:
         said: the answer as the task read it, such as a class or a letter; None where it could not.
-        score: 0..1; the mean over all samples need not be the task's metric.
+        score: 1 for right, 0 for wrong, or between; a benchmark may go below. Its mean need not be the task's metric.
     """
 
     said: str | None
@@ -118,10 +118,11 @@ class Score:
 
     Args:
         main: name of the metric by which models are compared.
-        metrics: name -> value, in the order of the table; fractions 0..1 unless the task says otherwise.
+        metrics: name -> value, in the order of the table; fractions, shown in percent.
         groups: name of a grouping -> group -> (value of the main metric, number of samples).
         confusion: of classes, where there are any.
         notes: how it was measured, a sentence each.
+        as_they_are: names of metrics that are no fractions.
         each: the score of each result, in place of what ``parse`` gave, where it takes all answers to know it.
     """
 
@@ -130,4 +131,5 @@ class Score:
     groups: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
     confusion: Confusion | None = None
     notes: Sequence[str] = ()
+    as_they_are: Collection[str] = ()
     each: Sequence[float] = ()

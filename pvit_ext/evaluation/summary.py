@@ -25,7 +25,12 @@ def with_scores(results: Sequence[Result], score: Score) -> list[Result]:
 
 
 def summary(
-    task_name: str, task: Task, results: Sequence[Result], score: Score, run: Mapping[str, Any]
+    task_name: str,
+    task: Task,
+    results: Sequence[Result],
+    score: Score,
+    run: Mapping[str, Any],
+    judge: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that was measured, in plain JSON types.
 
@@ -35,13 +40,15 @@ def summary(
         results: of all samples, with their final scores.
         score: of them.
         run: what the answers were made with.
+        judge: of the answers, where there was one.
     """
-    groups = {**score.groups, SIZE: by_size(results)}
+    groups = {**score.groups, SIZE: by_size(results) if task.by_size else {}}
     return {
         "task": task_name,
         "about": task.about,
         "main": score.main,
         "metrics": dict(score.metrics),
+        "as they are": list(score.as_they_are),
         "groups": {
             name: {group: {"score": value, "samples": count} for group, (value, count) in found.items()}
             for name, found in groups.items()
@@ -51,6 +58,7 @@ def summary(
         "samples": len(results),
         "left_out": dict(task.left_out),
         "notes": list(score.notes),
+        "judge": None if judge is None else dict(judge),
         "published": [asdict(one) for one in task.published],
         "run": dict(run),
     }
@@ -58,8 +66,11 @@ def summary(
 
 def headline(values: Mapping[str, Any]) -> str:
     """One line for the terminal."""
-    metrics = ", ".join(f"{name} {_shown(value)}" for name, value in values["metrics"].items())
-    return f"{values['task']}, {values['samples']:,} samples: {metrics}"
+    metrics = ", ".join(
+        f"{name} {shown(value, name in values['as they are'])}" for name, value in values["metrics"].items()
+    )
+    by = f", judged by {values['judge']['name']}" if values["judge"] else ""
+    return f"{values['task']}, {values['samples']:,} samples{by}: {metrics or values['notes'][0]}"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -83,13 +94,14 @@ def markdown(values: Mapping[str, Any]) -> str:
     lines = [f"# {values['task']}: {values['run'].get('model', 'stored answers')}", "", values["about"] + ".", ""]
     published = [Published(**one) for one in values["published"]]
     systems = list(dict.fromkeys(one.system for one in published))
-    lines += table(["metric", "this run", *systems], _metric_rows(values["metrics"], published, systems))
-    lines += [f"{values['samples']:,} samples."]
+    if values["metrics"]:
+        lines += table(["metric", "this run", *systems], metric_rows(values, published, systems))
+    lines += [f"{values['samples']:,} samples.", *judge_lines(values)]
     lines += [f"{count:,} left out: {reason}." for reason, count in values["left_out"].items()]
     lines += values["notes"] + _sources(published) + [""]
     for name, groups in values["groups"].items():
-        rows = [[group, _shown(one["score"]), f"{one['samples']:,}"] for group, one in groups.items()]
-        lines += [f"## By {name}", "", *table([name, values["main"] if name == SIZE else "right", "samples"], rows)]
+        rows = [[group, group_score(values, one["score"]), f"{one['samples']:,}"] for group, one in groups.items()]
+        lines += [f"## By {name}", "", *table([name, score_name(values, name), "samples"], rows)]
     lines += ["## Made with", "", *table(["", ""], [[key, _plain(one)] for key, one in values["run"].items()])]
     return "\n".join(lines)
 
@@ -100,15 +112,50 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines] + [""]
 
 
-def _metric_rows(
-    metrics: Mapping[str, float], published: Sequence[Published], systems: Sequence[str]
-) -> list[list[str]]:
+def judge_lines(values: Mapping[str, Any]) -> list[str]:
+    """What is to be said about the judge, a sentence each.
+
+    Args:
+        values: of :func:`summary`.
+    """
+    if not (judge := values["judge"]):
+        return []
+    lines = [f"Judged by {judge['name']}, with a prompt that is {judge['prompt']}: {judge['questions']:,} questions."]
+    if count := judge["without a readable reply"]:
+        why = "; ".join(f"{reason} ({times:,})" for reason, times in judge["why"].items())
+        rule = "scored as the benchmark's script does" if judge["scored by the script's rule"] else "left out"
+        lines.append(f"{count:,} questions without a readable reply of the judge, {rule}: {why}.")
+    if count := judge["samples without a verdict"]:
+        lines.append(f"{count:,} samples without a verdict, in no score.")
+    return lines
+
+
+def metric_rows(values: Mapping[str, Any], published: Sequence[Published], systems: Sequence[str]) -> list[list[str]]:
+    """A row for each metric: its name, this run, and each of the systems.
+
+    Args:
+        values: of :func:`summary`.
+        published: numbers of others.
+        systems: columns.
+    """
     theirs = {(one.system, one.metric): one for one in published}
     rows = []
-    for name, value in metrics.items():
+    for name, value in values["metrics"].items():
+        plain = name in values["as they are"]
         others = [theirs.get((system, name)) for system in systems]
-        rows.append([name, _shown(value), *("" if one is None else _shown(one.value, one.verified) for one in others)])
+        said = ["" if one is None else f"{shown(one.value, plain)}{'' if one.verified else '*'}" for one in others]
+        rows.append([name, shown(value, plain), *said])
     return rows
+
+
+def score_name(values: Mapping[str, Any], group: str) -> str:
+    """The head of the scores of a group."""
+    return values["main"] if group == SIZE or values["judge"] or values["main"] in values["as they are"] else "right"
+
+
+def group_score(values: Mapping[str, Any], score: float) -> str:
+    """A score of a group, as the main metric is shown."""
+    return shown(score, values["main"] in values["as they are"])
 
 
 def _sources(published: Sequence[Published]) -> list[str]:
@@ -117,8 +164,9 @@ def _sources(published: Sequence[Published]) -> list[str]:
     return [f"Numbers of others: {sources}{star}."] if published else []
 
 
-def _shown(value: float, verified: bool = True) -> str:
-    return f"{100 * value:.2f}{'' if verified else '*'}"
+def shown(value: float, as_it_is: bool = False) -> str:
+    """A metric for people: percent, but for those that are no fractions."""
+    return f"{value if as_it_is else 100 * value:.2f}"
 
 
 def _plain(value: Any) -> str:

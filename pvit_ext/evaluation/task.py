@@ -18,7 +18,7 @@ module that ``--plugin`` imports.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -75,6 +75,8 @@ class Task(ABC):
         about: one line for the list of tasks.
         version: grows when the same answers would be scored, or the same samples asked, in another way.
         settings: what the user may choose.
+        scoring: names of the settings that only the score depends on: answers that are there can be scored by others.
+        by_size: the mean score by the size of regions says something.
         max_new_tokens: of an answer, unless the user says otherwise.
         published: numbers of others.
         left_out: reason -> how many of the data are no samples; filled by :meth:`load`.
@@ -83,6 +85,8 @@ class Task(ABC):
     about: ClassVar[str]
     version: ClassVar[int] = 1
     settings: ClassVar[Mapping[str, Setting]] = {}
+    scoring: ClassVar[Collection[str]] = ()
+    by_size: ClassVar[bool] = True
     max_new_tokens: ClassVar[int] = 32
     published: Sequence[Published] = ()
 
@@ -130,6 +134,22 @@ class Task(ABC):
             ValueError: naming what the file lacks.
         """
         return None
+
+    def write(self, out: Path, results: Sequence[Result]) -> list[Path]:
+        """Write what the task has beside the results of all tasks.
+
+        Args:
+            out: folder, which is there.
+            results: of all samples.
+
+        Returns:
+            the files that people are to look at.
+        """
+        return []
+
+    def asking(self) -> dict[str, str]:
+        """The settings that answers depend on."""
+        return {name: value for name, value in self.chosen.items() if name not in self.scoring}
 
     def leave_out(self, reason: str) -> None:
         """Note that something of the data is no sample."""

@@ -45,4 +45,4 @@ def test_tasks_are_listed_with_their_settings(capsys: pytest.CaptureFixture[str]
 def test_an_unknown_task_is_answered_with_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", str(tmp_path), "--image-folder", str(tmp_path), "--out", str(tmp_path / "o"), "--model", "m"]
     assert cli.main(["eval", "nonsense", *words]) == 2
-    assert "known: gar-bench-vqa" in capsys.readouterr().err
+    assert "known: blink, dlc-bench" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pvit_ext.evaluation.answers import only_letter
+from pvit_ext.evaluation.answers import chosen_letter, only_letter
 from pvit_ext.evaluation.task import TASKS, TaskOptions
 from tests.evaluation.test_benchmarks import answered, lines, run
 
@@ -135,6 +136,58 @@ def test_vstar_mixes_its_options(folder: Path) -> None:
         list(TASKS.require("vstar")(TaskOptions(folder / "direct_attributes", str(folder))).load())
 
 
+def blink_file(path: Path, answers: list[str], task: str = "Depth") -> Path:
+    """One question of BLINK for each answer, on two images."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 6), (0, 200, 0)).save(stream, "PNG")
+    image = {"bytes": stream.getvalue(), "path": "x.png"}
+    rows = [
+        {"idx": f"val_{task}_{number}", "question": "Which is closer?", "sub_task": task, "image_1": image}
+        | {
+            "image_2": image,
+            "image_3": None,
+            "image_4": None,
+            "choices": ["A is closer", "B is closer"],
+            "answer": answer,
+        }
+        | {"prompt": "Which is closer?\n(A) A is closer\n(B) B is closer"}
+        for number, answer in enumerate(answers, 1)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+    return path
+
+
+def test_blink_is_the_mean_of_its_tasks(folder: Path) -> None:
+    data = folder / "blink"
+    blink_file(data / "Depth" / "val-00000-of-00001.parquet", ["(A)", "(B)", "(A)"])
+    blink_file(data / "Counting" / "val-00000-of-00001.parquet", ["(B)", "hidden"], "Counting")
+    blink_file(data / "Counting" / "test-00000-of-00001.parquet", ["hidden"], "Counting")
+    said = {"val_Depth_1": "A is closer", "val_Depth_2": "(B) B is closer", "val_Depth_3": "B", "val_Counting_1": "b"}
+    stored = lines(folder / "a.jsonl", [{"id": id, "answer": text} for id, text in said.items()])
+    values = run("blink", folder, data, stored)
+    assert values["metrics"] == pytest.approx({"mean of tasks": (2 / 3 + 0) / 2, "accuracy": 2 / 4})
+    assert values["left_out"] == {"its answer is not published": 1}
+    samples = list(TASKS.require("blink")(TaskOptions(data, str(folder / "unpacked"))).load())
+    named = {sample.id: sample for sample in samples}["val_Depth_2"]
+    assert [Path(path).name for path in named.images] == ["val_Depth_2_1.png", "val_Depth_2_2.png"]
+    assert all(Image.open(path).size == (8, 6) for path in named.images)
+    assert named.question.startswith("Which is closer?\n(A) A is closer")
+    with pytest.raises(ValueError, match=r"has no dev-\*\.parquet"):
+        list(TASKS.require("blink")(TaskOptions(data, str(folder), {"split": "dev"})).load())
+    with pytest.raises(ValueError, match="is no Parquet file"):
+        list(TASKS.require("blink")(TaskOptions(stored, str(folder))).load())
+
+
+@pytest.mark.parametrize("checkpoint", ["transformers"], indirect=True)
+def test_a_model_answers_on_several_images(checkpoint: Path, evaluate: Any, folder: Path) -> None:
+    data = blink_file(folder / "val-0.parquet", ["(A)", "(B)"])
+    options = ("--model", checkpoint, "--max-new-tokens", 2, "--image-folder", folder)
+    assert evaluate(*options, task="blink", data=data)["samples"] == 2
+
+
 @pytest.mark.parametrize(
     ("answer", "want"),
     [
@@ -143,7 +196,11 @@ def test_vstar_mixes_its_options(folder: Path) -> None:
         ("B. A cat", "B"),
         ("The answer is C.", "C"),
         ("A, A", "A"),
-        ("A cat, B.", None),
+        ("A cat, B.", "B"),
+        ("A cat", None),
+        ("It is far. A red cat.", None),
+        ("A is closer", "A"),
+        ("I say A, not B", None),
         ("E. x", None),
         ("Cat", None),
         ("b", None),
@@ -151,3 +208,12 @@ def test_vstar_mixes_its_options(folder: Path) -> None:
 )
 def test_one_letter(answer: str, want: str | None) -> None:
     assert only_letter(answer, "ABCD") == want
+
+
+def test_a_choice_word_for_word_is_its_letter() -> None:
+    choices = {"A": "B is closer", "B": "A is closer", "C": "Neither", "D": "neither"}
+    assert chosen_letter("A is closer.", choices) == "B"
+    assert chosen_letter("B is closer.", choices) == "A"
+    assert chosen_letter("B", choices) == "B"
+    assert chosen_letter("neither", choices) is None
+    assert chosen_letter("", choices) is None

@@ -34,6 +34,7 @@ class GarBenchVqa(Task):
         "match": Setting("exact", "the answer is the letter (GAR's rule), or holds one", ("exact", "letter")),
         "suffix": Setting("Answer with the option's letter from the given choices directly.", "behind the choices"),
     }
+    scoring = ("match",)
     max_new_tokens = 16
     published = (
         Published("GAR-1B", "accuracy", 203 / 424, _SOURCE, verified=True),
@@ -47,15 +48,15 @@ class GarBenchVqa(Task):
         Raises:
             ValueError: naming an item that is none of GAR-Bench's.
         """
-        for number, item in enumerate(_items(self.options.data)):
+        for number, item in enumerate(items_of(self.options.data)):
             location = f"{self.options.data.name} item {number}"
             try:
                 masks = [
-                    PendingMask.parse(one, 0, f"{location}, mask {place}")
-                    for place, one in enumerate(item["mask_rles"])
+                    PendingMask.parse(one, 0, f"{location}, mask {index}")
+                    for index, one in enumerate(item["mask_rles"])
                 ]
                 text = "\n".join([item["question"], *item["choices"], *filter(None, [self.chosen["suffix"]])])
-                specs = tuple(masks[int(place)] for place in _PROMPT.findall(text))
+                specs = tuple(masks[int(index)] for index in _PROMPT.findall(text))
                 image, answer, kind = item["image"], str(item["answer"]), str(item["type"])
             except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(f"{location} is none of GAR-Bench VQA ({error!r}): see GAR-Bench-VQA.json") from error
@@ -99,13 +100,18 @@ class GarBenchVqa(Task):
         """
         if path.suffix != ".json":
             return None
-        stored, asked = _items(path), _items(self.options.data)
+        stored, asked = items_of(path), items_of(self.options.data)
         if [one.get("question") for one in stored] != [one.get("question") for one in asked]:
             raise ValueError(f"{path} answers other questions than those of {self.options.data}")
         return {str(number): str(one["model_output"]) for number, one in enumerate(stored)}
 
 
-def _items(path: Path) -> list[dict[str, Any]]:
+def items_of(path: Path) -> list[dict[str, Any]]:
+    """The items of one of GAR-Bench's files.
+
+    Raises:
+        ValueError: for a file of another kind.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -113,11 +113,11 @@ def _with_regions(
     words = text.split(" ")
     found: list[Region] = []
     ends = {int(key.rpartition(":")[2]) - 1 if ":" in key else int(key): ids for key, ids in spans.items()}
-    for place in sorted(ends):
-        boxes = [objects[id] for id in ends[place].split(",") if id in objects]
+    for index in sorted(ends):
+        boxes = [objects[id] for id in ends[index].split(",") if id in objects]
         found += [Region.box(one["x"], one["y"], one["x"] + one["w"], one["y"] + one["h"]) for one in boxes]
-        word = words[place].rstrip("?.,")
-        words[place] = word + " <region>" * len(boxes) + words[place][len(word) :]
+        word = words[index].rstrip("?.,")
+        words[index] = word + " <region>" * len(boxes) + words[index][len(word) :]
     return " ".join(words), found
 
 

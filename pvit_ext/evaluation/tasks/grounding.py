@@ -29,6 +29,7 @@ class Grounding(Task):
         "scale": Setting("auto", "what the numbers of an answer count; auto: fractions, above 1 thousandths", SCALES),
         "iou": Setting("ge", "an IoU of just 0.5 is right (InternVL, lmms-eval) or wrong (gt: Shikra)", ("ge", "gt")),
     }
+    scoring = ("scale", "iou")
     max_new_tokens = 64
 
     def load(self) -> Iterator[Sample]:

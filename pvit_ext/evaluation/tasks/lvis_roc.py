@@ -48,7 +48,7 @@ class LvisRoc(Task):
         self.published = [Published(system, "accuracy", value, _SOURCE) for system, value in theirs.items()]
 
     def load(self) -> Iterator[Sample]:
-        """A sample for each line; the true name stands first at even places of the file.
+        """A sample for each line; the true name stands first in lines of even index, from 0.
 
         Raises:
             ValueError: naming a line that is none of LVIS-ROC.

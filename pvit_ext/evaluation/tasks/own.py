@@ -26,6 +26,7 @@ class Own(Task):
         "match": Setting("whole", "the answer is a class, or holds just one as words", ("whole", "words")),
         "history": Setting("no", "ask each question of a record alone, or after the earlier turns", ("no", "yes")),
     }
+    scoring = ("match",)
 
     def load(self) -> Iterator[Sample]:
         """A sample for each question; see :class:`~pvit_ext.evaluation.task.Task`.

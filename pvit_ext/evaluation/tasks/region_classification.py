@@ -42,6 +42,7 @@ class RegionClassification(Task):
         "question": Setting("What is <region>? Answer with its name alone.", "with <region>"),
         "map": Setting("no", "also mAP, by faster-coco-eval; it takes a confidence for each answer", ("no", "yes")),
     }
+    scoring = ("match", "map")
     published = (
         Published("PVIT", "accuracy", 0.6453, _TABLE),
         Published("GPT4RoI", "accuracy", 0.6401, _TABLE),
@@ -61,7 +62,8 @@ class RegionClassification(Task):
         if self.chosen["question"].count("<region>") != 1:
             raise ValueError(f"--set question={self.chosen['question']!r} has to hold <region>, once")
         self.file = CocoFile.read(options.data)
-        self.names = {number: normalise(name) for number, name in self.file.categories().items()}
+        self.categories = self.file.categories()
+        self.names = {number: normalise(name) for number, name in self.categories.items()}
         self.classes = sorted(set(self.names.values()))
         self.confidences: dict[str, float] = {}
         self._found: dict[str, tuple[str, float]] = {}
@@ -77,7 +79,7 @@ class RegionClassification(Task):
                 id=str(item["id"]),
                 images=(image_path(image, self.options.image_folder),),
                 question=self.chosen["question"],
-                reference=self.file.categories()[item["category_id"]],
+                reference=self.categories[item["category_id"]],
                 specs=(parse_region(box if kind == "box" else _outline(item), location, None),),
                 location=location,
                 extra={"class": self.names[item["category_id"]], "item": item},
@@ -133,7 +135,7 @@ class RegionClassification(Task):
         for number, one in enumerate(found):
             if not (ids := free.get((one["image_id"], *one["bbox"]))):
                 raise ValueError(f"{path}: the box of detection {number} is no object's in {self.options.data}")
-            answers[ids[0]] = self.file.categories()[one["category_id"]]
+            answers[ids[0]] = self.categories[one["category_id"]]
             self.confidences[ids.pop(0)] = float(one["score"])
         return answers
 

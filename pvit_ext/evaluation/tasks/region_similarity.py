@@ -43,6 +43,7 @@ class RegionSimilarity(Task):
         "question": Setting("What is <region>? Answer with its category name alone.", "with <region>"),
         "clean": Setting("osprey", "what is taken out of an answer", tuple(_TAKEN_OUT)),
     }
+    scoring = ("clean",)
 
     def __init__(self, options: TaskOptions) -> None:
         super().__init__(options)
@@ -99,11 +100,11 @@ class RegionSimilarity(Task):
                 raise ValueError(
                     f"{location}: expected file_name, categories and as many annotations ({error!r})"
                 ) from error
-            for place, (name, annotation) in enumerate(pairs):
+            for index, (name, annotation) in enumerate(pairs):
                 shape = annotation["segmentation"]
                 region = {"polygon": shape} if isinstance(shape, list) else {"mask": shape}
-                spec = parse_region(region, f"{location}, object {place}", None)
-                yield self._sample(f"{number}.{place}", (image,), name, spec, location, None)
+                spec = parse_region(region, f"{location}, object {index}", None)
+                yield self._sample(f"{number}.{index}", (image,), name, spec, location, None)
 
     def _converted(self) -> Iterator[Sample]:
         for found in objects_of(self.options.data, self.options.image_folder):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import find_file
-from pvit_ext.evaluation.answers import only_letter
+from pvit_ext.evaluation.answers import chosen_letter
 from pvit_ext.evaluation.measures import grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
@@ -55,8 +55,8 @@ class Vstar(Task):
                 raise ValueError(f"{path} is none of V*Bench ({error})") from error
 
     def parse(self, sample: Sample, answer: str) -> Judged:
-        """The one letter of an option that stands in the answer."""
-        said = only_letter(answer, _LETTERS[: sample.extra["options"]])
+        """The option that the answer is, or the one letter that stands in it."""
+        said = chosen_letter(answer, sample.extra["options"])
         return Judged(said, float(said == sample.reference))
 
     def score(self, results: Sequence[Result]) -> Score:
@@ -74,6 +74,8 @@ class Vstar(Task):
         image = next((found for found in images if found is not None), None)
         if image is None:
             raise ValueError(f"no image {name} in {self.options.image_folder}, of {', '.join(_ENDINGS)}")
+        if len(item["options"]) > len(_LETTERS):
+            raise ValueError(f"{len(item['options'])} options; at most {len(_LETTERS)} have a letter")
         options = sorted(item["options"], key=lambda text: hashlib.sha256(f"{name} {text}".encode()).hexdigest())
         letter = _LETTERS[options.index(item["options"][0])]
         lines = [item["question"], *(f"{_LETTERS[k]}. {text}" for k, text in enumerate(options))]
@@ -90,7 +92,7 @@ class Vstar(Task):
             location=name,
             extra={
                 "kind": name.partition("/")[0],
-                "options": len(options),
+                "options": dict(zip(_LETTERS, options, strict=False)),
                 "areas": [box[2] * box[3] for box in item["bbox"]],
             },
         )
