@@ -17,6 +17,7 @@ from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records
 from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, render
+from pvit_ext.hosts.transformers.expanded_text import noting, spans_in
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.jitter import jitter_box
@@ -43,7 +44,7 @@ class RegionDataset(RecordDataset):
     ) -> None:
         super().__init__(records, bad_records)
         self.processor, self.tokenizer, self.data_args = processor, processor.tokenizer, data_args
-        self.limit, self.seed = limit, seed
+        self.limit, self.seed, self.noting = limit, seed, noting(processor)
         self.region_processor: RegionProcessor = processor.pvit_regions.samples
 
     @property
@@ -67,8 +68,7 @@ class RegionDataset(RecordDataset):
         one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
         expanded = dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region)
         sample = samples.show(one, images, images_of(record.data))
-        before = images_before_answers([turn["value"] for turn in turns], [turn["from"] for turn in turns])
-        return self._encoded(sample, name, expanded, before)
+        return self._encoded(sample, name, expanded)
 
     def _without_image(self, record: Record) -> dict[str, Any]:
         """A record of text alone, and behind its end a blank image, which none of its answers sees.
@@ -79,69 +79,31 @@ class RegionDataset(RecordDataset):
         name, samples = record.location, self.region_processor
         dialogue = render(self.processor, record.data["conversations"], name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
-        none = [0] * len(dialogue.answers)
-        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue, none)
+        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue)
 
-    def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue, before: Sequence[int]) -> dict[str, Any]:
+    def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue) -> dict[str, Any]:
         """The item of one sample; it says how its images lie, be there regions on them or not.
 
         Args:
             sample: prepared.
             name: of the record.
             dialogue: its text, with a ``<region>`` for each position.
-            before: how many of its images stand before each answer.
         """
         options = {"return_tensors": "pt", "return_offsets_mapping": True}
         if begins_with_bos(self.tokenizer, dialogue.text):
             options["add_special_tokens"] = False
-        out, known = self.processor.encode([sample], **options), self.processor.pvit_regions
+        out, known = self.noting.encode([sample], **options), self.processor.pvit_regions
         if "regions" not in out and known.facts.tokens_per_region:
             token_id = self.tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER)
             counts = [len(sample.sizes)]
             out.data.update(known.for_model(self.processor, out, [sample], sample.sizes, counts, token_id))
-        item = dict(out)
-        offsets = item.pop("offset_mapping")[0]  # (L, 2)
-        spans = []
-        for number, count in enumerate(before):
-            added = int(offsets.max()) - len(dialogue.text)  # images become many tokens
-            if count < len(sample.images):
-                end = dialogue.answers[number][1]
-                added = self._added_by(count, sample, name, dialogue, end, item["input_ids"][0], options)
-            spans.append([place + added for place in dialogue.answers[number]])
-        item["labels"] = self._labels(item["input_ids"], offsets, spans)
+        item, (expanded,) = dict(out), self.noting.tokenizer.texts
+        spans = spans_in(expanded, dialogue.text, self.processor.image_token, dialogue.answers, name)
+        item["labels"] = self._labels(item["input_ids"], item.pop("offset_mapping")[0], spans)
+        if known.family.sees_prompt_both_ways:
+            item["token_type_ids"] = (item["labels"] != IGNORE_INDEX).long().cummax(-1).values  # (1, L)
         self._check(item, name)
         return item
-
-    def _added_by(
-        self, count: int, sample: RegionSample, name: str, dialogue: Dialogue, end: int, ids: Tensor, options: Any
-    ) -> int:
-        """Characters that the images before an answer add to its text, where others follow behind it.
-
-        Args:
-            count: of those images.
-            sample: the whole one.
-            name: of the record.
-            dialogue: its text, with a ``<region>`` for each position.
-            end: of the answer in that text.
-            ids: (L,) of the whole sample.
-            options: that it was encoded with.
-
-        Raises:
-            RecordError: when the processor writes these images otherwise once others follow.
-        """
-        if not count:
-            return 0
-        text, times = dialogue.text[:end], self.processor.pvit_regions.samples.positions_per_region
-        text = text.replace(REGION_PLACEHOLDER * max(times, 1), REGION_PLACEHOLDER)  # encode expands it again
-        cut = RegionSample(sample.images[:count], [text], [], sample.sizes[:count], sample.extra[:count])
-        out = self.processor.encode([cut], **options)
-        known = out["input_ids"][0][:-1]  # the last may be longer in the whole text
-        if not torch.equal(known, ids[: len(known)]):
-            raise RecordError(
-                f"{name}: an <image> comes after an answer, and a {type(self.processor).__name__} writes the images "
-                "before it otherwise once others follow; put all into the first question"
-            )
-        return int(out["offset_mapping"].max()) - end
 
     def _labels(self, ids: Tensor, offsets: Tensor, spans: Sequence[Sequence[int]]) -> Tensor:
         """Ids (1, L) of the answers, and :data:`IGNORE_INDEX` elsewhere.
@@ -169,17 +131,6 @@ class RegionDataset(RecordDataset):
             raise RecordError(f"{name}: it takes {taken} positions, --model_max_length is {self.limit}; raise it")
         if not bool((item["labels"] != IGNORE_INDEX).any()):
             raise RecordError(f"{name}: no answer token is there to learn from")
-
-
-def images_before_answers(texts: Sequence[str], speakers: Sequence[str]) -> list[int]:
-    """How many images stand before each answer of a conversation.
-
-    Args:
-        texts: of its turns, with ``<image>``.
-        speakers: LLaVA's names of who says them.
-    """
-    counts = np.cumsum([text.count(IMAGE_PLACEHOLDER) for text in texts]).tolist()
-    return [count for count, speaker in zip(counts, speakers, strict=True) if speaker == "gpt"]
 
 
 class RegionCollator:

@@ -80,7 +80,7 @@ def internvl(size: int = 28, patch: int = 7) -> Pair:
     marks = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
     words = _named(**marks, video_token="<video>")
     square = {"height": size, "width": size}
-    images = image_processor("got_ocr2", "GotOcr2ImageProcessor", size=square, crop_to_patches=True)
+    images = image_processor("got_ocr2", "GotOcr2ImageProcessor", size=square)
     processor = zoo._processor("internvl", "InternVLProcessor")(
         images,
         words,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pvit_ext.hosts.transformers.families.base import Family
 from pvit_ext.hosts.transformers.families.internvl import InternVL
-from pvit_ext.hosts.transformers.families.llava import Llava
+from pvit_ext.hosts.transformers.families.llava import Llava, PaliGemma
 from pvit_ext.hosts.transformers.families.merged import Glm4v, Merged, Qwen2, Qwen25
 from pvit_ext.hosts.transformers.families.packed import Packed
 from pvit_ext.hosts.transformers.families.tiles import LlavaNext, LlavaOnevision
@@ -20,7 +20,7 @@ FAMILIES: dict[str, Family] = {
     "llava_next": LlavaNext(),
     "llava_onevision": LlavaOnevision(),
     "mistral3": Packed(),
-    "paligemma": Llava(),
+    "paligemma": PaliGemma(),
     "qwen2_5_vl": Qwen25(),
     "qwen2_vl": Qwen2(),
     "qwen3_vl": Merged(),

@@ -45,11 +45,14 @@ class Family(ABC):
         tower_name: of the vision tower in the inner model.
         fixed_size: the tower takes images of one size.
         reports_sizes: the processor's output tells what it resized each image to, so that a call may set that.
+        sees_prompt_both_ways: tokens of ``token_type_ids`` 0, the prompt, attend to all of it; an answer that is
+            learned has to be of type 1.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
     fixed_size: ClassVar[bool] = True
     reports_sizes: ClassVar[bool] = False
+    sees_prompt_both_ways: ClassVar[bool] = False
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""
@@ -108,6 +111,19 @@ class Family(ABC):
         Args:
             inner: the inner model.
         """
+
+
+def image_option(processor: Any, name: str) -> Any:
+    """A value with which a processor calls its image processor: its class's own, which wins, or the image processor's.
+
+    Args:
+        processor: of a model.
+        name: of the option.
+    """
+    own = getattr(processor, "images_kwargs", None)
+    if own is None:  # until transformers 5.22 it stands beside the types of the keywords
+        own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("images_kwargs", {})
+    return own[name] if name in own else getattr(processor.image_processor, name)
 
 
 def any_layer(hidden: HiddenStates) -> Tensor:

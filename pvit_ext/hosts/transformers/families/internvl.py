@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
-from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.hosts.transformers.families.base import Family, any_layer, image_option
 from pvit_ext.hosts.transformers.families.tiles import check_crops, tile_cells
 from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import View
@@ -28,7 +28,7 @@ class InternVL(Family):
         tile = images.size["width"], images.size["height"]
         for size in sizes:
             base, columns, rows = View.resize(size, tile), 1, 1
-            if images.crop_to_patches and images.max_patches > 1:
+            if image_option(processor, "crop_to_patches") and images.max_patches > 1:
                 grid = sys.modules[type(images).__module__].get_optimal_tiled_canvas
                 columns, rows = grid(size[::-1], tile[::-1], images.min_patches, images.max_patches)
             tiles = View.resize(size, (columns * tile[0], rows * tile[1])) if columns * rows > 1 else None

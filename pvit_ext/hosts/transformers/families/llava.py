@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -38,3 +38,9 @@ class Llava(Family):
         check_crops(crops, len(views))
         sizes = [(base.size[0] // patch, base.size[1] // patch) for base, _ in views]
         return [tile_cells(number, per_crop, size, None) for number, size in enumerate(sizes)]
+
+
+class PaliGemma(Llava):
+    """The same; its prompt is a prefix in which all tokens attend to each other."""
+
+    sees_prompt_both_ways: ClassVar[bool] = True

@@ -129,6 +129,7 @@ def check_crops(found: int, expected: int) -> None:
     """
     if found != expected:
         raise RegionError(
-            f"the vision tower ran on {found} crops, but the images have {expected}: set what tiles them (size, "
-            "image_grid_pinpoints, crop_to_patches, do_pan_and_scan) in the processor's files, not in the call"
+            f"the vision tower ran on {found} crops, but the images have {expected}: leave what tiles them (size, "
+            "image_grid_pinpoints, max_patches, crop_to_patches, do_pan_and_scan) out of the call; sizes, pinpoints "
+            "and numbers are set in processor.image_processor"
         )
