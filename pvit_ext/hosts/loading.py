@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.regions.image_source import describe
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +45,13 @@ def attach(
         The same model.
 
     Raises:
-        TypeError: for a model of no known host.
+        TypeError: for a model of no known host, or a config that is none.
         ValueError: when the encoder cannot be built, or the model takes no regions.
     """
+    if not isinstance(config, RegionConfig):
+        raise TypeError(f"config is {describe(config)}: give pvit_ext.RegionConfig(encoder=...)")
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(f"checkpoint is {describe(checkpoint)}: give a folder; processor= is given by its name")
     return host_of(model).attach(model, config, checkpoint, filled_later, facts, processor)
 
 
@@ -71,7 +77,8 @@ def load_pretrained_model(
         base: checkpoint under such a folder; by default the one it names.
         region_config: attach this encoder, in place of the checkpoint's if it has one.
         device: default CUDA if there is one, else CPU.
-        dtype: default float16 on CUDA, float32 on CPU; ``"bfloat16"`` is ``torch.bfloat16``.
+        dtype: default float16 on CUDA (bfloat16 for a checkpoint of transformers that is of it), float32 on CPU;
+            ``"bfloat16"`` is ``torch.bfloat16``.
         kwargs: passed to ``from_pretrained`` (``attn_implementation``, ``device_map``, ...).
 
     Raises:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 import pvit_ext
 from pvit_ext import Query, Region
 from tests.hosts.transformers.inputs import OSPREY
+from tests.hosts.transformers.zoo import ZOO
 from tests.training.test_recipes import BIN, RECIPES, deepspeed, launch
-from tests.training.test_transformers_host import save_stock, write_records
+from tests.training.test_transformers_host import write_records
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,11 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Environment that a recipe reads its paths from; the last record has no image, and so one rank no region."""
     name, zero = request.param
     folder = tmp_path_factory.mktemp(name)
-    model, data = save_stock(name, folder / "model"), write_records(folder / "data")
+    model, data = folder / "model", write_records(folder / "data")
+    # Under ZeRO-3 one without a spare row for <region>, which is added to an embedding in pieces.
+    rows = {"rows": len(ZOO[name]()[1].tokenizer)} if zero == "zero3" else {}
+    for part in ZOO[name](**rows):
+        part.save_pretrained(model)
     paths = {
         "MODEL": model,
         "DATA": data,

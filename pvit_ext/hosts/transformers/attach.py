@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
@@ -37,16 +39,13 @@ def attach(
         The same model.
 
     Raises:
-        ValueError: for a model that takes no regions, or one without a processor.
+        TypeError: for an adapter around a model, or a model without a head.
+        ValueError: for a model that takes no regions, one without a processor, or the processor of another model.
     """
     from pvit_ext.hosts.transformers.classes import adopt_inner, region_class
 
-    family_of(model.config)  # raises
-    if processor is None and not hasattr(model.config, HOST_KEY):
-        raise ValueError(
-            "attach needs the processor of a model of transformers': pvit_ext.attach(model, config, "
-            "processor=AutoProcessor.from_pretrained(...))"
-        )
+    _check_model(model)
+    _check_processor(model, processor)
     OuterPlace(model).replace(config, checkpoint, filled_later, facts)
     if processor is not None:
         images = processor.image_processor
@@ -59,3 +58,35 @@ def attach(
     if processor is not None and (regions := ProcessorRegions.of(model.config)) is not None:
         give_regions(processor, regions)
     return model
+
+
+def _check_model(model: Any) -> None:
+    family_of(model.config)  # raises
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"a {kind} is around the model: pvit_ext.attach(model, ...) comes first, get_peft_model and the like after"
+        )
+    if model.base_model is model:
+        raise TypeError(
+            f"a {kind} has no head that generates: load it by AutoModelForImageTextToText.from_pretrained, or "
+            "pvit_ext.load_pretrained_model"
+        )
+
+
+def _check_processor(model: Any, processor: Any) -> None:
+    example = "pvit_ext.attach(model, config, processor=AutoProcessor.from_pretrained(...))"
+    if processor is None:
+        if not hasattr(model.config, HOST_KEY):
+            raise ValueError(f"attach needs the processor of a model of transformers': {example}")
+        return
+    kind = type(processor).__name__
+    if missing := [name for name in ("tokenizer", "image_processor") if not hasattr(processor, name)]:
+        raise ValueError(f"processor is a {kind} without {' and '.join(missing)}: give that of the model, {example}")
+    known = (getattr(processor, "image_token_id", None), getattr(processor.tokenizer, "image_token_id", None))
+    found, wanted = {one for one in known if one is not None}, model.config.image_token_id
+    if found and wanted not in found:
+        raise ValueError(
+            f"processor is a {kind} that writes the id {min(found)} for an image, the {type(model).__name__} reads "
+            f"{wanted}: give the processor of the same checkpoint, {example}"
+        )

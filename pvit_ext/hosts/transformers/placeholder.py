@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pvit_ext.distributed import gathered
 from pvit_ext.prompt import REGION_PLACEHOLDER
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def _add_rows(model: Any, rows: int) -> None:
     """New rows are the mean of the others: a random one of the head could win over words."""
     before = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+    parts = model.get_input_embeddings(), model.get_output_embeddings()
+    with torch.no_grad(), gathered([part.weight for part in parts], write=True):
+        for part in parts:
             part.weight[before:] = part.weight[:before].float().mean(0).to(part.weight)

@@ -81,6 +81,56 @@ def test_errors_say_what_to_do() -> None:
         model(**{**batch, "input_ids": None, "inputs_embeds": embeds})
 
 
+@pytest.mark.parametrize(
+    ("model_of", "processor_of", "error"),
+    [
+        (None, "tokenizer", "without tokenizer and image_processor: give that of the model"),
+        (None, "image_processor", "is a CLIPImageProcessorPil without tokenizer and image_processor"),
+        (None, "another family", r"writes the id \d+ for an image, the LlavaFor\w+ reads \d+"),
+        ("inner", None, "a LlavaModel has no head that generates: load it by AutoModelForImageTextToText"),
+        ("peft", None, "a PeftModel is around the model: .* get_peft_model and the like after"),
+    ],
+)
+def test_what_is_no_model_or_no_processor_of_it_changes_nothing(
+    model_of: str | None, processor_of: str | None, error: str
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = ZOO["llava"]()
+    given = {"inner": lambda: model.model, "peft": lambda: get_peft_model(model, LoraConfig(target_modules=["q_proj"]))}
+    other = {"another family": lambda: ALL["internvl"]()[1]}
+    found = given[model_of]() if model_of else model
+    kind = type(found)
+    made = other[processor_of]() if processor_of in other else getattr(processor, str(processor_of), processor)
+    with pytest.raises((TypeError, ValueError), match=error):
+        pvit_ext.attach(found, CONFIG, processor=made)
+    assert type(found) is kind
+    assert not hasattr(found.config, "pvit_ext")
+    assert not hasattr(model, "region_encoder")
+    assert "<region>" not in processor.tokenizer.get_vocab()
+
+
+def test_arguments_in_the_wrong_place_are_named() -> None:
+    model, processor = ZOO["llava"]()
+    with pytest.raises(TypeError, match=r"config is str 'osprey': give pvit_ext\.RegionConfig"):
+        pvit_ext.attach(model, "osprey", processor=processor)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"(?s)checkpoint is LlavaProcessor .*: give a folder; processor= is given by its"
+    ):
+        pvit_ext.attach(model, CONFIG, processor)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("qwen2_vl", "rows and columns of cells"), ("pixtral", "cells, but the")])
+def test_views_of_other_images_are_refused(name: str, sizes: str) -> None:
+    model, processor = with_regions(name)
+    batch = region_batch(model, processor)
+    swapped = {key: batch[key][::-1] for key in ("region_views", "region_sizes")}
+    if name == "pixtral":  # of the same number of cells in all, whichever comes first
+        swapped = {key: batch[key][:1] * 2 for key in swapped}
+    with pytest.raises(RegionError, match=sizes):
+        model(**{**batch, **swapped})
+
+
 def test_another_encoder_takes_the_place_of_the_first() -> None:
     model, processor = with_regions("llava")
     kept = model.region_projector.delimiters.weight.clone()
