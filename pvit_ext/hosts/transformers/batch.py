@@ -107,8 +107,8 @@ def build_inputs(
     encoder.check_kinds(flat)
     encoder.check_extra(flat, [region.image for region in flat], batch.extra)
     tiled = encoder.reads_tiles and any(one.tiles for one in batch.views)
-    cells = host.cells(inputs, hidden, batch.views, False)
-    grids = host.cells(inputs, hidden, batch.views, True) if tiled else cells
+    cells = _cells(host, inputs, hidden, batch.views, False)
+    grids = _cells(host, inputs, hidden, batch.views, True) if tiled else cells
     return RegionInputs(
         flat,
         torch.tensor([region.image for region in flat], device=device),
@@ -119,6 +119,21 @@ def build_inputs(
         _map(hidden, host.select_layer, cells).to(device) if crosses else None,
         host.encoder_tower,
     )
+
+
+def _cells(
+    host: TransformersHost, inputs: dict[str, object], hidden: HiddenStates, views: Sequence[ImageViews], tiled: bool
+) -> list[Tensor]:
+    """Tables of cells, refused where they are of other images than the views."""
+    tables, patch = host.cells(inputs, hidden, views, tiled), host.tower_config.patch_size
+    shown = [one.tiles if tiled and one.tiles else one.base for one in views]
+    wanted = [(view.size[1] // patch, view.size[0] // patch) for view in shown]
+    if (found := [tuple(table.shape) for table in tables]) != wanted:
+        raise RegionError(
+            f"the vision tower's images have {found} rows and columns of cells, those of region_views {wanted}: pass "
+            "all that one call of the processor returns, batched together"
+        )
+    return tables
 
 
 def dummy_inputs(

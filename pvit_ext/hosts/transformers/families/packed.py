@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
-from pvit_ext.hosts.transformers.families.base import Family
-from pvit_ext.regions.region import Size
+from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.regions.view import View
 
 
@@ -41,4 +41,22 @@ class Packed(Family):
             columns, rows = (side // patch for side in base.size)
             found.append(first + torch.arange(rows * columns).view(rows, columns))
             first += rows * columns
+        check_cells(any_layer(hidden), first)
         return found
+
+
+def check_cells(hidden: Tensor, expected: int) -> None:
+    """Refuse images that are not those of the views.
+
+    Args:
+        hidden: (1, positions, C), one layer.
+        expected: cells of the views.
+
+    Raises:
+        RegionError: with both numbers.
+    """
+    if (found := hidden.shape[:-1].numel()) != expected:
+        raise RegionError(
+            f"the vision tower ran on {found} cells, but the images of region_views have {expected}: pass all that one "
+            "call of the processor returns, batched together"
+        )
