@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from pvit_ext.config import CONFIG_KEY
-from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.keys import FILE_OPTIONS, HOST_KEY
 
 
 def watch() -> None:
@@ -77,7 +77,7 @@ def _names_regions(processor: Any, path: Any, kwargs: dict[str, Any]) -> bool:
         return False
     from transformers import PretrainedConfig
 
-    given = {key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "subfolder", "token")}
+    given = {key: value for key, value in kwargs.items() if key in FILE_OPTIONS}
     if CONFIG_KEY in processor.get_processor_dict(path, **given)[0]:
         return True
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
+from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
@@ -26,7 +28,8 @@ class TransformersChat:
         system: system prompt, for templates that have a place for one.
 
     Raises:
-        ValueError: for a ``conv_version``, or a processor without a chat template.
+        ValueError: for a ``conv_version``, a processor without a chat template or of other region modules, or a system
+            prompt where the template has no place for one.
     """
 
     def __init__(self, model: Any, processor: Any, conv_version: str | None, system: str | None) -> None:
@@ -43,7 +46,10 @@ class TransformersChat:
         self.model, self.processor, self.system = model, processor, system
         self.tokenizer = processor.tokenizer
         regions = getattr(processor, "pvit_regions", None)
+        _check_processor(model, regions)
         self.regions: RegionProcessor | None = None if regions is None else regions.samples
+        if system is not None:
+            self._check_system(system)
 
     def prompt(self, query: Query, name: str) -> RegionPrompt:
         """The conversation as one text, by the processor's chat template.
@@ -110,6 +116,19 @@ class TransformersChat:
             messages += [] if answer is None else [message("assistant", answer)]
         return messages
 
+    def _check_system(self, system: str) -> None:
+        """Some templates drop it without a word, others refuse it as a role that they do not know."""
+        messages, problem = [message("system", system), message("user", "?")], ""
+        try:
+            if system.strip() in str(self.processor.apply_chat_template(messages, tokenize=False)):
+                return
+        except TemplateError as error:
+            problem = f" ({error})"
+        raise ValueError(
+            f"the chat template of this {type(self.processor).__name__} has no place for a system prompt{problem}: "
+            "leave system= (--system) out, and put it into the question"
+        )
+
     def _check_length(self, mask: Tensor, prompts: Sequence[RegionPrompt]) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for taken, prompt in zip(mask.sum(1).tolist(), prompts, strict=True):
@@ -124,3 +143,14 @@ class TransformersChat:
         if not isinstance(value, Tensor):
             return value
         return value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+
+
+def _check_processor(model: Any, regions: ProcessorRegions | None) -> None:
+    """A processor of another encoder would prepare other inputs, and other numbers of positions."""
+    if getattr(model, "region_module", None) is None or (regions is not None and regions.is_for(model.config)):
+        return
+    held = "knows no region encoder" if regions is None else f"is for the region encoder {regions.config.encoder!r}"
+    raise ValueError(
+        f"the third argument is a processor that {held}, the model has {model.region_config.encoder!r}, or other "
+        "options of it: give the one that load_pretrained_model returned, or that attach was given as processor="
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,10 +15,10 @@ from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_from
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.hosts.transformers.families import FAMILIES, family_key
 from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
+from pvit_ext.hosts.transformers.keys import FILE_OPTIONS
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.tokens.processor import RegionProcessor, RegionSample
 
-_OF_FILES = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _GEOMETRY = frozenset(
     "size crop_size do_resize do_center_crop do_pad pad_size image_grid_pinpoints crop_to_patches min_patches "
     "max_patches do_pan_and_scan patch_size merge_size".split()
@@ -71,6 +72,17 @@ class ProcessorRegions:
                 f"the processor's {CONFIG_KEY} = {values} is not complete; known families: {list(FAMILIES)}"
             )
         return cls(config, facts, key, TowerConfig(**tower))
+
+    def is_for(self, config: Any) -> bool:
+        """Whether samples are prepared for a model with this config as it needs them."""
+        of_model = ProcessorRegions.of(config)
+        return of_model is not None and of_model._of_samples() == self._of_samples()
+
+    def _of_samples(self) -> str:
+        """What decides how a sample is prepared, as JSON: a list that was read may be a tuple in memory."""
+        chosen, facts = self.config, self.facts
+        values = chosen.encoder, chosen.encoder_options, chosen.delimiters, facts.tokens_per_region, self.family_key
+        return json.dumps(values, sort_keys=True)
 
     @property
     def family(self) -> Family:
@@ -166,7 +178,9 @@ def check_truncation(rows: Any, prepared: Sequence[RegionSample], token_id: int,
 
 
 def stored_in(path: str | os.PathLike[str], **kwargs: Any) -> ProcessorRegions | None:
-    """The region encoder that a processor's folder names, in processor_config.json or in the model's config.json.
+    """The region encoder that a processor's folder names, in the model's config.json or in processor_config.json.
+
+    The model's comes first: it is that of the weights, also where the processor was not saved again.
 
     Args:
         path: folder or hub id.
@@ -174,12 +188,12 @@ def stored_in(path: str | os.PathLike[str], **kwargs: Any) -> ProcessorRegions |
     """
     from transformers import AutoConfig, ProcessorMixin
 
-    given = {key: value for key, value in kwargs.items() if key in _OF_FILES and value is not None}
-    values, _ = ProcessorMixin.get_processor_dict(path, **given)
-    if CONFIG_KEY in values:
-        return ProcessorRegions.from_json(values[CONFIG_KEY])
+    given = {key: value for key, value in kwargs.items() if key in FILE_OPTIONS and value is not None}
     try:
         config = AutoConfig.from_pretrained(path, **given)
     except (OSError, ValueError):  # a folder of a processor alone
-        return None
-    return ProcessorRegions.of(config)
+        config = None
+    if (of_model := ProcessorRegions.of(config)) is not None:
+        return of_model
+    values, _ = ProcessorMixin.get_processor_dict(path, **given)
+    return ProcessorRegions.from_json(values[CONFIG_KEY]) if CONFIG_KEY in values else None

@@ -19,6 +19,8 @@ def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> lis
     Raises:
         RegionError: on another number of lists than of texts, or what is no region.
     """
+    if isinstance(regions, Region):
+        raise RegionError("regions is one Region: give a list of them for each text, regions=[[Region.box(...)]]")
     rows = list(regions or [])
     if len(texts) == 1 and any(isinstance(one, Region) for one in rows):
         rows = [rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,27 @@ def test_swap_refuses_a_model_without_a_row_for_the_token(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"none for <region>: load it, .*attach adds a row"):
         swap_encoder(tmp_path / "full", CHOSEN, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+NO_SYSTEM = "{% for m in messages if m['role'] != 'system' %}{{ m['content'][0]['text'] }}{% endfor %}"
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}?"
+
+
+@pytest.mark.parametrize(("template", "why"), [(NO_SYSTEM, "prompt: leave"), (REFUSES, r"prompt \(no system role\): ")])
+def test_a_template_without_a_place_for_a_system_prompt(asked: Loaded, template: str, why: str) -> None:
+    model, tokenizer, processor = asked
+    other = copy.copy(processor)
+    other.chat_template = template
+    with pytest.raises(ValueError, match=f"has no place for a system {why}"):
+        pvit_ext.ask(model, tokenizer, other, MIXED[:1], system="Be brief.")
+
+
+def test_a_processor_of_other_region_modules_is_refused(asked: Loaded) -> None:
+    model, tokenizer, processor = asked
+    other = copy.copy(processor)
+    other.pvit_regions = dataclasses.replace(processor.pvit_regions, config=RegionConfig("replay"))
+    with pytest.raises(ValueError, match="is for the region encoder 'replay', the model has 'osprey'"):
+        pvit_ext.ask(model, tokenizer, other, MIXED[:1])
+    other.pvit_regions = None
+    with pytest.raises(ValueError, match="a processor that knows no region encoder, the model has 'osprey'"):
+        pvit_ext.ask(model, tokenizer, other, MIXED[:1])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import AutoProcessor, PretrainedConfig
 
 import pvit_ext
 from pvit_ext.hosts.transformers.processor import RegionProcessorMixin
@@ -35,6 +36,25 @@ def test_a_folder_whose_model_alone_names_regions(tmp_path: Path) -> None:
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(loaded, RegionProcessorMixin)
     assert loaded.pvit_regions == processor.pvit_regions
+
+
+def test_a_model_that_got_another_encoder_since(tmp_path: Path) -> None:
+    model, processor = with_regions("llava")
+    processor.save_pretrained(tmp_path)
+    pvit_ext.attach(model, pvit_ext.RegionConfig("replay", encoder_options={"grid": 2}))
+    model.save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).pvit_regions.config.encoder == "replay"
+
+
+def test_what_says_which_files_are_read_holds_for_regions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ZOO["llava"]()[1].save_pretrained(tmp_path)
+    seen: list[dict[str, Any]] = []
+    stock = PretrainedConfig.get_config_dict.__func__  # type: ignore[attr-defined]
+    keep = classmethod(lambda cls, path, **given: (seen.append(given), stock(cls, path, **given))[1])
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", keep)
+    AutoProcessor.from_pretrained(tmp_path, local_files_only=True)
+    assert seen
+    assert all(given.get("local_files_only") for given in seen)
 
 
 def test_a_stock_folder(tmp_path: Path) -> None:

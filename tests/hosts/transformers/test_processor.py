@@ -165,6 +165,7 @@ def test_truncation_that_cuts_a_region_names_the_sample() -> None:
         (["<image> <region>"], [WIDE], [[Region.box(200, 1, 300, 9)]], "sample 0, region 0.*97x60"),
         (["<image> <region>"], [WIDE], [[Region.box(0, 1, 9, 9)]], "sample 0, region 0.*crops .* away"),
         (["<image> <region>"], [WIDE], [[(1, 2, 3, 4)]], r"region 0 is a tuple; give Region\.box"),
+        (["<image> <region>"], [WIDE], BOX, "regions is one Region: give a list of them for each text"),
         (["<image> <region>"], ["no.png"], [[BOX]], "no.png"),
     ],
 )
