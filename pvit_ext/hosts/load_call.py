@@ -23,8 +23,9 @@ class LoadCall:
         base: checkpoint under it.
         region_config: encoder to attach.
         device: where inputs go.
-        dtype: of the model.
+        dtype: of the model, by default that of LLaVA's function.
         kwargs: for ``from_pretrained``.
+        names_dtype: the caller chose ``dtype``.
     """
 
     path: str
@@ -33,6 +34,12 @@ class LoadCall:
     device: torch.device
     dtype: torch.dtype
     kwargs: dict[str, Any]
+    names_dtype: bool = True
+
+    @property
+    def places_itself(self) -> bool:
+        """Whether ``from_pretrained`` puts the model where it belongs, by a ``device_map``."""
+        return self.kwargs.get("device_map") is not None
 
     @classmethod
     def of(cls, path: Any, base: Any, region_config: Any, device: Any, dtype: Any, kwargs: dict[str, Any]) -> LoadCall:
@@ -43,6 +50,7 @@ class LoadCall:
         """
         kwargs = dict(kwargs)
         _refuse_quantized(kwargs)
+        _refuse_parts_of_a_repository(kwargs)
         path, base = _one("path", path, kwargs, "model_path"), _one("base", base, kwargs, "model_base")
         if not path:
             raise ValueError("no checkpoint was named: give its folder or hub id first")
@@ -57,7 +65,7 @@ class LoadCall:
         place = _device(device)
         kind = _dtype(_one("dtype", dtype, kwargs, "torch_dtype"))
         default = torch.float16 if place.type == "cuda" else torch.float32
-        return cls(str(path), base and str(base), region_config, place, kind or default, kwargs)
+        return cls(str(path), base and str(base), region_config, place, kind or default, kwargs, kind is not None)
 
 
 def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:
@@ -88,6 +96,15 @@ def _dtype(value: Any) -> torch.dtype | None:
     if name not in _DTYPES:
         raise ValueError(f"dtype {value!r} is not known: give a torch.dtype or one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def _refuse_parts_of_a_repository(kwargs: dict[str, Any]) -> None:
+    """They would reach the weights alone: config, tokenizer and processor would be those of the main branch."""
+    if asked := [name for name in ("revision", "subfolder") if kwargs.get(name)]:
+        raise ValueError(
+            f"{asked[0]}={kwargs[asked[0]]!r} was asked for, but a checkpoint is read from a folder or the main branch "
+            "of a repository: download it (hf download REPO --revision ... --local-dir DIR) and name the folder"
+        )
 
 
 def _refuse_quantized(kwargs: dict[str, Any]) -> None:

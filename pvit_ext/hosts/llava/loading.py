@@ -110,7 +110,7 @@ def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tup
         raise ValueError(f"{path} is a language model without a vision tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
         tower.load_model()
-    if "device_map" not in call.kwargs:
+    if not call.places_itself:
         model.to(call.device)
     tower.to(device=call.device, dtype=call.dtype)
     return tokenizer, model

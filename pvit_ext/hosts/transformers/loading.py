@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+
 from pvit_ext.adapters.lora import merge_adapter
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
@@ -79,12 +81,25 @@ def model_class(config: Any) -> Any:
     return stock if getattr(config, HOST_KEY, None) is None else region_class(stock)
 
 
+def dtype_of(config: Any, call: LoadCall) -> torch.dtype:
+    """What the caller chose, else bfloat16 where a checkpoint is of it and would run in float16, in which it overflows.
+
+    Args:
+        config: of the checkpoint.
+        call: device, dtype and the like.
+    """
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    halves = not call.names_dtype and call.dtype == torch.float16
+    return torch.bfloat16 if halves and own == torch.bfloat16 else call.dtype
+
+
 def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
-    found = model_class(AutoConfig.from_pretrained(path))
+    config = AutoConfig.from_pretrained(path)
+    found = model_class(config)
     processor = with_regions_of(load_processor(path), path)  # what it lacks is said before the model loads
-    model = found.from_pretrained(path, dtype=call.dtype, **call.kwargs)
-    if "device_map" not in call.kwargs:
+    model = found.from_pretrained(path, dtype=dtype_of(config, call), **call.kwargs)
+    if not call.places_itself:
         model.to(call.device)
     return processor, model

@@ -258,11 +258,18 @@ def test_calls_as_llavas_users_make_them(llava_checkpoint: Path) -> None:
         ({"dtype": "float16", "torch_dtype": "bfloat16"}, "dtype='float16' and torch_dtype='bfloat16' mean the same"),
         ({"region_config": {"encoder": "osprey"}}, "region_config is a dict: give a pvit_ext.RegionConfig"),
         ({"model_path": "elsewhere"}, "mean the same: give one of them"),
+        ({"revision": "v2"}, "revision='v2' was asked for, .* download it"),
+        ({"subfolder": "a"}, "subfolder='a' was asked for"),
     ],
 )
 def test_calls_that_cannot_be_met(llava_checkpoint: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(llava_checkpoint, **values)
+
+
+def test_no_device_map_leaves_the_device(llava_checkpoint: Path) -> None:
+    model = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="meta", device_map=None)[1]
+    assert model.device.type == "meta"
 
 
 def test_no_checkpoint_named() -> None:

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 import pvit_ext
+from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.loading import dtype_of
 from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, plain_batch, region_batch, with_regions
 from tests.hosts.transformers.zoo import ZOO
 
@@ -25,6 +27,25 @@ from tests.hosts.transformers.zoo import ZOO
 def logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(**batch).logits
+
+
+@pytest.mark.parametrize(
+    ("own", "device", "asked", "expected"),
+    [
+        (torch.bfloat16, "cuda", None, torch.bfloat16),
+        (torch.float16, "cuda", None, torch.float16),
+        (torch.bfloat16, "cuda", "float16", torch.float16),
+        (torch.bfloat16, "cpu", None, torch.float32),
+    ],
+)
+def test_what_overflows_in_float16_is_not_loaded_in_it(
+    own: torch.dtype, device: str, asked: str | None, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = ZOO["llava"]()[0].config
+    config.dtype = own
+    assert dtype_of(config, LoadCall.of("folder", None, None, device, asked, {})) == expected
 
 
 @pytest.fixture(params=ALL_BUT_TWO_SLOW)
