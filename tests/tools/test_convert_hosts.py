@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pvit_ext import Region, cli
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
-from pvit_ext.tools.convert.processor_files import TEMPLATES
+from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import relayout
 from tests.tiny import build_llava
@@ -154,8 +155,6 @@ def test_chat_templates_say_what_llavas_do(kind: str) -> None:
     texts = ["<image>\nWhat is it?", "A cat.", "And this?", None]
     for number, text in enumerate(texts):
         conv.append_message(conv.roles[number % 2], text)
-    if kind == "chatml":
-        turns.insert(0, {"role": "system", "content": conv.system.removeprefix("<|im_start|>system\n")})
     found, _ = render_jinja_template(
         conversations=[turns],
         chat_template=TEMPLATES[kind],
@@ -164,6 +163,19 @@ def test_chat_templates_say_what_llavas_do(kind: str) -> None:
         eos_token="</s>",
     )
     assert found[0].removeprefix("<s>") == conv.get_prompt().removeprefix("<s>")
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [(None, "llava_mistral"), ("v1", "llava_llama"), ("chatml_direct", "chatml"), ("llava_llama_2", "llava_mistral")],
+)
+def test_the_chat_template_is_the_one_that_was_trained_with(
+    version: str | None, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = SimpleNamespace(model_type="llava_mistral", pvit_ext={"conv_version": version})
+    tokenizer = SimpleNamespace(get_vocab=dict)
+    assert template_kind(host, tokenizer) == kind
+    assert ("llava_llama_2" in caplog.text) == (version == "llava_llama_2")
 
 
 @pytest.mark.slow

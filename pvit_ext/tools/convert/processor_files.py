@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.config import CONFIG_KEY
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.tools.convert.configs import pinpoints_of
 from pvit_ext.tools.convert.tower import Tower
 
+logger = logging.getLogger(__name__)
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. "
@@ -31,12 +34,17 @@ TEMPLATES = {
     "llava_mistral": "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ ' ' }}" + _CONTENT + "{{ ' ' + eos_token }}"
     "{% else %}{{ '[INST] ' }}" + _CONTENT + "{{ ' [/INST]' }}{% endif %}{% endfor %}",
-    _CHATML: "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    + _CONTENT
-    + "{{ '<|im_end|>' }}"
+    _CHATML: "{% if messages and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nAnswer the questions.<|im_end|>' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}" + _CONTENT + "{{ '<|im_end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
 }
 """LLaVA's conversation templates v1, mistral_instruct and chatml_direct, for transformers' chats."""
+_OF_VERSION = {
+    "v1": "llava_llama", "vicuna_v1": "llava_llama", "mistral_instruct": "llava_mistral", "chatml_direct": _CHATML,
+    "mistral_direct": _CHATML,
+}  # fmt: skip
+"""LLaVA's names of templates, and keys of :data:`TEMPLATES`."""
 
 
 def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
@@ -95,10 +103,26 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
     tokenizer.save_pretrained(folder)
     _write(folder / "preprocessor_config.json", {**values, "processor_class": class_name})
     _write(folder / "processor_config.json", processor)
+    (folder / "chat_template.jinja").write_text(TEMPLATES[template_kind(host, tokenizer)])
+
+
+def template_kind(host: Any, tokenizer: Any) -> str:
+    """The key in :data:`TEMPLATES` of a checkpoint: of the template that its regions were trained with, if it says so.
+
+    Args:
+        host: LLaVA's config.
+        tokenizer: of the checkpoint.
+    """
     kind = "llava_mistral" if "mistral" in host.model_type else "llava_llama"
     if "<|im_start|>" in tokenizer.get_vocab():  # LLaVA-1.6 on Yi
         kind = _CHATML
-    (folder / "chat_template.jinja").write_text(TEMPLATES[kind])
+    version = getattr(host, CONFIG_KEY, {}).get("conv_version")
+    if version is not None and version not in _OF_VERSION:
+        logger.warning(
+            "the checkpoint was trained with LLaVA's conversation template %s, which is not written for transformers: "
+            "chat_template.jinja is that of %s; put yours in its place", version, kind,
+        )  # fmt: skip
+    return _OF_VERSION.get(str(version), kind)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
