@@ -158,9 +158,11 @@ def _patch_points(llava_imports: bool) -> dict[str, str]:
 
 def _transformers() -> dict[str, str]:
     """Whether models of transformers' own take regions here, and what some of their processors need."""
-    models = _outcome(partial(importlib.import_module, "pvit_ext.hosts.transformers.loading"))
-    if models == OK and not hasattr(importlib.import_module("transformers"), "AutoModelForImageTextToText"):
-        models = f"transformers {_version('transformers')} has none that take regions: install 5.18 or newer"
+    from pvit_ext.hosts.transformers.entry import check_version
+
+    models = _outcome(check_version)
+    if models == OK:
+        models = _outcome(partial(importlib.import_module, "pvit_ext.hosts.transformers.loading"))
     torchvision = _version("torchvision")
     needs = "; the processors of Pixtral, LLaVA-OneVision and Qwen-VL need it" if torchvision == "not installed" else ""
     return {"models": models, "torchvision": torchvision + needs}

@@ -138,6 +138,15 @@ def refuse_resume_path(arguments: Any) -> None:
         raise ValueError(f"--resume_from_checkpoint {arguments.resume_from_checkpoint}: a run continues from {found}")
 
 
+def refuse_replicas(arguments: Any) -> None:
+    """Raise ValueError for several GPUs in one process: each copy of the model would get the regions of all samples."""
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {arguments.n_gpu} GPUs: start one for each (deepspeed recipes/..., torchrun -m "
+            "pvit_ext.train), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
 def check_data(data: Any, stage: str) -> None:
     """Read the records, which the dataset takes over, before minutes go into loading the model.
 

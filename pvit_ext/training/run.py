@@ -10,7 +10,7 @@ import transformers
 from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
-from pvit_ext.training.arguments import check_data, expand_command_line, with_config_file
+from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.region_cache import use_cache
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
@@ -52,6 +52,7 @@ def parse(host: TrainingHost, words: list[str], attn_implementation: str | None 
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
+    refuse_replicas(training)
     check_data(data, training.stage)
     return Arguments(model, data, training, attn_implementation)
 

@@ -109,3 +109,10 @@ def test_flash_attention_needs_cuda_and_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", importlib.import_module("json"))
     assert "compute capability 7.0" in doctor._attention()["region cross-attention"]
     assert doctor._attention()["flash_attention_2"] == "on request (attn_implementation)"
+
+
+def test_a_transformers_too_old_for_its_own_models(monkeypatch):
+    from pvit_ext.hosts.transformers import entry
+
+    monkeypatch.setattr(entry.importlib.util, "find_spec", lambda name: None)
+    assert "5.18 or newer" in doctor._transformers()["models"]

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+import transformers
 
 import pvit_ext
 from pvit_ext import Query, Region
 from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.data.bad_records import BadRecords
-from pvit_ext.data.records import RecordError, load_records
+from pvit_ext.data.records import load_records
 from pvit_ext.hosts.transformers.attach import attach
-from pvit_ext.hosts.transformers.dataset import IGNORE_INDEX, RegionCollator, RegionDataset
+from pvit_ext.hosts.transformers.dataset import RegionDataset
 from pvit_ext.hosts.transformers.training import connectors
 from pvit_ext.train import main
+from pvit_ext.training.transformers import host as training_host
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
 from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY, picture
@@ -99,50 +100,6 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
 
 def losses(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
-def test_labels_are_the_answers_and_their_ends(name: str, tmp_path: Path) -> None:
-    _, processor = with_regions(name)
-    dataset = dataset_of(write_records(tmp_path), processor)
-    for number, expected in ((0, "a red dog </s>"), (1, "a green dog </s> no cat </s>"), (7, "left of the dog </s>")):
-        item = dataset[number]
-        learned = item["labels"][item["labels"] != IGNORE_INDEX]
-        assert processor.tokenizer.decode(learned) == expected
-        assert torch.equal(item["input_ids"][item["labels"] != IGNORE_INDEX], learned)
-
-
-@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
-def test_a_batch_of_items_is_the_processors_batch(name: str, tmp_path: Path) -> None:
-    _, processor = with_regions(name)
-    dataset = dataset_of(write_records(tmp_path), processor)
-    samples = []
-    for number in (0, 1, 2):
-        record = dataset.records[number]
-        images = [Image.open(file).convert("RGB") for file in record.image_files]
-        ids = dataset[number]["input_ids"]
-        samples.append((ids, images, record.resolve([image.size for image in images])))
-    batch = RegionCollator(processor.tokenizer.pad_token_id)([dataset[number] for number in (0, 1, 2)])
-    texts = [text_of(dataset, number) for number in (0, 1, 2)]
-    expected = processor(
-        images=[images for _, images, _ in samples], text=texts, regions=[regions for *_, regions in samples],
-        return_tensors="pt", padding=True, padding_side="right",
-    )  # fmt: skip
-    assert set(batch) == {*expected, "labels"}
-    for key, value in expected.items():
-        if isinstance(value, torch.Tensor) and key != "labels":  # PaliGemma's own
-            torch.testing.assert_close(batch[key], value, rtol=0, atol=0, msg=key)
-    for key in ("region_sizes", "region_views"):
-        assert batch[key] == expected[key]
-    assert [[r.image for r in row] for row in batch["regions"]] == [
-        [r.image for r in row] for row in expected["regions"]
-    ]
-
-
-def text_of(dataset: RegionDataset, number: int) -> str:
-    from pvit_ext.hosts.transformers.dialogue import render
-
-    return render(dataset.processor, dataset.records[number].data["conversations"], "a record").text
 
 
 @pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
@@ -245,47 +202,25 @@ def test_trackers_show_answers_and_throughput(
     assert {"validation/1", "validation/2"} <= set(events.Tags()["images"])
 
 
-def test_records_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    _, processor = with_regions("llava")
-    path = write_records(tmp_path)
-    with pytest.raises(RecordError, match=r"line 1: .*--model_max_length is 10"):
-        dataset_of(path, processor, limit=10)[0]
-
-
-LATE = [
-    ("human", "where ?"),
-    ("gpt", "left"),
-    ("human", "<image> what is in <region> ?"),
-    ("gpt", "a red dog"),
-    ("human", "and in <image> and <region> or <image> ?"),
-    ("gpt", "no cat"),
-    ("human", "which <region> is larger ?"),
-    ("gpt", "yes"),
-]
-
-
-@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
-def test_images_of_later_turns(name: str, tmp_path: Path) -> None:
-    """Their answers are learned all the same, or the record is named: by its place a processor writes an image."""
-    _, processor = with_regions(name)
-    path = write_records(tmp_path)
-    on_images = [[5, 5, 40, 40], {"box": [5, 5, 40, 40], "image": 1}, {"box": [9, 9, 40, 40], "image": 2}]
-    record = {"image": ["0.png", "1.png", "2.png"], "regions": on_images, "conversations": as_turns(LATE)}
-    path.write_text(json.dumps([record]))
-    if name in ("llava_onevision", "paligemma"):  # tiles for one image alone; images before all text
-        with pytest.raises(RecordError, match=r"line 1: an <image> comes after an answer, and a \w+ writes"):
-            dataset_of(path, processor)[0]
-        return
-    item = dataset_of(path, processor)[0]
-    learned = item["labels"] != IGNORE_INDEX
-    assert processor.tokenizer.decode(item["labels"][learned]) == "left </s> a red dog </s> no cat </s> yes </s>"
-    assert torch.equal(item["input_ids"][learned], item["labels"][learned])
-
-
 def test_a_checkpoint_of_llava_is_refused(llava_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     data = write_records(tmp_path / "data")
-    with pytest.raises(ValueError, match="--host transformers trains checkpoints of transformers' own"):
+    monkeypatch.setattr(training_host, "load_pretrained_model", None)  # it is not loaded to find out
+    with pytest.raises(ValueError, match=r"--host transformers trains .* is none: leave --host out"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out"))
+
+
+def test_several_gpus_in_one_process_are_refused(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"one process sees 2 GPUs: start one for each .*CUDA_VISIBLE_DEVICES=0"):
+        run(monkeypatch, flags(llava, write_records(tmp_path / "data"), tmp_path / "out"))
+
+
+def test_no_group_of_the_optimizer_is_empty(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"region_encoder": "text", "region_encoder_options": None, "stage": "finetune", "freeze_backbone": True}
+    trainer = run(
+        monkeypatch, flags(llava, write_records(tmp_path / "data"), tmp_path / "out", mm_projector_lr=1e-4, **own)
+    )
+    assert all(group["params"] for group in trainer.optimizer.param_groups)
 
 
 def test_a_frozen_tower_stays_in_eval_mode() -> None:

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from pvit_ext.adapters.lora import add_lora, find_all_linear_names
+from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.loading import attach, load_pretrained_model
 from pvit_ext.hosts.transformers import training as parts_of
 from pvit_ext.hosts.transformers.dataset import RegionCollator, RegionDataset
+from pvit_ext.hosts.transformers.entry import HOST as ENTRY
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.outer import OuterMixin
 from pvit_ext.tokens.serialization import load_region_modules
@@ -49,9 +52,11 @@ class TransformersHost:
         options = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
         dtype = torch.bfloat16 if args.training.bf16 else torch.float32
         path = args.model.model_name_or_path
+        if host_of_checkpoint(find_kind(path)) is not ENTRY:
+            raise ValueError(
+                f"--host transformers trains checkpoints of transformers' own; {path} is none: leave --host out"
+            )
         _, model, processor, _ = load_pretrained_model(path, device="cpu", dtype=dtype, **options)
-        if not hasattr(model.config, "vision_config"):
-            raise ValueError(f"--host transformers trains checkpoints of transformers' own; {path} is LLaVA's")
         self._add_regions(model, processor, args)
         model.config.use_cache = False
         parts_of.freeze(model, args.model.freeze_backbone, args.model.freeze_mm_mlp_adapter)

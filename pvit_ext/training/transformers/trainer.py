@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.transformers.training import connectors, read_checkpoint
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import lora_checkpoint
@@ -25,6 +26,7 @@ class TransformersRegionTrainer(RegionTrainer):
                     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in apart]
                     options = {key: value for key, value in group.items() if key != "params"}
                     optimizer.add_param_group({**options, "params": own, "lr": rate, "initial_lr": rate})
+            compat.drop_empty_groups(optimizer)
             return optimizer
         return super().create_optimizer(*arguments)
 
