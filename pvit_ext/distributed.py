@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
+def gathered(parameters: Sequence[Tensor], write: bool = False) -> Any:
     """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
 
     Args:
@@ -41,10 +41,18 @@ def most_passes(own: int, parameter: Tensor) -> int:
     return int(most)
 
 
-def cpu_copies(named: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, Tensor]:
-    """Copies of parameters on the CPU, each gathered from all ranks under ZeRO-3; every rank has to call it."""
-    copies = {}
+def cpu_copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Copies of parameters on the CPU, each gathered from all ranks under ZeRO-3; every rank has to call it.
+
+    One that several names mean is copied once.
+    """
+    copies: dict[str, Tensor] = {}
+    first: dict[int, str] = {}
     for name, parameter in named:
+        known = first.setdefault(id(parameter), name)
+        if known != name:
+            copies[name] = copies[known]
+            continue
         with gathered([parameter]):
             copies[name] = parameter.detach().cpu().clone()
     return copies

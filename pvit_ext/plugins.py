@@ -12,6 +12,7 @@ entry-point group            object
 ``pvit_ext.training_hosts``  maker of a :class:`~pvit_ext.training.host.TrainingHost`
 ``pvit_ext.eval_tasks``      class, see :mod:`pvit_ext.evaluation.task`
 ``pvit_ext.data_tasks``      class, see :mod:`pvit_ext.data.tasks.base`
+``pvit_ext.lora_methods``    :class:`~pvit_ext.adapters.methods.LoraMethod`
 ============================ ==============================================================
 
 A module given by ``--plugin`` registers what it has with the decorators while it is imported.

@@ -1,69 +1,46 @@
-"""LoRA by LLaVA's flags: adapters on the language model only, and folders of adapters loaded again."""
+"""An adapter on the language model: made new, and folders of adapters loaded again."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from pvit_ext.adapters import refusals
+from pvit_ext.adapters.layers import choose_layers, find_all_linear_names, matches, seeing_modules
+from pvit_ext.adapters.options import AdapterChoice, config_class
+from pvit_ext.adapters.tensors import adapter_names, wrap
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE
+
+__all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_whole_weights", "merge_adapter"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
 _PEFT_PREFIX = "base_model.model."
 
 
-def find_all_linear_names(model: Any) -> str:
-    """A pattern for exactly the linear layers of the language model's blocks; peft matches it against whole names.
-
-    LLaVA's function of this name collects last names (``q_proj``), which a vision tower or an encoder has as well.
-
-    Args:
-        model: of either host, before peft wraps it.
-    """
-    root, prefix = model.base_model, model.base_model_prefix
-    if (nested := getattr(root, "language_model", None)) is not None:  # transformers' own models
-        root, prefix = nested, f"{prefix}.language_model"
-    ours = {id(part) for name in _OURS for part in _modules_of(getattr(root, name, None))}
-    names = [
-        f"{prefix}.{name}"
-        for name, module in root.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in ours
-    ]
-    return "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names}))
-
-
-def add_lora(model: Any, layers: str, arguments: Any) -> Any:
+def add_lora(model: Any, arguments: Any) -> Any:
     """peft's wrapper around a model, with a new adapter.
 
     Args:
         model: to be trained.
-        layers: pattern of the names of the layers that get one.
-        arguments: with LLaVA's ``lora_r``, ``lora_alpha``, ``lora_dropout`` and ``lora_bias``.
+        arguments: with LLaVA's ``lora_r``, ``lora_alpha``, ``lora_dropout`` and ``lora_bias``, and pvit-ext's
+            ``lora_method`` and ``lora_options``.
+
+    Raises:
+        ValueError: for layers that the language model does not have, or that see.
     """
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        target_modules=layers,
-        lora_dropout=arguments.lora_dropout,
-        bias=arguments.lora_bias,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
-
-
-_OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
-
-
-def _modules_of(part: Any) -> list[nn.Module]:
-    parts = part if isinstance(part, list) else [part]  # LLaVA wraps its tower in a list under FSDP
-    return [module for one in parts if one is not None for module in one.modules()]
+    config = AdapterChoice.of(arguments).config()
+    choose_layers(model, config)
+    seeing = list(seeing_modules(model))
+    wrapped = wrap(model, config)
+    names = {id(parameter): name for name, parameter in wrapped.named_parameters() if name in adapter_names(wrapped)}
+    if not names:
+        raise ValueError(f"the adapter {config.peft_type} adds no parameter to this model")
+    if wrong := sorted(names[id(one)] for part in seeing for one in part.parameters() if id(one) in names):
+        raise ValueError(f"an adapter belongs on the language model alone, and this one changes {', '.join(wrong[:3])}")
+    return wrapped
 
 
 def check_adapter_files(folder: Path) -> bool:
@@ -84,26 +61,48 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.
-        ValueError: when the folder trains a tensor or a layer that the model lacks.
+        ValueError: when the folder trains a tensor or a layer that the model lacks, or its adapter cannot be loaded.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
 
     if (folder / NON_LORA_FILE).is_file():
         load_whole_weights(model, folder, _PEFT_PREFIX)
-    config = LoraConfig.from_pretrained(str(folder))  # peft 0.4's PeftConfig knows no method's own fields
-    config.target_modules = layers = _layers_of(folder)  # LLaVA's last names mean layers of the vision tower as well
-    if unknown := sorted(layers - {name for name, _ in model.named_modules()}):
-        raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
-    return PeftModel.from_pretrained(model, str(folder), config=config).merge_and_unload()
+    return PeftModel.from_pretrained(model, str(folder), config=_config_of(model, folder)).merge_and_unload()
 
 
-def _layers_of(folder: Path) -> set[str]:
+def _config_of(model: Any, folder: Path) -> Any:
+    """A folder's config of peft, for exactly the layers that it has tensors of."""
+    kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
+    config = kind.from_pretrained(str(folder))
+    try:
+        refusals.check(config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    layers = _layers_of(model, folder)
+    if wanted := getattr(config, "target_modules", None):  # LLaVA's last names mean layers of the vision tower as well
+        config.target_modules = {layer for layer in layers if matches(wanted, layer)}
+    return config
+
+
+def _layers_of(model: Any, folder: Path) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
     names = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
     if not names:
         raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG}, but no adapter_model.safetensors or .bin: fetch it")
-    keys = read_checkpoint(folder / names[0])
-    return {key.removeprefix(_PEFT_PREFIX).partition(".lora_")[0] for key in keys if ".lora_" in key}
+    keys = [key.removeprefix(_PEFT_PREFIX) for key in read_checkpoint(folder / names[0]) if _PEFT_PREFIX in key]
+    own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
+    layers = {name for name, module in model.named_modules() if not any(module.children())}
+    found = {key: _layer(key, layers) for key in keys if key not in own}
+    if unknown := sorted(key for key, layer in found.items() if layer is None):
+        raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
+    return {layer for layer in found.values() if layer is not None}
+
+
+def _layer(name: str, layers: set[str]) -> str | None:
+    """The layer that a tensor belongs to: the longest beginning of its name that is one."""
+    while name and name not in layers:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
 def load_whole_weights(model: Any, folder: str | Path, prefix: str = "") -> None:

@@ -15,6 +15,7 @@ from pvit_ext.data.records import Records, load_records
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
+from pvit_ext.training.lora_arguments import LoraFlags
 from pvit_ext.training.region_cache import open_cache
 
 STAGES = ("align", "finetune")
@@ -103,7 +104,7 @@ class DataFlags:
 
 
 @dataclass
-class TrainingFlags:
+class TrainingFlags(LoraFlags):
     """The stage, what ends a run, and what trackers show.
 
     Stage ``align`` trains the region modules alone, ``finetune`` whatever the host's own flags train and the region

@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 from pvit_ext.config import CONFIG_KEY, options
 from pvit_ext.files import fingerprint, read_json, sha256_file
+from pvit_ext.training.lora_arguments import adapter_identity
 
 HARMLESS: dict[str, tuple[str, ...]] = {
     "where results and logs go": ("output_dir", "overwrite_output_dir", "logging_dir", "run_name", "project"),
@@ -83,6 +84,7 @@ def identity(trainer: Any) -> Identity:
     deepspeed = trainer.accelerator.state.deepspeed_plugin
     run = {
         **{name: getattr(args, name) for name in _RUN},
+        **adapter_identity(args),
         **region,
         "zero stage": deepspeed and deepspeed.zero_stage,
         "trained tensors": sum(parameter.requires_grad for parameter in model.parameters()),

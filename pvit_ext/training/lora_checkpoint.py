@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, load_whole_weights
+from pvit_ext.adapters.tensors import adapter_names, adapter_state
 from pvit_ext.distributed import cpu_copies
 from pvit_ext.files import atomic_write
 from pvit_ext.tokens.serialization import save_region_modules
-
-_ADAPTER = "lora_"
 
 
 def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
@@ -25,10 +24,8 @@ def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
         write: False on ranks that only take part in gathering.
     """
     _save_regions(model, folder, write)
-    with_bias = bias != "none"
-    adapter = cpu_copies(
-        (name, one) for name, one in model.named_parameters() if _ADAPTER in name or (with_bias and "bias" in name)
-    )
+    biases = [(name, one) for name, one in model.named_parameters() if bias != "none" and "bias" in name]
+    adapter = cpu_copies([*adapter_state(model), *biases])
     if write:
         model.config.save_pretrained(folder)
         model.save_pretrained(folder, state_dict=adapter)
@@ -55,7 +52,8 @@ def _save_regions(model: Any, folder: str, write: bool) -> None:
 
 
 def _save_others(model: Any, folder: str, write: bool) -> None:
-    trained = ((name, one) for name, one in model.named_parameters() if _ADAPTER not in name and one.requires_grad)
+    adapter = adapter_names(model)
+    trained = [(name, one) for name, one in model.named_parameters() if name not in adapter and one.requires_grad]
     others = cpu_copies(trained)
     if write:
         with atomic_write(Path(folder, NON_LORA_FILE)) as temporary:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.tensors import adapter_parameters
+
 
 def freeze_for_stage(model: Any, stage: str) -> None:
     """Set ``requires_grad``: structurally, by module, never by name.
@@ -45,25 +47,16 @@ def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:
 
 
 def _parts(model: Any, host_parts: dict[str, nn.Module]) -> Iterator[tuple[str, list[nn.Parameter]]]:
-    lora = [p for module in _lora_layers(model) for p in module.parameters()]
+    adapter = adapter_parameters(model)
     module = model.region_module
     projector = {f"region projector: {name}": part for name, part in module.region_projector.named_children()}
     named = {**host_parts, "region encoder": module.region_encoder, **projector}
     parts = {name: list(module.parameters()) for name, module in named.items()}
-    taken = {id(p) for parameters in [*parts.values(), lora] for p in parameters}
+    taken = {id(p) for parameters in [*parts.values(), adapter] for p in parameters}
     yield "language model", [p for p in model.parameters() if id(p) not in taken]
     yield from parts.items()
-    if lora:
-        yield "LoRA", lora
-
-
-def _lora_layers(model: Any) -> list[nn.Module]:
-    """peft's adapter weights: the dictionaries of adapters in every LoRA layer."""
-    from peft.tuners.lora import LoraLayer
-
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    names = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")  # peft's own attributes since 0.4
-    return [part for layer in layers for name in names if isinstance(part := getattr(layer, name, None), nn.Module)]
+    if adapter:
+        yield "LoRA", adapter
 
 
 def _count(parameter: nn.Parameter) -> int:

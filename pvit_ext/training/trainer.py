@@ -11,6 +11,7 @@ import transformers
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from pvit_ext.adapters import loraplus
 from pvit_ext.hosts.llava import compat
 from pvit_ext.training import best, checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
@@ -106,6 +107,14 @@ class RegionTrainer(Trainer):
         if "train_runtime" in logs:
             self.args.save_total_limit = None
         super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        """The host's own; with ``--loraplus_lr_ratio`` the matrices B have groups of their own."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(*arguments)
+        if new and (ratio := self.args.loraplus_lr_ratio) is not None:
+            loraplus.give_rate(optimizer, self.model, ratio)
+        return optimizer
 
     def _get_train_sampler(self, *_: Any) -> Any:
         order = self._order()

@@ -13,6 +13,7 @@ import torch
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 
+METHODS = ("rslora", "dora", "pissa", "olora")
 Start = Callable[..., Any]
 """Trains into a folder with flags, and returns the trainer."""
 
@@ -45,8 +46,11 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         {"stage": "finetune", "lora_enable": True},
         {"stage": "finetune"},
         {"stage": "align", "group_by_modality_length": True},
+        *({"stage": "finetune", "lora_enable": True, "lora_method": name} for name in METHODS),
+        {"stage": "finetune", "lora_enable": True, "loraplus_lr_ratio": 4, "mm_projector_lr": 1e-3},
+        {"stage": "finetune", "lora_enable": True, "lora_options": '{"peft_type": "VERA", "r": 8}'},
     ],
-    ids=["align", "lora", "finetune", "grouped"],
+    ids=["align", "lora", "finetune", "grouped", *METHODS, "loraplus", "vera"],
 )
 def test_resuming_is_exact(start: Start, tmp_path: Path, own: dict[str, Any]) -> None:
     """The same losses and the same tensors, to the bit."""

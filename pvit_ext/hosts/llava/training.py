@@ -17,7 +17,7 @@ from llava.train import train as llava_train
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig
 
-from pvit_ext.adapters.lora import add_lora, find_all_linear_names
+from pvit_ext.adapters.lora import add_lora
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import (
     ByModelType,
@@ -71,7 +71,7 @@ def add_adapter(model: Any, arguments: Any) -> Any:
     """peft's wrapper around a model, with LoRA on every linear layer of the language model's blocks."""
     if arguments.bf16 or arguments.fp16:
         model.to(torch.float16 if arguments.fp16 else torch.bfloat16)
-    return add_lora(model, find_all_linear_names(model), arguments)
+    return add_lora(model, arguments)
 
 
 def load_tokenizer(path: str, version: str, model: Any, arguments: Any) -> Any:

@@ -12,6 +12,7 @@ from llava.train import train as llava_train
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
 
@@ -94,6 +95,7 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
         super().__post_init__()
         self.local_rank = compat.local_rank(self)
         check_trackers(self)
+        check_lora(self)
         compat.fsdp_as_list(self)
         # The Trainer seeds too, but only after the model and its new modules are made.
         transformers.set_seed(self.seed)

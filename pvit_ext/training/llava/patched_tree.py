@@ -65,9 +65,17 @@ class ArgumentParser(transformers.HfArgumentParser):
         by_kind = {type(one): one for one in parsed}
         if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
             check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
+            _refuse_methods(by_kind[RegionTrainingArguments])
         if (model := by_kind.get(RegionModelArguments)) is not None:
             model.model_name_or_path = CheckpointPath(model.model_name_or_path)
         return parsed
+
+
+def _refuse_methods(arguments: RegionTrainingArguments) -> None:
+    """LLaVA's ``train()`` makes its LoRA itself, and would drop these flags without a word."""
+    for name in ("lora_method", "lora_options"):
+        if value := getattr(arguments, name):
+            raise ValueError(f"--{name} {value}: LLaVA's own train() makes plain LoRA; use python -m pvit_ext.train")
 
 
 class TreeTrainer(LlavaRegionTrainer):

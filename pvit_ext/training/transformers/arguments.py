@@ -9,6 +9,7 @@ import transformers
 
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
 
@@ -87,5 +88,6 @@ class TransformersTrainingArguments(TrainingFlags, transformers.TrainingArgument
         compat.report_to_none(self)
         super().__post_init__()
         check_trackers(self)
+        check_lora(self)
         # The Trainer seeds too, but only after the new modules are made.
         transformers.set_seed(self.seed)

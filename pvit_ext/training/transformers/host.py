@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pvit_ext.adapters.lora import add_lora, find_all_linear_names
+from pvit_ext.adapters.lora import add_lora
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava import compat
@@ -77,7 +77,7 @@ class TransformersHost:
             load_region_modules(model, folder)
 
     def _add_lora(self, model: Any, args: Arguments) -> Any:
-        wrapped = add_lora(model, find_all_linear_names(model), args.training)
+        wrapped = add_lora(model, args.training)
         for module in parts_of.connectors(model):
             module.requires_grad_(not args.model.freeze_mm_mlp_adapter)
         return wrapped

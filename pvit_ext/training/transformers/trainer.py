@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.hosts.llava import compat
+from pvit_ext.adapters.loraplus import split_groups
 from pvit_ext.hosts.transformers.training import connectors, read_checkpoint
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import lora_checkpoint
@@ -20,13 +20,7 @@ class TransformersRegionTrainer(RegionTrainer):
             base = getattr(self.model, "get_base_model", lambda: self.model)()
             apart = {id(parameter) for module in connectors(base) for parameter in module.parameters()}
             optimizer = super().create_optimizer(*arguments)
-            for group in list(optimizer.param_groups):
-                own = [parameter for parameter in group["params"] if id(parameter) in apart]
-                if own:
-                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in apart]
-                    options = {key: value for key, value in group.items() if key != "params"}
-                    optimizer.add_param_group({**options, "params": own, "lr": rate, "initial_lr": rate})
-            compat.drop_empty_groups(optimizer)
+            split_groups(optimizer, apart, lambda _: rate)
             return optimizer
         return super().create_optimizer(*arguments)
 

@@ -1,0 +1,124 @@
+"""Which layers get an adapter: those of the language model, and never one that sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+_OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
+_BY_ITSELF = ("TRAINABLE_TOKENS",)
+"""Tuners of peft that find what they change without being told."""
+
+
+def find_all_linear_names(model: Any) -> str:
+    """A pattern for exactly the linear layers of the language model's blocks; peft matches it against full names.
+
+    LLaVA's function of this name collects last names (``q_proj``), which a vision tower or an encoder has as well.
+
+    Args:
+        model: of either host, before peft wraps it.
+    """
+    return _pattern([name for name, module in _modules(model) if isinstance(module, nn.Linear)])
+
+
+def choose_layers(model: Any, config: Any) -> None:
+    """Name the layers in a config of peft: all linear ones of the language model, or those that it asks for.
+
+    peft would look for last names in the vision tower and the region modules as well.
+
+    Args:
+        model: of either host, before peft wraps it.
+        config: of peft; its ``target_modules`` become a pattern of full names.
+
+    Raises:
+        ValueError: when it asks for layers that the language model does not have, with the names that it has.
+    """
+    wanted = getattr(config, "target_modules", None)
+    if wanted is None and (config.peft_type in _BY_ITSELF or getattr(config, "target_parameters", None)):
+        return
+    within = _within(config)
+    if wanted is None or wanted == "all-linear":
+        chosen = [name for name, module in _modules(model) if isinstance(module, nn.Linear) and within(name)]
+    else:
+        leaves = [name for name, module in _modules(model) if name and not any(module.children())]
+        chosen = [name for name in leaves if matches(wanted, name) and within(name)]
+        if not chosen:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in leaves}))
+            raise ValueError(f"target_modules {_shown(wanted)}: the language model has no such layer; it has {known}")
+    if not chosen:
+        raise ValueError(f"layers_to_transform {config.layers_to_transform}: the language model has no such block")
+    config.target_modules = _pattern(chosen, [name for name, _ in _modules(model)])
+    for name in ("layers_to_transform", "layers_pattern"):  # followed above; peft takes them beside last names alone
+        if hasattr(config, name):
+            setattr(config, name, None)
+
+
+def seeing_modules(model: Any) -> Iterator[nn.Module]:
+    """Vision tower, projectors and region modules of a model of either host: all beside its language model."""
+    root = model.base_model
+    parts = (getattr(root, name, None) for name in _OURS)
+    if getattr(root, "language_model", None) is not None:
+        parts = (module for name, module in root.named_children() if name != "language_model")
+    return (module for part in parts for module in _listed(part))
+
+
+def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The language model's modules by their names in the model."""
+    root, prefix = model.base_model, model.base_model_prefix
+    if (nested := getattr(root, "language_model", None)) is not None:  # transformers' own models
+        root, prefix = nested, f"{prefix}.language_model"
+    seeing = {id(module) for name in _OURS for part in _listed(getattr(root, name, None)) for module in part.modules()}
+    named = ((f"{prefix}.{name}", module) for name, module in root.named_modules() if id(module) not in seeing)
+    return ((name.rstrip("."), module) for name, module in named)
+
+
+def _listed(part: Any) -> list[nn.Module]:
+    parts = part if isinstance(part, list) else [part]  # LLaVA wraps its tower in a list under FSDP
+    return [one for one in parts if one is not None]
+
+
+def _pattern(names: list[str], others: Sequence[str] = ()) -> str:
+    """Names with their blocks' numbers left open, unless that matches others too."""
+    exact = {re.escape(name) for name in names}
+    pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", name) for name in exact}))
+    if all(name in names for name in others if re.fullmatch(pattern, name)):
+        return pattern
+    return "|".join(sorted(exact))
+
+
+def matches(wanted: Any, name: str) -> bool:
+    """Whether a layer of this name is asked for, by peft's own rule.
+
+    Args:
+        wanted: a pattern of full names, or last names.
+        name: of a layer.
+    """
+    if wanted == "all-linear":
+        return True
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in wanted)
+
+
+def _within(config: Any) -> Any:
+    """Whether a name is of the blocks that ``layers_to_transform`` counts: peft's own rule too."""
+    blocks = getattr(config, "layers_to_transform", None)
+    if blocks is None or blocks == []:
+        return lambda name: True
+    numbers = {blocks} if isinstance(blocks, int) else set(blocks)
+    given = getattr(config, "layers_pattern", None) or r"[^.]*"
+    lists = "|".join([given] if isinstance(given, str) else given)
+    place = re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
+
+    def within(name: str) -> bool:
+        found = place.match(name)
+        return found is not None and int(found[1]) in numbers
+
+    return within
+
+
+def _shown(wanted: Any) -> str:
+    return repr(wanted) if isinstance(wanted, str) else ", ".join(sorted(wanted))

@@ -1,0 +1,122 @@
+"""Adapters of peft that lose something on the way, each with the reason; ``python -m tests.lora_methods`` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
+_CHANGES_BASE = "it changes the base while it starts, otherwise at each start, and the change is not saved"
+_PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language model as embeddings"
+TUNERS = {
+    "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
+    "ADAPTION_PROMPT": _PROMPT,
+    "CARTRIDGE": _PROMPT,
+    "CPT": _PROMPT,
+    "LILY": "peft cannot merge it: matrices are shared among layers and routed by the input",
+    "MULTITASK_PROMPT_TUNING": _PROMPT,
+    "POLY": "it wants the task of each sample with every call, and neither beams nor gradient checkpointing keep it",
+    "PREFIX_TUNING": _PROMPT,
+    "PROMPT_TUNING": _PROMPT,
+    "P_TUNING": _PROMPT,
+    "SHADOW": "it is a second network beside the language model, which cannot be merged into it",
+    "XLORA": "it mixes trained adapters by a first pass, which fails on the inputs of a model with images",
+}
+"""peft_type -> why no run trains it, nor any folder of it loads."""
+
+INITS = {
+    "corda": _NEEDS_DATA,
+    "eva": _NEEDS_DATA,
+    "loftq": "it quantises the base itself, on a GPU alone; --bits 4 quantises it here",
+    "lora_ga": _CHANGES_BASE,
+}
+"""init_lora_weights -> the same."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What some adapters cannot do.
+
+    Args:
+        holds: whether a config of peft is of this kind.
+        name: of the kind, for messages.
+        reason: what fails.
+        when: ``always``, ``zero3`` or ``bits``: under which condition.
+    """
+
+    holds: Callable[[Any], bool]
+    name: str
+    reason: str
+    when: str = "always"
+
+
+def _set(name: str) -> Callable[[Any], bool]:
+    return lambda config: bool(getattr(config, name, None))
+
+
+def _tuner(*names: str) -> Callable[[Any], bool]:
+    return lambda config: tuner_of(config) in names
+
+
+def _starts_with(*starts: str) -> Callable[[Any], bool]:
+    def holds(config: Any) -> bool:
+        start = getattr(config, "init_lora_weights", None)
+        return isinstance(start, str) and start.startswith(starts)
+
+    return holds
+
+
+_FIELDS = (
+    Refusal(
+        _starts_with("pissa_niter"), "init_lora_weights pissa_niter_*",
+        "its start is an estimate by random numbers: under another seed it reloads to other logits; use pissa",
+    ),
+    Refusal(
+        _set("modules_to_save"), "modules_to_save",
+        "peft would wrap modules that the run trains and saves anyway: region modules, and projectors by their flags",
+    ),
+    Refusal(_set("layer_replication"), "layer_replication", "a merge would give the base layers that it does not have"),
+    Refusal(_set("lora_bias"), "lora_bias", "peft cannot merge it into a layer without bias"),
+    Refusal(_set("alora_invocation_tokens"), "alora_invocation_tokens", _PROMPT),
+    Refusal(_set("megatron_config"), "megatron_config", "the hosts have no layers of Megatron"),
+    Refusal(_set("arrow_config"), "arrow_config", "it routes among adapters that are trained already"),
+)  # fmt: skip
+_CONDITIONS = (
+    Refusal(_tuner("DELORA"), "DELORA", "it learns nothing where its tensors are partitioned", "zero3"),
+    Refusal(_tuner("LOHA"), "LOHA", "its backward pass reads tensors that are partitioned by then", "zero3"),
+    Refusal(
+        lambda config: tuner_of(config) == "TRAINABLE_TOKENS" or bool(getattr(config, "trainable_token_indices", None)),
+        "trainable tokens", "peft indexes the embedding matrix, which is partitioned", "zero3",
+    ),
+    Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
+    Refusal(_starts_with("olora"), "olora", "the quantised base takes its start otherwise on reloading", "bits"),
+)  # fmt: skip
+
+
+def tuner_of(config: Any) -> str:
+    """peft's name of a config's tuner."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
+    """Refuse an adapter that would not train, save, reload, merge or resume.
+
+    Args:
+        config: of peft.
+        zero3: whether DeepSpeed partitions parameters.
+        bits: of the base.
+
+    Raises:
+        ValueError: naming it, with the reason.
+    """
+    tuner, start = tuner_of(config), getattr(config, "init_lora_weights", None)
+    if tuner in TUNERS:
+        raise ValueError(f"peft_type {tuner} is refused: {TUNERS[tuner]}")
+    if isinstance(start, str) and start in INITS:
+        raise ValueError(f"init_lora_weights {start} is refused: {INITS[start]}")
+    states = {"always": True, "zero3": zero3, "bits": bits < 16}
+    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": f" with --bits {bits} (16 goes)"}
+    for one in (*_FIELDS, *_CONDITIONS):
+        if states[one.when] and one.holds(config):
+            raise ValueError(f"{one.name} is refused{said[one.when]}: {one.reason}")

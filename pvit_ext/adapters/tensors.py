@@ -1,0 +1,72 @@
+"""Which tensors of a model are its adapter's: those that are new after peft has wrapped it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+_NAMES = "adapter_names"
+
+
+def wrap(model: Any, config: Any) -> Any:
+    """peft's wrapper around a model, which knows the names of the tensors that are its adapter's.
+
+    Args:
+        model: base model.
+        config: of peft.
+    """
+    from peft import get_peft_model
+
+    before = [tensor for _, tensor in state_of(model)]  # held: an id means nothing once its tensor is freed
+    known = {id(tensor) for tensor in before}
+    wrapped = get_peft_model(model, config)
+    setattr(wrapped, _NAMES, frozenset(name for name, tensor in state_of(wrapped) if id(tensor) not in known))
+    return wrapped
+
+
+def adapter_names(model: Any) -> frozenset[str]:
+    """The names of a model's adapter tensors, those that a checkpoint keeps among its buffers included.
+
+    A model that was not wrapped here, but by LLaVA's own ``train()``, has what peft's layers name as theirs.
+    """
+    found = getattr(model, _NAMES, None)
+    return _names_in_layers(model) if found is None else found
+
+
+def adapter_state(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The adapter's tensors by name."""
+    names = adapter_names(model)
+    return ((name, tensor) for name, tensor in state_of(model) if name in names)
+
+
+def adapter_parameters(model: Any) -> list[nn.Parameter]:
+    """The adapter's parameters, each once."""
+    names = adapter_names(model)
+    return [parameter for name, parameter in model.named_parameters() if name in names]
+
+
+def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What ``state_dict()`` names, parameters as such: ZeRO-3 has to gather them."""
+    for prefix, module in model.named_modules():
+        start = f"{prefix}." if prefix else ""
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            yield start + name, parameter
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if name not in module._non_persistent_buffers_set:
+                yield start + name, buffer
+
+
+def _names_in_layers(model: nn.Module) -> frozenset[str]:
+    from peft.tuners.lora import LoraLayer
+
+    # peft 0.4 does not list the parts of its layers, and later ones leave DoRA's out
+    known = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"}
+    parts = {
+        f"{prefix}.{name}."
+        for prefix, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+        for name in known.union(getattr(module, "adapter_layer_names", ()))
+    }
+    return frozenset(name for name, _ in state_of(model) if any(name.startswith(part) for part in parts))

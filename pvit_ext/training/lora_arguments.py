@@ -1,0 +1,72 @@
+"""The flags of an adapter that pvit-ext adds to LLaVA's, and what they have to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvit_ext.adapters import loraplus, refusals
+from pvit_ext.adapters.methods import METHODS
+from pvit_ext.adapters.options import AdapterChoice, parse_options
+
+_ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
+
+
+@dataclass
+class LoraFlags:
+    """How the adapter of ``--lora_enable`` is made and trained."""
+
+    lora_method: str | None = field(
+        default=None, metadata={"help": f"{', '.join(METHODS.names())}, or one that a package adds; default lora"}
+    )
+    lora_options: str | None = field(
+        default=None, metadata={"help": "fields of peft's LoraConfig, or of the tuner that peft_type names, as JSON"}
+    )
+    loraplus_lr_ratio: float | None = field(
+        default=None, metadata={"help": "LoRA+: the matrices B learn at so many times the rate, 16 in its paper"}
+    )
+
+
+def check_lora(arguments: Any) -> None:
+    """Raise ValueError for flags of an adapter that do not fit each other, or that no adapter is there for.
+
+    Args:
+        arguments: :class:`LoraFlags` with those of transformers and LLaVA.
+    """
+    given = [name for name in _ADDED if getattr(arguments, name) not in (None, "")]
+    if not arguments.lora_enable:
+        if given:
+            raise ValueError(
+                f"--{given[0]} {getattr(arguments, given[0])}: this run has no adapter, "
+                "add --lora_enable True or drop the flag"
+            )
+        return
+    if arguments.stage == "align":
+        raise ValueError(
+            "--lora_enable True: --stage align trains region modules alone, and the adapter would stay as it starts; "
+            "drop the flag, or train with --stage finetune"
+        )
+    choice = AdapterChoice.of(arguments)
+    refusals.check(choice.config(), zero_stage(arguments) == 3)
+    if arguments.loraplus_lr_ratio is not None:
+        optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+        loraplus.check(arguments.loraplus_lr_ratio, choice.tuner, optimizer, _deepspeed(arguments))
+
+
+def adapter_identity(arguments: Any) -> dict[str, Any]:
+    """What a run that continues another's checkpoints must have in common with it; nothing for LLaVA's own LoRA."""
+    return {
+        "lora_method": None if arguments.lora_method in (None, "", "lora") else arguments.lora_method,
+        "lora_options": parse_options(arguments.lora_options) or None,
+        "loraplus_lr_ratio given": arguments.loraplus_lr_ratio is not None or None,  # it splits the optimizer's groups
+    }
+
+
+def zero_stage(arguments: Any) -> int:
+    """DeepSpeed's, 0 without it."""
+    return int(_deepspeed(arguments).get("zero_optimization", {}).get("stage", 0))
+
+
+def _deepspeed(arguments: Any) -> dict[str, Any]:
+    given = getattr(arguments, "hf_deepspeed_config", None)
+    return {} if given is None else given.config
