@@ -67,7 +67,7 @@ def command_line(world: dict[str, Path], output: Path, own: dict[str, Any], batc
         "report_to": "none",
         "learning_rate": 1e-2, "lr_scheduler_type": "constant", "model_max_length": 512, "save_strategy": "no",
         "disable_tqdm": True, "logging_steps": 1, "region_jitter": 0, "mm_use_im_patch_token": False, "seed": 3,
-        "region_embed_weights": True, "allow_no_gradient": True,
+        "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "allow_no_gradient": True,
     }  # fmt: skip
     return [word for key, value in (values | own).items() for word in (f"--{key}", str(value))]
 

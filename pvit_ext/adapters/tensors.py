@@ -49,7 +49,7 @@ def adapter_parameters(model: Any) -> list[nn.Parameter]:
 
 def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """What ``state_dict()`` names, parameters as such: ZeRO-3 has to gather them."""
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             yield start + name, parameter

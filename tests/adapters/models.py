@@ -16,7 +16,7 @@ from tests.checkpoints import inputs
 def arguments(**given: Any) -> Any:
     """LLaVA's flags and ours, as a run parses them."""
     plain = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_bias": "none"}
-    return SimpleNamespace(**plain, **{"lora_method": None, "lora_options": None, **given})
+    return SimpleNamespace(**{**plain, "lora_method": None, "lora_options": None, **given})
 
 
 def learned(model: Any, **given: Any) -> Any:

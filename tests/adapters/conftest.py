@@ -1,0 +1,7 @@
+"""LLaVA's training code is imported by some tests here."""
+
+from __future__ import annotations
+
+from pvit_ext.hosts.llava import compat
+
+compat.prepare_training()
