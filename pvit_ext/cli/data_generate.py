@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import count, json_object, require_extra
+from pvit_ext.cli.options import add_map_options, count, json_object, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.data.generate.session import Settings
@@ -27,7 +27,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
     parser.add_argument("--turns", type=_turns, metavar="N or N-M", help="of a dialogue, default 1, or 3-5 multi-turn")
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N images")
-    parser.add_argument("--max_bad_records", type=int, default=0, metavar="N", help="records of FILE to pass over")
     parser.add_argument("--sample", type=count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
     parser.add_argument("--estimate", action="store_true", help="print what it will take, and stop")
     parser.add_argument("--ledger", metavar="FILE", help="of all calls, default OUT.ledger.jsonl")
@@ -58,10 +57,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time")
-    group.add_argument("--workers", type=count, default=1, metavar="N", help="processes that make them (default 1)")
-    group.add_argument(
-        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
-    )
+    add_map_options(group)
     group.add_argument("--requests-per-minute", type=_positive, metavar="N")
     group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
     group.add_argument("--price-in", type=_positive, metavar="P", help="of a million tokens of prompts")
@@ -101,8 +97,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
     if Path(args.out).resolve() == Path(args.file).resolve():
         raise ValueError(f"--out {args.out} is the file of annotations; name another")
-    if args.max_bad_records < 0:
-        raise ValueError(f"--max_bad_records is a number of records from 0 on, got {args.max_bad_records}")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

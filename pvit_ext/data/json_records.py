@@ -8,13 +8,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, BinaryIO, NamedTuple
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _CHUNK = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
@@ -229,6 +230,19 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
     except (ValueError, RecursionError) as error:  # integers of thousands of digits, thousands of brackets
         return JsonFileError(f"not usable JSON: {error}"), position
     return (JsonRecordError(_noted.problems[0]) if _noted.problems else value), end
+
+
+def has_half_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which no tokenizer reads and UTF-8 cannot hold."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def json_line(value: Mapping[str, Any]) -> bytes:
+    """An object as a line of JSON Lines in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if has_half_surrogate(text):
+        text = json.dumps(value, separators=(",", ":"))
+    return text.encode() + b"\n"
 
 
 def _near(text: str, position: int) -> str:

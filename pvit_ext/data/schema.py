@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvit_ext.data.image_files import check_file, short
-from pvit_ext.data.json_records import JsonRecordError
+from pvit_ext.data.json_records import JsonRecordError, has_half_surrogate
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.data.unread import meant_key, unread_key, unread_placeholder
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
@@ -15,6 +14,7 @@ from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region
 
 Spec = Region | PendingMask
+TASK_KEY, NO_TASK = "task", "no task named"
 _SPEAKERS = ("human", "gpt")
 
 
@@ -75,7 +75,7 @@ def _conversation(value: dict[str, Any]) -> list[str]:
             raise ValueError(f"conversations[{number}] is from {short(turn.get('from'))}; human and gpt take turns")
         if not turn["value"].strip():
             raise ValueError(f"conversations[{number}] has an empty value")
-        if not turn["value"].isascii() and re.search("[\ud800-\udfff]", turn["value"]):
+        if has_half_surrogate(turn["value"]):
             raise ValueError(f"conversations[{number}] holds half of a surrogate pair, no tokenizer reads that")
     if len(turns) % 2:
         raise ValueError("conversations ends with a question, there is no answer to learn")
@@ -94,6 +94,12 @@ def images_of(value: dict[str, Any]) -> list[Any]:
     if image == []:
         raise ValueError("image is an empty list; leave the key out where there is none")
     return image if isinstance(image, list) else [image]
+
+
+def task_of(value: Mapping[str, Any]) -> str:
+    """The task that a record names, :data:`NO_TASK` for none."""
+    task = value.get(TASK_KEY)
+    return task if isinstance(task, str) and task.strip() else NO_TASK
 
 
 def kind_of(spec: Spec) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.json_records import JsonRecordError, read_json_records
+from pvit_ext.data.json_records import JsonRecordError, json_line, read_json_records
 from pvit_ext.files import atomic_write
 
 PHOTOGRAPH = r"(.+?)(?:_(?:jpe?g|png|bmp|webp))?\.rf\.\w+\.\w+$"
@@ -75,12 +74,12 @@ def split_file(
     with ExitStack() as stack:
         out.mkdir(parents=True, exist_ok=True)
         files = {
-            name: stack.enter_context(stack.enter_context(atomic_write(target)).open("w", encoding="utf-8"))
+            name: stack.enter_context(stack.enter_context(atomic_write(target)).open("wb"))
             for name, target in targets.items()
         }
         for group, record in zip(groups, _records(source), strict=True):
             counts[part_of[group]] += 1
-            files[part_of[group]].write(json.dumps(record, ensure_ascii=False) + "\n")
+            files[part_of[group]].write(json_line(record))
     return {name: (counts[name], sum(part == name for part in part_of.values())) for name in shares}
 
 

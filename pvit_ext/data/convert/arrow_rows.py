@@ -11,6 +11,7 @@ from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.file_items import files_in
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.table_rows import TableRows
@@ -36,12 +37,7 @@ class ArrowRows(TableRows):
 
     @cached_property
     def _arrow_files(self) -> list[Path]:
-        if not (found := sorted(self.source.rglob("*.arrow"))):
-            raise SourceError(f"{self.source} holds no Arrow file")
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_arrow_files"}
+        return files_in(self.source, ".arrow", "Arrow")
 
     def files(self) -> list[Path]:
         """All Arrow files."""

@@ -23,6 +23,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,6 +104,10 @@ class DataFormat(ABC):
         self.chosen = self._choose(options.settings)
         self.exclude_leaks = options.exclude_leaks
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the values of cached properties, which the main process lists units by: they may be large."""
+        return {key: value for key, value in vars(self).items() if not _is_cached(type(self), key)}
+
     @classmethod
     @abstractmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -171,6 +176,10 @@ class DataFormat(ABC):
             if setting.choices is not None and value not in setting.choices:
                 raise SourceError(f"{self.name}: {key} is one of {', '.join(setting.choices)}, got {value!r}")
         return {key: given.get(key, setting.default) for key, setting in self.settings.items()}
+
+
+def _is_cached(owner: type, key: str) -> bool:
+    return isinstance(getattr(owner, key, None), cached_property)
 
 
 FORMATS: Registry[type[DataFormat]] = Registry("data format", GROUP)

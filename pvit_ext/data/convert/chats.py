@@ -55,6 +55,33 @@ def turns_of(item: Mapping[str, Any], notes: Notes, key: str = "conversations") 
     return turns
 
 
+def images_named(item: Mapping[str, Any]) -> list[str]:
+    """The paths under ``image`` or ``images``: text, or a list of texts or of objects with a ``path``; [] for none.
+
+    Raises:
+        BadItem: for anything else.
+    """
+    named = kept(item.get("image") or item.get("images") or [], "image", str, list)
+    paths = [named] if isinstance(named, str) else named
+    return [kept(one.get("path") if isinstance(one, dict) else one, "an image", str) for one in paths]
+
+
+def is_single(paths: Sequence[str], questions: int, location: str, notes: Notes) -> bool:
+    """Whether there is one image, on which all boxes lie; else a note says what there is.
+
+    Args:
+        paths: of an item's images.
+        questions: that are dropped with it.
+        location: file and line.
+        notes: takes the reason.
+    """
+    if len(paths) > 1:
+        notes.drop(Reason.INCOMPLETE, location, "its boxes name none of several images", max(questions, 1))
+    elif not paths:
+        notes.drop(Reason.NO_PICTURE, location, "no image", max(questions, 1))
+    return len(paths) == 1
+
+
 def conversation(
     turns: Sequence[Said], regions: Sequence[Annotation | Reason], location: str, notes: Notes, name: str = ""
 ) -> Conversation | None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pvit_ext.data.convert.notes import BadItem
+from pvit_ext.data.image_files import short
+
+__all__ = ["clean", "declared_size", "kept", "short", "take"]
 
 _NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object", float: "a number"}
 
@@ -45,12 +48,17 @@ def kept(value: Any, what: str, *kinds: type) -> Any:
     return value
 
 
+def declared_size(item: Mapping[str, Any], width: str = "width", height: str = "height") -> tuple[Any, Any] | None:
+    """The size that an item gives of its image, as it stands there; None where a side is missing, null or 0.
+
+    Args:
+        item: of the source.
+        width, height: the keys.
+    """
+    sides = item.get(width), item.get(height)
+    return sides if all(side is not None and side != 0 for side in sides) else None
+
+
 def clean(text: Any) -> str:
     """Text on one line, without blanks at its ends or several in a row; empty for what is no text."""
     return " ".join(text.split()) if isinstance(text, str) else ""
-
-
-def short(value: Any) -> str:
-    """A value for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -30,9 +30,6 @@ class JsonItems(DataFormat):
         """Where the items lie."""
         return self.buffer.items()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "section"}
-
     def total(self) -> int:
         """Items."""
         return len(self.section.starts)

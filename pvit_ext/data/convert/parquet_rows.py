@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.file_items import files_in
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.table_rows import TableRows
@@ -41,13 +42,7 @@ class ParquetRows(TableRows):
 
     @cached_property
     def _parquet_files(self) -> list[Path]:
-        found = [self.source] if self.source.is_file() else sorted(self.source.rglob("*.parquet"))
-        if not found:
-            raise SourceError(f"{self.source} holds no Parquet file")
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_parquet_files"}
+        return files_in(self.source, ".parquet", "Parquet")
 
     def files(self) -> list[Path]:
         """All Parquet files."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,6 +62,17 @@ class Pictures:
             if len(same) == 1:
                 return same[0]
         return None
+
+    def inside(self, path: Path) -> list[str]:
+        """The name of a path in the folder; none where it lies elsewhere."""
+        try:
+            return [path.resolve().relative_to(self._resolved).as_posix()]
+        except ValueError:
+            return []
+
+    @cached_property
+    def _resolved(self) -> Path:
+        return Path(self.folder).resolve()
 
     def place(
         self, names: Sequence[str], declared: Size | None, location: str, notes: Notes, objects: int = 1
@@ -127,6 +139,17 @@ def _whole(size: tuple[Any, Any] | None) -> Size | None:
     if not all(type(side) in (int, float) and side > 0 and side == side // 1 for side in size):
         raise BadItem(f"width and height are whole numbers above 0, got {short(size[0])} and {short(size[1])}")
     return int(size[0]), int(size[1])
+
+
+def tails(path: str, most: int = 2) -> list[str]:
+    """Where an image may lie of which a path on another machine is known: its last parts, the longest first.
+
+    Args:
+        path: with slashes.
+        most: parts.
+    """
+    parts = path.split("/")
+    return ["/".join(parts[-count:]) for count in range(min(most, len(parts)), 0, -1)]
 
 
 def _clean(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
 from pvit_ext.data.held_out import HeldOut, read_held_out
+from pvit_ext.data.json_records import json_line
 from pvit_ext.data.map_step import Batch, map_in_order
 from pvit_ext.data.tasks.base import Task
 from pvit_ext.data.tasks.box_text import BOX_TEXTS
@@ -125,11 +125,10 @@ class Work:
 
     def __call__(self, units: Sequence[Any]) -> tuple[bytes, Notes]:
         """The records of some units as lines, and what was noted."""
-        notes, lines = Notes(), []
+        notes = Notes()
+        lines: list[bytes] = []
         for unit in units:
-            for record in self._records(unit, notes):
-                text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-                lines.append(text.encode("utf-8", "surrogatepass") + b"\n")
+            lines += map(json_line, self._records(unit, notes))
         return b"".join(lines), notes
 
     def _records(self, unit: Any, notes: Notes) -> Iterator[dict[str, Any]]:

@@ -98,6 +98,40 @@ def ellipse(centre: tuple[float, float], radii: tuple[float, float], points: int
     ]
 
 
+def turned_box(
+    box: Box, centre: tuple[float, float], degrees: float, size: Size | None, notes: Notes, **fields: Any
+) -> Annotation | Reason:
+    """An object that is a box turned clockwise: a box after quarters of a turn, else an outline; or why there is none.
+
+    Args:
+        box: before it is turned.
+        centre: about which it is.
+        degrees: how far.
+        size: of the image, None if unknown.
+        notes: counts boxes that are clipped.
+        fields: of the annotation.
+    """
+    outline = rotated(corners(box), centre, degrees)
+    if math.isclose(round(degrees / 90) * 90, degrees, abs_tol=1e-6):
+        x, y = outline[::2], outline[1::2]
+        return boxed((min(x), min(y), max(x), max(y)), size, notes, **fields)
+    return outlined([outline], size, notes, **fields)
+
+
+def turned_ellipse(
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    degrees: float,
+    size: Size | None,
+    notes: Notes,
+    **fields: Any,
+) -> Annotation | Reason:
+    """An object that is an ellipse turned clockwise about its centre, or why there is none; see :func:`turned_box`."""
+    outline = ellipse(centre, radii)
+    pairs = list(zip(outline[::2], outline[1::2], strict=True))
+    return outlined([rotated(pairs, centre, degrees)], size, notes, **fields)
+
+
 def clip_box(box: Box, size: Size | None, notes: Notes) -> Box | Reason:
     """The box as a record holds it: rounded, clipped to the image; or why there is none.
 

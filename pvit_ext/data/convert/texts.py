@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pvit_ext.data.json_records import has_half_surrogate
 from pvit_ext.data.unread import unread_placeholder
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKUP = re.compile(r"</?Region>|</region>")
 
 
@@ -33,6 +33,6 @@ def problem_of(record: Mapping[str, Any]) -> str | None:
         return f"{IMAGE_PLACEHOLDER} stands in an answer"
     if found := _MARKUP.search(text):
         return f"{found[0]} in a text"
-    if not text.isascii() and _SURROGATE.search(text):
+    if has_half_surrogate(text):
         return "a text holds half of a surrogate pair, no tokenizer reads that"
     return unread_placeholder(texts)

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-_SURROGATES = ("\ud800", "\udfff")
-
 
 class BadReply(ValueError):
     """A reply that cannot be used; asking once more may help."""
@@ -72,9 +70,3 @@ def usage_of(body: dict[str, Any]) -> Usage:
     usage = usage if isinstance(usage, dict) else {}
     counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
     return Usage(*(count if isinstance(count, int) and count > 0 else 0 for count in counts))
-
-
-def has_half_surrogate(text: str) -> bool:
-    """Whether a text holds half of a surrogate pair, which no tokenizer reads."""
-    low, high = _SURROGATES
-    return any(low <= character <= high for character in text)

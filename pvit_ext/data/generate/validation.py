@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from pvit_ext.data.generate.contradiction import contradiction
 from pvit_ext.data.generate.messages import region_name
-from pvit_ext.data.generate.reply import BadReply, has_half_surrogate
+from pvit_ext.data.generate.reply import BadReply
 from pvit_ext.data.generate.schema import Description, Dialogue, Turn
 from pvit_ext.data.generate.strategies import Job
+from pvit_ext.data.json_records import has_half_surrogate
 from pvit_ext.data.unread import unread_placeholder
 from pvit_ext.prompt import find_placeholders
 from pvit_ext.regions.raster import Box

@@ -13,9 +13,11 @@ from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.output import Output
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.held_out import HeldOut, read_held_out
+from pvit_ext.data.json_records import json_line
 from pvit_ext.data.mix.config import Mix, MixSource
-from pvit_ext.data.mix.source import Survey, as_line, records_of_source, survey, task_of
+from pvit_ext.data.mix.source import Survey, records_of_source, survey
 from pvit_ext.data.scan import state_of
+from pvit_ext.data.schema import task_of
 
 VERSION = 1
 """Of what a mixture writes: grows when the same sources give other records, so that no half-done one goes on."""
@@ -56,7 +58,7 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
         with tqdm(total=sum(amounts), unit=" records", desc="mix") as bar:
             for number, batch in enumerate(_batches(mix, surveys, amounts), 1):
                 if number >= output.batches:
-                    output.add(b"".join(map(as_line, batch)), _counted(batch))
+                    output.add(b"".join(map(json_line, batch)), _counted(batch))
                 bar.update(len(batch))
         report.remarks = [line for one in zip(mix.sources, surveys, amounts, strict=True) for line in _remarks(*one)]
         output.finish()

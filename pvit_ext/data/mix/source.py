@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,11 +17,8 @@ from pvit_ext.data.held_out import HeldOut
 from pvit_ext.data.json_records import Found, JsonFileError, read_json_records
 from pvit_ext.data.mix.config import MixSource
 from pvit_ext.data.scan import name_of
-from pvit_ext.data.schema import parse_record
+from pvit_ext.data.schema import parse_record, task_of
 from pvit_ext.data.tasks.choice import draw
-from pvit_ext.data.tasks.records import TASK_KEY
-
-NO_TASK = "no task named"
 
 
 class _Line(NamedTuple):
@@ -108,12 +104,6 @@ def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, loca
     return True
 
 
-def task_of(record: Mapping[str, Any]) -> str:
-    """The task that a record names."""
-    task = record.get(TASK_KEY)
-    return task if isinstance(task, str) and task else NO_TASK
-
-
 def records_of_source(source: MixSource, times: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
     """The records that are taken, in the order of the files; those that are taken again come in further passes.
 
@@ -168,8 +158,3 @@ def _with_mask_inside(source: MixSource, region: Any) -> Any:
     if isinstance(region, dict) and isinstance(region.get("mask"), str):
         return {**region, "mask": _inside(source, region["mask"])}
     return region
-
-
-def as_line(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON Lines."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"

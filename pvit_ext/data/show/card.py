@@ -8,8 +8,7 @@ from itertools import count
 
 from pvit_ext.data.html_page import jpeg_data_url, mark_regions
 from pvit_ext.data.records import Record
-from pvit_ext.data.schema import images_of
-from pvit_ext.data.show.statistics import NO_TASK, task_of
+from pvit_ext.data.schema import NO_TASK, images_of, task_of
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import ImageError, load_image
@@ -30,7 +29,7 @@ def make_card(record: Record, side: int) -> str:
         record: of a file.
         side: longer side of a picture, pixels.
     """
-    kinds, task = kinds_of(record), task_of(record)
+    kinds, task = kinds_of(record), task_of(record.data)
     try:
         pictures = "".join(_pictures(record, side))
     except (ImageError, RegionError, OSError) as error:
@@ -39,7 +38,7 @@ def make_card(record: Record, side: int) -> str:
     if task != NO_TASK:
         marks = f'<span class="task">{html.escape(task)}</span>{marks}'
     return (
-        f'<article data-task="{html.escape(task)}" data-kinds="{html.escape(" ".join(map(_word, kinds)))}">'
+        f'<article data-task="{html.escape(task)}" data-kinds="{html.escape(" ".join(map(as_word, kinds)))}">'
         f'<div class="pictures">{pictures or _NO_IMAGE}</div><div class="said">'
         f'<header>{marks}<span class="where">{html.escape(record.location)}</span></header>'
         f"{_dialogue(record)}</div></article>"
@@ -49,7 +48,8 @@ def make_card(record: Record, side: int) -> str:
 _NO_IMAGE = '<p class="none">text alone</p>'
 
 
-def _word(kind: str) -> str:
+def as_word(kind: str) -> str:
+    """A kind of region as one word of an attribute."""
     return kind.replace(" ", "-")
 
 

@@ -16,9 +16,10 @@ from pvit_ext.data.html_page import write_html_page
 from pvit_ext.data.index import load_scan
 from pvit_ext.data.records import RecordError, Records
 from pvit_ext.data.scan import Scan
+from pvit_ext.data.schema import task_of
 from pvit_ext.data.show import plots
-from pvit_ext.data.show.card import kinds_of, make_card
-from pvit_ext.data.show.statistics import Statistics, task_of
+from pvit_ext.data.show.card import as_word, kinds_of, make_card
+from pvit_ext.data.show.statistics import Statistics
 from pvit_ext.regions.image import ImageError, image_size
 from pvit_ext.regions.region import RegionError
 
@@ -75,7 +76,8 @@ def show(path: Path, image_folder: Path, out: Path, options: ShowOptions) -> tup
     chosen = [records[row] for row in drawn]
     with ThreadPoolExecutor(_THREADS) as pool:
         cards = list(_watched(pool.map(partial(make_card, side=options.side), chosen), len(chosen), "drawing"))
-    tasks, kinds = Counter(map(task_of, chosen)), Counter(kind for one in chosen for kind in kinds_of(one))
+    tasks = Counter(task_of(one.data) for one in chosen)
+    kinds = Counter(kind for one in chosen for kind in kinds_of(one))
     body = (
         _head(path, image_folder, found, statistics)
         + _plots(statistics, len(good), options.seed)
@@ -162,7 +164,7 @@ def _tools(tasks: Counter[str], kinds: Counter[str], shown: int, count: int, see
     drawn = f"{shown:,} of {count:,} records, drawn at random with seed {seed}" if shown < count else "all records"
     return (
         '<nav><input id="search" type="search" placeholder="Search questions, answers, names" aria-label="search">'
-        f"{_buttons('task', tasks, str)}{_buttons('kind', kinds, lambda kind: kind.replace(' ', '-'))}"
+        f"{_buttons('task', tasks, str)}{_buttons('kind', kinds, as_word)}"
         f'<span class="count"><b id="shown">{shown:,}</b> shown; this page has {drawn}</span></nav>'
     )
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvit_ext.data.records import Record
-from pvit_ext.data.schema import Spec, images_of
+from pvit_ext.data.schema import Spec, images_of, task_of
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Size
 
-NO_TASK = "no task named"
 _SHORT = 40
 """Characters of an answer that may be the name of a class."""
 
@@ -55,7 +54,7 @@ class Statistics:
 
     def add(self, record: Record) -> None:
         """Count a record; no image is opened."""
-        self.tasks[task_of(record)] += 1
+        self.tasks[task_of(record.data)] += 1
         self.kinds.update(record.kinds)
         answers = [turn["value"].strip() for turn in record.data["conversations"][1::2]]
         self.words.update(len(answer.split()) for answer in answers)
@@ -80,12 +79,6 @@ class Statistics:
         for region in record.resolve(sizes):
             x0, y0, x1, y1 = region.bounds(region.size)
             self.sizes.append(((x1 - x0) / region.size[0], (y1 - y0) / region.size[1]))
-
-
-def task_of(record: Record) -> str:
-    """The record's ``task``."""
-    task = record.data.get("task")
-    return task if isinstance(task, str) and task.strip() else NO_TASK
 
 
 def _labels(source: Any) -> list[str]:

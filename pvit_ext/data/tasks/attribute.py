@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation
-from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+from pvit_ext.data.tasks.base import Context, Task, Turn
+from pvit_ext.data.tasks.check import Check
 
 ASK = (
     "What is <region> like?",
@@ -17,16 +18,19 @@ ASK = (
     "What attributes fit <region>?",
     "Give the attributes of <region>, with commas.",
 )
-CHECK = (
-    "Is <region> {colour}?",
-    "Does <region> have the colour {colour}?",
-    "Would you call <region> {colour}?",
-    "Is {colour} the colour of <region>?",
-    "Somebody says that <region> is {colour}. Is that so?",
-    "Is it true that <region> is {colour}?",
+CHECK = Check(
+    "colour",
+    ask=(
+        "Is <region> {colour}?",
+        "Does <region> have the colour {colour}?",
+        "Would you call <region> {colour}?",
+        "Is {colour} the colour of <region>?",
+        "Somebody says that <region> is {colour}. Is that so?",
+        "Is it true that <region> is {colour}?",
+    ),
+    right=("Yes, it is {colour}.", "Yes, {colour}."),
+    wrong=("No, it is {colour}.", "No, {colour}."),
 )
-RIGHT = ("Yes, it is {colour}.", "Yes, {colour}.")
-WRONG = ("No, it is {colour}.", "No, {colour}.")
 COLOURS = ("black", "blue", "brown", "gray", "green", "grey", "orange", "pink", "purple", "red", "white", "yellow")
 _ALIKE = {"gray": "grey"}
 _OF_THE_LABELLING = frozenset({"difficult"})
@@ -38,6 +42,7 @@ class Attribute(Task):
     name = "attribute"
     about = "what a region is like"
     needs = "objects with attributes"
+    version = 2
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each object with attributes, and one about its colour."""
@@ -60,10 +65,5 @@ def colour_of(item: Annotation) -> str | None:
 
 
 def _check(colour: str, place: int, context: Context) -> Turn:
-    is_right = context.choice.chance("colour", place)
     others = [one for one in COLOURS if colour not in (one, _ALIKE.get(one))]
-    asked = colour if is_right else context.choice.of(others, "other colour", place)
-    question = fill(context.choice.of(CHECK, "colour", place), colour=asked)
-    return Turn(
-        question, fill(context.choice.of(RIGHT if is_right else WRONG, "coloured", place), colour=colour), (place,)
-    )
+    return CHECK.turn(colour, context.choice.of(others, "other colour", place), (place,), context, place)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.tasks.absent import foreign_caption
-from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+from pvit_ext.data.tasks.base import Context, Task, Turn
+from pvit_ext.data.tasks.check import Check
 
 DESCRIBE = (
     "Describe <region>.",
@@ -16,16 +17,19 @@ DESCRIBE = (
     "Give a phrase that describes <region>.",
     "How would you describe <region> to somebody who cannot see it?",
 )
-CHECK = (
-    'Does "{text}" describe <region>?',
-    'Is this a description of <region>: "{text}"?',
-    'Somebody writes "{text}" about <region>. Is that right?',
-    'Read this: "{text}". Is <region> meant?',
-    'Would "{text}" be a right caption for <region>?',
-    'Is "{text}" true of <region>?',
+CHECK = Check(
+    "text",
+    ask=(
+        'Does "{text}" describe <region>?',
+        'Is this a description of <region>: "{text}"?',
+        'Somebody writes "{text}" about <region>. Is that right?',
+        'Read this: "{text}". Is <region> meant?',
+        'Would "{text}" be a right caption for <region>?',
+        'Is "{text}" true of <region>?',
+    ),
+    right=("Yes.", "Yes, that is right.", "Yes, that is so."),
+    wrong=('No. A right description is "{text}".', 'No, rather "{text}".', 'No; it shows "{text}".'),
 )
-RIGHT = ("Yes.", "Yes, that is right.", "Yes, that is so.")
-WRONG = ('No. A right description is "{text}".', 'No, rather "{text}".', 'No; it shows "{text}".')
 
 
 class Description(Task):
@@ -53,7 +57,4 @@ def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
     captions, foreign = image.objects[place].captions, foreign_caption(image, place, context)
     if not captions or foreign is None:
         return None
-    own, is_right = context.choice.of(captions, "own", place), context.choice.chance("check", place)
-    question = fill(context.choice.of(CHECK, "check", place), text=own if is_right else foreign)
-    answer = context.choice.of(RIGHT if is_right else WRONG, "checked", place)
-    return Turn(question, fill(answer, text=own), (place,))
+    return CHECK.turn(context.choice.of(captions, "own", place), foreign, (place,), context, place)

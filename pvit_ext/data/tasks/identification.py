@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.tasks.absent import other_label
-from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+from pvit_ext.data.tasks.base import Context, Task, Turn
+from pvit_ext.data.tasks.check import Check
 
 NAME = (
     "What is <region>?",
@@ -18,16 +19,19 @@ NAME = (
     "Identify what is inside <region>.",
     "What would you call the thing in <region>?",
 )
-CHECK = (
-    'Does the name "{label}" fit <region>?',
-    'Is "{label}" what <region> shows?',
-    "Somebody calls <region> {label}. Is that right?",
-    "Would you label <region> as {label}?",
-    "Is this region, <region>, correctly named {label}?",
-    "Can <region> be called {label}?",
+CHECK = Check(
+    "label",
+    ask=(
+        'Does the name "{label}" fit <region>?',
+        'Is "{label}" what <region> shows?',
+        "Somebody calls <region> {label}. Is that right?",
+        "Would you label <region> as {label}?",
+        "Is this region, <region>, correctly named {label}?",
+        "Can <region> be called {label}?",
+    ),
+    right=("Yes, it is {label}.", "Yes, {label} is right.", "Yes, that is {label}."),
+    wrong=("No, it is {label}.", "No, {label} is right.", "No, that is {label}."),
 )
-RIGHT = ("Yes, it is {label}.", "Yes, {label} is right.", "Yes, that is {label}.")
-WRONG = ("No, it is {label}.", "No, {label} is right.", "No, that is {label}.")
 
 
 class Identification(Task):
@@ -54,8 +58,4 @@ def identify(image: AnnotatedImage, place: int, context: Context) -> Turn:
 def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
     """Whether a label fits: its own or, as often, another; None where no other is known to be wrong."""
     own, other = image.objects[place].label, other_label(image, place, context)
-    if other is None:
-        return None
-    is_right = context.choice.chance("check", place)
-    question = fill(context.choice.of(CHECK, "check", place), label=own if is_right else other)
-    return Turn(question, fill(context.choice.of(RIGHT if is_right else WRONG, "checked", place), label=own), (place,))
+    return None if other is None else CHECK.turn(own, other, (place,), context, place)

@@ -11,6 +11,7 @@ from pvit_ext.data.convert.annotation import SOURCE_KEY, AnnotatedImage, RegionS
 from pvit_ext.data.convert.shapes import DECIMALS
 from pvit_ext.data.convert.source_key import to_source
 from pvit_ext.data.region_fields import parse_region
+from pvit_ext.data.schema import TASK_KEY
 from pvit_ext.data.tasks.base import Context, Dialogue, Task
 from pvit_ext.data.tasks.basic import Basic
 from pvit_ext.data.tasks.choice import Choice, draw
@@ -18,8 +19,6 @@ from pvit_ext.data.tasks.options import TaskOptions
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.jitter import jitter_box
 from pvit_ext.regions.region import Region
-
-TASK_KEY, BOX_TEXT_KEY = "task", "box_text"
 
 
 def records_of(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Relation
-from pvit_ext.data.tasks.base import Context, Task, Turn, fill
+from pvit_ext.data.tasks.base import Context, Task, Turn
+from pvit_ext.data.tasks.check import Check
 
 ASK = (
     "What is the relation of <region> to <region>?",
@@ -20,16 +21,19 @@ ASK = (
     "Which relation holds between <region> and <region>, in this order?",
     "What can you say about <region> with respect to <region>?",
 )
-CHECK = (
-    "Is <region> {predicate} <region>?",
-    "Would you say that <region> is {predicate} <region>?",
-    "Is it right that <region> is {predicate} <region>?",
-    "Somebody says that <region> is {predicate} <region>. Is that so?",
-    "Can it be seen that <region> is {predicate} <region>?",
-    "True or not: <region> is {predicate} <region>?",
+CHECK = Check(
+    "predicate",
+    ask=(
+        "Is <region> {predicate} <region>?",
+        "Would you say that <region> is {predicate} <region>?",
+        "Is it right that <region> is {predicate} <region>?",
+        "Somebody says that <region> is {predicate} <region>. Is that so?",
+        "Can it be seen that <region> is {predicate} <region>?",
+        "True or not: <region> is {predicate} <region>?",
+    ),
+    right=("Yes, it is {predicate} it.", "Yes, {predicate} it."),
+    wrong=("No, it is {predicate} it.", "No, {predicate} it."),
 )
-RIGHT = ("Yes, it is {predicate} it.", "Yes, {predicate} it.")
-WRONG = ("No, it is {predicate} it.", "No, {predicate} it.")
 _PAIRS = (
     ("above", "below"), ("over", "under"), ("in front of", "behind"), ("left of", "right of"),
     ("to the left of", "to the right of"), ("inside", "outside"), ("on top of", "underneath"),
@@ -43,23 +47,18 @@ class RelationTask(Task):
     name = "relation"
     about = "how two regions stand to each other"
     needs = "relations between objects"
+    version = 2
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each relation."""
         for number, one in enumerate(image.relations):
-            yield Turn(context.choice.of(ASK, "relation", number), sentence(image, one), (one.subject, one.object))
+            ends = one.subject, one.object
+            yield Turn(context.choice.of(ASK, "relation", number), sentence(image, one), ends)
             if context.negatives and one.predicate in OPPOSITE:
-                yield _check(one, number, context)
+                yield CHECK.turn(one.predicate, OPPOSITE[one.predicate], ends, context, number)
 
 
 def sentence(image: AnnotatedImage, relation: Relation) -> str:
     """The predicate between the labels, ``dog next to ball``; alone where one has none."""
     names = image.objects[relation.subject].label, image.objects[relation.object].label
     return f"{names[0]} {relation.predicate} {names[1]}" if all(names) else relation.predicate
-
-
-def _check(relation: Relation, number: int, context: Context) -> Turn:
-    right, is_right = relation.predicate, context.choice.chance("is it", number)
-    question = fill(context.choice.of(CHECK, "check", number), predicate=right if is_right else OPPOSITE[right])
-    answer = fill(context.choice.of(RIGHT if is_right else WRONG, "checked", number), predicate=right)
-    return Turn(question, answer, (relation.subject, relation.object))

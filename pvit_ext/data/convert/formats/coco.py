@@ -48,9 +48,6 @@ class Coco(DataFormat):
         self.categories: dict[int, Mapping[str, Any]] = {}
         self.captions: dict[Any, list[str]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "sections"}  # workers are told the places
-
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
         """A file with images and annotations, which no relative of COCO claims."""

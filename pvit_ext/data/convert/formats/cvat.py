@@ -6,7 +6,6 @@ A box is turned clockwise about its centre. A mask's run lengths go row by row i
 
 from __future__ import annotations
 
-import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from pvit_ext.data.convert.encode_mask import encode_mask, pasted
 from pvit_ext.data.convert.fields import clean, short
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.shapes import boxed, corners, ellipse, masked, numbers, outlined, pointed, rotated
+from pvit_ext.data.convert.shapes import masked, numbers, outlined, pointed, turned_box, turned_ellipse
 
 _AREAS = ("polygon", "mask")
 
@@ -91,7 +90,7 @@ class Cvat(DataFormat):
         size, depth = None, 0
         for event, element in ET.iterparse(self.xml, ("start", "end")):
             depth += 1 if event == "start" else -1
-            if (depth == 1 and event == "start" and element.tag == "annotations") or event == "start":
+            if event == "start":
                 continue
             if element.tag == "original_size":
                 size = _size(element.findtext("width"), element.findtext("height"))
@@ -171,12 +170,13 @@ def _object(members: Sequence[Shape], size: Size | None, notes: Notes) -> Annota
     if first.tag == "polygon":
         return outlined([_points(one) for one in members], size, notes, **fields)
     if first.tag == "box":
-        return _box(first, size, notes, fields)
+        x0, y0, x1, y1 = _numbers(first, "xtl", "ytl", "xbr", "ybr")
+        if x1 <= x0 or y1 <= y0:
+            return Reason.DEGENERATE
+        return turned_box((x0, y0, x1, y1), ((x0 + x1) / 2, (y0 + y1) / 2), _angle(first), size, notes, **fields)
     if first.tag == "ellipse":
         x, y, rx, ry = _numbers(first, "cx", "cy", "rx", "ry")
-        outline = ellipse((x, y), (rx, ry))
-        pairs = list(zip(outline[::2], outline[1::2], strict=True))
-        return outlined([rotated(pairs, (x, y), _angle(first))], size, notes, **fields)
+        return turned_ellipse((x, y), (rx, ry), _angle(first), size, notes, **fields)
     if first.tag in ("polyline", "points"):
         points = _points(first)
         if first.tag == "polyline":
@@ -186,17 +186,6 @@ def _object(members: Sequence[Shape], size: Size | None, notes: Notes) -> Annota
     if first.tag in ("tag", "cuboid", "skeleton"):
         return Reason.NOT_A_REGION
     raise BadItem(f"<{first.tag}> is no shape of CVAT 1.1")
-
-
-def _box(shape: Shape, size: Size | None, notes: Notes, fields: Mapping[str, Any]) -> Annotation | Reason:
-    x0, y0, x1, y1 = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
-    angle = _angle(shape)
-    if x1 <= x0 or y1 <= y0:
-        return Reason.DEGENERATE
-    turned = rotated(corners((x0, y0, x1, y1)), ((x0 + x1) / 2, (y0 + y1) / 2), angle)
-    if math.isclose(round(angle / 90) * 90, angle, abs_tol=1e-6):
-        return boxed((min(turned[::2]), min(turned[1::2]), max(turned[::2]), max(turned[1::2])), size, notes, **fields)
-    return outlined([turned], size, notes, **fields)
 
 
 def _masked(members: Sequence[Shape], size: Size | None, fields: Mapping[str, Any]) -> Annotation | Reason:

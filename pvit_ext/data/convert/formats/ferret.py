@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
-from pvit_ext.data.convert.fields import kept, short, take
+from pvit_ext.data.convert.fields import declared_size, kept, short, take
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, masked, numbers
 
 _TAG = re.compile(r"<bbox_location(\d+)>")
@@ -37,9 +38,9 @@ class Ferret(ChatItems):
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation."""
         texts = turns_of(item, notes)
-        declared = (take(item, "image_w", int), take(item, "image_h", int)) if "image_w" in item else None
+        declared = declared_size(item, "image_w", "image_h")
         path = take(item, "image", str)
-        names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
+        names = [path, *tails(path)]
         if (found := self.pictures.place(names, declared, location, notes, len(texts) // 2)) is None:
             return
         regions, firsts = _regions(item, len(texts), found[1], notes)

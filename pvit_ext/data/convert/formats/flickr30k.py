@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, Setting, SourceError
@@ -61,12 +61,11 @@ class Flickr30k(DataFormat):
         pairs = [line.split() for line in lines if not line.startswith("#")]
         return {(words[0], int(words[1])) for words in pairs if len(words) == 2 and words[1].isdigit()}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_names"}
-
     def files(self) -> list[Path]:
-        """All XML files and sentences."""
-        return [path for name in self._names for path in self._paths(name) if path.is_file()]
+        """All XML files and sentences, the list of the split, and that of unrelated captions."""
+        lists = [self.source / f"{self.chosen['split']}.txt", self.source / "UNRELATED_CAPTIONS"]
+        paths = [path for name in self._names for path in self._paths(name)]
+        return [path for path in (*paths, *lists) if path.is_file()]
 
     def _paths(self, name: str) -> tuple[Path, Path]:
         return self.source / "Annotations" / f"{name}.xml", self.source / "Sentences" / f"{name}.txt"

@@ -11,28 +11,35 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.convert.arrow_rows import ArrowRows, arrow_columns
-from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting
 from pvit_ext.data.convert.chats import ChatItems
 from pvit_ext.data.convert.embedded import check_folder
 from pvit_ext.data.convert.formats.gar_item import gar_images
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
 
-_SETTINGS = {
-    "unpack": Setting("", "folder in the image folder for pictures that the source holds; without it they are left out")
-}
 
+class _Unpacked(DataFormat):
+    """What both forms have in common: where images go that the source holds, and what an item is."""
 
-class Gar(ChatItems):
-    """See the module."""
-
-    name = "gar"
-    about = "Grasp Any Region's JSON, and GAR-Bench's: mask_rle or mask_rles, <Prompt0>"
-    settings: ClassVar[Mapping[str, Setting]] = _SETTINGS
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "unpack": Setting("", "folder in the image folder for images that the source holds; else they are left out")
+    }
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
         self.folder = check_folder(self.chosen["unpack"])
+
+    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The image of an item, or of a row."""
+        yield from gar_images(item, self.pictures, self.folder, location, notes)
+
+
+class Gar(_Unpacked, ChatItems):
+    """See the module."""
+
+    name = "gar"
+    about = "Grasp Any Region's JSON, and GAR-Bench's: mask_rle or mask_rles, <Prompt0>"
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -40,27 +47,14 @@ class Gar(ChatItems):
         found = next((key for key in ("mask_rles", "mask_rle") if key in peek.item), None)
         return Evidence(0.95, f"items with {found}") if found else None
 
-    def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item."""
-        yield from gar_images(item, self.pictures, self.folder, location, notes)
 
-
-class GarArrow(ArrowRows):
+class GarArrow(_Unpacked, ArrowRows):
     """The same in a folder of Arrow files."""
 
     name = "gar_arrow"
     about = "Grasp Any Region's training data: a folder that datasets' save_to_disk wrote"
-    settings: ClassVar[Mapping[str, Setting]] = _SETTINGS
-
-    def __init__(self, source: Path, options: ReadOptions) -> None:
-        super().__init__(source, options)
-        self.folder = check_folder(self.chosen["unpack"])
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
         """Arrow files with mask_rle and conversations."""
         return Evidence(0.95, "Arrow files with mask_rle") if "mask_rle" in arrow_columns(peek) else None
-
-    def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a row."""
-        yield from gar_images(row, self.pictures, self.folder, location, notes)

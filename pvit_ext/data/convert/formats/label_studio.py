@@ -7,7 +7,6 @@ is its caption, a relation between two regions is kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from pvit_ext.data.convert.formats.label_studio_brush import decode_brush
 from pvit_ext.data.convert.json_items import JsonItems
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.shapes import boxed, corners, ellipse, masked, numbers, outlined, pointed, rotated, scaled
+from pvit_ext.data.convert.shapes import masked, numbers, outlined, pointed, scaled, turned_box, turned_ellipse
 
 _SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush")
 _KINDS = frozenset({*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)})
@@ -137,15 +136,9 @@ def _region(
     angle = numbers([value.get("rotation") or 0], 1, "rotation")[0]
     if shape == "ellipse":
         radii = scaled(numbers([value.get("radiusX"), value.get("radiusY")], 2, "radiusX, radiusY"), size, 100)
-        outline = ellipse((x, y), (radii[0], radii[1]))
-        pairs = list(zip(outline[::2], outline[1::2], strict=True))
-        return outlined([rotated(pairs, (x, y), angle)], size, notes, **fields)
+        return turned_ellipse((x, y), (radii[0], radii[1]), angle, size, notes, **fields)
     width, height = scaled(numbers([value.get("width"), value.get("height")], 2, "width, height"), size, 100)
-    box = x, y, x + width, y + height
-    turned = rotated(corners(box), (x, y), angle)
-    if math.isclose(angle % 90, 0, abs_tol=1e-6) or math.isclose(angle % 90, 90, abs_tol=1e-6):
-        return boxed((min(turned[::2]), min(turned[1::2]), max(turned[::2]), max(turned[1::2])), size, notes, **fields)
-    return outlined([turned], size, notes, **fields)
+    return turned_box((x, y, x + width, y + height), (x, y), angle, size, notes, **fields)
 
 
 def _flat(item: Mapping[str, Any]) -> list[Any]:

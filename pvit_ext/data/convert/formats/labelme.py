@@ -13,7 +13,6 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import DataFormat, Evidence, Setting, SourceError
+from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.encode_mask import encode_mask, pasted
-from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
+from pvit_ext.data.convert.file_items import FileItems, files_in
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, ellipse, masked, numbers, outlined, pointed
@@ -31,7 +31,7 @@ from pvit_ext.data.convert.shapes import boxed, ellipse, masked, numbers, outlin
 Points = list[tuple[float, float]]
 
 
-class LabelMe(DataFormat):
+class LabelMe(FileItems):
     """See the module."""
 
     name = "labelme"
@@ -52,42 +52,22 @@ class LabelMe(DataFormat):
             return None
         return Evidence(0.9, f"JSON files with {inside.why}, such as {first}")
 
-    @cached_property
-    def _json_files(self) -> list[Path]:
-        found = [self.source] if self.source.is_file() else sorted(self.source.rglob("*.json"))
-        if not found:
-            raise SourceError(f"{self.source} holds no JSON file")
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_json_files"}
-
-    def files(self) -> list[Path]:
+    def list_files(self) -> list[Path]:
         """All JSON files."""
-        return self._json_files
+        return files_in(self.source, ".json", "JSON")
 
     def classes(self) -> tuple[str, ...]:
         """A closed list that the source does not hold: whoever labels marks all that is wanted."""
         return ()
 
-    def total(self) -> int:
-        """Files."""
-        return len(self._json_files)
-
-    def units(self) -> Iterator[Path]:
-        """Each file."""
-        yield from self._json_files
-
     def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of a file."""
         item = self._item(unit)
         shapes = take(item, "shapes", list)
-        declared = None
-        if item.get("imageWidth") is not None and item.get("imageHeight") is not None:
-            declared = take(item, "imageWidth", int), take(item, "imageHeight", int)
+        declared = declared_size(item, "imageWidth", "imageHeight")
         path = take(item, "imagePath", str).replace("\\", "/")
         suffix = Path(path).suffix
-        names = [*self._beside(unit, path), path, f"{unit.stem}{suffix}", path.rsplit("/", 1)[-1]]
+        names = [*self.pictures.inside(unit.parent / path), path, f"{unit.stem}{suffix}", path.rsplit("/", 1)[-1]]
         if (found := self.pictures.place(names, declared, unit.name, notes, len(shapes))) is None:
             return
         name, size = found
@@ -103,13 +83,6 @@ class LabelMe(DataFormat):
         except (ValueError, RecursionError) as error:
             raise BadItem(f"not LabelMe's JSON: {error}", unit.name) from error
         return item
-
-    def _beside(self, unit: Path, path: str) -> list[str]:
-        """The picture's name in the image folder, where it lies relative to the JSON file."""
-        try:
-            return [(unit.parent / path).resolve().relative_to(Path(self.pictures.folder).resolve()).as_posix()]
-        except ValueError:
-            return []
 
     def _objects(self, shapes: Sequence[Any], name: str, size: Size | None, notes: Notes) -> Iterator[Annotation]:
         groups: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {}

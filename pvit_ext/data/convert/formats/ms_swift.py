@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
-from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
+from pvit_ext.data.convert.chats import ChatItems, images_named, turns_of, without_boxes
 from pvit_ext.data.convert.fields import clean, kept, short
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
@@ -46,7 +46,7 @@ class MsSwift(ChatItems):
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The pictures of an item with its conversation."""
         placed = []
-        for name in _paths(item):
+        for name in images_named(item):
             if (found := self.pictures.place([name], None, location, notes)) is None:
                 return
             placed.append(found)
@@ -67,12 +67,6 @@ class MsSwift(ChatItems):
             grounded=said.grounded,
             conversations=(said.conversation,) if said.conversation else (),
         )
-
-
-def _paths(item: Mapping[str, Any]) -> list[str]:
-    images = item.get("images") or []
-    found = [one.get("path") if isinstance(one, dict) else one for one in kept(images, "images", list, str)]
-    return [kept(one, "an image", str) for one in ([images] if isinstance(images, str) else found)]
 
 
 def _regions(

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation
 from pvit_ext.data.convert.base import Evidence, Setting
-from pvit_ext.data.convert.chats import ChatItems, conversation, turns_of
-from pvit_ext.data.convert.fields import clean, kept, take
+from pvit_ext.data.convert.chats import ChatItems, conversation, images_named, turns_of
+from pvit_ext.data.convert.fields import clean, declared_size, kept, take
 from pvit_ext.data.convert.formats.osprey import segmentation
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
@@ -44,11 +44,10 @@ class PixelRefer(ChatItems):
         if "video" in item:
             notes.drop(Reason.NO_PICTURE, location, f"{clean(item['video'])} is a video")
             return
-        image = take(item, "image", str, list)
-        names = [kept(one, "image", str) for one in ([image] if isinstance(image, str) else image)]
+        names = images_named(item)
         if len(names) != 1:
-            raise BadItem(f"image is one picture, got {len(names)}")
-        declared = (take(item, "width", int), take(item, "height", int)) if "width" in item else None
+            raise BadItem(f"image is one, got {len(names)}")
+        declared = declared_size(item)
         texts = [] if "caption" in item else turns_of(item, notes)
         if (found := self.pictures.place(names, declared, location, notes, max(len(texts) // 2, 1))) is None:
             return

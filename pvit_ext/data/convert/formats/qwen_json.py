@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
-from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
-from pvit_ext.data.convert.fields import clean, kept, short
+from pvit_ext.data.convert.chats import ChatItems, images_named, is_single, turns_of, without_boxes
+from pvit_ext.data.convert.fields import clean, short
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
@@ -70,13 +70,8 @@ class QwenJson(ChatItems):
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture of an item with its conversation and what its answers locate."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
-        named = item.get("image") or item.get("images") or []
-        paths = (
-            [named] if isinstance(named, str) else [kept(one, "an image", str) for one in kept(named, "image", list)]
-        )
-        if len(paths) != 1:
-            problem = "its boxes name none of several pictures" if paths else "no picture"
-            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, location, problem, max(len(texts) // 2, 1))
+        paths = images_named(item)
+        if not is_single(paths, len(texts) // 2, location, notes):
             return
         if (found := self.pictures.place(paths, None, location, notes, max(len(texts) // 2, 1))) is None:
             return

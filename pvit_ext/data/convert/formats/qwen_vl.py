@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
-from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
-from pvit_ext.data.convert.fields import kept, short
+from pvit_ext.data.convert.chats import ChatItems, images_named, is_single, turns_of, without_boxes
+from pvit_ext.data.convert.fields import short
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
@@ -49,9 +49,7 @@ class QwenVl(ChatItems):
         """The picture of an item with its conversation."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
         texts, paths = _pictures(texts, item)
-        if len(paths) != 1:
-            problem = "its boxes name none of several pictures" if paths else "no picture"
-            notes.drop(Reason.INCOMPLETE if paths else Reason.NO_PICTURE, location, problem, max(len(texts) // 2, 1))
+        if not is_single(paths, len(texts) // 2, location, notes):
             return
         if (found := self.pictures.place(paths, None, location, notes)) is None:
             return
@@ -64,8 +62,7 @@ class QwenVl(ChatItems):
 
 def _pictures(texts: list[str], item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The texts with ``<image>`` for their pictures, and the pictures, each once."""
-    named = item.get("image") or item.get("images") or []
-    paths = [kept(one, "an image", str) for one in ([named] if isinstance(named, str) else kept(named, "image", list))]
+    paths = images_named(item)
     inside = [path.strip() for text in texts for path in _PICTURE.findall(text)]
     if inside:
         paths = list(dict.fromkeys((*paths, *inside)))

@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
-from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.formats.coco import Coco, Span, Unit
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.json_items import JsonItems
 from pvit_ext.data.convert.notes import Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, numbers
 
 
@@ -180,9 +181,9 @@ class RefCocoLines(JsonItems):
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The picture with one object."""
-        declared = (item["width"], item["height"]) if {"width", "height"} <= set(item) else None
+        declared = declared_size(item)
         path = take(item, "image", str)
-        names = [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
+        names = [path, *tails(path)]
         if (found := self.pictures.place(names, declared, location, notes)) is None:
             return
         x0, y0, x1, y1 = numbers(take(item, "bbox", list), 4, "bbox")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
-from pvit_ext.data.convert.fields import clean, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, short, take
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.parquet_rows import ParquetRows, columns_of
 from pvit_ext.data.convert.peek import Peek
@@ -44,7 +44,7 @@ class RefCocoParquet(ParquetRows):
         """The picture with one object."""
         path = row.get("image_path") or take(row, "file_name", str)
         names = [path, "/".join(path.split("/")[1:]), _NUMBERED.sub("", path.rsplit("/", 1)[-1])]
-        declared = _declared(row)
+        declared = declared_size(_parsed(row, "raw_image_info"))
         if (found := self.pictures.place([name for name in names if name], declared, location, notes)) is None:
             return
         one = _object(row, found[1], notes)
@@ -72,12 +72,6 @@ def _object(row: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotati
         return box
     shape = outlined([numbers(part, None, "segmentation") for part in parts], size, notes)
     return Annotation(shape.region, box.box, **fields) if isinstance(shape, Annotation) else box
-
-
-def _declared(row: Mapping[str, Any]) -> Size | None:
-    info = _parsed(row, "raw_image_info")
-    width, height = info.get("width"), info.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def _parsed(row: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.chats import ChatItems, conversation, results, without_boxes
-from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.marks import Mark, Said, put_before, spoken
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, numbers, pointed
 
 _PHRASE = re.compile(r"<ph_st>(.*?)<ph_ed>", re.DOTALL)
@@ -49,8 +50,7 @@ class Shikra(ChatItems):
         if (kind := _kind(item)) is None:
             kinds = "; ".join(", ".join(one) for one in _KINDS)
             raise BadItem(f"its keys are none of a kind that is read ({kinds}): {short(sorted(item))}")
-        declared = (item["width"], item["height"]) if {"width", "height"} <= set(item) else None
-        if (found := self.pictures.place(_names(item), declared, location, notes)) is None:
+        if (found := self.pictures.place(_names(item), declared_size(item), location, notes)) is None:
             return
         name, size = found
         if kind[0] == "expression":
@@ -103,7 +103,7 @@ def _kind(item: Mapping[str, Any]) -> tuple[str, ...] | None:
 def _names(item: Mapping[str, Any]) -> list[str]:
     path = item.get("img_path", item.get("file_path"))
     path = f"{item.get('image_id')}.jpg" if path is None else kept(path, "img_path", str)
-    return [path, "/".join(path.split("/")[-2:]), path.rsplit("/", 1)[-1]]
+    return [path, *tails(path)]
 
 
 def _box(values: Any, size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Conversation, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting
-from pvit_ext.data.convert.fields import kept, take
+from pvit_ext.data.convert.fields import declared_size, kept, take
 from pvit_ext.data.convert.formats.vcr_text import class_name, vcr_text
 from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
 from pvit_ext.data.convert.marks import Said, compose
@@ -56,9 +56,6 @@ class Vcr(DataFormat):
     def _section(self) -> Section:
         return self.buffer.items()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_section"}
-
     def units(self) -> Iterator[Unit]:
         """The lines of each picture."""
         groups: dict[bytes, Unit] = {}
@@ -83,8 +80,7 @@ class Vcr(DataFormat):
         metadata = self._metadata(take(first, "metadata_fn", str), location, notes, len(items))
         if metadata is None:
             return
-        declared = (metadata["width"], metadata["height"]) if {"width", "height"} <= set(metadata) else None
-        if (found := self.pictures.place([path], declared, location, notes, len(items))) is None:
+        if (found := self.pictures.place([path], declared_size(metadata), location, notes, len(items))) is None:
             return
         picture = _Picture(take(first, "objects", list), metadata, found[1], notes)
         for place, item in items:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
-from pvit_ext.data.convert.fields import clean, kept, take
+from pvit_ext.data.convert.fields import clean, declared_size, kept, take
 from pvit_ext.data.convert.formats.visual_genome_image import ImageBuilder
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.notes import BadItem, Notes
@@ -103,7 +103,7 @@ class VisualGenome(DataFormat):
             for span in zip(section.starts, section.ends, strict=True):
                 item = kept(buffer.load(*span), "an image", dict)
                 coco_id = item.get("coco_id")
-                path_and_size = "/".join(clean(item.get("url")).split("/")[-2:]), _size(item)
+                path_and_size = "/".join(clean(item.get("url")).split("/")[-2:]), declared_size(item)
                 self.names[_id(item)] = (*path_and_size, coco_id if isinstance(coco_id, int) else None)
         places: dict[int, dict[str, tuple[int, int]]] = {}
         for part, buffer in self.buffers.items():
@@ -144,8 +144,3 @@ def _id(item: Any) -> int:
     fields = kept(item, "an image", dict)
     number = next((fields[key] for key in ("image_id", "id") if key in fields), None)
     return int(kept(number, "image_id or id", int))
-
-
-def _size(item: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = item.get("width"), item.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None

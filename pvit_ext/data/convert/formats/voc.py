@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
 from pvit_ext.data.convert.fields import clean, short
+from pvit_ext.data.convert.file_items import FileItems
 from pvit_ext.data.convert.formats.voc_masks import load_segments, with_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
@@ -29,7 +30,7 @@ _PASCAL = re.compile(rb"<source>.*?PASCAL.*?</source>", re.DOTALL | re.IGNORECAS
 _FLAGS = ("truncated", "difficult", "occluded")
 
 
-class Voc(DataFormat):
+class Voc(FileItems):
     """See the module."""
 
     name = "voc"
@@ -44,7 +45,7 @@ class Voc(DataFormat):
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
-        self.origin, self._why = 0, ""
+        self.origin, self._why, self._several = 0, "", False
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -60,56 +61,58 @@ class Voc(DataFormat):
         return None
 
     @cached_property
-    def _xml_files(self) -> list[Path]:
-        """The files, sorted by name."""
+    def _folders(self) -> list[Path]:
+        """Folders of XML files: all that are called Annotations, as VOCdevkit has one a year, else the source."""
+        return [path for path in sorted(self.source.rglob("Annotations")) if path.is_dir()] or [self.source]
+
+    def list_files(self) -> list[Path]:
+        """The XML files of all folders, or those that the split's lists name."""
         if self.source.is_file():
             return [self.source]
-        folders = [self.source / "Annotations", *sorted(self.source.glob("**/Annotations")), self.source]
-        folder = next(one for one in folders if one.is_dir())
-        names = sorted(folder.glob("*.xml")) or sorted(folder.rglob("*.xml"))
-        if self.chosen["split"]:
-            wanted = self._split(folder)
-            names = [name for name in names if name.stem in wanted]
-        if not names:
-            raise SourceError(f"{folder} holds no XML file{' of the split' if self.chosen['split'] else ''}")
-        return names
+        found = [path for folder in self._folders for path in sorted(folder.rglob("*.xml"))]
+        if self._lists:
+            lines = [line for path in self._lists for line in path.read_text(encoding="utf-8").splitlines()]
+            names = {words[0] for line in lines if (words := line.split())}
+            found = [path for path in found if path.stem in names]
+        if not found:
+            raise SourceError(f"{self.source} holds no XML file{' of the split' if self.chosen['split'] else ''}")
+        return list(dict.fromkeys(found))
 
-    def _split(self, folder: Path) -> set[str]:
-        path = folder.parent / "ImageSets" / "Main" / f"{self.chosen['split']}.txt"
-        if not path.is_file():
-            known = ", ".join(sorted(one.stem for one in path.parent.glob("*.txt"))) or "none"
-            raise SourceError(f"{path} is not there; splits are {known}")
-        return {words[0] for line in path.read_text().splitlines() if (words := line.split())}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if key != "_xml_files"}
+    @cached_property
+    def _lists(self) -> list[Path]:
+        """The lists of the split."""
+        if not (split := self.chosen["split"]) or self.source.is_file():
+            return []
+        places = [folder.parent / "ImageSets" / "Main" for folder in self._folders]
+        if not (found := [path for place in places if (path := place / f"{split}.txt").is_file()]):
+            known = ", ".join(sorted({path.stem for place in places for path in place.glob("*.txt")})) or "none"
+            raise SourceError(f"{places[0] / split}.txt is not there; splits are {known}")
+        return found
 
     def files(self) -> list[Path]:
-        """All XML files, and the segments."""
-        segments = self._xml_files[0].parent.parent / "SegmentationObject"
-        return [*self._xml_files, *(sorted(segments.glob("*.png")) if self.chosen["masks"] == "yes" else [])]
+        """All XML files, the lists of the split, and the segments."""
+        folders = {path.parent.parent / "SegmentationObject" for path in self.listed}
+        masks = [path for folder in sorted(folders) for path in sorted(folder.glob("*.png"))]
+        return [*self.listed, *self._lists, *(masks if self.chosen["masks"] == "yes" else [])]
 
     def classes(self) -> tuple[str, ...]:
         """A closed list that the source does not hold: all objects of it are marked."""
         return ()
 
-    def total(self) -> int:
-        """Files."""
-        return len(self._xml_files)
-
     def units(self) -> Iterator[Path]:
         """Each file."""
         self.origin, self._why = self._origin()
-        yield from self._xml_files
+        self._several = len({path.parent for path in self.listed}) > 1
+        yield from super().units()
 
     def _origin(self) -> tuple[int, str]:
         """From which number pixels are counted, and why."""
         if self.chosen["origin"] != "auto":
             return int(self.chosen["origin"]), ""
-        first = self._xml_files[0]
+        first = self.listed[0]
         if not _PASCAL.search(first.read_bytes()):
             return 0, f"{first.name} does not name PASCAL VOC as its source"
-        zero = next((path for path in self._xml_files if _ZERO.search(path.read_bytes())), None)
+        zero = next((path for path in self.listed if _ZERO.search(path.read_bytes())), None)
         return (
             (0, f"{zero.name} has a coordinate 0") if zero else (1, "the source is PASCAL VOC, and no coordinate is 0")
         )
@@ -129,7 +132,8 @@ class Voc(DataFormat):
             raise BadItem(f"the root is <{root.tag}>; expected VOC's <annotation>", unit.name)
         objects = root.findall("object")  # direct children: parts lie inside, with boxes of their own
         declared = self._size(root, unit)
-        names = [*(f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)), clean(root.findtext("filename"))]
+        own = [f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)]
+        names = [*(self._beside(unit, own) if self._several else []), *own, clean(root.findtext("filename"))]
         if (found := self.pictures.place(names, declared, unit.name, notes, len(objects))) is None:
             return
         segments = load_segments(unit, found[1]) if self.chosen["masks"] == "yes" else None
@@ -139,7 +143,13 @@ class Voc(DataFormat):
         for number, item in enumerate(objects, 1):
             if (one := self._object(item, unit, found[1], notes)) is not None:
                 kept.append(one if segments is None else with_mask(one, number, segments, notes))
-        yield AnnotatedImage(found[0], found[1], unit.stem, tuple(kept))
+        item = unit.relative_to(self.source).with_suffix("").as_posix() if self._several else unit.stem
+        yield AnnotatedImage(found[0], found[1], item, tuple(kept))
+
+    def _beside(self, unit: Path, names: list[str]) -> list[str]:
+        """Names in the folder of images that belongs to a file's own, where a source has several."""
+        folders = (unit.parent.parent / "JPEGImages", unit.parent)
+        return [found for folder in folders for name in names for found in self.pictures.inside(folder / name)]
 
     def _size(self, root: ET.Element, unit: Path) -> Size | None:
         """The size that the file gives; None for none, or 0 x 0."""

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pvit_ext.data.convert.annotation import Annotation, Box, Size
+from pvit_ext.data.convert.annotation import Annotation, Size
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.convert.notes import BadItem, Notes
 from pvit_ext.data.convert.shapes import masked
+from pvit_ext.data.tasks.layout import overlap
 
 _NONE = 255
 _AGREES = 0.5
@@ -66,16 +67,7 @@ def with_mask(item: Annotation, number: int, segments: NDArray[np.uint8], notes:
     found = masked(encode_mask(pixels), None)
     if not isinstance(found, Annotation) or found.box is None or item.box is None:
         return item
-    if _overlap(found.box, item.box) < _AGREES:
+    if overlap(found.box, item.box) < _AGREES:
         notes.count("segments that do not agree with their box, kept as boxes")
         return item
     return replace(item, region=found.region)
-
-
-def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return shared / (sum(areas) - shared)

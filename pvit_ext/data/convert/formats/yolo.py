@@ -17,6 +17,7 @@ from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Settin
 from pvit_ext.data.convert.formats.yolo_folders import Folders, Labelled
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, centred, outlined, scaled
 
 _LOWEST, _HIGHEST = -0.01, 1.01
@@ -62,9 +63,6 @@ class Yolo(DataFormat):
         """Which pictures and label files there are."""
         return Folders(self.source, Path(self.pictures.folder), self.chosen["split"])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "folders"}
-
     def files(self) -> list[Path]:
         """All label files, and data.yaml."""
         labels = [one.labels for one in self.folders.listed if one.labels]
@@ -98,7 +96,8 @@ class Yolo(DataFormat):
         if unit.image is None:
             notes.drop(Reason.NO_PICTURE, location, f"no picture for {unit.labels}", max(len(rows), 1))
             return
-        found = self.pictures.place(_names(unit, self.pictures.folder), None, location, notes, max(len(rows), 1))
+        names = [*self.pictures.inside(unit.image), *tails(unit.image.as_posix(), 3)]
+        found = self.pictures.place(names, None, location, notes, max(len(rows), 1))
         if found is None:
             return
         if found[1] is None:
@@ -155,14 +154,3 @@ class Yolo(DataFormat):
             notes.drop(found, f"{location} line {row.line}", f"{name} {row.values[:4]}")
             return None
         return found
-
-
-def _names(unit: Labelled, folder: str) -> list[str]:
-    """Where the picture may lie in the image folder: where it lies, if that is inside, else under its own names."""
-    assert unit.image is not None
-    try:
-        inside = [unit.image.resolve().relative_to(Path(folder).resolve()).as_posix()]
-    except ValueError:
-        inside = []
-    parts = unit.image.parts
-    return [*inside, *("/".join(parts[-count:]) for count in (3, 2, 1) if count <= len(parts))]

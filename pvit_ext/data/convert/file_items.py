@@ -1,0 +1,56 @@
+"""A format that is a folder of files: all files of one ending, and one file a unit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from pvit_ext.data.convert.base import DataFormat, SourceError
+
+
+def files_in(source: Path, ending: str, kind: str) -> list[Path]:
+    """The source itself, or all files of an ending below it, sorted.
+
+    Args:
+        source: file or folder.
+        ending: with its dot.
+        kind: what such a file is, for the error.
+
+    Raises:
+        SourceError: where there is none.
+    """
+    found = [source] if source.is_file() else sorted(source.rglob(f"*{ending}"))
+    if not found:
+        raise SourceError(f"{source} holds no {kind} file")
+    return found
+
+
+class FileItems(DataFormat):
+    """Lists the files of a folder, one for each image; a format reads one."""
+
+    @abstractmethod
+    def list_files(self) -> list[Path]:
+        """The files, in order.
+
+        Raises:
+            SourceError: where there is none.
+        """
+
+    @cached_property
+    def listed(self) -> list[Path]:
+        """See :meth:`list_files`."""
+        return self.list_files()
+
+    def files(self) -> list[Path]:
+        """All of them."""
+        return self.listed
+
+    def total(self) -> int:
+        """Files."""
+        return len(self.listed)
+
+    def units(self) -> Iterator[Path]:
+        """Each file."""
+        yield from self.listed
