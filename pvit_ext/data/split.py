@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from pvit_ext.data.json_records import JsonRecordError, json_line, read_json_records
+from pvit_ext.data.image_files import short
+from pvit_ext.data.json_records import Found, JsonRecordError, json_line, read_json_records
+from pvit_ext.data.scan import name_of
 from pvit_ext.files import atomic_write
 
 PHOTOGRAPH = r"(.+?)(?:_(?:jpe?g|png|bmp|webp))?\.rf\.\w+\.\w+$"
@@ -53,7 +54,7 @@ def split_file(
         (records, photographs) of each part.
 
     Raises:
-        ValueError: for too few photographs, a record that is no JSON, or a pattern without a group.
+        ValueError: for too few photographs, a record that is no JSON object with images, or a pattern without a group.
         FileExistsError: when a part is there already.
     """
     pattern = re.compile(photograph)
@@ -63,7 +64,7 @@ def split_file(
     for target in targets.values():
         if target.exists():
             raise FileExistsError(f"{target} is there already: remove it, or name another folder")
-    groups = _joined([_photographs(record, pattern, number) for number, record in enumerate(_records(source))])
+    groups = _joined([_photographs(found, pattern, source) for found in read_json_records(source)])
     sizes: dict[Hashable, int] = defaultdict(int)
     for group in groups:
         sizes[group] += 1
@@ -77,24 +78,24 @@ def split_file(
             name: stack.enter_context(stack.enter_context(atomic_write(target)).open("wb"))
             for name, target in targets.items()
         }
-        for group, record in zip(groups, _records(source), strict=True):
+        for group, found in zip(groups, read_json_records(source), strict=True):
             counts[part_of[group]] += 1
-            files[part_of[group]].write(json_line(record))
+            files[part_of[group]].write(json_line(found.value))
     return {name: (counts[name], sum(part == name for part in part_of.values())) for name in shares}
 
 
-def _records(source: Path) -> Iterator[Any]:
-    for found in read_json_records(source):
-        if isinstance(found.value, JsonRecordError):
-            raise ValueError(f"{source} line {found.line}: {found.value}")
-        yield found.value
-
-
-def _photographs(record: Any, pattern: re.Pattern[str], number: int) -> list[Hashable]:
+def _photographs(found: Found, pattern: re.Pattern[str], source: Path) -> list[Hashable]:
     """Names of the photographs of a record; one without images stands for itself."""
-    images = record.get("image") if isinstance(record, dict) else None
-    names = [images] if isinstance(images, str) else list(images or [])
-    return [found[1] if (found := pattern.match(name)) else name for name in names] or [number]
+    record, location = found.value, name_of(source.name, found.line, found.value)
+    if isinstance(record, JsonRecordError):
+        raise ValueError(f"{location}: {record}")
+    if not isinstance(record, dict):
+        raise ValueError(f"{location}: a record is a JSON object, got {short(record)}")
+    images = record.get("image") or []
+    names = images if isinstance(images, list) else [images]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{location}: image is a text, or a list of texts, got {short(images)}")
+    return [match[1] if (match := pattern.match(name)) else name for name in names] or [found.line]
 
 
 def _joined(keys: Sequence[list[Hashable]]) -> list[Hashable]:

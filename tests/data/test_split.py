@@ -89,3 +89,20 @@ def test_by_the_command_line(tmp_path: Path, capsys: Any) -> None:
     words = ["data", "split", str(file), "--out", str(tmp_path / "out"), "--photograph", r"(p\d+)-", "--parts"]
     assert cli.main([*words, "train=0.5,val=0.5"]) == 0
     assert "train.jsonl: 10 records of 5 photographs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"id": "a", "image": 7}', r"all\.jsonl line 2 \(id 'a'\): image is a text, or a list of texts, got 7"),
+        ('{"image": ["a.jpg", null]}', r"all\.jsonl line 2: image is a text"),
+        ('["a.jpg"]', r"all\.jsonl line 2: a record is a JSON object"),
+        ('{"image": ', r"all\.jsonl line 2: not valid JSON"),
+    ],
+)
+def test_a_line_without_a_usable_image_is_named(tmp_path: Path, line: str, expected: str) -> None:
+    file = write(tmp_path / "all.jsonl", ["0.jpg"])
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=expected):
+        split_file(file, tmp_path / "out", SHARES)
+    assert not list(tmp_path.glob("out/*"))

@@ -94,6 +94,8 @@ def conversation(
         notes: takes the reason.
         name: the source's own id.
     """
+    if not turns:
+        notes.drop(Reason.NO_LABELS, location, "a conversation without a turn")
     texts, keys = compose(turns)
     specs: list[RegionSpec] = []
     for key in keys:
@@ -145,7 +147,8 @@ def without_boxes(
             plain += [asked, Said(words.text)]
         answers.append((answered, words or spoken(answered)))
     objects, grounded = results(answers, regions, location, notes)
-    return Answered(conversation(plain, regions, location, notes, name), objects, grounded)
+    talk = conversation(plain, regions, location, notes, name) if plain else None
+    return Answered(talk, objects, grounded)
 
 
 def _asks_for_boxes(asked: Said, answered: Said) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,6 +18,21 @@ from pvit_ext.files import atomic_write, sync
 
 _EVERY = 2.0
 """Seconds between two places from which a conversion can go on."""
+
+
+def check_out(path: Path, sources: Iterable[Path]) -> None:
+    """Refuse a place for the records at which they could not appear, or would take the place of what they are made of.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is no folder; make it, or name another place for --out")
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; name a file")
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f"--out {path} is what is read; name another place")
 
 
 class Output:
@@ -44,13 +61,15 @@ class Output:
         self._saved = time.monotonic()
 
     def __enter__(self) -> Output:
+        for part in self._parts:
+            self._streams.append(self._stack.enter_context(open(part, "ab")))
+        if not _lock(self._streams[0], self._parts[0]):
+            self._stack.close()
+            raise ValueError(f"{self.path} is being written by another run; wait for it, or name another --out")
         state = self._load()
-        lengths = state["lengths"] if state else [0, 0]
-        for part, length in zip(self._parts, lengths, strict=True):
-            stream = self._stack.enter_context(open(part, "r+b" if state else "wb"))
+        for stream, length in zip(self._streams, state["lengths"] if state else [0, 0], strict=True):
             stream.truncate(length)
             stream.seek(length)
-            self._streams.append(stream)
         if state:
             self.batches = state["batches"]
             self.report.restore(state["report"])
@@ -119,3 +138,13 @@ class Output:
     def _remove(self) -> None:
         for path in (*self._parts, self._state):
             path.unlink(missing_ok=True)
+
+
+def _lock(stream: BinaryIO, path: Path) -> bool:
+    """Whether the file is this process's alone, and still the one of this name: another run may just have ended."""
+    with suppress(OSError):  # some cluster file systems have no locks
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())

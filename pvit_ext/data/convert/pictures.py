@@ -75,21 +75,28 @@ class Pictures:
         return Path(self.folder).resolve()
 
     def place(
-        self, names: Sequence[str], declared: Size | None, location: str, notes: Notes, objects: int = 1
+        self,
+        names: Sequence[str],
+        declared: tuple[Any, Any] | None,
+        location: str,
+        notes: Notes,
+        objects: int = 1,
+        in_pixels: bool = True,
     ) -> tuple[str, Size | None] | None:
         """Name and upright size of a picture, or None with a note why it cannot be used.
 
         Args:
             names: see :meth:`find`.
-            declared: the size that the source gives, where pixels of the source are measured on it; None for none.
+            declared: the size that the source gives; None for none.
             location: file, line or id, for the note.
             notes: takes the reason.
             objects: how many are dropped with it.
+            in_pixels: whether the source measures in pixels of that size; else only exchanged sides are a reason.
 
         Raises:
             BadItem: for a declared size that is none.
         """
-        declared = _whole(declared)
+        declared = _checked_size(declared)
         name, objects = self.find(names), max(objects, 1)
         if name is None:
             notes.drop(Reason.NO_PICTURE, location, f"no {names[0] if names else 'name'} in {self.folder}", objects)
@@ -101,7 +108,7 @@ class Pictures:
         except (ImageError, OSError) as error:
             notes.drop(Reason.BROKEN_PICTURE, location, str(error), objects)
             return None
-        if declared is not None and declared != size:
+        if declared is not None and declared != size and (in_pixels or declared[::-1] == size):
             turned = (
                 "; its sides are exchanged: measured before it was turned upright?" if declared[::-1] == size else ""
             )
@@ -132,7 +139,7 @@ class Pictures:
         return self._by_name
 
 
-def _whole(size: tuple[Any, Any] | None) -> Size | None:
+def _checked_size(size: tuple[Any, Any] | None) -> Size | None:
     """A size as the source gives it, which may be any JSON; ``640.0`` is whole."""
     if size is None:
         return None

@@ -12,7 +12,7 @@ from pvit_ext.data.convert.annotation import SOURCE_KEY, AnnotatedImage
 from pvit_ext.data.convert.base import FORMATS, DataFormat, ReadOptions, SourceError
 from pvit_ext.data.convert.detect import resolve
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
-from pvit_ext.data.convert.output import Output
+from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
@@ -206,10 +206,9 @@ def convert(job: Job) -> Report:
     """
     selection = select_tasks(job.tasks)
     name = resolve(job.format, job.source)
-    if not job.out.parent.is_dir():
-        raise SourceError(f"{job.out.parent} is no folder; make it, or name another place for --out")
     pictures = Pictures(job.image_folder, job.open_images)
     reader = FORMATS.require(name)(job.source, ReadOptions(pictures, job.settings, job.exclude_leaks))
+    check_out(job.out, [job.source, *reader.files()])
     try:
         return _run(job, reader, job.options(name), selection)
     except BadItem as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
-from pvit_ext.data.convert.output import Output
+from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.held_out import HeldOut, read_held_out
 from pvit_ext.data.json_records import json_line
@@ -66,14 +66,11 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
 
 
 def _check_paths(mix: Mix, out: Path) -> None:
-    if not out.parent.is_dir():
-        raise ValueError(f"{out.parent} is no folder; make it, or name another place for --out")
+    check_out(out, [file for source in mix.sources for file in source.files])
     for source in mix.sources:
         for file in source.files:
             if not file.is_file():
                 raise ValueError(f"source {source.name!r}: {file} is no file")
-            if out.exists() and file.samefile(out):
-                raise ValueError(f"--out {out} is a file of source {source.name!r}; name another place")
 
 
 def _known(mix: Mix) -> Mapping[str, str]:

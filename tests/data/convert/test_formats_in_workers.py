@@ -22,7 +22,7 @@ SOURCES = {
     "refcoco": ("refcoco/refcoco", "refcoco/images", {}),
     "mdetr": ("refcoco/mdetr_annotations/finetune_refcoco_val.json", "refcoco/images", {}),
     "refcoco_jsonl": ("refcoco/qwen_vl/refcoco_val.jsonl", "refcoco/images", {}),
-    "refcoco_parquet": ("refcoco/jxu124", "refcoco/images", {}),
+    "refcoco_parquet": ("refcoco/jxu124", "refcoco/images", {"split": "val"}),
     "flickr30k": ("flickr30k_entities", "flickr30k_entities", {}),
     "ferret": ("ferret/git_instruction.json", "coco", {}),
     "gar": ("gar_dataset/relation.json", "gar_dataset", {}),

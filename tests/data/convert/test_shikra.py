@@ -87,3 +87,57 @@ def test_a_size_that_is_not_the_picture_s(tmp_path):
     (tmp_path / "source.jsonl").write_text(json.dumps({**line, "width": 48, "height": 64}))
     with pytest.raises(SourceError, match=r"is 64x48, said to be 48x64; its sides are exchanged"):
         converted(tmp_path, "shikra", tmp_path / "source.jsonl", "refcoco/images")
+
+
+def _lines(tmp_path, *lines):
+    (tmp_path / "source.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path / "source.jsonl"
+
+
+def test_which_of_some_boxes(tmp_path):
+    boxes = [box_of("s1", "dog"), box_of("s1", "ball"), [40, 4, 60, 16]]
+    line = {"file_path": "1.jpg", "question": "Which thing is round?", "candidates": boxes, "point": [49, 35], "id": 1}
+    source = _lines(tmp_path, {**line, "answer": boxes[1]})
+    (record,), _ = converted(tmp_path, "auto", source, "visual_genome")
+    asked = "Which thing is round? Candidates: region 1 <region>, region 2 <region>, region 3 <region>"
+    assert texts_of(record) == [f"<image>\n{asked}", "Region 2"]
+    assert record["regions"] == boxes
+    with pytest.raises(SourceError, match=r"source\.jsonl line 1: answer \[1, 2, 3, 4\] is none of candidates"):
+        converted(tmp_path, "shikra", _lines(tmp_path, {**line, "answer": [1, 2, 3, 4]}), "visual_genome")
+
+
+@pytest.mark.parametrize(
+    ("answers", "answer"), [("full", "The dog lies beside the ball. So the answer is dog."), ("short", "dog")]
+)
+def test_chains_of_thought_of_gqa(tmp_path, answers, answer):
+    chain = {
+        "boxes": [box_of("s1", "dog"), box_of("s1", "ball")],
+        "value": "The <ph_st>dog <ph_ed> lies beside the <ph_st>ball <ph_ed>. So the answer is dog.",
+        "seq": [[0], [1]],
+    }
+    line = {"imageId": "1", "question": "What lies beside the ball?", "answer": "dog", "cot": chain}
+    source = _lines(tmp_path, line)
+    (record, *_), _ = converted(tmp_path, "auto", source, "visual_genome", settings={"answers": answers})
+    assert texts_of(record) == ["<image>\nWhat lies beside the ball?", answer]
+    if answers == "full":
+        grounded = record["source"]["grounded"][0]
+        assert [grounded["text"][start:end] for start, end, _ in grounded["phrases"]] == ["dog", "ball"]
+    line["cot"]["seq"] = [[0], [7]]
+    with pytest.raises(SourceError, match=r"source\.jsonl line 1: boxes_seq names box 7 of 2"):
+        converted(tmp_path, "shikra", _lines(tmp_path, line), "visual_genome")
+
+
+@pytest.mark.parametrize("question", ["general", "super", "object"])
+def test_the_three_questions_of_point_qa_twice(tmp_path, question):
+    texts = {
+        "general": "How many of these?",
+        "super": "How many of these animals?",
+        "object": "How many of these dogs?",
+    }
+    line = {
+        "file_path": "1.jpg", "general_question": texts["general"], "super_question": texts["super"],
+        "obj_question": texts["object"], "answer": "one", "bbox": box_of("s1", "dog"), "point": [20, 28],
+    }  # fmt: skip
+    records, _ = converted(tmp_path, "auto", _lines(tmp_path, line), "visual_genome", settings={"question": question})
+    assert texts_of(records[0]) == [f"<image>\n<region>\n{texts[question]}", "one"]
+    assert records[0]["regions"] == [{"point": [20, 28]}]

@@ -116,3 +116,28 @@ def test_a_region_of_no_use_costs_its_question_alone(tmp_path):
     ((image,),) = images.values()
     assert image.conversations[0].turns == ("Is <region> red?", "Nothing.")
     assert reasons(notes) == {"degenerate": 1}
+
+
+def test_a_folder_is_its_train_file_unless_another_is_named(tmp_path):
+    folder = tmp_path / "vcr1annots"
+    folder.mkdir()
+    shutil.copy(FIXTURES / LINES, folder / "val.jsonl")
+    with pytest.raises(SourceError, match=r"train\.jsonl is not there; .* holds val\.jsonl"):
+        converted(tmp_path, "vcr", folder, FOLDER)
+    first = (folder / "val.jsonl").read_text().splitlines()[0]
+    (folder / "train.jsonl").write_text(first)
+    (one,), report = converted(tmp_path, "auto", folder, FOLDER)
+    assert any("train.jsonl is read, not val.jsonl; --set split=val" in line for line in report.remarks)
+    (other,), _ = converted(tmp_path, "vcr", folder, FOLDER, settings={"split": "val"}, max_bad_records=1)
+    assert other["conversations"] == one["conversations"]
+    with pytest.raises(SourceError, match="is one file: split chooses a file of a folder"):
+        converted(tmp_path, "vcr", folder / "val.jsonl", FOLDER, settings={"split": "val"})
+
+
+def test_lines_with_their_boxes_as_shikra_s(tmp_path):
+    first = json.loads((FIXTURES / LINES).read_text().splitlines()[0])
+    metadata = json.loads((FIXTURES / FOLDER / first.pop("metadata_fn")).read_text())
+    (tmp_path / "source.jsonl").write_text(json.dumps({**first, "boxes": metadata["boxes"]}))
+    (record,), _ = converted(tmp_path, "auto", tmp_path / "source.jsonl", FOLDER)
+    assert texts_of(record)[0] == "<image>\nWhat is person 1 <region> doing with cup 2 <region> and cup 3 <region>?"
+    assert record["regions"][1] == [30, 40, 40, 52]

@@ -227,7 +227,7 @@ class Coco(DataFormat):
             "captions": (text,) if (text := clean(item.get("caption"))) else (),
             "attributes": tuple(_attributes(attributes)) if isinstance(attributes, dict) else (),
             "id": str(item.get("id", "")),
-            "category": name if (name := category.get("name", "")) != label else "",
+            "category": name if label and (name := category.get("name", "")) != label else "",
         }
         box = (
             boxed(xywh(numbers(take(item, "bbox", list), 4, "bbox")), size, notes, **fields) if "bbox" in item else None

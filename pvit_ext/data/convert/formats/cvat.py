@@ -106,7 +106,11 @@ class Cvat(DataFormat):
             elif element.tag == "track" and depth == 1:
                 for child in element:
                     merged = {"label": element.get("label", ""), "track": element.get("id", ""), **child.attrib}
-                    tracked.setdefault(int(child.get("frame", "0")), []).append(_shape(child, merged))
+                    if not (frame := merged.get("frame", "")).isdecimal():
+                        raise SourceError(
+                            f"{self.xml}: track {merged['track']}: frame is a whole number, got {short(frame)}"
+                        )
+                    tracked.setdefault(int(frame), []).append(_shape(child, merged))
                 element.clear()
         for number in sorted(tracked):
             yield Frame("", str(number), size, tracked[number])

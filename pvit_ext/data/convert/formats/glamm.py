@@ -8,7 +8,6 @@ itself is not read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
@@ -114,6 +113,5 @@ class GlammFlickr(Mdetr):
         return Evidence(0.97, "annotations with sam_mask and tokens_positive") if found else None
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
-        """An object with its mask; its category, ``object``, is no name."""
-        found = super().region({**item, "segmentation": item.get("sam_mask")}, size, notes)
-        return replace(found, label="", category="") if isinstance(found, Annotation) else found
+        """An object with its mask."""
+        return super().region({**item, "segmentation": item.get("sam_mask")}, size, notes)

@@ -7,7 +7,6 @@ words and boxes of less than a pixel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +45,10 @@ class Gpt4Roi(Coco):
     def classes(self) -> None:
         """No closed list: regions are described in words."""
 
+    def label(self, category: Mapping[str, Any]) -> str:
+        """None: the one category is no name."""
+        return ""
+
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """A captioned box; None for a short caption, which is counted."""
         sides = numbers(take(item, "bbox", list), 4, "bbox")[2:]
@@ -54,5 +57,4 @@ class Gpt4Roi(Coco):
         if len(clean(take(item, "caption", str)).split()) < self.min_words:
             notes.count(f"captions of fewer than {self.min_words} words left out")
             return None
-        found = super().region(item, size, notes)
-        return replace(found, label="", category="") if isinstance(found, Annotation) else found
+        return super().region(item, size, notes)

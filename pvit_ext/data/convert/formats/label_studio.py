@@ -1,13 +1,14 @@
 """Label Studio: the JSON export, and JSON-MIN; numbers are percent of the picture's sides.
 
 Of a task's annotations the last that was not cancelled is taken (``annotator`` chooses another person's). A rectangle
-is turned clockwise about its upper left corner. Choices and relations are no regions; a text that shares a region's id
-is its caption, a relation between two regions is kept.
+is turned clockwise about its upper left corner. Results share the id of the region that they are about: labels name it,
+a text is its caption, choices are its attributes. A relation between two regions is kept, in its direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Relation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.encode_mask import encode_mask
-from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.formats.label_studio_brush import decode_brush
 from pvit_ext.data.convert.json_items import JsonItems
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
@@ -24,6 +25,23 @@ from pvit_ext.data.convert.shapes import masked, numbers, outlined, pointed, sca
 
 _SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush")
 _KINDS = frozenset({*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)})
+_ABOUT = ("labels", "textarea", "choices", "rating", "number")
+"""Kinds of results that are no regions, but about one, or about the image."""
+
+
+@dataclass
+class _About:
+    """What results say about a region.
+
+    Args:
+        labels: its names.
+        texts: about it, or written in it.
+        choices: that fit it.
+    """
+
+    labels: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
 
 
 class LabelStudio(JsonItems):
@@ -59,18 +77,19 @@ class LabelStudio(JsonItems):
         names = _names(data, item)
         if not names:
             raise BadItem(f"no picture among {short(sorted(map(str, data)))}; expected data.image", location)
-        found = self.pictures.place(names, _declared(results), location, notes, len(results))
+        found = self.pictures.place(names, _declared(results), location, notes, len(results), in_pixels=False)
         if found is None:
             return
         objects, places = self._objects(results, found[1], location, notes)
-        yield AnnotatedImage(
-            found[0], found[1], str(item.get("id")), tuple(objects), relations=tuple(_relations(results, places))
-        )
+        relations = tuple(_relations(results, places, notes))
+        yield AnnotatedImage(found[0], found[1], str(item.get("id")), tuple(objects), relations=relations)
 
     def _results(self, item: Mapping[str, Any], location: str, notes: Notes) -> list[Any] | None:
         """Of one annotation; the others are noted."""
         wanted = self.chosen["annotator"]
         annotations = [kept(one, "an annotation", dict) for one in take(item, "annotations", list)]
+        if not annotations:
+            notes.drop(Reason.NO_LABELS, location, "no annotation")
         usable = [
             one
             for one in annotations
@@ -86,40 +105,44 @@ class LabelStudio(JsonItems):
     ) -> tuple[list[Annotation], dict[str, int]]:
         objects: list[Annotation] = []
         places: dict[str, int] = {}
-        texts = _texts(results)
+        about, regions = _about(results), 0
         for number, result in enumerate(results):
-            place = f"{location} result {number}"
+            location_of = f"{location} result {number}"
             try:
                 kind = take(result, "type", str)
-                if kind in ("choices", "textarea", "relation", "rating", "number", "labels"):
+                if kind in _ABOUT or kind == "relation":
                     continue
-                found = _region(kind, result, size, texts, notes) if kind in _KINDS else Reason.NOT_A_REGION
+                regions += str(result.get("id")) in about
+                found = _region(kind, result, size, about, notes) if kind in _KINDS else Reason.NOT_A_REGION
             except BadItem as error:
-                notes.bad(place, str(error))
+                notes.bad(location_of, str(error))
                 continue
             if isinstance(found, Reason):
-                notes.drop(found, place, short(result.get("type")))
+                notes.drop(found, location_of, short(result.get("type")))
                 continue
             places[str(result.get("id", number))] = len(objects)
             objects.append(found)
+        if len(about) > regions:
+            notes.count("answers about the image, left out", len(about) - regions)
         return objects, places
 
 
 def _region(
-    kind: str, result: Mapping[str, Any], size: Size | None, texts: Mapping[str, str], notes: Notes
+    kind: str, result: Mapping[str, Any], size: Size | None, about: Mapping[str, _About], notes: Notes
 ) -> Annotation | Reason:
     value = take(result, "value", dict)
     if result.get("image_rotation"):
         raise BadItem(f"image_rotation {short(result['image_rotation'])}: turn the picture itself, then label it")
     if size is None:
         raise BadItem("percent needs the picture's size; neither the task nor the picture gives it")
-    labels = value.get(kind) or value.get("labels") or []
-    names = [clean(one) for one in kept(labels, "labels", list)]
     name = str(result.get("id", ""))
+    said = about.get(name, _About())
+    labels = value.get(kind) or value.get("labels") or said.labels
+    names = [clean(one) for one in kept(labels, "labels", list)]
     fields: dict[str, Any] = {
         "label": names[0] if names else "",
-        "attributes": tuple(names[1:]),
-        "captions": (texts[name],) if texts.get(name) else (),
+        "attributes": (*names[1:], *said.choices),
+        "captions": tuple(said.texts),
         "id": name,
     }
     shape = kind.removesuffix("labels")
@@ -142,48 +165,64 @@ def _region(
 
 
 def _flat(item: Mapping[str, Any]) -> list[Any]:
-    """The results of JSON-MIN, whose keys are the names of the controls."""
-    found: list[Any] = []
+    """The results of JSON-MIN, whose keys are the names of the controls; one shape of two controls is one result."""
+    found: dict[str, dict[str, Any]] = {}
     for value in item.values():
         for one in value if isinstance(value, list) else []:
-            kinds = [key for key in one if key in _KINDS] if isinstance(one, dict) else []
-            if kinds or (isinstance(one, dict) and {"x", "y", "width", "height"} <= set(one)):
-                sizes = {key: one[key] for key in ("original_width", "original_height") if key in one}
-                found.append(
-                    {"type": kinds[0] if kinds else "rectanglelabels", "value": one, "id": str(len(found)), **sizes}
-                )
+            kind = _flat_kind(one) if isinstance(one, dict) else None
+            if kind is None:
+                continue
+            key = repr([one.get(edge) for edge in ("points", "x", "y", "width", "height", "radiusX", "radiusY", "rle")])
+            result = found.setdefault(key, {"type": kind, "value": {}, "id": str(len(found))})
+            result["value"] |= one
+            result |= {side: one[side] for side in ("original_width", "original_height") if side in one}
+    return list(found.values())
+
+
+def _flat_kind(value: Mapping[str, Any]) -> str | None:
+    """The kind of a shape: by the key of its labels, else by its numbers; None for what is none."""
+    if named := next((key for key in value if key in _KINDS), None):
+        return named
+    if "points" in value:
+        return "polygonlabels"
+    if {"x", "y", "radiusX", "radiusY"} <= set(value):
+        return "ellipselabels"
+    return "rectanglelabels" if {"x", "y", "width", "height"} <= set(value) else None
+
+
+def _declared(results: Sequence[Any]) -> tuple[Any, Any] | None:
+    """The size that the first result with one gives; numbers are percent of whatever size the image has."""
+    sizes = (declared_size(one, "original_width", "original_height") for one in results if isinstance(one, Mapping))
+    return next((size for size in sizes if size), None)
+
+
+def _about(results: Sequence[Any]) -> dict[str, _About]:
+    """What results that are no regions say, by the id that they share with what they are about."""
+    found: dict[str, _About] = {}
+    for one in results:
+        if not isinstance(one, Mapping) or one.get("type") not in _ABOUT or not isinstance(one.get("value"), Mapping):
+            continue
+        said, value = found.setdefault(str(one.get("id")), _About()), one["value"]
+        for key, texts in (("labels", said.labels), ("text", said.texts), ("choices", said.choices)):
+            words = value.get(key) or []
+            joined = [" ".join(map(str, words))] if key == "text" and isinstance(words, list) else words
+            texts += [text for word in ([joined] if isinstance(joined, str) else joined) if (text := clean(word))]
     return found
 
 
-def _declared(results: Sequence[Any]) -> Size | None:
-    """The size that a result gives; a picture of another is measured on itself, as all numbers are percent."""
+def _relations(results: Sequence[Any], places: Mapping[str, int], notes: Notes) -> Iterator[Relation]:
     for one in results:
-        width, height = (
-            one.get(f"original_{side}") if isinstance(one, Mapping) else None for side in ("width", "height")
-        )
-        if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
-            return width, height
-    return None
-
-
-def _texts(results: Sequence[Any]) -> dict[str, str]:
-    """Texts about a region, by its id."""
-    found = {}
-    for one in results:
-        if isinstance(one, Mapping) and one.get("type") == "textarea" and isinstance(one.get("value"), Mapping):
-            text = one["value"].get("text")
-            found[str(one.get("id"))] = clean(" ".join(map(str, text)) if isinstance(text, list) else text)
-    return found
-
-
-def _relations(results: Sequence[Any], places: Mapping[str, int]) -> Iterator[Relation]:
-    for one in results:
-        if isinstance(one, Mapping) and one.get("type") == "relation":
-            ends = str(one.get("from_id")), str(one.get("to_id"))
-            labels = [clean(label) for label in one.get("labels") or []]
-            if labels and all(end in places for end in ends):
-                first, second = places[ends[0]], places[ends[1]]
-                yield Relation(first, labels[0], second)
+        if not isinstance(one, Mapping) or one.get("type") != "relation":
+            continue
+        ends = [places.get(str(one.get(key))) for key in ("from_id", "to_id")]
+        labels = [clean(label) for label in one.get("labels") or []]
+        if not labels or ends[0] is None or ends[1] is None:
+            notes.count("relations without a label, or of a region that was left out")
+            continue
+        if one.get("direction") != "left":
+            yield Relation(ends[0], labels[0], ends[1])
+        if one.get("direction") in ("left", "bi"):
+            yield Relation(ends[1], labels[0], ends[0])
 
 
 def _names(data: Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:

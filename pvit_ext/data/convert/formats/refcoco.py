@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.chats import ChatItems
 from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
-from pvit_ext.data.convert.formats.coco import Coco, Span, Unit
+from pvit_ext.data.convert.formats.coco import NO_NAME, Coco, Span, Unit
 from pvit_ext.data.convert.json_buffer import JsonBuffer
-from pvit_ext.data.convert.json_items import JsonItems
-from pvit_ext.data.convert.notes import Notes, Reason
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, numbers
@@ -45,6 +45,9 @@ class RefCoco(Coco):
         self.sentences: dict[int, list[str]] = {}
         self.parts: dict[int, str] = {}
         """Of pictures of val and test."""
+        self.wanted: dict[int, set[int]] = {}
+        """Objects that sentences are about, by picture."""
+        self._unlisted: list[int] = []
         if not self.buffer.path.is_file():
             raise SourceError(f"{self.buffer.path} is not there; boxes of {self.refs_file.name} come from it")
 
@@ -70,7 +73,6 @@ class RefCoco(Coco):
 
     def units(self) -> Iterator[Unit]:
         """Each image that some sentence is about."""
-        images = set()
         split, splits = self.chosen["split"], set()
         for ref in load_plain_pickle(self.refs_file):
             splits.add(take(ref, "split", str))
@@ -81,12 +83,23 @@ class RefCoco(Coco):
             texts = [clean(one.get("raw") or one.get("sent")) for one in take(ref, "sentences", list)]
             known = self.sentences.setdefault(take(ref, "ann_id", int), [])
             known += [text for text in texts if text and text not in known]
-            images.add(take(ref, "image_id", int))
-        if not images:
+            self.wanted.setdefault(take(ref, "image_id", int), set()).add(ref["ann_id"])
+        if not self.wanted:
             raise SourceError(f"{self.refs_file} has no split {split!r}; it has {', '.join(sorted(splits))}")
+        listed = set()
         for place, spans in super().units():
-            if place is not None and self.buffer.load(*place).get("id") in images:
+            if place is not None and (number := self.buffer.load(*place).get("id")) in self.wanted:
+                listed.add(number)
                 yield place, spans
+        self._unlisted = sorted(self.wanted.keys() - listed)
+
+    def remarks(self) -> list[str]:
+        """Pictures that sentences are about, and ``instances.json`` lacks."""
+        if not (missing := self._unlisted):
+            return []
+        return [
+            f"refcoco: {len(missing)} pictures of {self.refs_file.name} are not in instances.json: {short(missing)}"
+        ]
 
     def classes(self) -> None:
         """No closed list: objects that no sentence refers to are left out."""
@@ -104,6 +117,15 @@ class RefCoco(Coco):
             notes.drop(Reason.HELD_OUT, f"{self.source.name} image {number}", detail, len(unit[1]))
             return
         yield from super().read(unit, notes)
+        for missing in sorted(self.wanted.get(number, set()) - {self._id(span) for span in unit[1]}):
+            problem = f"instances.json has no annotation {missing} of this picture, which sentences are about"
+            notes.drop(Reason.INCOMPLETE, f"{self.source.name} image {number}", problem)
+
+    def _id(self, span: Span) -> Any:
+        try:
+            return kept(self.buffer.load(*span), "an annotation", dict).get("id")
+        except BadItem:  # noted where it is read
+            return None
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
         """An object that sentences refer to; others are counted."""
@@ -117,10 +139,12 @@ class RefCoco(Coco):
 
 
 class Mdetr(Coco):
-    """MDETR's finetune_*.json: COCO's layout with an image for each sentence."""
+    """MDETR's finetune_*, final_flickr_* and final_mixed_*.json: COCO's layout with an image for each sentence."""
 
     name = "mdetr"
-    about = "MDETR's finetune_{refcoco,refcoco+,refcocog}_*.json: COCO's layout, a sentence an image"
+    about = (
+        "MDETR's finetune_refcoco*.json, final_flickr_*.json, final_mixed_*.json: COCO's layout, a sentence an image"
+    )
     settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
@@ -133,6 +157,11 @@ class Mdetr(Coco):
 
     def classes(self) -> None:
         """No closed list: objects that the sentence does not name are left out."""
+
+    def label(self, category: Mapping[str, Any]) -> str:
+        """The category's name; none of the one category of grounding data, ``object``."""
+        label = super().label(category)
+        return "" if label == NO_NAME else label
 
     def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
         """An image whose objects have the part of the sentence that is about them, and the sentence."""
@@ -165,7 +194,7 @@ class Mdetr(Coco):
         return str(item.get("id")), [(int(start), int(end)) for start, end in found]
 
 
-class RefCocoLines(JsonItems):
+class RefCocoLines(ChatItems):
     """Qwen-VL's and OFA's refcoco_*.jsonl: a sentence and a box a line."""
 
     name = "refcoco_jsonl"
@@ -191,7 +220,7 @@ class RefCocoLines(JsonItems):
         if isinstance(one, Reason):
             notes.drop(one, location, short(item["bbox"]))
             return
-        yield AnnotatedImage(found[0], found[1], location.rsplit(" ", 1)[-1], (one,))
+        yield AnnotatedImage(found[0], found[1], "", (one,))
 
 
 class _Plain(pickle.Unpickler):

@@ -26,9 +26,11 @@ class RefCocoParquet(ParquetRows):
 
     name = "refcoco_parquet"
     about = "RefCOCO, RefCOCO+, RefCOCOg as Parquet of jxu124 or lmms-lab: a file, or a folder of them"
-    settings: ClassVar[Mapping[str, Setting]] = {}
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "split": Setting("", "train, val, testA, testB or test, where jxu124's rows say; default all"),
+    }
     columns = (
-        "image_path", "file_name", "bbox", "captions", "raw_anns", "raw_image_info",
+        "image_path", "file_name", "bbox", "captions", "raw_anns", "raw_image_info", "split",
         "question_id", "answer", "segmentation", "iscrowd", "ref_id",
     )  # fmt: skip
 
@@ -41,7 +43,15 @@ class RefCocoParquet(ParquetRows):
         return None
 
     def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture with one object."""
+        """The picture with one object, but for those of val and test in a folder that is read for training."""
+        wanted, split = self.chosen["split"], row.get("split") or ""
+        if split and wanted not in ("", split):
+            notes.drop(Reason.OTHER_SPLIT, location, split)
+            return
+        if split not in ("", "train", wanted) and self.exclude_leaks and self.source.is_dir():
+            detail = f"of {split}; --set split={split} or --no-exclude-leaks keeps it"
+            notes.drop(Reason.HELD_OUT, location, detail)
+            return
         path = row.get("image_path") or take(row, "file_name", str)
         names = [path, "/".join(path.split("/")[1:]), _NUMBERED.sub("", path.rsplit("/", 1)[-1])]
         declared = declared_size(_parsed(row, "raw_image_info"))

@@ -2,7 +2,8 @@
 
 The right answer, and why it is right, become turns; questions of one picture are one conversation. An object is called
 by its class and number, ``person 2``, where it is named again, since an answer cannot hold ``<region>``. Boxes
-(pixels) and outlines are in the picture's ``metadata_fn``, beside it in the image folder.
+(pixels) and outlines are in the picture's ``metadata_fn``, beside it in the image folder; Shikra's copy of the data has
+``boxes`` in the lines themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Conversation, Size
-from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
 from pvit_ext.data.convert.fields import declared_size, kept, take
 from pvit_ext.data.convert.formats.vcr_text import class_name, vcr_text
 from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
@@ -27,7 +28,7 @@ from pvit_ext.data.image_files import check_file
 from pvit_ext.data.tasks.choice import pick
 
 WHY = ("Why do you think so?", "How do you know?", "What makes you say that?", "What is the reason?")
-_METADATA = re.compile(rb'"metadata_fn"\s*:\s*("(?:[^"\\]|\\.)*")')
+_IMAGE = re.compile(rb'"img_fn"\s*:\s*("(?:[^"\\]|\\.)*")')
 Span = tuple[int, int]
 Unit = list[tuple[int, Span]]
 """Lines of one picture, counted from 1, and their bytes."""
@@ -37,20 +38,45 @@ class Vcr(DataFormat):
     """See the module."""
 
     name = "vcr"
-    about = "VCR's {train,val}.jsonl; the image folder is vcr1images, with the metadata of each picture"
+    about = "VCR's train.jsonl or val.jsonl, or the folder of them; the image folder is vcr1images, with its metadata"
     settings: ClassVar[Mapping[str, Setting]] = {
+        "split": Setting("", "which file of a folder: train (default) or val", ("", "train", "val")),
         "rationale": Setting("yes", "ask why, and answer by the right rationale", ("yes", "no")),
     }
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
-        self.buffer = JsonBuffer(source)
+        self.file = self._file()
+        self.buffer = JsonBuffer(self.file)
+
+    def _file(self) -> Path:
+        if self.source.is_file():
+            if self.chosen["split"]:
+                raise SourceError(f"{self.source} is one file: split chooses a file of a folder, leave it out")
+            return self.source
+        found = self.source / f"{self.chosen['split'] or 'train'}.jsonl"
+        if not found.is_file():
+            there = ", ".join(path.name for path in sorted(self.source.glob("*.jsonl"))) or "no *.jsonl"
+            raise SourceError(f"{found} is not there; {self.source} holds {there}")
+        return found
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
-        """Lines with answer_choices and metadata_fn."""
-        found = {"metadata_fn", "answer_choices", "objects"} <= set(peek.item)
-        return Evidence(0.97, "lines with metadata_fn and answer_choices") if found else None
+        """Lines with answer_choices and objects, or a folder of such files."""
+        if peek.is_folder:
+            first = next((name for name in ("train.jsonl", "val.jsonl") if name in peek.files), None)
+            return cls.detect(Peek(peek.path / first)) if first else None
+        found = {"img_fn", "answer_choices", "objects"} <= set(peek.item)
+        return Evidence(0.97, "lines with img_fn, objects and answer_choices") if found else None
+
+    def files(self) -> list[Path]:
+        """The file that is read."""
+        return [self.file]
+
+    def remarks(self) -> list[str]:
+        """Which files of a folder are not read."""
+        others = [path.name for path in sorted(self.source.glob("*.jsonl")) if path != self.file]
+        return [f"vcr: {self.file.name} is read, not {', '.join(others)}; --set split=val"] if others else []
 
     @cached_property
     def _section(self) -> Section:
@@ -60,7 +86,7 @@ class Vcr(DataFormat):
         """The lines of each picture."""
         groups: dict[bytes, Unit] = {}
         for line, span in enumerate(zip(self._section.starts, self._section.ends, strict=True), 1):
-            found = _METADATA.search(self.buffer.read(*span))
+            found = _IMAGE.search(self.buffer.read(*span))
             groups.setdefault(found[1] if found else b"", []).append((line, span))
         yield from groups.values()
 
@@ -68,7 +94,7 @@ class Vcr(DataFormat):
         """The picture with a conversation of all its questions."""
         items = []
         for line, span in unit:
-            location = f"{self.source.name} line {line}"
+            location = f"{self.file.name} line {line}"
             try:
                 items.append((location, kept(self.buffer.load(*span), "a line", dict)))
             except BadItem as error:
@@ -77,7 +103,7 @@ class Vcr(DataFormat):
             return
         location, first = items[0]
         path = take(first, "img_fn", str)
-        metadata = self._metadata(take(first, "metadata_fn", str), location, notes, len(items))
+        metadata = first if "boxes" in first else self._metadata(first, location, notes, len(items))
         if metadata is None:
             return
         if (found := self.pictures.place([path], declared_size(metadata), location, notes, len(items))) is None:
@@ -91,7 +117,8 @@ class Vcr(DataFormat):
         if talk := picture.conversation():
             yield AnnotatedImage(found[0], found[1], str(first.get("img_id", path)), conversations=(talk,))
 
-    def _metadata(self, name: str, location: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
+    def _metadata(self, item: Mapping[str, Any], location: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
+        name = take(item, "metadata_fn", str)
         try:
             check_file(name, "metadata_fn", None)
             value: Mapping[str, Any] = kept(json.loads(Path(self.pictures.folder, name).read_bytes()), name, dict)

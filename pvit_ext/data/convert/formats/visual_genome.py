@@ -36,8 +36,8 @@ _LISTS = {
     "questions": "qas",
 }
 _IMAGE_ID = re.compile(rb'"image_id"\s*:\s*(\d+)')
-Unit = tuple[int, dict[str, tuple[int, int]]]
-"""An image's id, and the bytes of its entry in each file."""
+Unit = tuple[int, list[tuple[str, tuple[int, int]]]]
+"""An image's id, and its entries: the part, and the bytes in the part's file."""
 
 
 class VisualGenome(DataFormat):
@@ -58,9 +58,11 @@ class VisualGenome(DataFormat):
     def _paths(self) -> dict[str, Path]:
         """The file of each part that is read."""
         folder = self.source if self.source.is_dir() else self.source.parent
-        found = {part: path for part, name in PARTS.items() for path in sorted(folder.glob(f"{name}*.json"))[:1]}
+        all_of = {part: sorted(folder.glob(f"{name}*.json")) for part, name in PARTS.items()}
+        found = {part: paths[0] for part, paths in all_of.items() if paths}
+        self._others = [path.name for paths in all_of.values() for path in paths[1:]] if self.source.is_dir() else []
         if self.source.is_file():
-            found = {part: path for part, path in found.items() if path.name == self.source.name}
+            found = {part: self.source for part, paths in all_of.items() if self.source in paths}
         wanted = [part.strip() for part in self.chosen["parts"].split(",") if part.strip()]
         if missing := [part for part in wanted if part not in found]:
             raise SourceError(f"{self.source} holds no {', '.join(missing)}; it holds {', '.join(found) or 'no part'}")
@@ -87,6 +89,11 @@ class VisualGenome(DataFormat):
             else None
         )
 
+    def remarks(self) -> list[str]:
+        """Which files are not read since another one is of the same part."""
+        read = ", ".join(buffer.path.name for buffer in self.buffers.values())
+        return [f"visual_genome: {', '.join(self._others)} is not read beside {read}"] if self._others else []
+
     def files(self) -> list[Path]:
         """Each part's file, and image_data.json."""
         return [*(buffer.path for buffer in self.buffers.values()), *self._image_data()]
@@ -105,27 +112,26 @@ class VisualGenome(DataFormat):
                 coco_id = item.get("coco_id")
                 path_and_size = "/".join(clean(item.get("url")).split("/")[-2:]), declared_size(item)
                 self.names[_id(item)] = (*path_and_size, coco_id if isinstance(coco_id, int) else None)
-        places: dict[int, dict[str, tuple[int, int]]] = {}
+        entries: dict[int, list[tuple[str, tuple[int, int]]]] = {}
         for part, buffer in self.buffers.items():
             section = buffer.items()
             for start, end in zip(section.starts, section.ends, strict=True):
                 found = _IMAGE_ID.search(buffer.read(start, end))
                 number = int(found[1]) if found else _id(buffer.load(start, end))
-                places.setdefault(number, {})[part] = (start, end)
-        for number in sorted(places):
-            yield number, places[number]
+                entries.setdefault(number, []).append((part, (start, end)))
+        yield from sorted(entries.items())
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
-        number, spans = unit
+        number, entries = unit
         location = f"image {number}"
         items: dict[str, list[Any]] = {}
-        for part, span in spans.items():
+        for part, span in entries:
             try:
                 item = kept(self.buffers[part].load(*span), "an image", dict)
                 if _id(item) != number:
                     raise BadItem(f"image_id {number} stands in the entry of image {_id(item)}")
-                items[part] = take(item, _LISTS[part], list)
+                items.setdefault(part, []).extend(take(item, _LISTS[part], list))
             except BadItem as error:
                 line = self.buffers[part].line(span[0])
                 notes.bad(error.location or f"{self.buffers[part].path.name} line {line}", str(error))

@@ -26,7 +26,8 @@ class ImageBuilder:
     def __init__(self, location: str, size: Size | None, notes: Notes, complete: bool) -> None:
         self.location, self.size, self.notes, self.complete = location, size, notes, complete
         self.objects: list[Annotation] = []
-        self.places: dict[int, int] = {}
+        self.places: dict[int, int | None] = {}
+        """Of objects by their ids; None of one that cannot be used."""
         self.relations: list[Relation] = []
         self.questions: list[Question] = []
         self.said: set[Any] = set()
@@ -83,10 +84,8 @@ class ImageBuilder:
             return self.places[number]
         names = entry.get("names") or [entry.get("name") or ""]
         label = clean(kept(names, "names", list)[0])
-        place = self._put(entry, f"object {number}", "w", "h", label=label, id=str(number))
-        if place is not None:
-            self.places[number] = place
-        return place
+        self.places[number] = self._put(entry, f"object {number}", "w", "h", label=label, id=str(number))
+        return self.places[number]
 
     def _attributes(self, entry: Mapping[str, Any]) -> None:
         place = self._named(entry)
@@ -101,7 +100,10 @@ class ImageBuilder:
         ends = [self._known(take(entry, key, dict)) for key in ("subject", "object")]
         if ends[0] is None or ends[1] is None or not predicate:
             name = f"{self.location} relationship {entry.get('relationship_id')}"
-            self.notes.drop(Reason.INCOMPLETE, name, "it names an object that objects.json lacks")
+            detail = (
+                "it names an object that objects.json lacks, or that cannot be used" if predicate else "no predicate"
+            )
+            self.notes.drop(Reason.INCOMPLETE, name, detail)
             return
         self.relations.append(Relation(ends[0], predicate, ends[1]))
 
@@ -120,6 +122,8 @@ class ImageBuilder:
             end = _end(question, item)
             if place is not None and end is not None:
                 named.append((end, [place]))
+            else:
+                self.notes.count("objects of questions that are not known, or not named in their words")
         text, places = insert_regions(question, named)
         self.questions.append(Question(text, answer, tuple(places), str(entry.get("qa_id", ""))))
 

@@ -83,7 +83,7 @@ class Yolo(DataFormat):
     def units(self) -> Iterator[Labelled]:
         """Each picture with its label file."""
         given = self.chosen["names"]
-        self.names = dict(enumerate(given.split(","))) if given else self.folders.names()
+        self.names = dict(enumerate(map(str.strip, given.split(",")))) if given else self.folders.names()
         self.keypoints = self.chosen["rows"] == "pose" or "kpt_shape" in self.folders.data
         rows = self.chosen["rows"]
         self.outlines = rows == "outlines" or (rows == "auto" and not self.keypoints and self.folders.have_outlines())
@@ -127,18 +127,18 @@ class Yolo(DataFormat):
 
     def _row(self, line: int, words: list[str]) -> _Row:
         try:
-            number, values = int(float(words[0])), [float(word) for word in words[1:]]
-        except (ValueError, OverflowError) as error:
+            number, *values = map(float, words)
+        except ValueError as error:
             raise BadItem(f"expected a class and fractions, got {' '.join(words)[:60]!r}") from error
-        if number not in self.names:
-            raise BadItem(f"class {number} has no name; names are of {min(self.names)}..{max(self.names)}")
+        if number not in self.names:  # a float is equal to the whole number that it is
+            raise BadItem(f"class {number:g} has no name; names are of {min(self.names)}..{max(self.names)}")
         if self.keypoints or (len(values) == 5 and not self.outlines):
             values = values[:4]  # behind it key points, or a prediction's confidence
         if len(values) != 4 and (len(values) < 6 or len(values) % 2 or self.chosen["rows"] == "boxes"):
             raise BadItem(f"{len(words)} columns; expected 5 for a box, or a class and three or more points x y")
         if wrong := [value for value in values if not _LOWEST <= value <= _HIGHEST]:
             raise BadItem(f"{wrong[0]:g} is no fraction of a side; expected numbers of 0..1")
-        return _Row(line, number, values)
+        return _Row(line, int(number), values)
 
     def _object(self, row: _Row, location: str, size: Size, notes: Notes) -> Annotation | None:
         name = self.names[row.number]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.fields import short
 from pvit_ext.data.convert.pictures import SUFFIXES
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
@@ -79,19 +80,21 @@ class Folders:
             SourceError: if nothing names them.
         """
         names = self.data.get("names", self.data.get("classes"))
-        if names is None:
-            listed = next((path for path in self._class_files() if path.is_file()), None)
-            if listed is None:
-                raise SourceError(
-                    f"{self.source} names no classes: give data.yaml with `names`, put classes.txt beside the labels, "
-                    "or say --set names=cat,dog,..."
-                )
+        if names is None and (listed := next((path for path in self._class_files() if path.is_file()), None)):
             names = listed.read_text(encoding="utf-8-sig").split("\n")
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        if not isinstance(names, (list, dict, type(None))):
+            raise SourceError(f"{self.source}: names is a list, or a map from numbers to names, got {short(names)}")
+        pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
         try:
-            return {int(number): str(name) for number, name in pairs if str(name).strip()}
+            found = {int(number): str(name) for number, name in pairs if str(name).strip()}
         except (ValueError, TypeError) as error:
-            raise SourceError(f"{self.source}: names is a list, or a map from numbers to names") from error
+            raise SourceError(f"{self.source}: names is a map from whole numbers, got {short(names)}") from error
+        if not found:
+            raise SourceError(
+                f"{self.source} names no classes: give data.yaml with `names`, put classes.txt beside the labels, "
+                "or say --set names=cat,dog,..."
+            )
+        return found
 
     def _class_files(self) -> list[Path]:
         return [self.root / folder / "classes.txt" for folder in (".", "labels")] + [self.root / "obj.names"]
