@@ -38,7 +38,7 @@ def name_subcommand(arguments: Sequence[str]) -> list[str]:
         arguments: of ``pvit-ext``, without ``--plugin``.
     """
     words = list(arguments)
-    command = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    command = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
     if command is None or words[command] != "data":
         return words
     after = words[command + 1 :]

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("format", nargs="?", metavar="FORMAT")
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
-    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="that the pictures lie in")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="that the images lie in")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
     parser.add_argument("--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop")
     parser.add_argument("--formats", action="store_true", help="list the formats and their settings, and stop")
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
     parser.add_argument("--boxes", action="store_true", help="write the box around a mask or outline instead of it")
     parser.add_argument("--no-source", action="store_true", help="keep only conversations and regions in the records")
-    parser.add_argument("--no-images", action="store_true", help="trust names and sizes of the source, open no picture")
+    parser.add_argument("--no-images", action="store_true", help="trust names and sizes of the source, open no image")
     add_map_options(parser)
     parser.set_defaults(handler=run)
 

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="records on the page (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws them where the file has more (default 0)")
     parser.add_argument(
-        "--side", type=int, default=512, metavar="PIXELS", help="longer side of a picture (default %(default)s)"
+        "--side", type=int, default=512, metavar="PIXELS", help="longer side of an image (default %(default)s)"
     )
     parser.set_defaults(handler=run)
 

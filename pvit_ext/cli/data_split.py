@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.jsonl of each part")
-    parser.add_argument("--parts", default="train=0.9,val=0.1", help="names and shares (default %(default)s)")
+    parser.add_argument("--parts", default="train=0.9,val=0.1", help="names and fractions (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="chooses (default 0)")
     parser.add_argument(
         "--photograph", metavar="PATTERN", help="regular expression of image names; its first group is the photograph"
@@ -27,9 +27,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    from pvit_ext.data.split import PHOTOGRAPH, parse_shares, split_file
+    from pvit_ext.data.split import PHOTOGRAPH, parse_parts, split_file
 
-    found = split_file(args.file, args.out, parse_shares(args.parts), args.seed, args.photograph or PHOTOGRAPH)
+    found = split_file(args.file, args.out, parse_parts(args.parts), args.seed, args.photograph or PHOTOGRAPH)
     for name, (records, photographs) in found.items():
         print(f"{args.out / name}.jsonl: {records} records of {photographs} photographs")
     return 0

@@ -1,7 +1,7 @@
 """Photographs that evaluation needs, so that none of them is trained on: known by their number, not by their path.
 
-RefCOCO, RefCOCO+ and RefCOCOg are all of COCO's train2014, so their val and test pictures lie in train2017 too. It also
-holds most of val2014, and Visual Genome and LVIS hold pictures of all of them. COCO's pictures are told by the twelve
+RefCOCO, RefCOCO+ and RefCOCOg are all of COCO's train2014, so their val and test images lie in train2017 too. It also
+holds most of val2014, and Visual Genome and LVIS hold images of all of them. COCO's images are told by the twelve
 digits of their names, Visual Genome's by theirs, and by COCO's number where it is known.
 """
 

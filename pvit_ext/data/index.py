@@ -54,7 +54,7 @@ def _cache_folder() -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; where there is no place or no lock, each does its own work."""
+    """One process at a time; where there is no folder or no lock, each does its own work."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Read a JSON array or JSON Lines record by record, each with its line and its place in the file."""
+"""Read a JSON array or JSON Lines record by record, each with its line and its position in the file."""
 
 from __future__ import annotations
 

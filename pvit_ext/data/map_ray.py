@@ -1,7 +1,7 @@
 """The map step on Ray Data: on the machines of a cluster, or in processes that Ray starts here.
 
 Results come in the order of the batches, so that the output is that of one process byte for byte. Ray runs a batch
-again whose worker died. Source and pictures must lie under the same paths on every machine.
+again whose worker died. Source and images must lie under the same paths on every machine.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ A region is ``[x0, y0, x1, y1]`` in pixels of the upright image, or an object wi
 is the path of a PNG in the image folder, or run lengths as in COCO, ``{"size": [height, width], "counts": [...]}``.
 ``image`` may be a list of several, with one ``<image>`` for each; a region's ``"image": k`` counts them from 0.
 
-A file is read once: the records' places in it are kept, and each is read again when it is needed.
+A file is read once: the records' positions in it are kept, and each is read again when it is needed.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def load_records(
     Args:
         path: JSON array or JSON Lines.
         image_folder: if given, every image must exist in it.
-        bad: takes note of bad records, in whose places the next good ones (behind the last, the first) are returned.
+        bad: takes note of bad records, for which the next good ones (behind the last, the first) are returned.
 
     Raises:
         RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.

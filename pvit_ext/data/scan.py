@@ -114,6 +114,6 @@ def count_words(data: dict[str, Any]) -> int:
 
 
 def state_of(path: str | PathLike[str]) -> list[Any]:
-    """What tells one state of a file from another: its place, size and time of change."""
+    """What tells one state of a file from another: its path, size and time of change."""
     status = os.stat(path)
     return [os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino]

@@ -18,25 +18,25 @@ PHOTOGRAPH = r"(.+?)(?:_(?:jpe?g|png|bmp|webp))?\.rf\.\w+\.\w+$"
 """Roboflow names augmented copies ``NAME_jpg.rf.HASH.jpg``: the group is the photograph they were made of."""
 
 
-def parse_shares(text: str) -> dict[str, float]:
+def parse_parts(text: str) -> dict[str, float]:
     """The parts of ``train=0.9,val=0.1``.
 
     Raises:
-        ValueError: for anything that is no list of names with positive shares that add up to 1.
+        ValueError: for anything that is no list of names with positive fractions that add up to 1.
     """
-    shares: dict[str, float] = {}
+    fractions: dict[str, float] = {}
     for word in text.split(","):
         name, _, value = word.strip().partition("=")
-        if not re.fullmatch(r"\w[\w-]*", name) or name in shares or not re.fullmatch(r"0?\.\d+", value.strip()):
-            raise ValueError(f"--parts takes NAME=SHARE,NAME=SHARE with shares between 0 and 1, got {text!r}")
-        shares[name] = float(value)
-    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) <= 0:
-        raise ValueError(f"the shares of --parts {text!r} add up to {sum(shares.values()):g}, not to 1")
-    return shares
+        if not re.fullmatch(r"\w[\w-]*", name) or name in fractions or not re.fullmatch(r"0?\.\d+", value.strip()):
+            raise ValueError(f"--parts takes NAME=FRACTION,NAME=FRACTION with fractions between 0 and 1, got {text!r}")
+        fractions[name] = float(value)
+    if abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) <= 0:
+        raise ValueError(f"the fractions of --parts {text!r} add up to {sum(fractions.values()):g}, not to 1")
+    return fractions
 
 
 def split_file(
-    source: Path, out: Path, shares: Mapping[str, float], seed: int = 0, photograph: str = PHOTOGRAPH
+    source: Path, out: Path, fractions: Mapping[str, float], seed: int = 0, photograph: str = PHOTOGRAPH
 ) -> dict[str, tuple[int, int]]:
     """Write ``NAME.jsonl`` for each part into a folder; all of them appear, or none.
 
@@ -46,7 +46,7 @@ def split_file(
     Args:
         source: a training file.
         out: folder for the parts.
-        shares: of the records, by name; met up to the size of one group.
+        fractions: of the records, by name; met up to the size of one group.
         seed: chooses.
         photograph: pattern of image names; its first group names the photograph. Another name stands for itself.
 
@@ -60,7 +60,7 @@ def split_file(
     pattern = re.compile(photograph)
     if pattern.groups < 1:
         raise ValueError(f"the pattern {photograph!r} has no group (...) that names the photograph")
-    targets = {name: out / f"{name}.jsonl" for name in shares}
+    targets = {name: out / f"{name}.jsonl" for name in fractions}
     for target in targets.values():
         if target.exists():
             raise FileExistsError(f"{target} is there already: remove it, or name another folder")
@@ -68,10 +68,10 @@ def split_file(
     sizes: dict[Hashable, int] = defaultdict(int)
     for group in groups:
         sizes[group] += 1
-    if len(sizes) < len(shares):
-        raise ValueError(f"{source} has records of {len(sizes)} photograph(s), too few for {len(shares)} parts")
-    part_of = _deal(sizes, shares, seed)
-    counts = dict.fromkeys(shares, 0)
+    if len(sizes) < len(fractions):
+        raise ValueError(f"{source} has records of {len(sizes)} photograph(s), too few for {len(fractions)} parts")
+    part_of = _deal(sizes, fractions, seed)
+    counts = dict.fromkeys(fractions, 0)
     with ExitStack() as stack:
         out.mkdir(parents=True, exist_ok=True)
         files = {
@@ -81,7 +81,7 @@ def split_file(
         for group, found in zip(groups, read_json_records(source), strict=True):
             counts[part_of[group]] += 1
             files[part_of[group]].write(json_line(found.value))
-    return {name: (counts[name], sum(part == name for part in part_of.values())) for name in shares}
+    return {name: (counts[name], sum(part == name for part in part_of.values())) for name in fractions}
 
 
 def _photographs(found: Found, pattern: re.Pattern[str], source: Path) -> list[Hashable]:
@@ -114,13 +114,13 @@ def _joined(keys: Sequence[list[Hashable]]) -> list[Hashable]:
     return [top(own[0]) for own in keys]
 
 
-def _deal(sizes: Mapping[Hashable, int], shares: Mapping[str, float], seed: int) -> dict[Hashable, str]:
-    """Groups to parts, in an order drawn by the seed; each to the part that lacks most of its share."""
+def _deal(sizes: Mapping[Hashable, int], fractions: Mapping[str, float], seed: int) -> dict[Hashable, str]:
+    """Groups to parts, in an order drawn by the seed; each to the part that lacks most of its fraction."""
     order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-    total, given = sum(sizes.values()), dict.fromkeys(shares, 0)
+    total, given = sum(sizes.values()), dict.fromkeys(fractions, 0)
     part_of: dict[Hashable, str] = {}
     for group in order:
-        part = max(shares, key=lambda name: (shares[name] * total - given[name]) / shares[name])
+        part = max(fractions, key=lambda name: (fractions[name] * total - given[name]) / fractions[name])
         part_of[group] = part
         given[part] += sizes[group]
     return part_of

@@ -32,7 +32,7 @@ def test_photographs(name, expected):
     assert photographs(name) == expected
 
 
-def test_cocos_number_of_a_picture_of_another_name():
+def test_cocos_number_of_a_image_of_another_name():
     assert photographs("VG_100K/1.jpg", 7) == ["coco 7", "visual genome 1"]
     held_out = HeldOut({"coco 7": "somebody"})
     assert "coco 7, which somebody needs" in held_out.reason(["a.jpg"], 7)
@@ -101,7 +101,7 @@ def test_refcoco_is_its_train_part_unless_asked_for_otherwise(tmp_path):
     assert len(converted(tmp_path, *source, exclude_leaks=False)[0]) == 3
     records, _ = converted(tmp_path, *source, settings={"split": "testB"})
     assert [one["source"]["item"] for one in records] == ["103"]
-    with pytest.raises(SourceError, match=r"a picture that evaluation needs(.|\n)*--no-exclude-leaks"):
+    with pytest.raises(SourceError, match=r"an image that evaluation needs(.|\n)*--no-exclude-leaks"):
         converted(tmp_path, "refcoco", "refcoco/refcocog", "refcoco/images", settings={"by": "umd"})
 
 
@@ -118,6 +118,6 @@ def test_command(tmp_path, capsys):
     words = ["data", "convert", "visual_genome", str(FIXTURES / "visual_genome"), "--image-folder"]
     words += [str(FIXTURES / "visual_genome"), "--out", str(tmp_path / "out.jsonl"), "--held-out"]
     assert cli.main([*words, str(REFS)]) == 0
-    assert "a picture that evaluation needs" in capsys.readouterr().out
+    assert "an image that evaluation needs" in capsys.readouterr().out
     assert cli.main([*words, "nowhere.p"]) == 2
     assert "--held-out nowhere.p: there is no such file" in capsys.readouterr().err

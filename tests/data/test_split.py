@@ -1,4 +1,4 @@
-"""``pvit-ext data split``: shares are met, photographs stay together, nothing is lost."""
+"""``pvit-ext data split``: fractions are met, photographs stay together, nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pvit_ext import cli
-from pvit_ext.data.split import parse_shares, split_file
+from pvit_ext.data.split import parse_parts, split_file
 
-SHARES = {"train": 0.8, "val": 0.2}
+PARTS = {"train": 0.8, "val": 0.2}
 
 
 def write(path: Path, images: list[Any]) -> Path:
@@ -26,7 +26,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def test_shares_are_met_and_no_record_is_lost(tmp_path: Path) -> None:
     file = write(tmp_path / "all.jsonl", [f"{number}.jpg" for number in range(500)])
-    assert split_file(file, tmp_path / "out", SHARES) == {"train": (400, 400), "val": (100, 100)}
+    assert split_file(file, tmp_path / "out", PARTS) == {"train": (400, 400), "val": (100, 100)}
     parts = read(tmp_path / "out")
     assert sorted(int(one["id"]) for part in parts.values() for one in part) == list(range(500))
     assert [int(one["id"]) for one in parts["val"]] == sorted(int(one["id"]) for one in parts["val"])
@@ -34,7 +34,7 @@ def test_shares_are_met_and_no_record_is_lost(tmp_path: Path) -> None:
 
 def test_copies_of_a_photograph_stay_together(tmp_path: Path) -> None:
     images = [f"a/{number}_jpg.rf.{copy}ab.jpg" for number in range(60) for copy in range(3)]
-    split_file(write(tmp_path / "all.jsonl", images), tmp_path / "out", SHARES)
+    split_file(write(tmp_path / "all.jsonl", images), tmp_path / "out", PARTS)
     train, val = ({one["image"].split("_jpg")[0] for one in part} for part in read(tmp_path / "out").values())
     assert train
     assert val
@@ -52,20 +52,20 @@ def test_images_that_records_join_stay_together(tmp_path: Path) -> None:
 def test_the_order_of_records_changes_no_side_and_the_seed_does(tmp_path: Path) -> None:
     images = [f"{number}.jpg" for number in range(50)]
     for name, given, seed in (("one", images, 0), ("two", images[::-1], 0), ("three", images, 1)):
-        split_file(write(tmp_path / f"{name}.jsonl", given), tmp_path / name, SHARES, seed)
+        split_file(write(tmp_path / f"{name}.jsonl", given), tmp_path / name, PARTS, seed)
     one, two, three = ({r["image"] for r in read(tmp_path / name)["val"]} for name in ("one", "two", "three"))
     assert one == two != three
 
 
 def test_records_without_images_are_dealt_too(tmp_path: Path) -> None:
-    found = split_file(write(tmp_path / "all.jsonl", [None] * 10), tmp_path / "out", SHARES)
+    found = split_file(write(tmp_path / "all.jsonl", [None] * 10), tmp_path / "out", PARTS)
     assert found == {"train": (8, 8), "val": (2, 2)}
 
 
 @pytest.mark.parametrize("text", ["train=0.9", "a=0.5,a=0.5", "a=0.5,b=1.5", "=0.5,b=0.5", "../x=0.5,b=0.5", "a,b", ""])
 def test_shares_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="--parts"):
-        parse_shares(text)
+        parse_parts(text)
 
 
 def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:
@@ -73,15 +73,15 @@ def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "val.jsonl").write_text("mine")
     with pytest.raises(FileExistsError, match=r"val\.jsonl is there already"):
-        split_file(file, tmp_path / "out", SHARES)
+        split_file(file, tmp_path / "out", PARTS)
     with pytest.raises(ValueError, match="too few for 3 parts"):
         split_file(file, tmp_path / "new", {"a": 0.5, "b": 0.25, "c": 0.25})
     file.write_text(file.read_text() + '{"image": "c.jpg"')
     with pytest.raises(ValueError, match=r"line 3|all\.jsonl"):
-        split_file(file, tmp_path / "new", SHARES)
+        split_file(file, tmp_path / "new", PARTS)
     assert not list((tmp_path / "new").glob("*"))
     with pytest.raises(ValueError, match="no group"):
-        split_file(file, tmp_path / "new", SHARES, photograph="abc")
+        split_file(file, tmp_path / "new", PARTS, photograph="abc")
 
 
 def test_by_the_command_line(tmp_path: Path, capsys: Any) -> None:
@@ -104,5 +104,5 @@ def test_a_line_without_a_usable_image_is_named(tmp_path: Path, line: str, expec
     file = write(tmp_path / "all.jsonl", ["0.jpg"])
     file.write_text(file.read_text() + line + "\n")
     with pytest.raises(ValueError, match=expected):
-        split_file(file, tmp_path / "out", SHARES)
+        split_file(file, tmp_path / "out", PARTS)
     assert not list(tmp_path.glob("out/*"))

@@ -42,7 +42,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Relation:
-    """``subject`` stands in the relation ``predicate`` to ``object``; both are places in ``AnnotatedImage.objects``."""
+    """``subject`` stands in the relation ``predicate`` to ``object``: both index ``AnnotatedImage.objects``."""
 
     subject: int
     predicate: str
@@ -56,7 +56,7 @@ class Question:
     Args:
         question: text, with ``<region>`` where it points at something.
         answer: text, in which ``<region>`` may stand too.
-        regions: places in ``AnnotatedImage.objects``, one for each ``<region>`` of question, then answer.
+        regions: indices in ``AnnotatedImage.objects``, one for each ``<region>`` of question, then answer.
         id: the source's own.
     """
 
@@ -72,7 +72,7 @@ class Grounded:
 
     Args:
         text: plain.
-        phrases: (start, end, places in ``AnnotatedImage.objects``) of each, as characters of the text, in order.
+        phrases: (start, end, indices in ``AnnotatedImage.objects``) of each, as characters of the text, in order.
     """
 
     text: str
@@ -100,7 +100,7 @@ class AnnotatedImage:
 
     Args:
         image: path relative to the image folder; several for an instruction about several images.
-        size: of the upright image, the first of several; None where no picture was opened and the source has none.
+        size: of the upright image, the first of several; None where no image was opened and the source has none.
         item: the source's own name of the image, unique in the source.
         objects: its regions.
         captions: sentences about all of it.

@@ -4,7 +4,7 @@ A format is made in the main process, which lists its units in order, and is the
 
     class MyFormat(DataFormat):
         name = "mine"
-        about = "one JSON file of boxes a picture"
+        about = "one JSON file of boxes an image"
         settings = {"split": Setting("", "part of the data, default all")}
 
         @classmethod
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.plugins import Registry
 
 GROUP = "pvit_ext.data_formats"
@@ -73,12 +73,12 @@ class ReadOptions:
     """What a format needs beside its source.
 
     Args:
-        pictures: the image folder.
+        image_folder: that the images lie in.
         settings: the format's own, as ``NAME=VALUE`` gave them.
-        exclude_leaks: leave pictures out that the source itself says are of val or test, where no part is asked for.
+        exclude_leaks: leave images out that the source itself says are of val or test, where no part is asked for.
     """
 
-    pictures: Pictures
+    image_folder: ImageFolder
     settings: Mapping[str, str] = field(default_factory=dict)
     exclude_leaks: bool = True
 
@@ -100,7 +100,7 @@ class DataFormat(ABC):
     settings: ClassVar[Mapping[str, Setting]] = {}
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
-        self.source, self.pictures = source, options.pictures
+        self.source, self.image_folder = source, options.image_folder
         self.chosen = self._choose(options.settings)
         self.exclude_leaks = options.exclude_leaks
 
@@ -157,7 +157,7 @@ class DataFormat(ABC):
         return []
 
     def files(self) -> list[Path]:
-        """The files that are read, pictures aside: when one changes, a conversion starts anew."""
+        """The files that are read, images aside: when one changes, a conversion starts anew."""
         return [self.source]
 
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ from pvit_ext.data.convert.json_items import JsonItems, Unit
 from pvit_ext.data.convert.marks import Said, Spoken, compose, spoken
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 
-LEFT_OUT = "boxes in answers, left out of their text"
+_UNWRITTEN = "boxes in answers, left out of their text"
 _PRONOUNS = frozenset("he her him it one she that them these they this those".split())
 """No names: of these a phrase that stands for an object makes no caption."""
 _HUMAN, _MODEL, _SYSTEM = ("human", "user"), ("gpt", "assistant"), "system"
@@ -78,7 +78,7 @@ def is_single(paths: Sequence[str], questions: int, location: str, notes: Notes)
     if len(paths) > 1:
         notes.drop(Reason.INCOMPLETE, location, "its boxes name none of several images", max(questions, 1))
     elif not paths:
-        notes.drop(Reason.NO_PICTURE, location, "no image", max(questions, 1))
+        notes.drop(Reason.NO_IMAGE, location, "no image", max(questions, 1))
     return len(paths) == 1
 
 
@@ -88,7 +88,7 @@ def conversation(
     """A conversation that names regions in questions and answers alike; None with a note where one is of no use.
 
     Args:
-        turns: question and answer in turn; keys are places in ``regions``.
+        turns: question and answer in turn; keys are indices in ``regions``.
         regions: of the item.
         location: file and line.
         notes: takes the reason.
@@ -114,7 +114,7 @@ class Answered:
     Args:
         conversation: in words; None where nothing is to be said without boxes.
         objects: what answers give boxes of, with the phrase that names one alone as caption.
-        grounded: answers with phrases that stand for objects, by their places.
+        grounded: answers with phrases that stand for objects, by their indices.
     """
 
     conversation: Conversation | None
@@ -130,7 +130,7 @@ def without_boxes(
     It ends before the first answer that says nothing without its boxes, since later turns may refer to it.
 
     Args:
-        turns, regions, where, notes, name: see :func:`conversation`.
+        turns, regions, location, notes, name: see :func:`conversation`.
     """
     plain: list[Said] = []
     answers = []
@@ -138,7 +138,7 @@ def without_boxes(
     for number in range(0, len(turns), 2):
         asked, answered = turns[number], turns[number + 1]
         words = None if _asks_for_boxes(asked, answered) else spoken(answered)
-        notes.count(LEFT_OUT, sum(len(mark.keys) for mark in answered.marks))
+        notes.count(_UNWRITTEN, sum(len(mark.keys) for mark in answered.marks))
         if words is None and not cut:
             cut = True
             detail = f"turn {number // 2 + 1}: {short(answered.text)}"
@@ -167,10 +167,10 @@ def results(
 
     Args:
         answers: texts with their tags and without.
-        regions, where, notes: see :func:`conversation`.
+        regions, location, notes: see :func:`conversation`.
     """
     keys = dict.fromkeys(key for said, _ in answers for mark in said.marks for key in mark.keys)
-    places: dict[int, int] = {}
+    indices: dict[int, int] = {}
     objects: list[Annotation] = []
     for key in keys:
         found = regions[key]
@@ -178,13 +178,13 @@ def results(
             notes.drop(found, location, f"box {key + 1} in an answer")
             continue
         names = [clean(mark.words) for said, _ in answers for mark in said.marks if mark.keys == (key,) and mark.words]
-        places[key] = len(objects)
+        indices[key] = len(objects)
         said_of = [name for name in dict.fromkeys(names) if name.lower() not in _PRONOUNS]
         objects.append(replace(found, captions=(*found.captions, *said_of)))
     grounded = []
     for _, words in answers:
         spans = [
-            (start, end, tuple(places[key] for key in one if key in places))
+            (start, end, tuple(indices[key] for key in one if key in indices))
             for start, end, one in (words.phrases if words else ())
             if one
         ]

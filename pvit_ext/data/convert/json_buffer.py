@@ -1,4 +1,4 @@
-"""Places of values in a JSON file of any size, found without decoding them.
+"""Positions of values in a JSON file of any size, found without decoding them.
 
 A regular expression skips an object at the speed of C; a value is decoded when it is needed, in whichever process.
 """

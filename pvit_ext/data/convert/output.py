@@ -17,11 +17,11 @@ from pvit_ext.data.convert.report import Report
 from pvit_ext.files import atomic_write, sync
 
 _EVERY = 2.0
-"""Seconds between two places from which a conversion can go on."""
+"""Seconds between two states from which a conversion can go on."""
 
 
 def check_out(path: Path, sources: Iterable[Path]) -> None:
-    """Refuse a place for the records at which they could not appear, or would take the place of what they are made of.
+    """Refuse a path at which the records could not appear, or would overwrite what they are made of.
 
     Raises:
         ValueError: saying what is wrong.
@@ -79,7 +79,7 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        if isinstance(error, ValueError):  # trying again would fail at the same place
+        if isinstance(error, ValueError):  # trying again would fail again
             self._remove()
 
     def add(self, lines: bytes, notes: Notes) -> None:
@@ -93,7 +93,7 @@ class Output:
         for drop in notes.drops:
             entry = {
                 "reason": drop.reason.name.lower(),
-                "where": drop.location,
+                "location": drop.location,
                 "detail": drop.detail,
                 "count": drop.count,
             }

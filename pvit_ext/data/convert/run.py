@@ -11,9 +11,9 @@ from typing import Any
 from pvit_ext.data.convert.annotation import SOURCE_KEY, AnnotatedImage
 from pvit_ext.data.convert.base import FORMATS, DataFormat, ReadOptions, SourceError
 from pvit_ext.data.convert.detect import resolve
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.output import Output, check_out
-from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
 from pvit_ext.data.held_out import HeldOut, read_held_out
@@ -47,7 +47,7 @@ class Job:
         turns: questions in a record, 0 for no limit.
         boxes: write boxes, not masks and polygons.
         keep_source: keep what the source says under ``source``.
-        open_images: look for the pictures and read their sizes.
+        open_images: look for the images and read their sizes.
         max_bad_records: how many bad items to survive.
         workers: processes.
         backend: that the workers run on, see :func:`~pvit_ext.data.map_step.map_in_order`.
@@ -206,8 +206,8 @@ def convert(job: Job) -> Report:
     """
     selection = select_tasks(job.tasks)
     name = resolve(job.format, job.source)
-    pictures = Pictures(job.image_folder, job.open_images)
-    reader = FORMATS.require(name)(job.source, ReadOptions(pictures, job.settings, job.exclude_leaks))
+    image_folder = ImageFolder(job.image_folder, job.open_images)
+    reader = FORMATS.require(name)(job.source, ReadOptions(image_folder, job.settings, job.exclude_leaks))
     check_out(job.out, [job.source, *reader.files()])
     try:
         return _run(job, reader, job.options(name), selection)

@@ -8,7 +8,7 @@
                "grounded": [{"text": "a dog on grass", "phrases": [[0, 5, [0]]]}, ...],
                "questions": [{"question": "...", "answer": "...", "regions": [0]}]}
 
-An object's ``region`` is a place in the record's own ``regions``, or a region where the record does not ask about it;
+An object's ``region`` is an index in the record's own ``regions``, or a region where the record does not ask about it;
 ``box`` is missing where the region is that box. Of an image's records the first holds ``source``.
 """
 
@@ -32,13 +32,13 @@ _TEXTS = ("label", "id", "category")
 _LISTS = ("captions", "attributes")
 
 
-def to_source(name: str, image: AnnotatedImage, places: Mapping[int, int]) -> dict[str, Any]:
+def to_source(name: str, image: AnnotatedImage, indices: Mapping[int, int]) -> dict[str, Any]:
     """The value of ``source``.
 
     Args:
         name: of the format.
         image: what is known.
-        places: of objects in the record's ``regions``, by the objects' own.
+        indices: of objects in the record's ``regions``, by their indices in ``image.objects``.
     """
     source: dict[str, Any] = {"format": name, "item": image.item}
     if image.size:
@@ -46,7 +46,7 @@ def to_source(name: str, image: AnnotatedImage, places: Mapping[int, int]) -> di
     if image.coco_id is not None:
         source["coco_id"] = image.coco_id
     if image.objects:
-        source["objects"] = [_object(item, places.get(number)) for number, item in enumerate(image.objects)]
+        source["objects"] = [_object(item, indices.get(number)) for number, item in enumerate(image.objects)]
     if image.captions:
         source["captions"] = list(image.captions)
     if image.relations:
@@ -60,8 +60,8 @@ def to_source(name: str, image: AnnotatedImage, places: Mapping[int, int]) -> di
     return source
 
 
-def _object(item: Annotation, place: int | None) -> dict[str, Any]:
-    fields: dict[str, Any] = {"region": item.region if place is None else place}
+def _object(item: Annotation, index: int | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"region": item.region if index is None else index}
     if item.box is not None and isinstance(item.region, Mapping):
         fields["box"] = list(item.box)
     for key in (*_TEXTS, *_LISTS):
@@ -122,7 +122,7 @@ def _annotation(item: Mapping[str, Any], regions: Sequence[RegionSpec]) -> Annot
 
 
 def _grounded(item: Mapping[str, Any]) -> Grounded:
-    return Grounded(item["text"], tuple((start, end, tuple(places)) for start, end, places in item["phrases"]))
+    return Grounded(item["text"], tuple((start, end, tuple(indices)) for start, end, indices in item["phrases"]))
 
 
 def _question(item: Mapping[str, Any]) -> Question:

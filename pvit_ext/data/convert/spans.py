@@ -18,7 +18,7 @@ def insert_regions(text: str, named: Sequence[tuple[int, Sequence[ItemT]]]) -> t
 
     Args:
         text: in which no ``<region>`` stands yet.
-        named: the end of each phrase, a place in the text, and what stands there; in any order.
+        named: the end of each phrase, as a position in the text, and what stands there; in any order.
     """
     parts: list[str] = []
     items: list[ItemT] = []

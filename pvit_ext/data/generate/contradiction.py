@@ -96,18 +96,18 @@ def _claims(texts: Iterable[str]) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for text in texts:
         words = [_SAME.get(word, word) for word in _words(text)]
-        for place, word in enumerate(words):
-            if (group := _GROUP_OF.get(word)) and (noun := _noun_at(words, place)):
+        for index, word in enumerate(words):
+            if (group := _GROUP_OF.get(word)) and (noun := _noun_at(words, index)):
                 found.setdefault((noun, group), set()).add(word)
     return found
 
 
-def _noun_at(words: list[str], place: int) -> str | None:
+def _noun_at(words: list[str], index: int) -> str | None:
     """What a word is said of: the next noun ("brown dog"), or the one before a form of be ("the dog is brown")."""
-    before = words[place - 2] if place >= 2 and words[place - 1] in _BE else ""
+    before = words[index - 2] if index >= 2 and words[index - 1] in _BE else ""
     if before.isalpha() and before not in _BETWEEN and before not in _PRONOUNS:
         return _singular(before)
-    for word in words[place + 1 :]:
+    for word in words[index + 1 :]:
         if word in _GROUP_OF or word in _BETWEEN:
             continue
         return _singular(word) if word.isalpha() and len(word) > 2 and word not in _NO_NOUNS else None

@@ -49,9 +49,9 @@ class Jobs:
     def sample(self, count: int) -> list[Job]:
         """Some jobs from all over the file, as many of each strategy as of any other where it has them."""
         kept: dict[str, list[tuple[bytes, int, Job]]] = {name: [] for name in self.strategies}
-        for place, job in enumerate(self):
+        for index, job in enumerate(self):
             found = kept[job.strategy]
-            found.append((hashlib.sha256(f"{self.seed} {job.name}".encode()).digest(), place, job))
+            found.append((hashlib.sha256(f"{self.seed} {job.name}".encode()).digest(), index, job))
             if len(found) > 2 * count + 100:
                 found[:] = heapq.nsmallest(count, found)
         ranked = [sorted(found) for found in kept.values()]

@@ -66,7 +66,7 @@ class Ledger:
         self.in_flight: dict[str, InFlight] = {}
         self.used, self.calls = Usage(), 0
         self.damaged: list[int] = []
-        self._places: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
         self._read()
 
     def __enter__(self) -> Ledger:
@@ -79,9 +79,9 @@ class Ledger:
 
     def lookup(self, key: str) -> Answer | None:
         """The answer to a request, None if there is none yet."""
-        if (place := self._places.get(key)) is None:
+        if (span := self._spans.get(key)) is None:
             return None
-        start, length = place
+        start, length = span
         line = json.loads(os.pread(self._file.fileno(), length, start))
         return Answer(line.get("raw", ""), line.get("failure"))
 
@@ -119,9 +119,9 @@ class Ledger:
     def _note_end(self, line: dict[str, Any], start: int, length: int) -> None:
         key = line["key"]
         self.in_flight.pop(key, None)
-        if key in self._places:
+        if key in self._spans:
             return
-        self._places[key] = (start, length)
+        self._spans[key] = (start, length)
         self.calls += 1
         if "raw" in line:
             usage = _usage(line["raw"])
@@ -148,7 +148,7 @@ class Ledger:
     def _take(self, line: dict[str, Any], start: int, length: int) -> None:
         key, kind = line["key"], line["call"]
         if kind == "start":
-            if key not in self._places:
+            if key not in self._spans:
                 self.in_flight[key] = InFlight(key, line["job"], line["sent"], Usage(**line["tokens"]))
         elif kind == "end":
             self._note_end(line, start, length)

@@ -18,9 +18,9 @@ _MOST_PHRASES = 3
 _TURNS = {1: "exactly one turn"}
 
 
-def region_name(place: int) -> str:
-    """The name of the region at this place of a job's ``shown``."""
-    return f"[R{place + 1}]"
+def region_name(index: int) -> str:
+    """The name of the region at this index of a job's ``shown``."""
+    return f"[R{index + 1}]"
 
 
 def ask_turns(
@@ -58,7 +58,7 @@ def ask_again(messages: list[Message], reply: str, problem: str) -> list[Message
 
 def document(job: Job, found: Description | None = None) -> dict[str, Any]:
     """What the model is told about the image."""
-    scene, places = job.scene, {number: place for place, number in enumerate(job.shown)}
+    scene, indices = job.scene, {number: index for index, number in enumerate(job.shown)}
     told: dict[str, Any] = {}
     if scene.captions:
         told["captions"] = list(scene.captions)
@@ -66,21 +66,21 @@ def document(job: Job, found: Description | None = None) -> dict[str, Any]:
         told["description"] = description
     if found:
         told["grounding"] = [{"phrase": one.phrase, "region": one.region} for one in found.grounding]
-    told["regions"] = [_region(scene.objects[number], place) for number, place in places.items()]
+    told["regions"] = [_region(scene.objects[number], index) for number, index in indices.items()]
     relations = [
-        [region_name(places[first]), predicate, region_name(places[second])]
+        [region_name(indices[first]), predicate, region_name(indices[second])]
         for first, predicate, second in scene.relations
-        if first in places and second in places
+        if first in indices and second in indices
     ]
     if relations:
         told["relations"] = relations
     if job.asked:
-        told["ask_about"] = [region_name(places[number]) for number in job.asked]
+        told["ask_about"] = [region_name(indices[number]) for number in job.asked]
     return told
 
 
-def _region(thing: SceneObject, place: int) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": region_name(place)}
+def _region(thing: SceneObject, index: int) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": region_name(index)}
     if thing.label:
         told["label"] = thing.label
     if thing.phrases:

@@ -47,7 +47,7 @@ def write_page(
 def _article(job: Job, result: Done | Dead, image_folder: str) -> str:
     drawn = [job.scene.objects[number] for number in _drawn(job, result)]
     try:
-        image = _picture(job.scene.file, drawn, image_folder)
+        image = _image(job.scene.file, drawn, image_folder)
     except ImageError as error:
         image = ""
         result = Dead(str(error), result.attempts) if isinstance(result, Dead) else Dead(str(error))
@@ -86,7 +86,7 @@ def _known(thing: SceneObject) -> str:
     return "; ".join(filter(None, [thing.label, ", ".join(thing.attributes), thing.text]))
 
 
-def _picture(file: str, things: Sequence[SceneObject], image_folder: str) -> str:
+def _image(file: str, things: Sequence[SceneObject], image_folder: str) -> str:
     """A data URL of the image with the regions."""
     image = load_image(file)
     regions = [_region(thing, image_folder, file).resolve(image.size, file) for thing in things]

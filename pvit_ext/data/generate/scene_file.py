@@ -33,7 +33,7 @@ class SceneFile:
 
     Attributes:
         problems: of the last pass, one line each, with file, line and id.
-        left_out: records of the last pass that are no scene, by reason.
+        skipped: records of the last pass that are no scene, by reason.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class SceneFile:
         self.path, self.folder, self.max_bad = Path(path), str(image_folder), max_bad
         self.captions = captions or {}
         self.problems: list[str] = []
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Scene]:
-        self.problems, self.left_out = [], Counter()
+        self.problems, self.skipped = [], Counter()
         names: set[str] = set()
         for found in read_json_records(self.path):
             location = name_of(self.path.name, found.line, found.value)
             try:
                 value = annotations_of(found.value)
                 if reason := _no_scene(value):
-                    self.left_out[reason] += 1
+                    self.skipped[reason] += 1
                     continue
                 scene = parse_scene(value, self.folder, f"{self.path.stem}-{found.line}")
                 if scene.name in names:

@@ -122,7 +122,7 @@ def _relations(value: Any, count: int) -> tuple[tuple[int, str, int], ...]:
     for item in value:
         if not (isinstance(item, list) and len(item) == 3 and {type(item[0]), type(item[2])} == {int}):
             raise ValueError(f"a relation is [number, predicate, number], got {short(item)}")
-        if not all(0 <= item[place] < count for place in (0, 2)):
+        if not all(0 <= item[index] < count for index in (0, 2)):
             raise ValueError(f"relation {short(item)} names a region that the record has not: 0 to {count - 1}")
         found.append((item[0], _text(item[1], "relations"), item[2]))
     return tuple(found)

@@ -88,8 +88,8 @@ def parse(text: str, kind: type[ReplyT]) -> ReplyT:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        raise ValueError(f"it does not fit the schema: {place}: {first['msg']}") from error
+        path = ".".join(map(str, first["loc"])) or "the reply"
+        raise ValueError(f"it does not fit the schema: {path}: {first['msg']}") from error
 
 
 def _json_part(text: str) -> str:

@@ -141,7 +141,7 @@ class Session:
         lines = [found.text(self.settings.prices)]
         for (strategy, reason), count in sorted(self.jobs.skipped.items()):
             lines.append(f"  {strategy}: {count:,} image(s) without ({reason})")
-        lines += [f"  {count:,} record(s) left out: {reason}" for reason, count in self.scenes.left_out.items()]
+        lines += [f"  {count:,} record(s) left out: {reason}" for reason, count in self.scenes.skipped.items()]
         lines += [f"passed over: {problem}" for problem in self.scenes.problems]
         return "\n".join(lines)
 

@@ -141,7 +141,7 @@ def _regions_of(question: str, job: Job) -> tuple[str, list[int]]:
         raise BadReply(str(error)) from error
     found: list[int] = []
 
-    def place(match: re.Match[str]) -> str:
+    def replaced(match: re.Match[str]) -> str:
         if match[0].startswith("<"):
             (x0, y0), (x1, y1) = next(inline).points
             found.append(_shown_box((x0, y0, x1, y1), job))
@@ -149,7 +149,7 @@ def _regions_of(question: str, job: Job) -> tuple[str, list[int]]:
             found.append(_named(match[0], job))
         return "<region>"
 
-    text = re.sub(f"{_MARKUP.pattern}|{_NAME.pattern}", place, question, flags=re.DOTALL | re.IGNORECASE)
+    text = re.sub(f"{_MARKUP.pattern}|{_NAME.pattern}", replaced, question, flags=re.DOTALL | re.IGNORECASE)
     if bare := _BARE_NAME.search(text):
         raise BadReply(f"{bare[0]} in a question is written [{bare[0]}], each with brackets of its own")
     if coordinates := _COORDINATES.search(text):
@@ -161,10 +161,10 @@ def _regions_of(question: str, job: Job) -> tuple[str, list[int]]:
 
 def _named(name: str, job: Job) -> int:
     match = _NAME.fullmatch(name.strip()) or _BARE_NAME.fullmatch(name.strip().upper())
-    place = int(re.sub(r"\D", "", match[0])[:6] or 0) - 1 if match else -1
-    if not 0 <= place < len(job.shown):
+    index = int(re.sub(r"\D", "", match[0])[:6] or 0) - 1 if match else -1
+    if not 0 <= index < len(job.shown):
         raise BadReply(f"{name[:40]!r} is no region of this image; there are [R1] to {region_name(len(job.shown) - 1)}")
-    return job.shown[place]
+    return job.shown[index]
 
 
 def _shown_box(box: Box, job: Job) -> int:

@@ -52,12 +52,12 @@ class Survey:
             amount: of records to take.
             seed: of the mixture.
         """
-        places = np.flatnonzero(self.usable)
-        rounds, rest = divmod(amount, len(places))
-        keys = np.array([draw(seed, name, number) for number in range(len(places))], np.uint64) if rest else places
+        indices = np.flatnonzero(self.usable)
+        rounds, rest = divmod(amount, len(indices))
+        keys = np.array([draw(seed, name, number) for number in range(len(indices))], np.uint64) if rest else indices
         times = np.zeros(len(self.usable), np.int64)
-        times[places] = rounds
-        times[places[np.argsort(keys, kind="stable")[:rest]]] += 1
+        times[indices] = rounds
+        times[indices[np.argsort(keys, kind="stable")[:rest]]] += 1
         return times
 
 

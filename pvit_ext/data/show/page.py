@@ -38,7 +38,7 @@ class ShowOptions:
     Args:
         limit: records on the page.
         seed: draws them where the file has more.
-        side: longer side of a picture, pixels.
+        side: longer side of an image, pixels.
     """
 
     limit: int = 100

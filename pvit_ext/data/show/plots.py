@@ -12,7 +12,7 @@ _WIDTH, _HEIGHT, _FOOT, _HEAD = 340, 170, 22, 14
 """Of a plot, and the heights of its labels below and above."""
 _MOST_COLUMNS, _ROW = 9, 18
 _SIDES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
-"""Borders between classes of size, as shares of the image's side."""
+"""Borders between classes of size, as fractions of the image's side."""
 
 
 def count_columns(title: str, counts: Counter[int], note: str = "") -> str:
@@ -41,11 +41,11 @@ def count_columns(title: str, counts: Counter[int], note: str = "") -> str:
 
 
 def size_columns(title: str, sizes: Iterable[tuple[float, float]], note: str = "") -> str:
-    """How often a region's size, the root of its area, has which share of its image's.
+    """How often a region's size, the root of its area, is which fraction of its image's.
 
     Args:
         title: of the plot.
-        sizes: width and height, as shares of the image's.
+        sizes: width and height, as fractions of the image's.
         note: below it.
     """
     classes = Counter(sum(math.sqrt(width * height) >= side for side in _SIDES) for width, height in sizes)
@@ -60,7 +60,7 @@ def shape_scatter(title: str, sizes: Sequence[tuple[float, float]], note: str = 
 
     Args:
         title: of the plot.
-        sizes: width and height, as shares of the image's.
+        sizes: width and height, as fractions of the image's.
         note: below it.
     """
     side, x0 = _HEIGHT - _FOOT - 6, 90

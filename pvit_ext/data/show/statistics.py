@@ -26,7 +26,7 @@ class Statistics:
         labels: objects by class, where the records keep their source.
         answers: short answers.
         words: answers by how many words they have.
-        sizes: width and height of regions, as shares of their image's.
+        sizes: width and height of regions, as fractions of their image's.
     """
 
     tasks: Counter[str] = field(default_factory=Counter)

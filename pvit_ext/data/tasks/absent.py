@@ -10,18 +10,18 @@ from pvit_ext.data.tasks.base import Context
 _WORD = re.compile(r"\w{3,}")
 
 
-def other_label(image: AnnotatedImage, place: int, context: Context) -> str | None:
+def other_label(image: AnnotatedImage, index: int, context: Context) -> str | None:
     """A label that is wrong for an object: mostly of another object of the image, which is the harder one.
 
     None where labels are no closed list: what is called ``man`` in one place may be called ``person`` in the next.
     """
     if not context.closed:
         return None
-    own = image.objects[place].label
+    own = image.objects[index].label
     near = sorted({item.label for item in image.objects if item.label} - {own})
     far = [label for label in context.classes if label != own]
-    pool = near if near and (not far or context.choice.chance("other", place)) else far
-    return context.choice.of(pool, "other label", place) if pool else None
+    pool = near if near and (not far or context.choice.chance("other", index)) else far
+    return context.choice.of(pool, "other label", index) if pool else None
 
 
 def absent_class(image: AnnotatedImage, context: Context, *names: object) -> str | None:
@@ -37,18 +37,18 @@ def absent_class(image: AnnotatedImage, context: Context, *names: object) -> str
     return context.choice.of(pool, "absent", *names) if pool else None
 
 
-def foreign_caption(image: AnnotatedImage, place: int, context: Context) -> str | None:
+def foreign_caption(image: AnnotatedImage, index: int, context: Context) -> str | None:
     """A caption that does not describe an object: of another one elsewhere, and of other words."""
-    mine = image.objects[place]
+    mine = image.objects[index]
     words = {word for text in (mine.label, *mine.captions) for word in _WORD.findall(text.lower())}
     pool = [
         text
         for number, other in enumerate(image.objects)
-        if number != place and not (other.label and other.label == mine.label) and apart(mine.box, other.box)
+        if number != index and not (other.label and other.label == mine.label) and apart(mine.box, other.box)
         for text in other.captions
         if not words & set(_WORD.findall(f"{other.label} {text}".lower()))
     ]
-    return context.choice.of(pool, "foreign", place) if pool else None
+    return context.choice.of(pool, "foreign", index) if pool else None
 
 
 def apart(one: Box | None, other: Box | None) -> bool:

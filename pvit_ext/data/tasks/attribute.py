@@ -46,11 +46,11 @@ class Attribute(Task):
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each object with attributes, and one about its colour."""
-        for place, item in enumerate(image.objects):
+        for index, item in enumerate(image.objects):
             if words := attributes_of(item):
-                yield Turn(context.choice.of(ASK, "attribute", place), words, (place,))
+                yield Turn(context.choice.of(ASK, "attribute", index), words, (index,))
             if context.negatives and (colour := colour_of(item)):
-                yield _check(colour, place, context)
+                yield _check(colour, index, context)
 
 
 def attributes_of(item: Annotation) -> str:
@@ -64,6 +64,6 @@ def colour_of(item: Annotation) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _check(colour: str, place: int, context: Context) -> Turn:
+def _check(colour: str, index: int, context: Context) -> Turn:
     others = [one for one in COLOURS if colour not in (one, _ALIKE.get(one))]
-    return CHECK.turn(colour, context.choice.of(others, "other colour", place), (place,), context, place)
+    return CHECK.turn(colour, context.choice.of(others, "other colour", index), (index,), context, index)

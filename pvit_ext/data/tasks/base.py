@@ -41,7 +41,7 @@ class Turn:
     Args:
         question: text, with ``<region>`` for each region.
         answer: text.
-        objects: places in ``AnnotatedImage.objects``, one for each ``<region>`` of question, then answer.
+        objects: indices in ``AnnotatedImage.objects``, one for each ``<region>`` of question, then answer.
     """
 
     question: str
@@ -129,7 +129,7 @@ def in_records(turns: Sequence[Turn], limit: int) -> Iterator[Dialogue]:
         part = turns[start : start + step]
         yield Dialogue(
             tuple(text for turn in part for text in (turn.question, turn.answer)),
-            tuple(place for turn in part for place in turn.objects),
+            tuple(index for turn in part for index in turn.objects),
         )
 
 

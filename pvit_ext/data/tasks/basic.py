@@ -25,10 +25,10 @@ class Basic(Task):
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """Questions of the source, then one or more for each object; for an image of captions, one for the image."""
         turns = list(questions(image))
-        for place, item in enumerate(image.objects):
-            turns += describe(image, place, context)
+        for index, item in enumerate(image.objects):
+            turns += describe(image, index, context)
             if not item.captions and item.label:
-                turns.append(identify(image, place, context))
+                turns.append(identify(image, index, context))
         if not turns and not image.conversations and image.captions:
             turns = [caption(image, context)]
         yield from turns

@@ -21,7 +21,7 @@ class BoxText(Enum):
             box: in pixels of the upright image.
             size: of the image.
         """
-        fractions = [value / size[place % 2] for place, value in enumerate(box)]
+        fractions = [value / size[index % 2] for index, value in enumerate(box)]
         if self is BoxText.FRACTIONS:
             return f"[{', '.join(f'{value:.3f}' for value in fractions)}]"
         if self is BoxText.THOUSANDTHS:

@@ -16,7 +16,7 @@ def pick(choices: Sequence[ItemT], seed: int, *names: object) -> ItemT:
     Args:
         choices: one or more.
         seed: of the conversion.
-        names: of what it is for, such as the image's item and the object's place.
+        names: of what it is for, such as the image's item and the object's index.
     """
     return choices[draw(seed, *names) % len(choices)]
 

@@ -61,8 +61,8 @@ class Counting(Task):
             if choice.chance("named", label):
                 yield Turn(fill(choice.of(NAMED, label), label=label), str(count))
             else:
-                places = [place for place, item in enumerate(image.objects) if item.label == label]
-                yield Turn(choice.of(LIKE, label), str(count), (choice.of(places, "one", label),))
+                indices = [index for index, item in enumerate(image.objects) if item.label == label]
+                yield Turn(choice.of(LIKE, label), str(count), (choice.of(indices, "one", label),))
         if len(counts) > 1 and sum(counts.values()) > 2:
             yield _among(image, context)
         if context.negatives and (absent := absent_class(image, context, "count")):
@@ -70,9 +70,9 @@ class Counting(Task):
 
 
 def _among(image: AnnotatedImage, context: Context) -> Turn:
-    choice, labelled = context.choice, [place for place, item in enumerate(image.objects) if item.label]
-    places = choice.order(labelled, "among")[:_MOST]
-    labels = [image.objects[place].label for place in places]
+    choice, labelled = context.choice, [index for index, item in enumerate(image.objects) if item.label]
+    indices = choice.order(labelled, "among")[:_MOST]
+    labels = [image.objects[index].label for index in indices]
     label = choice.of(sorted(set(labels)), "label among")
-    question = fill(choice.of(AMONG, "asked among"), regions=listed(len(places), "and"), label=label)
-    return Turn(question, str(labels.count(label)), tuple(places))
+    question = fill(choice.of(AMONG, "asked among"), regions=listed(len(indices), "and"), label=label)
+    return Turn(question, str(labels.count(label)), tuple(indices))

@@ -41,20 +41,20 @@ class Description(Task):
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each caption, and one for each object whether a sentence describes it."""
-        for place in range(len(image.objects)):
-            yield from describe(image, place, context)
-            if context.negatives and (turn := _check(image, place, context)):
+        for index in range(len(image.objects)):
+            yield from describe(image, index, context)
+            if context.negatives and (turn := _check(image, index, context)):
                 yield turn
 
 
-def describe(image: AnnotatedImage, place: int, context: Context) -> Iterator[Turn]:
+def describe(image: AnnotatedImage, index: int, context: Context) -> Iterator[Turn]:
     """A question for each caption of an object."""
-    for number, caption in enumerate(image.objects[place].captions):
-        yield Turn(context.choice.of(DESCRIBE, place, number), caption, (place,))
+    for number, caption in enumerate(image.objects[index].captions):
+        yield Turn(context.choice.of(DESCRIBE, index, number), caption, (index,))
 
 
-def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
-    captions, foreign = image.objects[place].captions, foreign_caption(image, place, context)
+def _check(image: AnnotatedImage, index: int, context: Context) -> Turn | None:
+    captions, foreign = image.objects[index].captions, foreign_caption(image, index, context)
     if not captions or foreign is None:
         return None
-    return CHECK.turn(context.choice.of(captions, "own", place), foreign, (place,), context, place)
+    return CHECK.turn(context.choice.of(captions, "own", index), foreign, (index,), context, index)

@@ -39,8 +39,8 @@ class Discrimination(Task):
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """Up to three questions for each label of several objects, the most frequent first."""
-        for label, places in _groups(image):
-            chosen = distinct(image, context.choice.order(places, "group", label), len(ORDINALS))
+        for label, indices in _groups(image):
+            chosen = distinct(image, context.choice.order(indices, "group", label), len(ORDINALS))
             if len(chosen) < 2:
                 continue
             facts = context.choice.order(_facts(image, chosen), "facts", label)[:_FACTS]
@@ -49,39 +49,39 @@ class Discrimination(Task):
                 yield which(chosen, Fact(f"is {colour}", -1), context, label)
 
 
-def which(places: Sequence[int], fact: Fact, context: Context, *names: object) -> Turn:
+def which(indices: Sequence[int], fact: Fact, context: Context, *names: object) -> Turn:
     """A question which of several objects a fact is true of.
 
     Args:
-        places: of the objects.
+        indices: of the objects.
         fact: with -1 as winner where it is true of none.
         context: of the task.
         names: of what it is for.
     """
     usable = [one for one in WHICH if fact.winner >= 0 or not one.startswith(_PRESUMES)]
-    asked = fill(context.choice.of(usable, fact.words, *names), regions=listed(len(places), "and"), fact=fact.words)
+    asked = fill(context.choice.of(usable, fact.words, *names), regions=listed(len(indices), "and"), fact=fact.words)
     if fact.winner < 0:
-        return Turn(asked, context.choice.of(NONE, fact.words, *names), tuple(places))
+        return Turn(asked, context.choice.of(NONE, fact.words, *names), tuple(indices))
     answer = fill(context.choice.of(ANSWER, "answer", fact.words, *names), ordinal=ORDINALS[fact.winner])
-    return Turn(asked, answer, tuple(places))
+    return Turn(asked, answer, tuple(indices))
 
 
 def _groups(image: AnnotatedImage) -> list[tuple[str, list[int]]]:
     groups: dict[str, list[int]] = {}
-    for place, item in enumerate(image.objects):
+    for index, item in enumerate(image.objects):
         if item.label:
-            groups.setdefault(item.label, []).append(place)
-    several = [(label, places) for label, places in groups.items() if len(places) > 1]
+            groups.setdefault(item.label, []).append(index)
+    several = [(label, indices) for label, indices in groups.items() if len(indices) > 1]
     return sorted(several, key=lambda group: -len(group[1]))
 
 
-def _facts(image: AnnotatedImage, places: Sequence[int]) -> list[Fact]:
+def _facts(image: AnnotatedImage, indices: Sequence[int]) -> list[Fact]:
     """What is true of one object alone, as far as that is certain: a colour only where all have one."""
-    facts = layout_facts(boxes_of(image, places), image.size)
-    colours = [colour_of(image.objects[place]) for place in places]
+    facts = layout_facts(boxes_of(image, indices), image.size)
+    colours = [colour_of(image.objects[index]) for index in indices]
     if None not in colours:
         facts += [Fact(f"is {one}", number) for number, one in enumerate(colours) if colours.count(one) == 1]
-    captions = [image.objects[place].captions for place in places]
+    captions = [image.objects[index].captions for index in indices]
     said = [text for texts in captions for text in texts]
     if all(captions):
         own = [(number, text) for number, texts in enumerate(captions) for text in texts if said.count(text) == 1]
@@ -89,8 +89,8 @@ def _facts(image: AnnotatedImage, places: Sequence[int]) -> list[Fact]:
     return facts
 
 
-def _absent_colour(image: AnnotatedImage, places: Sequence[int], context: Context, label: str) -> str | None:
-    colours = {colour_of(image.objects[place]) for place in places}
+def _absent_colour(image: AnnotatedImage, indices: Sequence[int], context: Context, label: str) -> str | None:
+    colours = {colour_of(image.objects[index]) for index in indices}
     if None in colours:
         return None
     others = [one for one in COLOURS if one not in ("gray", *colours)]

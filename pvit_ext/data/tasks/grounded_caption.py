@@ -36,10 +36,10 @@ class GroundedCaption(Task):
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each sentence of one to eight objects."""
         for number, sentence in enumerate(grounded(image)):
-            places = tuple(dict.fromkeys(place for _, _, these in sentence.phrases for place in these))
-            if 0 < len(places) <= MOST_REGIONS:
-                asked = fill(context.choice.of(ABOUT, number), regions=listed(len(places), "and"))
-                yield Turn(asked, sentence.text, places)
+            indices = tuple(dict.fromkeys(index for _, _, these in sentence.phrases for index in these))
+            if 0 < len(indices) <= MOST_REGIONS:
+                asked = fill(context.choice.of(ABOUT, number), regions=listed(len(indices), "and"))
+                yield Turn(asked, sentence.text, indices)
 
 
 def grounded(image: AnnotatedImage) -> list[Grounded]:
@@ -47,7 +47,7 @@ def grounded(image: AnnotatedImage) -> list[Grounded]:
     if image.grounded:
         return list(image.grounded)
     counts = Counter(item.label for item in image.objects)
-    alone = {item.label: place for place, item in enumerate(image.objects) if item.label and counts[item.label] == 1}
+    alone = {item.label: index for index, item in enumerate(image.objects) if item.label and counts[item.label] == 1}
     found = [Grounded(text, tuple(_phrases(text, alone))) for text in image.captions] if alone else []
     return [one for one in found if one.phrases]
 
@@ -55,7 +55,7 @@ def grounded(image: AnnotatedImage) -> list[Grounded]:
 def _phrases(text: str, alone: dict[str, int]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
     """Labels in a text, the longest where one holds another; a plural is another thing than the one object."""
     names = "|".join(re.escape(label) for label in sorted(alone, key=len, reverse=True))
-    by_name = {label.lower(): place for label, place in alone.items()}
+    by_name = {label.lower(): index for label, index in alone.items()}
     for match in re.finditer(rf"\b(?:{names})\b", text, re.IGNORECASE):
-        if (place := by_name.get(match[0].lower())) is not None:  # letters outside ASCII fold in more ways than one
-            yield match.start(), match.end(), (place,)
+        if (index := by_name.get(match[0].lower())) is not None:  # letters outside ASCII fold in more ways than one
+            yield match.start(), match.end(), (index,)

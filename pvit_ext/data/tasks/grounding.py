@@ -78,35 +78,35 @@ class Grounding(Task):
 def _labels(image: AnnotatedImage, context: Context, size: Size) -> Iterator[Turn]:
     counts = Counter(item.label for item in image.objects if item.label) if context.complete else {}
     for label, count in counts.items():
-        places = [place for place, item in enumerate(image.objects) if item.label == label]
-        answer = _written(image, places, context, size)
+        indices = [index for index, item in enumerate(image.objects) if item.label == label]
+        answer = _written(image, indices, context, size)
         if answer and count <= _MOST:
             yield Turn(fill(context.choice.of(WHERE if count == 1 else ALL, "where", label), text=label), answer)
 
 
 def _captions(image: AnnotatedImage, context: Context, size: Size) -> Iterator[Turn]:
     said = Counter(text for item in image.objects for text in item.captions)
-    for place, item in enumerate(image.objects):
+    for index, item in enumerate(image.objects):
         for number, text in enumerate(item.captions):
-            answer = _written(image, [place], context, size)
+            answer = _written(image, [index], context, size)
             if answer and said[text] == 1:
-                asked = context.choice.of(WHERE, "where", place, number)
+                asked = context.choice.of(WHERE, "where", index, number)
                 yield Turn(fill(asked, text=f'"{text}"'), answer)
 
 
 def _with_boxes(sentence: Grounded, image: AnnotatedImage, context: Context, size: Size) -> str:
     """A sentence with boxes behind its phrases; empty where a phrase has none, or too many."""
     parts, done = [], 0
-    for _, end, places in sentence.phrases:
-        boxes = _written(image, places, context, size)
-        if not boxes or len(places) > _MOST or end < done:
+    for _, end, indices in sentence.phrases:
+        boxes = _written(image, indices, context, size)
+        if not boxes or len(indices) > _MOST or end < done:
             return ""
         parts += [sentence.text[done:end], f" {boxes}"]
         done = end
     return "".join([*parts, sentence.text[done:]]) if parts else ""
 
 
-def _written(image: AnnotatedImage, places: Sequence[int], context: Context, size: Size) -> str:
+def _written(image: AnnotatedImage, indices: Sequence[int], context: Context, size: Size) -> str:
     """Boxes from left to right; empty where an object has none."""
-    boxes = sorted(boxes_of(image, places))
-    return "; ".join(context.box_text.write(box, size) for box in boxes) if len(boxes) == len(places) else ""
+    boxes = sorted(boxes_of(image, indices))
+    return "; ".join(context.box_text.write(box, size) for box in boxes) if len(boxes) == len(indices) else ""

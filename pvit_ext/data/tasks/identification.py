@@ -43,19 +43,19 @@ class Identification(Task):
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each object with a label, and one whether a label fits."""
-        for place, item in enumerate(image.objects):
+        for index, item in enumerate(image.objects):
             if item.label:
-                yield identify(image, place, context)
-                if context.negatives and (turn := _check(image, place, context)):
+                yield identify(image, index, context)
+                if context.negatives and (turn := _check(image, index, context)):
                     yield turn
 
 
-def identify(image: AnnotatedImage, place: int, context: Context) -> Turn:
+def identify(image: AnnotatedImage, index: int, context: Context) -> Turn:
     """The question for an object's label."""
-    return Turn(context.choice.of(NAME, place), image.objects[place].label, (place,))
+    return Turn(context.choice.of(NAME, index), image.objects[index].label, (index,))
 
 
-def _check(image: AnnotatedImage, place: int, context: Context) -> Turn | None:
+def _check(image: AnnotatedImage, index: int, context: Context) -> Turn | None:
     """Whether a label fits: its own or, as often, another; None where no other is known to be wrong."""
-    own, other = image.objects[place].label, other_label(image, place, context)
-    return None if other is None else CHECK.turn(own, other, (place,), context, place)
+    own, other = image.objects[index].label, other_label(image, index, context)
+    return None if other is None else CHECK.turn(own, other, (index,), context, index)

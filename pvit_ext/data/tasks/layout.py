@@ -30,7 +30,7 @@ def layout_facts(boxes: Sequence[Box], size: Size | None) -> list[Fact]:
 
     Args:
         boxes: two or more.
-        size: of the image; without it nothing is said of places.
+        size: of the image; without it nothing is said about positions.
     """
     facts = []
     if size is not None:
@@ -69,17 +69,17 @@ def overlap(one: Box, other: Box) -> float:
     return common / (area(one) + area(other) - common)
 
 
-def distinct(image: AnnotatedImage, places: Sequence[int], limit: int) -> list[int]:
+def distinct(image: AnnotatedImage, indices: Sequence[int], limit: int) -> list[int]:
     """The first objects with a box of which none is another's double, such as one that two people marked."""
     found: list[int] = []
-    for place in places:
-        box = image.objects[place].box
+    for index in indices:
+        box = image.objects[index].box
         doubles = (overlap(box, other) > 0.7 for one in found if (other := image.objects[one].box) and box)
         if box is not None and not any(doubles) and len(found) < limit:
-            found.append(place)
+            found.append(index)
     return found
 
 
-def boxes_of(image: AnnotatedImage, places: Sequence[int]) -> list[Box]:
+def boxes_of(image: AnnotatedImage, indices: Sequence[int]) -> list[Box]:
     """The boxes of objects that have one."""
-    return [box for place in places if (box := image.objects[place].box) is not None]
+    return [box for index in indices if (box := image.objects[index].box) is not None]

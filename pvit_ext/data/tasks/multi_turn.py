@@ -46,7 +46,7 @@ class MultiTurn(Task):
 
 
 def _talks(image: AnnotatedImage, context: Context) -> Iterator[list[Turn]]:
-    named = [place for place, item in enumerate(image.objects) if item.label or item.captions]
+    named = [index for index, item in enumerate(image.objects) if item.label or item.captions]
     order = distinct(image, context.choice.order(named, "talk"), len(named))
     for start in range(0, len(order), _OBJECTS):
         talk = _talk(image, order[start : start + _OBJECTS], context)
@@ -54,25 +54,25 @@ def _talks(image: AnnotatedImage, context: Context) -> Iterator[list[Turn]]:
             yield talk
 
 
-def _talk(image: AnnotatedImage, places: Sequence[int], context: Context) -> list[Turn]:
-    if len(places) < 2:
+def _talk(image: AnnotatedImage, indices: Sequence[int], context: Context) -> list[Turn]:
+    if len(indices) < 2:
         return []
     choice, turns = context.choice, []
-    for number, place in enumerate(places):
-        turns.append(_first(image, place, context, follows=number > 0))
-        if words := attributes_of(image.objects[place]):
-            turns.append(Turn(choice.of(ATTRIBUTES, "talk attribute", place), words, (place,)))
+    for number, index in enumerate(indices):
+        turns.append(_first(image, index, context, follows=number > 0))
+        if words := attributes_of(image.objects[index]):
+            turns.append(Turn(choice.of(ATTRIBUTES, "talk attribute", index), words, (index,)))
     for number, one in enumerate(image.relations):
-        if one.subject in places and one.object in places:
+        if one.subject in indices and one.object in indices:
             turns.append(Turn(choice.of(RELATIONS, "talk", number), sentence(image, one), (one.subject, one.object)))
-    if facts := layout_facts(boxes_of(image, places), image.size):
-        turns.append(which(places, choice.of(facts, "talk fact", places[0]), context, "talk", places[0]))
+    if facts := layout_facts(boxes_of(image, indices), image.size):
+        turns.append(which(indices, choice.of(facts, "talk fact", indices[0]), context, "talk", indices[0]))
     return turns
 
 
-def _first(image: AnnotatedImage, place: int, context: Context, follows: bool) -> Turn:
+def _first(image: AnnotatedImage, index: int, context: Context, follows: bool) -> Turn:
     """What an object is: its label, else a caption."""
-    choice, item = context.choice, image.objects[place]
-    answer = item.label or choice.of(item.captions, "talk caption", place)
+    choice, item = context.choice, image.objects[index]
+    answer = item.label or choice.of(item.captions, "talk caption", index)
     templates = FOLLOW if follows else NAME if item.label else DESCRIBE
-    return Turn(choice.of(templates, "talk", place), answer, (place,))
+    return Turn(choice.of(templates, "talk", index), answer, (index,))

@@ -54,8 +54,8 @@ def records_of(
         record = _record(f"{options.format}/{name}", image, dialogue, options, fields)
         if options.keep_source and not number:
             moved = options.boxes or options.box_jitter
-            places = {place: at for at, place in reversed(list(enumerate(dialogue.objects)))}
-            record[SOURCE_KEY] = to_source(options.format, image, {} if moved else places)
+            indices = {index: at for at, index in reversed(list(enumerate(dialogue.objects)))}
+            record[SOURCE_KEY] = to_source(options.format, image, {} if moved else indices)
         yield record
 
 
@@ -80,9 +80,9 @@ def _record(
 
 def _regions(image: AnnotatedImage, dialogue: Dialogue, options: TaskOptions) -> list[RegionSpec]:
     if not options.boxes:
-        return [*dialogue.regions, *(image.objects[place].region for place in dialogue.objects)]
+        return [*dialogue.regions, *(image.objects[index].region for index in dialogue.objects)]
     given = [_boxed(region, image) for region in dialogue.regions]
-    objects = [image.objects[place] for place in dialogue.objects]
+    objects = [image.objects[index] for index in dialogue.objects]
     return [*given, *(list(one.box) if one.box is not None else one.region for one in objects)]
 
 
@@ -105,7 +105,7 @@ def _jittered(region: RegionSpec, image: AnnotatedImage, options: TaskOptions, n
     if not options.box_jitter or isinstance(region, Mapping):
         return region
     if image.size is None:
-        raise ValueError(f"{name}: --box_jitter needs the image's size; open pictures, without --no-images")
+        raise ValueError(f"{name}: --box_jitter needs the image's size; open images, without --no-images")
     chance = np.random.default_rng(draw(options.seed, name, at))
     moved = jitter_box(Region.box(*region).resolve(image.size), options.box_jitter, chance)
     return [round(value, DECIMALS) for point in moved.points for value in point]

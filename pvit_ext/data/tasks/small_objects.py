@@ -39,14 +39,14 @@ class SmallObjects(Task):
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each small object: for a caption where it has some, else for its label."""
-        for place, item in enumerate(image.objects):
+        for index, item in enumerate(image.objects):
             if not _is_small(item, image.size):
                 continue
             if item.captions:
-                answer = context.choice.of(item.captions, "small caption", place)
-                yield Turn(context.choice.of(CAPTION, "small", place), answer, (place,))
+                answer = context.choice.of(item.captions, "small caption", index)
+                yield Turn(context.choice.of(CAPTION, "small", index), answer, (index,))
             elif item.label:
-                yield Turn(context.choice.of(LABEL, "small", place), item.label, (place,))
+                yield Turn(context.choice.of(LABEL, "small", index), item.label, (index,))
 
 
 def _is_small(item: Annotation, size: Size | None) -> bool:

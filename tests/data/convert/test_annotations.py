@@ -113,7 +113,7 @@ def test_label_studio_min():
     images, notes = read("label_studio", "label_studio/project-1-min.json", "label_studio")
     by_item = {image.item: image for same in images.values() for image in same}
     _near(boxes_of(by_item["1"]), objects_of("s1"))
-    _near(boxes_of(by_item["2"]), [("cup", (30, 40, 40, 52))])  # the size is the picture's own
+    _near(boxes_of(by_item["2"]), [("cup", (30, 40, 40, 52))])  # the size is the image's own
     assert not notes.drops
 
 

@@ -23,7 +23,7 @@ def test_ms_swift(tmp_path):
     assert report.counts["boxes in answers, left out of their text"] == 3
 
 
-def test_ms_swift_on_the_second_of_two_pictures(tmp_path):
+def test_ms_swift_on_the_second_of_two_images(tmp_path):
     def change(item):
         item["messages"] = [
             {"role": "system", "content": "Be short."},
@@ -41,7 +41,7 @@ def test_ms_swift_on_the_second_of_two_pictures(tmp_path):
     assert report.counts["refs without a <ref-object> in the texts"] == 1
 
 
-def test_fractions_without_pictures_stay_fractions(tmp_path):
+def test_fractions_without_images_stay_fractions(tmp_path):
     records, _ = converted(tmp_path, "ms_swift", SWIFT, "ms_swift", open_images=False)
     (record,) = [one for one in records if one["id"] == "ms_swift/2"]
     assert record["regions"] == [{"box": [0.125, 0.333333, 0.5, 0.833333], "normalized": True}]
@@ -55,7 +55,7 @@ def test_qwen_vl(tmp_path):
     assert records[1]["regions"][0] == pytest.approx(box_of("s2", "cup_low"), abs=0.05)
     (image,) = read("qwen_vl", QWEN, "qwen")[0]["images/s2.jpg"]
     assert image.grounded[0].phrases == ((0, 8, (0, 1)),)
-    assert report.dropped == {"boxes_asked": 1, "no_picture": 1}  # "Frame the dog." is answered by a box
+    assert report.dropped == {"boxes_asked": 1, "no_image": 1}  # "Frame the dog." is answered by a box
 
 
 def test_qwen2_vl_tags(tmp_path):
@@ -85,7 +85,7 @@ def test_ferret():
     mask = parse_run_lengths(talk.regions[0]["mask"]).decode()
     assert (mask == coco_mask.decode(talk.regions[0]["mask"]).astype(bool)).all()
     assert [list(one.box) for one in image.objects] == [box_of("s2", "cup_low"), box_of("s2", "table")]
-    assert reasons(notes) == {"no_picture": 1}
+    assert reasons(notes) == {"no_image": 1}
 
 
 def test_ferret_clips_its_boxes():
@@ -165,7 +165,7 @@ def test_damage_is_named(tmp_path, name, source, change, expected):
     [
         (put("annotation", 0, "segmentation", [[1, 2, 3, 4]]), "degenerate"),
         (put("annotation", 0, "segmentation", [[200, 2, 230, 4, 220, 9]]), "outside"),
-        (put("file_name", "other.jpg"), "no_picture"),
+        (put("file_name", "other.jpg"), "no_image"),
         (put("width", 49), "size_differs"),
     ],
 )

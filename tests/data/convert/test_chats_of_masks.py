@@ -36,24 +36,24 @@ def test_pixelrefer_captions():
 
 def test_videos_are_left_out_and_counted():
     images, notes = read("pixelrefer", "pixelrefer/video.json", "coco")
-    assert (images, reasons(notes)) == ({}, {"no_picture": 1})
+    assert (images, reasons(notes)) == ({}, {"no_image": 1})
     assert "clips/1.mp4 is a video" in notes.drops[0].detail
 
 
-def test_gar_leaves_embedded_pictures_out_unless_told_where_to(tmp_path):
+def test_gar_leaves_embedded_images_out_unless_told_where_to(tmp_path):
     records, report = converted(tmp_path, "gar", RELATION, "gar_dataset")
-    assert report.dropped == {"no_picture": 1}
+    assert report.dropped == {"no_image": 1}
     assert texts_of(records[0]) == [
         "<image>\nHow do region 1 <region> and region 2 <region> lie to each other?",
         "Region 2 is above region 1.",
     ]
     boxes = [coco_mask.toBbox(one["mask"]).tolist() for one in records[0]["regions"]]
     assert boxes == [[30, 40, 10, 12], [34, 10, 10, 12]]
-    assert texts_of(records[1])[0] == "<image>\nDescribe the picture."
+    assert texts_of(records[1])[0] == "<image>\nDescribe the image."
 
 
 @pytest.mark.parametrize(("name", "source"), [("gar", RELATION), ("gar_arrow", ARROW)])
-def test_gar_unpacks_pictures(tmp_path, name, source):
+def test_gar_unpacks_images(tmp_path, name, source):
     if name == "gar_arrow":
         pytest.importorskip("pyarrow")
     folder = tmp_path / "images"
@@ -70,7 +70,7 @@ def test_gar_unpacks_pictures(tmp_path, name, source):
 
 
 @pytest.mark.parametrize("unpack", ["../out", "/tmp"])
-def test_pictures_are_unpacked_into_the_image_folder_alone(tmp_path, unpack):
+def test_images_are_unpacked_into_the_image_folder_alone(tmp_path, unpack):
     with pytest.raises(SourceError, match="must stay in the image folder"):
         converted(tmp_path, "gar", RELATION, "gar_dataset", settings={"unpack": unpack})
 
@@ -106,9 +106,9 @@ def test_gar_bench_relations(tmp_path):
         ("pixelrefer", IMAGE, lambda item: item["masks"].pop(), "2 <region> in the texts, 1 masks"),
         ("pixelrefer", IMAGE, put("masks", 0, "counts", "a=;o0f0"), "segmentation: run lengths sum to"),
         ("pixelrefer", IMAGE, put("masks", 1, [[1, 2, 3]]), "a polygon is a list of an even number"),
-        ("pixelrefer", IMAGE, put("image", ["a.jpg", "b.jpg"]), "image is one picture, got 2"),
+        ("pixelrefer", IMAGE, put("image", ["a.jpg", "b.jpg"]), "image is one image, got 2"),
         ("gar", RELATION, put("mask_rle", "counts", "?"), "segmentation: "),
-        ("gar", RELATION, put("image", "data:base64,AAAA"), "its embedded picture is none"),
+        ("gar", RELATION, put("image", "data:base64,AAAA"), "its embedded image is none"),
         ("gar", RELATION, put("conversations", 0, "value", "<Prompt3>?"), "there are 1 regions, counted from 0"),
         ("gar", RELATION, put("mask_rle", [7]), "a mask is an object, got 7"),
     ],

@@ -117,7 +117,7 @@ def _broken(tmp_path, change, source=INSTANCES):
     ("change", "expected"),
     [
         (lambda text: text[: len(text) // 2], r"source\.json line 1: expected .* damaged or cut off"),
-        (lambda text: text.replace('"images"', '"pictures"'), "has 'images'; it has"),
+        (lambda text: text.replace('"images"', '"images"'), "has 'images'; it has"),
         (lambda text: text.replace('"iscrowd": 0', '"iscrowd": nul'), r"not valid JSON"),
         (
             lambda text: text.replace('"bbox": [70.0,', '"bbox": [NaN,'),
@@ -145,7 +145,7 @@ def test_bad_items_are_survived_up_to_a_number(tmp_path):
     assert [one["reason"] for one in listed] == ["degenerate", "bad", "bad"]
 
 
-def test_a_size_that_is_not_the_picture_s_is_reported(tmp_path):
+def test_a_size_that_is_not_the_image_s_is_reported(tmp_path):
     path = _broken(tmp_path, lambda text: text.replace('"height": 64, "width": 48', '"height": 48, "width": 64'))
     _, notes = read("coco", path, "coco")
     (drop,) = [drop for drop in notes.drops if drop.reason.name == "SIZE_DIFFERS"]

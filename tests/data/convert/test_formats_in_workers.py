@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from pvit_ext.data.convert.base import FORMATS, ReadOptions
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import Notes
-from pvit_ext.data.convert.pictures import Pictures
 from tests.data.convert.truth import FIXTURES, converted
 
 SOURCES = {
@@ -53,7 +53,7 @@ def test_a_copy_of_a_reader_reads_the_same(name):
     if name in ("gar_arrow", "kosmos_grit", "refcoco_parquet"):
         pytest.importorskip("pyarrow")
     source, folder, settings = SOURCES[name]
-    reader = FORMATS.require(name)(FIXTURES / source, ReadOptions(Pictures(FIXTURES / folder), settings))
+    reader = FORMATS.require(name)(FIXTURES / source, ReadOptions(ImageFolder(FIXTURES / folder), settings))
     units = list(reader.units())
     copy = pickle.loads(pickle.dumps(reader))
     notes, others = Notes(), Notes()

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from pvit_ext.data.convert.base import FORMATS, ReadOptions, SourceError
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import BadItem, Notes
-from pvit_ext.data.convert.pictures import Pictures
 from tests.data.convert.test_formats_in_workers import SOURCES
 from tests.data.convert.truth import FIXTURES
 
@@ -49,7 +49,7 @@ def _spoil(text, chance):
 
 
 def _read(name, source, folder, settings):
-    reader = FORMATS.require(name)(source, ReadOptions(Pictures(folder), settings))
+    reader = FORMATS.require(name)(source, ReadOptions(ImageFolder(folder), settings))
     for unit in reader.units():
         try:
             list(reader.read(unit, Notes()))

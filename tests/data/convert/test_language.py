@@ -130,7 +130,7 @@ def test_flickr30k():
     assert one.captions[0] == "A brown dog lies next to an orange ball ."
     (start, end, places), *_ = two.grounded[1].phrases[1:]
     assert (two.grounded[1].text[start:end], places) == ("two cups", (1, 2))
-    assert len(three.grounded) == 4  # the fifth is listed as about another picture
+    assert len(three.grounded) == 4  # the fifth is listed as about another image
     assert reasons(notes) == {"incomplete": 1}
     assert notes.counts["chains without a box"] == 2
     images, _ = read("flickr30k", "flickr30k_entities", "flickr30k_entities", split="test")

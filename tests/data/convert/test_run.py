@@ -19,7 +19,7 @@ from tests.data.convert.truth import FIXTURES, converted
 
 
 def _many(folder, count):
-    """A COCO file of so many pictures of one file's content."""
+    """A COCO file of so many images of one file's content."""
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (64, 48)).save(folder / "0.jpg")
     for number in range(1, count):
@@ -119,19 +119,19 @@ def test_many_objects_make_several_records(tmp_path):
     assert objects[3]["region"] == records[1]["regions"][0]  # it is not in this record's regions
 
 
-def test_without_source_and_without_pictures(tmp_path):
+def test_without_source_and_without_images(tmp_path):
     records, _ = converted(
         tmp_path, "coco", "coco/annotations/instances_val2017.json", "yolo", keep_source=False, open_images=False
     )
     assert [one["image"] for one in records] == [f"{number:012}.jpg" for number in (102, 101, 103)]
     assert all(set(one) == {"id", "image", "conversations", "regions"} for one in records)
-    with pytest.raises(SourceError, match="labels are fractions of a picture's size, so pictures must be opened"):
+    with pytest.raises(SourceError, match="labels are fractions of an image's size, so images must be opened"):
         converted(tmp_path, "yolo", "yolo", "yolo", open_images=False)
 
 
 def test_what_a_user_gets_wrong(tmp_path):
     source = FIXTURES / "coco/annotations/instances_val2017.json"
-    with pytest.raises(ValueError, match="is no folder; name the one that the pictures lie in"):
+    with pytest.raises(ValueError, match="is no folder; name the one that the images lie in"):
         convert(Job("coco", source, tmp_path / "none", tmp_path / "out.jsonl"))
     with pytest.raises(SourceError, match="is no folder; make it"):
         convert(Job("coco", source, tmp_path, tmp_path / "none/out.jsonl"))
@@ -139,7 +139,7 @@ def test_what_a_user_gets_wrong(tmp_path):
         convert(Job("coco", source, tmp_path, tmp_path / "out.jsonl", {"origin": "1"}))
     with pytest.raises(SourceError, match="voc: origin is one of auto, 0, 1, got '2'"):
         convert(Job("voc", FIXTURES / "voc", tmp_path, tmp_path / "out.jsonl", {"origin": "2"}))
-    with pytest.raises(SourceError, match=r"gives no record as coco:(.|\n)*11  dropped: its picture is not"):
+    with pytest.raises(SourceError, match=r"gives no record as coco:(.|\n)*11  dropped: its image is not"):
         convert(Job("coco", source, tmp_path, tmp_path / "out.jsonl"))
     assert not list(tmp_path.iterdir())
 
@@ -152,7 +152,7 @@ def test_command(tmp_path, capsys):
     assert cli.main([*words, "--max_bad_records", "1", "--set", "split=val"]) == 0
     printed = capsys.readouterr().out
     assert "10  objects" in printed
-    assert "2  dropped: picture without labels" in printed
+    assert "2  dropped: image without labels" in printed
     assert json.loads((tmp_path / "out.jsonl.report.json").read_text())["dropped"]["no_labels"] == 2
     assert cli.main(["data", "convert", "--detect", source]) == 0
     assert capsys.readouterr().out.startswith("yolo (85%)")
@@ -232,11 +232,11 @@ def test_every_format_of_the_package_is_documented():
 
 @pytest.mark.parametrize("name", FORMATS.names())
 def test_a_folder_that_is_no_source_is_named_with_what_is_wanted(name, tmp_path, capsys):
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a.jpg")
-    words = ["data", "convert", name, str(tmp_path / "pictures"), "--image-folder", str(tmp_path)]
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
+    words = ["data", "convert", name, str(tmp_path / "images"), "--image-folder", str(tmp_path)]
     assert cli.main([*words, "--out", str(tmp_path / "out.jsonl")]) == 2
     said = capsys.readouterr().err
-    assert "pictures" in said
+    assert "images" in said
     assert "Errno" not in said
     assert not (tmp_path / "out.jsonl").exists()

@@ -82,7 +82,7 @@ def test_a_line_that_breaks_off(tmp_path):
         converted(tmp_path, "shikra", tmp_path / "source.jsonl", "refcoco/images")
 
 
-def test_a_size_that_is_not_the_picture_s(tmp_path):
+def test_a_size_that_is_not_the_image_s(tmp_path):
     line = json.loads((FIXTURES / REC).read_text().splitlines()[0])
     (tmp_path / "source.jsonl").write_text(json.dumps({**line, "width": 48, "height": 64}))
     with pytest.raises(SourceError, match=r"is 64x48, said to be 48x64; its sides are exchanged"):

@@ -40,7 +40,7 @@ def _lines(tmp_path, *changes):
     return path
 
 
-def test_questions_of_a_picture_are_one_conversation(tmp_path):
+def test_questions_of_a_image_are_one_conversation(tmp_path):
     other = {"annot_id": "val-9", "question": ["Is", [2], "behind", [3], "?"], "answer_label": 0}
     source = _lines(tmp_path, {}, other)
     records, _ = converted(tmp_path, "vcr", source, FOLDER, settings={"rationale": "no"})

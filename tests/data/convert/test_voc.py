@@ -87,15 +87,15 @@ def test_damage_is_named_with_its_file(tmp_path, text, expected):
         converted(tmp_path, "voc", tmp_path / "a.xml", tmp_path)
 
 
-def test_a_file_without_its_picture_and_one_with_a_broken_picture(tmp_path):
+def test_a_file_without_its_image_and_one_with_a_broken_image(tmp_path):
     text = (FIXTURES / VOC / "Annotations/2012_000101.xml").read_text()
     (tmp_path / "a.xml").write_text(text.replace("2012_000101.jpg", "a.jpg"))
     (tmp_path / "b.xml").write_text(text)
-    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     _, notes = read("voc", tmp_path, tmp_path)
     count = text.count("<object>")
-    assert reasons(notes) == {"no_picture": count, "broken_picture": count}
-    with pytest.raises(SourceError, match=r"gives no record as voc:(.|\n)*its picture is not in the image folder"):
+    assert reasons(notes) == {"no_image": count, "broken_image": count}
+    with pytest.raises(SourceError, match=r"gives no record as voc:(.|\n)*its image is not in the image folder"):
         converted(tmp_path, "voc", tmp_path, tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_masks_of_segmentation_object():
     assert (mask <= true).all()  # the contour belongs to none
     assert mask.sum() > true.sum() / 2
     assert dog.box == (8, 16, 32, 40)
-    assert notes.counts["pictures without SegmentationObject, kept with boxes"] == 2
+    assert notes.counts["images without SegmentationObject, kept with boxes"] == 2
 
 
 def _segments(tmp_path, change):
@@ -134,7 +134,7 @@ def test_segments_that_do_not_fit_are_told_about(tmp_path):
     ("change", "expected"),
     [
         (lambda image: image.convert("RGB"), r"2012_000101\.png: it holds no palette, its mode is RGB"),
-        (lambda image: image.resize((48, 64)), r"2012_000101\.png: it is 48x64, its picture 64x48"),
+        (lambda image: image.resize((48, 64)), r"2012_000101\.png: it is 48x64, its image 64x48"),
     ],
 )
 def test_damaged_segments_are_named(tmp_path, change, expected):

@@ -40,7 +40,7 @@ def test_outlines_are_the_scenes():
     assert "c.txt line 3" in notes.drops[0].location
 
 
-def test_pictures_without_labels_and_records(tmp_path):
+def test_images_without_labels_and_records(tmp_path):
     records, report = converted(tmp_path, "yolo", "yolo", "yolo", max_bad_records=1)
     assert len(records) == 3
     assert report.dropped["no_labels"] == 2
@@ -60,7 +60,7 @@ def _layout(folder: Path, files: dict):
 
 ROW = "0 0.5 0.5 0.25 0.5\n"
 LAYOUTS = {
-    "labels beside, pictures elsewhere": (
+    "labels beside, images elsewhere": (
         {"a/labels/t/1.txt": ROW, "p/images/t/1.jpg": None},
         "a/d.yaml",
         "p",
@@ -114,7 +114,7 @@ def test_sources_that_lack_something(tmp_path):
         converted(tmp_path, "yolo", tmp_path / "a", tmp_path / "a")
     records, report = converted(tmp_path, "yolo", tmp_path / "a", tmp_path / "a", settings={"names": "cat"})
     assert len(records) == 1
-    assert report.dropped == {"no_picture": 1}
+    assert report.dropped == {"no_image": 1}
     (tmp_path / "a/d.yaml").write_text("train: nowhere\nnames: [cat]\n")
     with pytest.raises(SourceError, match="nowhere is not there; looked for"):
         converted(tmp_path, "yolo", tmp_path / "a/d.yaml", tmp_path / "a")
@@ -148,7 +148,7 @@ def test_a_part_of_data_yaml_that_is_absent_is_told_about(tmp_path):
 @pytest.mark.parametrize(
     ("source", "counts"),
     [
-        ("object_detection", {"images": 254, "objects": 1827, "no_picture": 12, "no_labels": 2}),
+        ("object_detection", {"images": 254, "objects": 1827, "no_image": 12, "no_labels": 2}),
         ("instance_segmentation/config.yaml", {"images": 198, "objects": 1458, "no_labels": 58}),
     ],
 )

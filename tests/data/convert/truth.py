@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from pvit_ext.data.convert.base import FORMATS, ReadOptions
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import Notes
-from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.run import Job, convert
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -14,7 +14,7 @@ TRUTH = json.loads((FIXTURES / "TRUTH.json").read_text())
 
 def read(name, source, folder, **settings):
     """Images of a source by their file's name, and the notes."""
-    reader = FORMATS.require(name)(FIXTURES / source, ReadOptions(Pictures(FIXTURES / folder), settings))
+    reader = FORMATS.require(name)(FIXTURES / source, ReadOptions(ImageFolder(FIXTURES / folder), settings))
     notes, images = Notes(), {}
     for unit in reader.units():
         for image in reader.read(unit, notes):

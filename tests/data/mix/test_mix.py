@@ -157,7 +157,7 @@ def test_photographs_of_val_and_test_are_left_out(tmp_path):
     assert [one["id"] for one in records if one["id"].startswith("coco")] == ["coco:2/0"]
     assert report.dropped["held_out"] == 2
     assert "102.jpg is coco 102, which refcoco refs(unc) val needs" in report.shown["held_out"][0]
-    assert "a picture that evaluation needs" in str(report)
+    assert "an image that evaluation needs" in str(report)
     records, report = _mixed(tmp_path, sources[1], held_out=(tmp_path / "2.jsonl",))
     assert [one["id"] for one in records] == ["coco:0/0"]
     mix_files(Mix("mix.yaml", sources), tmp_path / "out.jsonl", exclude_leaks=False)

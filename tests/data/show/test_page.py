@@ -76,16 +76,16 @@ def test_nothing_comes_from_the_network_and_no_other_script_runs(page: Page) -> 
 
 
 def test_regions_are_drawn_on_their_image_in_the_colours_of_their_numbers(page: Page) -> None:
-    pictures = [
+    images = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))).astype(int)
         for image in page.all("img")
     ]
-    assert len(pictures) == 7  # one a record with an image, two for the one with two
+    assert len(images) == 7  # one a record with an image, two for the one with two
 
-    def shows(picture: Any, number: int) -> bool:
-        return bool((np.abs(picture - np.array(COLOURS[number - 1])).max(2) < 40).any())
+    def shows(image: Any, number: int) -> bool:
+        return bool((np.abs(image - np.array(COLOURS[number - 1])).max(2) < 40).any())
 
-    first, second = pictures[3:5]
+    first, second = images[3:5]
     assert [shows(first, number) for number in (1, 2, 3, 4)] == [True, False, True, True]
     assert [shows(second, number) for number in (1, 2, 3, 4)] == [False, True, False, False]
     marks = [tag["style"] for tag in page.all("b") if tag.get("class") == "mark"]

@@ -57,7 +57,7 @@ def test_a_source_that_cannot_feed_a_task_says_what_it_has(tmp_path):
     assert "ask nothing: attribute, description" in report.remarks[-1]
 
 
-def test_a_source_without_pictures(tmp_path):
+def test_a_source_without_images(tmp_path):
     with pytest.raises(SourceError, match="gives no record as coco"):
         convert(Job("coco", FIXTURES / SOURCES[0][1], tmp_path, tmp_path / "out.jsonl", tasks=["all"]))
 

@@ -1,7 +1,7 @@
 """COCO: instances, captions, and the many files of others in its layout.
 
 ``bbox`` is x, y, width, height in pixels from 0, and continuous; ``segmentation`` is polygons or run lengths. Crowds
-are left out. Images and annotations stand in any order: the file is scanned once for their places, and each image's
+are left out. Images and annotations stand in any order: the file is scanned once for their positions, and each image's
 annotations are read where they lie, so that a file of any size takes little memory.
 """
 
@@ -136,18 +136,18 @@ class Coco(DataFormat):
 
     def read(self, unit: Unit | tuple[None, list[Span]], notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
-        place, spans = unit
-        if place is None:
+        image_span, spans = unit
+        if image_span is None:
             for start, end in spans:
                 item = self._annotation(start, end, notes)
                 if item is not None:
                     problem = f"image_id {short(item.get('image_id'))} is no id of 'images'"
                     notes.bad(self._where(item), problem)
             return
-        image = self.buffer.load(*place)
+        image = self.buffer.load(*image_span)
         location = f"{self.source.name} image {image.get('id')}"
         pairs = [(item, span) for span in spans if (item := self._annotation(*span, notes)) is not None]
-        found = self.pictures.place(self.names(image), self._size(image), location, notes, len(pairs))
+        found = self.image_folder.look_up(self.names(image), self._size(image), location, notes, len(pairs))
         if found is None:
             return
         name, size = found
@@ -163,7 +163,7 @@ class Coco(DataFormat):
         )
 
     def names(self, image: Mapping[str, Any]) -> list[str]:
-        """Where a picture may lie, from its entry."""
+        """Where an image may lie, from its entry."""
         names = [image.get("file_name"), "/".join(str(image.get("coco_url", "")).split("/")[-2:])]
         if not (found := [name for name in names if isinstance(name, str) and name]):
             raise BadItem(f"image {image.get('id')} has neither file_name nor coco_url")
@@ -181,7 +181,7 @@ class Coco(DataFormat):
         return [label for item, none in zip(items, extra, strict=True) if (label := self.label(item)) and not none]
 
     def _size(self, image: Mapping[str, Any]) -> Size | None:
-        if image.get("width") is None and self.pictures.opened:
+        if image.get("width") is None and self.image_folder.opened:
             return None
         return take(image, "width", int), take(image, "height", int)
 

@@ -34,10 +34,10 @@ class Shape(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A picture with its shapes.
+    """An image with its shapes.
 
     Args:
-        name: of the picture, empty in a video.
+        name: of the image, empty in a video.
         number: id of the image, or frame.
         size: that the file gives.
         shapes: all of them.
@@ -116,10 +116,10 @@ class Cvat(DataFormat):
             yield Frame("", str(number), size, tracked[number])
 
     def read(self, unit: Frame, notes: Notes) -> Iterator[AnnotatedImage]:
-        """One picture."""
+        """One image."""
         location = f"{self.xml.name} {unit.name or f'frame {unit.number}'}"
         names = [unit.name] if unit.name else _frame_names(int(unit.number))
-        if (found := self.pictures.place(names, unit.size, location, notes, len(unit.shapes))) is None:
+        if (found := self.image_folder.look_up(names, unit.size, location, notes, len(unit.shapes))) is None:
             return
         objects = list(self._objects(unit, found[1], location, notes))
         yield AnnotatedImage(found[0], found[1], unit.number, tuple(objects))
@@ -131,14 +131,14 @@ class Cvat(DataFormat):
             joined = group not in ("", "0") and shape.tag in _AREAS
             groups.setdefault((shape.values.get("label"), group) if joined else number, []).append(shape)
         for number, members in enumerate(groups.values()):
-            place = f"{location} {members[0].tag} {number}"
+            own_location = f"{location} {members[0].tag} {number}"
             try:
                 found = _object(members, size, notes)
             except BadItem as error:
-                notes.bad(place, str(error))
+                notes.bad(own_location, str(error))
                 continue
             if isinstance(found, Reason):
-                notes.drop(found, place, short(members[0].values.get("label")), len(members))
+                notes.drop(found, own_location, short(members[0].values.get("label")), len(members))
             else:
                 yield found
 
@@ -194,7 +194,7 @@ def _object(members: Sequence[Shape], size: Size | None, notes: Notes) -> Annota
 
 def _masked(members: Sequence[Shape], size: Size | None, fields: Mapping[str, Any]) -> Annotation | Reason:
     if size is None:
-        raise BadItem("a mask needs the picture's size; neither the file nor the picture gives it")
+        raise BadItem("a mask needs the image's size; neither the file nor the image gives it")
     pixels = np.zeros((size[1], size[0]), bool)
     for one in members:
         if one.tag != "mask":

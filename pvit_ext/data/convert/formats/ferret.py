@@ -14,10 +14,10 @@ from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
 from pvit_ext.data.convert.fields import declared_size, kept, short, take
+from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, masked, numbers
 
 _TAG = re.compile(r"<bbox_location(\d+)>")
@@ -36,12 +36,12 @@ class Ferret(ChatItems):
         return Evidence(0.97, "items with box_x1y1x2y2") if "box_x1y1x2y2" in peek.item else None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation."""
+        """The image of an item with its conversation."""
         texts = turns_of(item, notes)
         declared = declared_size(item, "image_w", "image_h")
         path = take(item, "image", str)
         names = [path, *tails(path)]
-        if (found := self.pictures.place(names, declared, location, notes, len(texts) // 2)) is None:
+        if (found := self.image_folder.look_up(names, declared, location, notes, len(texts) // 2)) is None:
             return
         regions, firsts = _regions(item, len(texts), found[1], notes)
         turns = [_said(text, number, firsts) for number, text in enumerate(texts)]
@@ -64,8 +64,8 @@ def _regions(
     firsts = [0]
     for number, of_turn in enumerate(boxes):
         shapes = kept(masks[number], f"masks[{number}]", list)
-        for place, values in enumerate(kept(of_turn, f"box_x1y1x2y2[{number}]", list)):
-            shape = shapes[place] if place < len(shapes) else None
+        for index, values in enumerate(kept(of_turn, f"box_x1y1x2y2[{number}]", list)):
+            shape = shapes[index] if index < len(shapes) else None
             regions.append(_region(values, shape, size, notes))
         firsts.append(len(regions))
     return regions, firsts

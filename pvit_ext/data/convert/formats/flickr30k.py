@@ -1,4 +1,4 @@
-"""Flickr30k Entities: boxes of phrases of five sentences a picture, counted from 1 and inclusive.
+"""Flickr30k Entities: boxes of phrases of five sentences an image, counted from 1 and inclusive.
 
 A phrase names a chain of mentions; a chain has one box, several or none, and a box may belong to several chains. An
 object's captions are the phrases of chains that have this box alone. Sentences are kept with their phrases' objects.
@@ -55,7 +55,7 @@ class Flickr30k(DataFormat):
 
     @cached_property
     def unrelated(self) -> set[tuple[str, int]]:
-        """Sentences that are about another picture, counted from 1."""
+        """Sentences that are about another image, counted from 1."""
         path = self.source / "UNRELATED_CAPTIONS"
         lines = path.read_text().splitlines() if path.is_file() else []
         pairs = [line.split() for line in lines if not line.startswith("#")]
@@ -71,15 +71,15 @@ class Flickr30k(DataFormat):
         return self.source / "Annotations" / f"{name}.xml", self.source / "Sentences" / f"{name}.txt"
 
     def total(self) -> int:
-        """Pictures."""
+        """Images."""
         return len(self._names)
 
     def units(self) -> Iterator[str]:
-        """The name of each picture."""
+        """The name of each image."""
         yield from self._names
 
     def read(self, unit: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """One picture."""
+        """One image."""
         xml, text = self._paths(unit)
         try:
             root = ET.parse(xml).getroot()
@@ -88,13 +88,15 @@ class Flickr30k(DataFormat):
             raise BadItem(f"damaged: {error}", f"{xml.name} or {text.name}") from error
         if not lines:
             notes.drop(Reason.INCOMPLETE, xml.name, f"no {text}")
-        found = self.pictures.place([f"{unit}.jpg"], _declared(root), xml.name, notes, len(root.findall("object")))
+        found = self.image_folder.look_up(
+            [f"{unit}.jpg"], _declared(root), xml.name, notes, len(root.findall("object"))
+        )
         if found is None:
             return
         sentences = [parse_sentence(line) for line in lines if line.strip()]
         for number in range(len(sentences), 0, -1):
             if (unit, number) in self.unrelated:
-                notes.drop(Reason.INCOMPLETE, f"{text.name} line {number}", "listed as about another picture")
+                notes.drop(Reason.INCOMPLETE, f"{text.name} line {number}", "listed as about another image")
                 del sentences[number - 1]
         objects, chains = _objects(root, found[1], xml.name, notes)
         grounded = [_grounded(sentence, chains) for sentence in sentences]
@@ -102,7 +104,7 @@ class Flickr30k(DataFormat):
             found[0],
             found[1],
             unit,
-            tuple(_captioned(place, one, chains, sentences) for place, one in enumerate(objects)),
+            tuple(_captioned(index, one, chains, sentences) for index, one in enumerate(objects)),
             tuple(one.text for one in grounded),
             grounded=tuple(grounded),
         )
@@ -124,7 +126,7 @@ def parse_sentence(line: str) -> Sentence:
 def _objects(
     root: ET.Element, size: Size | None, name: str, notes: Notes
 ) -> tuple[list[Annotation], dict[str, list[int]]]:
-    """Objects, and the places of each chain's."""
+    """Objects, and the indices of each chain's."""
     objects: list[Annotation] = []
     chains: dict[str, list[int]] = {}
     for item in root.findall("object"):
@@ -153,12 +155,12 @@ def _grounded(sentence: Sentence, chains: Mapping[str, list[int]]) -> Grounded:
     return Grounded(text, tuple((start, end, tuple(chains[one])) for start, end, one in phrases if one in chains))
 
 
-def _captioned(place: int, item: Annotation, chains: Mapping[str, list[int]], sentences: list[Sentence]) -> Annotation:
+def _captioned(index: int, item: Annotation, chains: Mapping[str, list[int]], sentences: list[Sentence]) -> Annotation:
     """An object with the phrases that are about it alone, each once."""
     texts: dict[str, str] = {}
     for text, phrases in sentences:
         for start, end, chain in phrases:
-            if chains.get(chain) == [place]:
+            if chains.get(chain) == [index]:
                 texts.setdefault(text[start:end].lower(), text[start:end])
     return Annotation(item.region, item.box, captions=tuple(texts.values()), id=item.id)
 

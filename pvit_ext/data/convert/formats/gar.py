@@ -1,6 +1,6 @@
 """Grasp Any Region's training data and GAR-Bench: JSON, or a folder that ``datasets`` wrote.
 
-Masks are compressed run lengths, one, several, or null for the picture as a whole. A choice is answered by its letter.
+Masks are compressed run lengths, one, several, or null for the image as a whole. A choice is answered by its letter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Unpacked(DataFormat):
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of an item, or of a row."""
-        yield from gar_images(item, self.pictures, self.folder, location, notes)
+        yield from gar_images(item, self.image_folder, self.folder, location, notes)
 
 
 class Gar(_Unpacked, ChatItems):

@@ -12,9 +12,9 @@ from pvit_ext.data.convert.chats import conversation, turns_of
 from pvit_ext.data.convert.embedded import is_embedded, unpack
 from pvit_ext.data.convert.fields import clean, kept, short, take
 from pvit_ext.data.convert.formats.osprey import said
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.marks import put_before
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
-from pvit_ext.data.convert.pictures import Pictures
 from pvit_ext.data.convert.shapes import masked
 
 TAG = re.compile(r"<Prompt(\d+)>")
@@ -23,23 +23,23 @@ _RELATION = ("subject_name", "predicate_name", "object_name")
 
 
 def gar_images(
-    item: Mapping[str, Any], pictures: Pictures, folder: str, location: str, notes: Notes
+    item: Mapping[str, Any], image_folder: ImageFolder, folder: str, location: str, notes: Notes
 ) -> Iterator[AnnotatedImage]:
-    """The picture of an item with its conversation, or its two objects and their relation.
+    """The image of an item with its conversation, or its two objects and their relation.
 
     Args:
         item: with mask_rle or mask_rles.
-        pictures: the image folder.
-        folder: where embedded pictures go, empty: they are left out.
+        image_folder: the image folder.
+        folder: where embedded images go, empty: they are left out.
         location: file and line.
         notes: takes what is left out.
 
     Raises:
         BadItem: for an item that breaks the format's rules.
     """
-    if (name := _picture(take(item, "image", str, bytes, dict), pictures, folder, location, notes)) is None:
+    if (name := _image(take(item, "image", str, bytes, dict), image_folder, folder, location, notes)) is None:
         return
-    if (found := pictures.place([name, name.rsplit("/", 1)[-1]], None, location, notes)) is None:
+    if (found := image_folder.look_up([name, name.rsplit("/", 1)[-1]], None, location, notes)) is None:
         return
     regions = [_mask(one, found[1]) for one in _masks(item)]
     if set(_RELATION) <= set(item):
@@ -55,20 +55,20 @@ def gar_images(
         yield AnnotatedImage(found[0], found[1], "", conversations=(talk,))
 
 
-def _picture(image: Any, pictures: Pictures, folder: str, location: str, notes: Notes) -> str | None:
-    if isinstance(image, dict):  # as datasets keeps a picture
+def _image(image: Any, image_folder: ImageFolder, folder: str, location: str, notes: Notes) -> str | None:
+    if isinstance(image, dict):  # as datasets keeps an image
         image = image.get("bytes") or image.get("path")
     if not is_embedded(image):
         return str(kept(image, "image", str))
     if not folder:
-        problem = "the picture is in the file itself; --set unpack=FOLDER writes such into the image folder"
-        notes.drop(Reason.NO_PICTURE, location, problem)
+        problem = "the image is in the file itself; --set unpack=FOLDER writes such into the image folder"
+        notes.drop(Reason.NO_IMAGE, location, problem)
         return None
-    return unpack(image, pictures, folder)
+    return unpack(image, image_folder, folder)
 
 
 def _masks(item: Mapping[str, Any]) -> list[Any]:
-    """The masks: one, several, or none for the picture as a whole."""
+    """The masks: one, several, or none for the image as a whole."""
     masks = item.get("mask_rles", item.get("mask_rle"))
     if masks is None:
         return []

@@ -39,21 +39,21 @@ class Glamm(ChatItems):
         return None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its caption."""
+        """The image of an item with its caption."""
         caption = take(item, "caption", str)
         path = take(item, "file_name" if "groundings" in item else "img_file_name", str)
         named = _groundings(item, caption) if "groundings" in item else _refs(item, caption)
         count = sum(len(masks) for _, _, masks in named)
-        if (found := self.pictures.place([path, path.rsplit("_", 1)[-1]], None, location, notes, count)) is None:
+        if (found := self.image_folder.look_up([path, path.rsplit("_", 1)[-1]], None, location, notes, count)) is None:
             return
         objects: list[Annotation] = []
         phrases: list[Phrase] = []
         for words, span, masks in named:
             alone = words if len(masks) == 1 else ""
             added = [_add(mask, alone, objects, found[1], location, notes) for mask in masks]
-            places = tuple(place for place in added if place is not None)
-            if places and span is not None:
-                phrases.append((*span, places))
+            indices = tuple(index for index in added if index is not None)
+            if indices and span is not None:
+                phrases.append((*span, indices))
             elif span is None:
                 notes.count("phrases that their caption does not hold")
         grounded = (Grounded(caption, tuple(sorted(phrases))),) if phrases else ()
@@ -89,7 +89,7 @@ def _refs(item: Mapping[str, Any], caption: str) -> Named:
 def _add(
     mask: Any, words: str, objects: list[Annotation], size: Size | None, location: str, notes: Notes
 ) -> int | None:
-    """The place of a new object; None with a note where its mask is of no use."""
+    """The index of a new object; None with a note where its mask is of no use."""
     captions = (clean(words),) if words else ()
     found = segmentation(mask, size, notes, captions=captions)
     if isinstance(found, Reason):

@@ -103,7 +103,7 @@ class Gqa(DataFormat):
             graph = kept(self.buffers[scene[0]].load(*scene[1]), "a scene graph", dict)
             declared = take(graph, "width", int), take(graph, "height", int)
             names = [f"{image}.jpg", f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg"]
-            if (found := self.pictures.place(names, declared, location, notes, len(questions))) is None:
+            if (found := self.image_folder.look_up(names, declared, location, notes, len(questions))) is None:
                 return
             builder = SceneImage(graph, location, found[1], notes)
         except BadItem as error:

@@ -14,7 +14,7 @@ from pvit_ext.data.convert.shapes import boxed, numbers, xywh
 from pvit_ext.data.convert.spans import insert_regions
 
 _WORD = re.compile(r"\S+")
-_PLACE = re.compile(r"(\d+)(?::(\d+))?")
+_POSITION = re.compile(r"(\d+)(?::(\d+))?")
 _EDGES = ("x", "y", "w", "h")
 MISSING = "objects that questions name and the scene graph lacks"
 
@@ -34,7 +34,7 @@ class SceneImage:
 
     def __init__(self, graph: Mapping[str, Any], location: str, size: Size | None, notes: Notes) -> None:
         self.graph, self.location, self.size, self.notes = take(graph, "objects", dict), location, size, notes
-        self.places: dict[str, int] = {}
+        self.indices: dict[str, int] = {}
         self.objects: list[Annotation] = []
         self.questions: list[Question] = []
         self.named: set[int] = set()
@@ -44,7 +44,7 @@ class SceneImage:
             if isinstance(found, Reason):
                 self.unusable[key] = found
                 continue
-            self.places[key] = len(self.objects)
+            self.indices[key] = len(self.objects)
             self.objects.append(found)
 
     def ask(self, item: Mapping[str, Any], key: str, full: bool) -> None:
@@ -62,14 +62,14 @@ class SceneImage:
         answer = clean(take(item, "fullAnswer" if full else "answer", str))
         annotations = kept(item.get("annotations") or {}, "annotations", dict)
         named = []
-        for place, ids in self._named(annotations, "question"):
-            named.append((_end(question, place), ids))
+        for position, ids in self._named(annotations, "question"):
+            named.append((_end(question, position), ids))
         for part in ("answer", "fullAnswer"):
             for _, ids in self._named(annotations, part):
                 self.named.update(ids)
-        text, places = insert_regions(question, named)
-        self.named.update(places)
-        self.questions.append(Question(clean(text), answer, tuple(places), key))
+        text, indices = insert_regions(question, named)
+        self.named.update(indices)
+        self.questions.append(Question(clean(text), answer, tuple(indices), key))
 
     def build(self, image: str, item: str, everything: bool) -> AnnotatedImage:
         """The image.
@@ -81,37 +81,37 @@ class SceneImage:
         """
         for key, reason in self.unusable.items():
             self.notes.drop(reason, f"{self.location} object {key}", short(self.graph[key]))
-        stay = [place for place in range(len(self.objects)) if everything or place in self.named]
+        stay = [index for index in range(len(self.objects)) if everything or index in self.named]
         if len(stay) < len(self.objects):
             self.notes.count("objects that no question or answer names, left out", len(self.objects) - len(stay))
-        moved = {place: number for number, place in enumerate(stay)}
-        questions = [replace(one, regions=tuple(moved[place] for place in one.regions)) for one in self.questions]
+        moved = {index: number for number, index in enumerate(stay)}
+        questions = [replace(one, regions=tuple(moved[index] for index in one.regions)) for one in self.questions]
         return AnnotatedImage(
             image,
             self.size,
             item,
-            tuple(self.objects[place] for place in stay),
+            tuple(self.objects[index] for index in stay),
             relations=tuple(self._relations(moved)),
             questions=tuple(questions),
         )
 
     def _named(self, annotations: Mapping[str, Any], part: str) -> Iterator[tuple[str, list[int]]]:
-        """Places of words, and the objects that they name."""
-        for place, ids in kept(annotations.get(part) or {}, f"annotations.{part}", dict).items():
+        """Positions of words, and the objects that they name."""
+        for position, ids in kept(annotations.get(part) or {}, f"annotations.{part}", dict).items():
             found = []
-            for one in kept(ids, f"annotations.{part}[{place!r}]", str).split(","):
-                if (key := one.strip()) in self.places:
-                    found.append(self.places[key])
+            for one in kept(ids, f"annotations.{part}[{position!r}]", str).split(","):
+                if (key := one.strip()) in self.indices:
+                    found.append(self.indices[key])
                 elif key not in ("", "-"):
                     self.notes.count(MISSING)
-            yield place, found
+            yield position, found
 
     def _relations(self, moved: Mapping[int, int]) -> Iterator[Relation]:
-        for key, place in self.places.items():
+        for key, index in self.indices.items():
             for one in kept(self.graph[key].get("relations") or [], f"relations of {key}", list):
-                other = self.places.get(str(kept(one, "a relation", dict).get("object")))
-                if place in moved and other is not None and other in moved:
-                    yield Relation(moved[place], clean(one.get("name")), moved[other])
+                other = self.indices.get(str(kept(one, "a relation", dict).get("object")))
+                if index in moved and other is not None and other in moved:
+                    yield Relation(moved[index], clean(one.get("name")), moved[other])
 
 
 def _object(entry: Mapping[str, Any], key: str, size: Size | None, notes: Notes) -> Annotation | Reason:
@@ -121,11 +121,11 @@ def _object(entry: Mapping[str, Any], key: str, size: Size | None, notes: Notes)
     return boxed((x0, y0, x1, y1), size, notes, label=clean(take(entry, "name", str)), attributes=attributes, id=key)
 
 
-def _end(question: str, place: str) -> int:
-    """Where the words end that a place names, without the punctuation behind them."""
+def _end(question: str, position: str) -> int:
+    """Where the words end that a position names, without the punctuation behind them."""
     words = list(_WORD.finditer(question))
-    found = _PLACE.fullmatch(place)
+    found = _POSITION.fullmatch(position)
     last = int(found[2]) - 1 if found and found[2] else int(found[1]) if found else -1
     if not 0 <= last < len(words):
-        raise BadItem(f"annotations.question names words {place!r} of {len(words)}, counted from 0")
+        raise BadItem(f"annotations.question names words {position!r} of {len(words)}, counted from 0")
     return words[last].start() + len(words[last][0].rstrip(".,?!;:"))

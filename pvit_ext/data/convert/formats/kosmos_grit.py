@@ -1,7 +1,7 @@
-"""Kosmos-2's GRIT: captions of web pictures with phrases and boxes, fractions of each side, as Parquet.
+"""Kosmos-2's GRIT: captions of web images with phrases and boxes, fractions of each side, as Parquet.
 
 ``noun_chunks`` and ``ref_exps`` are lists of ``[start, end, x0, y0, x1, y1, score]``; start and end are characters of
-the caption, written as floats. The files hold addresses, not pictures: those are looked for under ``key`` (as
+the caption, written as floats. The files hold addresses, not images: those are looked for under ``key`` (as
 img2dataset names them), the id, or the last part of the address.
 """
 
@@ -27,7 +27,7 @@ class KosmosGrit(ParquetRows):
     """See the module."""
 
     name = "kosmos_grit"
-    about = "Kosmos-2's GRIT: Parquet with caption, noun_chunks and ref_exps; pictures fetched beforehand"
+    about = "Kosmos-2's GRIT: Parquet with caption, noun_chunks and ref_exps; images fetched beforehand"
     settings: ClassVar[Mapping[str, Setting]] = {
         "phrases": Setting("noun_chunks", "which", ("noun_chunks", "ref_exps", "both")),
         "min_score": Setting("0", "of a box"),
@@ -48,8 +48,8 @@ class KosmosGrit(ParquetRows):
         return Evidence(0.97, "the columns noun_chunks and ref_exps") if found else None
 
     def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a row with its phrases."""
-        if (found := self.pictures.place(_names(row), None, location, notes)) is None:
+        """The image of a row with its phrases."""
+        if (found := self.image_folder.look_up(_names(row), None, location, notes)) is None:
             return
         caption = take(row, "caption", str)
         chosen = self.chosen["phrases"]
@@ -58,13 +58,13 @@ class KosmosGrit(ParquetRows):
         spans: dict[tuple[int, int], list[tuple[float, ...]]] = {}
         for chunk in (one for chunks in lists for one in chunks):
             self._add(chunk, caption, found[1], objects, spans, location, notes)
-        places = {box: number for number, box in enumerate(objects)}
+        indices = {box: number for number, box in enumerate(objects)}
         for (start, end), boxes in spans.items():
             if len(boxes) == 1:  # a phrase of several is about none of them alone
                 one = objects[boxes[0]]
                 words = clean(caption[start:end])
                 objects[boxes[0]] = replace(one, captions=tuple(dict.fromkeys((*one.captions, words))))
-        phrases = tuple((start, end, tuple(places[box] for box in spans[start, end])) for start, end in sorted(spans))
+        phrases = tuple((start, end, tuple(indices[box] for box in spans[start, end])) for start, end in sorted(spans))
         grounded = (Grounded(caption, phrases),) if phrases else ()
         item = location.replace(" row ", "/")
         yield AnnotatedImage(found[0], found[1], item, tuple(objects.values()), (clean(caption),), grounded=grounded)
@@ -98,7 +98,7 @@ class KosmosGrit(ParquetRows):
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
-    """Where the picture may lie."""
+    """Where the image may lie."""
     last = str(row.get("url") or "").split("?")[0].rsplit("/", 1)[-1]
     stems = [str(row[key]) for key in ("key", "id") if row.get(key) is not None]
     return [*(f"{stem}.{suffix}" for stem in stems for suffix in _SUFFIXES), *([last] if last else [])]

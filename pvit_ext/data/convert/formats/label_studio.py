@@ -1,4 +1,4 @@
-"""Label Studio: the JSON export, and JSON-MIN; numbers are percent of the picture's sides.
+"""Label Studio: the JSON export, and JSON-MIN; numbers are percent of the image's sides.
 
 Of a task's annotations the last that was not cancelled is taken (``annotator`` chooses another person's). A rectangle
 is turned clockwise about its upper left corner. Results share the id of the region that they are about: labels name it,
@@ -68,7 +68,7 @@ class LabelStudio(JsonItems):
         return None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a task."""
+        """The image of a task."""
         location = f"{self.source.name} task {item.get('id')}"
         results = self._results(item, location, notes) if "annotations" in item else _flat(item)
         if results is None:
@@ -76,12 +76,12 @@ class LabelStudio(JsonItems):
         data = item.get("data", item)
         names = _names(data, item)
         if not names:
-            raise BadItem(f"no picture among {short(sorted(map(str, data)))}; expected data.image", location)
-        found = self.pictures.place(names, _declared(results), location, notes, len(results), in_pixels=False)
+            raise BadItem(f"no image among {short(sorted(map(str, data)))}; expected data.image", location)
+        found = self.image_folder.look_up(names, _declared(results), location, notes, len(results), in_pixels=False)
         if found is None:
             return
-        objects, places = self._objects(results, found[1], location, notes)
-        relations = tuple(_relations(results, places, notes))
+        objects, indices = self._objects(results, found[1], location, notes)
+        relations = tuple(_relations(results, indices, notes))
         yield AnnotatedImage(found[0], found[1], str(item.get("id")), tuple(objects), relations=relations)
 
     def _results(self, item: Mapping[str, Any], location: str, notes: Notes) -> list[Any] | None:
@@ -104,10 +104,10 @@ class LabelStudio(JsonItems):
         self, results: Sequence[Any], size: Size | None, location: str, notes: Notes
     ) -> tuple[list[Annotation], dict[str, int]]:
         objects: list[Annotation] = []
-        places: dict[str, int] = {}
+        indices: dict[str, int] = {}
         about, regions = _about(results), 0
         for number, result in enumerate(results):
-            location_of = f"{location} result {number}"
+            own_location = f"{location} result {number}"
             try:
                 kind = take(result, "type", str)
                 if kind in _ABOUT or kind == "relation":
@@ -115,16 +115,16 @@ class LabelStudio(JsonItems):
                 regions += str(result.get("id")) in about
                 found = _region(kind, result, size, about, notes) if kind in _KINDS else Reason.NOT_A_REGION
             except BadItem as error:
-                notes.bad(location_of, str(error))
+                notes.bad(own_location, str(error))
                 continue
             if isinstance(found, Reason):
-                notes.drop(found, location_of, short(result.get("type")))
+                notes.drop(found, own_location, short(result.get("type")))
                 continue
-            places[str(result.get("id", number))] = len(objects)
+            indices[str(result.get("id", number))] = len(objects)
             objects.append(found)
         if len(about) > regions:
             notes.count("answers about the image, left out", len(about) - regions)
-        return objects, places
+        return objects, indices
 
 
 def _region(
@@ -132,9 +132,9 @@ def _region(
 ) -> Annotation | Reason:
     value = take(result, "value", dict)
     if result.get("image_rotation"):
-        raise BadItem(f"image_rotation {short(result['image_rotation'])}: turn the picture itself, then label it")
+        raise BadItem(f"image_rotation {short(result['image_rotation'])}: turn the image itself, then label it")
     if size is None:
-        raise BadItem("percent needs the picture's size; neither the task nor the picture gives it")
+        raise BadItem("percent needs the image's size; neither the task nor the image gives it")
     name = str(result.get("id", ""))
     said = about.get(name, _About())
     labels = value.get(kind) or value.get("labels") or said.labels
@@ -210,11 +210,11 @@ def _about(results: Sequence[Any]) -> dict[str, _About]:
     return found
 
 
-def _relations(results: Sequence[Any], places: Mapping[str, int], notes: Notes) -> Iterator[Relation]:
+def _relations(results: Sequence[Any], indices: Mapping[str, int], notes: Notes) -> Iterator[Relation]:
     for one in results:
         if not isinstance(one, Mapping) or one.get("type") != "relation":
             continue
-        ends = [places.get(str(one.get(key))) for key in ("from_id", "to_id")]
+        ends = [indices.get(str(one.get(key))) for key in ("from_id", "to_id")]
         labels = [clean(label) for label in one.get("labels") or []]
         if not labels or ends[0] is None or ends[1] is None:
             notes.count("relations without a label, or of a region that was left out")
@@ -226,7 +226,7 @@ def _relations(results: Sequence[Any], places: Mapping[str, int], notes: Notes) 
 
 
 def _names(data: Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:
-    """Where a picture may lie: as it was uploaded, then under its name without the prefix of the upload."""
+    """Where an image may lie: as it was uploaded, then under its name without the prefix of the upload."""
     given = data.get("image") or data.get("img") or data.get("$undefined$")
     if not isinstance(given, str):
         given = next((one for one in data.values() if isinstance(one, str) and "/" in one), None)

@@ -21,15 +21,15 @@ class _Bits:
 
     def __init__(self, data: bytes) -> None:
         self.bits = np.unpackbits(np.frombuffer(data, np.uint8))
-        self.place = 0
+        self.position = 0
 
     def take(self, count: int) -> int:
         """The next number of so many bits."""
-        end = self.place + count
+        end = self.position + count
         if end > len(self.bits):
             raise BadItem("a brush's rle breaks off")
-        number = int("".join(map(str, self.bits[self.place : end])) or "0", 2)
-        self.place = end
+        number = int("".join(map(str, self.bits[self.position : end])) or "0", 2)
+        self.position = end
         return number
 
 
@@ -38,7 +38,7 @@ def decode_brush(rle: Sequence[int], size: Size) -> NDArray[np.bool_]:
 
     Args:
         rle: bytes as numbers.
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
 
     Raises:
         BadItem: for a packing that breaks off or is of another size.
@@ -49,19 +49,19 @@ def decode_brush(rle: Sequence[int], size: Size) -> NDArray[np.bool_]:
         raise BadItem("a brush's rle is a list of numbers 0..255") from error
     count = bits.take(32)
     if count != size[0] * size[1] * 4:
-        raise BadItem(f"a brush's rle has {count} values, its picture {size[0]}x{size[1]}x4")
+        raise BadItem(f"a brush's rle has {count} values, its image {size[0]}x{size[1]}x4")
     word = bits.take(5) + 1
     runs = [bits.take(4) + 1 for _ in range(4)]
     values = np.zeros(count, np.int64)
-    place = 0
-    while place < count:
+    position = 0
+    while position < count:
         repeats, length = bits.take(1), bits.take(runs[bits.take(2)]) + 1
-        if place + length > count:
+        if position + length > count:
             raise BadItem("a brush's rle holds more values than it says")
         if repeats:
-            values[place : place + length] = bits.take(word)
+            values[position : position + length] = bits.take(word)
         else:
-            values[place : place + length] = [bits.take(word) for _ in range(length)]
-        place += length
+            values[position : position + length] = [bits.take(word) for _ in range(length)]
+        position += length
     alpha: NDArray[np.bool_] = values.reshape(size[1], size[0], 4)[:, :, 3] > 0
     return alpha

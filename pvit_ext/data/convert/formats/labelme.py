@@ -1,4 +1,4 @@
-"""LabelMe (labelmeai): a JSON file of shapes for each picture, in pixels of the upright picture.
+"""LabelMe (labelmeai): a JSON file of shapes for each image, in pixels of the upright image.
 
 Shapes of one label and ``group_id`` are one object. A rectangle has two corners in any order, a circle its centre and a
 point of its edge, a mask a PNG of its box alone, whose two points are its first and last pixel. A point is a point, a
@@ -61,14 +61,14 @@ class LabelMe(FileItems):
         return ()
 
     def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a file."""
+        """The image of a file."""
         item = self._item(unit)
         shapes = take(item, "shapes", list)
         declared = declared_size(item, "imageWidth", "imageHeight")
         path = take(item, "imagePath", str).replace("\\", "/")
         suffix = Path(path).suffix
-        names = [*self.pictures.inside(unit.parent / path), path, f"{unit.stem}{suffix}", path.rsplit("/", 1)[-1]]
-        if (found := self.pictures.place(names, declared, unit.name, notes, len(shapes))) is None:
+        names = [*self.image_folder.inside(unit.parent / path), path, f"{unit.stem}{suffix}", path.rsplit("/", 1)[-1]]
+        if (found := self.image_folder.look_up(names, declared, unit.name, notes, len(shapes))) is None:
             return
         name, size = found
         inside = unit.relative_to(self.source) if self.source.is_dir() else Path(unit.name)
@@ -106,14 +106,14 @@ class LabelMe(FileItems):
                 yield found
 
     def _object(
-        self, members: list[Mapping[str, Any]], size: Size | None, notes: Notes, place: str
+        self, members: list[Mapping[str, Any]], size: Size | None, notes: Notes, number: str
     ) -> Annotation | Reason:
         flags = members[0].get("flags")
         fields: dict[str, Any] = {
             "label": clean(take(members[0], "label", str)),
             "captions": (text,) if (text := clean(members[0].get("description"))) else (),
             "attributes": tuple(clean(key) for key, value in flags.items() if value) if isinstance(flags, dict) else (),
-            "id": place,
+            "id": number,
         }
         if len(members) == 1:
             return _shape(members[0], size, notes, fields)
@@ -172,7 +172,7 @@ def _joined(
 ) -> Annotation | Reason:
     """Masks of one object as one."""
     if size is None:
-        raise BadItem("a mask needs the picture's size; neither the file nor the picture gives it")
+        raise BadItem("a mask needs the image's size; neither the file nor the image gives it")
     pixels = np.zeros((size[1], size[0]), bool)
     for shape in members:
         if shape.get("shape_type") != "mask":

@@ -1,6 +1,6 @@
 """LVIS v1 and v0.5, and PACO-LVIS, which adds parts and attributes: COCO's layout with other tables.
 
-Pictures lie where the last two parts of ``coco_url`` say; a file of ``val`` may name ``train2017``. Names are cleaned
+Images lie where the last two parts of ``coco_url`` say; a file of ``val`` may name ``train2017``. Names are cleaned
 for people: ``bow_(decorative_ribbons)`` becomes ``bow``; the source's own name is kept as category.
 """
 
@@ -41,7 +41,7 @@ class Lvis(Coco):
         return [*(["/".join(url.split("/")[-2:])] if url else []), *super().names(image)]
 
     def classes(self) -> None:
-        """No closed list: of a picture's thousand classes few were searched for."""
+        """No closed list: of an image's thousand classes few were searched for."""
 
     def label(self, category: Mapping[str, Any]) -> str:
         """The name without its sense, blanks for underlines; of a part, ``handle of a cup``."""

@@ -44,14 +44,14 @@ class MsSwift(ChatItems):
         return Evidence(0.6, "items with messages and images") if "images" in keys else None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The pictures of an item with its conversation."""
+        """The images of an item with its conversation."""
         placed = []
         for name in images_named(item):
-            if (found := self.pictures.place([name], None, location, notes)) is None:
+            if (found := self.image_folder.look_up([name], None, location, notes)) is None:
                 return
             placed.append(found)
         if not placed:
-            notes.drop(Reason.NO_PICTURE, location, "no images")
+            notes.drop(Reason.NO_IMAGE, location, "no images")
             return
         objects = kept(item.get("objects") or {}, "objects", dict)
         regions = _regions(objects, [size for _, size in placed], location, notes)

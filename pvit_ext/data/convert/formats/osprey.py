@@ -1,7 +1,7 @@
 """Osprey-724K: conversations and descriptions of masks, which texts call ``<region1>``, ``<region2>``, from 1.
 
 ``segmentation`` is polygons or COCO's run lengths, in one file both. ``bbox`` is not read: its convention is nowhere
-stated. The picture is the part of ``file_name`` behind the last ``_``, or all of it. Answers of the short forms and
+stated. The image is the part of ``file_name`` behind the last ``_``, or all of it. Answers of the short forms and
 the part level are a word or two: questions then ask for that, as Osprey's own reader does.
 """
 
@@ -50,7 +50,7 @@ class Osprey(ChatItems):
         return None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation, or its described regions."""
+        """The image of an item with its conversation, or its described regions."""
         texts = turns_of(item, notes) if "conversations" in item else []
         if self.is_short:
             texts = [text if number % 2 else f"{text.rstrip()}\n{_SHORT}" for number, text in enumerate(texts)]
@@ -61,7 +61,7 @@ class Osprey(ChatItems):
         path = take(item, "file_name", str)
         declared = take(item, "width", int), take(item, "height", int)
         names = [path, path.rsplit("_", 1)[-1]]
-        if (found := self.pictures.place(names, declared, location, notes, len(told) or len(texts) // 2)) is None:
+        if (found := self.image_folder.look_up(names, declared, location, notes, len(told) or len(texts) // 2)) is None:
             return
         regions = [_region(one, found[1], notes) for one in take(item, "annotation", list)]
         turns = [said(text, _TAG, len(regions), 1) for text in texts]

@@ -40,16 +40,16 @@ class PixelRefer(ChatItems):
         return None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation, or its captioned region."""
+        """The image of an item with its conversation, or its captioned region."""
         if "video" in item:
-            notes.drop(Reason.NO_PICTURE, location, f"{clean(item['video'])} is a video")
+            notes.drop(Reason.NO_IMAGE, location, f"{clean(item['video'])} is a video")
             return
         names = images_named(item)
         if len(names) != 1:
             raise BadItem(f"image is one, got {len(names)}")
         declared = declared_size(item)
         texts = [] if "caption" in item else turns_of(item, notes)
-        if (found := self.pictures.place(names, declared, location, notes, max(len(texts) // 2, 1))) is None:
+        if (found := self.image_folder.look_up(names, declared, location, notes, max(len(texts) // 2, 1))) is None:
             return
         masks = kept(item.get("mask" if "caption" in item else "masks") or [], "masks", list)
         captions = (clean(take(item, "caption", str)),) if "caption" in item else ()

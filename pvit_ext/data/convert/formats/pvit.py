@@ -1,6 +1,6 @@
 """PVIT's released data: ``<Region><Lx0><Ly0><Lx1><Ly1></Region>`` in the texts, thousandths of each side.
 
-The folder of a stage has ``mapping.yaml``, which names the folder of each file's pictures. Of a file whose boxes are
+The folder of a stage has ``mapping.yaml``, which names the folder of each file's images. Of a file whose boxes are
 said to be those of the output, PVIT reads nothing, and neither is it read here. One ``KEY.json`` is read alone too.
 """
 
@@ -102,13 +102,13 @@ class Pvit(DataFormat):
                 yield key, start, end, number
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation."""
+        """The image of an item with its conversation."""
         key, start, end, number = unit
         location = f"{key}.json item {number}"
         try:
             item = kept(self.buffers[key].load(start, end), "an item", dict)
             texts = turns_of(item, notes)
-            found = self.pictures.place(
+            found = self.image_folder.look_up(
                 self._names(key, take(item, "image", str)), None, location, notes, len(texts) // 2
             )
             if found is None:

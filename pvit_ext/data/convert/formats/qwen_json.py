@@ -1,7 +1,7 @@
 """Qwen2.5-VL's and Qwen3-VL's grounding data: answers of JSON with ``bbox_2d`` or ``point_2d``, and ``label``.
 
 The file does not say what its numbers are. Qwen3-VL's are thousandths of each side. Qwen2.5-VL's are pixels of the
-picture as its processor resizes it: sides rounded to multiples of 28, the area kept between two limits, which have to
+image as its processor resizes it: sides rounded to multiples of 28, the area kept between two limits, which have to
 be those of the data.
 """
 
@@ -36,10 +36,10 @@ class QwenJson(ChatItems):
     about = "Qwen2.5-VL's and Qwen3-VL's grounding data: JSON with bbox_2d in the texts"
     settings: ClassVar[Mapping[str, Setting]] = {
         "numbers": Setting(
-            "", "thousandths (Qwen3-VL), or pixels of the resized picture (Qwen2.5-VL)", ("thousandths", "pixels")
+            "", "thousandths (Qwen3-VL), or pixels of the resized image (Qwen2.5-VL)", ("thousandths", "pixels")
         ),
-        "min_pixels": Setting("", "least area of the resized picture, such as 3136; for pixels"),
-        "max_pixels": Setting("", "most area of the resized picture, such as 1003520 or 12845056; for pixels"),
+        "min_pixels": Setting("", "least area of the resized image, such as 3136; for pixels"),
+        "max_pixels": Setting("", "most area of the resized image, such as 1003520 or 12845056; for pixels"),
     }
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
@@ -55,7 +55,7 @@ class QwenJson(ChatItems):
         given = [self.chosen[key] for key in ("min_pixels", "max_pixels")]
         if not all(text.isdigit() for text in given) or int(given[0]) > int(given[1]):
             raise SourceError(
-                f"{self.name}: pixels of the resized picture need the limits of its data, two whole numbers: "
+                f"{self.name}: pixels of the resized image need the limits of its data, two whole numbers: "
                 f"--set min_pixels=3136 --set max_pixels=1003520 or another; got {given[0]!r} and {given[1]!r}"
             )
         return int(given[0]), int(given[1])
@@ -68,15 +68,15 @@ class QwenJson(ChatItems):
         return Evidence(0.95, "conversations with bbox_2d or point_2d") if found else None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation and what its answers locate."""
+        """The image of an item with its conversation and what its answers locate."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
         paths = images_named(item)
         if not is_single(paths, len(texts) // 2, location, notes):
             return
-        if (found := self.pictures.place(paths, None, location, notes, max(len(texts) // 2, 1))) is None:
+        if (found := self.image_folder.look_up(paths, None, location, notes, max(len(texts) // 2, 1))) is None:
             return
         if found[1] is None and self.chosen["numbers"] == "pixels":
-            raise BadItem("pixels of the resized picture need its size; convert without --no-images")
+            raise BadItem("pixels of the resized image need its size; convert without --no-images")
         regions: list[Annotation | Reason] = []
         turns = [self._said(text, regions, found[1], notes) for text in texts]
         said = without_boxes(turns, regions, location, notes, str(item.get("id", "")))
@@ -113,10 +113,10 @@ class QwenJson(ChatItems):
 
 
 def resized(size: Size, least: int, most: int) -> Size:
-    """The size to which Qwen2.5-VL's processor brings a picture.
+    """The size to which Qwen2.5-VL's processor brings an image.
 
     Args:
-        size: (width, height) of the picture.
+        size: (width, height) of the image.
         least, most: pixels it may have then.
 
     Source: ``smart_resize`` of transformers, models/qwen2_vl/image_processing_qwen2_vl.py.

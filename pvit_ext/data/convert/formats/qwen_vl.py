@@ -1,7 +1,7 @@
 """Qwen-VL's and Qwen2-VL's instruction data: ``<ref>words</ref><box>(x0,y0),(x1,y1)</box>`` in the texts.
 
 Numbers are thousandths of each side, 0 to 999. Qwen2-VL writes ``<|object_ref_start|>``, ``<|box_start|>`` and their
-ends. The picture stands in the text, ``Picture 1: <img>path</img>``, or under ``image`` or ``images``.
+ends. The image stands in the text, ``Picture 1: <img>path</img>``, or under ``image`` or ``images``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed_in
 
 FULL = 1000
-_PICTURE = re.compile(r"(?:Picture \d+:[ \t]*)?<img>(.*?)</img>[ \t]*", re.DOTALL)
+_IMAGE = re.compile(r"(?:Picture \d+:[ \t]*)?<img>(.*?)</img>[ \t]*", re.DOTALL)
 _REF = r"(?:<ref>(?P<ref>.*?)</ref>|<\|object_ref_start\|>(?P<ref2>.*?)<\|object_ref_end\|>)"
 _BOX = r"(?:<box>[^<]*</box>|<\|box_start\|>[^<]*<\|box_end\|>)"
 _TAGS = re.compile(rf"{_REF}\s*(?P<boxes>{_BOX}(?:[,\s]*{_BOX})*)?|(?P<bare>{_BOX}(?:[,\s]*{_BOX})*)", re.DOTALL)
@@ -46,12 +46,12 @@ class QwenVl(ChatItems):
         return Evidence(0.97, f"conversations with {found}") if found else None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of an item with its conversation."""
+        """The image of an item with its conversation."""
         texts = turns_of(item, notes, "messages" if "messages" in item else "conversations")
-        texts, paths = _pictures(texts, item)
+        texts, paths = _images(texts, item)
         if not is_single(paths, len(texts) // 2, location, notes):
             return
-        if (found := self.pictures.place(paths, None, location, notes)) is None:
+        if (found := self.image_folder.look_up(paths, None, location, notes)) is None:
             return
         boxes = _Boxes(found[1], notes)
         turns = [boxes.said(text) for text in texts]
@@ -60,13 +60,13 @@ class QwenVl(ChatItems):
         yield AnnotatedImage(found[0], found[1], "", said.objects, grounded=said.grounded, conversations=conversations)
 
 
-def _pictures(texts: list[str], item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The texts with ``<image>`` for their pictures, and the pictures, each once."""
+def _images(texts: list[str], item: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The texts with ``<image>`` for their images, and the images, each once."""
     paths = images_named(item)
-    inside = [path.strip() for text in texts for path in _PICTURE.findall(text)]
+    inside = [path.strip() for text in texts for path in _IMAGE.findall(text)]
     if inside:
         paths = list(dict.fromkeys((*paths, *inside)))
-        texts = [_PICTURE.sub("", text).lstrip("\n") for text in texts]  # <image> is put before the first turn
+        texts = [_IMAGE.sub("", text).lstrip("\n") for text in texts]  # <image> is put before the first turn
     return texts, paths
 
 

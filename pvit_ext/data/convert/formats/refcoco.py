@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: sentences that refer to COCO's objects.
 
-Pictures of val and test are left out where no split is asked for, and of train where a picture is in both, unless
+Images of val and test are left out where no split is asked for, and of train where an image is in both, unless
 ``--no-exclude-leaks`` is given.
 
 ``refs(...).p`` is a pickle of Python 2. It is read by an unpickler that makes nothing but lists, dicts, numbers and
@@ -20,10 +20,10 @@ from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceErr
 from pvit_ext.data.convert.chats import ChatItems
 from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.formats.coco import NO_NAME, Coco, Span, Unit
+from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, numbers
 
 
@@ -44,9 +44,9 @@ class RefCoco(Coco):
         self.buffer = JsonBuffer(folder / "instances.json")
         self.sentences: dict[int, list[str]] = {}
         self.parts: dict[int, str] = {}
-        """Of pictures of val and test."""
+        """Of images of val and test."""
         self.wanted: dict[int, set[int]] = {}
-        """Objects that sentences are about, by picture."""
+        """Objects that sentences are about, by image."""
         self._unlisted: list[int] = []
         if not self.buffer.path.is_file():
             raise SourceError(f"{self.buffer.path} is not there; boxes of {self.refs_file.name} come from it")
@@ -87,25 +87,24 @@ class RefCoco(Coco):
         if not self.wanted:
             raise SourceError(f"{self.refs_file} has no split {split!r}; it has {', '.join(sorted(splits))}")
         listed = set()
-        for place, spans in super().units():
-            if place is not None and (number := self.buffer.load(*place).get("id")) in self.wanted:
+        for image_span, spans in super().units():
+            if image_span is not None and (number := self.buffer.load(*image_span).get("id")) in self.wanted:
                 listed.add(number)
-                yield place, spans
+                yield image_span, spans
         self._unlisted = sorted(self.wanted.keys() - listed)
 
     def remarks(self) -> list[str]:
-        """Pictures that sentences are about, and ``instances.json`` lacks."""
+        """Images that sentences are about, and ``instances.json`` lacks."""
         if not (missing := self._unlisted):
             return []
-        return [
-            f"refcoco: {len(missing)} pictures of {self.refs_file.name} are not in instances.json: {short(missing)}"
-        ]
+        name = self.refs_file.name
+        return [f"refcoco: instances.json lacks {len(missing)} images that {name} is about, such as {missing[0]}"]
 
     def classes(self) -> None:
         """No closed list: objects that no sentence refers to are left out."""
 
     def held_out(self) -> dict[str, str]:
-        """Pictures of val and test."""
+        """Images of val and test."""
         name = f"{self.refs_file.parent.name} {self.refs_file.stem}"
         return {f"coco {number}": f"{name} {part}" for number, part in self.parts.items()}
 
@@ -114,11 +113,11 @@ class RefCoco(Coco):
         number = self.buffer.load(*unit[0]).get("id") if unit[0] else None
         if self.exclude_leaks and self.chosen["split"] in ("", "train") and number in self.parts:
             detail = f"of {self.parts[number]}; --no-exclude-leaks keeps it"
-            notes.drop(Reason.HELD_OUT, f"{self.source.name} image {number}", detail, len(unit[1]))
+            notes.drop(Reason.HELD_OUT, f"{self.source.name} image {number}", detail, len(self.wanted[number]))
             return
         yield from super().read(unit, notes)
         for missing in sorted(self.wanted.get(number, set()) - {self._id(span) for span in unit[1]}):
-            problem = f"instances.json has no annotation {missing} of this picture, which sentences are about"
+            problem = f"instances.json has no annotation {missing} of this image, which sentences are about"
             notes.drop(Reason.INCOMPLETE, f"{self.source.name} image {number}", problem)
 
     def _id(self, span: Span) -> Any:
@@ -172,21 +171,21 @@ class Mdetr(Coco):
                 replace(one, captions=tuple(clean(caption[start:end]) for start, end in spans.get(one.id, [])))
                 for one in image.objects
             ]
-            places: dict[tuple[int, int], list[int]] = {}
-            for place, one in enumerate(objects):
+            indices: dict[tuple[int, int], list[int]] = {}
+            for index, one in enumerate(objects):
                 for pair in spans.get(one.id, []):
-                    places.setdefault(pair, []).append(place)
-            phrases = tuple((start, end, tuple(places[start, end])) for start, end in sorted(places))
+                    indices.setdefault(pair, []).append(index)
+            phrases = tuple((start, end, tuple(indices[start, end])) for start, end in sorted(indices))
             grounded = (Grounded(caption, phrases),) if phrases else ()
             yield replace(image, objects=tuple(objects), grounded=grounded)
 
-    def _caption(self, place: Span) -> str:
-        image = kept(self.buffer.load(*place), "an image", dict)
+    def _caption(self, span: Span) -> str:
+        image = kept(self.buffer.load(*span), "an image", dict)
         return str(kept(image.get("caption") or "", f"the caption of image {image.get('id')}", str))
 
-    def _tokens(self, place: Span) -> tuple[str, list[tuple[int, int]]]:
+    def _tokens(self, span: Span) -> tuple[str, list[tuple[int, int]]]:
         """An annotation's id and the characters that are about it; what is no annotation is noted elsewhere."""
-        item = self.buffer.load(*place)
+        item = self.buffer.load(*span)
         if not isinstance(item, dict):
             return "", []
         pairs = kept(item.get("tokens_positive") or [], f"tokens_positive of annotation {item.get('id')}", list)
@@ -209,11 +208,11 @@ class RefCocoLines(ChatItems):
         )
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture with one object."""
+        """The image with one object."""
         declared = declared_size(item)
         path = take(item, "image", str)
         names = [path, *tails(path)]
-        if (found := self.pictures.place(names, declared, location, notes)) is None:
+        if (found := self.image_folder.look_up(names, declared, location, notes)) is None:
             return
         x0, y0, x1, y1 = numbers(take(item, "bbox", list), 4, "bbox")
         one = boxed((x0, y0, x1, y1), found[1], notes, captions=(clean(take(item, "sent", str)),))

@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg as Parquet: jxu124's (boxes x0, y0, x1, y1) and lmms-lab's (x, y, width, height).
 
-Pictures are looked for in the image folder; those that lmms-lab's files hold are not unpacked.
+Images are looked for in the image folder; those that lmms-lab's files hold are not unpacked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RefCocoParquet(ParquetRows):
         return None
 
     def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture with one object, but for those of val and test in a folder that is read for training."""
+        """The image with one object, but for those of val and test in a folder that is read for training."""
         wanted, split = self.chosen["split"], row.get("split") or ""
         if split and wanted not in ("", split):
             notes.drop(Reason.OTHER_SPLIT, location, split)
@@ -55,7 +55,7 @@ class RefCocoParquet(ParquetRows):
         path = row.get("image_path") or take(row, "file_name", str)
         names = [path, "/".join(path.split("/")[1:]), _NUMBERED.sub("", path.rsplit("/", 1)[-1])]
         declared = declared_size(_parsed(row, "raw_image_info"))
-        if (found := self.pictures.place([name for name in names if name], declared, location, notes)) is None:
+        if (found := self.image_folder.look_up([name for name in names if name], declared, location, notes)) is None:
             return
         one = _object(row, found[1], notes)
         if isinstance(one, Reason):

@@ -15,10 +15,10 @@ from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
 from pvit_ext.data.convert.chats import ChatItems, conversation, results, without_boxes
 from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
+from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.marks import Mark, Said, put_before, spoken
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, numbers, pointed
 
 _PHRASE = re.compile(r"<ph_st>(.*?)<ph_ed>", re.DOTALL)
@@ -54,11 +54,11 @@ class Shikra(ChatItems):
         return Evidence(0.95, f"lines with {', '.join(_KINDS[found])}") if found else None
 
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a line with what is said about it."""
+        """The image of a line with what is said about it."""
         if (kind := _kind(item)) is None:
             kinds = "; ".join(", ".join(keys) for keys in _KINDS.values())
             raise BadItem(f"its keys are none of a kind that is read ({kinds}): {short(sorted(item))}")
-        if (found := self.pictures.place(_names(item), declared_size(item), location, notes)) is None:
+        if (found := self.image_folder.look_up(_names(item), declared_size(item), location, notes)) is None:
             return
         name, size = found
         if kind == "expression":
@@ -142,9 +142,9 @@ def _said(text: str, sequence: Sequence[Any], boxes: int) -> Said:
     if len(phrases) != len(sequence):
         raise BadItem(f"{len(phrases)} phrases for {len(sequence)} lists of boxes: {short(text)}")
     marks = []
-    for phrase, places in zip(phrases, sequence, strict=True):
-        for one in kept(places, "a list of boxes_seq", list):
+    for phrase, indices in zip(phrases, sequence, strict=True):
+        for one in kept(indices, "a list of boxes_seq", list):
             if not isinstance(one, int) or not 0 <= one < boxes:
                 raise BadItem(f"boxes_seq names box {short(one)} of {boxes}, counted from 0")
-        marks.append(Mark(phrase.start(), phrase.end(), tuple(places), phrase[1].strip()))
+        marks.append(Mark(phrase.start(), phrase.end(), tuple(indices), phrase[1].strip()))
     return Said(text, tuple(marks))

@@ -1,8 +1,8 @@
-"""VCR: questions whose text is a list of words and of positions in a list of detected people and things, from 0.
+"""VCR: questions whose text is a list of words and of indices in a list of detected people and things, from 0.
 
-The right answer, and why it is right, become turns; questions of one picture are one conversation. An object is called
+The right answer, and why it is right, become turns; questions of one image are one conversation. An object is called
 by its class and number, ``person 2``, where it is named again, since an answer cannot hold ``<region>``. Boxes
-(pixels) and outlines are in the picture's ``metadata_fn``, beside it in the image folder; Shikra's copy of the data has
+(pixels) and outlines are in the image's ``metadata_fn``, beside it in the image folder; Shikra's copy of the data has
 ``boxes`` in the lines themselves.
 """
 
@@ -31,7 +31,7 @@ WHY = ("Why do you think so?", "How do you know?", "What makes you say that?", "
 _IMAGE = re.compile(rb'"img_fn"\s*:\s*("(?:[^"\\]|\\.)*")')
 Span = tuple[int, int]
 Unit = list[tuple[int, Span]]
-"""Lines of one picture, counted from 1, and their bytes."""
+"""Lines of one image, counted from 1, and their bytes."""
 
 
 class Vcr(DataFormat):
@@ -83,7 +83,7 @@ class Vcr(DataFormat):
         return self.buffer.items()
 
     def units(self) -> Iterator[Unit]:
-        """The lines of each picture."""
+        """The lines of each image."""
         groups: dict[bytes, Unit] = {}
         for line, span in enumerate(zip(self._section.starts, self._section.ends, strict=True), 1):
             found = _IMAGE.search(self.buffer.read(*span))
@@ -91,7 +91,7 @@ class Vcr(DataFormat):
         yield from groups.values()
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture with a conversation of all its questions."""
+        """The image with a conversation of all its questions."""
         items = []
         for line, span in unit:
             location = f"{self.file.name} line {line}"
@@ -106,24 +106,26 @@ class Vcr(DataFormat):
         metadata = first if "boxes" in first else self._metadata(first, location, notes, len(items))
         if metadata is None:
             return
-        if (found := self.pictures.place([path], declared_size(metadata), location, notes, len(items))) is None:
+        if (found := self.image_folder.look_up([path], declared_size(metadata), location, notes, len(items))) is None:
             return
-        picture = _Picture(take(first, "objects", list), metadata, found[1], notes)
-        for place, item in items:
+        turns = _Turns(take(first, "objects", list), metadata, found[1], notes)
+        for location, item in items:
             try:
-                picture.add(item, place, self.chosen["rationale"] == "yes")
+                turns.add(item, location, self.chosen["rationale"] == "yes")
             except BadItem as error:
-                notes.bad(error.location or place, str(error))
-        if talk := picture.conversation():
+                notes.bad(error.location or location, str(error))
+        if talk := turns.conversation():
             yield AnnotatedImage(found[0], found[1], str(first.get("img_id", path)), conversations=(talk,))
 
     def _metadata(self, item: Mapping[str, Any], location: str, notes: Notes, count: int) -> Mapping[str, Any] | None:
         name = take(item, "metadata_fn", str)
         try:
             check_file(name, "metadata_fn", None)
-            value: Mapping[str, Any] = kept(json.loads(Path(self.pictures.folder, name).read_bytes()), name, dict)
+            value: Mapping[str, Any] = kept(json.loads(Path(self.image_folder.folder, name).read_bytes()), name, dict)
         except FileNotFoundError:
-            notes.drop(Reason.INCOMPLETE, location, f"no {name} in {self.pictures.folder}, it holds the boxes", count)
+            notes.drop(
+                Reason.INCOMPLETE, location, f"no {name} in {self.image_folder.folder}, it holds the boxes", count
+            )
             return None
         except BadItem:
             raise
@@ -132,8 +134,8 @@ class Vcr(DataFormat):
         return value
 
 
-class _Picture:
-    """Collects the turns of a picture."""
+class _Turns:
+    """Collects the turns of an image."""
 
     def __init__(self, names: Sequence[Any], metadata: Mapping[str, Any], size: Size | None, notes: Notes) -> None:
         self.names = [class_name(kept(one, "an object", str)) for one in names]

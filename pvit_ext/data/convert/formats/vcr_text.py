@@ -1,4 +1,4 @@
-"""VCR's texts, which are lists of words and positions, as texts with tags."""
+"""VCR's texts, which are lists of words and indices, as texts with tags."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def vcr_text(words: Sequence[Any], objects: int) -> Said:
     """A text with its tags.
 
     Args:
-        words: text, or lists of positions in the objects.
+        words: text, or lists of indices in the objects.
         objects: how many there are.
 
     Raises:
-        BadItem: for a position beyond them, which would go lost without a word elsewhere.
+        BadItem: for an index beyond them, which others drop without a word.
     """
     text, marks, opened = "", [], True
     for word in words:

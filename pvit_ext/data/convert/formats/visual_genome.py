@@ -138,7 +138,7 @@ class VisualGenome(DataFormat):
         path, declared, coco_id = self.names.get(number, ("", None, None))
         names = [name for name in (path, f"VG_100K/{number}.jpg", f"VG_100K_2/{number}.jpg", f"{number}.jpg") if name]
         count = sum(len(one) for part, one in items.items() if part != "attributes")
-        if (found := self.pictures.place(names, declared, location, notes, count)) is None:
+        if (found := self.image_folder.look_up(names, declared, location, notes, count)) is None:
             return
         builder = ImageBuilder(location, found[1], notes, "objects" in self.buffers)
         for part in PARTS:

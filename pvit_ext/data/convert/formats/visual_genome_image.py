@@ -26,7 +26,7 @@ class ImageBuilder:
     def __init__(self, location: str, size: Size | None, notes: Notes, complete: bool) -> None:
         self.location, self.size, self.notes, self.complete = location, size, notes, complete
         self.objects: list[Annotation] = []
-        self.places: dict[int, int | None] = {}
+        self.indices: dict[int, int | None] = {}
         """Of objects by their ids; None of one that cannot be used."""
         self.relations: list[Relation] = []
         self.questions: list[Question] = []
@@ -59,7 +59,7 @@ class ImageBuilder:
         )
 
     def _put(self, entry: Mapping[str, Any], location: str, width: str, height: str, **fields: Any) -> int | None:
-        """The place of a new object, None with a note where it has no box."""
+        """The index of a new object, None with a note where it has no box."""
         box = xywh(numbers([entry.get(key) for key in ("x", "y", width, height)], 4, f"x, y, {width}, {height}"))
         found = boxed(box, self.size, self.notes, **fields)
         if isinstance(found, Reason):
@@ -80,20 +80,20 @@ class ImageBuilder:
 
     def _named(self, entry: Mapping[str, Any]) -> int | None:
         number = take(entry, "object_id", int)
-        if number in self.places:
-            return self.places[number]
+        if number in self.indices:
+            return self.indices[number]
         names = entry.get("names") or [entry.get("name") or ""]
         label = clean(kept(names, "names", list)[0])
-        self.places[number] = self._put(entry, f"object {number}", "w", "h", label=label, id=str(number))
-        return self.places[number]
+        self.indices[number] = self._put(entry, f"object {number}", "w", "h", label=label, id=str(number))
+        return self.indices[number]
 
     def _attributes(self, entry: Mapping[str, Any]) -> None:
-        place = self._named(entry)
+        index = self._named(entry)
         words = kept(entry.get("attributes") or [], "attributes", list)
-        if place is not None and words:
-            mine = self.objects[place]
+        if index is not None and words:
+            mine = self.objects[index]
             known = dict.fromkeys((*mine.attributes, *(clean(word).lower() for word in words)))
-            self.objects[place] = replace(mine, attributes=tuple(word for word in known if word))
+            self.objects[index] = replace(mine, attributes=tuple(word for word in known if word))
 
     def _relation(self, entry: Mapping[str, Any]) -> None:
         predicate = clean(take(entry, "predicate", str)).lower()
@@ -108,24 +108,24 @@ class ImageBuilder:
         self.relations.append(Relation(ends[0], predicate, ends[1]))
 
     def _known(self, entry: Mapping[str, Any]) -> int | None:
-        """The place of an object that a relationship or question names; made if no file of objects is read."""
+        """The index of an object that a relationship or question names; made if no file of objects is read."""
         number = take(entry, "object_id", int)
-        if number not in self.places and not self.complete and {"x", "y", "w", "h"} <= set(entry):
+        if number not in self.indices and not self.complete and {"x", "y", "w", "h"} <= set(entry):
             return self._named(entry)
-        return self.places.get(number)
+        return self.indices.get(number)
 
     def _question(self, entry: Mapping[str, Any]) -> None:
         question, answer = clean(take(entry, "question", str)), clean(take(entry, "answer", str))
         named = []
         for item in kept(entry.get("q_objects") or entry.get("question_objects") or [], "q_objects", list):
-            place = self._known(kept(item, "an object of the question", dict))
+            index = self._known(kept(item, "an object of the question", dict))
             end = _end(question, item)
-            if place is not None and end is not None:
-                named.append((end, [place]))
+            if index is not None and end is not None:
+                named.append((end, [index]))
             else:
                 self.notes.count("objects of questions that are not known, or not named in their words")
-        text, places = insert_regions(question, named)
-        self.questions.append(Question(text, answer, tuple(places), str(entry.get("qa_id", ""))))
+        text, indices = insert_regions(question, named)
+        self.questions.append(Question(text, answer, tuple(indices), str(entry.get("qa_id", ""))))
 
 
 def _end(question: str, item: Mapping[str, Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file of boxes for each picture.
+"""Pascal VOC: an XML file of boxes for each image.
 
 VOC's own files count pixels from 1 and inclusively, ``[xmin - 1, ymin - 1, xmax, ymax]``. LabelImg, Roboflow and CVAT
 write the same XML from 0, with edges that are continuous (LabelImg writes 1 where it means 0). No field says which.
@@ -39,7 +39,7 @@ class Voc(FileItems):
         "origin": Setting(
             "auto", "what the first pixel is called: 1 in VOC's own files, 0 elsewhere", ("auto", "0", "1")
         ),
-        "split": Setting("", "only the pictures that ImageSets/Main/SPLIT.txt lists"),
+        "split": Setting("", "only the images that ImageSets/Main/SPLIT.txt lists"),
         "masks": Setting("no", "regions are masks of SegmentationObject/*.png where there are some", ("yes", "no")),
     }
 
@@ -83,10 +83,10 @@ class Voc(FileItems):
         """The lists of the split."""
         if not (split := self.chosen["split"]) or self.source.is_file():
             return []
-        places = [folder.parent / "ImageSets" / "Main" for folder in self._folders]
-        if not (found := [path for place in places if (path := place / f"{split}.txt").is_file()]):
-            known = ", ".join(sorted({path.stem for place in places for path in place.glob("*.txt")})) or "none"
-            raise SourceError(f"{places[0] / split}.txt is not there; splits are {known}")
+        list_folders = [folder.parent / "ImageSets" / "Main" for folder in self._folders]
+        if not (found := [path for folder in list_folders if (path := folder / f"{split}.txt").is_file()]):
+            known = ", ".join(sorted({path.stem for folder in list_folders for path in folder.glob("*.txt")})) or "none"
+            raise SourceError(f"{list_folders[0] / split}.txt is not there; splits are {known}")
         return found
 
     def files(self) -> list[Path]:
@@ -123,7 +123,7 @@ class Voc(FileItems):
         return [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
 
     def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
-        """The picture of a file."""
+        """The image of a file."""
         try:
             root = ET.parse(unit).getroot()
         except (ET.ParseError, ValueError, LookupError) as error:
@@ -134,11 +134,11 @@ class Voc(FileItems):
         declared = self._size(root, unit)
         own = [f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)]
         names = [*(self._beside(unit, own) if self._several else []), *own, clean(root.findtext("filename"))]
-        if (found := self.pictures.place(names, declared, unit.name, notes, len(objects))) is None:
+        if (found := self.image_folder.look_up(names, declared, unit.name, notes, len(objects))) is None:
             return
         segments = load_segments(unit, found[1]) if self.chosen["masks"] == "yes" else None
         if segments is None and self.chosen["masks"] == "yes":
-            notes.count("pictures without SegmentationObject, kept with boxes")
+            notes.count("images without SegmentationObject, kept with boxes")
         kept = []
         for number, item in enumerate(objects, 1):
             if (one := self._object(item, unit, found[1], notes)) is not None:
@@ -149,7 +149,7 @@ class Voc(FileItems):
     def _beside(self, unit: Path, names: list[str]) -> list[str]:
         """Names in the folder of images that belongs to a file's own, where a source has several."""
         folders = (unit.parent.parent / "JPEGImages", unit.parent)
-        return [found for folder in folders for name in names for found in self.pictures.inside(folder / name)]
+        return [found for folder in folders for name in names for found in self.image_folder.inside(folder / name)]
 
     def _size(self, root: ET.Element, unit: Path) -> Size | None:
         """The size that the file gives; None for none, or 0 x 0."""
@@ -189,7 +189,7 @@ def edges(item: ET.Element) -> list[float]:
 
 
 def _suffixes(root: ET.Element, stem: str) -> list[str]:
-    """Of the picture: that of ``filename`` where it is the picture's, then the usual ones; PNG may be segments."""
+    """Of the image: that of ``filename`` where it is the image's, then the usual ones; PNG may be segments."""
     named = Path(clean(root.findtext("filename")))
     own = named.suffix if named.stem == stem else ""
     return list(dict.fromkeys([*([own] if own else []), ".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp"]))

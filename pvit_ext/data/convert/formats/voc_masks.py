@@ -24,11 +24,11 @@ _AGREES = 0.5
 
 
 def load_segments(xml: Path, size: Size | None) -> NDArray[np.uint8] | None:
-    """The objects' numbers, uint8 (H, W), 0 for background; None for a picture that has none.
+    """The objects' numbers, uint8 (H, W), 0 for background; None for an image that has none.
 
     Args:
         xml: in ``Annotations``; ``SegmentationObject`` lies beside that folder.
-        size: of the picture, None if unknown.
+        size: of the image, None if unknown.
 
     Raises:
         BadItem: for a PNG of another kind or size.
@@ -47,7 +47,7 @@ def load_segments(xml: Path, size: Size | None) -> NDArray[np.uint8] | None:
         raise BadItem(f"it cannot be read: {error}", path.name) from error
     found = indices.shape[1], indices.shape[0]
     if size is not None and found != size:
-        raise BadItem(f"it is {found[0]}x{found[1]}, its picture {size[0]}x{size[1]}", path.name)
+        raise BadItem(f"it is {found[0]}x{found[1]}, its image {size[0]}x{size[1]}", path.name)
     return np.where(indices == _NONE, 0, indices).astype(np.uint8)
 
 

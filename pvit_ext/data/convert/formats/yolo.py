@@ -1,8 +1,8 @@
-"""YOLO and YOLO-seg: a text file of boxes or outlines for each picture, in fractions of its sides.
+"""YOLO and YOLO-seg: a text file of boxes or outlines for each image, in fractions of its sides.
 
 A row is a class, counted from 0, and centre, width and height, or the points of an outline. Six columns in a data set
-without outlines end in a prediction's confidence, which is not read. A picture without a label file, or with an empty
-one, holds no objects; a label file without a picture is reported.
+without outlines end in a prediction's confidence, which is not read. An image without a label file, or with an empty
+one, holds no objects; a label file without an image is reported.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting
 from pvit_ext.data.convert.formats.yolo_folders import Folders, Labelled
+from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.pictures import tails
 from pvit_ext.data.convert.shapes import boxed, centred, outlined, scaled
 
 _LOWEST, _HIGHEST = -0.01, 1.01
@@ -60,8 +60,8 @@ class Yolo(DataFormat):
 
     @cached_property
     def folders(self) -> Folders:
-        """Which pictures and label files there are."""
-        return Folders(self.source, Path(self.pictures.folder), self.chosen["split"])
+        """Which images and label files there are."""
+        return Folders(self.source, Path(self.image_folder.folder), self.chosen["split"])
 
     def files(self) -> list[Path]:
         """All label files, and data.yaml."""
@@ -69,7 +69,7 @@ class Yolo(DataFormat):
         return [*([self.source] if self.source.is_file() else []), *labels]
 
     def total(self) -> int:
-        """Pictures and label files without one."""
+        """Images and label files without one."""
         return len(self.folders.listed)
 
     def remarks(self) -> list[str]:
@@ -81,7 +81,7 @@ class Yolo(DataFormat):
         return [name.replace("_", " ").strip() for name in self.names.values()]
 
     def units(self) -> Iterator[Labelled]:
-        """Each picture with its label file."""
+        """Each image with its label file."""
         given = self.chosen["names"]
         self.names = dict(enumerate(map(str.strip, given.split(",")))) if given else self.folders.names()
         self.keypoints = self.chosen["rows"] == "pose" or "kpt_shape" in self.folders.data
@@ -90,18 +90,18 @@ class Yolo(DataFormat):
         yield from self.folders.listed
 
     def read(self, unit: Labelled, notes: Notes) -> Iterator[AnnotatedImage]:
-        """One picture."""
+        """One image."""
         rows = self._rows(unit, notes) if unit.labels else []
         location = unit.labels.name if unit.labels else str(unit.name)
         if unit.image is None:
-            notes.drop(Reason.NO_PICTURE, location, f"no picture for {unit.labels}", max(len(rows), 1))
+            notes.drop(Reason.NO_IMAGE, location, f"no image for {unit.labels}", max(len(rows), 1))
             return
-        names = [*self.pictures.inside(unit.image), *tails(unit.image.as_posix(), 3)]
-        found = self.pictures.place(names, None, location, notes, max(len(rows), 1))
+        names = [*self.image_folder.inside(unit.image), *tails(unit.image.as_posix(), 3)]
+        found = self.image_folder.look_up(names, None, location, notes, max(len(rows), 1))
         if found is None:
             return
         if found[1] is None:
-            raise BadItem("labels are fractions of a picture's size, so pictures must be opened", location)
+            raise BadItem("labels are fractions of an image's size, so images must be opened", location)
         objects = [one for row in rows if (one := self._object(row, location, found[1], notes)) is not None]
         yield AnnotatedImage(found[0], found[1], unit.name, tuple(objects))
 

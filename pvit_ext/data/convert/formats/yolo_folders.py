@@ -1,4 +1,4 @@
-"""Where the pictures and label files of a YOLO data set lie, by its data.yaml or by the names of its folders."""
+"""Where the images and label files of a YOLO data set lie, by its data.yaml or by the names of its folders."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.fields import short
-from pvit_ext.data.convert.pictures import SUFFIXES
+from pvit_ext.data.convert.image_folder import SUFFIXES
 
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
 class Labelled(NamedTuple):
-    """A picture and its label file; one of the two may be missing.
+    """An image and its label file; one of the two may be missing.
 
     Args:
         name: unique in the data set.
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
     """A part of a data set.
 
     Args:
-        images: folder of pictures, or a file that lists pictures.
-        labels: folder of their label files; None where each picture tells.
+        images: folder of images, or a file that lists images.
+        labels: folder of their label files; None where each image tells.
     """
 
     images: Path
@@ -101,7 +101,7 @@ class Folders:
 
     @cached_property
     def listed(self) -> list[Labelled]:
-        """All pictures and label files, sorted."""
+        """All images and label files, sorted."""
         found: dict[str, Labelled] = {}
         for entry in self._entries():
             taken = set()
@@ -113,7 +113,7 @@ class Folders:
                 if labels not in taken and labels.name != "classes.txt":
                     self._put(found, None, labels)
         if not found:
-            raise SourceError(f"{self.source}: no picture and no label file; looked in {self._entries()}")
+            raise SourceError(f"{self.source}: no image and no label file; looked in {self._entries()}")
         return [found[name] for name in sorted(found)]
 
     def _put(self, found: dict[str, Labelled], image: Path | None, labels: Path | None) -> None:
@@ -183,7 +183,7 @@ class Folders:
 
 
 def _images(entry: Path) -> Iterator[Path]:
-    """The pictures of a folder, or of a file that lists them."""
+    """The images of a folder, or of a file that lists them."""
     if entry.is_dir():
         yield from sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES)
         return
@@ -201,7 +201,7 @@ def _labels_of(image: Path, entry: Entry) -> Path:
 def _labels_folder(folder: Path) -> Path | None:
     """The folder of the labels: the last ``images`` of the path replaced; None if it has none."""
     parts = list(folder.parts)
-    for place in range(len(parts) - 1, -1, -1):
-        if parts[place] == "images":
-            return Path(*parts[:place], "labels", *parts[place + 1 :])
+    for index in range(len(parts) - 1, -1, -1):
+        if parts[index] == "images":
+            return Path(*parts[:index], "labels", *parts[index + 1 :])
     return None

@@ -1,4 +1,4 @@
-"""The image folder: under which name a picture lies there, and its size."""
+"""The image folder: under which name an image lies there, and its size."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SUFFIXES = frozenset(
 
 
 _KEPT = 10_000
-"""Sizes of pictures in memory."""
+"""Sizes of images in memory."""
 
 
-class Pictures:
-    """Looks pictures up in the image folder; picklable.
+class ImageFolder:
+    """Looks images up in the image folder; picklable.
 
     Args:
         folder: the image folder.
-        opened: whether pictures are looked for and their headers read; else names and sizes of the source are taken.
+        opened: whether images are looked for and their headers read; else names and sizes of the source are taken.
 
     Raises:
         ValueError: for a folder that does not exist.
@@ -39,13 +39,13 @@ class Pictures:
         self._by_name: dict[str, list[str]] | None = None
         self._sizes: dict[str, Size] = {}
         if not os.path.isdir(self.folder):
-            raise ValueError(f"--image-folder {self.folder} is no folder; name the one that the pictures lie in")
+            raise ValueError(f"--image-folder {self.folder} is no folder; name the one that the images lie in")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_by_name": None, "_sizes": {}}
 
     def find(self, names: Sequence[str]) -> str | None:
-        """The name of a picture relative to the folder, None if it is not there.
+        """The name of an image relative to the folder, None if it is not there.
 
         Args:
             names: under which it may lie, the likeliest first. If it lies under none of them, a file of the same base
@@ -83,7 +83,7 @@ class Pictures:
         objects: int = 1,
         in_pixels: bool = True,
     ) -> tuple[str, Size | None] | None:
-        """Name and upright size of a picture, or None with a note why it cannot be used.
+        """Name and upright size of an image, or None with a note why it cannot be used.
 
         Args:
             names: see :meth:`find`.
@@ -99,14 +99,14 @@ class Pictures:
         declared = _checked_size(declared)
         name, objects = self.find(names), max(objects, 1)
         if name is None:
-            notes.drop(Reason.NO_PICTURE, location, f"no {names[0] if names else 'name'} in {self.folder}", objects)
+            notes.drop(Reason.NO_IMAGE, location, f"no {names[0] if names else 'name'} in {self.folder}", objects)
             return None
         if not self.opened:
             return name, declared
         try:
             size = self._size(name)
         except (ImageError, OSError) as error:
-            notes.drop(Reason.BROKEN_PICTURE, location, str(error), objects)
+            notes.drop(Reason.BROKEN_IMAGE, location, str(error), objects)
             return None
         if declared is not None and declared != size and (in_pixels or declared[::-1] == size):
             turned = (
@@ -118,7 +118,7 @@ class Pictures:
         return name, size
 
     def _size(self, name: str) -> Size:
-        """Of a picture, kept: instruction data names one picture many times in a row."""
+        """Of an image, kept: instruction data names one image many times in a row."""
         if (size := self._sizes.get(name)) is None:
             size = image_size(f"{self.folder}/{name}")
             if len(self._sizes) >= _KEPT:
@@ -127,7 +127,7 @@ class Pictures:
         return size
 
     def _files(self) -> dict[str, list[str]]:
-        """Pictures below the folder by base name, each with its path in the folder."""
+        """Images below the folder by base name, each with its path in the folder."""
         if self._by_name is None:
             self._by_name = {}
             for folder, _, names in sorted(os.walk(self.folder)):
