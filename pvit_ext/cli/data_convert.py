@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import add_leak_options, add_map_options, list_settings, name_values
+from pvit_ext.cli.options import add_leak_options, add_map_options, check_leak_options, list_settings, name_values
 
 
 def add(commands: Any) -> None:
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks:
         print(_tasks())
         return 0
+    if args.detect and args.format:
+        raise ValueError("--detect SOURCE says which format it is, and stops: leave FORMAT and SOURCE out")
     if args.detect:
         print(describe(args.detect))
         return 0
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give FORMAT SOURCE --image-folder DIR --out FILE, or --detect SOURCE, --formats or --tasks")
     if not args.source.exists():
         raise ValueError(f"{args.source}: there is no such file or folder")
+    check_leak_options(args)
     job = Job(
         format=args.format,
         source=args.source,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import add_leak_options, count_from_zero
+from pvit_ext.cli.options import (
+    add_leak_options,
+    check_leak_options,
+    count_from_zero,
+    name_value_pairs,
+    name_values,
+)
 
 if TYPE_CHECKING:
     from pvit_ext.data.mix.config import Mix
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None or (args.mix is None) == (args.preset is None):
         raise ValueError("give MIX.yaml --out FILE, or --preset NAME --source NAME=FILE ... --out FILE, or --presets")
+    check_leak_options(args)
     mix = _mix(args)
     mix = replace(mix, held_out=(*mix.held_out, *args.held_out))
     if args.seed is not None:
@@ -68,13 +74,6 @@ def _mix(args: argparse.Namespace) -> Mix:
             raise ValueError("--source, --images and --without go with --preset; write them into MIX.yaml")
         return read_mix(args.mix)
     files: dict[str, list[Path]] = {}
-    for name, file in _pairs(args.source, "--source NAME=FILE"):
+    for name, file in name_value_pairs(args.source, "--source", "NAME=FILE"):
         files.setdefault(name, []).append(Path(file))
-    return mix_of_preset(args.preset, files, dict(_pairs(args.images, "--images NAME=DIR")), args.without)
-
-
-def _pairs(words: Sequence[str], form: str) -> list[tuple[str, str]]:
-    pairs = [word.partition("=") for word in words]
-    if wrong := [word for word, (name, _, value) in zip(words, pairs, strict=True) if not (name and value)]:
-        raise ValueError(f"{form.split()[0]} takes {form.split()[1]}, got {wrong[0]!r}")
-    return [(name, value) for name, _, value in pairs]
+    return mix_of_preset(args.preset, files, name_values(args.images, "--images", "NAME=DIR"), args.without)

@@ -43,16 +43,25 @@ def _number_from(least: int, text: str) -> int:
     return int(text)
 
 
-def name_values(words: Sequence[str]) -> dict[str, str]:
-    """What ``--set NAME=VALUE`` gave, however often.
+def name_values(words: Sequence[str], flag: str = "--set", form: str = "NAME=VALUE") -> dict[str, str]:
+    """What a flag such as ``--set NAME=VALUE`` gave.
 
     Raises:
-        ValueError: for a word of another form.
+        ValueError: for a word of another form, and for a name that is given twice.
     """
+    pairs = name_value_pairs(words, flag, form)
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{flag} gives {twice[0]} twice; give it once")
+    return dict(pairs)
+
+
+def name_value_pairs(words: Sequence[str], flag: str, form: str) -> list[tuple[str, str]]:
+    """What a flag gave that takes a name several times; see :func:`name_values`."""
     pairs = [word.partition("=") for word in words]
     if wrong := [word for word, (name, equals, _) in zip(words, pairs, strict=True) if not (name and equals)]:
-        raise ValueError(f"--set takes NAME=VALUE, got {wrong[0]!r}")
-    return {name: value for name, _, value in pairs}
+        raise ValueError(f"{flag} takes {form}, got {wrong[0]!r}")
+    return [(name, value) for name, _, value in pairs]
 
 
 def add_region_options(
@@ -132,6 +141,18 @@ def add_leak_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="evaluation data whose photographs are left out too: refs(...).p, COCO's JSON, records, names in a .txt",
     )
+
+
+def check_leak_options(args: argparse.Namespace) -> None:
+    """Refuse the two flags of :func:`add_leak_options` together.
+
+    Raises:
+        ValueError: saying why.
+    """
+    if args.held_out and not args.exclude_leaks:
+        raise ValueError(
+            "--held-out names photographs to leave out, and --no-exclude-leaks keeps them; give one of them"
+        )
 
 
 def add_map_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

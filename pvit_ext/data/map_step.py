@@ -34,7 +34,7 @@ def map_in_order(
 
     Raises:
         ValueError: for no worker, or another backend.
-        RuntimeError: when a local worker dies.
+        ChildProcessError: when a local worker dies.
     """
     if workers < 1 or backend not in BACKENDS:
         raise ValueError(f"workers is 1 or more and the backend {' or '.join(BACKENDS)}, got {workers} and {backend!r}")
@@ -75,7 +75,7 @@ def _result(waiting: deque[tuple[Batch, Future[ResultT]]]) -> tuple[Batch, Resul
     try:
         return batch, future.result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             "a worker process died, perhaps for want of memory; start again, it goes on where it stood"
         ) from error
 

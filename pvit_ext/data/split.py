@@ -57,7 +57,10 @@ def split_file(
         ValueError: for too few photographs, a record that is no JSON object with images, or a pattern without a group.
         FileExistsError: when a part is there already.
     """
-    pattern = re.compile(photograph)
+    try:
+        pattern = re.compile(photograph)
+    except re.error as error:
+        raise ValueError(f"the pattern {photograph!r} is no regular expression: {error}") from error
     if pattern.groups < 1:
         raise ValueError(f"the pattern {photograph!r} has no group (...) that names the photograph")
     targets = {name: out / f"{name}.jsonl" for name in fractions}

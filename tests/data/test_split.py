@@ -24,7 +24,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {path.stem: [json.loads(line) for line in path.open()] for path in folder.glob("*.jsonl")}
 
 
-def test_shares_are_met_and_no_record_is_lost(tmp_path: Path) -> None:
+def test_fractions_are_met_and_no_record_is_lost(tmp_path: Path) -> None:
     file = write(tmp_path / "all.jsonl", [f"{number}.jpg" for number in range(500)])
     assert split_file(file, tmp_path / "out", PARTS) == {"train": (400, 400), "val": (100, 100)}
     parts = read(tmp_path / "out")
@@ -63,7 +63,7 @@ def test_records_without_images_are_dealt_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["train=0.9", "a=0.5,a=0.5", "a=0.5,b=1.5", "=0.5,b=0.5", "../x=0.5,b=0.5", "a,b", ""])
-def test_shares_that_are_none(text: str) -> None:
+def test_fractions_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="--parts"):
         parse_parts(text)
 
@@ -82,6 +82,8 @@ def test_nothing_is_overwritten_or_half_written(tmp_path: Path) -> None:
     assert not list((tmp_path / "new").glob("*"))
     with pytest.raises(ValueError, match="no group"):
         split_file(file, tmp_path / "new", PARTS, photograph="abc")
+    with pytest.raises(ValueError, match="is no regular expression"):
+        split_file(file, tmp_path / "new", PARTS, photograph="(abc")
 
 
 def test_by_the_command_line(tmp_path: Path, capsys: Any) -> None:

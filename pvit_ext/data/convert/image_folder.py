@@ -74,7 +74,7 @@ class ImageFolder:
     def _resolved(self) -> Path:
         return Path(self.folder).resolve()
 
-    def place(
+    def look_up(
         self,
         names: Sequence[str],
         declared: tuple[Any, Any] | None,

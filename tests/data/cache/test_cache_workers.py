@@ -41,7 +41,7 @@ def test_a_killed_worker_leaves_no_cache_and_the_same_command_goes_on(
     two = job(data, regionclip_weights, "two", workers=2)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "ShardWork", DyingWork)
-        with pytest.raises(RuntimeError, match=r"a worker process died.*start again"):
+        with pytest.raises(ChildProcessError, match=r"a worker process died.*start again"):
             fill(two)
     assert not two.out.exists()
     assert any(two.part.glob(".*.tmp.bin"))  # what it was writing

@@ -26,9 +26,9 @@ def test_a_image_is_opened_once(monkeypatch):
 def test_declared_sizes_that_are_none(size):
     for opened in (True, False):
         with pytest.raises(BadItem, match="width and height are whole numbers above 0, got "):
-            ImageFolder(FIXTURES / "coco", opened).place(["a.jpg"], size, "here", Notes())
+            ImageFolder(FIXTURES / "coco", opened).look_up(["a.jpg"], size, "here", Notes())
 
 
 def test_a_declared_size_may_be_written_as_a_float():
-    found = ImageFolder(FIXTURES / "coco", False).place(["a.jpg"], (64.0, 48), "here", Notes())
+    found = ImageFolder(FIXTURES / "coco", False).look_up(["a.jpg"], (64.0, 48), "here", Notes())
     assert found == ("a.jpg", (64, 48))

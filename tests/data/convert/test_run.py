@@ -163,6 +163,32 @@ def test_command(tmp_path, capsys):
     assert "--set takes NAME=VALUE, got 'split'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "split=train", "--set", "split=val"], "--set gives split twice"),
+        (["--held-out", "refs.txt", "--no-exclude-leaks"], "give one of them"),
+        (["--detect", "data.yaml"], "leave FORMAT and SOURCE out"),
+        (["--box_text", "inches"], "--box_text is one of"),
+        (["--box_jitter", "2"], "--box_jitter 2.0: a part of a box's extent"),
+        (["--turns", "-1"], "--turns is 0 or more"),
+        (["--task", "guessing"], "guessing"),
+    ],
+)
+def test_options_that_are_wrong_or_do_not_go_together(tmp_path, capsys, words, expected):
+    source = str(FIXTURES / "yolo")
+    out = ["--image-folder", source, "--out", str(tmp_path / "out.jsonl")]
+    assert cli.main(["data", "convert", "yolo", source, *out, *words]) == 2
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--workers", "0"], ["--workers", "two"], ["--backend", "spark"]])
+def test_workers_that_are_none(words):
+    with pytest.raises(SystemExit):
+        cli.main(["data", "convert", "yolo", "x", "--image-folder", "x", "--out", "x", *words])
+
+
 class DyingCoco(Coco):
     """Its process is killed at its hundredth image, once."""
 
@@ -218,7 +244,7 @@ def test_a_killed_conversion_leaves_no_file_and_goes_on(tmp_path):
 def test_a_worker_that_dies_is_told_about(tmp_path, monkeypatch):
     source = _many(tmp_path / "source", 130)
     monkeypatch.setattr(Work, "__reduce__", lambda self: (os._exit, (9,)), raising=False)
-    with pytest.raises(RuntimeError, match="a worker process died"):
+    with pytest.raises(ChildProcessError, match="a worker process died"):
         convert(_job(source, tmp_path / "out.jsonl", workers=2))
 
 

@@ -150,7 +150,7 @@ def generate_dying(folder: Path, given: Settings) -> tuple[int, list[str]]:
 def test_after_a_worker_was_killed_the_same_command_goes_on_and_repeats_no_completed_call(tmp_path: Path) -> None:
     write_many(tmp_path, 12)
     with LlmServer() as server:
-        with pytest.raises(RuntimeError, match=r"a worker process died.*start again"):
+        with pytest.raises(ChildProcessError, match=r"a worker process died.*start again"):
             generate_dying(tmp_path, settings(tmp_path, server.url, **WITH_TWO))
         assert not (tmp_path / "out.jsonl").exists()
         kept = Ledger(tmp_path / "out.ledger.jsonl")
