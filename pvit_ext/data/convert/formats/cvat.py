@@ -9,13 +9,13 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
+from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, SourceError
 from pvit_ext.data.convert.encode_mask import encode_mask, pasted
 from pvit_ext.data.convert.fields import clean, short
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
@@ -54,7 +54,6 @@ class Cvat(DataFormat):
 
     name = "cvat"
     about = "CVAT for images 1.1 or for video 1.1: annotations.xml"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)

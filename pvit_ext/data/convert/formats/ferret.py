@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.chats import ChatItems, turns_of, without_boxes
 from pvit_ext.data.convert.fields import declared_size, kept, short, take
 from pvit_ext.data.convert.image_folder import tails
@@ -28,7 +28,6 @@ class Ferret(ChatItems):
 
     name = "ferret"
     about = "Ferret's GRIT: a JSON list with conversations, <bbox_location0> and box_x1y1x2y2"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

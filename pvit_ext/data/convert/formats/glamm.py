@@ -8,10 +8,10 @@ itself is not read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.chats import ChatItems
 from pvit_ext.data.convert.fields import clean, kept, short, take
 from pvit_ext.data.convert.formats.osprey import segmentation
@@ -28,7 +28,6 @@ class Glamm(ChatItems):
 
     name = "glamm"
     about = "GLaMM's GranDf_HA_GCG_*.json and RefCOCOg_GCG_*.json"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -104,7 +103,6 @@ class GlammFlickr(Mdetr):
 
     name = "glamm_flickr"
     about = "GLaMM's flickr_mergedGT_GCG_*.json: MDETR's layout with sam_mask"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

@@ -14,13 +14,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.encode_mask import encode_mask, pasted
 from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.file_items import FileItems, files_in
@@ -36,7 +36,6 @@ class LabelMe(FileItems):
 
     name = "labelme"
     about = "LabelMe: a folder of JSON files, or one"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.chats import ChatItems, images_named, turns_of, without_boxes
 from pvit_ext.data.convert.fields import clean, kept, short
 from pvit_ext.data.convert.marks import Mark, Said
@@ -31,7 +31,6 @@ class MsSwift(ChatItems):
 
     name = "ms_swift"
     about = "ms-swift's JSON Lines: messages, images, and objects with ref and bbox"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.chats import ChatItems, conversation, images_named, turns_of
 from pvit_ext.data.convert.fields import clean, declared_size, kept, take
 from pvit_ext.data.convert.formats.osprey import segmentation
@@ -27,7 +27,6 @@ class PixelRefer(ChatItems):
 
     name = "pixelrefer"
     about = "PixelRefer's JSON: conversations with <region> and masks, or captions with mask (vg_val_5000.json)"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence
 from pvit_ext.data.convert.chats import ChatItems, images_named, is_single, turns_of, without_boxes
 from pvit_ext.data.convert.fields import short
 from pvit_ext.data.convert.marks import Mark, Said
@@ -35,7 +35,6 @@ class QwenVl(ChatItems):
 
     name = "qwen_vl"
     about = "Qwen-VL's and Qwen2-VL's conversations with <box>(x0,y0),(x1,y1)</box> in thousandths"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

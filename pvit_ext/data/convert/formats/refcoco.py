@@ -198,7 +198,6 @@ class RefCocoLines(ChatItems):
 
     name = "refcoco_jsonl"
     about = "RefCOCO as JSON Lines of image, sent and bbox (x0, y0, x1, y1 in pixels), as Qwen-VL's"
-    settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
