@@ -32,14 +32,12 @@ class Survey:
 
     Args:
         usable: bool (N,), of all its records in order.
-        tasks: usable records by task.
         other_tasks: of the records that were passed over, by task.
         same_ids: records whose id an earlier one has.
         held_out: records of photographs that evaluation needs.
     """
 
     usable: NDArray[np.bool_]
-    tasks: Counter[str] = field(default_factory=Counter)
     other_tasks: Counter[str] = field(default_factory=Counter)
     same_ids: int = 0
     held_out: int = 0
@@ -100,7 +98,6 @@ def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, loca
         notes.drop(Reason.HELD_OUT, location, reason)
         found.held_out += 1
         return False
-    found.tasks[task] += 1
     return True
 
 
