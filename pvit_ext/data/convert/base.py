@@ -98,6 +98,9 @@ class DataFormat(ABC):
     about: ClassVar[str]
     """What SOURCE is, in one line."""
     settings: ClassVar[Mapping[str, Setting]] = {}
+    closed: ClassVar[bool] = False
+    """Whether labels are of a closed list of classes of which the source marks every object; else a label may be any
+    word, or objects without a mark are usual, as in data of sentences."""
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         self.source, self.image_folder = source, options.image_folder
@@ -138,12 +141,11 @@ class DataFormat(ABC):
         return None
 
     def classes(self) -> Sequence[str] | None:
-        """The closed list of classes that labels are of, and of which the source marks every object.
+        """The list of classes where it is :attr:`closed`, else None; empty where the source does not hold it.
 
-        Known once :meth:`units` has begun. None where a label may be any word, or objects without a mark are usual, as
-        in data of sentences; empty where there is such a list, but the source does not hold it.
+        Known once :meth:`units` has begun.
         """
-        return None
+        return () if self.closed else None
 
     def held_out(self) -> Mapping[str, str]:
         """Photographs that the source says are of val or test, with the part; see :mod:`pvit_ext.data.held_out`.

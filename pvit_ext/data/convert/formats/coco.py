@@ -38,6 +38,7 @@ class Coco(DataFormat):
 
     name = "coco"
     about = "COCO's JSON: instances_*.json, captions_*.json and files in that layout"
+    closed = True
     settings: ClassVar[Mapping[str, Setting]] = {
         "captions": Setting("", "a captions_*.json whose captions are kept beside the instances"),
     }
@@ -175,6 +176,8 @@ class Coco(DataFormat):
 
     def classes(self) -> Sequence[str] | None:
         """The names of ``categories``, but for the one without objects that Roboflow adds for all others."""
+        if not self.closed:
+            return None
         items = list(self.categories.values())
         groups = {clean(item.get("supercategory")) for item in items}
         extra = [item.get("supercategory") == "none" and clean(item.get("name")) in groups for item in items]

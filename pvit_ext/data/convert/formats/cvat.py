@@ -54,17 +54,13 @@ class Cvat(DataFormat):
 
     name = "cvat"
     about = "CVAT for images 1.1 or for video 1.1: annotations.xml"
+    closed = True  # whoever labels marks all that is wanted
 
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
         self.xml = source / "annotations.xml" if source.is_dir() else source
         if not self.xml.is_file():
             raise SourceError(f"{source} holds no annotations.xml, as CVAT exports it")
-        self._count = 0
-
-    def classes(self) -> tuple[str, ...]:
-        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
-        return ()
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

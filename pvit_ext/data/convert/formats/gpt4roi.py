@@ -24,6 +24,7 @@ class Gpt4Roi(Coco):
 
     name = "gpt4roi"
     about = "GPT4RoI's and GRiT's region captions of Visual Genome: COCO's layout, a caption an annotation"
+    closed = False  # regions are described in words
     settings: ClassVar[Mapping[str, Setting]] = {
         "min_words": Setting("3", "captions of fewer words are left out, as GPT4RoI does; 1 keeps all"),
     }
@@ -41,9 +42,6 @@ class Gpt4Roi(Coco):
             sure = peek.first("categories").get("name") == NO_NAME
             return Evidence(0.9 if sure else 0.4, "annotations with caption and bbox")
         return None
-
-    def classes(self) -> None:
-        """No closed list: regions are described in words."""
 
     def label(self, category: Mapping[str, Any]) -> str:
         """None: the one category is no name."""

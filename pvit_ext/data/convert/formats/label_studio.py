@@ -49,13 +49,10 @@ class LabelStudio(JsonItems):
 
     name = "label_studio"
     about = "Label Studio: the JSON export or JSON-MIN"
+    closed = True  # whoever labels marks all that is wanted
     settings: ClassVar[Mapping[str, Setting]] = {
         "annotator": Setting("", "take this annotator's annotation, by number (completed_by)"),
     }
-
-    def classes(self) -> tuple[str, ...]:
-        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
-        return ()
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:

@@ -36,6 +36,7 @@ class LabelMe(FileItems):
 
     name = "labelme"
     about = "LabelMe: a folder of JSON files, or one"
+    closed = True  # whoever labels marks all that is wanted
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -54,10 +55,6 @@ class LabelMe(FileItems):
     def list_files(self) -> list[Path]:
         """All JSON files."""
         return files_in(self.source, ".json", "JSON")
-
-    def classes(self) -> tuple[str, ...]:
-        """A closed list that the source does not hold: whoever labels marks all that is wanted."""
-        return ()
 
     def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a file."""

@@ -26,6 +26,7 @@ class Lvis(Coco):
 
     name = "lvis"
     about = "LVIS v1 or v0.5: lvis_v1_{train,val}.json"
+    closed = False  # of an image's thousand classes few were searched for
     settings: ClassVar[Mapping[str, Setting]] = {"captions": Coco.settings["captions"]}
 
     @classmethod
@@ -39,9 +40,6 @@ class Lvis(Coco):
         """Folder and file of ``coco_url``, then ``file_name``."""
         url = clean(image.get("coco_url"))
         return [*(["/".join(url.split("/")[-2:])] if url else []), *super().names(image)]
-
-    def classes(self) -> None:
-        """No closed list: of an image's thousand classes few were searched for."""
 
     def label(self, category: Mapping[str, Any]) -> str:
         """The name without its sense, blanks for underlines; of a part, ``handle of a cup``."""

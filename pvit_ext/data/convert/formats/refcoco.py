@@ -32,6 +32,7 @@ class RefCoco(Coco):
 
     name = "refcoco"
     about = "RefCOCO, RefCOCO+, RefCOCOg: the folder with refs(...).p and instances.json, or the .p file"
+    closed = False  # objects that no sentence refers to are left out
     settings: ClassVar[Mapping[str, Setting]] = {
         "split": Setting("", "train, val, testA, testB or test; default all"),
         "by": Setting("", "unc, umd or google, where a folder holds several refs(...).p"),
@@ -100,9 +101,6 @@ class RefCoco(Coco):
         name = self.refs_file.name
         return [f"refcoco: instances.json lacks {len(missing)} images that {name} is about, such as {missing[0]}"]
 
-    def classes(self) -> None:
-        """No closed list: objects that no sentence refers to are left out."""
-
     def held_out(self) -> dict[str, str]:
         """Images of val and test."""
         name = f"{self.refs_file.parent.name} {self.refs_file.stem}"
@@ -144,6 +142,7 @@ class Mdetr(Coco):
     about = (
         "MDETR's finetune_refcoco*.json, final_flickr_*.json, final_mixed_*.json: COCO's layout, a sentence an image"
     )
+    closed = False  # objects that the sentence does not name are left out
     settings: ClassVar[Mapping[str, Setting]] = {}
 
     @classmethod
@@ -153,9 +152,6 @@ class Mdetr(Coco):
         if "caption" in peek.first("images") and "tokens_positive" in annotation and "sam_mask" not in annotation:
             return Evidence(0.95, "images with a caption and annotations with tokens_positive")
         return None
-
-    def classes(self) -> None:
-        """No closed list: objects that the sentence does not name are left out."""
 
     def label(self, category: Mapping[str, Any]) -> str:
         """The category's name; none of the one category of grounding data, ``object``."""

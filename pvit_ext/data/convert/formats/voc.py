@@ -35,6 +35,7 @@ class Voc(FileItems):
 
     name = "voc"
     about = "Pascal VOC: a folder with Annotations/*.xml, or of XML files, or one XML file"
+    closed = True  # all objects of its classes are marked
     settings: ClassVar[Mapping[str, Setting]] = {
         "origin": Setting(
             "auto", "what the first pixel is called: 1 in VOC's own files, 0 elsewhere", ("auto", "0", "1")
@@ -94,10 +95,6 @@ class Voc(FileItems):
         folders = {path.parent.parent / "SegmentationObject" for path in self.listed}
         masks = [path for folder in sorted(folders) for path in sorted(folder.glob("*.png"))]
         return [*self.listed, *self._lists, *(masks if self.chosen["masks"] == "yes" else [])]
-
-    def classes(self) -> tuple[str, ...]:
-        """A closed list that the source does not hold: all objects of it are marked."""
-        return ()
 
     def units(self) -> Iterator[Path]:
         """Each file."""

@@ -35,6 +35,7 @@ class Yolo(DataFormat):
 
     name = "yolo"
     about = "YOLO and YOLO-seg: data.yaml, or a folder with images/ and labels/"
+    closed = True
     settings: ClassVar[Mapping[str, Setting]] = {
         "split": Setting("", "train, val or test of data.yaml; default all that it names"),
         "names": Setting("", "the classes in order, with commas, where no data.yaml or classes.txt names them"),
