@@ -57,9 +57,9 @@ class Voc(FileItems):
         if peek.has(r"(?:.*/)?Sentences/[^/]*\.txt"):
             return None
         first = next((name for name in peek.files if name.endswith(".xml")), None)
-        if first and (inside := cls.detect(Peek(peek.path / first))):
-            return Evidence(0.9, f"XML files with a root `annotation`, such as {first}") if inside else None
-        return None
+        if first is None or cls.detect(Peek(peek.path / first)) is None:
+            return None
+        return Evidence(0.9, f"XML files with a root `annotation`, such as {first}")
 
     @cached_property
     def _folders(self) -> list[Path]:
