@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.report import Report
 from pvit_ext.files import atomic_write, sync
@@ -24,15 +25,15 @@ def check_out(path: Path, sources: Iterable[Path]) -> None:
     """Refuse a path at which the records could not appear, or would overwrite what they are made of.
 
     Raises:
-        ValueError: saying what is wrong.
+        SourceError: saying what is wrong.
     """
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is no folder; make it, or name another place for --out")
+        raise SourceError(f"{path.parent} is no folder; make it, or name another place for --out")
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder; name a file")
+        raise SourceError(f"--out {path} is a folder; name a file")
     for source in sources:
         if path.exists() and source.exists() and path.samefile(source):
-            raise ValueError(f"--out {path} is what is read; name another place")
+            raise SourceError(f"--out {path} is what is read; name another place")
 
 
 class Output:

@@ -197,7 +197,7 @@ SOURCES = [
     ("refcoco", "refcoco/refcoco", "refcoco/images"),
     ("mdetr", "refcoco/mdetr_annotations/finetune_refcoco_val.json", "refcoco/images"),
     ("refcoco_jsonl", "refcoco/qwen_vl/refcoco_val.jsonl", "refcoco/images"),
-    ("refcoco_parquet", "refcoco/jxu124", "refcoco/images"),
+    ("refcoco_parquet", "refcoco/jxu124/validation-00000-of-00001.parquet", "refcoco/images"),
     ("refcoco_parquet", "refcoco/lmms_lab", "refcoco/images"),
     ("flickr30k", "flickr30k_entities", "flickr30k_entities"),
 ]

@@ -49,7 +49,7 @@ def test_gar_leaves_embedded_images_out_unless_told_where_to(tmp_path):
     ]
     boxes = [coco_mask.toBbox(one["mask"]).tolist() for one in records[0]["regions"]]
     assert boxes == [[30, 40, 10, 12], [34, 10, 10, 12]]
-    assert texts_of(records[1])[0] == "<image>\nDescribe the image."
+    assert texts_of(records[1])[0] == "<image>\nDescribe the picture."
 
 
 @pytest.mark.parametrize(("name", "source"), [("gar", RELATION), ("gar_arrow", ARROW)])
@@ -106,7 +106,7 @@ def test_gar_bench_relations(tmp_path):
         ("pixelrefer", IMAGE, lambda item: item["masks"].pop(), "2 <region> in the texts, 1 masks"),
         ("pixelrefer", IMAGE, put("masks", 0, "counts", "a=;o0f0"), "segmentation: run lengths sum to"),
         ("pixelrefer", IMAGE, put("masks", 1, [[1, 2, 3]]), "a polygon is a list of an even number"),
-        ("pixelrefer", IMAGE, put("image", ["a.jpg", "b.jpg"]), "image is one image, got 2"),
+        ("pixelrefer", IMAGE, put("image", ["a.jpg", "b.jpg"]), "image is one, got 2"),
         ("gar", RELATION, put("mask_rle", "counts", "?"), "segmentation: "),
         ("gar", RELATION, put("image", "data:base64,AAAA"), "its embedded image is none"),
         ("gar", RELATION, put("conversations", 0, "value", "<Prompt3>?"), "there are 1 regions, counted from 0"),

@@ -117,7 +117,7 @@ def _broken(tmp_path, change, source=INSTANCES):
     ("change", "expected"),
     [
         (lambda text: text[: len(text) // 2], r"source\.json line 1: expected .* damaged or cut off"),
-        (lambda text: text.replace('"images"', '"images"'), "has 'images'; it has"),
+        (lambda text: text.replace('"images"', '"photos"'), "has 'images'; it has"),
         (lambda text: text.replace('"iscrowd": 0', '"iscrowd": nul'), r"not valid JSON"),
         (
             lambda text: text.replace('"bbox": [70.0,', '"bbox": [NaN,'),

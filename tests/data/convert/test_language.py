@@ -107,9 +107,9 @@ def test_a_hostile_or_damaged_pickle_runs_nothing(tmp_path, content):
         converted(tmp_path, "refcoco", tmp_path / "refcoco", "refcoco/images")
 
 
-@pytest.mark.parametrize("source", ["jxu124", "lmms_lab"])
-def test_refcoco_as_parquet(source, tmp_path):
-    images, notes = read("refcoco_parquet", f"refcoco/{source}", "refcoco/images")
+@pytest.mark.parametrize(("source", "settings"), [("jxu124", {"split": "val"}), ("lmms_lab", {})])
+def test_refcoco_as_parquet(source, settings, tmp_path):
+    images, notes = read("refcoco_parquet", f"refcoco/{source}", "refcoco/images", **settings)
     image = images["train2014/COCO_train2014_000000000102.jpg"][0]
     (one,) = image.objects
     assert (one.box, one.captions) == ((30, 40, 40, 52), ("yellow cup", "lower cup"))

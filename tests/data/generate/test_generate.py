@@ -238,7 +238,6 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--batch", "b", "--sample", "2"], "do not go with it"),
         (["--ledger", "SCENES"], "is no ledger"),
         (["--out", "SCENES"], "is the file of annotations"),
-        (["--max_bad_records", "-1"], "from 0 on"),
     ],
 )
 def test_wrong_options(
@@ -247,6 +246,13 @@ def test_wrong_options(
     path = write_scenes(tmp_path, scene())
     assert run("http://127.0.0.1:9/v1", *(str(path) if word == "SCENES" else word for word in options)) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--max_bad_records", "-1"], ["--workers", "0"], ["--backend", "spark"]])
+def test_options_of_the_map_step_that_are_none(run: Run, tmp_path: Path, options: list[str]) -> None:
+    write_scenes(tmp_path, scene())
+    with pytest.raises(SystemExit):
+        run("http://127.0.0.1:9/v1", *options)
 
 
 def test_openai_needs_a_key(

@@ -139,7 +139,7 @@ def test_an_empty_source(tmp_path, text):
 def test_paths(tmp_path):
     path = _write(tmp_path / "a.jsonl", 3)
     mix = Mix("mix.yaml", (MixSource("s", (path,)),))
-    with pytest.raises(ValueError, match=r"--out .*a\.jsonl is a file of source 's'"):
+    with pytest.raises(ValueError, match=r"--out .*a\.jsonl is what is read"):
         mix_files(mix, path)
     with pytest.raises(ValueError, match="is no folder; make it"):
         mix_files(mix, tmp_path / "none/out.jsonl")
@@ -184,7 +184,7 @@ def test_an_interrupted_mixture_goes_on_where_it_stood(tmp_path, monkeypatch):
     mix = Mix("mix.yaml", sources)
     mix_files(mix, tmp_path / "whole.jsonl", 1)
     monkeypatch.setattr(output, "_EVERY", 0.0)
-    real, written = run.as_line, []
+    real, written = run.json_line, []
 
     def stopping(record):
         written.append(record["id"])
@@ -192,7 +192,7 @@ def test_an_interrupted_mixture_goes_on_where_it_stood(tmp_path, monkeypatch):
             raise _Stopped
         return real(record)
 
-    monkeypatch.setattr(run, "as_line", stopping)
+    monkeypatch.setattr(run, "json_line", stopping)
     with pytest.raises(_Stopped):
         mix_files(mix, tmp_path / "out.jsonl", 1)
     assert not (tmp_path / "out.jsonl").exists()

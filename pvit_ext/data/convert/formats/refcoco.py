@@ -108,7 +108,7 @@ class RefCoco(Coco):
 
     def read(self, unit: Unit | tuple[None, list[Span]], notes: Notes) -> Iterator[AnnotatedImage]:
         """One image, but for those of val and test in data for training."""
-        number = self.buffer.load(*unit[0]).get("id") if unit[0] else None
+        number = self.buffer.load(*unit[0]).get("id") if unit[0] else -1
         if self.exclude_leaks and self.chosen["split"] in ("", "train") and number in self.parts:
             detail = f"of {self.parts[number]}; --no-exclude-leaks keeps it"
             notes.drop(Reason.HELD_OUT, f"{self.source.name} image {number}", detail, len(self.wanted[number]))

@@ -140,8 +140,8 @@ class Voc(FileItems):
         for number, item in enumerate(objects, 1):
             if (one := self._object(item, unit, found[1], notes)) is not None:
                 kept.append(one if segments is None else with_mask(one, number, segments, notes))
-        item = unit.relative_to(self.source).with_suffix("").as_posix() if self._several else unit.stem
-        yield AnnotatedImage(found[0], found[1], item, tuple(kept))
+        name = unit.relative_to(self.source).with_suffix("").as_posix() if self._several else unit.stem
+        yield AnnotatedImage(found[0], found[1], name, tuple(kept))
 
     def _beside(self, unit: Path, names: list[str]) -> list[str]:
         """Names in the folder of images that belongs to a file's own, where a source has several."""
