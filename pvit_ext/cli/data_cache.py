@@ -1,4 +1,4 @@
-"""``pvit-ext data cache``: the maps of a region encoder's tower, made once for all epochs."""
+"""``pvit-ext data cache``: what frozen towers make of images, made once for all epochs."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import add_map_options, add_region_options, log_progress, region_config
+from pvit_ext.cli.options import add_map_options, add_region_options, count, log_progress, region_config
+
+_BY_RUN = ("file", "image_folder", "encoder", "weights", "encoder_options", "region_modules", "dtype")
 
 
 def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
     parser = commands.add_parser(
         "cache",
-        help="store what a region encoder's frozen tower makes of the images of a training file",
-        description="Store the maps that the region encoder's own frozen tower makes of each image with a region, for "
-        "training with --region_cache DIR. Boxes may still move. DIR appears when it is complete; an interrupted call "
-        "goes on where it stood. Bytes per image and in all are printed first.",
+        help="store what frozen towers make of the images of a training file",
+        description="Store what frozen towers make of each image, for training with --region_cache DIR: with --run "
+        "the model's vision tower and the region encoder's own, by the flags of the run; without, the region encoder's "
+        "own alone. Boxes may still move. DIR appears when it is complete; an interrupted call goes on where it stood. "
+        "Bytes per image and in all are printed first.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the training file")
-    parser.add_argument("--image-folder", type=Path, required=True, metavar="DIR")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the training file; without --run")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="without --run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print what it will take, and stop")
     add_region_options(parser, ("encoder", "weights", "encoder_options"))
@@ -28,13 +31,18 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--dtype",
-        default="bfloat16",
         choices=("bfloat16", "float16", "float32"),
         help="that the run will compute in: bfloat16 (default) with --bf16, float32 without",
     )
-    parser.add_argument("--device", default="cpu", help="that the tower runs on, such as cuda (default %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch in each worker (default torch's own number)")
+    parser.add_argument("--device", default="cpu", help="that the towers run on, such as cuda (default %(default)s)")
+    parser.add_argument(
+        "--threads", type=count, metavar="N", help="of torch in each worker (default torch's own number)"
+    )
     add_map_options(parser)
+    parser.add_argument(
+        "--run", nargs=argparse.REMAINDER, metavar="FLAGS",
+        help="the last option: all that follows are the flags of the run, as `python -m pvit_ext.train` takes them",
+    )  # fmt: skip
     parser.set_defaults(handler=run)
 
 
@@ -42,27 +50,52 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     import torch
 
-    from pvit_ext.data.cache.tower import TowerSource
+    log_progress()
+    options = {
+        "device": args.device,
+        "threads": args.threads or torch.get_num_threads(),
+        "workers": args.workers,
+        "backend": args.backend,
+        "max_bad_records": args.max_bad_records,
+    }
+    return _fill_for_run(args, options) if args.run is not None else _fill_encoder(args, options)
+
+
+def _fill_encoder(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Store the maps of a region encoder's own tower."""
+    from pvit_ext.data.cache.key import DTYPES
+    from pvit_ext.data.cache.region_tower import RegionTowerSource
     from pvit_ext.data.cache.writer import CacheJob, fill_cache, plan_cache
 
-    log_progress()
-    if args.threads is not None and args.threads < 1:
-        raise ValueError(f"--threads is 1 or more, got {args.threads}")
-    job = CacheJob(
-        file=args.file,
-        image_folder=args.image_folder,
-        out=args.out,
-        source=TowerSource.of(region_config(args), args.region_modules, needs_weights=not args.dry_run),
-        dtype=args.dtype,
-        device=args.device,
-        threads=args.threads or torch.get_num_threads(),
-        workers=args.workers,
-        backend=args.backend,
-        max_bad_records=args.max_bad_records,
-    )
+    if args.file is None or args.image_folder is None:
+        raise ValueError("give FILE and --image-folder, or --run and the flags of a run")
+    dtype = DTYPES[args.dtype or "bfloat16"]
+    source = RegionTowerSource.of(region_config(args), dtype, args.region_modules, needs_weights=not args.dry_run)
+    job = CacheJob(args.file, args.image_folder, args.out, source, **options)
     plan = plan_cache(job)
     print(plan.describe(), flush=True)
     if not args.dry_run:
         fill_cache(job, plan)
+        print(args.out)
+    return 0
+
+
+def _fill_for_run(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Store what the frozen towers of a run make."""
+    from pvit_ext.data.cache.parts import fill_parts
+    from pvit_ext.data.cache.writer import plan_cache
+    from pvit_ext.training.cache_run import jobs_of_run
+
+    if given := [name for name in _BY_RUN if getattr(args, name) is not None]:
+        raise ValueError(f"{', '.join(given)}: with --run the flags of the run say so, leave it out")
+    if not args.run:
+        raise ValueError("--run: the flags of the run are missing, such as --model_name_or_path and --data_path")
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists: name a new folder, nothing is overwritten")
+    plans = [(job, plan_cache(job)) for job in jobs_of_run(args.out, args.run, **options)]
+    for job, plan in plans:
+        print(f"{job.out.name}: {plan.describe()}", flush=True)
+    if not args.dry_run:
+        fill_parts(args.out, plans)
         print(args.out)
     return 0

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch.utils.data import Dataset
 
 from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
+from pvit_ext.data.schema import images_of
+from pvit_ext.encoders.own_tower import StoredMaps
+from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
 
@@ -22,13 +28,38 @@ class RecordDataset(Dataset[dict[str, Any]]):
         bad_records: of the run.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
         region_processor: what prepares a sample's regions; it runs in the data workers.
+        stored_vision: what the model's vision tower made of the images before the run, where a cache has it.
     """
 
     seed: int = 0
     region_processor: RegionProcessor
+    stored_vision: StoredVision | None = None
 
     def __init__(self, records: Records, bad_records: BadRecords) -> None:
         self.records, self.bad_records = records, bad_records
+
+    def use_stored(self, maps: StoredMaps | None, vision: StoredVision | None) -> None:
+        """Read what towers made of the images before, or do not.
+
+        Args:
+            maps: of the region encoder's own tower.
+            vision: of the model's vision tower.
+        """
+        self.region_processor = replace(self.region_processor, stored_maps=maps)
+        self.stored_vision = vision
+
+    def images(self, record: Record) -> list[Image.Image]:
+        """The upright images of a record; blanks of their sizes where nothing looks at their pixels.
+
+        Raises:
+            RegionError: naming the record, for an image that cannot be read.
+        """
+        stored, names = self.stored_vision, images_of(record.data)
+        if stored is not None and not self.region_processor.needs_pixels:
+            return [stored.blank(name) for name in names]
+        with reading(record.location):
+            images = [load_image(file) for file in record.image_files]
+        return images if stored is None else [stored.mark(*pair) for pair in zip(images, names, strict=True)]
 
     def __len__(self) -> int:
         return len(self.records)

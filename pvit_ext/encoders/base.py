@@ -123,6 +123,16 @@ class RegionEncoder(nn.Module):
     feature_dim: int
     keys: KeyMap | None = None
 
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether it makes something of its own of an image, see :meth:`preprocess`."""
+        return type(self).preprocess is not RegionEncoder.preprocess
+
+    @property
+    def paints(self) -> bool:
+        """Whether the vision tower sees another image than the original, see :meth:`paint`."""
+        return type(self).paint is not RegionEncoder.paint
+
     def train(self, mode: bool = True) -> RegionEncoder:
         """Switch to training mode, unless frozen: batch norms would move their statistics, and dropout would drop."""
         super().train(mode and not self.frozen)
@@ -155,7 +165,7 @@ class RegionEncoder(nn.Module):
         Raises:
             RegionError: naming the region.
         """
-        if type(self).preprocess is RegionEncoder.preprocess:
+        if not self.needs_pixels:
             return
         for image, region in zip(image_index, regions, strict=True):
             if extra is None or image >= len(extra) or not extra[image]:

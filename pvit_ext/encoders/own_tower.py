@@ -83,8 +83,11 @@ class TowerEncoder(RegionEncoder):
         return {PIXELS: self.dummy_pixels()} if self.stored_maps is None else {STORED: torch.tensor(_ZEROS)}
 
     def passes(self, inputs: RegionInputs) -> list[tuple[Size, list[int]]]:
-        """The images that have regions, in groups that :meth:`maps` takes, each with its view size."""
-        groups: dict[tuple[Size, bool], list[int]] = {}
+        """The images that have regions, in groups that :meth:`maps` takes, each with its view size.
+
+        A stored map is for itself: joining two would copy them.
+        """
+        groups: dict[tuple[Size, int | None], list[int]] = {}
         for image in sorted(set(inputs.image_index.tolist())):
             extra = _extra(inputs, image)
             if STORED in extra:
@@ -92,7 +95,7 @@ class TowerEncoder(RegionEncoder):
             else:
                 height, width = extra[PIXELS].shape[1:]
                 size = width, height
-            groups.setdefault((size, STORED in extra), []).append(image)
+            groups.setdefault((size, image if STORED in extra else None), []).append(image)
         return [(size, images) for (size, _), images in groups.items()]
 
     def maps(self, images: Sequence[int], inputs: RegionInputs) -> Tensor:

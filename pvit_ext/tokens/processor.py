@@ -84,6 +84,13 @@ class RegionProcessor:
         """The processor of a model's region module, or of a model that has none."""
         return cls() if module is None else cls(module.region_encoder, module.positions_per_region)
 
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the encoder looks at an image itself."""
+        if self.encoder is None:
+            return False
+        return self.encoder.paints or (self.encoder.needs_pixels and self.stored_maps is None)
+
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str
     ) -> RegionSample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Any, Optional, cast
+from typing import Any, ClassVar, Optional, cast
 
 import transformers
 
@@ -16,7 +16,7 @@ from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.lora_arguments import LoraFlags
-from pvit_ext.training.region_cache import open_cache
+from pvit_ext.training.region_cache import open_caches
 
 STAGES = ("align", "finetune")
 CONFIG = "--config"
@@ -90,11 +90,11 @@ class DataFlags:
         default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
     )
     region_cache: str | None = field(
-        default=None, metadata={"help": "folder that `pvit-ext data cache` wrote: the encoder's tower is not run"}
+        default=None, metadata={"help": "folder that `pvit-ext data cache` wrote: frozen towers are not run"}
     )
 
     read = cast("tuple[Records, BadRecords] | None", None)  # once it was read; without annotation it is no flag
-    cache = cast("FeatureCache | None", None)
+    caches: ClassVar[tuple[FeatureCache, ...]] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.region_jitter < 0.5:
@@ -169,7 +169,7 @@ def check_data(data: Any, stage: str) -> None:
             f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
             'modules: give its records "regions" and <region> in their questions, or train with --stage finetune'
         )
-    open_cache(data)
+    open_caches(data)
 
 
 def with_config_file(arguments: list[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,5 +126,5 @@ def _dataset(training: Any, records: Records) -> Any:
     dataset.records, dataset.bad_records = records, BadRecords(0)
     dataset.data_args = copy.copy(training.data_args)
     dataset.data_args.region_jitter = 0.0
-    dataset.region_processor = replace(training.region_processor, stored_maps=None)
+    dataset.use_stored(None, None)
     return dataset

@@ -12,6 +12,7 @@ from torch import nn
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import HOSTS as MODEL_HOSTS
 from pvit_ext.hosts.find import LLAVA, host_of_checkpoint
+from pvit_ext.hosts.vision_pass import VisionPass
 from pvit_ext.plugins import Registry
 from pvit_ext.training.start import flag_value, say
 from pvit_ext.training.trainer import RegionTrainer
@@ -71,6 +72,10 @@ class TrainingHost(Protocol):
 
     def make_trainer(self, args: Arguments, model: Any, processor: Any, data: dict[str, Any]) -> RegionTrainer:
         """The trainer, after whatever the machine wants changed in the model."""
+        ...
+
+    def vision_pass(self, args: Arguments, model: Any, processor: Any) -> VisionPass:
+        """The vision tower as ``pvit-ext data cache`` stores it; needed by neither of the others."""
         ...
 
     def export(self, trainer: RegionTrainer) -> None:

@@ -1,20 +1,23 @@
-"""``--region_cache``: what the region encoder's own tower makes of the images is read, not made in every epoch."""
+"""``--region_cache``: what frozen towers make of the images is read, not made in every epoch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pvit_ext.data.cache.key import CacheError
+from pvit_ext.data.cache.parts import cache_folders
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.record_dataset import RecordDataset
-from pvit_ext.tokens.region_module import RegionModule
+from pvit_ext.hosts.vision_pass import HostTower, use_stored
+from pvit_ext.training.host import Arguments, TrainingHost
 
 
-def open_cache(data: Any) -> None:
-    """Check, before the model is loaded, that a run's cache is complete and has the maps of all its images.
+def open_caches(data: Any) -> None:
+    """Check, before the model is loaded, that a run's caches are complete and have all its images.
 
     Args:
         data: :class:`~pvit_ext.training.arguments.DataFlags` whose records have been read.
@@ -22,31 +25,67 @@ def open_cache(data: Any) -> None:
     Raises:
         CacheError: saying what is missing.
     """
-    if data.region_cache:
-        if data.image_folder is None:
-            raise CacheError(f"--region_cache {data.region_cache}: give --image_folder, its images are compared")
-        data.cache = FeatureCache(data.region_cache)
-        records = data.read[0]
-        every = (records[number] for number in range(len(records)))
-        data.cache.check_images(data.data_path, data.image_folder, every)
+    if not data.region_cache:
+        return
+    if data.image_folder is None:
+        raise CacheError(f"--region_cache {data.region_cache}: give --image_folder, its images are compared")
+    data.caches = tuple(map(FeatureCache, cache_folders(Path(data.region_cache))))
+    records = data.read[0]
+    for cache in data.caches:
+        cache.check_images(data.data_path, data.image_folder, (records[number] for number in range(len(records))))
 
 
-def use_cache(cache: FeatureCache | None, module: RegionModule | None, dataset: RecordDataset, training: Any) -> None:
-    """Have the region encoder read its maps from a cache of them.
+def use_caches(
+    host: TrainingHost, args: Arguments, model: Any, processor: Any, dataset: RecordDataset
+) -> Iterator[str]:
+    """Have towers of a model return what is in the run's caches.
 
     Args:
-        cache: of the run, or None.
-        module: of the model.
+        host: of the run.
+        args: of the run.
+        model, processor: as they train.
         dataset: of the run.
-        training: transformers' arguments.
+
+    Yields:
+        What is read, in words.
 
     Raises:
-        CacheError: when it is of another encoder.
+        CacheError: when it is of another tower, or cannot be used in this run.
     """
-    if cache is None:
-        return
-    encoder: Any = module and module.region_encoder
-    # DeepSpeed makes a model of float16 when it starts
-    cache.check_encoder(encoder, torch.float16 if training.fp16 and training.deepspeed else None)
-    encoder.stored_maps = cache
-    dataset.region_processor = replace(dataset.region_processor, stored_maps=cache)
+    half = is_half(args.training)
+    for cache in args.data.caches:
+        if cache.is_of_vision:
+            use_stored(host_tower(host, args, model, processor), cache, dataset)
+            yield f"{cache.folder}: what the vision tower makes of the images is read{_still_decoded(dataset)}"
+        else:
+            encoder = model.region_module and model.region_module.region_encoder
+            cache.check_encoder(encoder, torch.float16 if half else None)
+            encoder.stored_maps = cache
+            dataset.use_stored(cache, dataset.stored_vision)
+            yield f"{cache.folder}: what the region encoder's own tower makes of the images is read"
+
+
+def host_tower(host: TrainingHost, args: Arguments, model: Any, processor: Any) -> HostTower:
+    """The vision tower of a run's model, as caches store it.
+
+    Raises:
+        CacheError: for a host of another package that does not offer it.
+    """
+    if not hasattr(host, "vision_pass"):
+        raise CacheError(f"the host {type(host).__name__} does not say how its vision tower sees an image")
+    training = args.training
+    mixed = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+    autocast = None if training.deepspeed else mixed  # DeepSpeed changes the weights' dtype instead
+    return HostTower(host.vision_pass(args, model, processor), autocast, is_half(training))
+
+
+def is_half(training: Any) -> bool:
+    """Whether DeepSpeed makes a model of float16 when it starts."""
+    return bool(training.fp16 and training.deepspeed)
+
+
+def _still_decoded(dataset: RecordDataset) -> str:
+    processor = dataset.region_processor
+    if not processor.needs_pixels or processor.encoder is None:
+        return ", images are not decoded"
+    return f"; images are decoded for the encoder {processor.encoder.name!r}, which looks at them itself"

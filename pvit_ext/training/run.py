@@ -12,7 +12,7 @@ from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
-from pvit_ext.training.region_cache import use_cache
+from pvit_ext.training.region_cache import use_caches
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 _DESCRIPTION = (
@@ -38,8 +38,9 @@ def main(attn_implementation: str | None = None) -> None:
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)
         data = host.load_data(args, model, processor)
-        use_cache(args.data.cache, model.region_module, data["train_dataset"], training)
         trainer = host.make_trainer(args, model, processor, data)
+        for text in use_caches(host, args, model, processor, data["train_dataset"]):
+            trainer.say(text)
         trainer.say(parameter_table(model, host.parts(model)))
         trainer.train(resume_from_checkpoint=any(Path(training.output_dir).glob("checkpoint-*")) or None)
         trainer.save_state()

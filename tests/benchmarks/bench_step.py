@@ -44,9 +44,10 @@ def sizes(width: int, layers: int) -> tuple[dict[str, int], dict[str, int]]:
     return text | {"num_attention_heads": 16, "num_key_value_heads": 16}, tower
 
 
-def stock(width: int, layers: int) -> tuple[Any, Any]:
-    """transformers' LLaVA of this width, whose tower has a quarter of it, and its processor."""
+def stock(width: int, layers: int, **own_tower: int) -> tuple[Any, Any]:
+    """transformers' LLaVA of this width, whose tower has a quarter of it or sizes of its own, and its processor."""
     text, tower = sizes(width, layers)
+    tower |= own_tower
     torch.manual_seed(0)
     words, square = tokenizer(["<image>"]), {"height": SIZE, "width": SIZE}
     images = image_processor("clip", "CLIPImageProcessor", size={"shortest_edge": SIZE}, crop_size=square)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from pvit_ext.data.cache.source import BLANK
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.records import Record
 from pvit_ext.data.schema import images_of
@@ -29,10 +30,19 @@ class FileState(NamedTuple):
 
 def images_with_regions(records: Iterable[Record]) -> dict[str, str]:
     """Name -> path of each image with a region, in the order in which they come first."""
+    return _paths(records, lambda record: sorted({spec.image for spec in record.specs}))
+
+
+def all_images(records: Iterable[Record]) -> dict[str, str]:
+    """Name -> path of each image, in the order in which they come first; of a record without one :data:`BLANK`."""
+    return {BLANK: BLANK} | _paths(records, lambda record: range(len(images_of(record.data))))
+
+
+def _paths(records: Iterable[Record], wanted: Callable[[Record], Iterable[int]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for record in records:
         names = images_of(record.data)
-        for number in sorted({spec.image for spec in record.specs}):
+        for number in wanted(record):
             if (name := names[number]) not in found:
                 found[name] = path_of(str(record.image_folder), name)
     return found
@@ -55,6 +65,8 @@ def is_unchanged(path: str, state: FileState) -> bool:
     Raises:
         OSError: when it cannot be read.
     """
+    if path == BLANK:
+        return True
     now = Path(path).stat()
     if now.st_size != state.size:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,49 @@ from torch import Tensor
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.own_tower import TowerEncoder
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _PROBES = ((97, 61), (61, 97), (640, 20))
-"""(width, height) of images whose pixels tell one preprocessing from another."""
+"""(width, height)."""
 
 
 class CacheError(ValueError):
     """A cache that is not there, is damaged, or is of something else."""
 
 
-def key_of(encoder: TowerEncoder, dtype: torch.dtype) -> dict[str, Any]:
-    """All that maps depend on but the image; every rank has to call it under ZeRO-3.
+def key_of(
+    name: str,
+    dtype: torch.dtype,
+    settings: Mapping[str, Any],
+    pixels: Iterable[Tensor],
+    tensors: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """All that what is stored depends on but the image.
+
+    Args:
+        name: of what makes it.
+        dtype: that the tower computes in.
+        settings: in plain JSON types.
+        pixels: of each of :func:`probes`.
+        tensors: the tower's, by name.
+    """
+    tower, shown = hashlib.sha256(), hashlib.sha256()
+    for tensor_name in sorted(tensors):
+        _add(tower, tensor_name, tensors[tensor_name].to(dtype))
+    for number, tensor in enumerate(pixels):
+        _add(shown, str(number), tensor)
+    return {
+        "format": FORMAT,
+        "encoder": name,
+        "dtype": name_of(dtype),
+        "settings": dict(settings),
+        "pixels": shown.hexdigest(),
+        "tower": tower.hexdigest(),
+    }
+
+
+def encoder_key(encoder: TowerEncoder, dtype: torch.dtype) -> dict[str, Any]:
+    """The key of a region encoder's own tower; every rank has to call it under ZeRO-3.
 
     Args:
         encoder: with its weights.
@@ -32,20 +64,12 @@ def key_of(encoder: TowerEncoder, dtype: torch.dtype) -> dict[str, Any]:
     """
     with gathered(list(encoder.parameters())):
         settings, tensors = encoder.tower_state()
-        tower = hashlib.sha256()
-        for name in sorted(tensors):
-            _add(tower, name, tensors[name].to(dtype))
-    pixels = hashlib.sha256()
-    for number, size in enumerate(_PROBES):
-        _add(pixels, str(size), encoder.pixels(_probe(number, size)))
-    return {
-        "format": FORMAT,
-        "encoder": encoder.name,
-        "dtype": name_of(dtype),
-        "settings": dict(settings),
-        "pixels": pixels.hexdigest(),
-        "tower": tower.hexdigest(),
-    }
+        return key_of(encoder.name, dtype, settings, map(encoder.pixels, probes()), tensors)
+
+
+def probes() -> list[Image.Image]:
+    """Images whose pixels tell one preprocessing from another."""
+    return [_probe(number, size) for number, size in enumerate(_PROBES)]
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from pvit_ext.data.cache.key import name_of, width_of
-from pvit_ext.encoders.own_tower import TowerEncoder
+from pvit_ext.data.cache.key import name_of
+from pvit_ext.data.cache.source import BLANK, StoredTower
 from pvit_ext.regions.image import ImageError, image_size
 
 SHARD_BYTES = 256 << 20
 """About as much of maps is in a file; an interrupted process loses one file's work for each worker."""
 ALIGNMENT = 64
 _READERS = 4
+_BLANK_SIZE = 28, 28
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,22 @@ class Plan:
     """The images of a cache and what they take.
 
     Args:
-        sizes: bytes of the map of each image, by name, in order.
+        sizes: bytes of what is stored of each image, by name, in order.
         paths: of each image.
         problems: by name, why an image cannot be read.
-        dtype: of the maps.
+        dtype: of the tower.
+        what: images these are, in words.
     """
 
     sizes: dict[str, int]
     paths: dict[str, str]
     problems: dict[str, str]
     dtype: torch.dtype
+    what: str
 
     @property
     def total(self) -> int:
-        """Bytes of all maps."""
+        """Bytes of them all."""
         return sum(self.sizes.values())
 
     def shards(self, most: int = SHARD_BYTES) -> list[list[str]]:
@@ -47,22 +50,22 @@ class Plan:
         """Bytes per image and in all, in words."""
         sizes = sorted(self.sizes.values())
         if not sizes:
-            return "no image with a region can be read"
+            return f"none of the {self.what} can be read"
         mean, one = self.total / len(sizes), sizes[len(sizes) // 2]
         spread = f"median {_bytes(one)}, {_bytes(sizes[0])} to {_bytes(sizes[-1])}"
         return (
-            f"{len(sizes)} images with regions, {len(self.shards())} files of maps in {name_of(self.dtype)}: "
+            f"{len(sizes)} {self.what}, {len(self.shards())} files of maps in {name_of(self.dtype)}: "
             f"{_bytes(mean)} per image ({spread}), {_bytes(self.total)} in all"
         )
 
 
-def make_plan(encoder: TowerEncoder, dtype: torch.dtype, paths: Mapping[str, str]) -> Plan:
+def make_plan(tower: StoredTower, paths: Mapping[str, str], what: str) -> Plan:
     """Read the headers of all images.
 
     Args:
-        encoder: may be without weights.
-        dtype: of the maps.
+        tower: may be without weights.
         paths: of the images, by name.
+        what: images these are, in words.
     """
     sizes: dict[str, int] = {}
     problems: dict[str, str] = {}
@@ -71,9 +74,8 @@ def make_plan(encoder: TowerEncoder, dtype: torch.dtype, paths: Mapping[str, str
             if isinstance(found, str):
                 problems[name] = found
             else:
-                channels, height, width = encoder.map_shape(found)
-                sizes[name] = aligned(channels * height * width * width_of(dtype))
-    return Plan(sizes, dict(paths), problems, dtype)
+                sizes[name] = aligned(tower.bytes_of(found))
+    return Plan(sizes, dict(paths), problems, tower.dtype, what)
 
 
 def aligned(size: int) -> int:
@@ -82,6 +84,8 @@ def aligned(size: int) -> int:
 
 
 def _size(path: str) -> tuple[int, int] | str:
+    if path == BLANK:
+        return _BLANK_SIZE
     try:
         return image_size(path)
     except (ImageError, OSError) as error:

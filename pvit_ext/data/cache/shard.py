@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from pvit_ext.data.cache.images import FileState, is_unchanged, read_file
-from pvit_ext.data.cache.key import DTYPES
+from pvit_ext.data.cache.key import name_of
 from pvit_ext.data.cache.plan import aligned
-from pvit_ext.data.cache.tower import TowerSource
-from pvit_ext.encoders.own_tower import TowerEncoder
+from pvit_ext.data.cache.source import BLANK, StoredTower, TowerSource
 from pvit_ext.files import atomic_write
 from pvit_ext.regions.image import ImageError, load_image
 
@@ -38,27 +37,25 @@ class ShardWork:
     """Makes shards; sent to the workers once.
 
     Args:
-        source: of the encoder.
-        dtype: name of the maps' dtype.
+        source: of the tower.
         device: that the tower runs on.
         threads: that torch uses; its sums depend on their number, in float32 on the CPU.
         folder: to write to.
     """
 
     source: TowerSource
-    dtype: str
     device: str
     threads: int
     folder: Path
 
     @cached_property
-    def encoder(self) -> TowerEncoder:
+    def tower(self) -> StoredTower:
         """With its weights, loaded once in a process."""
-        return self.source.load(DTYPES[self.dtype], self.device)
+        return self.source.open(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the encoder, which each worker loads."""
-        return {key: value for key, value in vars(self).items() if key != "encoder"}
+        """Without the tower, which each worker loads."""
+        return {key: value for key, value in vars(self).items() if key != "tower"}
 
     def __call__(self, batch: Sequence[Shard]) -> dict[str, str]:
         """Write some shards; the problems of images that cannot be read, by name."""
@@ -74,18 +71,17 @@ class ShardWork:
         return problems
 
     def _entry(self, stream: BinaryIO, name: str, path: str) -> dict[str, Any]:
-        """Append the map of an image, and say what it is."""
+        """Append what the tower makes of an image, and say what it is."""
+        image, state = None, FileState("", 0, 0)
         try:
-            content, state = read_file(path)
-            image = load_image(content)
+            if path != BLANK:
+                content, state = read_file(path)
+                image = load_image(content)
         except (ImageError, OSError) as error:
             return {"name": name, "problem": getattr(error, "reason", "") or str(error)}
-        with torch.inference_mode():
-            made = self.encoder.run_tower(self.encoder.pixels(image)[None].to(self.device))[0]  # (C, H, W)
-        offset = stream.tell()
-        stream.write(_bytes_of(made))
-        stream.write(b"\0" * (aligned(stream.tell()) - stream.tell()))
-        return {"name": name, **state._asdict(), "shape": list(made.shape), "offset": offset}
+        made = self.tower.make(image)
+        tensors = [_append(stream, tensor) for tensor in made.tensors]
+        return {"name": name, **state._asdict(), "tensors": tensors, **({"about": made.about} if made.about else {})}
 
 
 def maps_file(folder: Path, number: int) -> Path:
@@ -122,10 +118,13 @@ def is_done(folder: Path, shard: Shard) -> bool:
 
 
 def state_of(entry: dict[str, Any]) -> FileState:
-    """Of the image file that an entry's map was made of."""
+    """Of the image file that an entry was made of."""
     return FileState(entry["sha256"], entry["size"], entry["modified"])
 
 
-def _bytes_of(made: Tensor) -> bytes:
-    """The cells of a map one after the other, each with all its channels."""
-    return made.permute(1, 2, 0).contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
+def _append(stream: BinaryIO, tensor: Tensor) -> dict[str, Any]:
+    """Write a tensor at the end of a file; its shape, dtype and place."""
+    offset = stream.tell()
+    stream.write(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    stream.write(b"\0" * (aligned(stream.tell()) - stream.tell()))
+    return {"shape": list(tensor.shape), "dtype": name_of(tensor.dtype), "offset": offset}

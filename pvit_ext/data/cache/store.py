@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvit_ext.data.cache.images import images_with_regions, is_unchanged
-from pvit_ext.data.cache.key import DTYPES, CacheError, differences, key_of, width_of
+from pvit_ext.data.cache.images import all_images, images_with_regions, is_unchanged
+from pvit_ext.data.cache.key import DTYPES, CacheError, differences, encoder_key, width_of
 from pvit_ext.data.cache.shard import maps_file, read_list, state_of
+from pvit_ext.data.cache.source import BLANK
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.records import Record
 from pvit_ext.encoders.own_tower import TowerEncoder
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """The maps in a folder that ``pvit-ext data cache`` wrote.
+    """What a tower made of images, in a folder that ``pvit-ext data cache`` wrote.
 
     Args:
         folder: of the cache.
@@ -60,12 +62,17 @@ class FeatureCache:
             raise ValueError(f"{IMAGES} lists {len(self._entries)} images of {self.about['images']}")
         ends = [0] * self.about["shards"]
         for entry in self._entries:
-            if "shape" in entry:
-                ends[entry["shard"]] = max(ends[entry["shard"]], entry["offset"] + self._length(entry))
+            for tensor in entry.get("tensors", ()):
+                ends[entry["shard"]] = max(ends[entry["shard"]], tensor["offset"] + _length(tensor))
         for number, end in enumerate(ends):
             path = maps_file(self.folder, number)
             if path.stat().st_size < end:
                 raise ValueError(f"{path.name} has {path.stat().st_size} bytes, {end} are listed")
+
+    @property
+    def is_of_vision(self) -> bool:
+        """Whether it is of a model's vision tower, not of a region encoder's own."""
+        return bool(self.about["all_images"])
 
     def check_encoder(self, encoder: object, dtype: torch.dtype | None = None) -> None:
         """Refuse an encoder that would make other maps; every rank has to call it under ZeRO-3.
@@ -85,10 +92,22 @@ class FeatureCache:
                 f"--region_cache {self.folder}: the encoder {encoder.name!r} trains, its maps would change"
             )
         weight = next(encoder.parameters())
-        if found := differences(self.key, key_of(encoder, dtype or weight.dtype)):
-            raise CacheError(f"the cache {self.folder} is not of this run's encoder: {'; '.join(found)}. {_ADVICE}")
+        self.check_key(encoder_key(encoder, dtype or weight.dtype), weight.device.type, "encoder")
+
+    def check_key(self, own: dict[str, Any], device: str, what: str) -> None:
+        """Refuse what a run would make otherwise.
+
+        Args:
+            own: key of the run.
+            device: type of the one that the run's tower lies on.
+            what: has the tower.
+
+        Raises:
+            CacheError: saying in what they differ.
+        """
+        if found := differences(self.key, own):
+            raise CacheError(f"the cache {self.folder} is not of this run's {what}: {'; '.join(found)}. {_ADVICE}")
         made, threads = self.about["made"], torch.get_num_threads()
-        device = weight.device.type
         if self.key["dtype"] == "float32" and made["device"] == device == "cpu" and made["threads"] != threads:
             logger.warning(
                 "the cache %s was made with %d threads of torch, this run has %d: float32 sums differ in their last "
@@ -110,24 +129,29 @@ class FeatureCache:
         if sha256_file(data_path) == self.about["data"]:
             paths = {name: path_of(image_folder, name) for name in self._numbers}
         else:
-            paths = images_with_regions(records)
+            paths = all_images(records) if self.is_of_vision else images_with_regions(records)
         absent = [name for name in paths if name not in self._numbers]
         if absent:
-            raise CacheError(f"the cache {self.folder} lacks {_listed(absent)} with regions of {data_path}. {_ADVICE}")
+            raise CacheError(f"the cache {self.folder} lacks {_listed(absent)} of {data_path}. {_ADVICE}")
         if other := [name for name, path in paths.items() if not self._is_of(name, path)]:
             raise CacheError(f"the cache {self.folder} was made of other files than {_listed(other)}. {_ADVICE}")
 
     def _is_of(self, name: str, path: str) -> bool:
         entry = self._entries[self._numbers[name]]
-        if "problem" in entry:  # it could not be read then; a record with it is replaced
+        if name == BLANK or "problem" in entry:  # no file; or unreadable then, and a record with it is replaced
             return True
         try:
             return is_unchanged(path, state_of(entry))
         except OSError:
             return False
 
+    @property
+    def names(self) -> list[str]:
+        """Of all images, those that could not be read last."""
+        return list(self._numbers)
+
     def number(self, name: str) -> int:
-        """The number of an image's map, whose pages the system begins to read.
+        """The number of an image, whose pages the system begins to read.
 
         Raises:
             RegionError: when there is none.
@@ -140,20 +164,23 @@ class FeatureCache:
         return number
 
     def read(self, number: int) -> Tensor:
-        """A map (C, H, W), channels-last, of pages that all processes share; not to be changed."""
+        """The map (C, H, W) of a region encoder's tower, channels-last; not to be changed."""
+        return self.tensors(number)[0].permute(2, 0, 1)
+
+    def tensors(self, number: int) -> list[Tensor]:
+        """What is stored of an image, on pages that all processes share; not to be changed."""
         entry = self._entries[number]
-        channels, height, width = entry["shape"]
-        start = entry["offset"]
-        part = self._shard(entry["shard"])[start : start + self._length(entry)].view(DTYPES[self.key["dtype"]])
-        return part.view(height, width, channels).permute(2, 0, 1)
+        shard = self._shard(entry["shard"])
+        return [_view(shard, tensor) for tensor in entry["tensors"]]
+
+    def about_image(self, number: int) -> dict[str, Any]:
+        """What else is stored of an image; see :class:`~pvit_ext.data.cache.source.Made`."""
+        found: dict[str, Any] = self._entries[number].get("about", {})
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps, which each process opens for itself."""
         return {**vars(self), "_shards": {}}
-
-    def _length(self, entry: dict[str, Any]) -> int:
-        channels, height, width = entry["shape"]
-        return int(channels * height * width * width_of(DTYPES[self.key["dtype"]]))
 
     def _shard(self, number: int) -> Tensor:
         if number not in self._shards:
@@ -168,9 +195,19 @@ class FeatureCache:
             return
         handle = os.open(maps_file(self.folder, entry["shard"]), os.O_RDONLY)
         try:
-            os.posix_fadvise(handle, entry["offset"], self._length(entry), os.POSIX_FADV_WILLNEED)
+            start, last = entry["tensors"][0]["offset"], entry["tensors"][-1]
+            os.posix_fadvise(handle, start, last["offset"] + _length(last) - start, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
+
+
+def _view(shard: Tensor, tensor: dict[str, Any]) -> Tensor:
+    start = tensor["offset"]
+    return shard[start : start + _length(tensor)].view(DTYPES[tensor["dtype"]]).view(tensor["shape"])
+
+
+def _length(tensor: dict[str, Any]) -> int:
+    return prod(tensor["shape"]) * width_of(DTYPES[tensor["dtype"]])
 
 
 def _listed(names: list[str]) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 from pvit_ext.data.bad_records import BadRecords
-from pvit_ext.data.cache.images import images_with_regions
-from pvit_ext.data.cache.key import DTYPES, CacheError, differences, key_of
+from pvit_ext.data.cache.images import all_images, images_with_regions
+from pvit_ext.data.cache.key import CacheError, differences
 from pvit_ext.data.cache.plan import Plan, make_plan
 from pvit_ext.data.cache.shard import Shard, ShardWork, is_done, list_file, read_list
-from pvit_ext.data.cache.store import ABOUT, IMAGES
-from pvit_ext.data.cache.tower import TowerSource
+from pvit_ext.data.cache.source import TowerSource
+from pvit_ext.data.cache.store import ABOUT, IMAGES, FeatureCache
 from pvit_ext.data.map_step import map_in_order
 from pvit_ext.data.records import BadRecord, load_records
 from pvit_ext.files import atomic_write, read_json, sha256_file, sync
 
-_PLAN, _LOCK = "plan.json", "lock"
+PLAN, _LOCK = "plan.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class CacheJob:
         file: records.
         image_folder: that their images are in.
         out: folder to make.
-        source: of the encoder.
-        dtype: name of the dtype that the tower computes in, and maps are stored in.
+        source: of the tower.
         device: that the tower runs on.
         threads: of torch in each worker.
         workers: processes.
@@ -49,7 +48,6 @@ class CacheJob:
     image_folder: Path
     out: Path
     source: TowerSource
-    dtype: str = "bfloat16"
     device: str = "cpu"
     threads: int = 1
     workers: int = 1
@@ -71,10 +69,11 @@ def plan_cache(job: CacheJob) -> Plan:
     """
     bad = BadRecords(job.max_bad_records)
     records = load_records(job.file, job.image_folder, bad)
-    paths = images_with_regions(records[number] for number in range(len(records)))
+    every = (records[number] for number in range(len(records)))
+    paths = all_images(every) if job.source.all_images else images_with_regions(every)
     if not paths:
         raise CacheError(f"{job.file} has no region ({records.summary}): there is nothing to store")
-    plan = make_plan(job.source.empty(), DTYPES[job.dtype], paths)
+    plan = make_plan(job.source.outline(), paths, "images" if job.source.all_images else "images with regions")
     bad.add(*(BadRecord(name, f"{job.file.name}: image {problem}") for name, problem in plan.problems.items()))
     return plan
 
@@ -88,8 +87,8 @@ def fill_cache(job: CacheJob, plan: Plan) -> None:
     """
     if job.out.exists():
         raise CacheError(f"{job.out} exists: name a new folder, nothing is overwritten")
-    work = ShardWork(job.source, job.dtype, job.device, job.threads, job.part)
-    key = key_of(work.encoder, DTYPES[job.dtype])
+    work = ShardWork(job.source, job.device, job.threads, job.part)
+    key = work.tower.key()
     shards = [Shard(number, [(name, plan.paths[name]) for name in names]) for number, names in enumerate(plan.shards())]
     job.part.mkdir(parents=True, exist_ok=True)
     with _alone(job.part):
@@ -98,6 +97,20 @@ def fill_cache(job: CacheJob, plan: Plan) -> None:
         _check_room(job.part, sum(plan.sizes[name] for shard in missing for name, _ in shard.images))
         _make(job, work, missing, len(shards))
         _finish(job, plan, key, len(shards))
+
+
+def check_same(job: CacheJob, plan: Plan, found: FeatureCache) -> None:
+    """Refuse a complete cache that is not the one of a plan.
+
+    Raises:
+        CacheError: saying in what they differ.
+    """
+    reasons = differences(found.key, job.source.open(job.device).key())
+    if not reasons and found.names != [*plan.sizes, *plan.problems]:
+        reasons = ["it has other images"]
+    if reasons:
+        raise CacheError(_other(found.folder, reasons))
+    found.check_images(str(job.file), str(job.image_folder), ())
 
 
 def _make(job: CacheJob, work: ShardWork, missing: list[Shard], total: int) -> None:
@@ -114,7 +127,7 @@ def _make(job: CacheJob, work: ShardWork, missing: list[Shard], total: int) -> N
 
 def _begin(part: Path, wanted: dict[str, Any]) -> None:
     """Take over a folder that a call with the same plan has left, or begin it."""
-    path = part / _PLAN
+    path = part / PLAN
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(wanted), encoding="utf-8")
@@ -122,9 +135,11 @@ def _begin(part: Path, wanted: dict[str, Any]) -> None:
     found = read_json(path)
     if found != wanted:
         reasons = differences(found["key"], wanted["key"]) or ["it has other images"]
-        raise CacheError(
-            f"{part} is half of another cache ({'; '.join(reasons)}): remove it, or name another folder with --out"
-        )
+        raise CacheError(_other(part, reasons))
+
+
+def _other(folder: Path, reasons: Sequence[str]) -> str:
+    return f"{folder} is half of another cache ({'; '.join(reasons)}): remove it, or name another folder with --out"
 
 
 def _finish(job: CacheJob, plan: Plan, key: dict[str, Any], shards: int) -> None:
@@ -139,10 +154,13 @@ def _finish(job: CacheJob, plan: Plan, key: dict[str, Any], shards: int) -> None
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
         temporary.write_text("".join(lines), encoding="utf-8")
     made = {"torch": torch.__version__, "device": job.device, "machine": platform.machine(), "threads": job.threads}
-    about = {"key": key, "images": len(entries), "shards": shards, "data": sha256_file(job.file), "made": made}
+    about = {
+        "key": key, "images": len(entries), "shards": shards, "data": sha256_file(job.file), "made": made,
+        "all_images": job.source.all_images,
+    }  # fmt: skip
     with atomic_write(job.part / ABOUT) as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    for path in (*(list_file(job.part, number) for number in range(shards)), job.part / _PLAN, job.part / _LOCK):
+    for path in (*(list_file(job.part, number) for number in range(shards)), job.part / PLAN, job.part / _LOCK):
         path.unlink()
     for path in job.part.glob(".*"):  # of a process that was killed
         path.unlink()

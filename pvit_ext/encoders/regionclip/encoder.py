@@ -114,13 +114,24 @@ class RegionCLIP(TowerEncoder):
         Args:
             inputs: ``extra[i]["pixels"]`` for every image that has a region, uint8 (3, h, w), or the number of its map.
         """
-        features = self._weight.new_zeros(len(inputs.regions), self.feature_dim)  # (M, C)
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         with torch.set_grad_enabled(trains), torch.autocast(self._weight.device.type, enabled=False):
-            for size, images in self.passes(inputs):
-                rows, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, size, inputs))
-                features = features.index_copy(0, rows, self.pool(self.maps(images, inputs), boxes, index))
-        return features[:, None]  # (M, 1, C)
+            return self.heads(self._crops_of(inputs))[:, None]  # (M, 1, C)
+
+    def _crops_of(self, inputs: RegionInputs) -> Tensor:
+        """:meth:`crops` (M, 16 width, P, P) of all regions, in their order.
+
+        All images' go on at once: layer4's weights, which a CPU lays out anew for each call, are read once.
+        """
+        rows, crops = [], []
+        for size, images in self.passes(inputs):
+            own, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, size, inputs))
+            rows.append(own)
+            crops.append(self.crops(self.maps(images, inputs), boxes, index))
+        if not rows:
+            return self._weight.new_zeros(0, 16 * self.options.width, self.options.pool, self.options.pool)
+        cells = torch.cat([one.permute(0, 2, 3, 1) for one in crops])  # (M, P, P, 16 width)
+        return cells[torch.cat(rows).argsort()].permute(0, 3, 1, 2)
 
     def run_tower(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) -> res4 (B, 16 width, H, W)."""
@@ -144,11 +155,17 @@ class RegionCLIP(TowerEncoder):
 
     def pool(self, res4: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
         """Features (M, C) of boxes on maps (B, 16 width, H, W); arguments as of :meth:`encode`."""
-        features = []
-        for part, index in zip(boxes.split(REGIONS_PER_PASS), image_index.split(REGIONS_PER_PASS), strict=True):
-            pooled = roi_align(res4, part, index, self.options.pool, 1 / STRIDE)
-            features.append(self.backbone.head(pooled))
-        return torch.cat(features)  # (M, C)
+        return self.heads(self.crops(res4, boxes, image_index))
+
+    def crops(self, res4: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
+        """What of maps (B, 16 width, H, W) lies under boxes (M, 16 width, P, P); arguments as of :meth:`encode`."""
+        return roi_align(res4, boxes, image_index, self.options.pool, 1 / STRIDE)
+
+    def heads(self, crops: Tensor) -> Tensor:
+        """Features (M, C) of :meth:`crops`."""
+        if not len(crops):
+            return crops.new_zeros(0, self.feature_dim)
+        return torch.cat([self.backbone.head(part) for part in crops.split(REGIONS_PER_PASS)])  # (M, C)
 
     @property
     def _weight(self) -> Tensor:

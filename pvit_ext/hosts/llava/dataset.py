@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from llava import mm_utils
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
 
 from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.cache.source import BLANK
+from pvit_ext.data.cache.vision import number_of
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.template_check import check_template
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
+from pvit_ext.hosts.llava.vision_pass import PIXELS, tower_pixels
+from pvit_ext.hosts.stored_vision import STORED_IMAGES
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
-from pvit_ext.regions.image import load_image, reading
+from pvit_ext.regions.image import reading
 from pvit_ext.regions.jitter import jitter_box
 from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.tokens.processor import RegionProcessor
@@ -60,12 +63,13 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
-            side = self.data_args.image_processor.crop_size
-            blank = {"image": torch.zeros(3, side["height"], side["width"]), "regions": [], "region_extra": [None]}
-            item = self._encoded(record, record.data["conversations"], 0, [])
-            return item | blank | {"image_size": [(side["width"], side["height"])]}
-        with reading(record.location):
-            images = [load_image(file) for file in record.image_files]
+            blank = tower_pixels(None, self.data_args)
+            height, width = blank.shape[1:]
+            shown = {"image": blank, "image_size": [(width, height)], "regions": [], "region_extra": [None]}
+            if self.stored_vision is not None:
+                shown[STORED_IMAGES] = [self.stored_vision.cache.number(BLANK)]
+            return self._encoded(record, record.data["conversations"], 0, []) | shown
+        images = self.images(record)
         sizes = [image.size for image in images]
         turns = record.data["conversations"]
         texts, regions = [turn["value"] for turn in turns], self._regions(record, sizes, draw)
@@ -77,6 +81,8 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         with reading(record.location):
             pixels = [self._pixels(image) for image in sample.images]
         image = pixels if isinstance(record.data["image"], list) else pixels[0]
+        if self.stored_vision is not None:
+            item[STORED_IMAGES] = [number_of(one) for one in images]
         return item | {"image": image, "image_size": sizes, "regions": sample.regions, "region_extra": sample.extra}
 
     def _encoded(
@@ -113,7 +119,10 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         return [jitter_box(region, most, draw) for region in record.resolve(sizes)]
 
     def _pixels(self, image: Image.Image) -> torch.Tensor:
-        return mm_utils.process_images([image], self.data_args.image_processor, self.data_args)[0]
+        if self.stored_vision is not None:
+            pixels: torch.Tensor = self.stored_vision.prepared(image)[PIXELS]
+            return pixels
+        return tower_pixels(image, self.data_args)
 
     def _check(self, item: dict[str, Any], name: str, expected: int, image_positions: list[int]) -> None:
         """Nothing is trained on with its answer masked or cut away, or its region cut off."""
@@ -156,6 +165,8 @@ class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
         batch["image_sizes"] = [size for item in instances for size in item["image_size"]]
         batch["regions"] = [item["regions"] for item in instances]
         batch["region_extra"] = [extra for item in instances for extra in item["region_extra"]]
+        if STORED_IMAGES in instances[0]:
+            batch[STORED_IMAGES] = [number for item in instances for number in item[STORED_IMAGES]]
         return batch
 
 

@@ -8,12 +8,14 @@ one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig
+from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
@@ -24,6 +26,7 @@ from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
+from pvit_ext.hosts.stored_vision import returning
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
 from pvit_ext.tokens.region_module import RegionModule
@@ -38,6 +41,7 @@ class RegionMixin:
     language_model_class: ClassVar[Any]
     fast_tokenizer: ClassVar[bool] = False
     llava_generates: ClassVar[bool] = True
+    stored_vision: StoredVision | None = None
     _keys_to_ignore_on_save: Any
     # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
     _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
@@ -125,6 +129,7 @@ class RegionMixin:
         return_dict: bool | None = None,
         regions: Regions | None = None,
         region_extra: Extra | None = None,
+        stored_images: list[int] | None = None,
         cache: Any = None,
     ) -> Any:
         """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
@@ -139,7 +144,7 @@ class RegionMixin:
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
-                regions, region_extra,
+                regions, region_extra, stored_images,
             )  # fmt: skip
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
         named = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
@@ -212,6 +217,7 @@ class RegionMixin:
         image_sizes: list[Size] | None = None,
         regions: Regions | None = None,
         region_extra: Extra | None = None,
+        stored_images: list[int] | None = None,
     ) -> tuple[Any, ...]:
         """LLaVA's splice of the image tokens, then region tokens where ``REGION_TOKEN_INDEX`` stands.
 
@@ -220,6 +226,7 @@ class RegionMixin:
             image_sizes: (width, height) of every upright original, dummy images of text-only samples included.
             regions: per sample its regions in the order of their placeholders, or None.
             region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
+            stored_images: number of each image in the run's cache, where it has one of the vision tower.
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
@@ -234,7 +241,8 @@ class RegionMixin:
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             refuse_unbound(input_ids)
-            return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
+            with self._tower_returning(stored_images):
+                return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
         encoder = check_complete(encoder, images)
         bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
         module = self.region_module
@@ -242,7 +250,7 @@ class RegionMixin:
         batch = mark_regions(input_ids, labels, attention_mask, module.positions_per_region)
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
         layers = [*encoder.feature_layers, *[tower.select_layer] * (module.config.cross_layers > 0)]
-        with capture_feature_maps(tower, layers) as maps:
+        with self._tower_returning(stored_images), capture_feature_maps(tower, layers) as maps:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
@@ -257,6 +265,9 @@ class RegionMixin:
         elif not has_regions:
             mask = None  # as LLaVA
         return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
+
+    def _tower_returning(self, stored_images: list[int] | None) -> AbstractContextManager[None]:
+        return returning(getattr(self.get_vision_tower(), "vision_tower", None), self.stored_vision, stored_images)  # type: ignore[attr-defined]
 
     def encode_regions(self, inputs: RegionInputs) -> Tensor:
         """Region tokens (M, S, D) of regions and what this model's vision tower saw of their images."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.hosts.base import HiddenStates, ImageViews
@@ -182,3 +183,17 @@ def _layer(hidden: HiddenStates, layer: int) -> Tensor:
 def is_cross(projector: nn.Module) -> bool:
     """Whether a region projector attends to the whole image."""
     return getattr(projector, "cross_layers", None) is not None
+
+
+def join_padded(values: Sequence[Tensor]) -> Tensor:
+    """Tensors one after the other, with zeros behind each axis but the first where they are shorter.
+
+    So processors pad smaller images and images of fewer tiles.
+    """
+    most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    return torch.cat([_padded(value, most) for value in values])
+
+
+def _padded(value: Tensor, most: Sequence[int]) -> Tensor:
+    missing = [size - own for size, own in zip(most, value.shape[1:], strict=True)]
+    return pad(value, [one for size in reversed(missing) for one in (0, size)])

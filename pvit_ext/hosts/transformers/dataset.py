@@ -13,18 +13,22 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.cache.vision import StoredVision, number_of
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records
 from pvit_ext.data.schema import images_of
+from pvit_ext.encoders.own_tower import StoredMaps
+from pvit_ext.hosts.stored_vision import STORED_IMAGES
+from pvit_ext.hosts.transformers.batch import join_padded
 from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, render
 from pvit_ext.hosts.transformers.expanded_text import noting, spans_in
+from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
+from pvit_ext.hosts.transformers.vision_pass import BLANK_SIZE
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
-from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.jitter import jitter_box
 from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt, RegionSample
 
 IGNORE_INDEX = -100
-_BLANK = (28, 28)
 _OF_IMAGES = ("region_sizes", "region_views", "region_extra")
 
 
@@ -43,7 +47,8 @@ class RegionDataset(RecordDataset):
         self, records: Records, bad_records: BadRecords, processor: Any, data_args: Any, limit: int, seed: int
     ) -> None:
         super().__init__(records, bad_records)
-        self.processor, self.tokenizer, self.data_args = processor, processor.tokenizer, data_args
+        self.processor = self._stock = processor
+        self.tokenizer, self.data_args = processor.tokenizer, data_args
         self.limit, self.seed, self.noting = limit, seed, noting(processor)
         self.region_processor: RegionProcessor = processor.pvit_regions.samples
 
@@ -53,12 +58,17 @@ class RegionDataset(RecordDataset):
         positions: int = self.processor.pvit_regions.samples.positions_per_region
         return positions
 
+    def use_stored(self, maps: StoredMaps | None, vision: StoredVision | None) -> None:
+        """As the base class, and let the processor take what its image processor made of the images."""
+        super().use_stored(maps, vision)
+        self.processor = self._stock if vision is None else with_images_by(self._stock, Reading(vision))
+        self.noting = noting(self.processor)
+
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             return self._without_image(record)
         name, samples, turns = record.location, self.region_processor, record.data["conversations"]
-        with reading(name):
-            images = [load_image(file) for file in record.image_files]
+        images = self.images(record)
         sizes, most = [image.size for image in images], self.data_args.region_jitter
         regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)]
         prompt = samples.prompt([turn["value"] for turn in turns], regions, sizes, name)
@@ -79,7 +89,10 @@ class RegionDataset(RecordDataset):
         name, samples = record.location, self.region_processor
         dialogue = render(self.processor, record.data["conversations"], name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
-        return self._encoded(samples.show(prompt, [Image.new("RGB", _BLANK)]), name, dialogue)
+        blank = Image.new("RGB", BLANK_SIZE)
+        if self.stored_vision is not None:
+            blank = self.stored_vision.mark(blank)
+        return self._encoded(samples.show(prompt, [blank]), name, dialogue)
 
     def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue) -> dict[str, Any]:
         """The item of one sample; it says how its images lie, be there regions on them or not.
@@ -103,6 +116,8 @@ class RegionDataset(RecordDataset):
         if known.family.sees_prompt_both_ways:
             item["token_type_ids"] = (item["labels"] != IGNORE_INDEX).long().cummax(-1).values  # (1, L)
         self._check(item, name)
+        if self.stored_vision is not None:
+            item[STORED_IMAGES] = [number_of(image) for image in sample.images]
         return item
 
     def _labels(self, ids: Tensor, offsets: Tensor, spans: Sequence[Sequence[int]]) -> Tensor:
@@ -147,7 +162,9 @@ class RegionCollator:
         """Join items of one sample each."""
         batch: dict[str, Any] = {}
         for key in dict.fromkeys(key for item in items for key in item):
-            if not key.startswith("region"):
+            if key == STORED_IMAGES:
+                batch[key] = [number for item in items for number in item[key]]
+            elif not key.startswith("region"):
                 batch[key] = self._join(key, [item for item in items if key in item])
         return batch | _regions(items)
 
@@ -157,14 +174,7 @@ class RegionCollator:
             length = max(value.shape[1] for value in values)
             fill = self.fill.get(key, 0)
             return torch.cat([pad(value, (0, length - value.shape[1]), value=fill) for value in values])  # (B, L)
-        most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
-        return torch.cat([_padded(value, most) for value in values])
-
-
-def _padded(value: Tensor, most: Sequence[int]) -> Tensor:
-    """Zeros behind each axis but the first, as processors pad smaller images and images of fewer tiles."""
-    missing = [size - own for size, own in zip(most, value.shape[1:], strict=True)]
-    return pad(value, [one for size in reversed(missing) for one in (0, size)])
+        return join_padded(values)
 
 
 def _regions(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

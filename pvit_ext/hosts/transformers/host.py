@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import output_capturing
 
 from pvit_ext.hosts.base import HiddenStates, Host, ImageViews
+from pvit_ext.hosts.stored_vision import STORED_IMAGES, returning
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
@@ -82,8 +83,12 @@ class TransformersHost:
         return EncoderTower(self.tower, self.facts)
 
     def run_tower(self, inputs: dict[str, Any]) -> HiddenStates | None:
-        """Run the vision tower once over images and videos; its output takes the place of the pixels in ``inputs``."""
+        """Run the vision tower once over images and videos; its output takes the place of the pixels in ``inputs``.
+
+        Images that ``inputs`` names by number are read from the run's cache.
+        """
         hidden, outputs = None, dict(inputs.get("mm_encoder_outputs") or {})
+        stored = inputs.pop(STORED_IMAGES, None)
         for kind, pixels in _PIXELS.items():
             if inputs.get(pixels) is None:
                 continue
@@ -91,8 +96,9 @@ class TransformersHost:
             names = inspect.signature(features).parameters
             given = {name: inputs[name] for name in names if inputs.get(name) is not None}
             if kind == "image":
-                given["output_hidden_states"] = self._layers_to_keep() if _SELECTS else True
-            outputs[kind] = features(**given, return_dict=True)
+                given["output_hidden_states"] = self.layers_to_keep() if _SELECTS else True
+            with returning(self.tower, self.inner.stored_vision, stored if kind == "image" else None):
+                outputs[kind] = features(**given, return_dict=True)
             if kind == "image":
                 hidden, outputs[kind].hidden_states = outputs[kind].hidden_states, None
             del inputs[pixels]
@@ -100,7 +106,8 @@ class TransformersHost:
             inputs["mm_encoder_outputs"] = outputs
         return hidden
 
-    def _layers_to_keep(self) -> list[int]:
+    def layers_to_keep(self) -> list[int]:
+        """Hidden layers that somebody reads."""
         own = getattr(self.inner.config, "vision_feature_layer", self.select_layer)
         return sorted({*self.layers, self.select_layer, *([own] if isinstance(own, int) else own)})
 

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.stored_vision import STORED_IMAGES
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.hosts.transformers.injection import align_right, check_counts, keep_in_graph, write_tokens
@@ -42,10 +44,12 @@ class InnerMixin:
     Attributes:
         outer: the model that holds it and the region modules; in a tuple, so that it is no child.
         pending: region tokens by the thread whose forward runs.
+        stored_vision: what the vision tower made of images before the run, where it has a cache of that.
     """
 
     outer: tuple[Any, ...]
     pending: dict[int, Pending]
+    stored_vision: StoredVision | None = None
     training: bool
 
     @classmethod
@@ -84,6 +88,7 @@ class InnerMixin:
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
         region_tokens: Tensor | None = None,
+        stored_images: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Stock forward, with region tokens where their placeholders stand.
@@ -95,12 +100,15 @@ class InnerMixin:
             region_views: what the vision tower sees of each image.
             region_extra: per image the encoder's ``preprocess`` output, or None.
             region_tokens: (B, K, D), right-aligned, in place of the four; from :meth:`region_tokens`.
+            stored_images: number of each image in the run's cache, where it has one of the vision tower.
             kwargs: of the stock forward.
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
         """
         kwargs["input_ids"] = input_ids
+        if stored_images is not None:
+            kwargs[STORED_IMAGES] = stored_images
         pending = None if region_tokens is None else Pending(region_tokens)
         if pending is None and any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
@@ -114,6 +122,8 @@ class InnerMixin:
             pending = Pending(self._dummy_tokens(kwargs), dummy=True)
         if pending is None or pending.dummy:
             self._refuse_unbound(input_ids)
+        if STORED_IMAGES in kwargs:
+            self.region_host.run_tower(kwargs)
         if pending is None:
             return super().forward(**kwargs)  # type: ignore[misc]
         if input_ids is None:

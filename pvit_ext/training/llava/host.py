@@ -9,6 +9,7 @@ from torch import nn
 
 from pvit_ext.hosts.llava import training as llava
 from pvit_ext.hosts.llava.dataset import make_supervised_data_module
+from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
 from pvit_ext.training import lora_checkpoint
 from pvit_ext.training.host import Arguments
 from pvit_ext.training.llava import stage0
@@ -67,6 +68,10 @@ class LlavaHost:
         trainer = LlavaRegionTrainer(model=model, tokenizer=processor, args=args.training, **data)
         trainer.without_regions = without
         return trainer
+
+    def vision_pass(self, args: Arguments, model: Any, processor: Any) -> LlavaVisionPass:
+        """What LLaVA's tower wraps, by LLaVA's flags for images."""
+        return LlavaVisionPass.of(model, args.data)
 
     def export(self, trainer: Any) -> None:
         """An adapter, region modules or a whole checkpoint, as LLaVA and stage 2 expect them."""

@@ -18,6 +18,7 @@ from pvit_ext.hosts.transformers.dataset import RegionCollator, RegionDataset
 from pvit_ext.hosts.transformers.entry import HOST as ENTRY
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.outer import OuterMixin
+from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.tokens.serialization import load_region_modules
 from pvit_ext.training.host import Arguments
 from pvit_ext.training.start import start_from_whole
@@ -106,6 +107,10 @@ class TransformersHost:
         """transformers' Trainer, with what every run has."""
         compat.fit_zero3(model)
         return TransformersRegionTrainer(model=model, tokenizer=processor, args=args.training, **data)
+
+    def vision_pass(self, args: Arguments, model: Any, processor: Any) -> TransformersVisionPass:
+        """The tower of the model's family, by its processor."""
+        return TransformersVisionPass(model, processor)
 
     def export(self, trainer: Any) -> None:
         """Region modules, an adapter, or a checkpoint with its processor."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.data.cache.key import DTYPES
+from pvit_ext.data.cache.region_tower import RegionTowerSource
 from pvit_ext.data.cache.store import FeatureCache
-from pvit_ext.data.cache.tower import TowerSource
 from pvit_ext.data.cache.writer import CacheJob, fill_cache, plan_cache
 from tests.checkpoints import config
 
@@ -18,9 +19,8 @@ def record(name: str, **more: Any) -> dict[str, Any]:
 
 
 def job(data: Path, weights: Path, out: str = "cache", **changed: Any) -> CacheJob:
-    source = TowerSource.of(config(weights=str(weights)), None)
-    given = {"dtype": "float32"} | changed
-    return CacheJob(data, data.parent, data.parent.parent / out, source, **given)
+    source = RegionTowerSource.of(config(weights=str(weights)), DTYPES[changed.pop("dtype", "float32")])
+    return CacheJob(data, data.parent, data.parent.parent / out, source, **changed)
 
 
 def fill(job: CacheJob) -> FeatureCache:

@@ -21,7 +21,7 @@ class DyingWork(ShardWork):
         once = self.folder.with_name("killed")
         if any(shard.number == 1 for shard in batch) and not once.exists():
             once.touch()
-            self.encoder.run_tower = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+            self.tower.encoder.run_tower = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
 
 

@@ -16,9 +16,9 @@ from pvit_ext.cli.parser import main
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.cache import writer
 from pvit_ext.data.cache.key import CacheError
+from pvit_ext.data.cache.region_tower import RegionTowerSource
 from pvit_ext.data.cache.shard import ShardWork
 from pvit_ext.data.cache.store import FeatureCache
-from pvit_ext.data.cache.tower import TowerSource
 from pvit_ext.data.cache.writer import plan_cache
 from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.regions.image import load_image
@@ -31,7 +31,7 @@ from tests.data.cache.jobs import contents, fill, job, record
 def test_each_map_is_what_the_tower_makes_of_the_image(data: Path, regionclip_weights: Path, dtype: str) -> None:
     one = job(data, regionclip_weights, dtype=dtype)
     cache = fill(one)
-    encoder = one.source.load(getattr(torch, dtype), "cpu")
+    encoder = one.source.open("cpu").encoder
     for number in range(6):
         found = cache.read(cache.number(f"{number}.png"))
         image = load_image(data.parent / f"{number}.png")
@@ -106,7 +106,7 @@ def test_half_of_another_cache_is_not_taken_over(data: Path, regionclip_weights:
     one.part.mkdir()
     fill(one).folder.rename(tmp_path / "away")
     one.part.mkdir()
-    other = writer.key_of(one.source.load(torch.float32, "cpu"), torch.float32) | {"tower": "0"}
+    other = one.source.open("cpu").key() | {"tower": "0"}
     (one.part / "plan.json").write_text(json.dumps({"key": other, "shards": []}))
     with pytest.raises(CacheError, match=r"half of another cache \(the tower has other weights\): remove it"):
         fill(one)
@@ -117,7 +117,7 @@ def test_an_image_that_changed_since_it_was_stored_is_stored_again(data: Path, r
     shards = plan_cache(one).shards()
     one.part.mkdir()
     plan = plan_cache(one)
-    work = ShardWork(one.source, one.dtype, "cpu", 1, one.part)
+    work = ShardWork(one.source, "cpu", 1, one.part)
     work([writer.Shard(number, [(name, plan.paths[name]) for name in names]) for number, names in enumerate(shards)])
     Image.new("RGB", (90, 70)).save(data.parent / "4.png")
     cache = fill(one)
@@ -129,7 +129,7 @@ def refused(cache: FeatureCache, weights: Path | None = None, dtype: Any = torch
     """Why an encoder cannot use it."""
     chosen = RegionConfig("regionclip", weights=str(weights), encoder_options={**OPTIONS, **options})
     with pytest.raises(CacheError) as caught:
-        cache.check_encoder(TowerSource(chosen).load(dtype, "cpu"))
+        cache.check_encoder(RegionTowerSource(chosen, dtype).open("cpu").encoder)
     return str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_a_cache_of_another_tower_preprocessing_or_dtype_is_refused(
     data: Path, regionclip_weights: Path, tmp_path: Path
 ) -> None:
     cache = fill(job(data, regionclip_weights))
-    cache.check_encoder(job(data, regionclip_weights).source.load(torch.float32, "cpu"))
+    cache.check_encoder(job(data, regionclip_weights).source.open("cpu").encoder)
     tensors = torch.load(regionclip_weights)["model"]
     tensors["backbone.layer3.0.conv1.weight"][0, 0, 0, 0] += 1e-3
     torch.save({"model": tensors}, tmp_path / "other.pth")
@@ -153,7 +153,8 @@ def test_layers_behind_the_stored_map_may_differ(data: Path, regionclip_weights:
     tensors = torch.load(regionclip_weights)["model"]
     tensors["backbone.layer4.0.conv1.weight"] += 1
     torch.save({"model": tensors}, tmp_path / "other.pth")
-    cache.check_encoder(TowerSource(config(weights=str(tmp_path / "other.pth"))).load(torch.float32, "cpu"))
+    other = RegionTowerSource(config(weights=str(tmp_path / "other.pth")), torch.float32)
+    cache.check_encoder(other.open("cpu").encoder)
 
 
 def test_another_pillow_is_another_preprocessing(
@@ -167,13 +168,13 @@ def test_another_pillow_is_another_preprocessing(
 
 def test_an_encoder_without_a_tower_or_that_trains_is_refused(data: Path, regionclip_weights: Path) -> None:
     with pytest.raises(CacheError, match=r"'text' has no tower of its own"):
-        TowerSource.of(RegionConfig("text"), None, needs_weights=False)
+        RegionTowerSource.of(RegionConfig("text"), torch.float32, needs_weights=False)
     with pytest.raises(CacheError, match=r"weights are not named.*--weights FILE"):
-        TowerSource.of(RegionConfig("regionclip"), None)
+        RegionTowerSource.of(RegionConfig("regionclip"), torch.float32)
     cache = fill(job(data, regionclip_weights))
     with pytest.raises(CacheError, match=r"None has no tower of its own"):
         cache.check_encoder(None)
-    encoder = job(data, regionclip_weights).source.load(torch.float32, "cpu")
+    encoder = job(data, regionclip_weights).source.open("cpu").encoder
     encoder.requires_grad_(True)
     with pytest.raises(CacheError, match=r"'regionclip' trains, its maps would change"):
         cache.check_encoder(encoder)
@@ -200,7 +201,7 @@ def test_other_bytes_of_an_image_and_missing_images_are_refused(data: Path, regi
     image.write_bytes(before)
     other = data.with_name("other.json")
     other.write_text(json.dumps([record("6.png"), record("0.png"), record("missing/../6.png", image="6.png")]))
-    with pytest.raises(CacheError, match=r"lacks 1 image\(s\): 6.png with regions of .*other.json"):
+    with pytest.raises(CacheError, match=r"lacks 1 image\(s\): 6.png of .*other.json"):
         check_images(cache, other)
     other.write_text(json.dumps([record("5.png"), record("0.png")]))  # a part of the images
     check_images(cache, other)

@@ -47,12 +47,16 @@ class Family(ABC):
         reports_sizes: the processor's output tells what it resized each image to, so that a call may set that.
         sees_prompt_both_ways: tokens of ``token_type_ids`` 0, the prompt, attend to all of it; an answer that is
             learned has to be of type 1.
+        images_along: the axis of the tower's output along which images of a batch follow each other.
+        shows_several_otherwise: an image is prepared by whether others stand in its prompt.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
     fixed_size: ClassVar[bool] = True
     reports_sizes: ClassVar[bool] = False
     sees_prompt_both_ways: ClassVar[bool] = False
+    images_along: ClassVar[int] = 0
+    shows_several_otherwise: ClassVar[bool] = False
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""

@@ -19,6 +19,7 @@ class Packed(Family):
 
     fixed_size: ClassVar[bool] = False
     reports_sizes: ClassVar[bool] = True
+    images_along: ClassVar[int] = 1
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class LlavaNext(Family):
 
 class LlavaOnevision(LlavaNext):
     """Images of a prompt with several are padded to squares, and have no tiles."""
+
+    shows_several_otherwise: ClassVar[bool] = True
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
