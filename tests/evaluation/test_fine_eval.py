@@ -41,9 +41,10 @@ def fine_eval(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def options(folder: Path) -> tuple[object, ...]:
+def options(folder: Path, **changed: str) -> tuple[object, ...]:
     start = ("--data", folder, "--image-folder", folder, "--answers", folder / "answers.jsonl")
-    return (*start, "--set", "systems=pvit,llava", "--set", "name=mine")
+    settings = {"systems": "pvit,llava", "name": "mine", **changed}
+    return (*start, *(word for pair in settings.items() for word in ("--set", "=".join(pair))))
 
 
 def fill(out: Path, ranks: list[dict[str, int] | None], name: str, delimiter: str = ",") -> Path:
@@ -150,15 +151,15 @@ def test_a_model_that_ranks_is_not_the_papers_metric(fine_eval: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("systems=", "give 1 to 7 systems"),
-        ("systems=pvit,pvit", "each once"),
-        ("name=pvit", "a name of its own"),
-        ("systems=shikra", "no stored answers of this system"),
+        ({"systems": ""}, "give 1 to 7 systems"),
+        ({"systems": "pvit,pvit"}, "each once"),
+        ({"name": "pvit"}, "a name of its own"),
+        ({"systems": "shikra"}, "no stored answers of this system"),
     ],
 )
-def test_systems_that_cannot_be_compared(setting: str, said: str, fine_eval: Path, tmp_path: Path) -> None:
+def test_systems_that_cannot_be_compared(setting: dict[str, str], said: str, fine_eval: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        run("fineeval", tmp_path / "out", *options(fine_eval), "--set", setting)
+        run("fineeval", tmp_path / "out", *options(fine_eval, **setting))
 
 
 def test_standings() -> None:
