@@ -35,6 +35,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task")
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0, help="of --limit and of the cases shown (default 0)")
+    parser.add_argument(
+        "--lmms-eval",
+        action="store_true",
+        help="write the task into DIR as one of lmms-eval, and stop; see --include_path there",
+    )
     parser.add_argument("--report-to", choices=TRACKERS, help="also send the results to a tracker")
     _add_model(parser)
     _add_endpoint(parser)
@@ -83,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks:
         print(_tasks())
         return 0
+    if args.lmms_eval:
+        return _export(args)
     _check(args)
     from pvit_ext.evaluation.run import evaluate
     from pvit_ext.evaluation.summary import headline
@@ -99,6 +106,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    _check_data(args)
+    _refuse(
+        args,
+        (*_NO_USE, *_OF_JUDGE, *_OF_CALLS, "endpoint", "limit", "report_to", *_NO_USE["answers"]),
+        "with --lmms-eval",
+    )
+    from pvit_ext.evaluation.lmms_eval.export import export_task
+    from pvit_ext.evaluation.task import TaskOptions
+
+    name = export_task(args.task, TaskOptions(args.data, args.image_folder, name_values(args.set)), args.out)
+    print(f"lmms-eval --model pvit_ext --model_args pretrained=DIR --include_path {args.out} --tasks {name}")
+    return 0
+
+
 _ASKED = ("base", "batch_size", "conv_version", "device", "dtype")
 """Options of a checkpoint that is asked."""
 _NO_USE = {
@@ -108,6 +130,7 @@ _NO_USE = {
 }
 """Who answers -> options that do not apply."""
 _OF_CALLS = ("concurrency", "image_side")
+_OF_JUDGE = ("judge_model", "judge_endpoint", "judge_key_name", "judge_replies")
 
 
 def _check_data(args: argparse.Namespace) -> None:

@@ -139,7 +139,6 @@ def test_mdvp_bench_judges_each_answer_on_its_own_image(tmp_path: Path, region: 
 
 
 @real
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "judge", "sees", "want"),
     [
@@ -164,7 +163,6 @@ def test_published_numbers_of_dlc_bench(
 
 
 @real
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "kind", "want"),
     [

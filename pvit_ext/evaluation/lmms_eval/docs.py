@@ -1,0 +1,71 @@
+"""What lmms-eval calls for each document of a task that :mod:`pvit_ext.evaluation.lmms_eval.export` has written.
+
+A document is the id of a sample; our model is shown its regions as they are, any other model as marks on the image.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.evaluation.arms import MARKS, REGIONS, Arm
+from pvit_ext.evaluation.lmms_eval.export import METRIC
+from pvit_ext.evaluation.sample import Prediction, Result, Sample
+from pvit_ext.evaluation.summary import shown
+from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+from pvit_ext.regions.image import load_image
+from pvit_ext.tokens.query import Query
+
+Doc = Mapping[str, Any]
+logger = logging.getLogger(__name__)
+
+
+def visuals(doc: Doc, kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+    """The images, and after them the regions where the model takes them.
+
+    Args:
+        doc: of the task.
+        kwargs: ``lmms_eval_specific_kwargs`` of the model.
+    """
+    query = _query(doc, kwargs)
+    return [load_image(image) for image in query.image] + list(query.regions)
+
+
+def text(doc: Doc, kwargs: Mapping[str, Any] | None = None) -> str:
+    """The question, with ``<region>`` where the model takes regions."""
+    return _query(doc, kwargs).text
+
+
+def results(doc: Doc, answers: Sequence[str]) -> dict[str, Any]:
+    """The answer, for :func:`main_metric`."""
+    return {METRIC: {"task_file": doc["task_file"], "id": doc["id"], "answer": answers[0]}}
+
+
+def main_metric(items: Sequence[Mapping[str, Any]]) -> float:
+    """The task's main metric over all answers; the others are logged."""
+    task, samples = _task(items[0]["task_file"])
+    found = [(samples[one["id"]], one["answer"]) for one in items]
+    score = task.score([Result(sample, Prediction(answer), task.parse(sample, answer)) for sample, answer in found])
+    told = ", ".join(f"{name} {shown(value, name in score.as_they_are)}" for name, value in score.metrics.items())
+    logger.info("%s: %s", task.about, told)
+    return score.metrics[score.main]
+
+
+def _query(doc: Doc, kwargs: Mapping[str, Any] | None) -> Query:
+    task, samples = _task(doc["task_file"])
+    sample = samples[doc["id"]]
+    query = Query(list(sample.images), task.prompt(sample), sample.regions())
+    arm = (kwargs or {}).get("arm", MARKS)
+    return query if arm == REGIONS or not sample.specs else Arm(arm).show(query, sample.name).query
+
+
+@lru_cache(maxsize=8)
+def _task(task_file: str) -> tuple[Task, dict[str, Sample]]:
+    told = json.loads(Path(task_file).read_text(encoding="utf-8"))
+    options = TaskOptions(Path(told["data"]), told["image_folder"], told["settings"])
+    task = TASKS.require(told["task"])(options)
+    return task, {sample.id: sample for sample in task.load()}
