@@ -35,7 +35,7 @@ def load_encoder_file(
         ValueError: when the file's checksum is another.
     """
     if config.weights is None:
-        if encoder.frozen:
+        if encoder.frozen and next(encoder.parameters(), None) is not None:
             logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
         return facts
     path = find_weights(config.weights, checkpoint)

@@ -12,24 +12,25 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from pvit_ext.files import atomic_write, read_json, sync
+from pvit_ext.training.identity import Identity
+from pvit_ext.training.image_contents import changed_images
 
 MARKER = "pvit_ext_complete.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
 
 
-def mark_complete(folder: Path, run: dict[str, Any], settings: dict[str, Any]) -> None:
+def mark_complete(folder: Path, identity: Identity) -> None:
     """Put every file of a checkpoint on the disk, then the marker that lists them with their sizes.
 
     Args:
         folder: a ``checkpoint-N`` that every rank has finished writing.
-        run: what a run that continues from here must have in common with this one.
-        settings: what it must have in common for the same sequence of losses.
+        identity: of the run that wrote it.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.name != MARKER]
     for path in paths:
         sync(path)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.is_file()}
-    values = {"checkpoint": folder.name, "run": run, "settings": settings, "files": files}
+    values = {"checkpoint": folder.name, **vars(identity), "files": files}
     with atomic_write(folder / MARKER) as temporary:
         temporary.write_text(json.dumps(values, indent=1))
 
@@ -84,19 +85,20 @@ def check_agreement(checkpoint: str | None) -> None:
         raise ValueError(f"the processes found different checkpoints, {found}: --output_dir must be one shared folder")
 
 
-def check_same_run(folder: Path, run: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """What in ``settings`` differs from the checkpoint's, so that losses will not be those of the uninterrupted run.
+def check_same_run(folder: Path, identity: Identity) -> list[str]:
+    """What differs from the checkpoint's run, so that losses will not be those of the uninterrupted one.
 
     Raises:
         ValueError: when the flags of this run contradict the checkpoint.
     """
     marker = read_marker(folder)
-    if other := _differences(marker["run"], run):
+    if other := _differences(marker["run"], identity.run):
         raise ValueError(
             f"{folder} was written by another run: {'; '.join(other)}. Continue it with its own flags, or name another "
             "--output_dir"
         )
-    return _differences(marker["settings"], settings)
+    changed = changed_images(marker.get("images", {}), identity.images)
+    return [*_differences(marker["settings"], identity.settings), *changed]
 
 
 def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 from pvit_ext.config import CONFIG_KEY, options
 from pvit_ext.files import fingerprint, read_json, sha256_file
+from pvit_ext.training.image_contents import image_contents
 from pvit_ext.training.lora_arguments import adapter_identity
 
 HARMLESS: dict[str, tuple[str, ...]] = {
@@ -46,6 +47,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "memory and caches on the disk": ("torch_empty_cache_steps", "cache_dir"),
     "it holds what the run would compute": ("region_cache",),
     "ends a run, or does not": ("max_bad_records", "allow_no_gradient"),
+    "its files are compared": ("image_folder",),
     "in the region config, as the encoder took it": (
         *(f"region_{option.name}" for option in options()),
         "version",
@@ -68,14 +70,16 @@ class Identity:
     Args:
         run: what a run that continues from this one's checkpoints must have in common with it.
         settings: what it must have in common for the same sequence of losses.
+        images: fingerprints of image files, by name.
     """
 
     run: dict[str, Any]
     settings: dict[str, Any]
+    images: dict[str, str]
 
 
 def identity(trainer: Any) -> Identity:
-    """What a trainer is about to do; reads the data file once, and samples of the base's weights."""
+    """What a trainer is about to do; reads the data file once, and samples of its images and of the base's weights."""
     model, args, data = trainer.model, trainer.args, trainer.train_dataset
     stored = getattr(model.config, CONFIG_KEY)
     region = {f"region {name}": value for name, value in stored.items() if name != "format"}
@@ -96,7 +100,8 @@ def identity(trainer: Any) -> Identity:
         settings |= dict(_compared(arguments))
     if args.lora_enable:  # the adapter of one base is nothing to another
         run["model_name_or_path"] = settings.pop("model_name_or_path")
-    return Identity(_plain(run), _plain({key: value for key, value in settings.items() if key not in run}))
+    images = image_contents(data.records) if args.should_save else {}  # one rank of a machine will do
+    return Identity(_plain(run), _plain({key: value for key, value in settings.items() if key not in run}), images)
 
 
 def _compared(arguments: Any) -> Iterator[tuple[str, Any]]:
@@ -175,7 +180,6 @@ def _modules_contents(folder: str) -> str:
 
 _CONTENTS: dict[str, Callable[[str], str]] = {
     "data_path": data_contents,
-    "image_folder": os.path.realpath,
     "model_name_or_path": checkpoint_contents,
     "vision_tower": checkpoint_contents,
     "pretrain_mm_mlp_adapter": lambda path: fingerprint(Path(path)),

@@ -90,7 +90,7 @@ class RegionTrainer(Trainer):
             self.say(f"no complete checkpoint in {self.args.output_dir}: starting anew")
             return None
         self.say(f"resuming from {folder}")
-        for difference in checkpointing.check_same_run(folder, self.identity.run, self.identity.settings):
+        for difference in checkpointing.check_same_run(folder, self.identity):
             self.say(f"losses will not be those of the uninterrupted run: {difference}")
         return str(folder)
 
@@ -183,7 +183,7 @@ class RegionTrainer(Trainer):
             best.note(self.state, best.Choice.of(self.args), measures, folder)
 
     def _mark_complete(self, folder: Path) -> None:
-        checkpointing.mark_complete(folder, self.identity.run, self.identity.settings)
+        checkpointing.mark_complete(folder, self.identity)
 
     def _alone(self, change: Any, *args: Any) -> None:
         """Let one rank change files while the others wait."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pvit_ext import Region, RegionConfig, RegionInputs
+from pvit_ext import Region, RegionConfig, RegionEncoder, RegionInputs
 from pvit_ext.config import EncoderFacts
+from pvit_ext.encoders.base import REGION_ENCODERS
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.region_module import RegionModule, successor
 from pvit_ext.tokens.serialization import read_region_config
@@ -124,3 +125,21 @@ def test_encoder_without_features_has_no_tokens() -> None:
     assert not module.tensors()
     with pytest.raises(ValueError, match=r"'text' gives no features \(T = 0\)"):
         module(inputs())
+
+
+class Extents(RegionEncoder):
+    """Width and height of a region: a frozen encoder of nothing that is learned."""
+
+    name, tokens_per_region, feature_dim, frozen = "test_extents", 1, 2, True
+
+    def forward(self, inputs: RegionInputs) -> Tensor:
+        return (inputs.boxes_norm[:, 2:] - inputs.boxes_norm[:, :2])[:, None]
+
+
+@pytest.mark.parametrize(("config", "warned"), [(FROZEN, True), (RegionConfig("test_extents"), False)])
+def test_only_what_has_weights_can_lack_its_file(
+    config: RegionConfig, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGION_ENCODERS, "test_extents", lambda *_: Extents())
+    successor(None, config, WIDTH, TOWER)
+    assert ("it is random" in caplog.text) is warned

@@ -13,6 +13,7 @@ import torch
 
 from pvit_ext.hosts.llava import compat
 from pvit_ext.training import best, checkpointing, held_out
+from pvit_ext.training.identity import Identity
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 from tests.training.records import record
@@ -203,7 +204,7 @@ def test_the_best_checkpoint_is_not_deleted(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-        checkpointing.mark_complete(tmp_path / f"checkpoint-{step}", {}, {})
+        checkpointing.mark_complete(tmp_path / f"checkpoint-{step}", Identity({}, {}, {}))
     checkpointing.keep_newest(tmp_path, 1, "checkpoint-1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
 

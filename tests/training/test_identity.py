@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from PIL import Image
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
@@ -53,8 +54,9 @@ def test_the_same_run_elsewhere_and_with_other_logging_is_the_same_run(
 ) -> None:
     moved = Path(shutil.copytree(llava_checkpoint, tmp_path / "moved"))
     copied = Path(shutil.copy(data, tmp_path / "copied.json"))
+    images = Path(shutil.copytree(data.parent, tmp_path / "images", copy_function=shutil.copyfile))  # with new times
     harmless = {"logging_steps": 3, "save_total_limit": 2, "dataloader_num_workers": 1, "gradient_checkpointing": True}
-    same = {"image_folder": data.parent, "region_encoder": "regionclip", "region_delimiters": True}
+    same = {"image_folder": images, "region_encoder": "regionclip", "region_delimiters": True}
     run(monkeypatch, flags(moved, copied, output, **{**SAVES, **harmless, **same}))
     printed = capsys.readouterr().out
     assert f"resuming from {output / 'checkpoint-1'}" in printed
@@ -71,7 +73,19 @@ def test_whatever_changes_losses_is_said(
     run(monkeypatch, flags(llava_checkpoint, other, output, **{**SAVES, **changed}))
     names = {line.split(" was ")[0] for line in said(capsys.readouterr().out)}
     ratio = next(name for name in ("warmup_ratio", "warmup_steps") if name in names)
-    assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "weight_decay", "data_path", "image_folder"}
+    assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "weight_decay", "data_path"}
+
+
+def test_images_that_changed_under_their_names_are_said(
+    llava_checkpoint: Path, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = Path(shutil.copytree(data.parent, tmp_path / "data"))
+    for name in ("3.png", "5.png"):
+        Image.open(folder / name).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / name)
+    run(monkeypatch, flags(llava_checkpoint, folder / data.name, output, **SAVES))
+    assert said(capsys.readouterr().out) == [
+        "2 of 8 image files that were compared hold something else by now: 3.png, 5.png"
+    ]
 
 
 def test_a_base_with_another_tokenizer_or_image_processor_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -17,12 +18,14 @@ from torch.utils.data import DataLoader
 from pvit_ext.hosts.llava import compat
 from pvit_ext.training import checkpointing as resume
 from pvit_ext.training.checkpointing import MARKER
+from pvit_ext.training.identity import Identity
 from pvit_ext.training.preemption import StopOnTerm
 from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
 from tests import resume_matrix
 
 RUN: dict[str, Any] = {"stage": "align", "region encoder": "regionclip", "lora_r": 64}
 SETTINGS: dict[str, Any] = {"seed": 42, "betas": (0.9, 0.999)}
+IMAGES = {"a.jpg": "1", "b.jpg": "2"}
 
 
 def checkpoint(output: Path, step: int, mark: bool = True) -> Path:
@@ -32,7 +35,7 @@ def checkpoint(output: Path, step: int, mark: bool = True) -> Path:
     (folder / "trainer_state.json").write_text("{}")
     (folder / "global_step" / "rank0.bin").write_bytes(b"r" * 50)
     if mark:
-        resume.mark_complete(folder, RUN, SETTINGS)
+        resume.mark_complete(folder, Identity(RUN, SETTINGS, IMAGES))
     return folder
 
 
@@ -132,13 +135,21 @@ def test_discarding_takes_the_marker_first(tmp_path: Path, monkeypatch: pytest.M
 
 def test_flags_that_contradict_the_checkpoint_are_an_error(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 2)
-    assert resume.check_same_run(folder, RUN, SETTINGS) == []
-    assert resume.check_same_run(folder, RUN, SETTINGS | {"seed": 1}) == ["seed was 42, is 1"]
-    other = RUN | {"stage": "finetune", "region encoder": "osprey"}
+    assert resume.check_same_run(folder, Identity(RUN, SETTINGS, IMAGES)) == []
+    assert resume.check_same_run(folder, Identity(RUN, SETTINGS | {"seed": 1}, IMAGES)) == ["seed was 42, is 1"]
+    other = Identity(RUN | {"stage": "finetune", "region encoder": "osprey"}, SETTINGS, IMAGES)
     with pytest.raises(
         ValueError, match=r"encoder was 'regionclip', is 'osprey'; stage was 'align', is 'finetune'.*--output_dir"
     ):
-        resume.check_same_run(folder, other, SETTINGS)
+        resume.check_same_run(folder, other)
+
+
+def test_a_checkpoint_from_before_images_were_compared_is_continued(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 2)
+    marker = json.loads((folder / MARKER).read_text())
+    del marker["images"]
+    (folder / MARKER).write_text(json.dumps(marker))
+    assert resume.check_same_run(folder, Identity(RUN, SETTINGS, IMAGES)) == []
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
