@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from PIL import Image
 from packaging.version import Version
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pvit_ext.files import fingerprint
