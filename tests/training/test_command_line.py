@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,37 @@ def test_vision_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path
     own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
     assert own.vision_tower == str(llava_checkpoint / "tower")
     assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower="x").vision_tower == "x"
+
+
+def test_a_llava_is_stored_as_it_runs_whatever_llavas_defaults_are(llava_checkpoint: Path, tmp_path: Path) -> None:
+    own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
+    assert (own.mm_projector_type, own.mm_vision_select_layer, own.mm_vision_select_feature) == (
+        "mlp2x_gelu",
+        -2,
+        "patch",
+    )
+    new = RegionModelArguments(model_name_or_path=str(bare_language_model(llava_checkpoint, tmp_path)))
+    assert (new.mm_projector_type, new.mm_vision_select_layer, new.mm_patch_merge_type) == ("linear", -1, "flat")
+
+
+@pytest.mark.parametrize(
+    ("flag", "other", "own"), [("mm_projector_type", "linear", "mlp2x_gelu"), ("mm_vision_select_layer", -1, -2)]
+)
+def test_flags_that_a_llava_would_not_run_with_are_refused(
+    llava_checkpoint: Path, flag: str, other: Any, own: Any
+) -> None:
+    assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), **{flag: own})
+    with pytest.raises(
+        ValueError, match=rf"--{flag} {other}, but .*tiny is a LLaVA of {flag} {own}.*give --{flag} {own}"
+    ):
+        RegionModelArguments(model_name_or_path=str(llava_checkpoint), **{flag: other})
+
+
+def bare_language_model(llava: Path, folder: Path) -> Path:
+    values = json.loads((llava / "config.json").read_text())
+    values = {key: value for key, value in values.items() if not key.startswith("mm_")} | {"model_type": "llama"}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
 
 
 def test_yaml_comes_before_the_command_line(tmp_path: Path) -> None:

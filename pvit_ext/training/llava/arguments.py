@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import transformers
 from llava import conversation as conversation_lib
@@ -19,6 +20,12 @@ from pvit_ext.training.tracking import check_trackers
 _DEFAULT_TEMPLATE = ("v0", "v0.5")
 """Versions for which LLaVA stays with its default template, whatever their name says."""
 
+_MERGE = "mm_patch_merge_type"
+_OF_NEW_VISION = {
+    "mm_projector_type": "linear", "mm_vision_select_layer": -1, "mm_vision_select_feature": "patch", _MERGE: "flat",
+}  # fmt: skip
+"""LLaVA's defaults, for making one of a bare language model. A LLaVA may be trained to merge tiles another way."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,14 +35,19 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
 
     model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
     vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
+    mm_projector_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else linear"})
+    mm_vision_select_layer: int | None = field(default=None, metadata={"help": "default the checkpoint's own, else -1"})
+    mm_vision_select_feature: str | None = field(
+        default=None, metadata={"help": "default the checkpoint's own, else patch"}
+    )
     mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
 
     def __post_init__(self) -> None:
         """A LLaVA checkpoint names its vision tower and how it merges tiles; the flags are for making one.
 
         Raises:
-            ValueError: for flags that LLaVA's forward does not implement together, and for an unknown template, in
-                whose place it would take ``vicuna_v1``.
+            ValueError: for flags that LLaVA's forward does not implement together, for those that contradict the
+                checkpoint, and for an unknown template, in whose place it would take ``vicuna_v1``.
         """
         known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
         if self.version not in known:
@@ -51,8 +63,31 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
         if self.model_name_or_path != RegionModelArguments.model_name_or_path:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
             self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
-            self.mm_patch_merge_type = self.mm_patch_merge_type or values.get("mm_patch_merge_type")
-        self.mm_patch_merge_type = self.mm_patch_merge_type or "flat"
+            self._follow(values)
+            if values.get("mm_vision_tower"):
+                self._follow(values)
+        for name, default in _OF_NEW_VISION.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
+
+    def _follow(self, values: dict[str, Any]) -> None:
+        """Take what a LLaVA says of its vision: it runs so whatever the flags say, and LLaVA would store the flags.
+
+        Args:
+            values: of its config.json.
+
+        Raises:
+            ValueError: for a flag that says something else.
+        """
+        for name, default in _OF_NEW_VISION.items():
+            given, own = getattr(self, name), values.get(name, default)
+            if given is None:
+                setattr(self, name, own)
+            elif given != own and name != _MERGE:
+                raise ValueError(
+                    f"--{name} {given}, but {self.model_name_or_path} is a LLaVA of {name} {own}, for which its "
+                    f"mm_projector was trained: leave the flag out, or give --{name} {own}"
+                )
 
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
         """As :meth:`ModelFlags.region_config`, with the conversation template that is really used."""
