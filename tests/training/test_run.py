@@ -112,7 +112,14 @@ def test_help_names_what_is_no_field_of_the_arguments(
     assert all(word in text for word in ("--config FILE", "--plugin MODULE", "--stage", "--model_name_or_path"))
 
 
-@pytest.mark.parametrize(("flag", "value", "said"), [("bits", 4, "--bits 4"), ("vision_tower", "", "--vision_tower")])
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("bits", 4, "--bits 4"),
+        ("vision_tower", "", "--vision_tower"),
+        ("label_smoothing_factor", 0.1, r"--label_smoothing_factor 0\.1"),
+    ],
+)
 def test_what_cannot_be_trained_is_refused_before_the_model_is_loaded(
     flag: str, value: Any, said: str, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,6 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
         if self.model_name_or_path != RegionModelArguments.model_name_or_path:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
             self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
-            self._follow(values)
             if values.get("mm_vision_tower"):
                 self._follow(values)
         for name, default in _OF_NEW_VISION.items():
@@ -124,6 +123,11 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
         check_sampling(self)
         if self.bits != 16:
             raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"--label_smoothing_factor {self.label_smoothing_factor}: LLaVA makes labels longer where images "
+                "stand, which the Trainer's smoothing does not see: leave the flag out"
+            )
         compat.refuse_cpu_fsdp(self)
         cpu_launch.enable_cpu(self)
         compat.report_to_none(self)
