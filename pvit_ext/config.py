@@ -52,8 +52,11 @@ class RegionConfig:
             tokens_per_region: T of the encoder.
 
         Raises:
-            ValueError: for options of region tokens, of which an encoder with T = 0 has none.
+            ValueError: for a number of cross layers that there cannot be, and for options of region tokens, of which an
+                encoder with T = 0 has none.
         """
+        if not isinstance(self.cross_layers, int) or self.cross_layers < 0:
+            raise ValueError(f"cross_layers is {self.cross_layers!r}: how many blocks, 0 or more")
         if tokens_per_region:
             return self if self.delimiters is not None else replace(self, delimiters=True)
         off = RegionConfig(projector="linear", box_embedding=False, cross_layers=0, delimiters=False)

@@ -68,3 +68,9 @@ def test_what_stays_of_the_config_before() -> None:
     assert RegionConfig("b", cross_layers=1, conv_version="mpt").continuing(before, 1).cross_layers == 1
     text = RegionConfig("text").continuing(before, 0)
     assert text == RegionConfig("text", conv_version="v1")
+
+
+@pytest.mark.parametrize("layers", [-1, "2", 1.5])
+def test_a_number_of_cross_layers_that_there_cannot_be(layers) -> None:
+    with pytest.raises(ValueError, match=r"cross_layers is .*: how many blocks, 0 or more"):
+        RegionConfig("osprey", cross_layers=layers).resolved(2)

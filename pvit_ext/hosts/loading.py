@@ -12,7 +12,6 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
-from pvit_ext.regions.image_source import describe
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +48,9 @@ def attach(
         ValueError: when the encoder cannot be built, or the model takes no regions.
     """
     if not isinstance(config, RegionConfig):
-        raise TypeError(f"config is {describe(config)}: give pvit_ext.RegionConfig(encoder=...)")
+        raise TypeError(f"config is a {type(config).__name__}: give pvit_ext.RegionConfig(encoder=...)")
     if not isinstance(checkpoint, (str, os.PathLike)):
-        raise TypeError(f"checkpoint is {describe(checkpoint)}: give a folder; processor= is given by its name")
+        raise TypeError(f"checkpoint is a {type(checkpoint).__name__}: give a folder; processor= is given by its name")
     return host_of(model).attach(model, config, checkpoint, filled_later, facts, processor)
 
 

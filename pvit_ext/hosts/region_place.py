@@ -102,7 +102,7 @@ class RegionPlace(ABC):
             filled_later=filled_later,
             placement=self._placement(),
         )
-        self._put(module)
+        self._put(module.train(self.model.training))
 
     def keys_not_saved(self) -> set[str]:
         """State-dict keys that a full checkpoint leaves out: those of an encoder which lives in its own file."""

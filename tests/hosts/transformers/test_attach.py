@@ -112,12 +112,17 @@ def test_what_is_no_model_or_no_processor_of_it_changes_nothing(
 
 def test_arguments_in_the_wrong_place_are_named() -> None:
     model, processor = ZOO["llava"]()
-    with pytest.raises(TypeError, match=r"config is str 'osprey': give pvit_ext\.RegionConfig"):
+    with pytest.raises(TypeError, match=r"config is a str: give pvit_ext\.RegionConfig"):
         pvit_ext.attach(model, "osprey", processor=processor)  # type: ignore[arg-type]
-    with pytest.raises(
-        TypeError, match=r"(?s)checkpoint is LlavaProcessor .*: give a folder; processor= is given by its"
-    ):
+    with pytest.raises(TypeError, match=r"checkpoint is a LlavaProcessor: give a folder; processor= is given"):
         pvit_ext.attach(model, CONFIG, processor)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_new_modules_are_in_the_mode_of_the_model(training: bool) -> None:
+    model, processor = ZOO["llava"]()
+    pvit_ext.attach(model.train(training), CONFIG, processor=processor)
+    assert model.region_projector.training == model.region_encoder.training == training
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("qwen2_vl", "rows and columns of cells"), ("pixtral", "cells, but the")])
