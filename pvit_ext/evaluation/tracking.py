@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pvit_ext.evaluation.summary import group_score, metric_rows, score_name
 from pvit_ext.evaluation.task import Published
-from pvit_ext.files import atomic_write
 from pvit_ext.training.tracking import go_offline_without_key
+from pvit_ext.training.wandb_run import run_id
 
-ID_FILE = "wandb_run.txt"
-"""Of an output folder: the id of its run."""
 PROJECT = "pvit-ext"
 
 
@@ -46,15 +43,6 @@ def report(values: Mapping[str, Any], out: Path) -> None:
     with (out / "report.html").open(encoding="utf-8") as page:
         run.log({**logged, "report": wandb.Html(page.read(), inject=False)})
     run.finish()
-
-
-def run_id(out: Path) -> str:
-    """The id of a folder's run, which is made where there is none."""
-    path = out / ID_FILE
-    if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    return path.read_text(encoding="utf-8").strip()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:

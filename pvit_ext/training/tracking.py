@@ -30,8 +30,11 @@ from pvit_ext.tokens.query import Query
 from pvit_ext.training.best import Choice, measured
 from pvit_ext.training.held_out import HeldOut, answering
 from pvit_ext.training.throughput import Throughput
+from pvit_ext.training.wandb_run import open_run
 
 TABLE = "validation"
+IDENTITY = "losses_depend_on"
+"""Key of W&B's config: what must be the same for the same losses; of files, their hashes."""
 COLUMNS = ("picture", "question", "answer", "reference")
 TRACKERS = {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}
 logger = logging.getLogger(__name__)
@@ -116,6 +119,11 @@ class Tracking(TrainerCallback):
             go_offline_without_key()
         trainer.add_callback(self)
 
+    def open(self, goes_on: bool) -> None:
+        """Open what is reported to, before transformers does; ``goes_on``: from a checkpoint."""
+        if "wandb" in self.args.report_to and self.trainer.is_world_process_zero():
+            open_run(self.args, goes_on)
+
     def rates(self, logs: dict[str, float]) -> dict[str, float]:
         """Throughput since the last call, for logs of training steps; every process has to call it."""
         if not self.args.report_to or "loss" not in logs:
@@ -128,7 +136,9 @@ class Tracking(TrainerCallback):
         if "wandb" in args.report_to and state.is_world_process_zero:
             import wandb
 
-            wandb.config.update(values, allow_val_change=True)
+            known = self.trainer.identity
+            depends = {IDENTITY: {**known.run, **known.settings}}
+            wandb.config.update(values | depends, allow_val_change=True)
         for writer in self._tensorboards():
             writer.add_text("llava_args", json.dumps(values, indent=2))
         self.show(state, control)  # what cannot be asked fails now, not at the first save

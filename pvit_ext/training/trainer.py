@@ -62,6 +62,7 @@ class RegionTrainer(Trainer):
         checkpointing.check_agreement(resume_from_checkpoint)
         self.newest = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         limit = self.args.save_total_limit
+        self.tracking.open(goes_on=self.newest is not None)
         with self.stop.listening():
             result = super().train(resume_from_checkpoint, *arguments, **keywords)
         self.args.save_total_limit = limit

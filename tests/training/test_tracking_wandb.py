@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pvit_ext.training import tracking
+from pvit_ext.files import sha256_file
+from pvit_ext.training import tracking, wandb_run
 from tests.tiny import TINY_REGIONCLIP
 from tests.training.tracked import assert_box_drawn, history, train, without_wandb_settings
 
@@ -71,6 +72,7 @@ def test_wandb_config_holds_all_arguments_and_the_region_config(tracked: SimpleN
     of_data = {"data_path": str(world / "train.json"), "region_jitter": 0.02}
     expected = of_training | of_model | of_data
     assert {key: config[key] for key in expected} == expected
+    assert config["losses_depend_on"]["data_path"] == f"sha256 {sha256_file(world / 'train.json')}"
     assert config["pvit_ext"]["encoder"] == "regionclip"
     assert config["pvit_ext"]["encoder_options"]["width"] == TINY_REGIONCLIP["width"]
 
@@ -165,3 +167,21 @@ def test_without_a_key_wandb_goes_offline_and_says_how_to_sync(
         assert wandb.setup().settings.mode == mode
         assert "wandb sync" not in caplog.text
     wandb.teardown()
+
+
+def test_a_resumed_training_goes_on_in_its_run(
+    llava_checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    without_wandb_settings(monkeypatch, tmp_path)
+    own = {"report_to": "wandb", "save_steps": 2}
+    ids = []
+    for steps in (2, 4):
+        train(monkeypatch, llava_checkpoint, world, tmp_path / "out", max_steps=steps, **own)
+        ids.append(wandb.run.id)
+        wandb.finish()
+        wandb.teardown()
+    assert ids[0] == ids[1]
+    assert {path.stem for path in tmp_path.glob("wandb/offline-run-*/*.wandb")} == {f"run-{one}" for one in ids}
+    assert wandb_run.run_id(tmp_path / "out") == ids[0]
+    assert wandb_run.run_id(tmp_path / "out", goes_on=False) != ids[0]
