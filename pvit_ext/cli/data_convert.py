@@ -22,7 +22,9 @@ def add(commands: Any) -> None:
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="that the images lie in")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
-    parser.add_argument("--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop")
+    parser.add_argument(
+        "--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop (1: of none)"
+    )
     parser.add_argument("--formats", action="store_true", help="list the formats and their settings, and stop")
     parser.add_argument(
         "--task",
@@ -51,7 +53,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    from pvit_ext.data.convert.detect import describe
+    from pvit_ext.data.convert.detect import describe, detect
     from pvit_ext.data.convert.run import Job, convert
     from pvit_ext.data.tasks.selection import DEFAULT
 
@@ -64,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.detect and args.format:
         raise ValueError("--detect SOURCE says which format it is, and stops: leave FORMAT and SOURCE out")
     if args.detect:
-        print(describe(args.detect))
-        return 0
+        found = detect(args.detect)
+        print(describe(args.detect, found))
+        return 0 if found else 1
     if args.format is None or args.source is None or args.image_folder is None or args.out is None:
         raise ValueError("give FORMAT SOURCE --image-folder DIR --out FILE, or --detect SOURCE, --formats or --tasks")
     if not args.source.exists():

@@ -21,9 +21,9 @@ Unit = tuple[Path, int, int]
 
 
 def arrow_columns(peek: Peek) -> set[str]:
-    """The columns of the first Arrow file of a folder; empty for anything else, or without pyarrow."""
-    name = next((name for name in peek.files if name.endswith(".arrow")), None)
-    if name is None:
+    """The columns of an Arrow file, or of the first one of a folder; empty for anything else, or without pyarrow."""
+    name = next((name for name in peek.files if name.endswith(".arrow")), None) if peek.is_folder else ""
+    if name is None or (not peek.is_folder and peek.path.suffix != ".arrow"):
         return set()
     try:
         with _stream(peek.path / name) as stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ from pvit_ext.data.convert.peek import Peek
 
 SURE = 0.5
 """From this confidence on a source is taken for what it looks like."""
+_LOOKED_AT, _NAMED = 200, 5
+_ENDINGS = (".json", ".jsonl", ".xml", ".yaml", ".yml", ".p", ".parquet")
 
 
 class Found(NamedTuple):
@@ -59,7 +63,7 @@ def resolve(name: str, source: str | Path) -> str:
             )
         return name
     if not found:
-        raise SourceError(f"{source} is of no format that is known here: {', '.join(FORMATS.names())}")
+        raise SourceError(_unknown(source))
     if len(found) > 1 and found[1].evidence.confidence == found[0].evidence.confidence:
         same = [one for one in found if one.evidence.confidence == found[0].evidence.confidence]
         names = " or ".join(one.name for one in same)
@@ -67,9 +71,23 @@ def resolve(name: str, source: str | Path) -> str:
     return found[0].name
 
 
-def describe(source: str | Path) -> str:
-    """What ``--detect`` prints: a line for each format that a source may be of, or one that says that there is none."""
-    found = detect(source)
+def describe(source: str | Path, found: Sequence[Found]) -> str:
+    """What ``--detect`` prints: a line for each format that a source may be of, or one that says that there is none.
+
+    Args:
+        source: file or folder.
+        found: by :func:`detect`.
+    """
     if not found:
-        return f"{source} is of no format that is known here: {', '.join(FORMATS.names())}"
+        return _unknown(source)
     return "\n".join(f"{one.name} ({one.evidence.confidence:.0%}): {source} has {one.evidence.why}" for one in found)
+
+
+def _unknown(source: str | Path) -> str:
+    """What to do with a source of no format: a folder may hold files that are of one."""
+    peek = Peek(Path(source))
+    inside = [name for name in peek.files if name.endswith(_ENDINGS)][:_LOOKED_AT]
+    known = ((name, found[0].name) for name in inside if (found := detect(peek.path / name)))
+    if named := [f"{name} ({format_name})" for name, format_name in islice(known, _NAMED)]:
+        return f"{source} is of no format itself, but files in it are; give one of them: {', '.join(named)}"
+    return f"{source} is of no format that is known here: {', '.join(FORMATS.names())}"

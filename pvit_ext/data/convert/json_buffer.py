@@ -146,13 +146,15 @@ class JsonBuffer:
         """The elements of the array that the file is, or its lines.
 
         Raises:
-            BadItem: naming the line where an array breaks off.
+            BadItem: naming the line where an array breaks off; for an empty file.
         """
         with self._scanned() as data:
             start = 3 if data[:3] == _UTF8_MARK else 0
             position = _skip_blanks(data, start)
             if data[position : position + 1] == b"[":
                 return self._list(data, position)
+            if position == len(data):
+                raise BadItem("the file is empty; is it damaged? fetch it again", self.path.name)
             section = Section(start, len(data))
             while start < len(data):
                 end = data.find(b"\n", start)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pvit_ext import cli
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.detect import describe, detect, resolve
 from pvit_ext.data.convert.formats.visual_genome import PARTS
@@ -63,7 +64,7 @@ def test_the_right_format_is_named_when_another_is_asked_for(name, source, tmp_p
 def test_what_is_no_format_is_none(tmp_path, content):
     (tmp_path / "file.json").write_bytes(content)
     assert detect(tmp_path / "file.json") == []
-    assert "is of no format that is known here" in describe(tmp_path / "file.json")
+    assert "is of no format that is known here" in describe(tmp_path / "file.json", [])
     with pytest.raises(SourceError, match="is of no format that is known here: coco, "):
         resolve("auto", tmp_path / "file.json")
 
@@ -75,3 +76,20 @@ def test_sources_that_are_not_there_and_names_that_are_none(tmp_path):
         resolve("cocoa", tmp_path)
     (tmp_path / "folder").mkdir()
     assert detect(tmp_path / "folder") == []
+
+
+def test_a_folder_of_no_format_names_its_files_that_are_of_one(tmp_path, capsys):
+    assert cli.main(["data", "convert", "--detect", str(FIXTURES / "coco")]) == 1
+    said = capsys.readouterr().out
+    assert (
+        "give one of them: annotations/captions_val2017.json (coco), annotations/instances_awkward.json (coco)" in said
+    )
+    with pytest.raises(SourceError, match=r"give one of them: images/annotations\.xml \(cvat\)"):
+        resolve("auto", FIXTURES / "cvat")
+    assert cli.main(["data", "convert", "--detect", str(FIXTURES / "coco/annotations/instances_val2017.json")]) == 0
+
+
+def test_one_arrow_file():
+    pytest.importorskip("pyarrow")
+    (path,) = (FIXTURES / "gar_dataset").rglob("*.arrow")
+    assert detect(path)[0].name == "gar_arrow"

@@ -257,3 +257,28 @@ def test_lines_are_named_by_their_number_also_in_an_array(tmp_path):
     (tmp_path / "refcoco_val.json").write_text(f"[{', '.join(lines)}]")
     records, _ = converted(tmp_path, "refcoco_jsonl", tmp_path / "refcoco_val.json", "refcoco/images")
     assert [record["id"] for record in records] == [f"refcoco_jsonl/{number + 1}" for number in range(len(lines))]
+
+
+@pytest.mark.parametrize(("name", "part"), [("visual_genome", "objects.json"), ("pvit/stage2", "multi_objects.json")])
+def test_an_empty_file_beside_others_is_damage(tmp_path, name, part):
+    shutil.copytree(FIXTURES / name, tmp_path / "source")
+    (tmp_path / "source" / part).write_text(" \n")
+    with pytest.raises(SourceError, match=rf"{part}: the file is empty"):
+        converted(tmp_path, name.split("/")[0], tmp_path / "source", tmp_path / "source")
+
+
+def test_a_sentence_of_flickr30k_that_breaks_off(tmp_path):
+    shutil.copytree(FIXTURES / "flickr30k_entities", tmp_path / "source")
+    path = tmp_path / "source/Sentences/1001.txt"
+    path.write_text("A dog .\nA [/EN#1/animals brown do")
+    with pytest.raises(SourceError, match=r"1001\.txt line 2: a phrase is \[/EN#ID/TYPE words\], got"):
+        converted(tmp_path, "flickr30k", tmp_path / "source", tmp_path / "source")
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
+    _, report = converted(tmp_path, "gqa", "gqa", "gqa")
+    assert report.remarks[0] == "gqa: testdev_balanced_questions.json not read: there are no scene graphs of them"
+    shutil.copytree(FIXTURES / "pvit/stage2", tmp_path / "stage2")
+    (tmp_path / "stage2/mapping.yaml").write_text("mapping: {}")
+    _, report = converted(tmp_path, "pvit", tmp_path / "stage2", "pvit")
+    assert "pvit: mapping.yaml names no folder of images for multi_objects" in report.remarks

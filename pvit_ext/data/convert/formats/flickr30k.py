@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, Setting, SourceError
-from pvit_ext.data.convert.fields import clean
+from pvit_ext.data.convert.fields import clean, short
 from pvit_ext.data.convert.formats.voc import edges
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
@@ -93,7 +93,12 @@ class Flickr30k(DataFormat):
         )
         if found is None:
             return
-        sentences = [parse_sentence(line) for line in lines if line.strip()]
+        sentences = []
+        for number, line in enumerate(lines, 1):
+            try:
+                sentences += [parse_sentence(line)] if line.strip() else []
+            except BadItem as error:
+                raise BadItem(str(error), f"{text.name} line {number}") from error
         for number in range(len(sentences), 0, -1):
             if (unit, number) in self.unrelated:
                 notes.drop(Reason.INCOMPLETE, f"{text.name} line {number}", "listed as about another image")
@@ -111,7 +116,11 @@ class Flickr30k(DataFormat):
 
 
 def parse_sentence(line: str) -> Sentence:
-    """A sentence without its markup, and where its phrases stand."""
+    """A sentence without its markup, and where its phrases stand.
+
+    Raises:
+        BadItem: for markup that breaks off.
+    """
     parts, phrases, length, position = [], [], 0, 0
     for found in _PHRASE.finditer(line):
         before, words = line[position : found.start()], found[3]
@@ -120,7 +129,10 @@ def parse_sentence(line: str) -> Sentence:
         parts += [before, words]
         length += len(words)
         position = found.end()
-    return "".join([*parts, line[position:]]).rstrip(), phrases
+    text = "".join([*parts, line[position:]]).rstrip()
+    if "[/EN#" in text:
+        raise BadItem(f"a phrase is [/EN#ID/TYPE words], got {short(text[text.index('[/EN#') :])}")
+    return text, phrases
 
 
 def _objects(

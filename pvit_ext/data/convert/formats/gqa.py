@@ -76,6 +76,11 @@ class Gqa(DataFormat):
         """Questions and scene graphs."""
         return [path for paths in self._paths for path in paths]
 
+    def remarks(self) -> list[str]:
+        """Which questions of a folder are not read, since no scene graphs lie beside them."""
+        others = [path.name for path in sorted(self.source.glob("*questions*.json")) if path not in self._paths[0]]
+        return [f"gqa: {', '.join(others)} not read: there are no scene graphs of them"] if others else []
+
     def units(self) -> Iterator[Unit]:
         """Each image with its questions, in the order of the first."""
         count = len(self._paths[0])

@@ -87,12 +87,15 @@ class Pvit(DataFormat):
         return [*(buffer.path for buffer in self.buffers.values()), *([mapping] if mapping.is_file() else [])]
 
     def remarks(self) -> list[str]:
-        """Which files are not read, and why."""
-        return [
-            f"pvit: {key}.json is not read: mapping.yaml says that its boxes are {self.mapping['bbox'][key]}"
-            for key in sorted(self._of_output)
-            if self.source.is_dir()
+        """Which files are not read, and of which the folder of images is not known."""
+        if not self.source.is_dir():
+            return []
+        boxes, folders = self.mapping.get("bbox", {}), self.mapping.get("mapping", {})
+        unread = [
+            f"{key}.json is not read: mapping.yaml says that its boxes are {boxes[key]}" for key in self._of_output
         ]
+        unmapped = [f"mapping.yaml names no folder of images for {key}" for key in self.buffers if key not in folders]
+        return [f"pvit: {remark}" for remark in (*sorted(unread), *unmapped)]
 
     def units(self) -> Iterator[Unit]:
         """Each item of each file."""
