@@ -105,7 +105,7 @@ class _NothingToWrite(Exception):
 
 def _kind(problem: str) -> str:
     """A problem without what differs from one reply to the next."""
-    return re.sub(r" \(.*?\)|'[^']*'|\bturn \d+: |\d+", "", problem)[:100].strip()
+    return re.sub(r" \(.*?\)|'[^']*'|\bturn \d+: |(?<!\[R)\d+", "", problem)[:100].strip()
 
 
 def _letter(job: Job, dead: Dead) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.convert.detect import describe
+from pvit_ext.data.convert.detect import describe, detect
 from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, box_of, changed, converted, put, read, reasons, texts_of
 
@@ -166,7 +166,7 @@ def test_describe_anything_s_pickles_are_refused_with_advice(tmp_path, kind):
         pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pa.table({"jpg": [b""], "pickle": [content]}), folder / "a.parquet")
         (folder / "0.pickle").unlink()
-    assert describe(folder).startswith("describe_anything ")
+    assert describe(folder, detect(folder)).startswith("describe_anything ")
     with pytest.raises(SourceError, match=r"runs whatever code is in it.*Take the same annotations"):
         converted(tmp_path, "auto", folder, "coco")
     assert not (tmp_path / "ran").exists()

@@ -100,6 +100,7 @@ def test_a_bad_reply_is_asked_for_again_with_what_was_wrong(
     assert again.keys() == ASKED_AGAIN.keys()
     said = capsys.readouterr().out
     assert f"{len(ASKED_AGAIN)} replies had to be asked for again" in said
+    assert "[R]" not in said  # the names of regions keep their numbers where problems are summed up
     assert "  1: it does not fit the schema: turns: Field required" in said
     assert "cut off" in again["cut by length"]
     assert "'[R8]' is no region of this image" in again["invented region"]
