@@ -31,8 +31,8 @@ class RegionInputs:
         image_index: (M,) int64, the image each region lies on.
         image_sizes: B (width, height) of the upright originals.
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
-            image holds all its tiles. Where images differ in that, a map ends with its view and repeats its last cells
-            from there: see :meth:`rows_by_view_size`.
+            image holds all its tiles. Where images have different views, smaller maps repeat their last cells up to
+            the largest: see :meth:`rows_by_view_size`.
         views: B affines, original pixels -> the vision tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
@@ -61,7 +61,7 @@ class RegionInputs:
         return self.boxes / sizes[self.image_index].repeat(1, 2)  # (M, 4)
 
     def mask(self, number: int) -> NDArray[np.bool_]:
-        """The mask of a region, bool (H, W) of the original image; not kept, 500 of a photograph would be 6 GB."""
+        """The mask of a region, bool (H, W) of the original image; not cached: 500 masks of a photograph are 6 GB."""
         return self.regions[number].to_mask(self.image_sizes[int(self.image_index[number])])
 
     @cached_property
@@ -80,7 +80,7 @@ class RegionInputs:
         return clipped.to(self.boxes.device)
 
     def cropped_away(self, number: int, what: str) -> RegionError:
-        """The error of a region of which the vision tower's view shows nothing."""
+        """The error of a region that the vision tower's view does not show."""
         image = int(self.image_index[number])
         name, (width, height) = self.regions[number].name, self.views[image].size
         return RegionError(
@@ -98,20 +98,20 @@ class RegionInputs:
 class RegionEncoder(nn.Module):
     """Turns M regions into (M, T, C) features; subclass it and register it.
 
-    Deterministic, and batch-invariant: a region's features do not depend on what else is in the batch.
-    Coordinates stay float32 under any autocast. One that trains runs each of its modules equally often whatever the
+    An encoder is deterministic and batch-invariant: a region's features do not depend on what else is in the batch.
+    Coordinates stay float32 under any autocast. An encoder that trains runs each of its modules equally often in every
     batch, or as often as :func:`~pvit_ext.distributed.most_passes` says.
 
     Attributes:
         name: registered name.
         region_kinds: kinds it accepts.
-        frozen: it is a pre-trained tower that no stage trains.
+        frozen: a pre-trained tower that no stage trains.
         feature_layers: hidden layers of the vision tower it reads (numbered as in ``hidden_states``).
-        reads_tiles: of an ``anyres`` image it gets the map of all tiles; else that of the base view, a square.
+        reads_tiles: it gets the map of all tiles of an ``anyres`` image; if false, that of the base view, a square.
         tokens_per_region: T; 0 for an encoder that shows regions by :meth:`describe` and :meth:`paint` alone, whose
             :meth:`forward` never runs.
         feature_dim: C.
-        keys: between the original's state-dict keys and ours; None without an original whose weights could be loaded.
+        keys: map of the original's state-dict keys to ours; None if there is no original whose weights could be loaded.
     """
 
     name: ClassVar[str]
@@ -134,7 +134,7 @@ class RegionEncoder(nn.Module):
         return type(self).paint is not RegionEncoder.paint
 
     def train(self, mode: bool = True) -> RegionEncoder:
-        """Switch to training mode, unless frozen: batch norms would move their statistics, and dropout would drop."""
+        """Switch to training mode, unless frozen: batch norms would move their statistics, dropout would be on."""
         super().train(mode and not self.frozen)
         return self
 
@@ -160,7 +160,7 @@ class RegionEncoder(nn.Module):
         Args:
             regions: M of them.
             image_index: the image of the batch that each lies on.
-            extra: of each image.
+            extra: output of :meth:`preprocess` for each image.
 
         Raises:
             RegionError: naming the region.
@@ -194,7 +194,7 @@ class RegionEncoder(nn.Module):
         raise NotImplementedError
 
     def paint(self, image: Image.Image, regions: Sequence[ResolvedRegion]) -> Image.Image:
-        """What the vision tower shall see in place of an image; in data workers, before its preprocessing.
+        """The image that the vision tower sees instead; called in data workers, before its preprocessing.
 
         Args:
             image: upright RGB original.
@@ -210,7 +210,7 @@ class RegionEncoder(nn.Module):
         """Load the encoder's own checkpoint file, alone or inside that of a whole model, by :attr:`keys`.
 
         Raises:
-            ValueError: unless all of it fits.
+            ValueError: unless all tensors fit.
         """
         self._key_map(path).load(self, path)
 

@@ -1,6 +1,6 @@
 """Which cells of a grid a region covers: all that it touches.
 
-:func:`~pvit_ext.encoders.grid_masks.sample_masks` asks a mask at the centres of cells, for the encoders that pool.
+Encoders that pool read the mask at the centres of cells: :func:`~pvit_ext.encoders.grid_masks.sample_masks`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import View
 
 EDGE = 1e-3
-"""Of a cell. A float32 box that ends on the edge of a cell, give or take its rounding, does not touch the next one."""
+"""Fraction of a cell. A float32 box that ends on a cell's edge, but for rounding, does not touch the next cell."""
 
 
 def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 0) -> list[Ints]:
-    """Per region the cells that it touches, at least one, as ascending indices into the flattened grid of its image.
+    """The cells that each region touches, at least one, as ascending indices into the flattened grid of its image.
 
     A box touches by its exact edges, every other kind by the pixels of its mask. Work and memory of a box grow with
-    what it covers. A map that goes on behind an image's view has no cells of it there.
+    what it covers. Cells of a map beyond an image's view are never covered.
 
     Args:
         inputs: with ``views``.
@@ -82,7 +82,7 @@ def mask_coverage(inputs: RegionInputs, grid: int) -> Tensor:
 
 
 def _span(low: float, high: float, count: int, context: int) -> Ints:
-    """Cells that [low, high) touches, in cells; the one at the middle if it is narrower than a cell's edge."""
+    """Cells that [low, high) touches, given in cells; the cell at its middle if it is narrower than ``EDGE``."""
     first, last = np.floor(low + EDGE), np.ceil(high - EDGE)
     if last <= first:
         first = np.floor((low + high) / 2)

@@ -39,10 +39,11 @@ class CrossAttentionOptions:
 
 
 class CrossAttention(RegionEncoder):
-    """T queries per region attend to the cells the region touches, which know where in the region they lie.
+    """T queries per region attend to the cells the region touches; keys carry the cell's position in the region.
 
     Keys and values are made once per covered patch, however many regions cover it; attention then costs the sum of
-    covered patches, not regions times patches. Ours; the variable-length form is FlashAttention's (arXiv 2205.14135).
+    covered patches, not regions times patches. The encoder is ours; variable-length attention is FlashAttention's
+    (arXiv 2205.14135).
 
     Args:
         options: sizes.
@@ -96,7 +97,7 @@ class CrossAttention(RegionEncoder):
         return self.norm_out(x).unflatten(0, (len(cells), self.tokens_per_region))  # (M, T, C)
 
     def _places(self, boxes: Tensor, cell: Tensor, counts: Tensor, width: int) -> Tensor:
-        """Where in its region's box every covered cell lies, (K, 2) float32: the box spans -0.5..0.5 of each axis.
+        """Position of every covered cell in its region's box, (K, 2) float32: the box spans -0.5..0.5 of each axis.
 
         Args:
             boxes: (M, 4) xyxy float32, pixels of the tower's view.

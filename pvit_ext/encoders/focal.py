@@ -1,4 +1,4 @@
-"""Focal crops: the vision tower looks again, at a crop around each region, and its layers attend to the whole image."""
+"""Focal crops: the vision tower sees a crop around each region too, and its layers attend to the whole image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pvit_ext.ops.varlen_attention import varlen_cross_attention
 from pvit_ext.regions.region import ResolvedRegion, Size
 
 REGIONS_PER_PASS = 16
-"""Crops that pass the tower at once without gradients; with them all do, so that every rank passes it once a step."""
+"""Crops a pass of the tower without gradients; with them all go at once: every rank runs it once a step."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class FocalOptions:
     """Sizes of the crop and of its tokens.
 
     Args:
-        context: sides of the crop, in sides of the region's box.
-        least: pixels of the original; a shorter side of the box counts as this long.
+        context: side of the crop, as a multiple of the side of the region's box.
+        least: pixels of the original; shorter sides of a box count as this long.
         layer: hidden layer of the vision tower to read.
-        shuffle: side of the squares of patches that become one token, side by side in C.
+        shuffle: side of the square of patches that becomes one token, concatenated in C.
     """
 
     context: float = 3.0
@@ -45,7 +45,7 @@ class FocalOptions:
 
 
 class FocalBlock(nn.Module):
-    """Behind one layer of the tower: gated cross-attention to the patches of the whole image, then a gated MLP.
+    """Gated cross-attention to the patches of the whole image, then a gated MLP; runs behind one layer of the tower.
 
     Args:
         tower_config: of the vision tower, for its sizes, activation and epsilon.
@@ -83,9 +83,9 @@ class FocalBlock(nn.Module):
 class Focal(RegionEncoder):
     """T tokens per region: the tower's features of a crop around it, whose mask enters beside its pixels.
 
-    Mask embedding and gates start at zero, with which the tower is what it was. The whole image's features are those
-    that LLaVA computes anyway; the original passes it through the tower again for every region, with its mask.
-    Blocks stand behind the layers whose output is read, not behind the last ones.
+    Mask embedding and gates start at zero, so that the tower starts unchanged. The whole image's features are those
+    that LLaVA computes anyway; the original runs the tower on the image again for every region, with its mask. Layers
+    behind the one that is read have no block.
 
     Source: Describe Anything (arXiv 2504.16072).
 
@@ -110,7 +110,7 @@ class Focal(RegionEncoder):
         self.feature_layers = check_layers((options.layer,), tower_config)
         depth = options.layer % (tower_config.num_hidden_layers + 1)
         if not depth:
-            raise ValueError("focal reads a layer of the tower, its layer 0 is the embedding of patches")
+            raise ValueError("focal reads a layer of the tower; layer 0 is the embedding of patches: choose another")
         self.tokens_per_region = math.ceil(self.side // self.patch / options.shuffle) ** 2
         self.feature_dim = tower_config.hidden_size * options.shuffle**2
         self.mask_embedding = nn.Conv2d(1, tower_config.hidden_size, self.patch, stride=self.patch, bias=False)
@@ -157,7 +157,7 @@ class Focal(RegionEncoder):
         """Load Describe Anything's ``context_provider`` and, from its tower, the mask's part of the patch embedding.
 
         Raises:
-            ValueError: unless all of it fits.
+            ValueError: unless all tensors fit.
         """
         self._key_map(path).load(self, path, self._reshaped)
 
@@ -201,7 +201,7 @@ class Focal(RegionEncoder):
             tower: LLaVA's vision tower.
             pixels: (M, 3, side, side), normalised for the tower.
             masks: (M, 1, side, side) in -1..1.
-            patches: (B, P, hidden) of the whole images; None for none to attend to.
+            patches: (B, P, hidden) of the whole images; None to attend to none.
             index: (M,) int64, ascending: the whole image of each.
         """
         vision: nn.Module = tower.vision_tower
@@ -243,7 +243,7 @@ class Focal(RegionEncoder):
 
 @contextmanager
 def _evaluating(tower: nn.Module) -> Iterator[None]:
-    """Evaluation mode for one pass: checkpointing would run the layers again without their hooks."""
+    """Evaluation mode for one pass: gradient checkpointing would run the layers again without their hooks."""
     training = [module for module in tower.modules() if module.training]
     for module in training:
         module.training = False

@@ -1,4 +1,4 @@
-"""Masks of regions as the vision tower sees them: rasterised in original pixels, read through the view's affine."""
+"""Masks of regions on the vision tower's view: rasterised in original pixels, read through the view's affine."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PLASTIC = 1.32471795724474602596
 def sample_masks(inputs: RegionInputs, grid: tuple[int, int], cell: tuple[float, float] | None = None) -> Tensor:
     """Every region's mask at the centres of a grid of cells on the tower's view, (M, H, W) float32 in 0..1.
 
-    Bilinear between pixels, without antialias: what ``interpolate(mask, (H, W), mode="bilinear")`` gives where the view
-    is a plain resize. Zero where the view shows padding. A region that misses every centre gets the cell of its pixel
-    nearest to its centroid, so none is empty.
+    Values are bilinear between pixels, without antialias, and zero on padding: where the view is a plain resize, equal
+    to ``interpolate(mask, (H, W), mode="bilinear")``. A region that misses every centre gets the cell of its pixel
+    nearest to its centroid, so no mask is empty.
 
     Args:
         inputs: with ``views``.
@@ -50,7 +50,7 @@ def points_inside(inputs: RegionInputs, count: int, seed: int = 0) -> Tensor:
     """Points spread evenly over each region's visible part, (M, count, 2) float32 (x, y), pixels of the tower's view.
 
     The R2 sequence on the unit square goes through the inverse distribution function of the mask: columns by their
-    pixels, then a column's own pixels. Same for every region of the same mask; none is random.
+    pixels, then a column's own pixels. Equal masks get equal points; nothing is random.
 
     Args:
         inputs: with ``views``.
@@ -77,7 +77,7 @@ def _r2(count: int, seed: int) -> Floats:
 
 
 def _through_mask(mask: NDArray[np.bool_], unit: Floats) -> Floats:
-    """Unit square (N, 2) -> points in a mask (N, 2), (x, y) from its corner; equal areas stay equal."""
+    """Points of the unit square (N, 2) -> points in a mask (N, 2), (x, y) from its corner; equal areas stay equal."""
     column, row = np.nonzero(mask.T)  # by columns, then rows
     per_column = mask.sum(0)
     before = per_column.cumsum() - per_column
@@ -89,7 +89,7 @@ def _through_mask(mask: NDArray[np.bool_], unit: Floats) -> Floats:
 
 
 class _Axis:
-    """How the cells of one axis read an image: two neighbouring pixels and the second's weight, nothing outside."""
+    """The two neighbouring pixels that each cell of one axis reads, and their weights; zero outside the image."""
 
     def __init__(self, at: Floats, length: int) -> None:
         position = np.clip(at - 0.5, 0, length - 1)
@@ -107,7 +107,7 @@ class _Axis:
 
 @lru_cache(maxsize=64)
 def _axes(view: View, size: Size, grid: tuple[int, int], cell: tuple[float, float]) -> tuple[_Axis, _Axis]:
-    """Columns and rows."""
+    """How the columns and the rows of a grid read an image."""
     centres = [(np.arange(count) + 0.5) * side for count, side in zip(grid[::-1], cell, strict=True)]
     columns, rows = (np.asarray((centres[axis] - view.shift[axis]) / view.scale[axis], np.float64) for axis in (0, 1))
     return _Axis(columns, size[0]), _Axis(rows, size[1])

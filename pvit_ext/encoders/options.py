@@ -17,12 +17,12 @@ def builder(encoder: type[EncoderT], options: type[Any], reads_tower: bool = Tru
     """The function that builds an encoder from ``config.encoder_options`` and the config of the vision tower.
 
     Args:
-        encoder: made of its options, and of the tower's config if it reads the tower.
+        encoder: its class, called with its options, and with the tower's config if it reads the tower.
         options: dataclass of what ``encoder_options`` may hold.
         reads_tower: the encoder reads the vision tower's features.
 
     Returns:
-        a function that raises ValueError for an unknown or impossible option, and a tower that lacks what is read.
+        a function that raises ValueError for an unknown or impossible option, or a tower that lacks what is read.
     """
 
     def build(config: RegionConfig, tower_config: Any = None) -> EncoderT:
@@ -39,8 +39,8 @@ def read_options(kind: type[Options], given: dict[str, Any], name: str, variants
         kind: the dataclass.
         given: ``encoder_options``.
         name: of the encoder.
-        variants: name of an option beside them that chooses a variant, for the message.
-        defaults: values of another variant than the dataclass's own.
+        variants: name of the option that chooses a variant, for the message.
+        defaults: values of the chosen variant, instead of the dataclass's own.
 
     Raises:
         ValueError: for an unknown option.
@@ -71,13 +71,13 @@ def check_layers(
 ) -> tuple[int, ...]:
     """Hidden layers to read: the given ones, or some that are spread over the tower's second half.
 
-    Those of a CLIP-L are -11, -8, -5 and -2, as GPT4RoI has them. -1 is left out: LLaVA does not read it either. Of a
-    tower with ``feature_widths``, a pyramid, layers are its maps, and all of them by default.
+    For a CLIP-L these are -11, -8, -5 and -2, as in GPT4RoI. -1 is not among them: LLaVA does not read it either. The
+    layers of a pyramid, a tower with ``feature_widths``, are its maps, and all of them are read by default.
 
     Args:
         layers: the option, or None.
         tower_config: of the vision tower.
-        levels: how many by default.
+        levels: how many layers to read by default.
         pyramid: the encoder reads maps of any width and stride.
 
     Raises:

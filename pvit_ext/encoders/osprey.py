@@ -1,4 +1,4 @@
-"""Osprey region encoder: features averaged inside the region's mask, and a second token for its shape and place."""
+"""Osprey region encoder: features averaged inside the region's mask, and a second token for its shape and position."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OspreyOptions:
 class Osprey(RegionEncoder):
     """Mask pooling over several feature maps, and the mask itself through an MLP: two tokens a region.
 
-    A region that misses the centre of every cell keeps the cell it lies in, where the original's feature vanishes.
+    A region that misses the centre of every cell gets the cell it lies in; the original's feature is zero there.
 
     Source: Osprey (arXiv 2312.10032).
     """
@@ -73,7 +73,7 @@ class Osprey(RegionEncoder):
         self.keys = KeyMap("mask_extractor", (*levels, *layers, ("feat_linear.", "mask_token.")))
 
     def _sizes(self, tower_config: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Width and stride of each map that it reads, as the tower has them."""
+        """The tower's width and stride of each map that is read."""
         count = len(self.feature_layers)
         if (widths := getattr(tower_config, "feature_widths", None)) is None:
             return (tower_config.hidden_size,) * count, (tower_config.patch_size,) * count

@@ -29,7 +29,7 @@ COLORS = {
 USUAL_MARKS = {"box": "rectangle", "mask": "contour", "polygon": "contour", "point": "point", "scribble": "scribble"}
 PLACES = {"arrow": "at the tip of", "mask": "under", "point": "at", "scribble": "under"}
 OPACITY = 0.5
-"""Of the mark ``mask``; the others cover what is below."""
+"""Of the mark ``mask``; the other marks are opaque."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class OverlayOptions:
     """How regions are drawn.
 
     Args:
-        mark: ``rectangle``, ``ellipse``, ``contour``, ``mask`` or ``arrow`` for every region; by default a box is a
-            rectangle, a mask or polygon its contour, and a point or scribble is drawn as it is.
+        mark: ``rectangle``, ``ellipse``, ``contour``, ``mask`` or ``arrow`` for every region; by default a box becomes
+            a rectangle, a mask or polygon its contour, and a point or scribble is drawn as it is.
         width: of a line, as a fraction of the image's shorter side; at least 2 px.
         name: text for a region, with ``{place}`` ("within", "under", "at"), ``{color}`` and ``{mark}``.
     """
@@ -51,7 +51,7 @@ class OverlayOptions:
 class Overlay(RegionEncoder):
     """Paints regions before the vision tower sees them; ``<region>`` becomes "the object within the red rectangle".
 
-    Regions of one image have different colours, and equal ones the same; more than there are colours are an error.
+    Different regions of an image get different colours; more regions than colours are an error.
 
     Source: ViP-LLaVA (arXiv 2312.00784).
     """
@@ -135,7 +135,7 @@ def _ellipse(box: Box, size: Size) -> Mask:
 
 
 def _arrow(box: Box, size: Size, line: int) -> Mask:
-    """To the middle of the region, from the side of the image's middle, so that it is never cut off."""
+    """An arrow to the middle of the region; it comes from the image's middle, so that it is never cut off."""
     tip = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
     away = np.array(size) / 2 - tip
     away = away / max(float(np.hypot(*away)), 1.0) if away.any() else np.array([0.0, 1.0])

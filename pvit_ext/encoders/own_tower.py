@@ -38,7 +38,7 @@ class StoredMaps(Protocol):
 class TowerEncoder(RegionEncoder):
     """An encoder whose frozen tower makes one map of a whole image, whatever the regions on it.
 
-    A subclass writes the first five methods, and gets its maps by :meth:`maps`: of pixels, or of a store.
+    A subclass writes the first five methods, and gets its maps from :meth:`maps`, which makes or reads them.
 
     Attributes:
         stored_maps: set where a run has them.
@@ -64,7 +64,7 @@ class TowerEncoder(RegionEncoder):
         raise NotImplementedError
 
     def tower_state(self) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
-        """All that maps depend on but the image: settings of preprocessing, and the tower's tensors by name."""
+        """All that maps depend on beside the image: settings of preprocessing, and the tower's tensors by name."""
         raise NotImplementedError
 
     def dummy_pixels(self) -> Tensor:
@@ -103,8 +103,8 @@ class TowerEncoder(RegionEncoder):
         extra = [_extra(inputs, image) for image in images]
         if STORED not in extra[0]:
             pixels = torch.stack([one[PIXELS] for one in extra])
-            # The CPU's kernels round by the size of a batch, and a full-size tower gains nothing by one: a map is the
-            # same alone and in any batch, be it stored or not.
+            # A map is the same alone and in any batch, stored or not. The CPU's kernels round by the size of a batch,
+            # so there an image goes alone; a full-size tower loses no time by that.
             passes = pixels.split(1 if next(self.parameters()).device.type == "cpu" else len(pixels))
             return torch.cat([self.run_tower(part) for part in passes])
         sizes = [inputs.image_sizes[image] for image in images]
@@ -120,7 +120,7 @@ class TowerEncoder(RegionEncoder):
         found = self.stored_maps.read(number)
         if found.dtype != weight.dtype:
             raise ValueError(
-                f"the stored maps are {found.dtype}, the tower computes in {weight.dtype}: make them with its --dtype"
+                f"the stored maps are {found.dtype}, the tower computes in {weight.dtype}: make them with that --dtype"
             )
         return found.to(weight.device)
 

@@ -19,13 +19,13 @@ class ReplayOptions:
     """Sizes of the replay.
 
     Args:
-        grid: cells per side of the replayed grid, T is its square; 16 in the original.
+        grid: cells per side of the replayed grid; T is its square, the original has 16.
         sampling_ratio: RoIAlign samples per cell and axis.
         layer: hidden layer of the vision tower to read.
         stride: view pixels per cell of the feature map; the tower's patch size by default.
-        projection: C of a GELU MLP over the map before the replay, as the original has it; None replays the tower's.
-        shape: tell the tokens how much of their cell the region's mask covers.
-        legacy_geometry: scale boxes to cells twice, as the original does; its grid then lies at the map's top left.
+        projection: C of a GELU MLP over the map before the replay, as in the original; None replays the tower's map.
+        shape: add an embedding of the mask's coverage of each token's cell.
+        legacy_geometry: scale boxes to cells twice, as the original does; the grid then lies at the map's top left.
     """
 
     grid: int = 16
@@ -40,8 +40,8 @@ class ReplayOptions:
 class Replay(RegionEncoder):
     """T = grid * grid tokens per region, row by row of its box.
 
-    The original marks regions by a mask embedding at the input of its tower. A tower that is read while LLaVA runs it
-    cannot be told of regions; here an embedding of the covered share is added to the tokens, zero at the start too.
+    The original marks regions by a mask embedding at the input of its tower. LLaVA's tower runs without knowing the
+    regions; here an embedding of the coverage is added to the tokens instead. Both are zero at the start.
 
     Source: Grasp Any Region (arXiv 2510.18876).
 
@@ -75,7 +75,7 @@ class Replay(RegionEncoder):
         """Load the original's projector, alone or inside a whole checkpoint.
 
         Raises:
-            ValueError: without a projection to load into, or unless all of it fits.
+            ValueError: without a projection to load into, or unless all tensors fit.
         """
         if self.projection is None:
             raise ValueError(f"replay has no weights to load from {path!r} without the option projection=<width>")

@@ -27,7 +27,7 @@ class TextOptions:
 
 
 class Text(RegionEncoder):
-    """``<region>`` becomes ``[x0,y0,x1,y1]``, a point ``[x,y]``, in fractions; other kinds go by their bounding box.
+    """``<region>`` becomes ``[x0,y0,x1,y1]``, or ``[x,y]`` for a point, in fractions; other kinds give their box.
 
     Source: Shikra (arXiv 2306.15195).
     """
@@ -39,7 +39,7 @@ class Text(RegionEncoder):
     def __init__(self, options: TextOptions) -> None:
         super().__init__()
         if options.space not in ("original", "padded") or options.decimals < 1:
-            raise ValueError(f"text writes one decimal or more, of space original or padded; got {options}")
+            raise ValueError(f"text takes 1 decimal or more, and the space 'original' or 'padded'; got {options}")
         self.options = options
 
     def describe(self, regions: Sequence[ResolvedRegion], sizes: Sequence[Size]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reading other projects' weights: safely, all of them or none, and under our names by one table per encoder."""
+"""Reading other projects' weights: safely, all of them or none, and renamed to our names by one table per encoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> StateD
     """The tensors of a torch or safetensors file; code in it is never run.
 
     Raises:
-        ValueError: when the file is damaged, a TorchScript archive, or holds something else than tensors.
+        ValueError: when the file is damaged, is a TorchScript archive, or holds something else than tensors.
     """
     try:
         if str(path).endswith(".safetensors"):
@@ -98,11 +98,11 @@ def _listed(keys: list[str]) -> str:
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Beginnings of keys, ours and the original's; what no pair matches has the same name in both.
+    """Prefixes of keys, ours and the original's; a key that no pair matches is the same in both.
 
     Args:
-        module: name of the original's module; its keys follow this name, wherever that stands in a full checkpoint.
-        pairs: (original, own) beginnings, none a beginning of another.
+        module: name of the original's module; its keys follow this name anywhere in a full checkpoint.
+        pairs: (original, own) prefixes; none is a prefix of another.
     """
 
     module: str
@@ -125,7 +125,7 @@ class KeyMap:
         Args:
             target: the module.
             path: of the file.
-            adapt: what else than names has to change in the original's tensors.
+            adapt: changes the original's tensors beyond their names.
 
         Raises:
             ValueError: unless every tensor is there, with the right shape, and no other is.

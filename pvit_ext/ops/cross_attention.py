@@ -15,7 +15,7 @@ class FourierEmbedding(nn.Linear):
     """Linear embedding of coordinates and of their sines and cosines, taken in float32 under any autocast.
 
     Args:
-        coordinates: how many per row.
+        coordinates: how many per row of the input.
         width: C.
         octaves: frequencies; the lowest has a period of 2.
     """

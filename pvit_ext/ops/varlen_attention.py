@@ -35,7 +35,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend (``flash``, ``sdpa`` or ``eager``) that will run, the function behind it, and why no faster one."""
+    """The backend (``flash``, ``sdpa`` or ``eager``) that will run, its function, and why no faster one can."""
 
     backend: str
     kernel: str
@@ -53,7 +53,8 @@ def varlen_cross_attention(
         q: (Tq, H, D) floating, the N query sets one after the other.
         k: (Tk, H, D), of the same dtype.
         v: (Tk, H, D).
-        cu_seqlens_q: (N + 1,) integer, set n is ``q[cu_seqlens_q[n]:cu_seqlens_q[n + 1]]``; on a CPU no device waits.
+        cu_seqlens_q: (N + 1,) integer, best on the CPU, where no device waits for it; set n is
+            ``q[cu_seqlens_q[n]:cu_seqlens_q[n + 1]]``.
         cu_seqlens_k: (N + 1,) integer.
         backend: ``auto`` takes the fastest that can run here, see :func:`select_backend`.
 
@@ -159,7 +160,8 @@ def _lengths(boundaries: Tensor, total: int, name: str) -> Tensor:
     """Lengths of the sets, (N,) on the CPU."""
     at = boundaries.cpu()
     if at.ndim != 1 or not len(at) or at[0] != 0 or at[-1] != total or (at.diff() < 0).any():
-        raise ValueError(f"cu_seqlens_{name} rises from 0 to {total}, the rows of {name}; got {str(at.tolist())[:200]}")
+        given = str(at.tolist())[:200]
+        raise ValueError(f"cu_seqlens_{name} rises from 0 to {total}, the length of {name}; got {given}")
     return at.diff()
 
 
@@ -187,7 +189,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, lengths_q: list[int], lengths_k: list
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts) if len(parts) > 1 else parts[0][None]  # most lengths are rare: a view, no copy
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]  # most lengths occur once: a view, no copy
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, lengths_q: list[int], lengths_k: list[int]) -> Tensor:

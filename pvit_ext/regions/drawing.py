@@ -1,4 +1,4 @@
-"""Pictures of images with their regions, outlined, coloured and numbered as the question names them."""
+"""Draws regions on their image: outlined, coloured, and numbered as in the question."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pvit_ext.regions.raster import outline
 from pvit_ext.regions.region import Region, Size
 
 COLOURS = ((230, 25, 75), (0, 130, 200), (60, 180, 75), (245, 130, 48), (145, 30, 180), (0, 190, 190), (240, 50, 230))
-"""RGB of region 1, 2, ...; the first follows the last."""
+"""RGB of regions 1, 2, ...; they repeat after the last."""
 LINE = 3
-"""Pixels of the picture."""
+"""Width of an outline, pixels of the drawing."""
 _SIZED_FONT = {"size": 18} if "size" in inspect.signature(ImageFont.load_default).parameters else {}  # Pillow 10.1 on
 
 
 def draw_regions(
     image: Image.Image, regions: Sequence[Region], longest: int = 512, numbers: Sequence[int] | None = None
 ) -> Image.Image:
-    """The image, resized, with each region's outline (or point, or stroke) in its colour, and its number beside it.
+    """The resized image with each region's outline (or point, or stroke) in its colour, and its number beside it.
 
     Args:
         image: upright RGB.
         regions: resolved, in pixels of the image.
-        longest: longer side of the picture, pixels.
-        numbers: of the regions, default 1, 2, ...; each has its colour.
+        longest: longer side of the drawing, pixels.
+        numbers: of the regions, by default 1, 2, ...; a region's number decides its colour.
     """
     numbers = range(1, len(regions) + 1) if numbers is None else numbers
     factor = longest / max(image.size)
@@ -59,7 +59,7 @@ def _area(region: Region, source: Size, size: Size) -> NDArray[np.bool_]:
 
 
 def _write_number(picture: Image.Image, number: int, area: NDArray[np.bool_]) -> None:
-    """On the region's colour, above the region's left end; below where the picture ends above."""
+    """Write a number on the region's colour, above the region's left end, or below it if there is no room above."""
     text, font, draw = str(number), ImageFont.load_default(**_SIZED_FONT), ImageDraw.Draw(picture)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 5, int(bottom - top) + 5

@@ -12,7 +12,7 @@ Size = tuple[int, int]
 STROKE_FRACTION = 0.01
 """Radius of a point's disc and of a scribble's stroke, as a fraction of the image's shorter side (at least 1 px)."""
 MIN_SIDE = 0.01
-"""Pixels. float32, in which encoders see boxes, steps by 0.004 px at the right edge of a 65,535 px image."""
+"""Pixels. Encoders see boxes as float32, which steps by 0.004 px at the right edge of a 65,535 px image."""
 
 
 def stroke_radius(size: Size) -> float:
@@ -40,7 +40,7 @@ def extent_of(kind: str, points: tuple[Point, ...], size: Size) -> Box | None:
     if kind != "box":
         outline = (*points, points[0]) if kind == "polygon" else points
         ends = [end for segment in clip_polyline(outline, (0.0, 0.0, width, height)) for end in segment]
-        if radius and ends:  # what runs just outside the image paints some of it, but is not enough on its own
+        if radius and ends:  # a stroke just outside the image paints some of it, but does not count on its own
             around = (-radius, -radius, width + radius, height + radius)
             ends = [end for segment in clip_polyline(outline, around) for end in segment]
     if kind == "polygon":

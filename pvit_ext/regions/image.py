@@ -51,9 +51,10 @@ def reading(name: str, what: str = "image") -> Iterator[None]:
 
 
 def load_image(source: Any) -> Image.Image:
-    """Open an image (a kind in ``image_source``) as RGB with its EXIF orientation applied; regions refer to the result.
+    """Open an image as RGB with its EXIF orientation applied; regions refer to the result.
 
-    The first frame of an animation; without transparency, as LLaVA; the upper eight of 16 bits.
+    It takes what :func:`~pvit_ext.regions.image_source.as_pillow` takes, and gives the first frame of an animation and
+    the upper eight of 16 bits. Transparency is dropped, as in LLaVA.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -64,7 +65,7 @@ def load_image(source: Any) -> Image.Image:
 
 
 def image_size(source: Any) -> Size:
-    """(width, height) of what :func:`load_image` gives, from the file's header alone where that tells.
+    """(width, height) of what :func:`load_image` gives, read from the file's header where that is enough.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -79,7 +80,7 @@ def image_size(source: Any) -> Size:
 
 @contextmanager
 def open_image(source: Any) -> Iterator[Image.Image]:
-    """An open Pillow image; whatever its decoders raise for a damaged file becomes one error that names it.
+    """Open an image with Pillow; whatever its decoders raise for a damaged file becomes one error that names it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -117,7 +118,7 @@ def _check_size(size: Size) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # turns a TIFF; what its header says before depends on Pillow's version
+    image.load()  # turns a TIFF upright; its header's size before that depends on Pillow's version
     return image if image.format == "TIFF" else ImageOps.exif_transpose(image)
 
 

@@ -15,7 +15,7 @@ ACCEPTED = "a path, a PIL image, a uint8 array (height, width, 3), the bytes of 
 MAX_PATH = 4096
 """Characters of a path on Linux."""
 THE_IMAGE = "the image"
-"""How an error calls an image that has no name."""
+"""The name, in errors, of an image without one."""
 
 
 def as_pillow(source: Any) -> Any:
@@ -54,7 +54,7 @@ def describe(value: Any) -> str:
 
 
 def image_name(source: Any) -> str:
-    """How an error calls an image."""
+    """The name of an image in errors."""
     if isinstance(source, (str, os.PathLike)):
         return str(source) if len(str(source)) <= MAX_PATH else THE_IMAGE
     return THE_IMAGE

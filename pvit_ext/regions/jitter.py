@@ -12,7 +12,7 @@ from pvit_ext.regions.region import ResolvedRegion
 def jitter_box(region: ResolvedRegion, fraction: float, draw: np.random.Generator) -> ResolvedRegion:
     """Move each side of a box by up to ``fraction`` (below 0.5) of its width or height.
 
-    Other kinds stay, and so do boxes below one pixel: clipped, they could fall under the least size.
+    Other kinds stay. So do boxes below one pixel: clipping could bring them below the least size.
     """
     if region.kind != "box" or not fraction:
         return region

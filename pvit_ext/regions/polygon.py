@@ -8,7 +8,7 @@ import numpy as np
 
 
 def polygon_parts(points: Any) -> list[Any]:
-    """The parts of a polygon, each a list of (x, y), from any of its three forms; what has none of them stays."""
+    """The parts of a polygon, each a list of (x, y), from any of its three forms; other input is returned as it is."""
     if not _lists(points) or all(len(one) == 2 and not _lists(one) for one in points):
         return [points]
     if all(_lists(one) for one in points):

@@ -55,7 +55,7 @@ def _clip_segment(a: Point, b: Point, window: Box) -> tuple[Point, Point] | None
 
 
 def fill_box(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels whose centre lies in [x0, x1) x [y0, y1), bool (H, W); on an axis without any, the one at the middle."""
+    """Pixels whose centre lies in [x0, x1) x [y0, y1), bool (H, W); if an axis has none, its pixel at the middle."""
     spans = []
     for low, high, limit in ((box[1], box[3], size[1]), (box[0], box[2], size[0])):
         first, last = math.ceil(low - 0.5), math.ceil(high - 0.5)
@@ -107,7 +107,7 @@ def draw_polyline(points: Sequence[Point], size: tuple[int, int], radius: float)
 
 
 def trace_polyline(points: Sequence[Point], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Pixels that an open polyline comes through (by four samples a pixel), bool (H, W)."""
+    """Pixels that an open polyline crosses (by four samples a pixel), bool (H, W)."""
     width, height = size
     mask = np.zeros((height, width), dtype=np.bool_)
     for a, b in clip_polyline(points, (0.0, 0.0, width, height)):

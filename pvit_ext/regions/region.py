@@ -49,11 +49,11 @@ from pvit_ext.regions.run_lengths import parse_run_lengths
 
 Kind = Literal["box", "mask", "point", "polygon", "scribble"]
 MAX_FRACTION = 2
-"""Of the image's sides: a polygon may run out of its image, but not so far; such numbers are pixels."""
+"""Sides of the image. A normalised polygon may leave its image, but not beyond this; larger numbers are pixels."""
 FRACTIONS = (-0.1, 1.1)
-"""What detectors give as fractions 0..1, and overshoot by; nobody points at the top-left pixel with decimals."""
+"""Decimals in this range are fractions: detectors overshoot 0..1, and nobody points inside the top-left pixel."""
 _WHOLE_IMAGE, _FEW_PIXELS = ((0.0, 0.0), (1.0, 1.0)), 16
-"""A box in fractions; in pixels it is the top-left one, which nobody means but on an image with few a side."""
+"""The whole image as fractions. As pixels it is the top-left one, which nobody means, except on a tiny image."""
 _TOP_LEFT = (
     'lies in the top-left pixel; for fractions 0..1 say normalized=True, "normalized": true in a data file, '
     "--normalized on the command line"
@@ -137,7 +137,7 @@ class Region:
         """The part of :meth:`resolve` that needs no image.
 
         Raises:
-            RegionError: for a region that is not finite, inverted or empty.
+            RegionError: for a region that is inverted, empty or not finite.
         """
         if self.image < 0:
             raise RegionError(f"{name}: images are counted from 0, got image {self.image}")
@@ -158,7 +158,7 @@ class Region:
         if self.kind in ("box", "polygon") and not has_area(around, 0.0):
             raise RegionError(f"{name}: {self} is empty: it has no area")
         if self.normalized and max(-low, high) > MAX_FRACTION:
-            raise RegionError(f"{name}: {self} is no fractions 0..1 of an image; for pixels leave normalized out")
+            raise RegionError(f"{name}: {self} is not in fractions 0..1 of an image; for pixels leave normalized out")
         small = not self.normalized and low >= FRACTIONS[0] and high <= FRACTIONS[1]
         if small and any(value != int(value) for value in values):
             raise RegionError(f"{name}: {self} {_TOP_LEFT}")
@@ -261,7 +261,7 @@ class ResolvedRegion(Region):
 
 
 def _plain_points(points: Any) -> tuple[Point, ...] | None:
-    """The points of a list of pairs of numbers, as files hold them by the million; None for all that needs a look."""
+    """Fast path for lists of pairs of numbers, which files hold by the million; None for all that needs a check."""
     if type(points) is not list or not set(map(type, points)) <= _PAIRS or set(map(len, points)) != {2}:
         return None
     values = list(itertools.chain.from_iterable(points))

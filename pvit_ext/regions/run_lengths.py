@@ -1,4 +1,4 @@
-"""COCO's run lengths, plain and compressed: column by column, the first run is background."""
+"""COCO's run lengths, plain and compressed: they go column by column, and the first run is background."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RunLengths(NamedTuple):
 
 
 def parse_run_lengths(value: Any) -> RunLengths:
-    """``{"size": [height, width], "counts": ...}``; counts is a list, or the text that pycocotools and SAM write.
+    """Read ``{"size": [height, width], "counts": ...}``; counts is a list, or the text that pycocotools and SAM write.
 
     Raises:
         ValueError: saying what is wrong.
@@ -46,7 +46,7 @@ def parse_run_lengths(value: Any) -> RunLengths:
         raise ValueError("size is [height, width], neither negative")
     height, width = size
     if not 0 < height * width <= MAX_PIXELS:
-        raise ValueError(f"the mask is {width}x{height}; it has pixels, and at most {MAX_PIXELS:,}")
+        raise ValueError(f"the mask is {width}x{height}; it must have 1 to {MAX_PIXELS:,} pixels")
     if isinstance(counts, (str, bytes)):
         counts = decompress(counts)
     if not _naturals(counts):
@@ -59,7 +59,7 @@ def parse_run_lengths(value: Any) -> RunLengths:
 
 
 def decompress(text: str | bytes) -> list[int]:
-    """Counts from their compressed form: 5 bits a character, low first, differences to the count two before.
+    """Counts from their compressed form: 5 bits a character, low bits first, as differences to the count two before.
 
     Source: ``rleFrString`` of cocodataset/cocoapi, common/maskApi.c.
 
@@ -69,7 +69,7 @@ def decompress(text: str | bytes) -> list[int]:
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError(f"counts {text[:40]!r} is no compressed run lengths, as pycocotools writes them")
+        raise ValueError(f"counts {text[:40]!r} are no compressed run lengths, as pycocotools writes them")
     ends = np.flatnonzero((codes & 32) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     groups = ends - starts + 1

@@ -39,8 +39,8 @@ class View:
     def shortest_edge(cls, source: Size, shortest: int, longest: int | None = None) -> View:
         """Resize so that the shorter side is ``shortest``, the longer at most ``longest``.
 
-        With ``longest`` it rounds as detectron2's ResizeShortestEdge does (RegionCLIP's view), without as
-        transformers' CLIPImageProcessor does (the longer side is cut to an integer).
+        With ``longest`` it rounds as detectron2's ResizeShortestEdge does (RegionCLIP's view). Without, it cuts the
+        longer side to an integer, as transformers' CLIPImageProcessor does.
         """
         width, height = source
         factor = shortest / min(width, height)
@@ -61,7 +61,7 @@ class View:
 
     @classmethod
     def fit(cls, source: Size, size: Size) -> View:
-        """Resize to the largest that fits and centre, as LLaVA's ``resize_and_pad_image`` does: it rounds up."""
+        """Resize to the largest size that fits, and centre; rounds up, as LLaVA's ``resize_and_pad_image`` does."""
         factors = size[0] / source[0], size[1] / source[1]
         free = 0 if factors[1] <= factors[0] else 1
         inner = list(size)

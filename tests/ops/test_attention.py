@@ -126,7 +126,7 @@ def test_a_set_is_the_same_alone_and_in_any_batch_and_twice(backend: str, dtype:
         ),
         ({"k": torch.zeros(4, 2, 8, dtype=torch.float64)}, r"got q .*k \(4, 2, 8\)"),
         ({"v": torch.zeros(5, 2, 8)}, "v .* torch.float32"),
-        ({"cu_q": torch.tensor([0, 2])}, r"cu_seqlens_q rises from 0 to 3, the rows of q; got \[0, 2\]"),
+        ({"cu_q": torch.tensor([0, 2])}, r"cu_seqlens_q rises from 0 to 3, the length of q; got \[0, 2\]"),
         ({"cu_q": torch.tensor([0, 4, 3])}, "cu_seqlens_q rises"),
         ({"cu_k": torch.tensor([1, 5])}, "cu_seqlens_k rises from 0 to 5"),
         ({"cu_k": torch.tensor([], dtype=torch.int64)}, "cu_seqlens_k rises from 0 to 5"),

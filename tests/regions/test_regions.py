@@ -93,7 +93,7 @@ REFUSED = [
     (Region.box(-9, 0, 0, 20), "outside"),
     (Region.box(-9, -9, -1, -1), "outside"),
     (Region.box(29.995, 0, 40, 20), "outside"),
-    (Region.box(10, 20, 200, 300, normalized=True), "no fractions 0..1 of an image"),
+    (Region.box(10, 20, 200, 300, normalized=True), "not in fractions 0..1 of an image"),
     (Region.box(1.5, 1.5, 2, 2, normalized=True), "normalised 0..1 of the 30x20"),
     (Region.point(30.01, 5), "outside"),
     (Region.polygon([(-5, 5), (5, -5), (-5, -5)]), "outside"),

@@ -1,4 +1,4 @@
-"""Ferret region encoder: points inside the region, features at them, two rounds of grouping neighbours; any shape."""
+"""Ferret region encoder: points inside a region of any shape, features at them, two rounds of grouping neighbours."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class FerretOptions:
         tokens: T, a divisor of the last of ``groups``.
         output_dim: C after one more Linear, the language model's width in the released weights; none by default.
         seed: of the points.
-        legacy_geometry: read the features at the transposed place, as the original does and released weights were
-            trained; of an ``anyres`` image then the base view, since the place depends on the map's size.
+        legacy_geometry: read the features at the transposed point, as the original does and released weights were
+            trained; of an ``anyres`` image then the base view, since the point depends on the map's size.
     """
 
     layer: int = -2
@@ -45,7 +45,7 @@ class FerretOptions:
 
 
 class Ferret(RegionEncoder):
-    """Spatial-aware visual sampler; its points are even and always the same, the original's are random.
+    """Spatial-aware visual sampler; its points are spread evenly, the original's are random.
 
     Source: Ferret (arXiv 2310.07704), section 3.2.
     """
@@ -114,7 +114,7 @@ class Ferret(RegionEncoder):
             view_sizes: (B, 2) float32 (width, height) of the views.
             image_index: (M,) int64.
             first: per round (M,) int64, the point that farthest-point sampling starts with; point 0 by default.
-            nearest: per round (M, groups, neighbours) int64, where ties have to be broken as elsewhere.
+            nearest: per round (M, groups, neighbours) int64, to break ties as another implementation does.
         """
         weight = self.flatten.weight
         unit = points / view_sizes[image_index][:, None]

@@ -3,7 +3,7 @@
 With neighbour ``j`` and centre ``i``, points ``p`` and features ``f``, a group's feature is the maximum or mean over
 ``j`` of ``norm(relu(A [D [f_j - f_i; p_j - p_i] + d; f_i; p_i] + a))``. Both projections come before the ReLU, so with
 ``A = [A1 A2]`` the argument is ``u_j - u_i + A2 [f_i; p_i] + A1 d + a``, where ``u = A1 D [f; p]``: one row per point
-instead of one per neighbour of a centre. Where features are read off a map, they are projected on the map.
+instead of one per neighbour of a centre. Features that are read off a map are projected before they are read.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from torch.nn import functional as F
 REGIONS_PER_PASS = {"cpu": 1, "cuda": 32}
 """Regions whose groups are formed at once, 12 MB each for a CLIP-L in float32: two overflow a CPU's cache."""
 
-
 ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Where N points a region read rows: four rows each, and their bilinear weights, (M, N, 4)."""
+    """The four rows of a table that each of N points a region reads, and their bilinear weights; both (M, N, 4)."""
 
     rows: Tensor
     weights: Tensor
@@ -37,7 +36,7 @@ class Taps:
         )
 
     def used(self, table: Tensor) -> tuple[Tensor, Taps]:
-        """The rows of a table (R, C) that are read at all, and where they are now."""
+        """The rows of a table (R, C) that are read at all, and the taps on these."""
         read = torch.zeros(len(table), dtype=torch.bool, device=table.device)
         read[self.rows] = True
         return table[read], Taps((read.cumsum(0) - 1)[self.rows], self.weights)
@@ -51,7 +50,7 @@ def bilinear_taps(cells: Tensor, grid: Sequence[int], image_index: Tensor) -> Ta
     """Taps on the flattened (B * H * W) cells of feature maps.
 
     Args:
-        cells: (M, N, 2) float32 (x, y), in cells from the centre of the first; clamped to the map.
+        cells: (M, N, 2) float32 (x, y), in cells from the centre of the first cell; clamped to the map.
         grid: (H, W).
         image_index: (M,) int64.
     """
@@ -86,7 +85,7 @@ class ColumnConv(nn.Conv1d):
 
 
 class PooledNorm(nn.LayerNorm):
-    """Forms groups, normalises and pools them, a few regions at a time, in one run of a module as ZeRO-3 counts."""
+    """Forms groups, normalises and pools them, a few regions at a time, in one call, as ZeRO-3 counts module calls."""
 
     def forward(self, moving: Tensor, fixed: Tensor, near: Tensor, pooler: str) -> Tensor:  # type: ignore[override]
         """Neighbours' parts (M, N, C), centres' parts (M, G, C), neighbours (M, G, K) int64 -> features (M, G, C)."""
@@ -125,7 +124,7 @@ class PointGroups(nn.Module):
         first: Tensor | None = None,
         nearest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Features (M, G, C) and places (M, G, 2) of the kept points.
+        """Features (M, G, C) and coordinates (M, G, 2) of the kept points.
 
         Args:
             rows: features, (M, N, C) of the points, or (R, C) that ``taps`` reads.
@@ -145,7 +144,7 @@ class PointGroups(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What each point adds as a neighbour (M, N, C), and as a centre (M, G, C); float32."""
         features, place = slice(self.width), slice(self.width, None)  # columns of ``difference``
-        moved = slice(self.width + 2)  # columns of ``aggregate``: A1, then A2's features and places
+        moved = slice(self.width + 2)  # columns of ``aggregate``: A1, then A2's features and coordinates
         still, still_place = slice(self.width + 2, 2 * self.width + 2), slice(2 * self.width + 2, None)
         axes, origin = torch.eye(2).to(rows), rows.new_zeros(1, 2)
         neighbour = self.aggregate(self.difference(rows, features, False), moved, False)
@@ -204,7 +203,7 @@ def farthest_points(points: Tensor, count: int, first: Tensor | None = None) -> 
 def nearest_points(points: Tensor, centres: Tensor, count: int) -> Tensor:
     """The nearest points (M, N, 2) of each centre (M, G, 2), (M, G, count) int64.
 
-    By differences: the expanded square, faster for many dimensions, rounds by the shape of the batch.
+    It takes differences: the expanded square, faster in many dimensions, rounds by the shape of the batch.
     """
     near = []
     for part in _passes(points):

@@ -22,8 +22,8 @@ REGIONS_PER_PASS = 64
 """Regions whose pooled maps are convolved at once; bounds memory, about 3 MB each for a CLIP-L in float32."""
 SAMPLING_RATIO = 2
 POSITION_AT_START = 0.1
-"""Scale of the position embedding before training: at 1, its layer norm lets two boxes differ five times as much as two
-images do, on features of unit length (tests/encoders/test_gpt4roi.py)."""
+"""Scale of the position embedding before training. At 1, two boxes would differ five times as much as two images do, on
+features of unit length (tests/encoders/test_gpt4roi.py)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GPT4RoIOptions:
         tokens: T, a square number; more than 1 with the ``pooled`` head only, which then averages over a grid.
         hidden: C before ``output_dim``; the tower's width by default, 1024 in the released weights.
         output_dim: C after one more Linear, the language model's width in the released weights; none by default.
-        legacy_geometry: pool where the original does; released weights were trained so. It enlarges maps by
+        legacy_geometry: pool where the original does, and released weights were trained: it enlarges maps by
             ``align_corners``, which moves them outwards by up to half a cell, and does not move the boxes.
     """
 
@@ -69,7 +69,7 @@ class GPT4RoI(RegionEncoder):
     """RoIAlign on every level of a fused pyramid of ViT layers, summed, and an embedding of the box.
 
     The ``light`` variant fuses at the tower's own resolution and a quarter of its width, with the ``pooled`` head.
-    Regions other than boxes are taken by their bounding box.
+    Other kinds of regions count as their bounding box.
 
     Source: GPT4RoI (arXiv 2307.03601).
     """
@@ -123,7 +123,7 @@ class GPT4RoI(RegionEncoder):
         size, rows = groups[0]
         spare = [(size, rows[:1])] * (most_passes(len(groups), weight) - len(groups))
         for (width, height), rows in [*groups, *spare]:
-            images, index = inputs.image_index[rows].unique(return_inverse=True)  # one without regions is not fused
+            images, index = inputs.image_index[rows].unique(return_inverse=True)  # images with regions alone are fused
             maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
             maps = [one[:, :, : height // self.patch, : width // self.patch] for one in maps]
             boxes = inputs.tower_boxes[rows].to(weight.device)

@@ -29,7 +29,7 @@ class LevelFusion(nn.Module):
         self.scales = tuple(scales)
         inputs = [nn.Conv2d(in_width + 2, width, 1) for _ in scales]
         for project in inputs:
-            # Coordinates go to 1, as a channel of a tower that keeps its features at unit length never does.
+            # Coordinates reach 1, which no channel of a tower does that keeps its features at unit length.
             nn.init.zeros_(project.weight[:, in_width:])
         self.inputs = nn.ModuleList(inputs)
         self.rounds = nn.ModuleList(FusionRound(width) for _ in range(rounds))
@@ -92,7 +92,7 @@ def coordinates(feature_map: Tensor) -> Tensor:
 
 
 def resize(feature_map: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear with ``align_corners``, as the original resizes."""
+    """Resize bilinearly with ``align_corners``, as the original does."""
     if tuple(feature_map.shape[-2:]) == tuple(size):
         return feature_map
     return F.interpolate(feature_map, size=tuple(size), mode="bilinear", align_corners=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pvit_ext.encoders.regionclip.attention_pool import AttentionPool
 
 STRIDE = 16
-"""Pixels per cell of the trunk's map: halved by conv1, the stem's pool, layer2 and layer3, whatever the sizes."""
+"""Pixels per cell of the trunk's map: conv1, the stem's pool, layer2 and layer3 halve it."""
 
 EXPANSION = 4
 """Output channels of a bottleneck per inner channel."""
@@ -29,7 +29,7 @@ class ConvReLU(nn.Conv2d):
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around a shortcut; a stride is an average pool (anti-aliased), as in CLIP.
 
-    In-place ReLU and addition touch fresh convolution outputs only, so they hold with autograd too.
+    In-place ReLU and addition touch fresh convolution outputs only, so they are safe with autograd too.
 
     Args:
         channels: of the input.

@@ -1,4 +1,4 @@
-"""RegionCLIP region encoder: a second, frozen CLIP ResNet sees the whole image, regions are pooled from its res4."""
+"""RegionCLIP region encoder: a second, frozen CLIP ResNet sees the whole image; regions are pooled from its res4."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ARCHITECTURES = {
 class RegionCLIP(TowerEncoder):
     """One feature per region from RegionCLIP's own image path, as PVIT uses it.
 
-    The tower starts frozen. It computes in its parameters' dtype, whatever autocast says; coordinates are float32.
+    The tower starts frozen. It computes in its parameters' dtype under any autocast; coordinates are float32.
     Images are never padded, so a region's feature is the same alone and in any batch.
 
     Source: PVIT (arXiv 2308.13437), RegionCLIP (arXiv 2112.09106).
@@ -81,7 +81,7 @@ class RegionCLIP(TowerEncoder):
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()  # (3, h, w)
 
     def view_size(self, source: Size) -> Size:
-        """(width, height) the tower sees of an image; at least one cell of res4, where the original would crash."""
+        """(width, height) of the tower's view; at least one cell of res4, below which the original would crash."""
         view = View.shortest_edge(source, self.options.shortest_edge, self.options.longest_edge)
         return max(view.size[0], STRIDE), max(view.size[1], STRIDE)
 
@@ -97,14 +97,14 @@ class RegionCLIP(TowerEncoder):
         return settings, {name: value for name, value in tensors if not name.startswith(("layer4.", "attnpool."))}
 
     def dummy_pixels(self) -> Tensor:
-        """One cell of res4, not the resized image that :meth:`pixels` would make of it."""
+        """Pixels of one cell of res4: :meth:`pixels` would enlarge them."""
         return torch.zeros(3, STRIDE, STRIDE, dtype=torch.uint8)
 
     def load_weights(self, path: str) -> None:
         """Load a RegionCLIP or CLIP ResNet checkpoint, or a saved folded one; see :func:`load_visual`.
 
         Raises:
-            ValueError: unless all of it fits.
+            ValueError: unless all tensors fit.
         """
         load_visual(self.backbone, path)
 
@@ -112,7 +112,7 @@ class RegionCLIP(TowerEncoder):
         """Features (M, 1, C) of the parameters' dtype.
 
         Args:
-            inputs: ``extra[i]["pixels"]`` for every image that has a region, uint8 (3, h, w), or the number of its map.
+            inputs: with ``extra[i]["pixels"]``, uint8 (3, h, w), or a map's number, for every image with regions.
         """
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         with torch.set_grad_enabled(trains), torch.autocast(self._weight.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Reading RegionCLIP and CLIP ResNet checkpoints into the folded layout: all of it, or an error that lists why."""
+"""Reading RegionCLIP and CLIP ResNet checkpoints into the folded layout: all tensors, or an error that lists why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOT_VISUAL = (
     "context_length",
     "vocab_size",
 )
-"""Beginnings of keys beside the visual tower in a checkpoint without a prefix; other unknown keys are an error."""
+"""Prefixes of keys beside the visual tower in a checkpoint without a prefix; other unknown keys are an error."""
 
 
 def load_visual(module: nn.Module, path: str) -> None:
