@@ -32,7 +32,7 @@ class RegionInputs:
         image_sizes: B (width, height) of the upright originals.
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
             image holds all its tiles. Where images have different views, smaller maps repeat their last cells up to
-            the largest: see :meth:`rows_by_view_size`.
+            the largest: see :meth:`regions_by_view_size`.
         views: B affines, original pixels -> the vision tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
@@ -51,8 +51,8 @@ class RegionInputs:
     @cached_property
     def boxes(self) -> Tensor:
         """(M, 4) xyxy float32, original pixels."""
-        rows = [r.bounds(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
-        return torch.tensor(rows, dtype=torch.float32, device=self.image_index.device).reshape(-1, 4)  # (M, 4)
+        boxes = [r.bounds(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
+        return torch.tensor(boxes, dtype=torch.float32, device=self.image_index.device).reshape(-1, 4)  # (M, 4)
 
     @cached_property
     def boxes_norm(self) -> Tensor:
@@ -88,11 +88,11 @@ class RegionInputs:
             "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
         )
 
-    def rows_by_view_size(self) -> dict[Size, Tensor]:
+    def regions_by_view_size(self) -> dict[Size, Tensor]:
         """(width, height) of views -> the regions (N,) int64 on them; for encoders that mix all cells of a map."""
         sizes = [self.views[image].size for image in self.image_index.tolist()]
-        rows = {size: [row for row, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
-        return {size: torch.tensor(found, device=self.image_index.device) for size, found in rows.items()}
+        regions = {size: [n for n, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
+        return {size: torch.tensor(found, device=self.image_index.device) for size, found in regions.items()}
 
 
 class RegionEncoder(nn.Module):

@@ -86,17 +86,18 @@ class CrossAttention(RegionEncoder):
         used, pair = used.to(device), pair.to(device)
         patches = feature_map.permute(0, 2, 3, 1)[used // (height * width), used // width % height, used % width]
         patches = self.norm_patches(patches.to(self.queries.weight.dtype))  # (U, hidden)
-        place = self.cell_position(self._places(inputs.tower_boxes.cpu(), cell, counts, width).to(device))  # (K, C)
+        in_box = self._positions(inputs.tower_boxes.cpu(), cell, counts, width)  # (K, 2)
+        position = self.cell_position(in_box.to(device))  # (K, C)
         bounds = torch.arange(len(cells) + 1) * self.tokens_per_region, nn.functional.pad(counts.cumsum(0), (1, 0))
         boxes = self.box_position(inputs.boxes_norm.to(device))  # (M, C)
         queries = self.queries(torch.arange(self.tokens_per_region, device=device))  # (T, C)
         x = (queries + boxes[:, None]).flatten(0, 1)  # (M * T, C)
         for block in self.blocks:
             keys, values = (part.index_select(0, pair) for part in block.keys_values(patches))  # type: ignore[operator]
-            x = block(x, keys + place, values, *bounds, backend=self.options.backend)
+            x = block(x, keys + position, values, *bounds, backend=self.options.backend)
         return self.norm_out(x).unflatten(0, (len(cells), self.tokens_per_region))  # (M, T, C)
 
-    def _places(self, boxes: Tensor, cell: Tensor, counts: Tensor, width: int) -> Tensor:
+    def _positions(self, boxes: Tensor, cell: Tensor, counts: Tensor, width: int) -> Tensor:
         """Position of every covered cell in its region's box, (K, 2) float32: the box spans -0.5..0.5 of each axis.
 
         Args:

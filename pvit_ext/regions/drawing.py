@@ -38,10 +38,10 @@ def draw_regions(
     areas = [_area(region, image.size, size) for region in regions]
     for region, area, number in zip(regions, areas, numbers, strict=True):
         pixels[area if region.kind in ("point", "scribble") else outline(area, LINE)] = colour_of(number)
-    picture = Image.fromarray(pixels)
+    drawing = Image.fromarray(pixels)
     for number, area in zip(numbers, areas, strict=True):
-        _write_number(picture, number, area)
-    return picture
+        _write_number(drawing, number, area)
+    return drawing
 
 
 def colour_of(number: int) -> tuple[int, int, int]:
@@ -58,13 +58,13 @@ def _area(region: Region, source: Size, size: Size) -> NDArray[np.bool_]:
     return replace(region, points=points).to_mask(size)
 
 
-def _write_number(picture: Image.Image, number: int, area: NDArray[np.bool_]) -> None:
+def _write_number(drawing: Image.Image, number: int, area: NDArray[np.bool_]) -> None:
     """Write a number on the region's colour, above the region's left end, or below it if there is no room above."""
-    text, font, draw = str(number), ImageFont.load_default(**_SIZED_FONT), ImageDraw.Draw(picture)
+    text, font, draw = str(number), ImageFont.load_default(**_SIZED_FONT), ImageDraw.Draw(drawing)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 5, int(bottom - top) + 5
     columns, rows = np.flatnonzero(area.any(0)), np.flatnonzero(area.any(1))
-    x = min(int(columns[0]), picture.width - width)
-    y = int(rows[0]) - height if rows[0] >= height else min(int(rows[-1]) + 1, picture.height - height)
+    x = min(int(columns[0]), drawing.width - width)
+    y = int(rows[0]) - height if rows[0] >= height else min(int(rows[-1]) + 1, drawing.height - height)
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour_of(number))
     draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)

@@ -75,8 +75,8 @@ def decompress(text: str | bytes) -> list[int]:
     groups = ends - starts + 1
     if groups.max() > _MOST_GROUPS:
         raise ValueError(f"counts {text[:40]!r} holds a run longer than any image")
-    place = np.arange(len(codes)) - np.repeat(starts, groups)  # of a character in its count
-    values = np.add.reduceat((codes & 31) << 5 * place, starts)
+    index = np.arange(len(codes)) - np.repeat(starts, groups)  # of a character in its count
+    values = np.add.reduceat((codes & 31) << 5 * index, starts)
     values -= np.where(codes[ends] & 16, 1 << 5 * groups, 0)  # the sign
     values[1::2] = values[1::2].cumsum()
     values[2::2] = values[2::2].cumsum()

@@ -60,11 +60,11 @@ def bilinear_taps(cells: Tensor, grid: Sequence[int], image_index: Tensor) -> Ta
     low = inside.floor().long()
     high, fraction = torch.minimum(low + 1, limit), inside - low
     columns, rows = (torch.stack([low[..., axis], high[..., axis]], -1) for axis in (0, 1))  # (M, N, 2)
-    shares = torch.stack([1 - fraction, fraction], -1)  # (M, N, 2, 2)
+    weights = torch.stack([1 - fraction, fraction], -1)  # (M, N, 2, 2)
     first = image_index[:, None, None, None] * (height * width)
     return Taps(
         (first + rows[..., :, None] * width + columns[..., None, :]).flatten(2),
-        (shares[..., 1, :, None] * shares[..., 0, None, :]).flatten(2),
+        (weights[..., 1, :, None] * weights[..., 0, None, :]).flatten(2),
     )
 
 
@@ -143,9 +143,9 @@ class PointGroups(nn.Module):
         self, rows: Tensor, points: Tensor, centres: Tensor, taps: Taps | None, kept: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What each point adds as a neighbour (M, N, C), and as a centre (M, G, C); float32."""
-        features, place = slice(self.width), slice(self.width, None)  # columns of ``difference``
+        features, xy = slice(self.width), slice(self.width, None)  # columns of ``difference``
         moved = slice(self.width + 2)  # columns of ``aggregate``: A1, then A2's features and coordinates
-        still, still_place = slice(self.width + 2, 2 * self.width + 2), slice(2 * self.width + 2, None)
+        still, still_xy = slice(self.width + 2, 2 * self.width + 2), slice(2 * self.width + 2, None)
         axes, origin = torch.eye(2).to(rows), rows.new_zeros(1, 2)
         neighbour = self.aggregate(self.difference(rows, features, False), moved, False)
         centre = self.aggregate(rows, still, False)
@@ -154,11 +154,9 @@ class PointGroups(nn.Module):
         else:
             centre = take(centre, kept)
         # Coordinates are multiplied elementwise: autocast would round them in a matrix product.
-        neighbour = neighbour.float() + _along(
-            points, self.aggregate(self.difference(axes, place, False), moved, False)
-        )
-        constant = self.aggregate(self.difference(origin, place), moved)
-        centre = centre.float() + constant.float() + _along(centres, self.aggregate(axes, still_place, False))
+        neighbour = neighbour.float() + _along(points, self.aggregate(self.difference(axes, xy, False), moved, False))
+        constant = self.aggregate(self.difference(origin, xy), moved)
+        centre = centre.float() + constant.float() + _along(centres, self.aggregate(axes, still_xy, False))
         return neighbour, centre - take(neighbour, kept)
 
 

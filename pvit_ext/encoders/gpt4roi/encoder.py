@@ -119,17 +119,18 @@ class GPT4RoI(RegionEncoder):
         weight = self.head.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        features, groups = [], list(inputs.rows_by_view_size().items())  # fusing mixes all cells of a map
-        size, rows = groups[0]
-        spare = [(size, rows[:1])] * (most_passes(len(groups), weight) - len(groups))
-        for (width, height), rows in [*groups, *spare]:
-            images, index = inputs.image_index[rows].unique(return_inverse=True)  # images with regions alone are fused
+        features, groups = [], list(inputs.regions_by_view_size().items())  # fusing mixes all cells of a map
+        size, regions = groups[0]
+        spare = [(size, regions[:1])] * (most_passes(len(groups), weight) - len(groups))
+        for (width, height), regions in [*groups, *spare]:
+            # Only images that have regions are fused.
+            images, index = inputs.image_index[regions].unique(return_inverse=True)
             maps = [one[images.to(one.device)].to(weight.device, weight.dtype) for one in inputs.feature_maps]
             maps = [one[:, :, : height // self.patch, : width // self.patch] for one in maps]
-            boxes = inputs.tower_boxes[rows].to(weight.device)
+            boxes = inputs.tower_boxes[regions].to(weight.device)
             boxes_norm = boxes / boxes.new_tensor([width, height] * 2)  # 0..1 of the view, as CoordConv's grid
             features.append(self.encode(maps, boxes, boxes_norm, index.to(weight.device)))
-        order = torch.cat([rows for _, rows in groups]).argsort().to(weight.device)
+        order = torch.cat([regions for _, regions in groups]).argsort().to(weight.device)
         tokens = torch.cat(features[: len(groups)])[order]
         return sum(((0.0 * one).sum() for one in features[len(groups) :]), tokens)
 

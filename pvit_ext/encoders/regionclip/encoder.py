@@ -121,17 +121,17 @@ class RegionCLIP(TowerEncoder):
     def _crops_of(self, inputs: RegionInputs) -> Tensor:
         """:meth:`crops` (M, 16 width, P, P) of all regions, in their order.
 
-        All images' go on at once: layer4's weights, which a CPU lays out anew for each call, are read once.
+        All go on at once, so that layer4's weights, which a CPU lays out anew for each call, are read once.
         """
-        rows, crops = [], []
+        order, crops = [], []
         for size, images in self.passes(inputs):
-            own, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, size, inputs))
-            rows.append(own)
+            regions, boxes, index = (part.to(self._weight.device) for part in _regions_of(images, size, inputs))
+            order.append(regions)
             crops.append(self.crops(self.maps(images, inputs), boxes, index))
-        if not rows:
+        if not order:
             return self._weight.new_zeros(0, 16 * self.options.width, self.options.pool, self.options.pool)
         cells = torch.cat([one.permute(0, 2, 3, 1) for one in crops])  # (M, P, P, 16 width)
-        return cells[torch.cat(rows).argsort()].permute(0, 3, 1, 2)
+        return cells[torch.cat(order).argsort()].permute(0, 3, 1, 2)
 
     def run_tower(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) -> res4 (B, 16 width, H, W)."""
@@ -173,14 +173,14 @@ class RegionCLIP(TowerEncoder):
 
 
 def _regions_of(images: list[int], size: Size, inputs: RegionInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (N,), boxes in the tower's pixels (N, 4) and index into ``images`` (N,) of the N regions on these images."""
-    rows, boxes, index = [], [], []
-    for position, image in enumerate(images):
-        row = (inputs.image_index == image).nonzero().flatten()
-        rows.append(row)
-        boxes.append(View.resize(inputs.image_sizes[image], size).map_boxes(inputs.boxes[row]))
-        index.append(torch.full_like(row, position))
-    return torch.cat(rows), torch.cat(boxes), torch.cat(index)
+    """The N regions on these images: numbers (N,), boxes in the tower's pixels (N, 4), index into ``images`` (N,)."""
+    regions, boxes, index = [], [], []
+    for number, image in enumerate(images):
+        on_image = (inputs.image_index == image).nonzero().flatten()
+        regions.append(on_image)
+        boxes.append(View.resize(inputs.image_sizes[image], size).map_boxes(inputs.boxes[on_image]))
+        index.append(torch.full_like(on_image, number))
+    return torch.cat(regions), torch.cat(boxes), torch.cat(index)
 
 
 def build(config: RegionConfig, tower_config: Any = None) -> RegionCLIP:
