@@ -18,7 +18,7 @@ class ImageViews(NamedTuple):
     """What the vision tower sees of one image.
 
     Args:
-        base: the only view, or the one of all of the image beside its tiles.
+        base: the view of all of the image, alone or beside its tiles.
         tiles: all tiles as one view; None for an image without.
     """
 

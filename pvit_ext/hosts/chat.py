@@ -56,5 +56,5 @@ class Chat(Protocol):
 
         Args:
             generated: ids.
-            batch: that it was called with.
+            batch: the arguments that it was called with.
         """

@@ -14,7 +14,7 @@ from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region
 
 PROJECTOR_FILE = "mm_projector.bin"
 MERGED = "merged-model"
-"""Folder in a run's output with what the run started from, where that had to be merged; it moves with the output."""
+"""Folder in a run's output with the merged model that the run started from, if any; it moves with the output."""
 
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", NON_LORA_FILE, "config.json")
 _WEIGHT_FILES = tuple(
@@ -29,8 +29,8 @@ class CheckpointKind:
     """What was found.
 
     Args:
-        path: as it was named.
-        folder: where the files lie; for a hub id its snapshot, None for a whole checkpoint there.
+        path: as the user named it.
+        folder: of the files; for a hub id its snapshot, None for a whole checkpoint on the hub.
         base: checkpoint under it, None for a whole checkpoint.
         regions: it holds region modules on their own.
         adapter: it holds a LoRA adapter.
@@ -71,8 +71,8 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
         if weights is not None:
             raise ValueError(
                 f"{path} holds a whole checkpoint ({weights}) and region modules beside it ({CONFIG_FILE}), and either "
-                f"may be meant: remove {CONFIG_FILE} to load the checkpoint with the regions that it has itself, or "
-                f"move {CONFIG_FILE} and {MODULES_FILE} to a folder of their own to load that one"
+                f"may be meant: remove {CONFIG_FILE} to load the checkpoint with its own regions, or move "
+                f"{CONFIG_FILE} and {MODULES_FILE} to a folder of their own and load that"
             )
         recorded = read_region_config(local).base
         kind = CheckpointKind(path, local, _base_of(path, base, recorded, "region modules"), regions=True)
@@ -126,7 +126,7 @@ def check_exists(path: str) -> None:
         return
     if Path(path).is_absolute() or path.count("/") != 1 or path.startswith("."):
         raise FileNotFoundError(f"{path}: no such checkpoint folder")
-    reason = "no config.json can be had from there"
+    reason = "no config.json can be read from it"
     try:
         if file_of(path, "config.json") or file_of(path, ADAPTER_CONFIG):
             return

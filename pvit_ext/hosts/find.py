@@ -1,4 +1,4 @@
-"""Which host a loaded model or a checkpoint belongs to, by what the model's class offers and its config.json says."""
+"""Finds the host of a loaded model by what its class offers, and of a checkpoint by its config.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 class ModelHost(Protocol):
-    """A family of vision-language models, each with a loader and a way of talking of its own."""
+    """A family of vision-language models, with its own way of loading and of conversation."""
 
     def holds(self, model: Any) -> bool:
         """Whether a loaded model is of this family, by what its class offers."""
@@ -103,7 +103,7 @@ class ModelHost(Protocol):
 
 HOSTS: Registry[ModelHost] = Registry("host", "pvit_ext.hosts")
 LLAVA = "llava"
-"""The host that says what is wrong with a checkpoint which none reads."""
+"""The host that says what is wrong with a checkpoint that no host reads."""
 
 
 def host_of(model: Any) -> ModelHost:
@@ -119,13 +119,13 @@ def host_of(model: Any) -> ModelHost:
 
 
 def host_of_checkpoint(kind: CheckpointKind) -> ModelHost:
-    """The host of a checkpoint, or of the one that lies under what was trained.
+    """The host of a checkpoint, or of the checkpoint under what was trained.
 
     Args:
         kind: what lies in its folder.
 
     Raises:
-        OSError: when there is no config.json to be had.
+        OSError: when no config.json can be read.
     """
     values = PretrainedConfig.get_config_dict(lowest_checkpoint(kind))[0]
     others = (HOSTS.require(name) for name in HOSTS.names() if name != LLAVA)

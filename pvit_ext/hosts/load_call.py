@@ -43,7 +43,7 @@ class LoadCall:
 
     @classmethod
     def of(cls, path: Any, base: Any, region_config: Any, device: Any, dtype: Any, kwargs: dict[str, Any]) -> LoadCall:
-        """Bring both spellings together.
+        """Read a call in either spelling.
 
         Raises:
             ValueError: when one argument is given twice, or cannot be met.
@@ -56,7 +56,7 @@ class LoadCall:
             raise ValueError("no checkpoint was named: give its folder or hub id first")
         path, base = os.path.expanduser(path), base and os.path.expanduser(base)
         kwargs.pop("model_name", None)  # LLaVA guesses the kind of a checkpoint from it, we read the files
-        if isinstance(region_config, str):  # the same, third in LLaVA's call
+        if isinstance(region_config, str):  # LLaVA's model_name, the third argument of its call
             region_config = None
         if region_config is not None and not isinstance(region_config, RegionConfig):
             raise ValueError(f"region_config is a {type(region_config).__name__}: give a pvit_ext.RegionConfig")

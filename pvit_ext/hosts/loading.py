@@ -1,4 +1,4 @@
-"""Getting a model with regions, of whichever host: load a checkpoint, or attach a region encoder to a loaded model."""
+"""Getting a model with regions, of any host: load a checkpoint, or attach a region encoder to a loaded model."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ def attach(
 ) -> Any:
     """Give a loaded model a region encoder, in place; an encoder it has is replaced.
 
-    An encoder of the same name, options and weights file stays as it is; so do the conversation template and the box
-    embedding, unless the config names others. The region projector, and each part of it,
-    stays where its width fits the new encoder and is said to be new otherwise. Language model, vision tower and
-    image projector are not touched, and nothing is when the new encoder cannot be built.
+    An encoder of the same name, options and weights file is kept; so are the conversation template and the box
+    embedding, unless the config names others. Each part of the region projector is kept where its width fits the new
+    encoder; the log names the parts that are new. Language model, vision tower and image projector are not touched. If
+    the new encoder cannot be built, nothing changes.
 
     Args:
         model: stock or region-enabled model of LLaVA, or of transformers.
         config: which encoder, with which weights.
         checkpoint: folder in which a relative ``config.weights`` is looked up too.
-        filled_later: :func:`~pvit_ext.load_region_modules` follows, and a weights file that its folder replaces is not
-            read.
+        filled_later: :func:`~pvit_ext.load_region_modules` follows; a weights file whose tensors it brings is not read.
         facts: stored with a config that was read from a checkpoint; the weights file has to have its checksum.
         processor: of a model of transformers, whose tokenizer gets the token ``<region>``; LLaVA's need none.
 
@@ -64,11 +63,11 @@ def load_pretrained_model(
 ) -> tuple[Any, Any, Any, int]:
     """Load tokenizer, model, processor and context length, like LLaVA's function of this name, with regions.
 
-    The host is the one whose checkpoint the folder holds, LLaVA's or transformers'; the third of the four is LLaVA's
-    image processor, or the region processor of a model of transformers.
+    The checkpoint decides the host, LLaVA or transformers. The third value is LLaVA's image processor, or the region
+    processor of a model of transformers.
 
-    LLaVA's own calls work: a text in third place is its ``model_name``, which is not needed, for files say what kind a
-    checkpoint is; ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean what they mean there.
+    LLaVA's own calls work. A text as third argument is its ``model_name``, which is not needed: the files say what kind
+    a checkpoint is. ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean the same as in LLaVA.
 
     Args:
         path: a checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the output

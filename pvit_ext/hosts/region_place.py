@@ -26,7 +26,7 @@ def stored_regions(config: Any) -> StoredRegions | None:
 
 
 class RegionPlace(ABC):
-    """The place that a host's model, stock or with regions, has for region modules.
+    """The region modules of a host's model, which may be stock and have none yet.
 
     Args:
         model: with a config of its own, which names the region encoder.
@@ -43,7 +43,7 @@ class RegionPlace(ABC):
     @property
     @abstractmethod
     def prefix(self) -> str:
-        """What stands before their names in the model's state dict."""
+        """Prefix of their names in the model's state dict."""
 
     @property
     @abstractmethod
@@ -62,7 +62,7 @@ class RegionPlace(ABC):
 
     @property
     def module(self) -> RegionModule | None:
-        """A view of the two children, whose tensors it shares; None where there are none."""
+        """The two children as one module, which shares their tensors; None where there are none."""
         holder, stored = self.holder, self.stored
         projector = getattr(holder, "region_projector", None)
         if projector is None or stored is None or stored.facts is None:
@@ -118,11 +118,11 @@ class RegionPlace(ABC):
     def check_missing(self, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
         """Decide on the region tensors that ``from_pretrained`` did not find, which transformers fills at random.
 
-        Parts that change nothing at first begin so. Everything may be missing from a checkpoint that is not the
-        config's own: a stock base, under a config with regions, whose region tensors are loaded afterwards.
+        Parts that start without effect get their start values. All may be missing from a checkpoint whose own config
+        has no regions: a stock base, whose region tensors are loaded afterwards.
 
         Raises:
-            ValueError: listing the others.
+            ValueError: listing what else is missing.
         """
         absent = {key.removeprefix(self.prefix) for key in missing if key.startswith(f"{self.prefix}region_")}
         if (module := self.module) is None or not absent:

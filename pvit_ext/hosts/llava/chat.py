@@ -16,13 +16,13 @@ LLAVA_DEFAULT = "vicuna_v1"
 
 
 def conversation(model: Any, version: str | None = None, system: str | None = None, tokenizer: Any = None) -> Any:
-    """LLaVA's conversation template for a model: asked for, named by the checkpoint, or usual for its kind.
+    """LLaVA's conversation template for a model: the given one, the checkpoint's, or the usual one of its kind.
 
     Args:
         model: LLaVA model with regions.
         version: name of one of LLaVA's templates.
         system: in place of the template's own system prompt.
-        tokenizer: whose own chat template says what is usual, where the checkpoint names none.
+        tokenizer: its own chat template says what is usual, where the checkpoint names none.
 
     Raises:
         ValueError: for an unknown name, or a system prompt where the template has no place for one.
@@ -55,7 +55,7 @@ def trained_template(stored: str) -> str:
 
 
 def template_of_tokenizer(tokenizer: Any, model_type: str) -> str | None:
-    """LLaVA's template of the kind of a tokenizer's own chat template; None where it has none, or none that LLaVA has.
+    """LLaVA's template that is like a tokenizer's own chat template; None where either has none.
 
     Args:
         tokenizer: or None.
@@ -83,7 +83,7 @@ def _with_system(template: Any, name: str, system: str) -> Any:
 def stops(tokenizer: Any, stop: str | None) -> tuple[list[int], list[Any]]:
     """Ids that end an answer: end of sequence, and the template's separator where that is an added token (<|im_end|>).
 
-    Another separator (``###``) ends it by a stopping criterion; LLaVA's own looks for it in the wrong place.
+    Another separator (``###``) ends an answer by a stopping criterion; LLaVA's own looks for it at a wrong position.
     """
     ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if not stop or stop == tokenizer.eos_token:

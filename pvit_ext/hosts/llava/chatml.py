@@ -1,7 +1,7 @@
 """Labels for LLaVA's ChatML templates (``mpt``, ``chatml_direct``), which LLaVA 1.2.2 masks away altogether.
 
-Its ``preprocess_mpt`` adds up the lengths of turns without the ``<|im_end|>`` behind them, finds the sum short of the
-whole and ignores the sample, with GPT-NeoX tokenizers (MPT's) as with LLaMA's.
+Its ``preprocess_mpt`` adds up the lengths of turns without the ``<|im_end|>`` behind them, finds the sum too small and
+ignores the sample, with GPT-NeoX tokenizers (MPT's) as with LLaMA's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def preprocess_mpt(
     Args:
         sources: conversations, turns with ``from`` (``human`` or ``gpt``) and ``value``.
         tokenizer: of the model.
-        has_image: the same for both here.
+        has_image: both cases are the same here.
 
     Returns:
         per conversation ``input_ids`` (L,) and ``labels`` (L,) int64.

@@ -56,11 +56,11 @@ class LlavaMptForCausalLM(RegionMixin, llava_mpt.LlavaMptForCausalLM):
         return self.transformer
 
     def get_input_embeddings(self) -> Any:
-        """By way of ``model``, transformers 5 would find LLaVA's method ``embed_tokens``."""
+        """Avoid ``model``, by which transformers 5 would find LLaVA's method ``embed_tokens``."""
         return self.transformer.get_input_embeddings()
 
     def set_input_embeddings(self, value: Any) -> None:
-        """As above."""
+        """Avoid ``model`` here too."""
         self.transformer.set_input_embeddings(value)
 
 
@@ -101,7 +101,7 @@ def region_class_of_values(values: dict[str, Any], origin: str, plain: bool = Fa
     Args:
         values: of config.json.
         origin: the checkpoint, for messages.
-        plain: take a language model too, to make a LLaVA of.
+        plain: also take a plain language model, to make a LLaVA of.
 
     Raises:
         FileNotFoundError: where there is no config.json.
@@ -161,7 +161,7 @@ def load_config(path: str, values: dict[str, Any] | None = None) -> Any:
 
 
 class ByModelType:
-    """The model class to train by a checkpoint's config; LLaVA's ``train()`` goes by the path's text, and gets this."""
+    """Chooses the class to train by a checkpoint's config; LLaVA's ``train()``, which goes by the path, gets this."""
 
     @staticmethod
     def from_pretrained(path: str, config: Any = None, **kwargs: Any) -> Any:
@@ -169,7 +169,7 @@ class ByModelType:
 
         Args:
             path: folder or hub name.
-            config: read anew; LLaVA gives one for MPT, to name an attention kernel that transformers' MPT lacks.
+            config: not used; LLaVA gives one for MPT, to name an attention kernel that transformers' MPT lacks.
             kwargs: for ``from_pretrained``.
 
         Raises:
@@ -184,7 +184,7 @@ class ByModelType:
 
 
 def build_vision_tower(vision_tower_cfg: Any, **keywords: Any) -> Any:
-    """LLaVA's function, which knows CLIP alone, after the registered towers were asked.
+    """Build the registered tower of that name, or else by LLaVA's function, which knows CLIP alone.
 
     Args:
         vision_tower_cfg: LLaVA's config, or its model arguments.
@@ -211,7 +211,7 @@ def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords
         keywords: the same.
 
     Raises:
-        ValueError: for a registered vision tower in place of the checkpoint's, which LLaVA would keep under its name.
+        ValueError: for a registered vision tower other than the checkpoint's, which LLaVA would keep and rename.
     """
     _check_tower(self, model_args.vision_tower)
     projector: Any = getattr(self, "mm_projector", None)
@@ -230,7 +230,7 @@ def _check_tower(inner: Any, name: str) -> None:
 
 
 class CheckpointPath(str):
-    """A path in which LLaVA's ``train()`` looks for ``mpt``, in a patched tree; the answer is in the config."""
+    """A path that answers by its config when LLaVA's ``train()``, in a patched tree, looks for ``mpt`` in it."""
 
     def __contains__(self, part: str) -> bool:  # type: ignore[override]
         if part == "mpt":

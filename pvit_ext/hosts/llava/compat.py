@@ -109,7 +109,7 @@ _WARMUP_RATIO, _WARMUP_STEPS = "--warmup_ratio", "--warmup_steps"
 
 
 def known_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
-    """Map flags of LLaVA's scripts that newer transformers removed, and newer ones on LLaVA's own, with a warning.
+    """Map flags that this transformers lacks, old or new, to the ones that it has, with a warning.
 
     Args:
         arguments: command line.
@@ -144,10 +144,10 @@ def trainer_keywords(trainer_class: type, keywords: dict[str, Any]) -> dict[str,
 
 
 def rest_of_epoch_is_a_step(trainer: Any) -> bool:
-    """Whether micro-batches that are left at the end of an epoch make an optimizer step, and count as one on resuming.
+    """Whether the remaining micro-batches of an epoch make an optimizer step, and count as one on resuming.
 
     They do in transformers 5. 4.36 and 4.37 take them over into the next epoch, but resume as if each epoch began with
-    a step: losses were others where accumulation does not divide an epoch (4.37.2, 4 micro-batches in steps of 3).
+    a step: losses differed where accumulation does not divide an epoch (4.37.2, 4 micro-batches in steps of 3).
     """
     plan = getattr(trainer, "set_initial_training_values", None)
     if plan is None:
@@ -172,7 +172,7 @@ def cache_name(forward: Any) -> str:
 
 
 def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
-    """Names of what ``from_pretrained`` did not find, its own list and what was left without a value.
+    """Names of what ``from_pretrained`` did not find: its own list, and what has no value.
 
     transformers 4.36 and 4.37 compare storages on the meta device, where all of one size are alike: a missing tensor
     counts as tied to another that is there, and is neither reported nor initialised.
@@ -186,8 +186,8 @@ def missing_keys(model: Any, info: dict[str, Any]) -> list[str]:
 def vision_tower_from_config() -> Iterator[None]:
     """LLaVA reads the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from its own file while it makes the model.
 
-    transformers 5 makes models on the meta device, and refuses to read a file there. The tensors are the checkpoint's
-    in the end: build the tower empty, as all else. Older ones read the file, and then the checkpoint.
+    transformers 5 makes models on the meta device, and refuses to read a file there. The checkpoint fills the tower in
+    the end, so it is built empty, like all else. Older versions read the file, and then the checkpoint.
     """
     if torch.empty(0).device.type != "meta":
         yield
@@ -220,8 +220,8 @@ def fit_zero3(model: Any) -> None:
     Parameters made outside ``zero.Init`` (projectors, LoRA, region modules) stay float32 in a bf16 model, which ends in
     a dtype or ``defragment`` error at the first step (seen on deepspeed 0.12 to 0.19). An encoder runs its tower once
     per image size, so ranks make different numbers of passes, and the gathering inside it deadlocks (2 gloo ranks,
-    mixed sizes): as a leaf module it is gathered whole, once a step. One that trains must pass its modules as often on
-    every rank.
+    mixed sizes): as a leaf module it is gathered whole, once a step. An encoder that trains must run its modules
+    equally often on every rank.
     """
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -255,7 +255,7 @@ def own_storage(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def drop_empty_groups(optimizer: Any) -> None:
-    """LLaVA makes a group of parameters for each purpose; DeepSpeed drops empty ones, on which the schedule then fails.
+    """LLaVA makes a group of parameters for each purpose; DeepSpeed drops empty ones, and then the schedule fails.
 
     Seen with transformers 4.37: LoRA with ``--mm_projector_lr``.
     """
@@ -271,7 +271,7 @@ def report_to_none(arguments: Any) -> None:
 def refuse_cpu_fsdp(arguments: Any) -> None:
     """Raise ValueError for ``--fsdp`` without an accelerator, where accelerate replicates the model without a word.
 
-    Call it before transformers takes the flag, which puts it into the environment of the process.
+    Call it before transformers reads the flag and puts it into the environment of the process.
     """
     if arguments.fsdp and not torch.cuda.is_available():
         raise ValueError("--fsdp shards nothing on a CPU, accelerate then runs plain data parallel: use ZeRO-3 instead")
@@ -280,8 +280,8 @@ def refuse_cpu_fsdp(arguments: Any) -> None:
 def fsdp_as_list(arguments: Any) -> None:
     """transformers 5 makes ``fsdp`` a bool, whose length LLaVA asks for; the plugin is made by then, so a list will do.
 
-    An empty one: LLaVA then leaves its tower where it is. For any other it looks for the tower in a list, which that of
-    a LLaVA checkpoint is not in (``'CLIPVisionTower' object is not subscriptable``, llava_arch.py).
+    With an empty list LLaVA leaves its tower where it is. With any other it expects the tower in a list, but a LLaVA
+    checkpoint's is not (``'CLIPVisionTower' object is not subscriptable``, llava_arch.py).
     """
     if isinstance(arguments.fsdp, bool):
         arguments.fsdp = []

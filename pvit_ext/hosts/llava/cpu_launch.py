@@ -16,7 +16,7 @@ def cpu_deepspeed_backend() -> None:
     """accelerate finds no backend for a DeepSpeed launch without an accelerator and then counts one process.
 
     Answer gloo, which it knows for CPU launches of its own; DeepSpeed itself must have started that backend before.
-    Older ones (0.21 to 0.27) take the device for a CUDA one unless told.
+    Older versions (0.21 to 0.27) take the device for a CUDA one unless told.
     """
     if "LOCAL_RANK" not in os.environ or importlib.util.find_spec("deepspeed") is None:
         return
@@ -56,7 +56,7 @@ def cpu_deepspeed_shm_op() -> None:
 def enable_cpu(arguments: Any) -> None:
     """transformers 5 refuses ``--bf16`` on a machine without an accelerator unless told to use the CPU.
 
-    Told so, accelerate 0.27 and older would not use DeepSpeed.
+    accelerate 0.27 and older would then not use DeepSpeed.
     """
     import accelerate.state
 

@@ -30,7 +30,7 @@ from pvit_ext.tokens.processor import RegionProcessor
 
 
 def read_records(data_path: str, data_args: Any) -> tuple[Records, BadRecords]:
-    """The records of a data file, and note of the bad ones among them, up to ``--max_bad_records``."""
+    """The records of a data file, and a list of the bad ones, which may be up to ``--max_bad_records``."""
     bad = BadRecords(data_args.max_bad_records)
     return load_records(data_path, data_args.image_folder, bad), bad
 
@@ -125,7 +125,7 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         return tower_pixels(image, self.data_args)
 
     def _check(self, item: dict[str, Any], name: str, expected: int, image_positions: list[int]) -> None:
-        """Nothing is trained on with its answer masked or cut away, or its region cut off."""
+        """Refuse a sample whose answer is masked or cut away, or whose region is cut off."""
         ids, limit = item["input_ids"], self.tokenizer.model_max_length
         answer = (item["labels"] != IGNORE_INDEX).nonzero().flatten()
         if len(answer) == 0:
@@ -147,7 +147,7 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
-    """LLaVA's collator; images of all samples in one row, and their sizes and the encoder's extra inputs likewise.
+    """LLaVA's collator; images, their sizes and the encoder's extra inputs are one list over all samples.
 
     Regions stay one list a sample; a region's ``image`` counts the images of its sample.
     """

@@ -100,7 +100,7 @@ class LlavaHost:
         return read_stored(folder)
 
     def add_regions(self, folder: Path, regions: dict[str, Any]) -> None:
-        """Name new region modules in config.json; LLaVA has no other file that would."""
+        """Name new region modules in config.json, the only file of LLaVA's that does."""
         path = folder / "config.json"
         path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions}, indent=2) + "\n")
 

@@ -95,12 +95,12 @@ class ImageLayout:
         """One map and one view per image.
 
         An image that came as tiles gives the map of all its tiles, at full resolution; without ``tiled``, and for an
-        image that came as one crop, that of the base view. Maps of another image's size end before the batch's: they
-        are continued by their last cells, so that reading between cells at an edge gives what it gives alone.
+        image that came as one crop, that of the base view. Smaller maps repeat their last cells up to the largest, so
+        that reading between cells at an edge gives the same as for the image alone.
 
         Args:
             maps: one (crops, C, H, W) map per layer.
-            crops: of each of the B images.
+            crops: number of crops of each of the B images.
             sizes: B (width, height) of the upright originals.
 
         Returns:
@@ -164,7 +164,7 @@ def set_pinpoints(model: Any, data_args: Any) -> None:
 
 
 def freeze_unread_newline(model: Any) -> None:
-    """``image_newline`` stands between rows of unpadded tiles alone: elsewhere no gradient would reach it."""
+    """Freeze ``image_newline`` unless it stands between rows of unpadded tiles: no gradient would reach it."""
     newline, config = getattr(model.get_model(), "image_newline", None), model.config
     read = config.image_aspect_ratio == "anyres" and "unpad" in config.mm_patch_merge_type
     if newline is not None and not read:

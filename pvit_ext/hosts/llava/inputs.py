@@ -28,7 +28,7 @@ def build_inputs(
     layout: ImageLayout,
     device: torch.device,
 ) -> RegionInputs:
-    """Inputs for the regions of a batch; for a batch without any, of one dummy region.
+    """Inputs for the regions of a batch, or for one dummy region in a batch without any.
 
     Args:
         encoder: that will get them.
@@ -71,12 +71,12 @@ def check_complete(encoder: RegionEncoder | None, images: Any) -> RegionEncoder:
 
 
 def refuse_unbound(input_ids: Tensor | None) -> None:
-    """A sentinel in the embedding layer is an out-of-range read; one id is the decoding loop, which has none."""
+    """Refuse a sentinel, which the embedding layer cannot read; a single id is the decoding loop, which has none."""
     if input_ids is not None and input_ids.shape[-1] > 1 and bool((input_ids == REGION_TOKEN_INDEX).any()):
         raise RegionError("the prompt has <region>, but no regions were given: pass regions=[[Region.box(...)], ...]")
 
 
 WITHOUT_TOKENS = (
-    "the encoder {!r} shows regions by text and pixels, none reaches the model: use pvit_ext.ask, or "
+    "the encoder {!r} shows regions by text and pixels, so the model takes none: use pvit_ext.ask, or "
     "pvit_ext.tokens.processor before the prompt is tokenised and the image preprocessed"
 )

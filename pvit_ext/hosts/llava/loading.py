@@ -1,4 +1,4 @@
-"""A LLaVA with regions: from a checkpoint and what lies on it, or by a region encoder for a loaded model."""
+"""Loads a LLaVA with regions from a checkpoint and what lies on it, or gives a loaded one a region encoder."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _with_regions_of(path: str, values: dict[str, Any] | None) -> dict[str, Any]
 
 
 def _add_image_tokens(tokenizer: Any, model: Any) -> None:
-    """As LLaVA's builder does, from the same config keys and with the same defaults."""
+    """Add LLaVA's image tokens as its builder does, from the same config keys and with the same defaults."""
     from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 
     if getattr(model.config, "mm_use_im_patch_token", True):

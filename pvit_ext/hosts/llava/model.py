@@ -1,4 +1,4 @@
-"""The mixin that stands in front of each of LLaVA's model classes, LLaVA's own code behind it.
+"""The mixin that stands in front of each of LLaVA's model classes; LLaVA's own code runs behind it.
 
 Without regions every call goes to stock LLaVA unchanged. A checkpoint keeps LLaVA's ``model_type``; its config gains
 one nested key (:data:`~pvit_ext.config.CONFIG_KEY`) and its inner model two modules: ``region_encoder`` and
@@ -43,7 +43,7 @@ class RegionMixin:
     llava_generates: ClassVar[bool] = True
     stored_vision: StoredVision | None = None
     _keys_to_ignore_on_save: Any
-    # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no news at each load
+    # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no warning about that
     _keys_to_ignore_on_load_unexpected: ClassVar[Any] = [r"\.vision_tower\."]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -80,7 +80,7 @@ class RegionMixin:
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> Any:
-        """Switch to training mode, all but a vision tower of which nothing is trained."""
+        """Switch to training mode, except a vision tower that is not trained."""
         super().train(mode)  # type: ignore[misc]
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
         if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
@@ -138,9 +138,7 @@ class RegionMixin:
         transformers 5.24 calls ``past_key_values``.
         """
         if inputs_embeds is not None and any(regions or []):
-            raise RegionError(
-                "regions were given beside inputs_embeds: pass input_ids, in which <region> has its place"
-            )
+            raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
@@ -165,7 +163,7 @@ class RegionMixin:
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        """LLaVA's, which would hand on an empty ``past_key_values`` beside the ``cache`` of transformers 5.24."""
+        """LLaVA's method, without the empty ``past_key_values`` that it adds to the ``cache`` of transformers 5.24."""
         if "cache" not in kwargs:
             stock = super().prepare_inputs_for_generation  # type: ignore[misc]
             return stock(input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs)
@@ -186,7 +184,7 @@ class RegionMixin:
     ) -> Any:
         """LLaVA's generate, which returns new tokens only; without ``regions`` it is LLaVA's own, where LLaVA has one.
 
-        With ``regions``, be they empty, prompts are padded on the left whatever the config says: generation goes on
+        With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
         if regions is None and self.llava_generates:

@@ -1,6 +1,6 @@
 """Patch points: the names in LLaVA that pvit-ext rebinds, checked before any is touched, restored to identity.
 
-LLaVA imports its classes by value into the modules that use them, so the names are rebound there. Model of the table:
+LLaVA imports its classes by value into the modules that use them, so the names are rebound there. The table follows
 Liger-Kernel's patch points and markers.
 """
 
@@ -190,7 +190,7 @@ def patched(points: Sequence[PatchPoint] = PATCH_POINTS) -> Iterator[None]:
 
 def _install(points: Sequence[PatchPoint]) -> list[PatchPoint]:
     for point in points:
-        point.current()  # a tree with our patch file installs its points when the module is imported: before we look
+        point.current()  # imports the module: a tree with our patch file installs its points then, before we look
     wanted = [point for point in points if point not in _originals]
     for point in wanted:
         point.check()

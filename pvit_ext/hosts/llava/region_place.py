@@ -40,9 +40,9 @@ class InnerPlace(RegionPlace):
 def check_missing_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:
     """Decide on the vision tower's tensors that ``from_pretrained`` did not find, which transformers fills at random.
 
-    LLaVA takes the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from the checkpoint. One without any of its
-    tensors has the tower of its own file, which is read when it is needed, as in a LLaVA-1.5. Either is frozen, which
-    transformers 5 forgets of the parameters that it puts in place of LLaVA's.
+    LLaVA takes the tower of a LLaVA-1.6 (``unfreeze_mm_vision_tower``) from the checkpoint. A checkpoint without any of
+    its tensors uses the tower's own file, which is read when it is needed, as in a LLaVA-1.5. Either tower is frozen,
+    which transformers 5 forgets for the parameters that it replaces.
 
     Raises:
         ValueError: listing what is missing, when some are there.

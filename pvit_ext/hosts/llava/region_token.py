@@ -18,9 +18,9 @@ def tokenizer_region_token(
 ) -> Any:
     """LLaVA's ``tokenizer_image_token`` that also puts one REGION_TOKEN_INDEX where each ``<region>`` stands.
 
-    The caller's tokenizer is never changed. Without ``<region>`` the ids are LLaVA's, but where it drops text: with a
-    tokenizer that adds no BOS it takes the first token after every ``<image>`` for one if the prompt starts with BOS,
-    as ChatML's do where ``<|im_start|>`` is BOS.
+    The caller's tokenizer is never changed. Without ``<region>`` the ids are LLaVA's, except where LLaVA drops text: if
+    a tokenizer adds no BOS but the prompt starts with it (ChatML's where ``<|im_start|>`` is BOS), LLaVA takes the
+    first token after every ``<image>`` for a BOS.
 
     Args:
         prompt: text with ``<image>`` and ``<region>``.

@@ -25,7 +25,7 @@ _SLACK = 3
 """Characters behind the end of an answer that may share its last token."""
 
 _UNLIMITED = 1 << 20
-"""Tokens: what ``--model_max_length`` cuts off is no fault of a template, records are checked for it one by one."""
+"""Tokens. What ``--model_max_length`` cuts off is no fault of a template; records are checked for it one by one."""
 
 Kind = tuple[bool, bool]
 """(with an image, with several turns)"""
@@ -108,10 +108,10 @@ def _kind(record: dict[str, Any]) -> Kind:
 
 
 def follow_checkpoint(version: str | None, model: Any, tokenizer: Any) -> None:
-    """Where a run names no template, take that of its checkpoint, or what :func:`conversation` would ask with.
+    """If a run names no template, take its checkpoint's, or the one that :func:`conversation` would ask with.
 
     Args:
-        version: ``--version``; ``v0`` is LLaVA's default, with which it would stay with the template ``vicuna_v1``.
+        version: ``--version``; with ``v0``, its default, LLaVA would keep the template ``vicuna_v1``.
         model: LLaVA model with regions.
         tokenizer: of the run.
     """

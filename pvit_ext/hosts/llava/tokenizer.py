@@ -83,7 +83,7 @@ def with_original_ids(tokenizer: Any) -> Any:
 
 @cache
 def _spacing_class() -> Any:
-    class LlamaTokenizer(transformers.LlamaTokenizer):  # of the name that tokenizer_config.json is to have
+    class LlamaTokenizer(transformers.LlamaTokenizer):  # tokenizer_config.json gets this name
         """Puts SentencePiece's space before every text, also before one that starts with a space."""
 
         def _encode_plus(self, text: Any, *args: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """A LLaVA to train, and its data, made by LLaVA's own methods.
 
-New weights are drawn in the order in which LLaVA's ``train()`` draws them: language model, LoRA, mm_projector. A run
-with the same seed so has the same losses.
+New weights are drawn in the order in which LLaVA's ``train()`` draws them: language model, LoRA, mm_projector. So a run
+with the same seed has the same losses.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def llava_names() -> Iterator[None]:
-    """What LLaVA's functions look up as globals, ours for the time of a run; the conversation template is restored.
+    """Rebind the globals of LLaVA's functions to ours for the time of a run, and restore the conversation template.
 
     Its builder of vision towers knows CLIP alone. Its preprocessing, which runs until the last sample is read,
     tokenises and masks by names of its module.
@@ -96,7 +96,7 @@ def load_tokenizer(path: str, version: str, model: Any, arguments: Any) -> Any:
 
 
 def add_vision(model: Any, tokenizer: Any, model_args: Any, data_args: Any, arguments: Any) -> None:
-    """Vision tower, mm_projector and region modules, and what the data have to know of them.
+    """Add vision tower, mm_projector and region modules, and tell the data what they have to know of them.
 
     Args:
         model: from :func:`load_language_model`.
@@ -128,14 +128,14 @@ def add_vision(model: Any, tokenizer: Any, model_args: Any, data_args: Any, argu
 
 
 def _freeze_by_flags(model: Any, arguments: Any) -> None:
-    """LLaVA's own flags; what ``--stage`` freezes comes on top."""
+    """Freeze by LLaVA's own flags; what ``--stage`` freezes comes on top."""
     projector, tower = model.get_model().mm_projector, model.get_vision_tower()
     if arguments.lora_enable and isinstance(tower, VisionTower):
         # peft has frozen one that came with the checkpoint, but not one that was made just now
         tower.requires_grad_(False)
         if not tower.frozen:
             logger.warning(
-                "--lora_enable True: the vision tower %s stays frozen, it trains in a stage without LoRA alone",
+                "--lora_enable True: the vision tower %s stays frozen; it trains only in a stage without LoRA",
                 tower.vision_tower_name,
             )
     if arguments.tune_mm_mlp_adapter:
@@ -146,7 +146,7 @@ def _freeze_by_flags(model: Any, arguments: Any) -> None:
 
 
 def fit_to_machine(model: Any) -> None:
-    """Dtypes of the vision tower that this machine and training can use, and ZeRO-3's needs."""
+    """Give the vision tower a dtype that this machine and training can use, and ZeRO-3 what it needs."""
     cpu_launch.cpu_tower_dtype(model)
     match_trained_tower(model)
     compat.fit_zero3(model)

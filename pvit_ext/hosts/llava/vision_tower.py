@@ -144,7 +144,7 @@ def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLi
     """Leave a registered tower the weights that ``from_pretrained`` found, or load its pre-trained ones.
 
     transformers makes models on the meta device. transformers 5 leaves buffers there that no checkpoint keeps, 4.36 and
-    4.37 all that they did not find: they are made once more.
+    4.37 leave all that they did not find. These are made once more.
 
     Args:
         model: with such a tower.
@@ -182,7 +182,7 @@ def _make_real(tower: VisionTower, config: Any) -> None:
 
 
 def match_trained_tower(model: Any) -> None:
-    """A tower that trains gets the language model's dtype: without ``--bf16`` LLaVA makes every tower float16."""
+    """Give a tower that trains the language model's dtype: without ``--bf16`` LLaVA makes every tower float16."""
     tower = model.get_vision_tower()
     if any(parameter.requires_grad for parameter in tower.parameters()):
         tower.to(model.lm_head.weight.dtype)

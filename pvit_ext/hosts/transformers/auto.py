@@ -1,4 +1,4 @@
-"""transformers' Auto classes give folders with regions their region class, after ``import pvit_ext``.
+"""Makes transformers' Auto classes return region classes for folders with regions, after ``import pvit_ext``.
 
 Only a folder with our nested key changes what they return. Nothing is imported here: where transformers is not loaded
 yet, its modules are changed as they load.
@@ -20,7 +20,7 @@ from pvit_ext.hosts.transformers.keys import FILE_OPTIONS, HOST_KEY
 
 
 def watch() -> None:
-    """Change the Auto classes, now or when they are loaded; twice is once."""
+    """Change the Auto classes, now or when they are loaded; a second call does nothing."""
     for name, change in _CHANGES.items():
         if name in sys.modules:
             change(sys.modules[name])

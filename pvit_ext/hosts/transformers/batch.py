@@ -142,7 +142,7 @@ def dummy_inputs(
 ) -> RegionInputs:
     """One region that stands nowhere, on four cells of the tower, or on zeros in a batch without images.
 
-    Cells of the tower, and not zeros, where it has run: a tower that trains gets its gradients on every rank.
+    Where the tower has run, its own cells are read: a tower that trains then gets gradients on every rank.
     """
     config, square = host.tower_config, (_DUMMY_SIDE, _DUMMY_SIDE)
     region = Region.box(4, 4, 12, 12).resolve(square, "dummy region")

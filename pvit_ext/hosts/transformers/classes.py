@@ -33,7 +33,7 @@ def adopt_inner(model: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """By their names pickle finds the classes of a model."""
+    """Find a model's class by its name, for pickle."""
     import transformers
 
     stock = getattr(transformers, name, None)

@@ -33,7 +33,7 @@ _OF_IMAGES = ("region_sizes", "region_views", "region_extra")
 
 
 class RegionDataset(RecordDataset):
-    """Records as a model of transformers is trained on them, each a batch of one.
+    """Training samples for a model of transformers, each a batch of one.
 
     Args:
         records, bad_records: of the data file.
@@ -81,7 +81,7 @@ class RegionDataset(RecordDataset):
         return self._encoded(sample, name, expanded)
 
     def _without_image(self, record: Record) -> dict[str, Any]:
-        """A record of text alone, and behind its end a blank image, which none of its answers sees.
+        """A record of text alone, with a blank image behind its end, which none of its answers sees.
 
         Every rank has to run every module in every step, or ZeRO and DDP wait or mix up gradients; LLaVA shows its
         tower a blank image for the same reason.
@@ -95,7 +95,7 @@ class RegionDataset(RecordDataset):
         return self._encoded(samples.show(prompt, [blank]), name, dialogue)
 
     def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue) -> dict[str, Any]:
-        """The item of one sample; it says how its images lie, be there regions on them or not.
+        """The item of one sample, with the views of its images, whether they have regions or not.
 
         Args:
             sample: prepared.
@@ -178,7 +178,7 @@ class RegionCollator:
 
 
 def _regions(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Regions by sample, counted over the images of the batch; nothing for a batch without any."""
+    """Regions by sample, whose ``image`` counts the images of the batch; empty for a batch without regions."""
     if not any(any(item.get("regions", ())) for item in items):
         return {}
     joined: dict[str, Any] = {key: [one for item in items for one in item[key]] for key in _OF_IMAGES}

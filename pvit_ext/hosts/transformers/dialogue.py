@@ -58,7 +58,7 @@ def render(processor: Any, turns: Sequence[dict[str, str]], name: str) -> Dialog
         name: of the record, for messages.
 
     Raises:
-        RecordError: where the template writes an answer otherwise than it is in the record.
+        RecordError: where the template changes the text of an answer.
     """
     messages = [message(ROLES[turn["from"]], _beside_images(turn["value"])) for turn in turns]
     full, text, cursor = _written(processor, messages), "", 0
@@ -89,11 +89,11 @@ def _written(processor: Any, messages: list[dict[str, Any]], prompt: bool = Fals
 
 def _end_of(processor: Any, messages: list[dict[str, Any]], full: str, name: str) -> int:
     """Characters before the answer that follows these turns."""
-    for prompt in (True, False):  # some templates begin an answer otherwise than they prompt for it
+    for prompt in (True, False):  # some templates begin an answer differently than they prompt for it
         before = _written(processor, messages, prompt).rstrip() if messages else ""
         if full.startswith(before):
             return len(before)
-    raise RecordError(f"{name}: the chat template writes earlier turns otherwise once others follow")
+    raise RecordError(f"{name}: the chat template writes earlier turns differently once others follow")
 
 
 def _ending(tokenizer: Any, full: str, end: int) -> tuple[str, int]:

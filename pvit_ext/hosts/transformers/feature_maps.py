@@ -11,8 +11,8 @@ from torch import Tensor
 def gather_maps(hidden: Tensor, cells: Sequence[Tensor]) -> Tensor:
     """Hidden states (..., C) of a batch -> (B, C, H, W).
 
-    A map of another image's size ends before the batch's: it is continued by its last cells, so that reading between
-    cells at an edge gives what it gives alone.
+    Smaller maps repeat their last cells up to the largest, so that reading between cells at an edge gives the same as
+    for the image alone.
 
     Args:
         hidden: one layer.

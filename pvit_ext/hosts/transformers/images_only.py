@@ -1,7 +1,7 @@
 """Processors where torchvision is not installed: images on PIL, text, and no videos.
 
 transformers has all its image processors on PIL too, but the processors of families that also take videos (Qwen-VL,
-LLaVA-OneVision, InternVL, GLM-4V) ask for torchvision when they are loaded, and Pixtral's for one function of its size.
+LLaVA-OneVision, InternVL, GLM-4V) ask for torchvision when they are loaded. Pixtral's does so for a single function.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ONE_AT_A_TIME = Lock()
 
 
 def load_processor(path: str, **kwargs: Any) -> Any:
-    """``AutoProcessor.from_pretrained``; where that asks for torchvision in vain, a processor of images and text.
+    """``AutoProcessor.from_pretrained``, or a processor of images and text where that needs a missing torchvision.
 
     Args:
         path: folder or hub id.
@@ -53,7 +53,7 @@ def _say_no_videos() -> None:
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Names of transformers, changed while a processor is loaded or made."""
+    """Change names of transformers while a processor is loaded or made."""
     from transformers import processing_utils, video_processing_utils
     from transformers.models.auto import processing_auto
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -84,7 +84,7 @@ def _real(found: Any) -> Any:
 
 @contextmanager
 def pixtral_on_pil() -> Iterator[None]:
-    """Pixtral's module takes a function of the image processor on torchvision, which that on PIL has as well."""
+    """Let Pixtral's module import a function from its image processor on PIL, not from the one on torchvision."""
     name = f"{_MODELS}.pixtral.image_processing_pixtral"
     if name in sys.modules:
         yield
@@ -117,7 +117,7 @@ def _stand_in_class() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """By its name pickle finds the class, for data workers."""
+    """Find the class by its name, for pickle in data workers."""
     if name != "NoVideos":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return _stand_in_class()

@@ -1,4 +1,4 @@
-"""Region tokens at their positions of the embedded prompt."""
+"""Puts region tokens at their positions in the embedded prompt."""
 
 from __future__ import annotations
 

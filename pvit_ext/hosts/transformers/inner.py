@@ -54,7 +54,7 @@ class InnerMixin:
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False: for a class of another package transformers 5 maps no keys to those of today.
+        """False: transformers 5 maps no old keys to new ones for a class of another package.
 
         A checkpoint in the hub's layout would leave its language model random.
         """
@@ -99,7 +99,7 @@ class InnerMixin:
             region_sizes: (width, height) of each upright image.
             region_views: what the vision tower sees of each image.
             region_extra: per image the encoder's ``preprocess`` output, or None.
-            region_tokens: (B, K, D), right-aligned, in place of the four; from :meth:`region_tokens`.
+            region_tokens: (B, K, D), right-aligned, from :meth:`region_tokens`, in place of the four above.
             stored_images: number of each image in the run's cache, where it has one of the vision tower.
             kwargs: of the stock forward.
 
@@ -127,7 +127,7 @@ class InnerMixin:
         if pending is None:
             return super().forward(**kwargs)  # type: ignore[misc]
         if input_ids is None:
-            raise RegionError("region_tokens were given without input_ids, in which <region> has its place")
+            raise RegionError("region_tokens were given without input_ids, in which <region> stands")
         return self._forward_with(pending, kwargs)
 
     def _forward_with(self, pending: Pending, kwargs: dict[str, Any]) -> Any:
@@ -156,23 +156,21 @@ class InnerMixin:
         module, host = self._region_module(), self.region_host
         ids = inputs.get("input_ids")
         if ids is None:
-            raise RegionError(
-                "regions were given beside inputs_embeds: pass input_ids, in which <region> has its place"
-            )
+            raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
         if module.region_encoder is None or not module.facts.tokens_per_region:
             raise RegionError(
-                f"the encoder {module.config.encoder!r} shows regions by text and pixels, none reaches the model: "
+                f"the encoder {module.config.encoder!r} shows regions by text and pixels, so the model takes none: "
                 "RegionProcessor puts them into the prompt and the image"
             )
         check_counts(ids, host.token_id, batch.counts, module.positions_per_region, continued)
         hidden = host.run_tower(inputs)
         crosses, device = is_cross(module.region_projector), next(module.region_projector.parameters()).device
-        device = ids.device if device.type == "meta" else device  # offloaded, and brought to the prompt's
+        device = ids.device if device.type == "meta" else device  # offloaded modules run on the prompt's device
         tokens = module(build_inputs(host, module.region_encoder, crosses, batch, inputs, hidden, device))  # (M, S, D)
         return align_right(tokens, batch.counts)
 
     def _dummy_tokens(self, inputs: dict[str, Any]) -> Tensor:
-        """Every rank runs every module in every step, in the same order: tower, region modules, embedding."""
+        """Tokens of a dummy region: every rank must run tower, region modules and embedding in every step, in order."""
         module, host = self._region_module(), self.region_host
         assert module.region_encoder is not None
         hidden: HiddenStates | None = host.run_tower(inputs)
@@ -181,7 +179,7 @@ class InnerMixin:
         return tokens
 
     def _refuse_unbound(self, ids: Tensor | None) -> None:
-        """A placeholder would be embedded as a row that nobody trained. One id is the decoding loop, which has none."""
+        """Refuse a placeholder, whose own embedding nobody trained; one id is the decoding loop, which has none."""
         if ids is not None and ids.shape[-1] > 1 and not torch.compiler.is_compiling():
             check_counts(ids, self.region_host.token_id, [0] * len(ids), 0, continued=True)
 

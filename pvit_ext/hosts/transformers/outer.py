@@ -62,7 +62,7 @@ class OuterMixin:
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> Any:
-        """Switch to training mode, all but a vision tower of which nothing is trained."""
+        """Switch to training mode, except a vision tower that is not trained."""
         super().train(mode)  # type: ignore[misc]
         tower = family_of(self.config).tower(self.base_model)
         if not any(parameter.requires_grad for parameter in tower.parameters()):
@@ -109,16 +109,16 @@ class OuterMixin:
     def _refuse_chunks(self, kwargs: dict[str, Any]) -> None:
         config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
-            raise RegionError("prefill_chunk_size splits the prompt, and regions would lose their places: leave it out")
+            raise RegionError("prefill_chunk_size splits the prompt, and regions lose their positions: leave it out")
 
     def _never_written(self, kwargs: dict[str, Any]) -> list[int]:
-        """A placeholder that the model wrote itself would shift the positions of all regions."""
+        """Ids to suppress: a placeholder that the model wrote itself would shift the positions of all regions."""
         config = kwargs.get("generation_config") or self.generation_config
         given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
         return [*(given or []), self.base_model.region_host.token_id]
 
     def prepare_inputs_for_generation(self, *args: Any, region_tokens: Tensor | None = None, **kwargs: Any) -> Any:
-        """Region tokens go with the prompt only; by this signature transformers' check of keywords knows them."""
+        """Pass region tokens with the prompt only; the signature tells transformers' check of keywords of them."""
         out = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         if region_tokens is not None and (kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)):
             out["region_tokens"] = region_tokens
@@ -126,7 +126,7 @@ class OuterMixin:
 
 
 def _drop_cached_images(kwargs: dict[str, Any], image_token: int) -> None:
-    """Of a later turn whose images are in the cache already, the vision tower's output serves the regions alone.
+    """In a later turn, whose images are in the cache already, use the vision tower's output for the regions alone.
 
     Raises:
         RegionError: when some of the images are cached and others are not.

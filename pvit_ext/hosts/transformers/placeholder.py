@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def claim_token(model: Any, tokenizer: Any) -> int:
-    """Make ``<region>`` one token that the model has a row of the embedding for, and return its id.
+    """Make ``<region>`` one token with a row of the model's embedding, and return its id.
 
-    Checkpoints mostly have more rows of the embedding than tokens. Where one has no spare row, one is added, and said
-    to be; region tokens take its place in the input, and generation with regions never writes it.
+    Most checkpoints have more rows of the embedding than tokens. If there is no spare row, one is added, and the log
+    says so. Region tokens replace it in the input, and generation with regions never writes it.
 
     Args:
         model: whose embedding grows if it must.
@@ -58,7 +58,7 @@ def token_of(tokenizer: Any) -> int:
 
 
 def _add_rows(model: Any, rows: int) -> None:
-    """New rows are the mean of the others: a random one of the head could win over words."""
+    """Add rows, each the mean of the others: a random row of the head could win over words."""
     before = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(rows, mean_resizing=False)
     parts = model.get_input_embeddings(), model.get_output_embeddings()

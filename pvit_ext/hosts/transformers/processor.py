@@ -41,7 +41,7 @@ class RegionProcessorMixin:
         regions: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Stock call, with T tokens (and delimiters) for each ``<region>``, as many as image tokens for an image.
+        """Stock call that also writes out each ``<region>`` as T tokens (and delimiters), as it does an image.
 
         Args:
             images: as the stock class takes them, or anything that :func:`~pvit_ext.regions.image.load_image` opens.
@@ -168,7 +168,7 @@ def _open(source: Any) -> Image.Image:
 
 
 def __getattr__(name: str) -> Any:
-    """By their names pickle finds the classes of processors."""
+    """Find a processor's class by its name, for pickle."""
     from transformers.models.auto.processing_auto import processor_class_from_name
 
     stock = None if name.startswith("_") else processor_class_from_name(name)

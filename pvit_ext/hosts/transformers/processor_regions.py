@@ -97,7 +97,7 @@ class ProcessorRegions:
 
     @property
     def samples(self) -> RegionProcessor:
-        """What prepares a sample."""
+        """The region processor, which prepares samples."""
         positions = self.facts.tokens_per_region + 2 * bool(self.config.delimiters)
         return RegionProcessor(self.encoder, positions)
 
@@ -149,7 +149,7 @@ class ProcessorRegions:
         seen = [(view.tiles if tiled and view.tiles else view.base) for view in views]
         self.samples.check([region for row in regions for region in row], seen, sizes)
         extra = [one for sample in prepared for one in sample.extra]
-        # Plain tuples: BatchFeature.to() and transformers' Trainer build tuples anew, and a named one of one generator.
+        # Plain tuples: BatchFeature.to() and the Trainer make tuples of one generator, which named ones refuse.
         plain = [tuple(view) for view in views]
         return {"regions": regions, "region_sizes": list(sizes), "region_views": plain, "region_extra": extra}
 

@@ -1,4 +1,4 @@
-"""Which images and regions belong to which text, and texts with regions as tokenizers get them."""
+"""Which images and regions belong to which text, and the texts that tokenizers get."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> lis
 
 
 def images_per_text(processor: Any, texts: Sequence[str], images: Any) -> list[int]:
-    """How many images each text speaks of: as many as it has image tokens, or as it comes with.
+    """How many images each text has, by its image tokens.
 
     Raises:
-        RegionError: naming the first text with another number.
+        RegionError: naming the first text that comes with another number of images.
     """
     if not all(isinstance(text, str) for text in texts) or not texts:
         raise RegionError("a call with regions needs its texts as strings, each with <region> where one is spoken of")

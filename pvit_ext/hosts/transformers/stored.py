@@ -69,7 +69,7 @@ def _token_id(tokenizer: Any, config: Any, folder: Path) -> int:
 
 
 def _forget_regions(path: Path) -> None:
-    """What a processor's own file says of other region modules; without it, config.json tells."""
+    """Remove what a processor's own file says of other region modules; config.json then says it."""
     if path.is_file() and CONFIG_KEY in (values := read_json(path)):
         del values[CONFIG_KEY]
         path.write_text(json.dumps(values, indent=2) + "\n")

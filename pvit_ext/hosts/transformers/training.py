@@ -25,8 +25,8 @@ def freeze(model: Any, with_language_model: bool, with_connectors: bool) -> None
 
     Args:
         model: of transformers, with regions.
-        with_language_model: freeze that too.
-        with_connectors: freeze these too.
+        with_language_model: freeze the language model too.
+        with_connectors: freeze the connectors too.
     """
     model.requires_grad_(not with_language_model)
     family_of(model.config).tower(model.base_model).requires_grad_(False)
@@ -37,8 +37,8 @@ def freeze(model: Any, with_language_model: bool, with_connectors: bool) -> None
 def read_checkpoint(model: Any, folder: str) -> None:
     """Fill a model with a whole checkpoint that was saved of it, by the names that its class maps.
 
-    A file's names are those of the hub, which transformers' Trainer (seen in 5.23) looks up in the model as they stand:
-    it finds no weight, says so in a warning alone, and the run goes on from its beginning.
+    A file's names are those of the hub. transformers' Trainer (seen in 5.23) looks them up in the model as they stand,
+    finds no weight, only warns, and the run starts anew.
 
     Args:
         model: any of transformers', with regions or without.

@@ -51,7 +51,7 @@ class Merged(Family):
         return found
 
     def square_order(self, inner: nn.Module, grids: Tensor) -> Tensor | None:
-        """Place of each square in the tower's sequence, (squares,) int64 on the CPU; None where they are in order.
+        """Position of each square in the tower's sequence, (squares,) int64 on the CPU; None where they are in order.
 
         Args:
             inner: the inner model.
