@@ -62,10 +62,10 @@ class LoadCall:
             raise ValueError(f"region_config is a {type(region_config).__name__}: give a pvit_ext.RegionConfig")
         if kwargs.pop("use_flash_attn", False):
             kwargs.setdefault("attn_implementation", "flash_attention_2")
-        place = _device(device)
+        target = _device(device)
         kind = _dtype(_one("dtype", dtype, kwargs, "torch_dtype"))
-        default = torch.float16 if place.type == "cuda" else torch.float32
-        return cls(str(path), base and str(base), region_config, place, kind or default, kwargs, kind is not None)
+        default = torch.float16 if target.type == "cuda" else torch.float32
+        return cls(str(path), base and str(base), region_config, target, kind or default, kwargs, kind is not None)
 
 
 def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:
@@ -77,16 +77,16 @@ def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:
 
 def _device(device: Any) -> torch.device:
     try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is not known: give cpu, cuda, cuda:1 or another of torch's") from error
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if place.type == "cuda" and (place.index or 0) >= found:
+    if target.type == "cuda" and (target.index or 0) >= found:
         raise ValueError(
-            f"device {str(place)!r} was asked for, but this torch ({torch.__version__}) sees {found or 'no'} CUDA "
+            f"device {str(target)!r} was asked for, but this torch ({torch.__version__}) sees {found or 'no'} CUDA "
             f"device{'s' if found > 1 else ''}"
         )
-    return place
+    return target
 
 
 def _dtype(value: Any) -> torch.dtype | None:

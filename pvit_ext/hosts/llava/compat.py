@@ -32,7 +32,7 @@ def prepare_training() -> None:
     mpt_attention_items()
     rng_state_is_safe()
     deepspeed_resumes_adapters()
-    zero3_bucket_is_whole()
+    zero3_bucket_is_integer()
     if not torch.cuda.is_available():
         cpu_launch.cpu_deepspeed_shm_op()
         cpu_launch.cpu_deepspeed_backend()
@@ -80,7 +80,7 @@ def deepspeed_resumes_adapters() -> None:
     transformers.trainer.deepspeed_load_checkpoint = load
 
 
-def zero3_bucket_is_whole() -> None:
+def zero3_bucket_is_integer() -> None:
     """transformers 4.36 and 4.37 fill "auto" for ZeRO-3's prefetch bucket with a float, which DeepSpeed refuses."""
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
@@ -124,9 +124,9 @@ def known_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
         # transformers 5: warmup_steps below 1 is a ratio of all steps
         warnings.warn("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped", stacklevel=2)
         words = [_WARMUP_STEPS if word == _WARMUP_RATIO else word for word in words]
-    for place, word in enumerate(words[:-1]):
-        if word == _WARMUP_STEPS and "warmup_ratio" in known and 0 < float(words[place + 1]) < 1:
-            words[place] = _WARMUP_RATIO
+    for index, word in enumerate(words[:-1]):
+        if word == _WARMUP_STEPS and "warmup_ratio" in known and 0 < float(words[index + 1]) < 1:
+            words[index] = _WARMUP_RATIO
     return words
 
 

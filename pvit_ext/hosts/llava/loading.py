@@ -14,7 +14,7 @@ from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
-from pvit_ext.hosts.llava.region_place import InnerPlace
+from pvit_ext.hosts.llava.model_regions import LlavaRegions
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
@@ -32,7 +32,7 @@ def attach(
     from pvit_ext.hosts.llava.classes import region_class
 
     kind = region_class(type(model))
-    InnerPlace(model).replace(config, checkpoint, filled_later, facts)
+    LlavaRegions(model).replace(config, checkpoint, filled_later, facts)
     model.__class__ = kind
     return model
 

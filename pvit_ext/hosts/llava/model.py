@@ -20,8 +20,8 @@ from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
+from pvit_ext.hosts.llava.model_regions import LlavaRegions, check_missing_tower
 from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
-from pvit_ext.hosts.llava.region_place import InnerPlace, check_missing_tower
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
@@ -50,7 +50,7 @@ class RegionMixin:
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
         with patched((TOWER_POINT,)), compat.vision_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        InnerPlace(self).create()
+        LlavaRegions(self).create()
 
     @classmethod
     def from_pretrained(
@@ -67,14 +67,14 @@ class RegionMixin:
         missing = compat.missing_keys(model, info)
         finish = finish_tower if isinstance(model.get_vision_tower(), VisionTower) else check_missing_tower
         finish(model, missing, path)
-        place = InnerPlace(model)
-        place.check_missing(missing, path)
-        place.finish(path)
+        own = LlavaRegions(model)
+        own.check_missing(missing, path)
+        own.finish(path)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
-        self._keys_to_ignore_on_save = InnerPlace(self).keys_to_ignore()
+        self._keys_to_ignore_on_save = LlavaRegions(self).keys_to_ignore()
         if kwargs.get("state_dict") is not None:
             kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
@@ -99,19 +99,19 @@ class RegionMixin:
         facts = None if folder is None else read_region_config(folder).facts
         with torch.random.fork_rng(devices=[]):  # --seed decides how they start, whatever ZeRO-3 drew on its way here
             torch.default_generator.manual_seed(torch.initial_seed())
-            InnerPlace(self).replace(config, folder or ".", filled_later=folder is not None, facts=facts)
+            LlavaRegions(self).replace(config, folder or ".", filled_later=folder is not None, facts=facts)
         if folder is not None:
             load_region_modules(self, folder)
 
     @property
     def region_config(self) -> RegionConfig | None:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
-        return None if (stored := InnerPlace(self).stored) is None else stored.config
+        return None if (stored := LlavaRegions(self).stored) is None else stored.config
 
     @property
     def region_module(self) -> RegionModule | None:
         """Encoder and projector as one module, or None; a view of the two that the inner model registers."""
-        return InnerPlace(self).module
+        return LlavaRegions(self).module
 
     def forward(
         self,

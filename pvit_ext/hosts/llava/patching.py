@@ -36,12 +36,12 @@ class PatchPoint:
 
     def current(self) -> Any:
         """What the name is bound to now."""
-        module, name = self._place()
+        module, name = self._locate()
         return getattr(module, name)
 
     def bind(self, value: Any) -> None:
         """Bind the name."""
-        module, name = self._place()
+        module, name = self._locate()
         setattr(module, name, value)
 
     def check(self) -> None:
@@ -58,7 +58,7 @@ class PatchPoint:
                 problem = f"missing {missing}" if missing else "in another order"
                 raise PatchError(f"{path}: expected parameters {list(parameters)}, found {names}; {problem}")
 
-    def _place(self) -> tuple[Any, str]:
+    def _locate(self) -> tuple[Any, str]:
         path, _, names = self.target.partition(":")
         try:
             holder: Any = importlib.import_module(path)

@@ -10,10 +10,10 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.model_regions import TransformersRegions
 from pvit_ext.hosts.transformers.placeholder import claim_token
 from pvit_ext.hosts.transformers.processor import give_regions
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
-from pvit_ext.hosts.transformers.region_place import OuterPlace
 
 
 def attach(
@@ -46,7 +46,7 @@ def attach(
 
     _check_model(model)
     _check_processor(model, processor)
-    OuterPlace(model).replace(config, checkpoint, filled_later, facts)
+    TransformersRegions(model).replace(config, checkpoint, filled_later, facts)
     if processor is not None:
         images = processor.image_processor
         token_id = claim_token(model, processor.tokenizer)

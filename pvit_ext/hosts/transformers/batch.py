@@ -54,22 +54,22 @@ class RegionBatch:
                 "regions were given without their images' region_sizes and region_views: pass all that "
                 "RegionProcessor returns, model(**processor(images=..., text=..., regions=...))"
             )
-        rows = [list(row or []) for row in regions]
-        for sample, row in enumerate(rows):
-            for number, region in enumerate(row):
+        per_sample = [list(own or []) for own in regions]
+        for sample, own in enumerate(per_sample):
+            for number, region in enumerate(own):
                 _check_region(region, len(sizes), f"sample {sample}, region {number}")
         shown = [ImageViews(*one) for one in views]  # plain tuples once the batch was moved to a device
-        return cls(rows, [(int(w), int(h)) for w, h in sizes], shown, list(extra or [None] * len(sizes)))
+        return cls(per_sample, [(int(w), int(h)) for w, h in sizes], shown, list(extra or [None] * len(sizes)))
 
     @property
     def counts(self) -> list[int]:
         """Regions of each sample."""
-        return [len(row) for row in self.regions]
+        return [len(own) for own in self.regions]
 
     @property
     def flat(self) -> list[ResolvedRegion]:
         """The M regions."""
-        return [region for row in self.regions for region in row]
+        return [region for own in self.regions for region in own]
 
 
 def _check_region(region: Region, images: int, name: str) -> None:

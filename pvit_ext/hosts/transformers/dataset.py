@@ -184,6 +184,6 @@ def _regions(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {key: [one for item in items for one in item[key]] for key in _OF_IMAGES}
     regions, first = [], 0
     for item in items:
-        regions += [[replace(one, image=first + one.image) for one in row] for row in item["regions"]]
+        regions += [[replace(one, image=first + one.image) for one in own] for own in item["regions"]]
         first += len(item["region_sizes"])
     return {"regions": regions, **joined}

@@ -33,8 +33,8 @@ class Dialogue:
     def expanded(self, token: str, times: int) -> Dialogue:
         """The same text with a token written several times wherever it stands."""
         added = (times - 1) * len(token)
-        places = (tuple(one + added * self.text.count(token, 0, one) for one in span) for span in self.answers)
-        return replace(self, text=self.text.replace(token, token * times), answers=tuple(places))
+        spans = (tuple(one + added * self.text.count(token, 0, one) for one in span) for span in self.answers)
+        return replace(self, text=self.text.replace(token, token * times), answers=tuple(spans))
 
 
 def message(role: str, text: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def align_right(tokens: Tensor, counts: Sequence[int]) -> Tensor:
         tokens: in the order of the samples.
         counts: regions of each of the B samples.
     """
-    rows = [one.flatten(0, 1).flip(0) for one in tokens.split(list(counts))]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).flip(1)  # (B, K, D)
+    samples = [one.flatten(0, 1).flip(0) for one in tokens.split(list(counts))]
+    return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True).flip(1)  # (B, K, D)
 
 
 def write_tokens(embeds: Tensor, here: Tensor, tokens: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
         ValueError: when parts do not fit together.
     """
     if kind.base is None or kind.folder is None:
-        return _load_whole(kind.path, call)
+        return _load_checkpoint(kind.path, call)
     if kind.projector:
         raise ValueError(f"{kind}, which is one of transformers' own: LLaVA's projector does not belong there")
     under = find_kind(kind.base)
@@ -93,7 +93,7 @@ def dtype_of(config: Any, call: LoadCall) -> torch.dtype:
     return torch.bfloat16 if halves and own == torch.bfloat16 else call.dtype
 
 
-def _load_whole(path: str, call: LoadCall) -> tuple[Any, Any]:
+def _load_checkpoint(path: str, call: LoadCall) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path)

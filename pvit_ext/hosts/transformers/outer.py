@@ -15,7 +15,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
 from pvit_ext.hosts.transformers.families import family_of
-from pvit_ext.hosts.transformers.region_place import OuterPlace
+from pvit_ext.hosts.transformers.model_regions import TransformersRegions
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.tokens.region_module import RegionModule
 
@@ -32,7 +32,7 @@ class OuterMixin:
         from pvit_ext.hosts.transformers.classes import adopt_inner
 
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        OuterPlace(self).create()
+        TransformersRegions(self).create()
         adopt_inner(self)
 
     @classmethod
@@ -51,14 +51,14 @@ class OuterMixin:
         """
         path = pretrained_model_name_or_path
         model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        place = OuterPlace(model)
-        place.check_missing(info["missing_keys"], path)
-        place.finish(path)
+        own = TransformersRegions(model)
+        own.check_missing(info["missing_keys"], path)
+        own.finish(path)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
-        self._keys_to_ignore_on_save = OuterPlace(self).keys_to_ignore()
+        self._keys_to_ignore_on_save = TransformersRegions(self).keys_to_ignore()
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> Any:
@@ -72,12 +72,12 @@ class OuterMixin:
     @property
     def region_config(self) -> RegionConfig | None:
         """The checkpoint's :class:`RegionConfig`."""
-        return None if (stored := OuterPlace(self).stored) is None else stored.config
+        return None if (stored := TransformersRegions(self).stored) is None else stored.config
 
     @property
     def region_module(self) -> RegionModule | None:
         """Encoder and projector as one module; a view of the two children."""
-        return OuterPlace(self).module
+        return TransformersRegions(self).module
 
     @torch.no_grad()
     def generate(

@@ -147,18 +147,18 @@ class ProcessorRegions:
             first += count
         tiled = self.encoder.reads_tiles
         seen = [(view.tiles if tiled and view.tiles else view.base) for view in views]
-        self.samples.check([region for row in regions for region in row], seen, sizes)
+        self.samples.check([region for own in regions for region in own], seen, sizes)
         extra = [one for sample in prepared for one in sample.extra]
         # Plain tuples: BatchFeature.to() and the Trainer make tuples of one generator, which named ones refuse.
         plain = [tuple(view) for view in views]
         return {"regions": regions, "region_sizes": list(sizes), "region_views": plain, "region_extra": extra}
 
 
-def check_truncation(rows: Any, prepared: Sequence[RegionSample], token_id: int, positions: int) -> None:
+def check_truncation(ids_by_text: Any, prepared: Sequence[RegionSample], token_id: int, positions: int) -> None:
     """Refuse ids that lack a region's position.
 
     Args:
-        rows: ids of each text.
+        ids_by_text: ids of each text.
         prepared: the samples.
         token_id: of ``<region>``.
         positions: S.
@@ -166,9 +166,11 @@ def check_truncation(rows: Any, prepared: Sequence[RegionSample], token_id: int,
     Raises:
         RegionError: naming the sample.
     """
-    if len(rows) != len(prepared):
-        raise RegionError(f"{len(prepared)} texts became {len(rows)} rows of ids: regions need one row for each text")
-    for number, (ids, sample) in enumerate(zip(rows, prepared, strict=True)):
+    if len(ids_by_text) != len(prepared):
+        raise RegionError(
+            f"{len(prepared)} texts became {len(ids_by_text)} rows of ids: regions need one row for each text"
+        )
+    for number, (ids, sample) in enumerate(zip(ids_by_text, prepared, strict=True)):
         found, wanted = [int(one) for one in ids].count(token_id), positions * len(sample.regions)
         if found != wanted:
             raise RegionError(

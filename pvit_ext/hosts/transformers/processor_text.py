@@ -21,19 +21,19 @@ def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> lis
     """
     if isinstance(regions, Region):
         raise RegionError("regions is one Region: give a list of them for each text, regions=[[Region.box(...)]]")
-    rows = list(regions or [])
-    if len(texts) == 1 and any(isinstance(one, Region) for one in rows):
-        rows = [rows]
-    rows = rows or [None] * len(texts)
-    if len(rows) != len(texts):
+    lists = list(regions or [])
+    if len(texts) == 1 and any(isinstance(one, Region) for one in lists):
+        lists = [lists]
+    lists = lists or [None] * len(texts)
+    if len(lists) != len(texts):
         raise RegionError(
-            f"regions holds {len(rows)} lists for {len(texts)} texts: give one list (or None) for each text"
+            f"regions holds {len(lists)} lists for {len(texts)} texts: give one list (or None) for each text"
         )
-    for sample, row in enumerate(rows):
-        for number, one in enumerate(row or ()):
+    for sample, own in enumerate(lists):
+        for number, one in enumerate(own or ()):
             if not isinstance(one, Region):
                 raise RegionError(f"sample {sample}, region {number} is a {type(one).__name__}; give Region.box(...)")
-    return [list(row or ()) for row in rows]
+    return [list(own or ()) for own in lists]
 
 
 def images_per_text(processor: Any, texts: Sequence[str], images: Any) -> list[int]:
@@ -47,9 +47,9 @@ def images_per_text(processor: Any, texts: Sequence[str], images: Any) -> list[i
     token = processor.image_token
     counts, flat = [text.count(token) for text in texts], _flat(images)
     if isinstance(images, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in images):
-        for sample, (row, count) in enumerate(zip(images, counts, strict=False)):
-            if len(_flat(row)) != count:
-                raise RegionError(f"sample {sample}: {count} {token} in its text, {len(_flat(row))} images")
+        for sample, (own, count) in enumerate(zip(images, counts, strict=False)):
+            if len(_flat(own)) != count:
+                raise RegionError(f"sample {sample}: {count} {token} in its text, {len(_flat(own))} images")
     if sum(counts) != len(flat):
         raise RegionError(
             f"{sum(counts)} {token} in {len(texts)} text(s), {len(flat)} images: a text has one for each image"
@@ -103,4 +103,4 @@ def _as_text(item: Any, regions: list[Region]) -> Any:
 def _flat(images: Any) -> list[Any]:
     if images is None:
         return []
-    return [one for row in images for one in _flat(row)] if isinstance(images, (list, tuple)) else [images]
+    return [one for part in images for one in _flat(part)] if isinstance(images, (list, tuple)) else [images]

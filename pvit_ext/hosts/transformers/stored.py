@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import read_json
-from pvit_ext.hosts.region_place import stored_regions
+from pvit_ext.hosts.model_regions import stored_regions
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.hosts.transformers.facts import HostFacts
 from pvit_ext.hosts.transformers.families import family_of

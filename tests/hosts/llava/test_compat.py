@@ -64,8 +64,8 @@ def test_tensors_with_a_storage_of_their_own_are_not_copied() -> None:
 def test_auto_prefetch_bucket_is_an_integer() -> None:
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-    compat.zero3_bucket_is_whole()
-    compat.zero3_bucket_is_whole()
+    compat.zero3_bucket_is_integer()
+    compat.zero3_bucket_is_integer()
     config = HfTrainerDeepSpeedConfig({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": "auto"}})
     config.fill_only("zero_optimization.stage3_prefetch_bucket_size", 0.9 * 48 * 48)
     assert config.config["zero_optimization"]["stage3_prefetch_bucket_size"] == 2073

@@ -25,7 +25,7 @@ def stored_regions(config: Any) -> StoredRegions | None:
     return None if values is None else regions_from_json(values)
 
 
-class RegionPlace(ABC):
+class ModelRegions(ABC):
     """The region modules of a host's model, which may be stock and have none yet.
 
     Args:

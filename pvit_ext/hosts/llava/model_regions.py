@@ -1,4 +1,4 @@
-"""The place of region modules in a LLaVA, and the vision tower that its checkpoint may hold."""
+"""The region modules of a LLaVA, and the vision tower that its checkpoint may hold."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from pvit_ext.hosts.region_place import RegionPlace
+from pvit_ext.hosts.model_regions import ModelRegions
 
 logger = logging.getLogger(__name__)
 
 
-class InnerPlace(RegionPlace):
-    """Children of LLaVA's inner model, as its projector is; see :class:`~pvit_ext.hosts.region_place.RegionPlace`."""
+class LlavaRegions(ModelRegions):
+    """Children of LLaVA's inner model, as its projector is; see :class:`~pvit_ext.hosts.model_regions.ModelRegions`."""
 
     @property
     def holder(self) -> Any:

@@ -1,4 +1,4 @@
-"""The place of region modules in a model of transformers'.
+"""The region modules of a model of transformers'.
 
 They belong to the outer model: inside the inner one, the key mappings of some families (Qwen's) would rename them.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.hosts.region_place import RegionPlace
+from pvit_ext.hosts.model_regions import ModelRegions
 from pvit_ext.hosts.transformers.families import family_of
 
 
-class OuterPlace(RegionPlace):
-    """Children of the outer model; see :class:`~pvit_ext.hosts.region_place.RegionPlace`."""
+class TransformersRegions(ModelRegions):
+    """Children of the outer model; see :class:`~pvit_ext.hosts.model_regions.ModelRegions`."""
 
     prefix = ""
 
