@@ -1,7 +1,7 @@
 """Regions as inputs beside the image, for LLaVA: ask about a box, mask, point, polygon or scribble.
 
 Importing this package loads neither torch nor LLaVA: each public name below is imported from its module on first use.
-After it transformers' Auto classes load folders with regions as what they are; all else they load as before.
+Afterwards transformers' Auto classes load folders with regions as region classes, and all else as before.
 """
 
 from __future__ import annotations

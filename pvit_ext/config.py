@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 CONFIG_KEY = "pvit_ext"
 FORMAT = 1
-"""Of the nested key and the region tensors; what was written before formats were counted reads as 1."""
+"""Of the nested key and the region tensors; files that name no format have this one."""
 
 PROJECTORS = ("linear", "mlp2x_gelu")
 
@@ -46,7 +46,7 @@ class RegionConfig:
     encoder_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "JSON object for the encoder"})
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
-        """The same with every default decided for an encoder of this many tokens per region.
+        """The same config with every default decided for an encoder.
 
         Args:
             tokens_per_region: T of the encoder.
@@ -70,7 +70,7 @@ class RegionConfig:
         return replace(self, delimiters=False)
 
     def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
-        """The same with what stays of the config that it replaces in a model.
+        """The same config, with what a model keeps of the config that it replaces.
 
         Args:
             before: of the model until now.
@@ -114,12 +114,12 @@ def options() -> list[Option]:
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What an encoder reported when it was built, and its weights file when it was read.
+    """What an encoder reported when it was built, and the checksum of its weights file.
 
     Args:
         feature_dim: C.
         tokens_per_region: T.
-        weights_sha256: of the weights file; another file of the same name is an error. None while none was read.
+        weights_sha256: of the weights file; another file of the same name is an error. None before one was read.
     """
 
     feature_dim: int

@@ -1,4 +1,4 @@
-"""Several processes at work: parameters that ZeRO-3 has partitioned, and passes that every rank has to make."""
+"""Work of several processes: parameters that ZeRO-3 has partitioned, and passes that every rank has to make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def gathered(parameters: Sequence[Tensor], write: bool = False) -> Any:
 
     Args:
         parameters: to be whole inside the block.
-        write: what rank 0 writes to them stays.
+        write: keep what rank 0 writes to them.
     """
     partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not partitioned:
@@ -27,8 +27,8 @@ def gathered(parameters: Sequence[Tensor], write: bool = False) -> Any:
 def most_passes(own: int, parameter: Tensor) -> int:
     """How often every rank has to run a module that this one would run ``own`` times: more often only under ZeRO-3.
 
-    There each run of a module gathers its parameters from all ranks, and a rank that runs it less often than another
-    leaves that one waiting (seen with deepspeed 0.19.8 and two ranks: gloo aborts, NCCL would hang).
+    Under ZeRO-3 each run of a module gathers its parameters from all ranks. A rank that runs it less often than another
+    lets that one wait (seen with deepspeed 0.19.8 and two ranks: gloo aborts, NCCL would hang).
 
     Args:
         own: runs on this rank.

@@ -24,7 +24,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     old file is untouched and the temporary one is gone.
 
     Args:
-        path: where the file shall be.
+        path: of the file.
 
     Yields:
         The path to write to: an empty file with the same suffix.
@@ -47,7 +47,7 @@ def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     """Fill a new folder under a temporary name beside it; it takes the real name, synced, only if the block succeeds.
 
     Args:
-        path: where the folder shall be; it does not exist yet, or is empty.
+        path: of the folder, which does not exist yet, or is empty.
         size: bytes that will be written.
 
     Yields:
@@ -123,9 +123,9 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A short mark of a file's size and bytes, in hex: of 4,096 evenly spaced pieces of it where it is large.
+    """A short hash of a file's size and bytes, in hex; of a large file it takes 4,096 evenly spaced pieces.
 
-    For telling one model's weights from another's: training moves nearly all of them, a few bytes may escape.
+    It tells one model's weights from another's: training changes nearly all of them. A few changed bytes may escape it.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -138,7 +138,7 @@ def fingerprint(path: Path) -> str:
 
 
 def absolute(name: str) -> str:
-    """A name that means the same in every working folder: that of a local file or folder made absolute, others kept.
+    """A name that means the same in every working folder: the absolute path of a local file or folder, others as given.
 
     Args:
         name: path, or the hub's name of a checkpoint.
@@ -148,7 +148,7 @@ def absolute(name: str) -> str:
 
 
 def sync(path: Path) -> None:
-    """Have a file's or folder's contents written to the disk."""
+    """Write a file's or folder's contents to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -45,7 +45,7 @@ def ask(
         a list of one answer per query; with ``num_return_sequences`` above 1, of one list of answers per query.
 
     Raises:
-        RegionError: naming the query; what prompt, regions and image size tell is checked before anything is generated.
+        RegionError: naming the query; prompts, regions and image sizes are checked before anything is generated.
         TypeError: for arguments that ask sets itself, or that return more than text.
     """
     _check(queries, batch_size, generate_kwargs)
@@ -100,7 +100,7 @@ def _host(model: Any) -> ModelHost:
 
 
 def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
-    """What would end far from its cause: other objects than ask's, and arguments of generate that it cannot pass on."""
+    """Refuse what would fail far from its cause: other objects than ask's, and arguments that it cannot pass on."""
     if not isinstance(queries, (list, tuple)):
         raise TypeError(f"queries is {describe(queries)}; give a list: [Query(image, text, regions)]")
     for number, query in enumerate(queries):
@@ -118,7 +118,7 @@ def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
 def _check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
     """Name the query and what to do, before any is run; the model itself would name a sample of its batch."""
     with_regions = next((prompt.name for prompt in prompts if prompt.regions), None)
-    if with_regions is not None and getattr(model, "region_module", model) is None:  # a host may have another place
+    if with_regions is not None and getattr(model, "region_module", model) is None:  # a host may keep it elsewhere
         raise RegionError(
             f"{with_regions}: regions were given, but the model has no region encoder: load a checkpoint that has one, "
             "make one (pvit-ext swap CHECKPOINT --encoder NAME --out DIR), or pvit_ext.attach(model, ...) one"
@@ -142,7 +142,7 @@ def _options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, A
 
 @contextmanager
 def _naming_queries(first: int) -> Iterator[None]:
-    """The model counts the samples of a batch from 0."""
+    """Name the first query of a batch in its errors, whose samples the model counts from 0."""
     try:
         yield
     except RegionError as error:

@@ -105,7 +105,7 @@ def fill_placeholders(
 
 
 def number_regions(texts: Sequence[str]) -> list[str]:
-    """The texts with ``[1]``, ``[2]``, ... for their ``<region>``, counted through all, as in the picture."""
+    """The texts with ``[1]``, ``[2]``, ... for their ``<region>``, counted through all, as in the drawn image."""
     numbers = itertools.count(1)
     return [re.sub(REGION_PLACEHOLDER, lambda _: f"[{next(numbers)}]", text) for text in texts]
 

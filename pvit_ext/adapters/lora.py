@@ -52,12 +52,12 @@ def check_adapter_files(folder: Path) -> bool:
     if not read_json(Path(folder, CONFIG_FILE)).get("adapter"):
         return False
     if missing := [name for name in (ADAPTER_CONFIG, NON_LORA_FILE) if not Path(folder, name).is_file()]:
-        raise FileNotFoundError(f"{folder} is what an interrupted LoRA run left, {missing} are missing: resume the run")
+        raise FileNotFoundError(f"{folder} is of an interrupted LoRA run, {missing} are missing: resume the run")
     return True
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """Load what a LoRA run trained into its base model: whole weights first, then the adapter, merged.
+    """Load what a LoRA run trained into its base model: first what trained beside the adapter, then that, merged.
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.
@@ -111,7 +111,7 @@ def load_whole_weights(model: Any, folder: str | Path, prefix: str = "") -> None
     Args:
         model: base model, or peft's wrapper around it.
         folder: with :data:`NON_LORA_FILE`.
-        prefix: of the names in the file that those of the model lack.
+        prefix: of the file's names, which the model's lack.
 
     Raises:
         ValueError: when the folder trains a tensor that the model lacks.

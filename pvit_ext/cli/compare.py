@@ -13,12 +13,12 @@ COMPARISON = Path("examples/compare/run.py")
 def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
     parser = commands.add_parser("compare", help="train every region encoder on a small world; needs a checkout")
-    parser.add_argument("--encoders", metavar="A,B", help="rows to train, default all")
+    parser.add_argument("--encoders", metavar="A,B", help="rows of the table to train, default all")
     parser.add_argument("--budget", default="full", help="full, small, or a part of the full one such as 0.02")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="default %(default)s")
-    parser.add_argument("--pages", type=Path, metavar="DIR", help="where table, CSV and plot go, default --output")
-    parser.add_argument("--fresh", action="store_true", help="train rows again that are there")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes")
+    parser.add_argument("--pages", type=Path, metavar="DIR", help="folder for table, CSV and plot, default --output")
+    parser.add_argument("--fresh", action="store_true", help="train finished rows again")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     parser.set_defaults(handler=run)
 
 

@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
         help="store what frozen towers make of the images of a training file",
         description="Store what frozen towers make of each image, for training with --region_cache DIR: with --run "
         "the model's vision tower and the region encoder's own, by the flags of the run; without, the region encoder's "
-        "own alone. Boxes may still move. DIR appears when it is complete; an interrupted call goes on where it stood. "
-        "Bytes per image and in all are printed first.",
+        "own alone. Boxes may still move. DIR appears when it is complete; an interrupted call continues where it "
+        "stopped. Bytes per image and in all are printed first.",
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the training file; without --run")
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="without --run")
@@ -32,11 +32,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),
-        help="that the run will compute in: bfloat16 (default) with --bf16, float32 without",
+        help="in which the run will compute: bfloat16 (default) with --bf16, float32 without",
     )
-    parser.add_argument("--device", default="cpu", help="that the towers run on, such as cuda (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="for the towers, such as cuda (default %(default)s)")
     parser.add_argument(
-        "--threads", type=count, metavar="N", help="of torch in each worker (default torch's own number)"
+        "--threads", type=count, metavar="N", help="torch's threads in each worker (default torch's own number)"
     )
     add_map_options(parser)
     parser.add_argument(

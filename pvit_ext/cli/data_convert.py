@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
         help="turn COCO, VOC, YOLO and other annotations into a training file",
         description="Turn annotations into JSON Lines that train. FORMAT is a name of --formats, or `auto`. FILE "
         "appears when it is complete, with FILE.report.json and FILE.dropped.jsonl, which say what was left out and "
-        "why. An interrupted conversion goes on where it stood.",
+        "why. An interrupted conversion continues where it stopped.",
     )
     parser.add_argument("format", nargs="?", metavar="FORMAT")
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
@@ -35,14 +35,18 @@ def add(commands: Any) -> None:
     parser.add_argument("--tasks", action="store_true", help="list the tasks and what they need, and stop")
     parser.add_argument("--negatives", action="store_true", help="also ask about what is not there, with the answer")
     parser.add_argument(
-        "--box_jitter", type=float, default=0.0, metavar="PART", help="move each side of a box by up to this part of it"
+        "--box_jitter",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="move each side of a box by up to this part of its size",
     )
     parser.add_argument(
         "--box_text", default="fractions", metavar="NAME", help="boxes in answers: fractions, thousandths or pixels"
     )
     add_leak_options(parser)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the format")
-    parser.add_argument("--seed", type=int, default=0, help="chooses among the questions' wordings (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of wordings (default 0)")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
     parser.add_argument("--boxes", action="store_true", help="write the box around a mask or outline instead of it")
     parser.add_argument("--no-source", action="store_true", help="keep only conversations and regions in the records")

@@ -18,18 +18,20 @@ def add(commands: Any) -> None:
         "generate",
         help="have a language model write questions and answers about annotated regions",
         description="Write training records by the strategies of PVIT, with any OpenAI-compatible endpoint. Every "
-        "reply goes into a ledger at once: the same command goes on where it was stopped, and pays for no call twice.",
+        "reply goes into a ledger at once: the same command continues where it stopped, and pays for no call twice.",
     )
     parser.add_argument("file", metavar="FILE", help="records with image, regions, and labels, captions or source")
     parser.add_argument("--captions", metavar="FILE", help="more captions: records with the same images")
     parser.add_argument("--image-folder", required=True, metavar="DIR")
     parser.add_argument("--out", required=True, metavar="FILE", help="the records, JSON Lines")
-    parser.add_argument("--strategy", metavar="NAMES", help="with commas, default all; see the documentation")
-    parser.add_argument("--turns", type=_turns, metavar="N or N-M", help="of a dialogue, default 1, or 3-5 multi-turn")
+    parser.add_argument("--strategy", metavar="NAMES", help="strategies, separated by commas; default all")
+    parser.add_argument(
+        "--turns", type=_turns, metavar="N or N-M", help="turns of a dialogue, default 1, or 3-5 multi-turn"
+    )
     parser.add_argument("--limit", type=count, metavar="N", help="only the first N images")
     parser.add_argument("--sample", type=count, metavar="N", help="make N, show them as OUT.sample.html, and stop")
     parser.add_argument("--estimate", action="store_true", help="print what it will take, and stop")
-    parser.add_argument("--ledger", metavar="FILE", help="of all calls, default OUT.ledger.jsonl")
+    parser.add_argument("--ledger", metavar="FILE", help="file of all calls, default OUT.ledger.jsonl")
     parser.add_argument("--skip-failed", action="store_true", help="write OUT without jobs whose calls had no reply")
     parser.add_argument("--batch", metavar="DIR", help="write the batch API's files to DIR, read DIR/results")
     _add_model(parser)
@@ -41,15 +43,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=True, metavar="NAME")
     group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1, default OpenAI's")
-    group.add_argument("--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable")
+    group.add_argument(
+        "--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable of the key"
+    )
     group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
-    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side when sent")
+    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side of a sent image")
     group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
     group.add_argument("--temperature", type=float, help="default the endpoint's own")
     group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--max-tokens", type=count, default=1500, metavar="N", help="of a reply")
+    group.add_argument("--max-tokens", type=count, default=1500, metavar="N", help="most tokens of a reply")
     group.add_argument(
-        "--max-tokens-name", choices=("max_tokens", "max_completion_tokens"), help="default by --base-url"
+        "--max-tokens-name",
+        choices=("max_tokens", "max_completion_tokens"),
+        help="what the endpoint calls that limit, default by --base-url",
     )
     group.add_argument("--extra", type=json_object, default={}, metavar="JSON", help="further keys of each request")
 
@@ -60,11 +66,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add_map_options(group)
     group.add_argument("--requests-per-minute", type=_positive, metavar="N")
     group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
-    group.add_argument("--price-in", type=_positive, metavar="P", help="of a million tokens of prompts")
-    group.add_argument("--price-out", type=_positive, metavar="P", help="of a million tokens of replies")
-    group.add_argument("--max-cost", type=_positive, metavar="C", help="over all runs of the ledger")
-    group.add_argument("--timeout", type=_positive, default=120.0, metavar="S", help="of one try")
-    group.add_argument("--tries", type=count, default=6, metavar="N", help="of one call")
+    group.add_argument("--price-in", type=_positive, metavar="P", help="price of a million tokens of prompts")
+    group.add_argument("--price-out", type=_positive, metavar="P", help="price of a million tokens of replies")
+    group.add_argument("--max-cost", type=_positive, metavar="C", help="limit of the cost of all runs of the ledger")
+    group.add_argument("--timeout", type=_positive, default=120.0, metavar="S", help="seconds for one try")
+    group.add_argument("--tries", type=count, default=6, metavar="N", help="most tries of one call")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,22 +25,30 @@ def add(commands: Any) -> None:
         "mix",
         help="mix training files by weights, counts and tasks",
         description="Mix training files as a YAML file says, or as the paper did (--preset). FILE appears when it is "
-        "complete, with FILE.report.json and FILE.dropped.jsonl. A run that was interrupted goes on where it stood.",
+        "complete, with FILE.report.json and FILE.dropped.jsonl. An interrupted run continues where it stopped.",
     )
     parser.add_argument("mix", nargs="?", type=Path, metavar="MIX.yaml")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
     parser.add_argument("--preset", metavar="NAME", help="a mixture of the paper, see --presets")
     parser.add_argument("--presets", action="store_true", help="list the presets and their sources, and stop")
     parser.add_argument(
-        "--source", action="append", default=[], metavar="NAME=FILE", help="a file of a preset's source; also several"
+        "--source",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a file of a preset's source; may be repeated",
     )
     parser.add_argument(
-        "--images", action="append", default=[], metavar="NAME=DIR", help="put before the images' names of a source"
+        "--images",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="folder to put before the image names of a source",
     )
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave out a preset's source")
     parser.add_argument("--seed", type=int, help="chooses which records are taken (default the file's, or 0)")
     parser.add_argument(
-        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="survive up to N bad records"
+        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="pass over up to N bad records"
     )
     add_leak_options(parser)
     parser.set_defaults(handler=run)

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--image-folder", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for index.html")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="records on the page (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws them where the file has more (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed that draws them where the file has more (default 0)")
     parser.add_argument(
         "--side", type=int, default=512, metavar="PIXELS", help="longer side of an image (default %(default)s)"
     )

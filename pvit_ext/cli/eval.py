@@ -24,21 +24,21 @@ def add(commands: Any) -> None:
         "eval",
         help="measure a model on a benchmark, or on your own set",
         description="Ask a model all questions of a task, greedily, and score the answers. DIR gets predictions.jsonl, "
-        "metrics.json, metrics.md and report.html; the same command goes on where it was stopped. Several processes "
+        "metrics.json, metrics.md and report.html; the same command continues where it stopped. Several processes "
         "share the work under a launcher: torchrun --nproc_per_node 8 -m pvit_ext.cli eval ...",
     )
     parser.add_argument("task", nargs="?", metavar="TASK", help="a name of --tasks")
     parser.add_argument("--tasks", action="store_true", help="list the tasks and their settings, and stop")
     parser.add_argument("--data", type=Path, metavar="FILE", help="the task's file or folder")
-    parser.add_argument("--image-folder", metavar="DIR", help="that its images lie in")
+    parser.add_argument("--image-folder", metavar="DIR", help="folder of its images")
     parser.add_argument("--out", type=Path, metavar="DIR", help="answers and results")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task")
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
-    parser.add_argument("--seed", type=int, default=0, help="of --limit and of the cases shown (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --limit and of the cases shown (default 0)")
     parser.add_argument(
         "--lmms-eval",
         action="store_true",
-        help="write the task into DIR as one of lmms-eval, and stop; see --include_path there",
+        help="write the task into DIR in lmms-eval's form, for its --include_path, and stop",
     )
     parser.add_argument("--report-to", choices=TRACKERS, help="also send the results to a tracker")
     _add_model(parser)
@@ -55,7 +55,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--arm", choices=("regions", "image", "text", "marks"), help="how regions are shown, default the checkpoint's"
     )
-    group.add_argument("--region-words", metavar="TEXT", help="for a region in the arm image, default: the object")
+    group.add_argument(
+        "--region-words", metavar="TEXT", help="words for a region with --arm image, default: the object"
+    )
     group.add_argument("--batch-size", type=count, metavar="N", help=f"default {BATCH_SIZE}")
     group.add_argument("--max-new-tokens", type=count, metavar="N", help="default the task's")
     group.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
@@ -67,18 +69,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("an external model, as a baseline")
     group.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible, such as http://localhost:8000/v1")
-    group.add_argument("--endpoint-model", metavar="NAME", help="its name there; without --endpoint at OpenAI's")
-    group.add_argument("--api-key-name", metavar="NAME", help=f"environment variable, default {KEY_NAME}")
+    group.add_argument("--endpoint-model", metavar="NAME", help="its name there; without --endpoint, at OpenAI")
+    group.add_argument("--api-key-name", metavar="NAME", help=f"environment variable of the key, default {KEY_NAME}")
     group.add_argument("--concurrency", type=count, metavar="N", help=f"calls at a time, default {CONCURRENCY}")
     group.add_argument(
-        "--image-side", type=count, metavar="PIXELS", help=f"longer side when sent, default {IMAGE_SIDE}"
+        "--image-side", type=count, metavar="PIXELS", help=f"longer side of a sent image, default {IMAGE_SIDE}"
     )
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("who judges, for the tasks that say so (also --concurrency, --image-side)")
     group.add_argument("--judge-model", metavar="NAME", help="every score is told with it")
-    group.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible; without it at OpenAI's")
+    group.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible; without it, at OpenAI")
     group.add_argument("--judge-key-name", metavar="NAME", help=f"environment variable, default {KEY_NAME}")
     group.add_argument("--judge-replies", type=Path, metavar="FILE", help="its stored replies; no calls are made")
 
@@ -152,7 +154,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.endpoint_model is None and (args.judge_model is None or args.judge_replies is not None):
         _refuse(args, _OF_CALLS, "where no endpoint is called")
     if args.region_words is not None and args.arm != "image":
-        raise ValueError("--region-words is what stands for a region in --arm image: name that arm, or leave it out")
+        raise ValueError("--region-words stands for a region in --arm image: name that arm, or leave it out")
     if args.answers is not None and not args.answers.is_file():
         raise ValueError(f"--answers {args.answers}: there is no such file")
 

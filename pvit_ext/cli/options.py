@@ -158,7 +158,7 @@ def check_leak_options(args: argparse.Namespace) -> None:
 def add_map_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the flags of a command that is a map over the items of its source: who does it, and how much may be bad."""
     parser.add_argument(
-        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="survive up to N bad items"
+        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="pass over up to N bad items"
     )
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(

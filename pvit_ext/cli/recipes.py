@@ -1,4 +1,4 @@
-"""``pvit-ext recipes``: the training recipes, put into a folder of the user's."""
+"""``pvit-ext recipes``: the training recipes, copied into a folder of the user's."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ def add(commands: Any) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint, with regions or without")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     add_region_options(parser, required=("encoder",))
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the new modules' random values, default 0")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the new modules' random values, default 0"
+    )
     parser.set_defaults(handler=run)
 
 

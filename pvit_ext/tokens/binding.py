@@ -25,9 +25,9 @@ def bind_to_images(
     regions: Sequence[Sequence[Region] | None],
     image_sizes: Sequence[Size] | None,
 ) -> BoundRegions:
-    """Give every region its image in the batch; resolve those that are not.
+    """Give every region its image in the batch, and resolve the unresolved ones.
 
-    LLaVA lets a sample without ``<image>`` consume one (dummy) image all the same; so does the count here.
+    As in LLaVA, a sample without ``<image>`` consumes one (dummy) image.
 
     Raises:
         RegionError: naming the sample, for wrong counts, text-only samples with regions, or a bad region.

@@ -24,7 +24,7 @@ def load_encoder_file(
     Args:
         encoder: to be filled.
         config: with the file's path or name.
-        facts: with the file's checksum, or None to take it as it is.
+        facts: with the file's checksum; without one, any file is taken.
         checkpoint: folder in which a relative path is looked up too.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The region processor: images, texts and regions of one sample -> what tokenizer, vision tower and model get of them.
+"""The region processor: images, texts and regions of one sample -> what tokenizer, vision tower and model get.
 
 Asking, training, evaluation and serving all prepare their samples here, whatever the host.
 """
@@ -51,7 +51,7 @@ class RegionSample:
     """One sample as tokenizer, image processor and model get it.
 
     Args:
-        images: as the vision tower shall see them.
+        images: as the vision tower sees them.
         texts: with ``<region>`` for each region that the model gets, and the encoder's words for the others.
         regions: that the model gets, in the order of their placeholders.
         sizes: (width, height) of each upright image.
@@ -72,7 +72,7 @@ class RegionProcessor:
     Args:
         encoder: the model's, or None for a model without regions.
         positions_per_region: S, positions of the prompt that one region takes.
-        stored_maps: what the encoder's own tower made of the images before, so that it needs none of their pixels.
+        stored_maps: maps that the encoder's own tower made of the images before; it then needs none of their pixels.
     """
 
     encoder: RegionEncoder | None = None
@@ -108,7 +108,7 @@ class RegionProcessor:
         return self.show(self.prompt(texts, regions, [image.size for image in images], name), images)
 
     def prompt(self, texts: Sequence[str], regions: Sequence[Region], sizes: Sequence[Size], name: str) -> RegionPrompt:
-        """Everything about a sample that needs no pixels.
+        """Prepare everything about a sample that needs no pixels.
 
         Args:
             texts: with one ``<region>`` for each region, or PVIT's inline markup, counted through all texts.
@@ -170,7 +170,7 @@ class RegionProcessor:
         return {STORED: torch.tensor(self.stored_maps.number(name))}
 
     def check(self, regions: Sequence[ResolvedRegion], views: Sequence[View], sizes: Sequence[Size]) -> None:
-        """Refuse in data workers, where a sample can be named and replaced, what would end a step of training.
+        """Refuse what would end a step of training; in data workers the sample can still be named and replaced.
 
         Args:
             regions: of one sample.

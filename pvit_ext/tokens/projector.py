@@ -24,7 +24,7 @@ class BoxEmbedding(nn.Linear):
         self.reset()
 
     def reset(self) -> None:
-        """Back to zero."""
+        """Set it to zero."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 

@@ -37,7 +37,7 @@ class Query:
     history: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        """A stream is read once, here: its size and its pixels are asked for at different times."""
+        """Read a stream once: its size and its pixels are asked for at different times."""
         self.image = [_read(one) for one in self.image] if isinstance(self.image, (list, tuple)) else _read(self.image)
 
     def load_images(self) -> list[Image.Image]:
@@ -66,7 +66,7 @@ class Query:
         """The regions given beside the text.
 
         Raises:
-            RegionError: naming the query and the region that is none.
+            RegionError: naming the query and what is no region.
         """
         given = _plain(self.regions)
         if given is None:

@@ -1,4 +1,4 @@
-"""Regions to tokens in one module, encoder and projector, which a config makes without any model around it."""
+"""Encoder and projector as one module, from regions to tokens; a config makes it without any model around it."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class RegionModule(nn.Module):
         return encoder
 
     def freeze(self) -> None:
-        """Freeze an encoder that no stage trains, and put it into eval mode; the opposite transformers may have set."""
+        """Freeze an encoder that no stage trains, and put it into eval mode; transformers may have undone both."""
         if (encoder := self.region_encoder) is not None:
             encoder.requires_grad_(not encoder.frozen).eval()
 
@@ -204,7 +204,7 @@ class RegionModule(nn.Module):
         return others
 
     def has_encoder_of(self, config: RegionConfig, sha256: str | None = None) -> bool:
-        """Whether this module's encoder is there and the one that a config names.
+        """Whether this module's encoder is there, and is the one that a config names.
 
         Args:
             config: may name another.
@@ -225,7 +225,7 @@ def successor(
     filled_later: bool = False,
     placement: dict[str, Any] | None = None,
 ) -> RegionModule:
-    """The region module of a config, in place of an old one, of which it keeps what fits.
+    """The region module of a config, which replaces an old one and keeps what fits of it.
 
     Args:
         old: its encoder stays if the config names the same one, parts of its projector where their shapes fit.
@@ -241,7 +241,7 @@ def successor(
         FileNotFoundError: listing where the weights file was looked for.
         ValueError: when the encoder cannot be built, or the file's checksum is another.
     """
-    if config.weights is not None:  # a relative name of a file here would be another one elsewhere
+    if config.weights is not None:  # from another folder, a relative name would be another file
         config = replace(config, weights=absolute(config.weights))
     kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
     encoder = kept if kept is not None else build_region_encoder(config, tower_config)

@@ -55,8 +55,8 @@ def save_region_modules(
 def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     """Load what :func:`save_region_modules` wrote into a model whose region modules exist.
 
-    A box embedding that the model has and the file lacks keeps its zeros (stage 2 adds it); every other difference
-    is an error.
+    A box embedding or cross layers that the file lacks stay as they are (a stage adds them); every other difference is
+    an error.
 
     Args:
         model: with regions attached.
@@ -121,7 +121,7 @@ def copy_state(tensors: dict[str, Tensor], own: dict[str, Tensor], path: Path, o
         tensors: of the file.
         own: of the model, by the same names.
         path: the file, for messages.
-        optional: beginnings of names of which the file may have none.
+        optional: prefixes of names; the file may have none of one.
 
     Raises:
         ValueError: listing every other difference; nothing is copied then.

@@ -42,12 +42,12 @@ REGION_TENSORS = {
     "model.prompt_projector.": "region_projector.features.",
     BOX_EMBEDDING: "region_projector.box_embedding.",
 }
-"""Beginnings of names, the original's and ours."""
+"""Prefixes of names, the original's and ours."""
 UNNEEDED = {
     ".rotary_emb.inv_freq": "computed from the config",
     "model.vision_tower.": "read from the tower's own files",
 }
-"""Parts of names that a LLaVA checkpoint does without, and why."""
+"""Parts of the names of tensors that a LLaVA checkpoint does not need, and why."""
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class _Merge:
             _check_base(original, base, names)
 
     def names_in(self, shard: Shard) -> list[str]:
-        """This shard's, one shard of the base after the other."""
+        """The names in this shard, in the order of the base's shards."""
         names = [name for name in self.names if self.original.tensors[name] is shard]
         return sorted(names, key=lambda name: str(self.added[name].path) if name in self.added else "")
 

@@ -79,6 +79,6 @@ def _stored_dtype(path: str) -> str:
 
 
 def _sample_where_asked(config: Any) -> None:
-    """Vicuna's generation_config has a temperature without ``do_sample``, which transformers refuses to write."""
+    """Set ``do_sample`` beside a temperature: transformers refuses to save Vicuna's generation_config without."""
     if config is not None and (config.temperature not in (None, 1.0) or config.top_p not in (None, 1.0)):
         config.do_sample = True

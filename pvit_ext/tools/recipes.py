@@ -45,5 +45,5 @@ def _differs(path: Path, source: Path) -> bool:
 def _copy(source: Path, path: Path) -> None:
     with atomic_write(path) as temporary:
         shutil.copyfile(source, temporary)
-        if source.suffix == ".sh":  # whatever an installer made of the wheel's modes
+        if source.suffix == ".sh":  # an installer may have dropped the wheel's modes
             temporary.chmod(temporary.stat().st_mode | 0o111)

@@ -39,7 +39,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class Shard:
-    """One file of a checkpoint; what is in it is known at once, values are read when asked for.
+    """One file of a checkpoint; names and shapes are read at once, values when they are asked for.
 
     Attributes:
         entries: tensors on the meta device, by name.
@@ -60,7 +60,7 @@ class Shard:
             yield from ((name, content[name]) for name in names)
             return
         for name in names:
-            with safe_open(self.path, "pt") as file:  # opened for each: what was read of the map counts as memory
+            with safe_open(self.path, "pt") as file:  # opened for each: the part of the map that was read is memory
                 yield name, file.get_tensor(name)
 
     def digests(self, names: Iterable[str]) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _open_index(index: Path, layout: tuple[str, str]) -> Checkpoint:
 def write_index(
     folder: Path, layout: tuple[str, str], files: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]
 ) -> None:
-    """Write the index of these files, of which each holds these tensors, on any device."""
+    """Write the index of files by the tensors in each, which may be on any device."""
     weight_map = {name: file for file, tensors in files.items() for name in tensors}
     total = sum(nbytes(tensor) for tensors in files.values() for tensor in tensors.values())
     content = {"metadata": {**metadata, "total_size": total}, "weight_map": weight_map}
@@ -170,7 +170,7 @@ def write_index(
 
 
 def save_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Write a file of its suffix's kind from tensors in memory."""
+    """Write tensors in memory to a file, in the format of its suffix."""
     if path.suffix == ".safetensors":
         write_safetensors(path, state, lambda names: ((name, state[name]) for name in names))
         return

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: str | os.PathLike[str]) -> None:
-    """Write a checkpoint with another region encoder; what loads is what :func:`~pvit_ext.attach` gives a loaded model.
+    """Write a checkpoint with another region encoder; it loads as the model that :func:`~pvit_ext.attach` would give.
 
     Language model, vision tower and image projector stay bit for bit: files without region tensors are copied and
     compared by SHA-256, in others each tensor is. Nothing is written unless the new encoder can be built. Memory holds
@@ -52,7 +52,7 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
 
 
 def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig) -> RegionModule | None:
-    """The projector, of which parts may stay, and the encoder where the config names the same."""
+    """The old region module: parts of its projector may stay, and its encoder where the config names the same."""
     if stored.regions is None:
         return None
     chosen, facts = stored.regions
@@ -94,7 +94,7 @@ def _write(
 
 
 def _write_shard(shard: Shard, target: Path, prefix: str, bar: Any) -> dict[str, Tensor]:
-    """Copy a shard without its region tensors, unless it has no others; what was copied."""
+    """Copy a shard without its region tensors, unless it has no others; return what was copied."""
     regions = set(_region_names(prefix, shard.entries))
     kept = {name: entry for name, entry in shard.entries.items() if name not in regions}
     if not regions:

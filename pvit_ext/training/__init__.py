@@ -1,1 +1,1 @@
-"""The two stages through LLaVA's trainer."""
+"""Training in two stages, with any host."""

@@ -43,7 +43,7 @@ class ModelFlags(_RegionFlags):
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
 
     def drop_empty_paths(self) -> None:
-        """An empty path is none, which takes a recipe's default away."""
+        """Make an empty path None: so a command line takes a recipe's default away."""
         for name in ("region_weights", "region_modules"):
             setattr(self, name, getattr(self, name) or None)
 
@@ -87,7 +87,7 @@ class DataFlags:
         default=0.02, metadata={"help": "move each side of a box by up to this part of its extent"}
     )
     max_bad_records: int = field(
-        default=0, metadata={"help": "records to replace by the next good one and list in bad_records.jsonl, then fail"}
+        default=0, metadata={"help": "bad records to list in bad_records.jsonl and replace by the next good one"}
     )
     region_cache: str | None = field(
         default=None, metadata={"help": "folder that `pvit-ext data cache` wrote: frozen towers are not run"}
@@ -98,9 +98,9 @@ class DataFlags:
 
     def __post_init__(self) -> None:
         if not 0 <= self.region_jitter < 0.5:
-            raise ValueError(f"--region_jitter {self.region_jitter}: a part of a box's extent, from 0 to below 0.5")
+            raise ValueError(f"--region_jitter {self.region_jitter}: give a part of a box's extent, 0 to below 0.5")
         if self.max_bad_records < 0:
-            raise ValueError(f"--max_bad_records {self.max_bad_records}: how many records may be bad, 0 or more")
+            raise ValueError(f"--max_bad_records {self.max_bad_records}: give how many records may be bad, 0 or more")
 
 
 @dataclass
@@ -113,27 +113,27 @@ class TrainingFlags(LoraFlags):
 
     stage: str = field(default="finetune", metadata={"help": "align or finetune"})
     allow_no_gradient: bool = field(
-        default=False, metadata={"help": "go on although a trained tensor got no gradient in a whole epoch"}
+        default=False, metadata={"help": "continue although a trained tensor got no gradient in a whole epoch"}
     )
     region_eval_data: str | None = field(
         default=None, metadata={"help": "held-out records: loss, accuracy, and the model's answers in trackers"}
     )
     region_eval_records: int | None = field(
-        default=None, metadata={"help": "measure the first so many of them, default all"}
+        default=None, metadata={"help": "measure only the first N of them, default all"}
     )
-    region_eval_samples: int = field(default=8, metadata={"help": "show so many of them in a table, from the first on"})
+    region_eval_samples: int = field(default=8, metadata={"help": "show the first N of them in a table"})
     region_eval_steps: int | None = field(
-        default=None, metadata={"help": "measure and show every so many steps, beside start, saves and end"}
+        default=None, metadata={"help": "measure and show every N steps, beside start, saves and end"}
     )
 
     def check_stage(self) -> None:
-        """Raise ValueError for a stage that there is not."""
+        """Raise ValueError for an unknown stage."""
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
 
 
 def refuse_resume_path(arguments: Any) -> None:
-    """Raise ValueError for transformers' flag that names a checkpoint: runs find theirs."""
+    """Raise ValueError for transformers' flag that names a checkpoint: a run finds its own."""
     if arguments.resume_from_checkpoint is not None:
         found = "the newest complete checkpoint in --output_dir"
         raise ValueError(f"--resume_from_checkpoint {arguments.resume_from_checkpoint}: a run continues from {found}")
@@ -149,7 +149,7 @@ def refuse_replicas(arguments: Any) -> None:
 
 
 def check_data(data: Any, stage: str) -> None:
-    """Read the records, which the dataset takes over, before minutes go into loading the model.
+    """Read the records for the dataset, before minutes go into loading the model.
 
     Args:
         data: :class:`DataFlags` with ``data_path`` and ``image_folder``.
@@ -173,9 +173,9 @@ def check_data(data: Any, stage: str) -> None:
 
 
 def with_config_file(arguments: list[str]) -> list[str]:
-    """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own win.
+    """A command line with the flags of ``--config FILE`` (YAML) put first, so that its own flags win.
 
-    ``--NAME=VALUE`` becomes two words, for several flags are read before the parser sees them.
+    ``--NAME=VALUE`` becomes two words, because several flags are read before the parser sees them.
 
     Raises:
         ValueError: for a file that is no mapping of flags, and for a second one.
@@ -197,7 +197,7 @@ def expand_command_line(arguments: list[str]) -> list[str]:
 
 
 def _flags_of_yaml(path: str) -> list[str]:
-    """The words of a YAML file: scalars as they are written, for YAML takes ``no`` for False and ``1e-3`` for text."""
+    """The words of a YAML file; scalars stay as written, because YAML reads ``no`` as False and ``1e-3`` as text."""
     import yaml
 
     with open(path, encoding="utf-8") as stream:

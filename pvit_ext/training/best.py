@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "eval_"
-"""By which transformers' trackers know a measure of evaluation; ``eval_loss`` is shown as ``eval/loss``."""
+"""Prefix by which transformers' trackers know a measure of evaluation; ``eval_loss`` is shown as ``eval/loss``."""
 MEASURES = ("accuracy", "loss")
-"""By which checkpoints are compared: the first of them that was measured, unless the user says otherwise."""
+"""What checkpoints are compared by: the first of them that was measured, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user said of it.
+    """The measure that the user chose.
 
     Args:
         name: ``--metric_for_best_model``, one of :data:`MEASURES` with transformers' prefix or without, or None.
@@ -27,10 +27,10 @@ class Choice:
 
     @classmethod
     def of(cls, arguments: Any) -> Choice:
-        """Of transformers' arguments.
+        """The choice in transformers' arguments.
 
         Raises:
-            ValueError: for a measure that there is not.
+            ValueError: for an unknown measure.
         """
         name = arguments.metric_for_best_model
         if name is not None and (name := name.removeprefix(PREFIX)) not in MEASURES:
@@ -43,7 +43,7 @@ class Choice:
 
 
 def measured(state: Any) -> dict[str, float] | None:
-    """What was measured at the step of a run's state, before a resume or behind it; None for nothing."""
+    """What was measured at a state's step, before or after a resume; None if nothing was."""
     entries = (entry for entry in reversed(state.log_history) if entry["step"] == state.global_step)
     entry = next((entry for entry in entries if f"{PREFIX}loss" in entry), None)
     return entry and {key: entry[key] for key in (PREFIX + name for name in MEASURES) if key in entry}

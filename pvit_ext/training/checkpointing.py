@@ -1,4 +1,4 @@
-"""Complete checkpoints: a marker, written last, tells a whole checkpoint from what a kill or a full disk left."""
+"""Complete checkpoints: a marker, written last, tells them from what a kill or a full disk leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEP = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path, identity: Identity) -> None:
-    """Put every file of a checkpoint on the disk, then the marker that lists them with their sizes.
+    """Sync every file of a checkpoint to the disk, then write the marker that lists them with their sizes.
 
     Args:
         folder: a ``checkpoint-N`` that every rank has finished writing.
@@ -86,7 +86,7 @@ def check_agreement(checkpoint: str | None) -> None:
 
 
 def check_same_run(folder: Path, identity: Identity) -> list[str]:
-    """What differs from the checkpoint's run, so that losses will not be those of the uninterrupted one.
+    """What differs from the checkpoint's run; losses will then not be those of the uninterrupted run.
 
     Raises:
         ValueError: when the flags of this run contradict the checkpoint.
@@ -108,7 +108,7 @@ def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
 
 
 def discard(folder: Path) -> None:
-    """Delete a checkpoint, marker first: cut short, this leaves no checkpoint that looks complete."""
+    """Delete a checkpoint, marker first: if it is interrupted, no checkpoint that looks complete remains."""
     (folder / MARKER).unlink(missing_ok=True)
     for path in (folder, folder.with_name(f"tmp-{folder.name}")):  # transformers 4.36 and 4.37 write there first
         if path.exists():
@@ -116,9 +116,9 @@ def discard(folder: Path) -> None:
 
 
 def keep_newest(output_dir: Path, limit: int | None, best: str = "") -> None:
-    """Delete complete checkpoints but the newest ``limit`` and the best, and what kills left.
+    """Delete complete checkpoints except the newest ``limit`` and the best, and what kills left.
 
-    A folder with transformers' ``trainer_state.json``, which it writes last, and without a marker stays: it may be a
+    A folder without a marker stays if it has ``trainer_state.json``, which transformers writes last: it may be a
     checkpoint that was written without pvit-ext.
 
     Args:

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 STEPS = 3
-"""So many steps with a learning rate bring a gradient to what lies behind a zero: a LoRA's A behind its B, a gated
-layer behind its gate. The first moves the zero, the second has the gradient, and one more where that underflows."""
+"""Steps with a learning rate that bring a gradient to what lies behind a zero: a LoRA's A behind its B, a gated layer
+behind its gate. The first moves the zero, the second has the gradient, and one more where that underflows."""
 
 
 class NoGradientError(ValueError):
@@ -20,10 +20,10 @@ class NoGradientError(ValueError):
 class GradientWatch(TrainerCallback):
     """Stops training at the end of the first whole epoch that brought some trained tensor no gradient.
 
-    No gradient is none at all, or zeros in every step on every rank. Epochs are watched together until they have
-    :data:`STEPS` steps with a learning rate above zero; one that was resumed in its middle does not count. A hook
-    on each tensor looks at its gradient, until that has been seen once: it works where DeepSpeed takes
-    ``.grad`` away, and costs nothing from the second step on.
+    No gradient means none at all, or zeros in every step on every rank. Epochs are watched together until they have
+    :data:`STEPS` steps with a learning rate above zero; one that was resumed in its middle does not count. A hook on
+    each tensor looks at its gradient until it has seen one: that works where DeepSpeed takes ``.grad`` away, and costs
+    nothing from the second step on.
 
     Attributes:
         untouched: names of the tensors without gradient, once that is known.

@@ -33,10 +33,10 @@ class HeldOut:
         records: of ``--region_eval_data``.
 
     Attributes:
-        samples: the questions that accuracy is over; none where an answer is no class.
+        samples: the questions that accuracy counts; none where an answer is no class.
 
     Raises:
-        ValueError: when the best checkpoint is asked for by an accuracy that there is not.
+        ValueError: when accuracy decides about the best checkpoint, but cannot be measured.
     """
 
     def __init__(self, trainer: Any, records: Records) -> None:
@@ -59,7 +59,7 @@ class HeldOut:
         return [sample for sample in samples if int(sample.id.partition(".")[0]) < self.count]
 
     def measure(self) -> dict[str, float]:
-        """Mean loss of an answer token, given those before it, and the part of questions that are answered right."""
+        """Mean loss per answer token, and the fraction of questions that are answered right."""
         model = self.trainer.model
         base = getattr(model, "get_base_model", lambda: model)()  # peft's adapters stay in its layers
         with answering(base), _without_stored_maps(base), self.trainer.accelerator.autocast():
@@ -96,7 +96,7 @@ def query_of(sample: Sample) -> Query:
 
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """Evaluation mode, and nothing drawn from the training's random numbers."""
+    """Evaluation mode that leaves training's random numbers alone."""
     training = model.training
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         model.eval()
@@ -108,7 +108,7 @@ def answering(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _without_stored_maps(model: Any) -> Iterator[None]:
-    """``--region_cache`` has the maps of the training images alone."""
+    """Take stored maps away: ``--region_cache`` has those of the training images alone."""
     encoder: Any = getattr(model.region_module, "region_encoder", None)
     if (stored := getattr(encoder, "stored_maps", None)) is None:
         yield

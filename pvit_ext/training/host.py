@@ -50,7 +50,7 @@ class TrainingHost(Protocol):
         ...
 
     def running(self) -> AbstractContextManager[None]:
-        """What has to hold from before the model is loaded until the result is written."""
+        """A context from before the model is loaded until the result is written."""
         ...
 
     def load_model(self, args: Arguments) -> tuple[Any, Any]:
@@ -71,7 +71,7 @@ class TrainingHost(Protocol):
         ...
 
     def make_trainer(self, args: Arguments, model: Any, processor: Any, data: dict[str, Any]) -> RegionTrainer:
-        """The trainer, after whatever the machine wants changed in the model."""
+        """The trainer, after changes to the model that the machine needs."""
         ...
 
     def vision_pass(self, args: Arguments, model: Any, processor: Any) -> VisionPass:
@@ -109,7 +109,7 @@ HOSTS.update({LLAVA: _llava, "transformers": _transformers})
 
 
 def take_host(words: list[str]) -> tuple[TrainingHost, list[str]]:
-    """The host that ``--host NAME`` asks for, by default the one whose checkpoint MODEL is; the words without the flag.
+    """The host that ``--host NAME`` asks for, by default that of the checkpoint MODEL, and the words without the flag.
 
     Raises:
         ValueError: for an unknown host.

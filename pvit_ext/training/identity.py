@@ -1,4 +1,4 @@
-"""What a run is, as far as its losses go: everything but what is known to change none of them.
+"""What decides a run's losses: everything but what is known to change none of them.
 
 An argument that a later LLaVA, transformers or pvit-ext adds is compared without being named here.
 """
@@ -98,14 +98,14 @@ def identity(trainer: Any) -> Identity:
     settings = {"world_size": args.world_size, "samples": len(data)}
     for arguments in (args, data.data_args, model.model_arguments):
         settings |= dict(_compared(arguments))
-    if args.lora_enable:  # the adapter of one base is nothing to another
+    if args.lora_enable:  # an adapter fits its own base alone
         run["model_name_or_path"] = settings.pop("model_name_or_path")
     images = image_contents(data.records) if args.should_save else {}  # one rank of a machine will do
     return Identity(_plain(run), _plain({key: value for key, value in settings.items() if key not in run}), images)
 
 
 def _compared(arguments: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of a class of arguments; that of a path is what lies there."""
+    """Names and values of a class of arguments; the value of a path is what lies there."""
     patterns = [pattern for names in HARMLESS.values() for pattern in names]
     for name in (item.name for item in fields(arguments) if item.init):
         if any(fnmatchcase(name, pattern) for pattern in patterns):

@@ -15,7 +15,7 @@ from pvit_ext.tokens.serialization import save_region_modules
 
 
 def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
-    """Write a result in LLaVA's format; the region modules say until the end that it is not complete.
+    """Write a result in LLaVA's format; until the end, the region modules mark it as incomplete.
 
     Args:
         model: peft's wrapper.
@@ -33,7 +33,7 @@ def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
 
 
 def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
-    """Complete a checkpoint that has the adapter alone: with it, what trains beside it, in the format of the end.
+    """Add what trains beside the adapter to a checkpoint that has the adapter alone, in the format of a result.
 
     Args:
         model: peft's wrapper around a model with regions.
@@ -45,7 +45,7 @@ def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
 
 
 def _save_regions(model: Any, folder: str, write: bool) -> None:
-    """The region modules, which wait for an adapter: until :func:`_save_others` none is complete, nor an older one."""
+    """Write the region modules; they, and older ones, count as incomplete until :func:`_save_others`."""
     if write:
         Path(folder, NON_LORA_FILE).unlink(missing_ok=True)
     save_region_modules(model, folder, model.name_or_path, write, adapter=True)

@@ -35,7 +35,7 @@ class StopOnTerm(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM waits inside the block, also for data workers started in it.
+        """Hold SIGTERM back inside the block, also from data workers started in it.
 
         A scheduler signals every process of a job, and a data worker that dies takes the step with it. Blocked, the
         signal stays pending here, and workers inherit that; the handler is for threads that were there before. Workers
@@ -62,7 +62,7 @@ class StopOnTerm(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop if any rank got it while the checkpoint was written: it is the one to resume from."""
+        """Stop if any rank got the signal while the checkpoint was written: the run resumes from that one."""
         if self._agree(args.device):
             control.should_training_stop = True
 

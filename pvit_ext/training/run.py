@@ -59,7 +59,7 @@ def parse(host: TrainingHost, words: list[str], attn_implementation: str | None 
 
 
 def run_as_program() -> None:
-    """:func:`main`, and how a process ends behind it: with 143 where SIGTERM stopped the run."""
+    """Run :func:`main` and end the process: with 143 where SIGTERM stopped the run."""
     from pvit_ext.training.preemption import EXIT_STATUS, Stopped
 
     try:

@@ -22,7 +22,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order: the sampler that draws from the global generator.
         seed: of the run.
         epoch: the epoch that begins when iteration does.
-        limit: leave out what is behind so many samples of the order, in each epoch others.
+        limit: take so many samples of the order; each epoch leaves out others.
     """
 
     def __init__(self, order: Any, seed: int, epoch: Callable[[], int], limit: int | None = None) -> None:
@@ -40,7 +40,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ModalityGroupedSampler(Sampler[int]):
-    """Samples of like length together, and in each batch with images or without; as LLaVA's, for any host.
+    """Groups samples of like length, all with images or all without in a batch; like LLaVA's, for any host.
 
     Args:
         batch: samples of an optimizer step, all processes together.

@@ -11,7 +11,7 @@ from pvit_ext.adapters.tensors import adapter_parameters
 
 
 def freeze_for_stage(model: Any, stage: str) -> None:
-    """Set ``requires_grad``: structurally, by module, never by name.
+    """Set ``requires_grad`` by module, never by name.
 
     Args:
         model: with a ``region_module``, possibly inside peft's wrapper.

@@ -24,7 +24,7 @@ def start_from_whole(arguments: list[str]) -> list[str]:
     """The command line with a MODEL that is a whole checkpoint, and with names that mean the same everywhere.
 
     Region modules become their base and ``--region_modules``. A LoRA result is merged into its base, and written to
-    ``merged-model`` in ``--output_dir``: what this run saves belongs to that folder, and loads without the first.
+    ``merged-model`` in ``--output_dir``: what this run saves is based on that folder, and loads without the first.
 
     Args:
         arguments: flags and values as separate words.
@@ -56,7 +56,7 @@ def _whole(kind: CheckpointKind, output: str | None) -> list[str]:
 
 
 def _check_modules(kind: CheckpointKind, modules: str) -> None:
-    """Refuse, or say, what ``--region_modules`` of another folder than MODEL would leave out."""
+    """Refuse ``--region_modules`` that would leave out an adapter or MODEL's own; say which modules they replace."""
     if Path(modules, CONFIG_FILE).is_file() and check_adapter_files(Path(modules)):
         raise ValueError(
             f"--{_MODULES} {modules} holds a LoRA adapter too, which would be left out: name it as --{_MODEL}, "
@@ -88,7 +88,7 @@ def _merged(kind: CheckpointKind, output: str | None) -> str:
 
 
 def flag_value(arguments: list[str], name: str) -> str | None:
-    """Of a flag given as ``--a_b`` or ``--a-b``; the last one counts."""
+    """The value of a flag given as ``--a_b`` or ``--a-b``; the last one counts."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     found = [value for flag, value in pairwise(arguments) if flag in spellings]
     return found[-1] or None if found else None

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Throughput:
-    """Counts what a model is trained on, by hooks, and the seconds it takes, by a clock that can stand still.
+    """Counts what a model is trained on, by hooks, and the seconds it takes, by a clock that can pause.
 
-    A token is a row of the language model's input: text, image patches and region tokens, without padding. Regions are
-    those that get rows; an encoder that names them in the text has none.
+    A token is a position of the language model's input: text, image patches and region tokens, without padding. Regions
+    count if they take positions; an encoder that names them in the text has none.
 
     Args:
         model: with regions, possibly inside peft's wrapper, as the trainer calls it.
@@ -40,7 +40,7 @@ class Throughput:
             self.tokens = self.tokens + inputs["attention_mask"].sum()  # stays on the device: no wait
 
     def start(self) -> None:
-        """Let the clock go on from now: what passed since :meth:`stop` was no training."""
+        """Let the clock run from now: the time since :meth:`stop` was no training."""
         self._mark = time.perf_counter()
 
     def start_first(self) -> None:

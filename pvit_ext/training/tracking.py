@@ -1,7 +1,7 @@
 """What a run reports beside transformers' own losses and learning rates.
 
-With any tracker throughput; with wandb and tensorboard all of LLaVA's arguments, and a table of validation images with
-their regions, answered by the model in training; with ``--region_eval_data`` loss and accuracy on held-out records.
+Any tracker gets throughput. wandb and tensorboard also get all of LLaVA's arguments, and a table of validation images
+with their regions and the model's answers. ``--region_eval_data`` adds loss and accuracy on held-out records.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ def check_trackers(arguments: Any) -> None:
 
     Raises:
         ImportError: for a tracker that is not installed.
-        ValueError: when something is to be shown or measured impossibly often, or the best checkpoint is asked for by
-            a measure that there is not.
+        ValueError: for a count below 1, or an unknown measure of the best checkpoint.
     """
     for name, is_available in TRACKERS.items():
         if name in arguments.report_to and not is_available():
@@ -58,7 +57,7 @@ def check_trackers(arguments: Any) -> None:
         Choice.of(arguments)
     for name in ("region_eval_samples", "region_eval_records", "region_eval_steps"):
         if (value := getattr(arguments, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value}: a count from 1 on")
+            raise ValueError(f"--{name} {value}: give a number from 1 on")
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,9 @@ class Sample:
 
 
 class Tracking(TrainerCallback):
-    """Logs the arguments, and what it shows at both ends, before every save and every ``region_eval_steps``.
+    """Logs the arguments, and shows results at both ends, before every save and every ``region_eval_steps``.
 
-    That is the validation table, on trackers that have tables, and loss and accuracy on the held-out records, on all.
+    Results are the validation table, on trackers that have tables, and loss and accuracy on held-out records, on all.
 
     Args:
         trainer: before it trains; gets this callback, and its model hooks, if there is anything to report.
@@ -131,7 +130,7 @@ class Tracking(TrainerCallback):
         return self.throughput.rates(self.trainer.accelerator.gather, self.args.device)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """transformers has opened its runs by now."""
+        """Log the arguments; transformers has opened its runs by now."""
         values = asdict(self.trainer.train_dataset.data_args) | asdict(self.trainer.model.model_arguments)
         if "wandb" in args.report_to and state.is_world_process_zero:
             import wandb
@@ -144,11 +143,11 @@ class Tracking(TrainerCallback):
         self.show(state, control)  # what cannot be asked fails now, not at the first save
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """The clock starts."""
+        """Start the clock."""
         self.throughput.start_first()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Every N steps, off the clock."""
+        """Show results every N steps, off the clock."""
         due = bool(args.region_eval_steps) and state.global_step % args.region_eval_steps == 0
         self.throughput.stop(wait=due or control.should_log or control.should_save)
         if due:
@@ -156,11 +155,11 @@ class Tracking(TrainerCallback):
         self.throughput.start()
 
     def on_save(self, *_: Any, **__: Any) -> None:
-        """The clock leaves out the time since the step ended."""
+        """Leave the time since the step ended off the clock."""
         self.throughput.start()
 
     def on_log(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        """The last logs stand for the end: TensorBoard's writer is closed before our ``on_train_end``."""
+        """Show the end's results at the last logs: TensorBoard's writer is closed before our ``on_train_end``."""
         logs = keywords["logs"]
         if "eval_loss" in logs:  # ours; the clock still stands
             return
@@ -169,7 +168,7 @@ class Tracking(TrainerCallback):
         self.throughput.start()
 
     def show(self, state: Any, control: Any) -> None:
-        """Measure and show, once a step; a run that is stopped early has no time."""
+        """Measure and show, once a step, unless the run is being stopped early."""
         stopped = control.should_training_stop and state.global_step < state.max_steps
         if self.held_out is None or stopped or state.global_step == self.shown_step:
             return
@@ -233,7 +232,7 @@ def go_offline_without_key() -> None:
 
 
 def _image_first(turn: str) -> str:
-    """The image before the text of its turn, as LLaVA puts it in training."""
+    """Put the image before the text of its turn, as LLaVA does in training."""
     if IMAGE_PLACEHOLDER not in turn:
         return turn
     return f"{IMAGE_PLACEHOLDER}\n{turn.replace(IMAGE_PLACEHOLDER, '').strip()}"

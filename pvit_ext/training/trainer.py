@@ -52,8 +52,8 @@ class RegionTrainer(Trainer):
         """Train; SIGTERM ends it with a checkpoint and :class:`~pvit_ext.training.preemption.Stopped`.
 
         Args:
-            resume_from_checkpoint: True, for when there is any ``checkpoint-*``, is the newest complete one. All else
-                is as transformers has it.
+            resume_from_checkpoint: True is the newest complete ``checkpoint-*``, if there is one. All else is as in
+                transformers.
         """
         if resume_from_checkpoint or self.args.should_save:
             self.identity = identity(self)
@@ -79,7 +79,7 @@ class RegionTrainer(Trainer):
         if not (problem := self.gradients.message()):
             return
         if not self.args.allow_no_gradient:
-            advice = f"Saved after step {self.state.global_step}; to go on all the same: --allow_no_gradient True"
+            advice = f"Saved after step {self.state.global_step}; to continue all the same: --allow_no_gradient True"
             raise NoGradientError(f"{problem}. {advice}")
         self.say(f"allowed: {problem}")
 
@@ -101,9 +101,9 @@ class RegionTrainer(Trainer):
             print(text, flush=True)
 
     def log(self, logs: dict[str, float], *args: Any, **keywords: Any) -> None:
-        """transformers' own, with throughput.
+        """Log as transformers does, with throughput.
 
-        Where a run keeps one checkpoint, transformers would end with deleting the newest for the best: both stay.
+        With one checkpoint to keep, transformers would delete the newest in favour of the best at the end; both stay.
         """
         if "train_runtime" in logs:
             self.args.save_total_limit = None
@@ -140,7 +140,7 @@ class RegionTrainer(Trainer):
         return ModalityGroupedSampler(batch, data.modality_lengths)
 
     def _whole_steps(self, samples: int) -> int | None:
-        """Samples of an epoch of whole optimizer steps, for a transformers that resumes nothing else exactly."""
+        """Samples of an epoch that fill whole optimizer steps, if this transformers resumes nothing else exactly."""
         args, version = self.args, f"transformers {transformers.__version__}"
         batch, accumulation = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
         filled = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
@@ -154,7 +154,7 @@ class RegionTrainer(Trainer):
         return filled
 
     def _save_checkpoint(self, model: Any, trial: Any, metrics: Any = None) -> None:
-        """transformers' own, whatever a host's trainer saves; then the marker.
+        """Save as transformers does, whatever a host's trainer does, then write the marker.
 
         transformers would delete older checkpoints before this one is known to be whole.
         """
@@ -193,7 +193,7 @@ class RegionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """transformers', which knows of peft's adapter alone; DeepSpeed's checkpoints do not come here, nor need it."""
+        """Load a LoRA run's adapter, as transformers does, and what trains beside it; DeepSpeed does that by itself."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.args.lora_enable:
             lora_checkpoint.load_beside_adapter(self.model, resume_from_checkpoint)

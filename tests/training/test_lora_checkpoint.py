@@ -35,5 +35,5 @@ def test_a_save_that_breaks_off_leaves_no_result_of_two_runs(
     with pytest.raises(OSError, match="No space"):
         lora_checkpoint.save_adapter(tuned, str(tmp_path), "none", True)
     assert not (tmp_path / NON_LORA_FILE).exists()
-    with pytest.raises(FileNotFoundError, match="is what an interrupted LoRA run left"):
+    with pytest.raises(FileNotFoundError, match="is of an interrupted LoRA run"):
         find_kind(str(tmp_path))

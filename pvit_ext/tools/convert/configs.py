@@ -14,7 +14,7 @@ LANGUAGE_MODELS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "m
 
 
 def check_has_a_place(host: Any) -> None:
-    """Refuse a LLaVA that transformers' classes have no place for.
+    """Refuse a LLaVA that transformers' classes cannot hold.
 
     Args:
         host: LLaVA's config.
@@ -90,7 +90,7 @@ def llava_values(config: Any, rows: int, tower: str, padded: bool) -> dict[str, 
         padded: its image processor pads images to squares.
 
     Raises:
-        ValueError: for what LLaVA's classes have no place for.
+        ValueError: for what LLaVA's classes cannot hold.
     """
     text = config.text_config
     kinds = {"llama": ("llava_llama", "LlavaLlamaForCausalLM"), "mistral": ("llava_mistral", "LlavaMistralForCausalLM")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TOWER = "vision_tower.vision_model."
 LLAVA_TOWERS = ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower.vision_tower.")
-"""Before the names of a vision tower's tensors: as transformers 4 wrote them, and as 5 does."""
+"""Prefixes of a vision tower's tensors, as transformers 4 and 5 write them."""
 
 _PAIRS = (
     ("model.mm_projector.0.", "multi_modal_projector.linear_1."),

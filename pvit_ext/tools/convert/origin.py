@@ -1,4 +1,4 @@
-"""What a converted checkpoint keeps of the LLaVA checkpoint it came from, so that the way back gives that one again."""
+"""What a converted checkpoint keeps of the LLaVA checkpoint it came from, so that converting back gives that again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Origin:
     Args:
         rows: of its embedding.
         grown: rows of the embedding that was written.
-        tower: what stood before the names of its vision tower's tensors; None where it had none, and named a tower.
+        tower: prefix of its vision tower's tensors; None where it had no such tensors and named a tower.
         digests: sha256 of the tower's tensors, by their names in the layout of llava-hf checkpoints.
     """
 
@@ -42,6 +42,6 @@ class Origin:
 
 
 def origin_of(folder: Path) -> Origin | None:
-    """The origin of a converted checkpoint; None for one that was none of LLaVA's own."""
+    """The origin of a converted checkpoint; None for one that does not come from LLaVA's own code."""
     path = folder / FOLDER / FILE
     return Origin(**read_json(path)) if path.is_file() else None

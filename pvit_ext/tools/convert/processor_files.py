@@ -57,7 +57,7 @@ def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
 
     found = with_original_ids(AutoTokenizer.from_pretrained(folder))
     marks = {name: getattr(found, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    tokenizer: Any = PreTrainedTokenizerFast(  # as it is: LlamaTokenizer would build another one of its files
+    tokenizer: Any = PreTrainedTokenizerFast(  # kept as it is: LlamaTokenizer would build another one from its files
         tokenizer_object=found.backend_tokenizer,
         model_max_length=found.model_max_length,
         padding_side="left",

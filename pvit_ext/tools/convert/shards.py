@@ -17,13 +17,13 @@ LAYOUT = ("model", ".safetensors")
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of tensors on the way.
+    """How tensors change on the way.
 
     Args:
         rename: new name of a tensor; None to leave it out.
         rows: of the tensors in ``resized``.
-        resized: new names; rows that are missing become the mean of the others, as transformers' converter draws
-            them around it, and rows too many are cut off.
+        resized: new names. Missing rows become the mean of the others, around which transformers' converter draws them;
+            surplus rows are cut off.
     """
 
     rename: Callable[[str], str | None]
@@ -31,7 +31,7 @@ class Change:
     resized: frozenset[str]
 
     def apply(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor as it is written, also of one on the meta device.
+        """A tensor as it is written; the tensor may be on the meta device.
 
         Args:
             name: its new one.

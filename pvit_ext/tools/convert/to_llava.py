@@ -26,16 +26,16 @@ def to_llava_checkpoint(
 ) -> None:
     """Write a checkpoint that LLaVA's own code and :func:`pvit_ext.load_pretrained_model` load.
 
-    Of one that was converted from LLaVA's, all comes back bit for bit, but what has been trained since. Of any other
-    the vision tower is written to a folder of its own in the new one, and named there, unless ``vision_tower`` does.
+    A checkpoint that was converted from LLaVA's comes back bit for bit, except what was trained since. Any other's
+    vision tower is written to a folder of its own in the new one, unless ``vision_tower`` names one.
 
     Args:
         checkpoint: folder of a whole checkpoint of transformers' llava or llava_next on LLaMA or Mistral.
         out: a new folder.
-        vision_tower: path or hub id of the CLIP tower, in place of the checkpoint's tensors of it.
+        vision_tower: path or hub id of the CLIP tower, in place of the one in the checkpoint.
 
     Raises:
-        ValueError: for what LLaVA's classes have no place for.
+        ValueError: for what LLaVA's classes cannot hold.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
     from tqdm import tqdm
@@ -128,7 +128,7 @@ def _values(source: Checkpoint, config: Any, rows: int, origin: Origin | None, t
     regions = getattr(config, CONFIG_KEY, None)
     if regions is None:
         values.pop(CONFIG_KEY, None)
-    elif values.get(CONFIG_KEY) != regions:  # else the file stays as it was, to the order of its keys
+    elif values.get(CONFIG_KEY) != regions:  # else the file stays as it was, down to the order of its keys
         values[CONFIG_KEY] = regions
     return values
 

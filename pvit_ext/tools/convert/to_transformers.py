@@ -26,14 +26,14 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     """Write a checkpoint that ``AutoModelForImageTextToText`` and :func:`pvit_ext.load_pretrained_model` load.
 
     Language model, vision tower, mm_projector and region modules stay bit for bit; the embedding grows by rows for
-    ``<image>``, ``<pad>`` and ``<region>``. What is needed for the way back lies in a folder ``llava`` of the new one.
+    ``<image>``, ``<pad>`` and ``<region>``. The folder ``llava`` in the new one keeps what converting back needs.
 
     Args:
         checkpoint: folder of a whole LLaVA checkpoint on LLaMA or Mistral.
         out: a new folder.
 
     Raises:
-        ValueError: for what transformers' classes have no place for.
+        ValueError: for what transformers' classes cannot hold.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
     from tqdm import tqdm
@@ -69,7 +69,7 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
 
 
 def _copy_region_weights(source: Checkpoint, folder: Path, values: dict[str, Any]) -> None:
-    """A frozen encoder's file that lies beside the checkpoint goes with it."""
+    """Copy a frozen encoder's file that lies beside the checkpoint."""
     name = values.get(CONFIG_KEY, {}).get("weights")
     if name and not Path(name).is_absolute() and (path := source.folder / name).is_file():
         (target := folder / name).parent.mkdir(parents=True, exist_ok=True)

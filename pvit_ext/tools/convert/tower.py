@@ -71,7 +71,7 @@ def vision_tower_of(host: Any, folder: Path) -> Tower:
 
 
 def prefix_of_tower(source: Checkpoint, host: Any, tower: Tower) -> str | None:
-    """What stands before the names of a checkpoint's tower; None where it has none, or LLaVA does not run it.
+    """Prefix of the tensors of a checkpoint's tower; None where it has none, or LLaVA does not run it.
 
     LLaVA runs the tower among the tensors where its config says ``unfreeze_mm_vision_tower``, else the named one.
 
@@ -89,7 +89,7 @@ def prefix_of_tower(source: Checkpoint, host: Any, tower: Tower) -> str | None:
         other = named.get(name.removeprefix(prefix))
         if other is None or not torch.equal(other.to(value.dtype), value):
             logger.warning(
-                "%s has another vision tower among its tensors than %s, which LLaVA runs (its config does not say "
+                "%s holds another vision tower than %s, which LLaVA runs (its config does not say "
                 "unfreeze_mm_vision_tower): the latter is taken", source.folder, tower.name,
             )  # fmt: skip
             return None
@@ -102,7 +102,7 @@ def digests_of(source: Checkpoint, names: Iterable[str], prefix: str) -> dict[st
     Args:
         source: the checkpoint.
         names: of the tower's tensors.
-        prefix: what stands before their names.
+        prefix: of their names.
     """
     return {TOWER + name.removeprefix(prefix): digest(value) for name, value in source.read(names)}
 

@@ -43,11 +43,11 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
     mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
 
     def __post_init__(self) -> None:
-        """A LLaVA checkpoint names its vision tower and how it merges tiles; the flags are for making one.
+        """Take vision tower and merging of tiles from a LLaVA checkpoint; the flags are for making one.
 
         Raises:
-            ValueError: for flags that LLaVA's forward does not implement together, for those that contradict the
-                checkpoint, and for an unknown template, in whose place it would take ``vicuna_v1``.
+            ValueError: for flags that LLaVA's forward does not implement together, flags that contradict the
+                checkpoint, and an unknown template, which LLaVA would replace by ``vicuna_v1``.
         """
         known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
         if self.version not in known:
@@ -70,13 +70,13 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                 setattr(self, name, default)
 
     def _follow(self, values: dict[str, Any]) -> None:
-        """Take what a LLaVA says of its vision: it runs so whatever the flags say, and LLaVA would store the flags.
+        """Take the settings of a checkpoint's vision: it runs by them anyway, and LLaVA would store the flags instead.
 
         Args:
             values: of its config.json.
 
         Raises:
-            ValueError: for a flag that says something else.
+            ValueError: for a flag with another value.
         """
         for name, default in _OF_NEW_VISION.items():
             given, own = getattr(self, name), values.get(name, default)
@@ -89,7 +89,7 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                 )
 
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
-        """As :meth:`ModelFlags.region_config`, with the conversation template that is really used."""
+        """Like :meth:`ModelFlags.region_config`, with the conversation template that is really used."""
         return replace(super().region_config(present), conv_version=self.template())
 
     def template(self) -> str:

@@ -24,15 +24,15 @@ class LlavaHost:
     argument_classes = (RegionModelArguments, RegionDataArguments, RegionTrainingArguments)
 
     def command_line(self, words: list[str]) -> list[str]:
-        """Region modules and LoRA results as MODEL become what they are put on."""
+        """Replace region modules or a LoRA result as MODEL by what lies under them."""
         return start_from_whole(words)
 
     def running(self) -> AbstractContextManager[None]:
-        """LLaVA's names, for the time of a run."""
+        """LLaVA's globals, rebound for the time of a run."""
         return llava.llava_names()
 
     def load_model(self, args: Arguments) -> tuple[Any, Any]:
-        """The language model, with LoRA, then what sees.
+        """Load the language model, with LoRA, then the vision modules.
 
         Raises:
             ValueError: when there is no vision tower, before anything is loaded.

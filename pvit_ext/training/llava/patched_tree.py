@@ -1,4 +1,4 @@
-"""Regions in a LLaVA tree that starts its own ``train()``: what its two lines of our patch file install.
+"""Regions in a LLaVA tree that starts its own ``train()``: what the two lines of our patch file install there.
 
 ``python -m pvit_ext.train`` uses nothing of this.
 """
@@ -57,10 +57,10 @@ def install() -> None:
 
 
 class ArgumentParser(transformers.HfArgumentParser):
-    """transformers' parser, in whose place LLaVA's ``train()`` gets this: data are checked before a model is loaded."""
+    """transformers' parser as LLaVA's ``train()`` gets it: it checks the data before a model is loaded."""
 
     def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
-        """As transformers has it, then :func:`check_data`."""
+        """Parse as transformers does, then :func:`check_data`."""
         parsed = super().parse_args_into_dataclasses(*args, **keywords)
         by_kind = {type(one): one for one in parsed}
         if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
@@ -79,7 +79,7 @@ def _refuse_methods(arguments: RegionTrainingArguments) -> None:
 
 
 class TreeTrainer(LlavaRegionTrainer):
-    """The trainer as LLaVA's ``train()`` makes it, which knows no stage: the model is made ready here."""
+    """The trainer that LLaVA's ``train()`` makes; it prepares the model itself, since LLaVA knows no stage."""
 
     def __init__(self, model: Any, args: Any, train_dataset: Any = None, **keywords: Any) -> None:
         if getattr(model.get_model(), "region_projector", None) is None:
@@ -94,7 +94,7 @@ class TreeTrainer(LlavaRegionTrainer):
         self.say(parameter_table(model, llava.parts(model)))
 
     def save_state(self) -> None:
-        """LLaVA then writes a LoRA run's adapter; the region modules go before it, marked as incomplete without it."""
+        """Write a LoRA run's region modules, marked as incomplete until LLaVA has written the adapter."""
         super().save_state()
         if self.args.lora_enable:
             base, write = self.model.name_or_path, self.args.should_save

@@ -35,7 +35,7 @@ def is_without_regions(model: Any, args: Any, dataset: Any) -> bool:
 
 
 def freeze_regions(model: Any) -> None:
-    """Region modules that LLaVA's stage does not reach, made only because every run has some, do not train."""
+    """Freeze region modules that are there only because every run has some: LLaVA's stage does not reach them."""
     inner = model.get_model()
     inner.region_projector.requires_grad_(False)
     inner.region_encoder.requires_grad_(False)
@@ -43,7 +43,7 @@ def freeze_regions(model: Any) -> None:
 
 @contextmanager
 def saving_no_regions(model: Any, state: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Checkpoints of a run say no more of such modules than its result does: the next stage may start from one.
+    """Keep such modules out of a run's checkpoints, as out of its result: the next stage may start from one.
 
     Args:
         model: that is saved within the block.

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def without_llavas(words: list[str]) -> list[str]:
-    """The words of a recipe without :data:`OF_LLAVA`, which are said to be without effect."""
+    """The words of a recipe without :data:`OF_LLAVA`; the log says that those have no effect."""
     kept: list[str] = []
     dropped: list[str] = []
     skipping = False
@@ -34,7 +34,7 @@ def without_llavas(words: list[str]) -> list[str]:
             dropped += [word] if skipping else []
         kept += [] if skipping else [word]
     if dropped:
-        logger.warning("without effect, for the checkpoint and its processor decide: %s", ", ".join(dropped))
+        logger.warning("without effect, because the checkpoint and its processor decide: %s", ", ".join(dropped))
     return kept
 
 
@@ -49,7 +49,7 @@ class TransformersModelArguments(ModelFlags):
         """Raise ValueError without a checkpoint."""
         self.drop_empty_paths()
         if self.model_name_or_path is None:
-            raise ValueError("--model_name_or_path is missing: a checkpoint of transformers' own")
+            raise ValueError("--model_name_or_path is missing: give a checkpoint of transformers' own")
 
 
 @dataclass
@@ -57,7 +57,7 @@ class TransformersDataArguments(DataFlags):
     """The records."""
 
     data_path: str | None = field(default=None, metadata={"help": "records: a JSON array or JSON Lines"})
-    image_folder: str | None = field(default=None, metadata={"help": "where their images are"})
+    image_folder: str | None = field(default=None, metadata={"help": "folder of their images"})
 
 
 @dataclass
@@ -66,11 +66,11 @@ class TransformersTrainingArguments(TrainingFlags, transformers.TrainingArgument
 
     model_max_length: int = field(default=2048, metadata={"help": "positions that a sample may take"})
     mm_projector_lr: float | None = field(
-        default=None, metadata={"help": "rate of what joins tower and language model"}
+        default=None, metadata={"help": "learning rate of what joins tower and language model"}
     )
     remove_unused_columns: bool = field(default=False)
     group_by_modality_length: bool = field(
-        default=False, metadata={"help": "batches of like length, with images or without, as LLaVA's"}
+        default=False, metadata={"help": "batches of like length, all with images or all without, as in LLaVA"}
     )
     lora_enable: bool = False
     lora_r: int = 64

@@ -37,11 +37,11 @@ class TransformersHost:
     argument_classes = (TransformersModelArguments, TransformersDataArguments, TransformersTrainingArguments)
 
     def command_line(self, words: list[str]) -> list[str]:
-        """Region modules and LoRA results as MODEL become what they are put on; LLaVA's own flags fall away."""
+        """Replace region modules or a LoRA result as MODEL by what lies under them, and drop LLaVA's own flags."""
         return start_from_whole(without_llavas(words))
 
     def running(self) -> AbstractContextManager[None]:
-        """Nothing has to hold."""
+        """Nothing: transformers needs no preparation."""
         return nullcontext()
 
     def load_model(self, args: Arguments) -> tuple[Any, Any]:

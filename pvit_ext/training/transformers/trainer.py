@@ -12,7 +12,7 @@ from pvit_ext.training.trainer import RegionTrainer
 
 
 class TransformersRegionTrainer(RegionTrainer):
-    """Gives what joins tower and language model a learning rate of its own, where one is asked for."""
+    """Gives what joins tower and language model its own learning rate, if there is one."""
 
     def create_optimizer(self, *arguments: Any) -> Any:
         """transformers' own; with ``--mm_projector_lr`` its groups are split."""
@@ -25,7 +25,7 @@ class TransformersRegionTrainer(RegionTrainer):
         return super().create_optimizer(*arguments)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Of a whole model by the names that its class maps; adapters and what FSDP wrote as transformers does."""
+        """Load a whole model by the names that its class maps; adapters and FSDP's files as transformers does."""
         if self.args.lora_enable or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
