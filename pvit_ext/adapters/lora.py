@@ -13,7 +13,7 @@ from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE
 
-__all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_whole_weights", "merge_adapter"]
+__all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_non_lora_weights", "merge_adapter"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -66,7 +66,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     if (folder / NON_LORA_FILE).is_file():
-        load_whole_weights(model, folder, _PEFT_PREFIX)
+        load_non_lora_weights(model, folder, _PEFT_PREFIX)
     return PeftModel.from_pretrained(model, str(folder), config=_config_of(model, folder)).merge_and_unload()
 
 
@@ -105,7 +105,7 @@ def _layer(name: str, layers: set[str]) -> str | None:
     return name or None
 
 
-def load_whole_weights(model: Any, folder: str | Path, prefix: str = "") -> None:
+def load_non_lora_weights(model: Any, folder: str | Path, prefix: str = "") -> None:
     """Load what trained beside an adapter.
 
     Args:

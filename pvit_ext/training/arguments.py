@@ -185,9 +185,9 @@ def with_config_file(arguments: list[str]) -> list[str]:
         return words
     if words.count(CONFIG) > 1:
         raise ValueError(f"{CONFIG} is given twice: put the flags of both files into one")
-    place = words.index(CONFIG)
-    path = words[place + 1] if place + 1 < len(words) else ""
-    return [*_flags_of_yaml(path), *words[:place], *words[place + 2 :]]
+    index = words.index(CONFIG)
+    path = words[index + 1] if index + 1 < len(words) else ""
+    return [*_flags_of_yaml(path), *words[:index], *words[index + 2 :]]
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:

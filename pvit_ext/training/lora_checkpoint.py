@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pvit_ext.adapters.lora import NON_LORA_FILE, load_whole_weights
+from pvit_ext.adapters.lora import NON_LORA_FILE, load_non_lora_weights
 from pvit_ext.adapters.tensors import adapter_names, adapter_state
 from pvit_ext.distributed import cpu_copies
 from pvit_ext.files import atomic_write
@@ -62,4 +62,4 @@ def _save_others(model: Any, folder: str, write: bool) -> None:
 
 def load_beside_adapter(model: Any, folder: str) -> None:
     """Load what :func:`save_beside_adapter` wrote into the model that is training."""
-    load_whole_weights(model, folder)
+    load_non_lora_weights(model, folder)

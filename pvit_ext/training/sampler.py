@@ -55,11 +55,11 @@ class ModalityGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         groups = [
-            [place for place, length in enumerate(self.lengths) if (length > 0) == sign] for sign in (True, False)
+            [index for index, length in enumerate(self.lengths) if (length > 0) == sign] for sign in (True, False)
         ]
         batches, rest = [], []
         for group in filter(None, groups):
-            grouped = LengthGroupedSampler(self.batch, lengths=[abs(self.lengths[place]) for place in group])
+            grouped = LengthGroupedSampler(self.batch, lengths=[abs(self.lengths[index]) for index in group])
             order = [group[number] for number in grouped]
             filled = len(order) - len(order) % self.batch
             batches += [order[start : start + self.batch] for start in range(0, filled, self.batch)]

@@ -20,7 +20,7 @@ _STORED = ("vision_tower", "region_weights", _MODULES)  # checkpoints name them,
 _POLL = 0.5  # seconds
 
 
-def start_from_whole(arguments: list[str]) -> list[str]:
+def resolve_model(arguments: list[str]) -> list[str]:
     """The command line with a MODEL that is a whole checkpoint, and with names that mean the same everywhere.
 
     Region modules become their base and ``--region_modules``. A LoRA result is merged into its base, and written to
@@ -42,17 +42,17 @@ def start_from_whole(arguments: list[str]) -> list[str]:
     kind = find_kind(model)
     if modules and modules != absolute(model):
         _check_modules(kind, modules)
-    return [*arguments, *_whole(kind, flag_value(arguments, _OUTPUT))]
+    return [*arguments, *_flags_of(kind, flag_value(arguments, _OUTPUT))]
 
 
-def _whole(kind: CheckpointKind, output: str | None) -> list[str]:
+def _flags_of(kind: CheckpointKind, output: str | None) -> list[str]:
     """The flags that name what lies under a folder, and its region modules."""
     if kind.base is None:
         return [f"--{_MODEL}", absolute(kind.path)]
     if kind.adapter:
         return [f"--{_MODEL}", _merged(kind, output)]
     say(f"{kind}: training starts from both")
-    return [*_whole(find_kind(kind.base), output), f"--{_MODULES}", absolute(kind.path)]
+    return [*_flags_of(find_kind(kind.base), output), f"--{_MODULES}", absolute(kind.path)]
 
 
 def _check_modules(kind: CheckpointKind, modules: str) -> None:

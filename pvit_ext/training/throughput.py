@@ -24,7 +24,7 @@ class Throughput:
         self._reset()
         self._mark: float | None = None
         model.register_forward_pre_hook(self._count_batch, with_kwargs=True)
-        _inner(model).register_forward_pre_hook(self._count_rows, with_kwargs=True)
+        _inner(model).register_forward_pre_hook(self._count_tokens, with_kwargs=True)
 
     def _reset(self) -> None:
         self.samples, self.regions, self.seconds = 0, 0, 0.0
@@ -35,7 +35,7 @@ class Throughput:
             self.samples += len(inputs["input_ids"])
             self.regions += sum(len(own or ()) for own in inputs.get("regions") or ())
 
-    def _count_rows(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
+    def _count_tokens(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
         if module.training:
             self.tokens = self.tokens + inputs["attention_mask"].sum()  # stays on the device: no wait
 

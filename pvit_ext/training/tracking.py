@@ -65,7 +65,7 @@ class Sample:
     """A validation record, ready to ask and to show."""
 
     query: Query
-    picture: Image.Image
+    drawing: Image.Image
     question: str
     reference: str
 
@@ -191,7 +191,7 @@ class Tracking(TrainerCallback):
     def _show_table(self, state: Any) -> None:
         answers = self._answer()
         rows = [
-            (sample.picture, sample.question, answer, sample.reference)
+            (sample.drawing, sample.question, answer, sample.reference)
             for sample, answer in zip(self.samples, answers, strict=True)
         ]
         if "wandb" in self.args.report_to and state.is_world_process_zero:
@@ -242,15 +242,15 @@ def _log_wandb(rows: Sequence[tuple[Any, ...]], step: int) -> None:
     import wandb
 
     table = wandb.Table(columns=list(COLUMNS))
-    for picture, *texts in rows:
-        table.add_data(wandb.Image(picture), *texts)
+    for drawing, *texts in rows:
+        table.add_data(wandb.Image(drawing), *texts)
     wandb.log({TABLE: table, "train/global_step": step})
 
 
 def _log_tensorboard(writer: Any, rows: Sequence[tuple[Any, ...]], step: int) -> None:
     lines = ["| picture | question | answer | reference |", "|---|---|---|---|"]
-    for number, (picture, *texts) in enumerate(rows, 1):
-        writer.add_image(f"{TABLE}/{number}", np.asarray(picture), step, dataformats="HWC")
+    for number, (drawing, *texts) in enumerate(rows, 1):
+        writer.add_image(f"{TABLE}/{number}", np.asarray(drawing), step, dataformats="HWC")
         cells = [" ".join(text.replace("|", "\\|").split()) for text in texts]
         lines.append(f"| {TABLE}/{number} | {' | '.join(cells)} |")
     writer.add_text(TABLE, "\n".join(lines), step)

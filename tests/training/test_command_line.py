@@ -10,7 +10,7 @@ import pytest
 
 from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.llava.arguments import RegionModelArguments
-from pvit_ext.training.start import start_from_whole
+from pvit_ext.training.start import resolve_model
 from tests.tiny import TINY_REGIONCLIP
 from tests.training.runs import flags, run
 
@@ -78,7 +78,7 @@ def test_yaml_named_with_an_equals_sign_or_twice(tmp_path: Path) -> None:
 
 def test_an_equals_sign_is_as_good_as_a_space(stage1: Path, llava_checkpoint: Path, tmp_path: Path) -> None:
     words = [f"--model_name_or_path={stage1}", f"--output_dir={tmp_path}", '--region_encoder_options={"a": "b=c"}']
-    expanded = start_from_whole(expand_command_line(words))
+    expanded = resolve_model(expand_command_line(words))
     assert expanded[:6] == ["--model_name_or_path", str(stage1), "--output_dir", str(tmp_path), *expanded[4:6]]
     assert expanded[4:6] == ["--region_encoder_options", '{"a": "b=c"}']
     assert expanded[6:] == ["--model_name_or_path", str(llava_checkpoint), "--region_modules", str(stage1)]

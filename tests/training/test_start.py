@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import pvit_ext
 from pvit_ext.train import main
 from pvit_ext.training import trainer as region_trainer
-from pvit_ext.training.start import MERGED, start_from_whole
+from pvit_ext.training.start import MERGED, resolve_model
 from tests.checkpoints import load
 from tests.hosts.llava.test_checkpoint_kinds import change, plain_logits, stock_lora
 from tests.training.runs import flags, run
@@ -80,11 +80,11 @@ def test_a_second_lora_round_continues_from_the_first(
 
 
 def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path) -> None:
-    arguments = start_from_whole(flags(stage1, data, tmp_path / "out"))
+    arguments = resolve_model(flags(stage1, data, tmp_path / "out"))
     assert value(arguments, "--model_name_or_path") == str(llava_checkpoint)
     assert value(arguments, "--region_modules") == str(stage1)
     with pytest.raises(ValueError, match="holds region modules, and --region_modules names others"):
-        start_from_whole(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
+        resolve_model(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
 
 
 def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(
@@ -96,13 +96,13 @@ def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(
     run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "whole", stage="finetune"))
     for folder in (tmp_path / "lora", tmp_path / "lora" / "checkpoint-2"):
         with pytest.raises(ValueError, match=rf"--region_modules {folder} .*LoRA adapter.*--model_name_or_path"):
-            start_from_whole(flags(llava_checkpoint, data, tmp_path / "out", region_modules=folder))
+            resolve_model(flags(llava_checkpoint, data, tmp_path / "out", region_modules=folder))
         with pytest.raises(ValueError, match="holds region modules, and --region_modules names others"):
-            start_from_whole(flags(folder, data, tmp_path / "out", region_modules=stage1))
+            resolve_model(flags(folder, data, tmp_path / "out", region_modules=stage1))
     capsys.readouterr()
-    start_from_whole(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=stage1))
+    resolve_model(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=stage1))
     assert f"{stage1}: its region modules replace those of {tmp_path / 'whole'}" in capsys.readouterr().out
-    start_from_whole(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=""))
+    resolve_model(flags(tmp_path / "whole", data, tmp_path / "out", region_modules=""))
     assert "replace" not in capsys.readouterr().out
 
 
@@ -112,24 +112,24 @@ def test_a_merge_is_known_by_what_it_was_merged_from(
 ) -> None:
     """Whatever the folder is called now, and whenever its files were copied."""
     folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
-    start_from_whole(flags(folder, data, tmp_path / "out"))
+    resolve_model(flags(folder, data, tmp_path / "out"))
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved, copy_function=shutil.copyfile) if copied else folder.rename(moved)
-    assert start_from_whole(flags(moved, data, tmp_path / "out"))[-1] == str(tmp_path / "out" / MERGED)
+    assert resolve_model(flags(moved, data, tmp_path / "out"))[-1] == str(tmp_path / "out" / MERGED)
 
 
 def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
     folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
     command = flags(folder, data, tmp_path / "out")
-    merged = value(start_from_whole(command), "--model_name_or_path")
+    merged = value(resolve_model(command), "--model_name_or_path")
     assert merged == str(tmp_path / "out" / MERGED)
     assert torch.equal(plain_logits(load(merged)), plain_logits(expected))
     written = (Path(merged) / "model.safetensors").stat().st_mtime_ns
-    assert start_from_whole(command)[-1] == merged  # resuming does not merge again
+    assert resolve_model(command)[-1] == merged  # resuming does not merge again
     assert (Path(merged) / "model.safetensors").stat().st_mtime_ns == written
     other, _ = stock_lora(llava_checkpoint, tmp_path / "other", seed=4)
     with pytest.raises(ValueError, match=r"was merged from something else than .*other.*another --output_dir"):
-        start_from_whole(flags(other, data, tmp_path / "out"))
+        resolve_model(flags(other, data, tmp_path / "out"))
 
 
 def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) 
     (tmp_path / "pretrain" / "config.json").write_text((llava_checkpoint / "config.json").read_text())
     (tmp_path / "pretrain" / "mm_projector.bin").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"mm_projector.bin.*--pretrain_mm_mlp_adapter"):
-        start_from_whole(flags(tmp_path / "pretrain", data, tmp_path / "out"))
+        resolve_model(flags(tmp_path / "pretrain", data, tmp_path / "out"))
 
 
 def test_relative_names_are_stored_absolute(

@@ -13,7 +13,7 @@ LANGUAGE_MODELS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "m
 """transformers' ``model_type`` of the language model of LLaVA's; ``llava`` is LLaVA-1.0's and 1.5's older name."""
 
 
-def check_has_a_place(host: Any) -> None:
+def check_is_convertible(host: Any) -> None:
     """Refuse a LLaVA that transformers' classes cannot hold.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import load_config
-from pvit_ext.tools.convert.configs import check_has_a_place, hub_config
+from pvit_ext.tools.convert.configs import check_is_convertible, hub_config
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, TOWER, to_hub
 from pvit_ext.tools.convert.origin import Origin
 from pvit_ext.tools.convert.processor_files import hub_tokenizer, write_processor
@@ -43,7 +43,7 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     if "vision_config" in values:
         raise ValueError(f"{checkpoint} is one of transformers already: --to llava?")
     host = load_config(str(source.folder))
-    check_has_a_place(host)
+    check_is_convertible(host)
     tower = vision_tower_of(host, source.folder)
     names: dict[str, str | None] = {name: to_hub(name) for name in source.tensors}  # raises
     own = [name for name, new in names.items() if str(new).startswith(TOWER)]

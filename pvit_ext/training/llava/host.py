@@ -15,7 +15,7 @@ from pvit_ext.training.host import Arguments
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer, export_model
-from pvit_ext.training.start import start_from_whole
+from pvit_ext.training.start import resolve_model
 
 
 class LlavaHost:
@@ -25,7 +25,7 @@ class LlavaHost:
 
     def command_line(self, words: list[str]) -> list[str]:
         """Replace region modules or a LoRA result as MODEL by what lies under them."""
-        return start_from_whole(words)
+        return resolve_model(words)
 
     def running(self) -> AbstractContextManager[None]:
         """LLaVA's globals, rebound for the time of a run."""

@@ -19,7 +19,7 @@ from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
-from pvit_ext.training.start import start_from_whole
+from pvit_ext.training.start import resolve_model
 
 _MODULE, _ARGUMENTS = "llava.train.train", "pvit_ext.training.llava.arguments"
 _HERE = "pvit_ext.training.llava.patched_tree"
@@ -52,7 +52,7 @@ TRAIN_POINTS = (
 
 def install() -> None:
     """Rebind LLaVA's names for the rest of the process, and its command line."""
-    sys.argv[1:] = start_from_whole(expand_command_line(sys.argv[1:]))
+    sys.argv[1:] = resolve_model(expand_command_line(sys.argv[1:]))
     apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
 
 

@@ -21,7 +21,7 @@ from pvit_ext.hosts.transformers.outer import OuterMixin
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.tokens.serialization import load_region_modules
 from pvit_ext.training.host import Arguments
-from pvit_ext.training.start import start_from_whole
+from pvit_ext.training.start import resolve_model
 from pvit_ext.training.transformers.arguments import (
     TransformersDataArguments,
     TransformersModelArguments,
@@ -38,7 +38,7 @@ class TransformersHost:
 
     def command_line(self, words: list[str]) -> list[str]:
         """Replace region modules or a LoRA result as MODEL by what lies under them, and drop LLaVA's own flags."""
-        return start_from_whole(without_llavas(words))
+        return resolve_model(without_llavas(words))
 
     def running(self) -> AbstractContextManager[None]:
         """Nothing: transformers needs no preparation."""
