@@ -202,7 +202,7 @@ def test_values_that_no_option_takes_are_refused(words, capsys):
     assert words[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["convert auto a.json", "cache a.json", "mix a.yaml"])
+@pytest.mark.parametrize("command", ["convert auto a.json", "cache a.json", "generate a.json --model m", "mix a.yaml"])
 def test_a_number_of_bad_records_below_zero_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = [] if "mix" in command else ["--image-folder", "images"]
     with pytest.raises(SystemExit):
