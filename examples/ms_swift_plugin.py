@@ -53,7 +53,7 @@ class RegionTemplate(Template):
     """Rows by the processor's own chat template, with regions."""
 
     def _preprocess_inputs(self, inputs: Any) -> None:
-        """Images are read with their regions."""
+        """Nothing: images are read with their regions."""
 
     def _encode(self, inputs: Any) -> dict[str, Any]:
         boxes = inputs.objects.get("bbox") or []

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 2, finetune: trains the language model, mm_projector, region projector, delimiters and box embedding; both image
+# Stage 2, finetune: trains the language model, mm_projector, region projector, delimiters and box embedding; both vision
 # towers stay frozen. PVIT's settings (arXiv 2308.13437): learning rate 2e-5, global batch 64, 3 epochs. On G GPUs keep
 # G * per_device_train_batch_size * gradient_accumulation_steps at 64. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/stage2.sh [flags]     bash recipes/stage2.sh [flags]

@@ -25,7 +25,7 @@ QUICKSTART = Path("runs/quickstart")
 class Budget(Settings):
     """The quickstart's settings, and what the base takes beyond them.
 
-    Of the quickstart's, ``language_steps`` and ``base_steps`` tell only whether its vision tower can be taken over.
+    The quickstart's ``language_steps`` and ``base_steps`` only tell whether its vision tower can be taken over.
     """
 
     crowd_scenes: int = 5000
@@ -44,7 +44,7 @@ class Base(Quickstart):
     settings: Budget
 
     def build(self) -> dict[str, Any]:
-        """Make what is not there yet; return each part's shares of right digits and colours, in training."""
+        """Make what is not there yet; return each part's fractions of right digits and colours, in training."""
         phases = Phases(self.folder, asdict(self.settings), remedy="--fresh keeps it, so delete it yourself")
         phases.run("quickstart's CLIP tower", self.quickstart)
         phases.run("data", self.data)
@@ -75,7 +75,7 @@ class Base(Quickstart):
         train_language_model(folder, settings.words_scenes, settings.words_steps, settings.seed)
 
     def base(self) -> list[float]:
-        """LLaVA of these parts; returns the shares of right digits and colours of its aligned projector."""
+        """LLaVA of these parts; returns the fractions of right digits and colours of its aligned projector."""
         parts = self.folder / "language", self.folder / "clip", self.folder / "base"
         settings = self.settings
         return build_llava(*parts, settings.llava_scenes, settings.align_steps, settings.llava_steps, settings.seed)

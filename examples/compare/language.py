@@ -1,8 +1,8 @@
 """The comparison's language model: the quickstart's with one layer more, pre-trained on scenes in words.
 
-It has to answer about one of several things by their place or mark, which a tiny model does not find by itself: shown
-whole conversations, it settles for guessing one of the things. So it first completes single words ("what stands at this
-place?" many times over one scene), and goes on with some of these while it answers about one digit, two, three to five.
+It has to answer about one of several things by their position or mark, which a tiny model does not find by itself:
+shown whole conversations, it only guesses one of the things. So it first completes single words ("what is at this
+position?" many times over one scene), and keeps some of these while it answers about one digit, two, three to five.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class RowMaker:
         return torch.cat([self.embedding[before], shown, self.embedding[after]]), wanted
 
     def probe(self, patches: Tensor, background: int) -> Row:
-        """A scene, then places and marks of its digits in random order, each to be followed by the digit's word."""
+        """A scene, then positions and marks of its digits in random order, each to be followed by the digit's word."""
         on_digit = patches[:, 0] >= 0
         things = self.words.thing(patches[on_digit])  # (N,)
         patch, mark = patches[on_digit][:, 2:].nonzero(as_tuple=True)
@@ -165,7 +165,7 @@ class RowMaker:
         order = torch.randperm(len(answers))[:PROBES]
         shown = self._say(patches, background)  # (K, C)
         shown = shown[torch.randperm(len(shown))]
-        end = shown.new_zeros(1, shown.shape[1])  # the model's loss pairs a place with the label behind it
+        end = shown.new_zeros(1, shown.shape[1])  # the model's loss pairs a position with the label behind it
         nothing = torch.full((len(shown) + 1,), IGNORE)
         return torch.cat([shown, asked[order], end]), torch.cat([nothing, answers[order]])
 

@@ -37,7 +37,7 @@ def build_llava(
         batch: scenes a step.
 
     Returns:
-        the shares of patches on a digit whose digit and colour the aligned projector names.
+        the fractions of patches on a digit whose digit and colour the aligned projector names.
     """
     torch.manual_seed(3)
     rng = random.Random(f"llava-{seed}")
@@ -62,7 +62,7 @@ def _align(model: Any, words: PatchWords, features: Tensor, patches: Tensor, ste
         steps: optimizer steps.
 
     Returns:
-        the shares of digits and colours that are named: the nearest ones to what is said beside place and marks.
+        the fractions of digits and colours that are named: the nearest ones to what is said beside position and marks.
     """
     projector, embedding = model.get_model().mm_projector, model.get_input_embeddings().weight.detach()
     said = words.embed(embedding, patches, words.place(embedding), words.mark(embedding)).flatten(0, 1)  # (N, D)

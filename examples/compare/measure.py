@@ -56,7 +56,7 @@ def _milliseconds(encode: Any, boxes: Any) -> float:
 
 
 def _encoder(model: Any, processor: Any, image: Image.Image) -> Any:
-    """The way of boxes on an image to region tokens, whose feature maps are there already."""
+    """A function from boxes on an image to region tokens, whose feature maps are made beforehand."""
     from llava.mm_utils import process_images
 
     encoder, tower, context = (

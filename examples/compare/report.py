@@ -150,7 +150,7 @@ def page(
         rows: results.
         guessed: of :func:`guess`.
         counts: questions for each kind of region, and those of them about small boxes.
-        shares: of right digits and colours in training, of the CLIP and the RegionCLIP tower and of the projector.
+        fractions: of right digits and colours in training, of the CLIP and the RegionCLIP tower and of the projector.
     """
     one = rows[0]
     facts = {

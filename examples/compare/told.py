@@ -1,7 +1,7 @@
 """Scenes whose digits are told in words: by coordinates, as ``text`` writes them, or by marks, as ``overlay`` draws.
 
 LLaVA's own training has boxes written as text (RefCOCO, Visual Genome), and ViP-LLaVA's has marks drawn on its images.
-A model that never had to find a place in an image cannot learn it from the few scenes that a row of the comparison
+A model that never had to find a position in an image cannot learn it from the few scenes that a row of the comparison
 trains on, so the base that all rows share is pre-trained on both.
 """
 
@@ -45,7 +45,7 @@ class Told:
     Args:
         scene: with its marks drawn.
         marked: the box of each mark, in the order of ``overlay``'s colours.
-        places: box of a digit -> its coordinates, as a box, a mask and a point.
+        coordinates: box of a digit -> its coordinates as text, as a box, a mask and a point.
         marks: box of a digit -> names of its marks.
     """
 

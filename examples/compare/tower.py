@@ -1,8 +1,8 @@
 """The comparison's vision tower: the quickstart's, trained further to keep what its readers have to find in it.
 
 A real CLIP tower has seen millions of images: it knows where a patch lies, and what a frame or a dot on it is. The
-quickstart's was taught neither. It loses place in its last layers, and a mark is noise to it, so nothing that reads it
-could find a place by coordinates, or a region by its mark, however long it is trained.
+quickstart's was taught neither. It loses positions in its last layers, and a mark is noise to it, so nothing that reads
+it could find a position by coordinates, or a region by its mark, however long it is trained.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CELLS = CLIP_SIZE // PATCH
 
 
 def train_tower(folder: Path, start: Path, scenes: int, steps: int, seed: int, batch: int = 32) -> list[float]:
-    """Train a tower further, save it with its processor, return its share of right digits and colours.
+    """Train a tower further, save it with its processor, return its fractions of right digits and colours.
 
     Scenes are crowded, marked, and wrapped around by random distances, so that no patch is seen twice.
 

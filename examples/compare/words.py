@@ -1,8 +1,8 @@
 """An image in words: what lies under each patch as the sum of the words for it.
 
-A large language model finds what a text says about a place, whatever the place, because it has read a lot. A tiny one
-learns to look things up from scenes that are told so, without any pixels; then the projector is trained to tell the
-vision tower's patches in the same words, in place of LLaVA's first stage.
+A large language model finds what a text says about any position, because it has read a lot. A tiny one learns to look
+things up from scenes that are told so, without any pixels; then the projector is trained to tell the vision tower's
+patches in the same words, instead of LLaVA's first stage.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PatchWords:
         return self.things[patches[..., 0], patches[..., 1]]
 
     def place(self, embedding: Tensor) -> Tensor:
-        """The words for the place of each cell, row by row, summed: (P, C)."""
+        """The words for the position of each cell, row by row, summed: (P, C)."""
         at = torch.arange(CELLS**2)
         return _near(at % CELLS) @ embedding[self.columns] + _near(at // CELLS) @ embedding[self.rows]
 

@@ -1,4 +1,4 @@
-"""``python -m examples.my_annotations.tiny_model``: stands for the downloads of the walk-through, made in two minutes.
+"""``python -m examples.my_annotations.tiny_model``: replaces the downloads of the walk-through, made in two minutes.
 
 A tiny LLaVA (LLaMA, CLIP tower, projector) and a tiny RegionCLIP tower, of the real classes and in the real files'
 layout. What large models bring along they learn from the training file itself: the language model answers the file's
@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("records", type=Path, help="training file: short answers about boxes")
     parser.add_argument("--image-folder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--scale", type=float, default=1.0, help="of steps; below 1 only tries the machinery")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of all steps; below 1 only tries the machinery"
+    )
     args = parser.parse_args(argv)
     records = list(load_records(args.records, args.image_folder))
     make_llava(args.out, records, max(round(LANGUAGE_STEPS * args.scale), 2))
@@ -77,7 +79,7 @@ def turns_of(record: Record) -> list[Turn]:
 
 
 def make_llava(out: Path, records: Sequence[Record], steps: int, batch: int = 16) -> None:
-    """A tiny LLaVA that reads an answer off the place where a region will stand; beside it its vision tower.
+    """A tiny LLaVA that reads an answer off the position where a region will stand; beside it its vision tower.
 
     Args:
         out: folder for ``language``, ``clip`` and ``llava``.
@@ -125,7 +127,7 @@ def _conversations(
 
 
 def train_region_tower(path: Path, records: Sequence[Record], steps: int, batch: int = 32) -> float:
-    """A tiny RegionCLIP tower that tells answers apart by their boxes; the share it gets right at the end of training.
+    """Train a tiny RegionCLIP tower to tell answers apart by their boxes; return the fraction right at the end.
 
     It is shown windows around boxes, each answer equally often.
 

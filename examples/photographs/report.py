@@ -1,4 +1,4 @@
-"""What the experiment leaves: a table, ``metrics.json``, a confusion matrix, and pictures of answers."""
+"""What the experiment leaves: a table, ``metrics.json``, a confusion matrix, and drawings of answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN = 6
 
 
 def title(row: str) -> str:
-    """Of a row of the table."""
+    """Title of a row of the table."""
     arm = ARMS.get(row.removesuffix("_stage1"))
     if arm is None:
         return _OTHERS[row]
@@ -64,7 +64,7 @@ def write_metrics(path: Path, results: Results, made_with: Mapping[str, Any]) ->
 
 
 def draw_confusion(path: Path, found: Mapping[str, Any]) -> None:
-    """Rows are right answers, columns given ones.
+    """Draw the confusion matrix: rows are right answers, columns given ones.
 
     Args:
         path: PNG to write.
@@ -90,7 +90,7 @@ def draw_confusion(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def draw_answers(path: Path, images: Path, photographs: Sequence[Photograph], predictions: Path) -> None:
-    """Regions with right answers above, with wrong ones below; drawn by lot, always the same.
+    """Draw regions with right answers above and with wrong ones below, chosen by lot, always the same.
 
     Args:
         path: PNG to write.

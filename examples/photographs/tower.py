@@ -55,5 +55,5 @@ class EfficientNetTower(VisionTower):
 
     @property
     def num_patches_per_side(self) -> int:
-        """Of the grid that the language model reads."""
+        """Cells per side of the grid that the language model reads."""
         return GRID

@@ -87,7 +87,7 @@ class Trainer:
         words = [word for key, value in (_COMMON | flags | own).items() for word in (f"--{key}", _word(value))]
         command = [sys.executable, "-u", "-m", "pvit_ext.train", "--plugin", plugin.__name__, *words]
         run_logged(command, output, f"training of {output}")
-        for checkpoint in output.glob("checkpoint-*"):  # an interrupted run goes on from its newest; this one is done
+        for checkpoint in output.glob("checkpoint-*"):  # an interrupted run continues from its newest; this one is done
             shutil.rmtree(checkpoint)
 
 

@@ -80,7 +80,7 @@ class Quickstart:
         train_language_model(self.folder / "language", self.settings.language_steps)
 
     def clip(self) -> list[float]:
-        """The vision tower; returns the share of right digits and colours at the end of training."""
+        """The vision tower; returns the fractions of right digits and colours at the end of training."""
         return train_clip_tower(self.folder / "clip", self.scenes, self.settings.clip_steps)
 
     def regionclip(self) -> list[float]:
@@ -168,9 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.quickstart", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default %(default)s")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep the phases that are done")
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="of scenes and steps; below 1 only tries the machinery"
+        "--scale", type=float, default=1.0, help="factor of scenes and steps; below 1 only tries the machinery"
     )
     return parser
 

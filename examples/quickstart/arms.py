@@ -39,7 +39,7 @@ class Launch:
 
     Args:
         recipe: ``stage1.sh`` or ``stage2.sh``.
-        output: folder of the result; what is there goes.
+        output: folder of the result; what it holds is deleted.
         flags: overrides of the recipe's own.
     """
 
@@ -120,7 +120,7 @@ def _program(name: str) -> Path:
 
 
 def free_port() -> int:
-    """The launcher's own default is one fixed port, so that two runs on a machine would meet."""
+    """A free port: the launcher's own default is one fixed port, which two runs on a machine would share."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

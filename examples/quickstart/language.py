@@ -1,7 +1,7 @@
 """The quickstart's language model: a SentencePiece tokenizer and a tiny LLaMA, pre-trained on text alone.
 
 Its text has the questions of :mod:`examples.quickstart.world` with words where the region will stand ("What digit is in
-redseven?"). So it can read an attribute off that place before it ever sees a region, as a pre-trained language model
+redseven?"). So it can read an attribute off that position before it ever sees a region, as a pre-trained language model
 can, and stage 1 has only to align region features with its embedding space, which is the paper's logic.
 """
 
@@ -30,7 +30,7 @@ SYSTEM = (
 """LLaVA's own ``v1`` prompt, which its training code puts before every conversation."""
 _ANSWER = re.compile(r"ASSISTANT:( .*?</s>)")
 _MENTIONS = ("{}", "the {}", "this {} here", " {} there", "the  one {} here", "that  one {} over there")
-"""Of one to seven tokens, spaces too: a region takes several slots, and no answer may hang on a question's length."""
+"""One to seven tokens each: a region takes several positions, and no answer may hang on a question's length."""
 Turn = tuple[str, str]
 
 

@@ -1,4 +1,4 @@
-"""What the quickstart reports: accuracies as a table and as JSON, and a picture of held-out scenes with the answers."""
+"""What the quickstart reports: accuracies as a table and as JSON, and a drawing of held-out scenes with the answers."""
 
 from __future__ import annotations
 

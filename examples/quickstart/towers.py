@@ -59,7 +59,7 @@ class AttributeHead(nn.Module):
         self.prototypes = nn.Linear(width, 10 + len(COLOURS), bias=False)
 
     def loss(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss, and the share (2,) of right digits and colours.
+        """Mean loss, and the fractions (2,) of right digits and colours.
 
         Args:
             features: (N, C).
@@ -101,7 +101,7 @@ def place_targets(processor: Any, scene: Scene) -> Tensor:
 
 
 def pixels_within(boxes: Tensor) -> list[tuple[slice, slice]]:
-    """Rows and columns of the pixels whose whole-numbered place lies in each of the boxes (N, 4)."""
+    """Rows and columns of the pixels whose integer coordinates lie in each of the boxes (N, 4)."""
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in boxes.ceil().int().tolist()]
 
 
@@ -111,7 +111,7 @@ def at_patches(places: Tensor) -> Tensor:
 
 
 def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
-    """Pre-train a tiny CLIP vision tower, save it with its processor, return the share of right digits and colours.
+    """Pre-train a tiny CLIP vision tower, save it with its processor, return the fractions of right digits and colours.
 
     Args:
         folder: where it goes.
@@ -149,7 +149,7 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
 
 
 def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
-    """Pre-train a tiny RegionCLIP tower, save it as the original does, return the share of right digits and colours."""
+    """Pre-train a tiny RegionCLIP tower, save it as the original does, return fractions of right digits and colours."""
     torch.manual_seed(2)
     encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
     assert isinstance(encoder, RegionCLIP)
@@ -224,7 +224,7 @@ def original_layout(backbone: nn.Module) -> dict[str, Tensor]:
 def fit_tower(
     parameters: list[Any], step: Any, batches: Iterator[Any], steps: int, rate: float, title: str
 ) -> list[float]:
-    """Train on ``step``'s loss with AdamW; return the mean of the shares it gives, over the last tenth."""
+    """Train on ``step``'s loss with AdamW; return the mean of the fractions it gives, over the last tenth."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.02)
     plan, rights = schedule(optimizer, steps), []

@@ -41,7 +41,7 @@ ASK_DIGIT, ASK_COLOUR, ASK_LARGER = (
 )
 ANSWERS_LARGER = ("the first", "the second")
 TEST_COLUMNS = 0.3
-"""Left-hand share of each photograph that only held-out scenes show."""
+"""Left-hand part of each photograph that only held-out scenes show."""
 TEST_SAMPLES = 400
 """Handwritten samples kept for held-out scenes, of 1797."""
 
@@ -97,7 +97,7 @@ def make_scene(
         split: whose handwriting and photographs.
         rng: of everything.
         sides: smallest and largest side of a digit, in pixels.
-        count: fewest and most digits that are tried; those that find no free place are left out.
+        count: fewest and most digits that are tried; those that find no free spot are left out.
     """
     size = rng.choice(SIZES)
     canvas = _background(split, size, rng)
