@@ -143,7 +143,7 @@ class RowMaker:
 
     def refresh(self) -> None:
         """Take the words as they are now: once for each step."""
-        self.place, self.mark = self.words.place(self.embedding), self.words.mark(self.embedding)
+        self.position, self.mark = self.words.position(self.embedding), self.words.mark(self.embedding)
 
     def conversation(self, told: Told, patches: Tensor, background: int) -> Row:
         """The scene where the image stands in a conversation; patches (P, 2 + colours)."""
@@ -161,7 +161,7 @@ class RowMaker:
         on_digit = patches[:, 0] >= 0
         things = self.words.thing(patches[on_digit])  # (N,)
         patch, mark = patches[on_digit][:, 2:].nonzero(as_tuple=True)
-        asked, answers = torch.cat([self.place[on_digit], self.mark[mark]]), torch.cat([things, things[patch]])
+        asked, answers = torch.cat([self.position[on_digit], self.mark[mark]]), torch.cat([things, things[patch]])
         order = torch.randperm(len(answers))[:PROBES]
         shown = self._say(patches, background)  # (K, C)
         shown = shown[torch.randperm(len(shown))]
@@ -174,7 +174,7 @@ class RowMaker:
         on_digit = patches[:, 0] >= 0
         others = (~on_digit).nonzero()[:, 0]
         kept = torch.cat([on_digit.nonzero()[:, 0], others[torch.randperm(len(others))[:background]]]).sort().values
-        return self.words.embed(self.embedding, patches[kept], self.place[kept], self.mark)
+        return self.words.embed(self.embedding, patches[kept], self.position[kept], self.mark)
 
 
 def _pad(rows: list[Row]) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def _align(model: Any, words: PatchWords, features: Tensor, patches: Tensor, ste
         the fractions of digits and colours that are named: the nearest ones to what is said beside position and marks.
     """
     projector, embedding = model.get_model().mm_projector, model.get_input_embeddings().weight.detach()
-    said = words.embed(embedding, patches, words.place(embedding), words.mark(embedding)).flatten(0, 1)  # (N, D)
+    said = words.embed(embedding, patches, words.position(embedding), words.mark(embedding)).flatten(0, 1)  # (N, D)
     features, patches = features.flatten(0, 1), patches.flatten(0, 1)  # (N, C), (N, 2 + colours)
     on_digit = (patches[:, 0] >= 0).nonzero()[:, 0]
     things = embedding[words.things].flatten(0, 1)  # (digits * colours, D)

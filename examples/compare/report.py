@@ -49,10 +49,10 @@ def score(scenes: Scenes, answers: dict[str, list[str]]) -> Result:
         answers: kind of region -> answers, scene by scene.
     """
     asked = [(question, scene) for scene, questions in scenes for question in questions]
-    result: Result = {TITLES[kind]: _share(asked, answers.get(kind), lambda *_: True) for kind in KINDS}
-    result["small"] = _share(asked, answers.get("box"), is_small)
+    result: Result = {TITLES[kind]: _fraction(asked, answers.get(kind), lambda *_: True) for kind in KINDS}
+    result["small"] = _fraction(asked, answers.get("box"), is_small)
     for what in ASKED:
-        result[what] = _share(asked, answers.get("box"), partial(_asks, what))
+        result[what] = _fraction(asked, answers.get("box"), partial(_asks, what))
     return result
 
 
@@ -61,7 +61,7 @@ def guess(scenes: Scenes) -> tuple[float, float]:
     asked = [(question, scene) for scene, questions in scenes for question in questions]
     common = {what: Counter(q.answer for q, _ in asked if q.kind == what).most_common(1)[0][0] for what in ASKED}
     answers = [common[question.kind] for question, _ in asked]
-    everything, small = _share(asked, answers, lambda *_: True), _share(asked, answers, is_small)
+    everything, small = _fraction(asked, answers, lambda *_: True), _fraction(asked, answers, is_small)
     return everything or 0.0, small or 0.0
 
 
@@ -69,7 +69,7 @@ def _asks(what: str, question: Question, _scene: Scene) -> bool:
     return question.kind == what
 
 
-def _share(
+def _fraction(
     asked: Sequence[tuple[Question, Scene]],
     answers: Sequence[str] | None,
     counts: Callable[[Question, Scene], bool],
@@ -124,17 +124,19 @@ def draw(path: Path, rows: Sequence[Result], guessed: float) -> None:
     ordered = sorted(rows, key=lambda row: row["boxes"] or 0)
     figure = Figure(figsize=(11, 1.6 + 0.55 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    places = range(len(ordered))
+    heights = range(len(ordered))
     for number, (name, marker) in enumerate(zip(ACCURACIES, "os^x", strict=True)):
-        shown = [(100 * row[name], place) for row, place in zip(ordered, places, strict=True) if row[name] is not None]
+        shown = [
+            (100 * row[name], height) for row, height in zip(ordered, heights, strict=True) if row[name] is not None
+        ]
         left.plot(*zip(*shown, strict=True), marker, label=name, color=f"C{number}", markersize=8, clip_on=False)
     left.axvline(100 * guessed, color="grey", linestyle=":", label="guessing")
-    left.set(xlim=(0, 100), xlabel="right answers to held-out questions, %", yticks=list(places))
+    left.set(xlim=(0, 100), xlabel="right answers to held-out questions, %", yticks=list(heights))
     left.set_yticklabels([f"{row['encoder']}\n{row['tokens']} tokens" for row in ordered])
     left.grid(axis="x", alpha=0.3)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, frameon=False)
-    right.barh(places, [row["image_ms_p50"] for row in ordered], 0.35, align="edge", label="an image with one region")
-    right.barh(places, [row["region_ms_p50"] for row in ordered], -0.35, align="edge", label="each further region")
+    right.barh(heights, [row["image_ms_p50"] for row in ordered], 0.35, align="edge", label="an image with one region")
+    right.barh(heights, [row["region_ms_p50"] for row in ordered], -0.35, align="edge", label="each further region")
     right.set(xscale="log", xlabel="encoding, ms (median)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     with atomic_write(path) as temporary:
@@ -142,7 +144,7 @@ def draw(path: Path, rows: Sequence[Result], guessed: float) -> None:
 
 
 def page(
-    rows: Sequence[Result], guessed: tuple[float, float], counts: tuple[int, int], shares: dict[str, list[float]]
+    rows: Sequence[Result], guessed: tuple[float, float], counts: tuple[int, int], fractions: dict[str, list[float]]
 ) -> str:
     """The Markdown page, for the folder that has ``results.csv`` and ``results.png`` too.
 
@@ -160,9 +162,9 @@ def page(
         "guess": _percent(guessed[0]),
         "guess_small": _percent(guessed[1]),
         "part": f"{100 * SMALL:g}",
-        "clip": _percent(shares["clip"][0]),
-        "regionclip": _percent(shares["regionclip"][0]),
-        "projector": _percent(shares["projector"][0]),
+        "clip": _percent(fractions["clip"][0]),
+        "regionclip": _percent(fractions["regionclip"][0]),
+        "projector": _percent(fractions["projector"][0]),
         "options": "\n".join(f"- {row['encoder']}: `{row['options']}`" for row in rows if row["options"] != "{}"),
     }
     return PAGE.read_text(encoding="utf-8").format(**{**one, **facts})

@@ -52,18 +52,18 @@ def compare(
     folder = output / f"{scale:g}"
     settings = Budget(seed=seed).scaled(scale)
     base = Base(folder / "base", settings)
-    shares = base.build()
+    fractions = base.build()
     run = Run(base.folder, folder, settings, base.scenes, base.held_out, fresh)
     failed = [row.name for row in chosen if not _finish(row, run, scale)]
     rows = [json.loads(path.read_text("utf-8")) for row in all_rows() if (path := _result(row, run)).is_file()]
     if rows:
-        write_report(pages or folder, rows, run, shares)
+        write_report(pages or folder, rows, run, fractions)
     for name in failed:
         print(f"{name} failed, see above; the other rows are kept: the same command tries it again")
     return 1 if failed else 0
 
 
-def write_report(folder: Path, rows: list[report.Result], run: Run, shares: dict[str, list[float]]) -> None:
+def write_report(folder: Path, rows: list[report.Result], run: Run, fractions: dict[str, list[float]]) -> None:
     """Print the table; write the CSV file, the plot and the page."""
     asked = [is_small(question, scene) for scene, questions in run.held_out for question in questions]
     guessed = report.guess(run.held_out)
@@ -71,7 +71,7 @@ def write_report(folder: Path, rows: list[report.Result], run: Run, shares: dict
     report.write_csv(folder / "results.csv", rows)
     report.draw(folder / "results.png", rows, guessed[0])
     with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(report.page(rows, guessed, (len(asked), sum(asked)), shares), encoding="utf-8")
+        temporary.write_text(report.page(rows, guessed, (len(asked), sum(asked)), fractions), encoding="utf-8")
     print(f"\n{len(asked)} questions for each kind of region, {sum(asked)} about small boxes, % right")
     print(f"\n{report.table(rows)}\n")
     print(f"Guessing scores {100 * guessed[0]:.1f}. README.md, results.csv and results.png are in {folder}.")

@@ -51,7 +51,7 @@ class Told:
 
     scene: Scene
     marked: tuple[Box, ...]
-    places: dict[Box, list[str]]
+    coordinates: dict[Box, list[str]]
     marks: dict[Box, list[str]]
 
 
@@ -65,18 +65,18 @@ def tell(scene: Scene, rng: random.Random, marked: float) -> Told:
     """Draw marks on a part ``marked`` of all scenes, on some of their digits, and find the words for all of them."""
     size, pairs = scene.image.size, [(digit.box, kind) for digit in scene.digits for kind in KINDS]
     text, overlay = Text(TextOptions(**TEXT_OPTIONS)), Overlay(OverlayOptions(**OVERLAY_OPTIONS))
-    places: dict[Box, list[str]] = {digit.box: [] for digit in scene.digits}
+    coordinates: dict[Box, list[str]] = {digit.box: [] for digit in scene.digits}
     for box, kind in pairs:
-        places[box] += text.describe([region_of(kind, box, scene, rng).resolve(size)], [size])
+        coordinates[box] += text.describe([region_of(kind, box, scene, rng).resolve(size)], [size])
     marks: dict[Box, list[str]] = {digit.box: [] for digit in scene.digits}
     if rng.random() >= marked:
-        return Told(scene, (), places, marks)
+        return Told(scene, (), coordinates, marks)
     chosen = rng.sample(pairs, min(rng.randint(1, len(COLORS)), len(pairs)))
     regions = [region_of(kind, box, scene, rng).resolve(size) for box, kind in chosen]
     for (box, _), name in zip(chosen, overlay.describe(regions, [size]), strict=True):
         marks[box].append(name)
     painted = Scene(overlay.paint(scene.image, regions), scene.digits)
-    return Told(painted, tuple(box for box, _ in chosen), places, marks)
+    return Told(painted, tuple(box for box, _ in chosen), coordinates, marks)
 
 
 def tell_scenes(count: int, digits: tuple[int, int], rng: random.Random, marked: float = 0.5) -> list[Told]:
@@ -106,4 +106,4 @@ def turns_about(told: Told, digits: Sequence[Digit], rng: random.Random) -> list
 
 def _name(told: Told, digit: Digit, rng: random.Random) -> str:
     marks = told.marks[digit.box]
-    return rng.choice(marks if marks and rng.random() < MARKED else told.places[digit.box])
+    return rng.choice(marks if marks and rng.random() < MARKED else told.coordinates[digit.box])

@@ -23,10 +23,10 @@ from examples.quickstart.towers import (
     SELECT_LAYER,
     AttributeHead,
     at_patches,
+    attribute_targets,
     fit_tower,
     pixels_of,
     pixels_within,
-    place_targets,
 )
 from pvit_ext.encoders.overlay import COLORS
 from pvit_ext.regions.view import tower_view
@@ -82,7 +82,7 @@ class PatchHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.place, self.mark = nn.Linear(width, 2 * CELLS), nn.Linear(width, len(COLORS) + 1)
+        self.position, self.mark = nn.Linear(width, 2 * CELLS), nn.Linear(width, len(COLORS) + 1)
 
     def loss(self, features: Tensor, marks: Tensor, seen: Tensor) -> Tensor:
         """Mean loss.
@@ -92,12 +92,12 @@ class PatchHead(nn.Module):
             marks: (B, P, colours) int64, 1 for the marks of what lies under the patch.
             seen: (B, P) bool, patches on a digit, whose marks are asked.
         """
-        rows, columns = self.place(features).transpose(1, 2).split(CELLS, 1)  # (B, CELLS, P) each
+        rows, columns = self.position(features).transpose(1, 2).split(CELLS, 1)  # (B, CELLS, P) each
         at = torch.arange(CELLS**2).expand(len(features), -1)  # (B, P)
-        place = F.cross_entropy(rows, at // CELLS) + F.cross_entropy(columns, at % CELLS)
+        position = F.cross_entropy(rows, at // CELLS) + F.cross_entropy(columns, at % CELLS)
         there = marks[seen].float()  # (N, colours)
         there = torch.cat([there, (there.sum(1, keepdim=True) == 0).float()], 1)  # (N, colours + 1)
-        return 0.5 * place + F.cross_entropy(self.mark(features[seen]), there / there.sum(1, keepdim=True))
+        return 0.5 * position + F.cross_entropy(self.mark(features[seen]), there / there.sum(1, keepdim=True))
 
 
 def pixel_targets(processor: Any, told: Told) -> Tensor:
@@ -111,4 +111,4 @@ def pixel_targets(processor: Any, told: Told) -> Tensor:
         shown = tower_view(processor, "pad", told.scene.image.size).map_boxes(torch.tensor(told.marked))
         for mark, (rows, columns) in zip(marks, pixels_within(shown), strict=False):
             mark[rows, columns] = 1
-    return torch.cat([place_targets(processor, told.scene), marks])
+    return torch.cat([attribute_targets(processor, told.scene), marks])

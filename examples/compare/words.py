@@ -43,7 +43,7 @@ class PatchWords:
         """The word for the digit under a patch, (...) int64; patches (..., 2 + colours), on a digit."""
         return self.things[patches[..., 0], patches[..., 1]]
 
-    def place(self, embedding: Tensor) -> Tensor:
+    def position(self, embedding: Tensor) -> Tensor:
         """The words for the position of each cell, row by row, summed: (P, C)."""
         at = torch.arange(CELLS**2)
         return _near(at % CELLS) @ embedding[self.columns] + _near(at // CELLS) @ embedding[self.rows]
@@ -52,13 +52,13 @@ class PatchWords:
         """The word for a mark of each colour, of any kind: (colours, C)."""
         return embedding[self.marks].mean(1)
 
-    def embed(self, embedding: Tensor, patches: Tensor, place: Tensor, mark: Tensor) -> Tensor:
+    def embed(self, embedding: Tensor, patches: Tensor, position: Tensor, mark: Tensor) -> Tensor:
         """All words for patches, summed.
 
         Args:
             embedding: (V, C) of the words.
             patches: (..., P, 2 + colours) int64, see :func:`~examples.compare.tower.pixel_targets`.
-            place: (P, C), of :meth:`place` for these patches.
+            position: (P, C), of :meth:`position` for these patches.
             mark: of :meth:`mark`.
 
         Returns:
@@ -66,7 +66,7 @@ class PatchWords:
         """
         on_digit = (patches[..., :1] >= 0).float()
         things = embedding[self.thing(patches.clamp(min=0))] * on_digit  # (..., P, C)
-        return things + place + patches[..., 2:].float() @ mark
+        return things + position + patches[..., 2:].float() @ mark
 
 
 def _near(cells: Tensor) -> Tensor:

@@ -65,8 +65,8 @@ def command(experiment: Experiment) -> str:
 def _data(given: Path | None) -> Path:
     """``--data``, else the folder ``chess`` of PVIT_EXT_DATA, else the part that comes with the example."""
     if given is None and (folder := os.environ.get(DATA_VARIABLE)):
-        whole = Path(folder, "chess")
-        return whole if whole.is_dir() else OWN_DATA
+        full = Path(folder, "chess")
+        return full if full.is_dir() else OWN_DATA
     return given or OWN_DATA
 
 

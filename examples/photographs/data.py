@@ -48,13 +48,13 @@ class Wording:
     thing: str
     example: str
 
-    def first(self, place: str = "<region>") -> str:
+    def first(self, mention: str = "<region>") -> str:
         """The first question of a conversation."""
-        return f"Which {self.thing} is in {place}? For example: {self.example}."
+        return f"Which {self.thing} is in {mention}? For example: {self.example}."
 
-    def next(self, place: str = "<region>") -> str:
+    def next(self, mention: str = "<region>") -> str:
         """Each further question."""
-        return f"And in {place}?"
+        return f"And in {mention}?"
 
     def tags(self) -> str:
         """A question about the whole photograph."""
@@ -130,15 +130,15 @@ def region_records(
         evenness: 0 draws every box equally often, 1 every kind.
     """
     rng = random.Random(seed)
-    places = defaultdict(list)
+    boxes_of = defaultdict(list)
     for photograph in photographs:
         for index, kind in enumerate(photograph.kinds):
-            places[kind].append((photograph, index))
-    weight = {kind: len(found) ** -evenness for kind, found in places.items()}  # of one box
-    decks = {kind: _endless(found, rng) for kind, found in places.items()}
-    kinds = sorted(places)
+            boxes_of[kind].append((photograph, index))
+    weight = {kind: len(found) ** -evenness for kind, found in boxes_of.items()}  # of one box
+    decks = {kind: _endless(found, rng) for kind, found in boxes_of.items()}
+    kinds = sorted(boxes_of)
     for number in range(count):
-        (kind,) = rng.choices(kinds, [weight[kind] * len(places[kind]) for kind in kinds])
+        (kind,) = rng.choices(kinds, [weight[kind] * len(boxes_of[kind]) for kind in kinds])
         photograph, first = next(decks[kind])
         others = [index for index in range(len(photograph.boxes)) if index != first]
         chosen = [first]

@@ -159,7 +159,7 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
     """Lines as they come; a progress bar ends its lines with a carriage return."""
     rest = b""
     while chunk := os.read(stream.fileno(), 1 << 14):
-        *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
-        yield from (line.decode("utf-8", "replace") for line in whole if line)
+        *complete, rest = re.split(rb"[\r\n]+", rest + chunk)
+        yield from (line.decode("utf-8", "replace") for line in complete if line)
     if rest:
         yield rest.decode("utf-8", "replace")

@@ -91,13 +91,13 @@ def attributes_of(scene: Scene) -> Tensor:
     return torch.tensor([[digit.value, _COLOUR_INDEX[digit.colour]] for digit in scene.digits])
 
 
-def place_targets(processor: Any, scene: Scene) -> Tensor:
+def attribute_targets(processor: Any, scene: Scene) -> Tensor:
     """Digit and colour of every pixel under ``pad``: (2, CLIP_SIZE, CLIP_SIZE) int8, -100 on the background."""
     boxes = tower_view(processor, "pad", scene.image.size).map_boxes(torch.tensor([d.box for d in scene.digits]))
-    places = torch.full((2, CLIP_SIZE, CLIP_SIZE), -100, dtype=torch.int8)
+    targets = torch.full((2, CLIP_SIZE, CLIP_SIZE), -100, dtype=torch.int8)
     for (rows, columns), target in zip(pixels_within(boxes), attributes_of(scene), strict=True):
-        places[:, rows, columns] = target[:, None, None].to(torch.int8)
-    return places
+        targets[:, rows, columns] = target[:, None, None].to(torch.int8)
+    return targets
 
 
 def pixels_within(boxes: Tensor) -> list[tuple[slice, slice]]:
@@ -105,9 +105,9 @@ def pixels_within(boxes: Tensor) -> list[tuple[slice, slice]]:
     return [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in boxes.ceil().int().tolist()]
 
 
-def at_patches(places: Tensor) -> Tensor:
+def at_patches(targets: Tensor) -> Tensor:
     """(B, C, CLIP_SIZE, CLIP_SIZE) -> what lies under each patch's centre, (B, P, C) int64."""
-    return places[..., PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(2).transpose(1, 2).long()
+    return targets[..., PATCH // 2 :: PATCH, PATCH // 2 :: PATCH].flatten(2).transpose(1, 2).long()
 
 
 def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
@@ -122,7 +122,7 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
     torch.manual_seed(1)
     processor = image_processor()
     pixels = pixels_of(processor, [scene.image for scene, _ in scenes])
-    places = torch.stack([place_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
+    targets = torch.stack([attribute_targets(processor, scene) for scene, _ in scenes])  # (S, 2, CLIP_SIZE, CLIP_SIZE)
     config = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -135,10 +135,10 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
     tower, head = CLIPVisionModel(config), AttributeHead(config.hidden_size)
 
     def step(rows: Tensor) -> tuple[Tensor, Tensor]:
-        targets = at_patches(places[rows])  # (B, P, 2)
+        wanted = at_patches(targets[rows])  # (B, P, 2)
         hidden = tower(pixels[rows], output_hidden_states=True).hidden_states[SELECT_LAYER][:, 1:]  # (B, P, C)
-        seen = targets[..., 0] >= 0
-        return head.loss(hidden[seen], targets[seen])
+        seen = wanted[..., 0] >= 0
+        return head.loss(hidden[seen], wanted[seen])
 
     generator = torch.Generator().manual_seed(0)
     batches = (torch.randint(len(scenes), (batch,), generator=generator) for _ in range(steps))
@@ -236,5 +236,5 @@ def fit_tower(
         optimizer.step()
         plan.step()
         rights.append(right)
-        bar.set_postfix(loss=f"{loss.item():.3f}", right="/".join(f"{share:.2f}" for share in right), refresh=False)
+        bar.set_postfix(loss=f"{loss.item():.3f}", right="/".join(f"{part:.2f}" for part in right), refresh=False)
     return torch.stack(rights[-max(steps // 10, 1) :]).mean(0).tolist()

@@ -98,7 +98,7 @@ def test_coordinates_lead_to_the_digit(told: list[Told]) -> None:
         corner = [(size - side) / 2 for side in one.scene.image.size]
         for digit in one.scene.digits:
             edges = np.array([value + corner[axis % 2] for axis, value in enumerate(digit.box)]) / size
-            box, mask, point = (json.loads(words) for words in one.places[digit.box])
+            box, mask, point = (json.loads(words) for words in one.coordinates[digit.box])
             assert np.abs(box - edges).max() <= 0.0501
             assert np.abs(mask - edges).max() <= 0.0701
             assert (edges[:2] - 0.0501 <= point).all()
@@ -121,8 +121,8 @@ def test_everything_is_asked_once(told: list[Told]) -> None:
     """A second question about the same thing has its answer in the conversation, and the image is not looked at."""
     for one in told:
         digits = one.scene.digits
-        names = {words: digit for digit in digits for words in one.places[digit.box] + one.marks[digit.box]}
-        if len(names) < sum(len(one.places[d.box] + one.marks[d.box]) for d in digits):
+        names = {words: digit for digit in digits for words in one.coordinates[digit.box] + one.marks[digit.box]}
+        if len(names) < sum(len(one.coordinates[d.box] + one.marks[d.box]) for d in digits):
             continue  # two words are the same, and the test could not tell them apart
         asked = []
         for question, answer in turns_about(one, digits, random.Random(3)):
@@ -153,15 +153,15 @@ def test_targets_lie_on_the_digits(told: list[Told]) -> None:
 
 def test_a_patch_is_the_sum_of_its_words(patches: torch.Tensor, tokenizer: Any) -> None:
     words, embedding = PatchWords(tokenizer), torch.randn(len(tokenizer), 96)
-    place, mark = words.place(embedding), words.mark(embedding)
-    summed = words.embed(embedding, patches, place, mark)
+    position, mark = words.position(embedding), words.mark(embedding)
+    summed = words.embed(embedding, patches, position, mark)
     background = patches[..., 0] < 0
-    torch.testing.assert_close(summed[background], place.expand_as(summed)[background])
-    assert (place[:, None] - place).norm(dim=2).fill_diagonal_(1).min() > 0.1  # no place is another
+    torch.testing.assert_close(summed[background], position.expand_as(summed)[background])
+    assert (position[:, None] - position).norm(dim=2).fill_diagonal_(1).min() > 0.1  # no position is another
     for scene, patch in (~background).nonzero().tolist():
         digit, colour, *marks = patches[scene, patch].tolist()
         name = f"\u2581{list(COLOURS)[colour]}{DIGITS[digit]}"
-        rest = summed[scene, patch] - place[patch] - torch.tensor(marks).float() @ mark
+        rest = summed[scene, patch] - position[patch] - torch.tensor(marks).float() @ mark
         torch.testing.assert_close(rest, embedding[tokenizer.convert_tokens_to_ids(name)], atol=1e-4, rtol=0)
 
 
@@ -178,12 +178,12 @@ def test_probes_ask_for_the_word_that_follows(maker: language.RowMaker, patches:
         assert len(asked) >= min((scene[:, 0] >= 0).sum(), language.PROBES)
         for number in asked.tolist():
             query = rows[number - 1]
-            place = (maker.place == query).all(1).nonzero()[:, 0].tolist()
+            position = (maker.position == query).all(1).nonzero()[:, 0].tolist()
             mark = (maker.mark == query).all(1).nonzero()[:, 0].tolist()
             under = [
                 at
                 for at, patch in enumerate(scene.tolist())
-                if patch[0] >= 0 and (at in place or (mark and patch[2 + mark[0]]))
+                if patch[0] >= 0 and (at in position or (mark and patch[2 + mark[0]]))
             ]
             assert int(labels[number]) in {int(maker.words.thing(scene[at])) for at in under}
 

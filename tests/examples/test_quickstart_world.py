@@ -174,7 +174,7 @@ def test_patch_targets_lie_where_the_digits_are() -> None:
     digit = world.Digit(7, "red", (80.0, 0.0, 160.0, 60.0))  # right upper quarter of a wide image
     scene = world.Scene(Image.new("RGB", (160, 120)), (digit,))
     cells = towers.CLIP_SIZE // towers.PATCH
-    grid = towers.at_patches(towers.place_targets(towers.image_processor(), scene)[None]).view(cells, cells, 2)
+    grid = towers.at_patches(towers.attribute_targets(towers.image_processor(), scene)[None]).view(cells, cells, 2)
     seen = grid[..., 0] == 7
     centres = (torch.arange(cells) + 0.5) / cells
     # padded to 160 x 160 the box spans 1/2..1 across and 20/160..80/160 down
