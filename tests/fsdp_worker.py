@@ -21,8 +21,8 @@ def main(checkpoint: str) -> None:
         tower.requires_grad_(False)
     batch = inputs()
     batch["labels"] = batch["input_ids"].clone().masked_fill(batch["input_ids"] < 0, -100)
-    whole = model(**batch).loss
-    whole.backward()
+    unsharded = model(**batch).loss
+    unsharded.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
@@ -31,7 +31,7 @@ def main(checkpoint: str) -> None:
     fully_shard(model)
     loss = model(**batch).loss
     loss.backward()
-    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(loss, unsharded)
     sharded = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(sharded, gradients, rtol=1e-4, atol=1e-6)
     local = dict(model.named_parameters())["model.region_projector.features.weight"].to_local()

@@ -93,7 +93,7 @@ def checkpoint(folder: Path) -> Path:
     return folder
 
 
-def picture(width: int, height: int) -> Image.Image:
+def make_image(width: int, height: int) -> Image.Image:
     """Noise that no library draws."""
     return Image.fromarray(np.random.RandomState(width).randint(0, 255, (height, width, 3), dtype=np.uint8))
 
@@ -102,8 +102,8 @@ def outputs(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Ids and generated ids; logits of the last four rows and the loss; for two prompts with regions."""
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(folder), device="cpu")
     queries = [
-        Query(picture(28, 28), "What is in <region>?", [Region.box(3, 4, 20, 25)]),
-        Query(picture(60, 40), " Compare <region>  with <region>.", [Region.box(0, 0, 30, 20), Region.point(50, 9)]),
+        Query(make_image(28, 28), "What is in <region>?", [Region.box(3, 4, 20, 25)]),
+        Query(make_image(60, 40), " Compare <region>  with <region>.", [Region.box(0, 0, 30, 20), Region.point(50, 9)]),
     ]
     texts = [build_prompt(query, conversation(model), "stack", model) for query in queries]
     batch = collate(model, tokenizer, processor, queries, texts)
@@ -158,8 +158,8 @@ def main() -> None:
         values: dict[str, Any] = {"ids": {}}
         for model in (TOKENIZER, real):
             for variant, (legacy, kind) in VARIANTS.items():
-                place = tokenizer_folder(folder / model.name / variant, model, legacy, kind)
-                values["ids"][f"{model.name} {variant}"] = token_ids(place)
+                tokenizer_only = tokenizer_folder(folder / model.name / variant, model, legacy, kind)
+                values["ids"][f"{model.name} {variant}"] = token_ids(tokenizer_only)
         path = checkpoint(folder / "checkpoint")
         found, tensors = outputs(path)
         values |= found

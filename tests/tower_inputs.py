@@ -20,7 +20,7 @@ KINDS = ["box", "mask", "point", "polygon", "scribble"]
 VIEWS = ["square", "crop", "pad"]
 
 # Asymmetric layouts inside the middle square, so that a centre crop keeps them: fractions of that square.
-PLACES = [(0.05, 0.05, 0.35, 0.25), (0.6, 0.1, 0.95, 0.45), (0.1, 0.5, 0.3, 0.95), (0.55, 0.6, 0.8, 0.9)]
+LAYOUT = [(0.05, 0.05, 0.35, 0.25), (0.6, 0.1, 0.95, 0.45), (0.1, 0.5, 0.3, 0.95), (0.55, 0.6, 0.8, 0.9)]
 
 
 def view_of(kind: str, size: Size, side: int = SIDE) -> View:
@@ -38,7 +38,7 @@ def boxes_on(size: Size) -> list[tuple[int, int, int, int]]:
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return [
-        (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in PLACES
+        (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in LAYOUT
     ]
 
 
@@ -58,7 +58,7 @@ def as_kind(kind: str, box: tuple[int, int, int, int], size: Size) -> Region:
     return Region.mask(mask)
 
 
-def feature_map(picture: np.ndarray, view: View, patch: int = PATCH, width: int = TOWER.hidden_size) -> Tensor:
+def feature_map(image: np.ndarray, view: View, patch: int = PATCH, width: int = TOWER.hidden_size) -> Tensor:
     """A picture (H, W) as the tower's map (C, rows, columns): every channel is its own multiple of the brightness.
 
     Each view pixel reads the original pixel under its centre, zero outside, and a cell is the mean of its pixels.
@@ -67,8 +67,8 @@ def feature_map(picture: np.ndarray, view: View, patch: int = PATCH, width: int 
         np.floor((np.arange(view.size[axis]) + 0.5 - view.shift[axis]) / view.scale[axis]).astype(int)
         for axis in (0, 1)
     )
-    shown = picture[rows.clip(0, picture.shape[0] - 1)][:, columns.clip(0, picture.shape[1] - 1)].astype(np.float32)
-    shown *= ((rows >= 0) & (rows < picture.shape[0]))[:, None] & ((columns >= 0) & (columns < picture.shape[1]))
+    shown = image[rows.clip(0, image.shape[0] - 1)][:, columns.clip(0, image.shape[1] - 1)].astype(np.float32)
+    shown *= ((rows >= 0) & (rows < image.shape[0]))[:, None] & ((columns >= 0) & (columns < image.shape[1]))
     cells = torch.from_numpy(shown)[None, None]
     brightness = torch.nn.functional.avg_pool2d(cells, patch)[0]  # (1, rows, columns)
     return brightness * torch.linspace(-1, 1, width)[:, None, None]
@@ -81,12 +81,12 @@ def inputs_of(
     noise: float = 0.0,
 ) -> RegionInputs:
     """A batch of pictures (H, W) with their regions; layers differ by a factor, and by noise of the picture."""
-    sizes = [(picture.shape[1], picture.shape[0]) for picture, _ in samples]
+    sizes = [(image.shape[1], image.shape[0]) for image, _ in samples]
     views = [view_of(view, size) for size in sizes]
-    stack = torch.stack([feature_map(picture, one) for (picture, _), one in zip(samples, views, strict=True)])
+    stack = torch.stack([feature_map(image, one) for (image, _), one in zip(samples, views, strict=True)])
     maps = []
     for level in range(len(encoder.feature_layers)):
-        extra = [noise * _noise(picture, level, stack.shape[1:]) for picture, _ in samples]
+        extra = [noise * _noise(image, level, stack.shape[1:]) for image, _ in samples]
         maps.append(stack * (1 + level / 2) + torch.stack(extra))
     return RegionInputs(
         regions=[region.resolve(size) for (_, regions), size in zip(samples, sizes, strict=True) for region in regions],
@@ -97,18 +97,18 @@ def inputs_of(
     )
 
 
-def _noise(picture: np.ndarray, level: int, shape: torch.Size) -> Tensor:
-    seed = int(picture.sum() * 1000) % 100_000 + level
+def _noise(image: np.ndarray, level: int, shape: torch.Size) -> Tensor:
+    seed = int(image.sum() * 1000) % 100_000 + level
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def draw(size: Size, bright: tuple[int, int, int, int] | None) -> np.ndarray:
     """Black, but for a white box."""
-    picture = np.zeros((size[1], size[0]), dtype=np.float32)
+    image = np.zeros((size[1], size[0]), dtype=np.float32)
     if bright is not None:
         x0, y0, x1, y1 = bright
-        picture[y0:y1, x0:x1] = 1
-    return picture
+        image[y0:y1, x0:x1] = 1
+    return image
 
 
 def smooth(size: Size) -> np.ndarray:

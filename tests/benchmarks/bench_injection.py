@@ -15,13 +15,13 @@ from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.prompt import REGION_TOKEN_INDEX
 from tests.benchmarks.harness import arguments, compare, write
 
-SLOTS = 3
+POSITIONS = 3
 """Rows per region: start delimiter, feature, end delimiter."""
 
 
 def prompts(batch: int, length: int, regions: int) -> Tensor:
     """Ids (B, L') with evenly spread regions, such that (B, length) rows result."""
-    short = length - regions * (SLOTS - 1)
+    short = length - regions * (POSITIONS - 1)
     ids = torch.full((batch, short), 5)
     ids[:, torch.linspace(length // 4, short - 2, regions).long()] = REGION_TOKEN_INDEX
     return ids
@@ -29,27 +29,27 @@ def prompts(batch: int, length: int, regions: int) -> Tensor:
 
 def by_loop(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
     """As PVIT does: each region cuts its sample apart and concatenates it anew."""
-    rows, number = [], 0
+    spliced, number = [], 0
     for sample in range(len(ids)):
-        row = embeds[sample]
-        for place, position in enumerate((ids[sample] == REGION_TOKEN_INDEX).nonzero().flatten().tolist()):
-            start = position + place * (SLOTS - 1)
-            row = torch.cat((row[:start], tokens[number], row[start + SLOTS :]))
+        one = embeds[sample]
+        for index, position in enumerate((ids[sample] == REGION_TOKEN_INDEX).nonzero().flatten().tolist()):
+            start = position + index * (POSITIONS - 1)
+            one = torch.cat((one[:start], tokens[number], one[start + POSITIONS :]))
             number += 1
-        rows.append(row)
-    return torch.stack(rows)
+        spliced.append(one)
+    return torch.stack(spliced)
 
 
 def by_masked_scatter(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
     """As transformers' models do."""
-    marked = mark_regions(ids, None, None, SLOTS).labels
+    marked = mark_regions(ids, None, None, POSITIONS).labels
     mask = (marked <= -10000)[..., None].expand_as(embeds)
     return embeds.masked_scatter(mask, tokens)
 
 
 def by_marks(ids: Tensor, embeds: Tensor, tokens: Tensor) -> Tensor:
     """Ours."""
-    marked = mark_regions(ids, None, None, SLOTS).labels
+    marked = mark_regions(ids, None, None, POSITIONS).labels
     return inject_region_tokens(embeds, marked, tokens, ["region"] * len(tokens))[0]
 
 
@@ -58,7 +58,7 @@ def case(batch: int, length: int, width: int, regions: int, rounds: int, device:
     torch.manual_seed(0)
     ids = prompts(batch, length, regions).to(device)
     embeds = torch.randn(batch, length, width, device=device, requires_grad=True)
-    tokens = torch.randn(batch * regions, SLOTS, width, device=device, requires_grad=True)
+    tokens = torch.randn(batch * regions, POSITIONS, width, device=device, requires_grad=True)
     gradient = torch.randn(batch, length, width, device=device)
 
     def step(form: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor, ...]:

@@ -36,7 +36,7 @@ from pvit_ext.hosts.vision_pass import HostTower, use_stored
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from tests.benchmarks.bench_step import stock
 from tests.benchmarks.harness import arguments, compare, write
-from tests.hosts.transformers.inputs import picture
+from tests.hosts.transformers.inputs import make_image
 from tests.hosts.transformers.zoo import CHAT
 
 BATCH, IMAGES = 4, 4
@@ -48,7 +48,7 @@ def make_data(folder: Path, regions: int) -> Path:
     records = []
     for number in range(IMAGES):
         width, height = SIZES[number % len(SIZES)]
-        picture(width, height, number).save(folder / f"{number}.jpg", quality=90)
+        make_image(width, height, number).save(folder / f"{number}.jpg", quality=90)
         boxes = [[40 + 90 * k, 60 + 20 * k, 440 + 90 * k, 500 + 20 * k] for k in range(regions)]
         question = "<image>\nwhat is in " + " or ".join(["<region>"] * regions) + " ?"
         turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "a red dog"}]

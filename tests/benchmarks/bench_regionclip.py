@@ -74,7 +74,7 @@ def pool(plain: StraightforwardCLIPResNet, encoder: RegionCLIP, regions: int, ro
     return compared("attention pool", forms, rounds, regions=regions)
 
 
-def whole(
+def full_encoder(
     plain: StraightforwardCLIPResNet, encoder: RegionCLIP, pixels: Tensor, regions: int, rounds: int
 ) -> list[dict[str, Any]]:
     """One image and its regions, from normalised pixels to features."""
@@ -111,7 +111,7 @@ def main() -> None:
         "trunk": lambda: trunk(plain, encoder, pixels, options.rounds),
         "pool8": lambda: pool(plain, encoder, 8, 3 * options.rounds),
         "pool32": lambda: pool(plain, encoder, 32, 3 * options.rounds),
-        "whole": lambda: whole(plain, encoder, pixels, 8, options.rounds),
+        "whole": lambda: full_encoder(plain, encoder, pixels, 8, options.rounds),
     }
     with torch.no_grad():
         rows = (row for name, case in cases.items() if options.only in name for row in case())

@@ -22,12 +22,12 @@ from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region
 from tests.benchmarks.harness import arguments, compare, write
-from tests.hosts.transformers.inputs import picture
+from tests.hosts.transformers.inputs import make_image
 from tests.hosts.transformers.zoo import image_processor, prompt, text_config, tokenizer
 from tests.tiny import build_tower
 
 SIZE, PATCH = 336, 14
-IMAGE = picture(640, 480)
+IMAGE = make_image(640, 480)
 BOXES = [Region.box(20, 30, 220, 330), Region.box(60, 30, 260, 330)]
 ENCODERS = ("osprey", "ferret", "gpt4roi", "cross_attention", "replay")
 

@@ -61,7 +61,7 @@ def tiny(seed: int = 0) -> RegionCLIP:
     return encoder
 
 
-def picture(seed: int, size: tuple[int, int]) -> Image.Image:
+def make_image(seed: int, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(rules.image("regionclip", size[1], size[0], seed))
 
 

@@ -18,7 +18,7 @@ from tests.encoders.grid import GRID, HIDDEN, KINDS, PATCH, SIDE, SIZES, TOWER, 
 from tests.tower_inputs import as_kind
 
 # Fractions of the middle square, which a centre crop keeps.
-PLACES = [(0.05, 0.05, 0.35, 0.25), (0.6, 0.1, 0.95, 0.45), (0.1, 0.5, 0.3, 0.95), (0.55, 0.6, 0.8, 0.9)]
+LAYOUT = [(0.05, 0.05, 0.35, 0.25), (0.6, 0.1, 0.95, 0.45), (0.1, 0.5, 0.3, 0.95), (0.55, 0.6, 0.8, 0.9)]
 Box = tuple[int, int, int, int]
 
 
@@ -56,7 +56,7 @@ def boxes_on(size: tuple[int, int]) -> list[Box]:
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return [
-        (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in PLACES
+        (left + int(a * side), top + int(b * side), left + int(c * side), top + int(d * side)) for a, b, c, d in LAYOUT
     ]
 
 

@@ -16,12 +16,12 @@ from pvit_ext.encoders.regionclip.attention_pool import AttentionPool
 from pvit_ext.encoders.regionclip.encoder import RegionCLIP, build
 from pvit_ext.ops.roi_align import roi_align
 from pvit_ext.regions.region import Region
-from tests.encoders.regionclip import TINY, inputs_of, picture, relative, tiny
+from tests.encoders.regionclip import TINY, inputs_of, make_image, relative, tiny
 
 
 def test_very_long_images_still_have_a_cell() -> None:
     encoder = tiny()
-    image = picture(0, (900, 3))
+    image = make_image(0, (900, 3))
     features = encoder(inputs_of(encoder, [(image, [Region.box(100, 0, 400, 3)])]))
     assert features.isfinite().all()
 
@@ -31,11 +31,11 @@ def test_very_long_images_still_have_a_cell() -> None:
 
 def batch_of(seed: int) -> list[tuple[Image.Image, list[Region]]]:
     return [
-        (picture(seed, (90, 70)), [Region.box(5, 6, 50, 40), Region.box(40, 10, 88, 69)]),
-        (picture(seed + 1, (60, 100)), []),
-        (picture(seed + 2, (60, 100)), [Region.point(30, 50)]),
-        (picture(seed + 3, (90, 70)), [Region.polygon([(10, 10), (80, 20), (40, 60)])]),
-        (picture(seed + 4, (120, 40)), [Region.box(0, 0, 120, 40), Region.scribble([(3, 3), (90, 30)])]),
+        (make_image(seed, (90, 70)), [Region.box(5, 6, 50, 40), Region.box(40, 10, 88, 69)]),
+        (make_image(seed + 1, (60, 100)), []),
+        (make_image(seed + 2, (60, 100)), [Region.point(30, 50)]),
+        (make_image(seed + 3, (90, 70)), [Region.polygon([(10, 10), (80, 20), (40, 60)])]),
+        (make_image(seed + 4, (120, 40)), [Region.box(0, 0, 120, 40), Region.scribble([(3, 3), (90, 30)])]),
     ]
 
 
@@ -77,7 +77,7 @@ def test_no_region_and_many_regions() -> None:
     empty = encoder(RegionInputs([], torch.zeros(0, dtype=torch.int64), [(90, 70)], extra=[None]))
     assert empty.shape == (0, 1, 12)
     assert empty.dtype == torch.bfloat16
-    encoder, image = tiny(), picture(1, (90, 70))
+    encoder, image = tiny(), make_image(1, (90, 70))
     assert encoder.encode(torch.randn(1, 3, 64, 64), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)).shape == (
         0,
         12,
@@ -129,7 +129,7 @@ def test_bfloat16_rounds_values_and_never_boxes(autocast: bool, monkeypatch: pyt
 
     monkeypatch.setattr("pvit_ext.encoders.regionclip.encoder.roi_align", spy)
     boxes = [Region.box(741.3, 401.2, 903.1, 575.7), Region.box(1001.7, 513.3, 1037.9, 551.1)]
-    inputs = inputs_of(encoder, [(picture(7, (1100, 700)), boxes)])
+    inputs = inputs_of(encoder, [(make_image(7, (1100, 700)), boxes)])
     exact = encoder(inputs)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         again = encoder(inputs) if autocast else encoder.to(torch.bfloat16)(inputs)
@@ -148,7 +148,7 @@ def test_feature_follows_the_region_and_nothing_else() -> None:
         width, height = size
         near, far = (0.65, 0.7, 0.9, 0.95), (0.05, 0.05, 0.3, 0.2)
         regions = [Region.box(*box, normalized=True) for box in (near, far)]
-        plain = picture(2, size)
+        plain = make_image(2, size)
         painted = plain.copy()
         x0, y0, x1, y1 = near
         painted.paste((255, 255, 255), (int(x0 * width), int(y0 * height), int(x1 * width), int(y1 * height)))
@@ -166,7 +166,7 @@ def test_flipping_image_and_box_together_keeps_the_feature_of_a_symmetric_tower(
             if "positional" in name:
                 parameter.zero_()
     # conv1 strides over 2 pixels from column 0: 127 columns end on one too, and every later width is even
-    image, box = picture(5, (127, 64)), (8.0, 5.0, 70.0, 50.0)
+    image, box = make_image(5, (127, 64)), (8.0, 5.0, 70.0, 50.0)
     encoder.options = type(encoder.options)(**{**vars(encoder.options), "longest_edge": 128})
     flipped = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     # cell k of the map covers pixels 16 k to 16 k + 16, so the map's axis is pixel 64 (the image's is 63.5)

@@ -39,9 +39,9 @@ def own_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(mask).save(folder / "mask.png")
     boxes: list[Any] = [[3, 4, 20, 30], {"mask": "mask.png"}, [2, 2, 28, 40], [20, 20, 180, 170], [5, 5, 60, 70]]
     records: list[dict[str, Any]] = []
-    for number, (image, places) in enumerate([(0, (0, 1)), (1, (2,)), (2, (3, 4, 0)), (0, (0,)), (2, (4, 3))]):
-        regions = [boxes[place] for place in places]
-        talk = turns(number, len(places))
+    for number, (image, indices) in enumerate([(0, (0, 1)), (1, (2,)), (2, (3, 4, 0)), (0, (0,)), (2, (4, 3))]):
+        regions = [boxes[index] for index in indices]
+        talk = turns(number, len(indices))
         records.append({"id": f"r{number}", "image": f"{image}.png", "conversations": talk, "regions": regions})
     (folder / "data.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder

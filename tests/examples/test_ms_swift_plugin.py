@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import pvit_ext
-from tests.hosts.transformers.inputs import picture, with_regions
+from tests.hosts.transformers.inputs import make_image, with_regions
 
 ROOT = Path(__file__).parents[2]
 ANSWERS = ("a red dog", "a green dog", "a blue cat", "a yellow cat")
@@ -25,7 +25,7 @@ def write_rows(folder: Path) -> Path:
     rows = []
     for number in range(8):
         path = folder / f"{number}.png"
-        picture(90, 60, number).save(path)
+        make_image(90, 60, number).save(path)
         turns = [("user", "<image>what is in <region> ?"), ("assistant", ANSWERS[number % 4])]
         messages = [{"role": role, "content": text} for role, text in turns]
         rows.append({"messages": messages, "images": [str(path)], "objects": {"bbox": [[5, 5, 40, 40]]}})

@@ -27,14 +27,14 @@ def eye() -> EfficientNetTower:
     return tower.eval()
 
 
-def picture(seed: int) -> Image.Image:
+def make_image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (90, 120, 3), dtype=np.uint8))
 
 
 def features(eye: EfficientNetTower, chosen: list[tuple[int, int]], pictures: int = 2) -> torch.Tensor:
     """Of regions (picture, box), in this order."""
     encoder = Crops(CropOptions(side=64), eye.config)
-    images = [picture(seed) for seed in range(pictures)]
+    images = [make_image(seed) for seed in range(pictures)]
     regions = [pvit_ext.Region.box(*BOXES[box]).resolve(images[0].size, "test") for _, box in chosen]
     index = [image for image, _ in chosen]
     own: list[Any] = [[one for one, at in zip(regions, index, strict=True) if at == image] for image in range(pictures)]
@@ -76,7 +76,7 @@ def test_only_the_crop_is_seen(eye: EfficientNetTower) -> None:
     encoder = Crops(CropOptions(), eye.config)
     region = pvit_ext.Region.box(20, 30, 60, 50).resolve((120, 90), "test")
     assert encoder.crop_box(region, (120, 90)) == (14, 27, 66, 53)
-    image = picture(0)
+    image = make_image(0)
     changed = image.copy()
     changed.paste((255, 0, 0), (70, 0, 120, 90))
     before, after = (encoder.preprocess(one, [region])["crops"] for one in (image, changed))

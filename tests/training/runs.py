@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
 
     def keep(host: Any, trainer: Any) -> None:
         items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
-        trainer.whole_batch = trainer.data_collator(items)  # made while LLaVA's names are still rebound
+        trainer.batch_of_all = trainer.data_collator(items)  # made while LLaVA's names are still rebound
         seen.append(trainer)
         export(host, trainer)
 

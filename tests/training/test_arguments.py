@@ -92,7 +92,7 @@ def test_a_checkpoint_names_the_template_it_was_trained_on(
     if version is None:
         del words[words.index("--version") : words.index("--version") + 2]
     trainer = run(monkeypatch, words)
-    system = trainer.train_dataset.tokenizer.decode(trainer.whole_batch["input_ids"][0].clamp(min=0))
+    system = trainer.train_dataset.tokenizer.decode(trainer.batch_of_all["input_ids"][0].clamp(min=0))
     named = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")[1].region_config.conv_version
     assert named == ("llava_v1" if version == "llava_v1" else "v1")
     from llava.conversation import conv_templates

@@ -97,7 +97,7 @@ def test_throughput_counts_micro_batches_and_no_saves_or_tables(tracked: SimpleN
     rates = history(tracked.trainer, "samples_per_second", "tokens_per_second", "regions_per_second")
     assert [samples for samples, _, _ in rates] == [2.0] * 4
     assert sum(regions for *_, regions in rates) * 2 == 2 * (5 + 2)  # two seconds a step, two epochs
-    batch = tracked.trainer.whole_batch
+    batch = tracked.trainer.batch_of_all
     text = int(batch["attention_mask"].sum())
     images, regions = 7 * (16 - 1), 7 * (3 - 1)  # patches; features between two delimiters
     assert sum(tokens for _, tokens, _ in rates) * 2 == pytest.approx(2 * (text + images + regions), rel=1e-12)

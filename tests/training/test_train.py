@@ -64,7 +64,7 @@ def test_stage2_checkpoint_loads_back_with_identical_logits(
     assert own.keys() == loaded.keys()
     # LLaVA rounds its frozen vision tower to float16 for a run without bf16, and reads it from its own files again
     model.get_vision_tower().half().float()
-    batch = trainer.whole_batch
+    batch = trainer.batch_of_all
     with torch.no_grad():
         expected, found = trained(**copy.deepcopy(batch)), model(**batch)
     assert torch.equal(expected.logits, found.logits)
@@ -135,14 +135,14 @@ def test_encoders_without_rows_reach_text_and_pixels(
 ) -> None:
     changed = {"region_encoder": encoder, "region_encoder_options": "{}", "region_jitter": 0}
     trainer = run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="finetune", **changed))
-    batch = trainer.whole_batch
+    batch = trainer.batch_of_all
     assert batch["regions"] == [[]] * 8
     assert not (batch["input_ids"] == -300).any()
     prompt = trainer.train_dataset.tokenizer.decode(batch["input_ids"][4].clamp(min=0), skip_special_tokens=True)
     for word in words:
         assert word.replace(" ", "") in prompt.replace(" ", "")
     stock = run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "stock", stage="align"))
-    same = [torch.equal(*pair) for pair in zip(batch["images"], stock.whole_batch["images"], strict=True)]
+    same = [torch.equal(*pair) for pair in zip(batch["images"], stock.batch_of_all["images"], strict=True)]
     assert same == ([True] * 8 if encoder == "text" else [False] * 6 + [True] * 2)
     assert pvit_ext.load_pretrained_model(str(tmp_path), device="cpu")[1].region_config.encoder == encoder
     with pytest.raises(ValueError, match=f"align trains region modules, '{encoder}' has none"):

@@ -24,7 +24,7 @@ from pvit_ext.train import main
 from pvit_ext.training.transformers import host as training_host
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
-from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY, picture
+from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY, make_image
 from tests.hosts.transformers.zoo import ZOO
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -35,7 +35,7 @@ def write_records(folder: Path, count: int = 8) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for number in range(count - 1):
-        picture(90 + 8 * (number % 3), 60 + 9 * (number % 2), number).save(folder / f"{number}.png")
+        make_image(90 + 8 * (number % 3), 60 + 9 * (number % 2), number).save(folder / f"{number}.png")
         colour = COLOURS[number % 4]
         turns = [("human", "<image>\nwhat is in <region> ?"), ("gpt", f"a {colour} dog")]
         regions: list[Any] = [[5, 5, 40, 40]]

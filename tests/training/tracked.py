@@ -17,19 +17,19 @@ from tests.training.runs import flags, run
 
 BOX = (10, 20, 50, 40)
 IMAGE_SIZE = (90, 60)
-PICTURE_SIZE = (512, 341)
+DRAWN_SIZE = (512, 341)
 
 
 def train(patch: pytest.MonkeyPatch, checkpoint: Path, world: Path, output: Path, **changed: Any) -> Any:
     """2 epochs of 8 records, 2 a micro-batch, 2 micro-batches a step; whose clock ticks only where we say so."""
     clock = [0.0]
     patch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    for owner, name, seconds in (
+    for cls, name, seconds in (
         (RegionTrainer, "training_step", 1),
         (RegionTrainer, "_save_checkpoint", 100),
         (tracking.Tracking, "_answer", 1000),
     ):
-        patch.setattr(owner, name, ticking(getattr(owner, name), clock, seconds))
+        patch.setattr(cls, name, ticking(getattr(cls, name), clock, seconds))
     values = {
         "stage": "align", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2,
         "save_strategy": "steps", "save_steps": 3, "logging_steps": 1,
@@ -61,9 +61,9 @@ def without_wandb_settings(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("WANDB_SILENT", "true")
 
 
-def assert_box_drawn(picture: Image.Image) -> None:
-    assert picture.size == PICTURE_SIZE
-    pixels, scale = np.array(picture), PICTURE_SIZE[0] / IMAGE_SIZE[0]
+def assert_box_drawn(image: Image.Image) -> None:
+    assert image.size == DRAWN_SIZE
+    pixels, scale = np.array(image), DRAWN_SIZE[0] / IMAGE_SIZE[0]
     x0, y0, x1, y1 = (value * scale for value in BOX)
     middle_x, middle_y = int((x0 + x1) / 2), int((y0 + y1) / 2)
     for x, y in ((x0 + 1.5, middle_y), (x1 - 2, middle_y), (middle_x, y0 + 1.5), (middle_x, y1 - 2)):

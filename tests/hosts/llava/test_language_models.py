@@ -258,7 +258,7 @@ def test_training_saves_what_loads_back_with_identical_logits(
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")
     assert type(model) is type(trained)
     model.get_vision_tower().half().float()  # as LLaVA rounds it for a run without bf16
-    batch = trainer.whole_batch
+    batch = trainer.batch_of_all
     with torch.no_grad():
         expected, found = trained(**copy.deepcopy(batch)), model(**batch)
     assert torch.equal(expected.logits, found.logits)

@@ -271,7 +271,7 @@ def test_training_refuses_and_by_default_takes_what_works(
         run(monkeypatch, flags(smol, data, tmp_path / "v1", version="v1", **arguments))
     monkeypatch.setattr(llava_conversation, "default_conversation", TEMPLATES["vicuna_v1"])
     trainer = run(monkeypatch, flags(smol, data, tmp_path / "out", version="v0", **arguments))
-    labels = trainer.whole_batch["labels"][0]
+    labels = trainer.batch_of_all["labels"][0]
     assert trainer.train_dataset.tokenizer.decode(labels[labels >= 0]).endswith("<|im_end|>")
     loaded = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")
     assert conversation(loaded[1]) is TEMPLATES["chatml_direct"]

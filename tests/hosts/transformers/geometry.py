@@ -37,7 +37,7 @@ class Shown:
     view: View
     patch: int
 
-    def shares(self, box: Box) -> Floats:
+    def coverage(self, box: Box) -> Floats:
         """How much of each cell lies under a mapped box, (rows, columns)."""
         mapped = self.view.map_boxes(torch.tensor([box], dtype=torch.float32))[0].double().numpy() / self.patch
         rows, columns = self.states.shape[:2]
@@ -114,14 +114,14 @@ class Found:
         boxes: of which the view shows something.
     """
 
-    share: float
+    coverage: float
     centre: float
     top: float
     boxes: int
 
-    def is_within(self, share: float, centre: float, top: float = 1.0) -> bool:
+    def is_within(self, coverage: float, centre: float, top: float = 1.0) -> bool:
         """Whether nothing is further off."""
-        return self.share < share and self.centre < centre and self.top >= top
+        return self.coverage < coverage and self.centre < centre and self.top >= top
 
 
 def measure(pair: Pair, sizes: Sequence[Size], per_size: int, **how: bool) -> Found:
@@ -133,7 +133,7 @@ def measure(pair: Pair, sizes: Sequence[Size], per_size: int, **how: bool) -> Fo
         per_size: boxes on each.
         how: ``tiled`` and ``together`` of :func:`look`.
     """
-    random, tops, shares, centres = np.random.default_rng(0), list[float](), list[float](), [0.0]
+    random, tops, differences, centres = np.random.default_rng(0), list[float](), list[float](), [0.0]
     for size in sizes:
         pixels = random.integers(60, 200, (*size[::-1], 3), dtype=np.uint8)
         for wanted, change, _ in _changes(pair, pixels, per_size, -2, random, how):
@@ -144,12 +144,12 @@ def measure(pair: Pair, sizes: Sequence[Size], per_size: int, **how: bool) -> Fo
     averaging(pair)
     for size in sizes:
         pixels = np.zeros((*size[::-1], 3), dtype=np.uint8)
-        for wanted, change, is_whole in _changes(pair, pixels, per_size, 0, random, how):
+        for wanted, change, shows_all in _changes(pair, pixels, per_size, 0, random, how):
             got = change[..., 0] / unit
-            shares.append(float(np.abs(got - wanted).max()))
-            if is_whole:
+            differences.append(float(np.abs(got - wanted).max()))
+            if shows_all:
                 centres.append(float(np.abs(_centre(got) - _centre(wanted)).max()))
-    return Found(max(shares), max(centres), float(np.mean(tops)), len(shares))
+    return Found(max(differences), max(centres), float(np.mean(tops)), len(differences))
 
 
 def _changes(
@@ -158,7 +158,7 @@ def _changes(
     """Per box: shares of cells under it, (rows, columns, C) what painting it changes, whether the view shows all."""
     before = look(pair, Image.fromarray(pixels), layer, **how)
     for box in boxes((pixels.shape[1], pixels.shape[0]), per_size, random):
-        if (wanted := before.shares(box)).sum() >= 0.5:  # else the view crops it away
+        if (wanted := before.coverage(box)).sum() >= 0.5:  # else the view crops it away
             change = look(pair, painted(pixels, box), layer, **how).states - before.states
             yield wanted, change.double().numpy(), before.shows_all_of(box)
 

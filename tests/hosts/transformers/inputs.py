@@ -33,12 +33,12 @@ ALL_BUT_TWO_SLOW = [
 PLAIN = ["what is in the", "where is a cat and a dog ?"]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Noise."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-IMAGES = [picture(97, 60), picture(41, 90, 1)]
+IMAGES = [make_image(97, 60), make_image(41, 90, 1)]
 
 
 def with_regions(name: str, encoder: str = "osprey", options: dict[str, Any] | None = None, **config: Any) -> Any:
@@ -73,5 +73,5 @@ def region_batch(
     batch = dict(processor(images=nested, text=texts, regions=regions, return_tensors="pt", padding=True))
     batch.pop("labels", None)
     found = (batch["input_ids"] == model.base_model.region_host.token_id).sum(1).tolist()
-    assert found == [len(row or []) * model.region_module.positions_per_region for row in regions]
+    assert found == [len(own or []) * model.region_module.positions_per_region for own in regions]
     return batch

@@ -13,7 +13,7 @@ from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.regions.region import Region, RegionError
 from pvit_ext.regions.view import View
-from tests.hosts.transformers.inputs import IMAGES, NAMES, picture, region_batch, with_regions
+from tests.hosts.transformers.inputs import IMAGES, NAMES, make_image, region_batch, with_regions
 from tests.hosts.transformers.zoo_of_others import OTHERS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def test_trains_and_sees_its_region_alone_and_in_a_batch(name: str, encoder: str
     crosses = int(encoder in ("osprey", "replay"))
     model, processor = with_regions(name, encoder, OPTIONS[encoder], cross_layers=crosses)
     first, second = (
-        picture(*size, seed).point(lambda value: value // 3) for seed, size in enumerate([(197, 140), (111, 190)])
+        make_image(*size, seed).point(lambda value: value // 3) for seed, size in enumerate([(197, 140), (111, 190)])
     )
     texts = ["what is in <region> and <region> ?", "what is in <region> ?"]
     both = region_batch(model, processor, texts, [[A, B], [Region.point(40, 60)]], [first, second])

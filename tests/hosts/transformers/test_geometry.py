@@ -57,29 +57,29 @@ LARGE = [(40, 31), (640, 213), (211, 505), (97, 60), (501, 502)]
 def test_a_painted_box_shows_under_the_mapped_box(name: str) -> None:
     pair = SQUARES[name](112, 14) if name in SQUARES else ANY_SIZE[name]()
     found = measure(pair, SMALL, 1)
-    assert found.is_within(share=0.02, centre=0.01)
+    assert found.is_within(coverage=0.02, centre=0.01)
     assert found.boxes >= 3
 
 
 @pytest.mark.parametrize("name", ["llava_next", "internvl"])
 def test_base_views_of_tiled_images(name: str) -> None:
     found = measure(SQUARES[name](112, 14), SMALL, 1, tiled=False)
-    assert found.is_within(share=0.02, centre=0.01)
+    assert found.is_within(coverage=0.02, centre=0.01)
 
 
 def test_tiles_of_no_whole_number_of_cells() -> None:
     found = measure(llava_onevision(116, 14), SMALL, 1)  # 8 cells over 112 pixels
-    assert found.is_within(share=0.2, centre=0.15)
+    assert found.is_within(coverage=0.2, centre=0.15)
     found = measure(llava_onevision(116, 14), SMALL, 1, tiled=False)
-    assert found.is_within(share=0.02, centre=0.01)
+    assert found.is_within(coverage=0.02, centre=0.01)
     found = measure(llava_onevision(112, 14), SMALL, 1)  # no pixel without a cell: exact
-    assert found.is_within(share=0.02, centre=0.01)
+    assert found.is_within(coverage=0.02, centre=0.01)
 
 
 @pytest.mark.parametrize("make", [llava_next, llava_onevision])
 def test_several_images_in_a_prompt(make: Make) -> None:
     found = measure(make(112, 14), SMALL, 1, together=True)
-    assert found.is_within(share=0.02, centre=0.01)
+    assert found.is_within(coverage=0.02, centre=0.01)
 
 
 @pytest.mark.parametrize("make", [llava, llava_next, internvl])
@@ -111,7 +111,7 @@ def test_real_sizes(name: str) -> None:
     # InternVL makes twelve tiles of the smallest, of which each pixel then covers five cells, and what bicubic blurs.
     found = measure(pair, LARGE if name != "internvl" else LARGE[1:], 3)
     print(f"{name}: {found}")
-    assert found.is_within(share=0.15, centre=0.02, top=0.98)
+    assert found.is_within(coverage=0.15, centre=0.02, top=0.98)
 
 
 @pytest.mark.slow
@@ -120,5 +120,5 @@ def test_real_sizes(name: str) -> None:
 def test_real_sizes_of_a_tower_that_sees_378_of_384_pixels(make: Make, tiled: bool) -> None:
     found = measure(make(384, 14), LARGE, 3, tiled=tiled)
     print(f"{make.__name__} {tiled=}: {found}")  # type: ignore[attr-defined]
-    share, centre = (0.25, 0.17) if tiled else (0.15, 0.02)
-    assert found.is_within(share, centre, top=0.98)
+    coverage, centre = (0.25, 0.17) if tiled else (0.15, 0.02)
+    assert found.is_within(coverage, centre, top=0.98)

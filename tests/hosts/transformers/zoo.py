@@ -215,9 +215,9 @@ def _qwen(
     torch.manual_seed(0)
     words = tokenizer(QWEN)
     limits = {"shortest_edge": (4 * patch) ** 2, "longest_edge": (2 * patch) ** 2 * 120}
-    pictures = image_processor("qwen2_vl", "Qwen2VLImageProcessor", patch_size=patch, size=limits, **images or {})
+    of_images = image_processor("qwen2_vl", "Qwen2VLImageProcessor", patch_size=patch, size=limits, **images or {})
     processor = _processor(module, f"{name}Processor")(
-        pictures,
+        of_images,
         words,
         video_processor=_no_videos(merge_size=2, temporal_patch_size=2),
         chat_template=CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
