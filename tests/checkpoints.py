@@ -64,7 +64,7 @@ def relayout(
 
 
 def unfreeze_tower(source: Path, folder: Path, level: str = "vision_model.") -> Path:
-    """A copy of a LLaVA checkpoint as LLaVA-1.6 has them: it holds the vision tower, which differs from its first file.
+    """A copy of a LLaVA checkpoint in LLaVA-1.6's form: it holds a vision tower that differs from the tower's own file.
 
     Args:
         source: a checkpoint of tests/tiny.py, in one safetensors file.

@@ -14,7 +14,7 @@ import torch
 
 from tests.tiny import TINY_REGIONCLIP, build_llava
 
-os.fsync = lambda handle: None  # no test pulls the plug, and a thousand waits for the disk are seconds
+os.fsync = lambda handle: None  # no test cuts the power, and a thousand waits for the disk are seconds
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more in waiting than it computes
 
 
@@ -23,14 +23,14 @@ def pytest_collection_finish() -> None:
 
 
 def keep_imports() -> None:
-    """Imported modules stay: accelerate collects garbage at each start of a trainer, and need not walk through them."""
+    """Keep imported modules out of garbage collection, which accelerate runs at each start of a trainer."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def index_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Indexes of data files are not kept in the user's cache folder."""
+    """Keep indexes of data files out of the user's cache folder."""
     os.environ["PVIT_EXT_CACHE"] = str(tmp_path_factory.mktemp("indexes"))
 
 

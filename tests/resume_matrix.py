@@ -55,7 +55,7 @@ A cell says from which checkpoint the next run continued, and which it did not t
 exit -15 to every process, launcher and data workers included; nothing was exported as a result then.
 """
 
-# Python runs it at start: it ends the process when it is about to touch a file, as audit events tell
+# Python runs this at its start; by audit events, it ends the process just before a file is touched.
 _KILL_SITE = """
 import os, signal, sys
 event, ending, rank = os.environ["KILL_AT"].split(":")
@@ -199,7 +199,7 @@ def chain(mode: Mode, world: dict[str, Path]) -> list[str]:
 
 
 def stop(run: Run, mode: Mode, output: Path) -> Path:
-    """SIGTERM to one rank, or to every process of the job; the checkpoint that was saved."""
+    """Send SIGTERM to one rank, or to every process of the job; return the checkpoint that was saved."""
     run.until_losses(1)
     if mode.signal_all:
         os.killpg(run.process.pid, signal.SIGTERM)

@@ -83,7 +83,7 @@ def prepare(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def configure(model: Any, tokens: int = 1, **options: Any) -> None:
-    """Give the model the encoder above."""
+    """Attach the encoder above to the model."""
     torch.manual_seed(0)
     pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"tokens": tokens}, **options))
 

@@ -1,4 +1,4 @@
-"""What every stack must agree on, of one tiny checkpoint: token ids, labels, logits and generated ids.
+"""What every stack must get alike from one tiny checkpoint: token ids, labels, logits and generated ids.
 
 ``python -m tests.stacks`` on LLaVA's own pins wrote tests/goldens/stacks.json, stacks.safetensors and
 stacks_tokenizer.model; tests/hosts/llava/test_stacks.py compares.
@@ -99,7 +99,7 @@ def make_image(width: int, height: int) -> Image.Image:
 
 
 def outputs(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Ids and generated ids; logits of the last four rows and the loss; for two prompts with regions."""
+    """Ids, generated ids, logits of the last four positions, and the loss of two prompts with regions."""
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(folder), device="cpu")
     queries = [
         Query(make_image(28, 28), "What is in <region>?", [Region.box(3, 4, 20, 25)]),

@@ -19,7 +19,7 @@ SIZES = [(96, 96), (180, 100), (100, 180)]
 KINDS = ["box", "mask", "point", "polygon", "scribble"]
 VIEWS = ["square", "crop", "pad"]
 
-# Asymmetric layouts inside the middle square, so that a centre crop keeps them: fractions of that square.
+# An asymmetric layout, in fractions of the middle square, which a centre crop keeps.
 LAYOUT = [(0.05, 0.05, 0.35, 0.25), (0.6, 0.1, 0.95, 0.45), (0.1, 0.5, 0.3, 0.95), (0.55, 0.6, 0.8, 0.9)]
 
 
@@ -34,7 +34,7 @@ def view_of(kind: str, size: Size, side: int = SIDE) -> View:
 
 
 def boxes_on(size: Size) -> list[tuple[int, int, int, int]]:
-    """:data:`PLACES` in pixels."""
+    """:data:`LAYOUT` in pixels."""
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return [
@@ -59,7 +59,7 @@ def as_kind(kind: str, box: tuple[int, int, int, int], size: Size) -> Region:
 
 
 def feature_map(image: np.ndarray, view: View, patch: int = PATCH, width: int = TOWER.hidden_size) -> Tensor:
-    """A picture (H, W) as the tower's map (C, rows, columns): every channel is its own multiple of the brightness.
+    """An image (H, W) as the tower's map (C, rows, columns): every channel is its own multiple of the brightness.
 
     Each view pixel reads the original pixel under its centre, zero outside, and a cell is the mean of its pixels.
     """
@@ -80,7 +80,7 @@ def inputs_of(
     view: str = "square",
     noise: float = 0.0,
 ) -> RegionInputs:
-    """A batch of pictures (H, W) with their regions; layers differ by a factor, and by noise of the picture."""
+    """A batch of images (H, W) with their regions; layers differ by a factor, and by noise of the image."""
     sizes = [(image.shape[1], image.shape[0]) for image, _ in samples]
     views = [view_of(view, size) for size in sizes]
     stack = torch.stack([feature_map(image, one) for (image, _), one in zip(samples, views, strict=True)])
@@ -112,6 +112,6 @@ def draw(size: Size, bright: tuple[int, int, int, int] | None) -> np.ndarray:
 
 
 def smooth(size: Size) -> np.ndarray:
-    """A picture without symmetry and without detail that a resize could move."""
+    """An image without symmetry and without detail that a resize could move."""
     x, y = (np.linspace(0, 1, side, dtype=np.float32) for side in size)
     return 0.5 * x**2 + 0.3 * y[:, None] + 0.2 * x * y[:, None]

@@ -1,4 +1,4 @@
-"""A training process that can be read, stopped and killed."""
+"""A training process whose output a test reads, and that a test stops or kills."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ class Run:
         assert seen == count, self.text
 
     def ranks(self) -> list[psutil.Process]:
-        """The processes that train: alone, or below DeepSpeed's command and its launcher."""
+        """The ids of the processes that train: one alone, or those below DeepSpeed's command and its launcher."""
         first = psutil.Process(self.process.pid)
         return first.children()[0].children() if self.launched else [first]
 
     def kill(self) -> None:
-        """SIGKILL to every process at once."""
+        """Send SIGKILL to every process at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> int:
-        """Read on to the end; the exit status."""
+        """Read on to the end; return the exit status."""
         while self._line():
             pass
         return self.process.wait()

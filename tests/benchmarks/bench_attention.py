@@ -33,7 +33,7 @@ def some_regions(count: int, grid: int, side: int) -> list[Tensor]:
 
 
 def forms(q: Tensor, k: Tensor, v: Tensor, regions: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
-    """The same (M * T, H, D) in several ways; q (M * T, H, D), k and v (P, H, D) of one image."""
+    """Attention's result (M * T, H, D) in several ways, from q (M * T, H, D) and k, v (P, H, D) of one image."""
     count, patches, device = len(regions), len(k), q.device
     lengths = torch.tensor([len(region) for region in regions])
     rows = torch.cat(regions).to(device)

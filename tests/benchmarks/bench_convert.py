@@ -1,7 +1,7 @@
 """COCO's instances of the size of train2017 to records: time and memory with one worker and two, and of json.load.
 
-The file is made up: as many images and annotations as train2017, outlines of as many points, in no order. Pictures are
-links to a few files, so that their headers are read but no disk. Memory is the largest sum over all processes.
+The file is made up: as many images and annotations as train2017, outlines of as many points, in no order. Images are
+links to a few files, so that their headers are read, but not from disk. Memory is the largest sum over all processes.
 
 Run ``python -m tests.benchmarks.bench_convert`` from the repository's root; writes ``results/convert.csv``.
 """
@@ -26,11 +26,11 @@ from tests.benchmarks.harness import arguments, row_of, write
 
 _COMMAND = [sys.executable, "-m", "pvit_ext.cli", "data", "convert", "coco"]
 _LINKS = 30_000
-"""Of one file; ext4 allows 65,000."""
+"""Links to one file; ext4 allows 65,000."""
 
 
 def make(path: Path, folder: Path, images: int, annotations: int) -> None:
-    """A file of instances, and its pictures."""
+    """Write a file of instances, and its images."""
     rng = random.Random(0)
     for number in range(images):
         name = folder / f"{number:012d}.jpg"
@@ -64,7 +64,7 @@ def _annotation(number: int, rng: random.Random, images: int) -> dict[str, Any]:
 
 
 def bench(images: int, annotations: int, rounds: int, data: Path | None) -> list[dict[str, Any]]:
-    """One row per form, over a file that is made, or that an earlier call has made in the folder ``data``."""
+    """One row per form, over a file that is made now, or was made in the folder ``data`` by an earlier call."""
     results: dict[str, list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, source = (data or Path(name)) / "images", (data or Path(name)) / "coco.json"
@@ -92,7 +92,7 @@ def bench(images: int, annotations: int, rounds: int, data: Path | None) -> list
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Milliseconds of a command, of its processors, and MiB of all its processes together at their peak."""
+    """Milliseconds and processor milliseconds of a command, and the peak MiB of all its processes together."""
     peak, done = [0.0], threading.Event()
     before, start = os.times(), time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=os.setpgrp)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--annotations", type=int, default=860_001)
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="for the file and its pictures, kept for later calls"
+        "--data", type=Path, metavar="FOLDER", help="holds the file and its images, kept for later calls"
     )
     options = parser.parse_args()
     write("convert", bench(options.images, options.annotations, options.rounds, options.data), "cpu", options.to)

@@ -16,11 +16,11 @@ from pvit_ext.prompt import REGION_TOKEN_INDEX
 from tests.benchmarks.harness import arguments, compare, write
 
 POSITIONS = 3
-"""Rows per region: start delimiter, feature, end delimiter."""
+"""Per region: start delimiter, feature, end delimiter."""
 
 
 def prompts(batch: int, length: int, regions: int) -> Tensor:
-    """Ids (B, L') with evenly spread regions, such that (B, length) rows result."""
+    """Ids (B, L') with evenly spread regions, which become (B, length) positions."""
     short = length - regions * (POSITIONS - 1)
     ids = torch.full((batch, short), 5)
     ids[:, torch.linspace(length // 4, short - 2, regions).long()] = REGION_TOKEN_INDEX

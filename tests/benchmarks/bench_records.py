@@ -1,4 +1,4 @@
-"""Start-up on a large data file: time and memory of the first rank, of those that share its index, and of json.load.
+"""Start-up on a large data file: time and memory of the first rank, of ranks that share its index, and of json.load.
 
 Run ``python -m tests.benchmarks.bench_records`` from the repository's root; writes ``results/records.csv``.
 """
@@ -67,7 +67,7 @@ def make(path: Path, folder: Path, records: int) -> None:
 
 
 def bench(records: int, rounds: int) -> list[dict[str, Any]]:
-    """One row per form: quantiles of processes of their own, in turn."""
+    """One row per form: quantiles over processes that run in turn."""
     results: dict[str, list[list[float]]] = {form: [] for form in _FORMS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -44,7 +44,7 @@ SIZES = ((1280, 960), (1280, 720), (960, 1280))
 
 
 def make_data(folder: Path, regions: int) -> Path:
-    """Records of one turn with so many regions each, on photographs' sizes."""
+    """Records of one turn with so many regions each, on images of photographs' sizes."""
     records = []
     for number in range(IMAGES):
         width, height = SIZES[number % len(SIZES)]
@@ -59,7 +59,7 @@ def make_data(folder: Path, regions: int) -> Path:
 
 
 def steps(model: Any, dataset: RegionDataset, processor: Any, losses: list[float]) -> Callable[[], None]:
-    """A form: the next step of a run, over the batches of an epoch in turn."""
+    """A form that runs the next training step at each call, over the batches of an epoch in turn."""
     projector = model.region_module.region_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=0.0)
     collate, device = RegionCollator(processor.tokenizer.pad_token_id), next(model.parameters()).device
@@ -80,7 +80,7 @@ def steps(model: Any, dataset: RegionDataset, processor: Any, losses: list[float
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """As the Trainer does it."""
+    """Make one step as the Trainer does."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -192,8 +192,8 @@ def rows_of(case: Case, rounds: int, device: str, width: int, layers: int) -> It
 def main() -> None:
     """Write ``results/region_cache.csv``."""
     parser = arguments(__doc__, rounds=7)
-    parser.add_argument("--width", type=int, default=256, help="of the language model, default %(default)s")
-    parser.add_argument("--layers", type=int, default=4, help="of the language model, default %(default)s")
+    parser.add_argument("--width", type=int, default=256, help="hidden size, default %(default)s")
+    parser.add_argument("--layers", type=int, default=4, help="number of layers, default %(default)s")
     parser.add_argument("--case", type=int, choices=range(len(CASES)), nargs="+", default=[*range(len(CASES))])
     given = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -101,7 +101,7 @@ def compared(case: str, forms: dict[str, Any], rounds: int, **facts: Any) -> lis
 def main() -> None:
     parser = arguments(__doc__, rounds=7)
     parser.add_argument("--arch", default="rn50x4", choices=list(ARCHITECTURES))
-    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--only", default="", help="run only the cases whose name contains this")
     options = parser.parse_args()
     plain, encoder = pair(options.arch)
     models: list[nn.Module] = [plain.to(options.device), encoder.to(options.device)]

@@ -38,7 +38,7 @@ QUESTION = "what is in " + "<region> and " * 2 + "?"
 
 
 def sizes(width: int, layers: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Of the language model, and of a vision tower of a quarter of its width."""
+    """Config values of the language model, and of a vision tower of a quarter of its width."""
     tower = {"hidden_size": width // 4, "intermediate_size": width, "num_hidden_layers": 6, "num_attention_heads": 4}
     text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
     return text | {"num_attention_heads": 16, "num_key_value_heads": 16}, tower
@@ -132,8 +132,8 @@ def case(host: str, encoder: str, width: int, layers: int, rounds: int, device: 
 def main() -> None:
     """Write ``results/step.csv``."""
     parser = arguments(__doc__, rounds=5)
-    parser.add_argument("--width", type=int, default=1024, help="of the language model, default %(default)s")
-    parser.add_argument("--layers", type=int, default=4, help="of the language model, default %(default)s")
+    parser.add_argument("--width", type=int, default=1024, help="hidden size, default %(default)s")
+    parser.add_argument("--layers", type=int, default=4, help="number of layers, default %(default)s")
     parser.add_argument("--host", choices=HOSTS, nargs="+", default=[*HOSTS], help="default both")
     given = parser.parse_args()
     pairs = [(host, encoder) for host in given.host for encoder in ENCODERS]

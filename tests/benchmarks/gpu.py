@@ -1,4 +1,4 @@
-"""All that needs a GPU, in under ten minutes: the tests marked gpu and every benchmark, one row each, with versions.
+"""Run all that needs a GPU, in under ten minutes: the tests marked gpu and every benchmark, one row each.
 
 Run ``make gpu``, or ``python -m tests.benchmarks.gpu`` from the repository's root where CUDA's torch is installed.
 """
@@ -27,7 +27,7 @@ TESTS = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", 
 
 
 def missing() -> list[str]:
-    """What keeps this machine from running anything on a GPU, with what to do."""
+    """Why this machine can run nothing on a GPU, and what to do."""
     problems = []
     if not shutil.which("nvidia-smi"):
         problems.append("nvidia-smi is not on PATH: install NVIDIA's driver, or start the container with --gpus all")
@@ -46,7 +46,7 @@ def missing() -> list[str]:
 
 
 def notes() -> Iterator[str]:
-    """What will run, and which flash kernels will not."""
+    """Which tests and benchmarks will run, and which flash kernels will not."""
     device = torch.device("cuda")
     found = environment(device)
     free = torch.cuda.mem_get_info(device)[0] / 2**30
@@ -76,7 +76,7 @@ def run(command: list[str], seconds: float) -> tuple[str, float]:
 
 
 def rows_of_tests(report: Path) -> Iterator[dict[str, Any]]:
-    """One row a test from pytest's JUnit file; none where pytest did not come that far."""
+    """One row a test from pytest's JUnit file; none if pytest did not write it."""
     if not report.exists():
         return
     for case in ElementTree.parse(report).iter("testcase"):
@@ -109,11 +109,11 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Run everything; 0 if all passed, 1 if something did not, 2 where there is no GPU to run on."""
+    """Run everything; return 0 if all passed, 1 if something did not, 2 if there is no GPU to run on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, help="timed calls of each form, default each benchmark's own")
-    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="for the rows, default %(default)s")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="for all together, default %(default)s")
+    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="for results, default %(default)s")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="limit for all together, default %(default)s")
     options = parser.parse_args()
     if problems := missing():
         print("error: nothing can run on a GPU here", *problems, sep="\n  ", file=sys.stderr)

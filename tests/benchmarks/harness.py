@@ -23,7 +23,7 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 HUGE_PAGES = os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
-PACKAGES = ("transformers", "flash-attn")  # beside torch, whose versions may explain a row
+PACKAGES = ("transformers", "flash-attn")  # their versions, and torch's, may explain a row
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=rounds, help=f"timed calls of each form, default {rounds}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cuda", "cpu"), default=device, help=f"default here {device}")
-    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="for the rows, default %(default)s")
+    parser.add_argument("--to", type=Path, default=RESULTS, metavar="FOLDER", help="for results, default %(default)s")
     return parser
 
 
@@ -98,13 +98,13 @@ def row_of(case: str, form: str, values: list[float], baseline: float, **facts: 
 
 
 def _scheduling() -> str:
-    """How far the process stands before others on a shared machine: realtime rows are not what a busy machine gives."""
+    """The process's priority on a shared machine: rows timed at realtime are faster than a busy machine's."""
     realtime = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     return "realtime" if realtime else f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a row says about the machine, its load and the versions on it."""
+    """A row's columns on the machine, its load and its versions."""
     cuda = device == "cuda"
     return {
         "scheduling": _scheduling(),
@@ -135,7 +135,7 @@ def _processor() -> str:
 
 
 def write(name: str, rows: Iterable[dict[str, Any]], device: str, folder: Path) -> None:
-    """Print each row as it comes and write it to ``FOLDER/<name>.csv``; suffixes tell CUDA and the allocator's setting.
+    """Print each row as it comes and write it to ``FOLDER/<name>.csv``, with a suffix for CUDA and the allocator.
 
     Args:
         name: of the benchmark.

@@ -91,13 +91,13 @@ def features(parts: Parts, images: Image.Image | list[Image.Image], regions: lis
 def features_of_each(
     parts: Parts, images: Sequence[Image.Image | list[Image.Image]], regions: list[Region], token: int = 0
 ) -> Tensor:
-    """The same (B, M, C) of one prompt for each image, or each list of them, in one batch."""
+    """Like :func:`features`, (B, M, C): one prompt for each image, or each list of them, in one batch."""
     queries = [Query(one, "Compare " + "<region>" * len(regions), regions) for one in images]
     return features_of_queries(parts, queries, token).unflatten(0, (len(queries), len(regions)))
 
 
 def features_of_queries(parts: Parts, queries: Sequence[Query], token: int = 0) -> Tensor:
-    """The same (M, C) of all regions of a batch."""
+    """Like :func:`features`, (M, C): all regions of a batch."""
     seen: list[Tensor] = []
     encoder = parts.model.region_module.region_encoder
     handle = encoder.register_forward_hook(lambda _module, _args, out: seen.append(out))
@@ -107,7 +107,7 @@ def features_of_queries(parts: Parts, queries: Sequence[Query], token: int = 0) 
 
 
 def draw(size: Size, bright: tuple[int, int, int, int]) -> Image.Image:
-    """A black picture with a white box."""
+    """A black image with a white box."""
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     x0, y0, x1, y1 = bright
     pixels[y0:y1, x0:x1] = 255
@@ -115,7 +115,7 @@ def draw(size: Size, bright: tuple[int, int, int, int]) -> Image.Image:
 
 
 def smooth(size: Size) -> Image.Image:
-    """A picture without symmetry and without detail that a resize could move."""
+    """An image without symmetry and without detail that a resize could move."""
     x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
     value = 255 * (0.5 * x**2 + 0.3 * y + 0.2 * x * y)
     return Image.fromarray(np.repeat(value[..., None], 3, 2).astype(np.uint8))

@@ -9,7 +9,7 @@ from tests.hosts.tiny_hosts import FEW, TinyHost, make
 
 @pytest.fixture(scope="session")
 def made_hosts() -> dict[str, TinyHost]:
-    """Hosts by name, which write their checkpoints once."""
+    """Hosts by name; each writes its checkpoint once."""
     return {}
 
 

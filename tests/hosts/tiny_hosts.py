@@ -27,7 +27,7 @@ from pvit_ext.hosts.llava import compat
 HAS_TRANSFORMERS_HOST = importlib.util.find_spec("transformers.utils.output_capturing") is not None
 OSPREY = RegionConfig("osprey", encoder_options={"layers": [-2], "position_grid": 8}, delimiters=True)
 NEVER_WRITTEN = range(3, 8)
-"""Ids of special tokens, of either host's tiny tokenizers."""
+"""Ids of the special tokens of both hosts' tiny tokenizers."""
 
 
 class Parts(NamedTuple):
@@ -53,7 +53,7 @@ class TinyHost(Protocol):
         """A stock checkpoint with all its files."""
 
     def stock(self, folder: Path | None = None) -> Any:
-        """The model in the class of its own package, or what that class reads from another folder."""
+        """The model in the class of its own package, read from its own folder or another."""
 
     def stock_parts(self) -> Parts:
         """A model without regions, as ``load_pretrained_model`` returns it."""
@@ -62,10 +62,10 @@ class TinyHost(Protocol):
         """The model with a region encoder."""
 
     def talking(self, config: RegionConfig) -> Parts:
-        """The same with weights that tell prompts apart, in answers of words."""
+        """The same, with weights that answer each prompt differently, in words."""
 
     def language_model(self, model: Any) -> nn.Module:
-        """What gets ``inputs_embeds``."""
+        """The module that gets ``inputs_embeds``."""
 
     def generate(self, model: Any, batch: dict[str, Any], **options: Any) -> Tensor:
         """The new ids (B, L) of a batch."""
@@ -179,7 +179,7 @@ def load(folder: Path, **options: Any) -> Parts:
 
 
 def save(host: TinyHost, parts: Parts, folder: Path, **options: Any) -> Path:
-    """Write a model and what it needs beside its weights."""
+    """Write a model and its tokenizer or processor."""
     parts.model.save_pretrained(folder, **options)
     loaded = Loaded(parts.tokenizer, parts.model, parts.processor, 0)
     host_of(parts.model).save_processor(loaded, str(host.folder()), folder)
@@ -196,7 +196,7 @@ def batch_of(parts: Parts, queries: Sequence[Query]) -> dict[str, Any]:
 
 
 def plain(batch: dict[str, Any]) -> dict[str, Any]:
-    """The same for a stock model: without what speaks of regions."""
+    """The same for a stock model: without the arguments for regions."""
     return {key: value for key, value in batch.items() if not key.startswith("region")}
 
 
@@ -206,7 +206,7 @@ def with_labels(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def logits(model: Any, batch: dict[str, Any]) -> Tensor:
-    """Of a batch, without gradients."""
+    """Logits of a batch, without gradients."""
     with torch.no_grad():
         found: Tensor = model.eval()(**batch).logits
     return found
@@ -235,7 +235,7 @@ LLAVA = ["llava/llama"]
 FEW: list[Any] = [*LLAVA, pytest.param("llava/mistral", marks=pytest.mark.slow)]
 EVERY: list[Any] = list(FEW)
 SAVED: list[Any] = list(FEW)
-"""Few, of which a processor loads from a folder."""
+"""A few names, whose processors load from a folder."""
 if HAS_TRANSFORMERS_HOST:
     from tests.hosts.transformers.inputs import ALL_BUT_TWO_SLOW
     from tests.hosts.transformers.inputs import EVERY as FAMILIES
@@ -258,4 +258,4 @@ def make(name: str, tmp: pytest.TempPathFactory) -> TinyHost:
 
 
 ON_EVERY_FAMILY = pytest.mark.parametrize("host", EVERY, indirect=True)
-"""For tests that are quick enough to run on all families, not on two that stand for them."""
+"""For tests that are quick enough to run on all families."""

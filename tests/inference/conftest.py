@@ -1,4 +1,4 @@
-"""A tiny LLaVA with regions, and what ask() asks of its generate()."""
+"""A tiny LLaVA with regions, and the arguments that ask() gives to generate()."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny(llava_checkpoint: Path) -> Loaded:
 
 @pytest.fixture
 def calls(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Arguments of every generate()."""
+    """The arguments of every call of generate()."""
     seen: list[dict[str, Any]] = []
     generate = type(tiny[0]).generate
 

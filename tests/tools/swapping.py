@@ -1,4 +1,4 @@
-"""A swap of the tests, and one that is refused."""
+"""Swap region modules, and check that a swap is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of eight records with and without validation records, what a stage 1 run leaves, and LLaVA's rebound names."""
+"""Eight records with and without validation records, the output of a stage 1 run, and LLaVA's rebound names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def template(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``train.json`` and ``val.json`` with their images; no wandb settings, credentials or caches but in here."""
+    """``train.json`` and ``val.json`` with their images; wandb's settings, credentials and caches lie here too."""
     folder = tmp_path_factory.mktemp("world")
     for number in range(8):
         pixels = np.random.RandomState(number).randint(0, 255, (60, 90, 3), dtype=np.uint8)

@@ -42,7 +42,7 @@ def losses(trainer: Any) -> list[float]:
 
 
 def refuse_tower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images are neither resized for the tower nor go through it, nor does anything in a batch without regions."""
+    """Fail when an image is resized for the tower, or anything goes through it, even in a batch without regions."""
 
     def fail(*_: Any) -> None:
         raise AssertionError("the tower's pixels were made")

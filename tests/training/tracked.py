@@ -1,4 +1,4 @@
-"""A run on files with validation records, and what may be read of its trackers."""
+"""A run with validation records, and what its trackers hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAWN_SIZE = (512, 341)
 
 
 def train(patch: pytest.MonkeyPatch, checkpoint: Path, world: Path, output: Path, **changed: Any) -> Any:
-    """2 epochs of 8 records, 2 a micro-batch, 2 micro-batches a step; whose clock ticks only where we say so."""
+    """2 epochs of 8 records, 2 a micro-batch, 2 micro-batches a step; its clock ticks only in the methods below."""
     clock = [0.0]
     patch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     for cls, name, seconds in (

@@ -26,7 +26,7 @@ def tiled_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any
 
 @pytest.fixture
 def anyres(tiled_model: tuple[Any, Any, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    """The model, which gets the settings back that it was built with."""
+    """The model; after the test it gets back the settings it was built with."""
     yield tiled_model
     config = tiled_model[1].config
     config.mm_patch_merge_type, config.tokenizer_model_max_length = "spatial_unpad", 8192

@@ -15,7 +15,7 @@ from pvit_ext.hosts.llava.batch import build_prompt, collate
 from pvit_ext.hosts.llava.chat import conversation
 from tests.encoders.test_tower_encoders import LOCAL, blinded
 
-SIDE, PATCH, CELLS = 56, 7, 8  # of a picture; the tiny tower reads 28 pixels, its checkpoint is built anew here
+SIDE, PATCH, CELLS = 56, 7, 8  # of a tile; the tiny tower reads 28 pixels, so its checkpoint is built anew here
 PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56]]
 SIZES = [(96, 96), (180, 90), (90, 180), (333, 70)]  # 2x2, 2x1, 1x2 and 3x1 tiles
 MERGES = ["flat", "spatial", "spatial_unpad"]

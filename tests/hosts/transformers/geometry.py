@@ -28,9 +28,9 @@ class Shown:
     """What the tower made of one image of a batch.
 
     Args:
-        states: (rows, columns, C) of its cells.
-        view: of the image.
-        patch: pixels of a cell.
+        states: hidden states of its cells, (rows, columns, C).
+        view: view of the image.
+        patch: side of a cell in pixels.
     """
 
     states: Tensor
@@ -108,10 +108,10 @@ class Found:
     """How far a family's views are off.
 
     Args:
-        share: most that a cell's measured share of a box differs.
-        centre: most that the centre of a box differs, in cells.
-        top: how many of the most changed cells lie under the box, mean over boxes.
-        boxes: of which the view shows something.
+        coverage: largest error of how much of a cell a box covers.
+        centre: largest error of a box's centre, in cells.
+        top: fraction of the most changed cells that lie under the box, mean over boxes.
+        boxes: how many boxes the view shows at least in part.
     """
 
     coverage: float
@@ -125,7 +125,7 @@ class Found:
 
 
 def measure(pair: Pair, sizes: Sequence[Size], per_size: int, **how: bool) -> Found:
-    """Paint boxes on images: the last layer but one tells what changes most, the first, averaging, by how much.
+    """Paint boxes on images: the last layer but one tells what changes most; the first, averaging, by how much.
 
     Args:
         pair: a model and its processor; its patch embedding is changed on the way.
@@ -155,7 +155,7 @@ def measure(pair: Pair, sizes: Sequence[Size], per_size: int, **how: bool) -> Fo
 def _changes(
     pair: Pair, pixels: Floats, per_size: int, layer: int, random: np.random.Generator, how: dict[str, bool]
 ) -> Iterator[tuple[Floats, Floats, bool]]:
-    """Per box: shares of cells under it, (rows, columns, C) what painting it changes, whether the view shows all."""
+    """Per box: how much of each cell it covers, the change (rows, columns, C) it makes, whether the view shows all."""
     before = look(pair, Image.fromarray(pixels), layer, **how)
     for box in boxes((pixels.shape[1], pixels.shape[0]), per_size, random):
         if (wanted := before.coverage(box)).sum() >= 0.5:  # else the view crops it away

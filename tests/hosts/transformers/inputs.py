@@ -24,12 +24,12 @@ SPECIALS = [0, 1, *range(3, 8)]
 NAMES = ["llava", "llava_siglip", "pixtral", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 ALL = {**ZOO, **OTHERS}
 EVERY = [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
-"""All families; those that came nearly free are slow's."""
+"""All families; those of ``zoo_of_others`` only in the slow tests."""
 ALL_BUT_TWO_SLOW = [
     name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow)
     for name in [*NAMES, *OTHERS]
 ]
-"""Families, of which two stand for all in the fast tests."""
+"""All families; the fast tests run two of them."""
 PLAIN = ["what is in the", "where is a cat and a dog ?"]
 
 

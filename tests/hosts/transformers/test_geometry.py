@@ -40,7 +40,7 @@ SQUARES: dict[str, Make] = {
     "paligemma": paligemma,
     "internvl": internvl,
 }
-"""Families whose pictures have one size."""
+"""Families whose tower sees images of one size."""
 ANY_SIZE: dict[str, Make] = {
     "pixtral": pixtral,
     "qwen2_vl": qwen2_vl,

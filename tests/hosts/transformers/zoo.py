@@ -246,7 +246,7 @@ ZOO: dict[str, Callable[[], Pair]] = {
 
 
 def prompt(processor: Any, text: str) -> str:
-    """A text with one image before it, in the processor's own placeholders."""
+    """A text with one image before it, in the processor's own image placeholder."""
     token = processor.image_token
     return f"<|vision_start|>{token}<|vision_end|>{text}" if token == "<|image_pad|>" else f"{token} {text}"
 

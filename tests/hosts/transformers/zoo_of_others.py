@@ -1,4 +1,4 @@
-"""Tiny models of the families that came nearly free, beside those of ``zoo.py``."""
+"""Tiny models of the families that ``zoo.py`` has not."""
 
 from __future__ import annotations
 
