@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def gathered(parameters: Sequence[Tensor], write: bool = False) -> Any:
-    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else nothing.
+    """DeepSpeed's gathering context where ZeRO-3 has partitioned the parameters, else ``no_grad``.
 
     Args:
         parameters: to be whole inside the block.

@@ -16,7 +16,7 @@ _BY_ITSELF = ("TRAINABLE_TOKENS",)
 def find_all_linear_names(model: Any) -> str:
     """A pattern for exactly the linear layers of the language model's blocks; peft matches it against full names.
 
-    LLaVA's function of this name collects last names (``q_proj``), which a vision tower or an encoder has as well.
+    LLaVA's function of this name collects last parts of names (``q_proj``), which towers and encoders have as well.
 
     Args:
         model: of either host, before peft wraps it.

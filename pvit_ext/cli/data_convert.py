@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("format", nargs="?", metavar="FORMAT")
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
-    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="that the images lie in")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
     parser.add_argument(
         "--detect", type=Path, metavar="SOURCE", help="say which format a source is of, and stop (1: of none)"

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.jsonl of each part")
     parser.add_argument("--parts", default="train=0.9,val=0.1", help="names and fractions (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="chooses (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default 0)")
     parser.add_argument(
         "--photograph", metavar="PATTERN", help="regular expression of image names; its first group is the photograph"
     )

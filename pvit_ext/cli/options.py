@@ -156,7 +156,7 @@ def check_leak_options(args: argparse.Namespace) -> None:
 
 
 def add_map_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add the flags of a command that is a map over the items of its source: who does it, and how much may be bad."""
+    """Add the flags of a command that maps over the items of its source: bad items, workers and backend."""
     parser.add_argument(
         "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="pass over up to N bad items"
     )

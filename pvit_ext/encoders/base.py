@@ -89,7 +89,7 @@ class RegionInputs:
         )
 
     def regions_by_view_size(self) -> dict[Size, Tensor]:
-        """(width, height) of views -> the regions (N,) int64 on them; for encoders that mix all cells of a map."""
+        """(width, height) of a view -> the regions (N,) int64 on such views; for encoders that mix a map's cells."""
         sizes = [self.views[image].size for image in self.image_index.tolist()]
         regions = {size: [n for n, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
         return {size: torch.tensor(found, device=self.image_index.device) for size, found in regions.items()}
