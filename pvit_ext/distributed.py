@@ -44,7 +44,7 @@ def most_passes(own: int, parameter: Tensor) -> int:
 def cpu_copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Copies of parameters on the CPU, each gathered from all ranks under ZeRO-3; every rank has to call it.
 
-    One that several names mean is copied once.
+    A parameter with several names is copied once.
     """
     copies: dict[str, Tensor] = {}
     first: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Which layers get an adapter: those of the language model, and never one that sees."""
+"""Which layers get an adapter: the language model's, never those of the vision tower, projectors or region modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 _OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
 _BY_ITSELF = ("TRAINABLE_TOKENS",)
-"""Tuners of peft that find what they change without being told."""
+"""Tuners of peft that find the layers they change by themselves."""
 
 
 def find_all_linear_names(model: Any) -> str:
@@ -25,9 +25,9 @@ def find_all_linear_names(model: Any) -> str:
 
 
 def choose_layers(model: Any, config: Any) -> None:
-    """Name the layers in a config of peft: all linear ones of the language model, or those that it asks for.
+    """Name in a config of peft all linear layers of the language model, or those that the config asks for.
 
-    peft would look for last names in the vision tower and the region modules as well.
+    peft alone would match last parts of names in the vision tower and the region modules as well.
 
     Args:
         model: of either host, before peft wraps it.
@@ -51,7 +51,7 @@ def choose_layers(model: Any, config: Any) -> None:
     if not chosen:
         raise ValueError(f"layers_to_transform {config.layers_to_transform}: the language model has no such block")
     config.target_modules = _pattern(chosen, [name for name, _ in _modules(model)])
-    for name in ("layers_to_transform", "layers_pattern"):  # followed above; peft takes them beside last names alone
+    for name in ("layers_to_transform", "layers_pattern"):  # applied above; peft refuses them beside a pattern
         if hasattr(config, name):
             setattr(config, name, None)
 
@@ -81,7 +81,7 @@ def _listed(part: Any) -> list[nn.Module]:
 
 
 def _pattern(names: list[str], others: Sequence[str] = ()) -> str:
-    """Names with their blocks' numbers left open, unless that matches others too."""
+    """A pattern of names for any block number; of the exact names, if that would match others too."""
     exact = {re.escape(name) for name in names}
     pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", name) for name in exact}))
     if all(name in names for name in others if re.fullmatch(pattern, name)):
@@ -93,8 +93,8 @@ def matches(wanted: Any, name: str) -> bool:
     """Whether a layer of this name is asked for, by peft's own rule.
 
     Args:
-        wanted: a pattern of full names, or last names.
-        name: of a layer.
+        wanted: a pattern of full names, or a list of last parts of names.
+        name: full name of a layer.
     """
     if wanted == "all-linear":
         return True
@@ -104,17 +104,17 @@ def matches(wanted: Any, name: str) -> bool:
 
 
 def _within(config: Any) -> Any:
-    """Whether a name is of the blocks that ``layers_to_transform`` counts: peft's own rule too."""
+    """A test of names: is the layer in a block of ``layers_to_transform``? By peft's own rule too."""
     blocks = getattr(config, "layers_to_transform", None)
     if blocks is None or blocks == []:
         return lambda name: True
     numbers = {blocks} if isinstance(blocks, int) else set(blocks)
     given = getattr(config, "layers_pattern", None) or r"[^.]*"
     lists = "|".join([given] if isinstance(given, str) else given)
-    place = re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
+    block = re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
 
     def within(name: str) -> bool:
-        found = place.match(name)
+        found = block.match(name)
         return found is not None and int(found[1]) in numbers
 
     return within

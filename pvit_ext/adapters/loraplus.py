@@ -1,7 +1,7 @@
 """LoRA+: the matrix B of each adapter learns at a rate of its own (arXiv 2402.12354).
 
-peft's helper puts every tensor of one dimension at that rate too, biases of the region projector among them, and takes
-no notice of ``--mm_projector_lr``. Here the groups that the host made stay, and B leaves them.
+peft's helper also gives that rate to every tensor of one dimension, such as biases of the region projector, and ignores
+``--mm_projector_lr``. Here the host's groups stay, and B moves into groups of its own.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def check(ratio: float, tuner: str, optimizer: str, deepspeed: dict[str, Any]) -
         deepspeed: DeepSpeed's config; empty without it.
 
     Raises:
-        ValueError: naming what does not go with it.
+        ValueError: with the setting that does not go with it.
     """
     given = f"--loraplus_lr_ratio {ratio:g}"
     if not (math.isfinite(ratio) and ratio > 0):
-        raise ValueError(f"{given}: how many times the learning rate B gets, above 0; the paper takes 16")
+        raise ValueError(f"{given}: give B's learning rate as a multiple above 0; the paper takes 16")
     if tuner != LORA:
         raise ValueError(f"{given}: {tuner} has no matrices A and B; it goes with peft_type LORA")
     if not optimizer.startswith("adamw"):
         raise ValueError(f"{given} is a ratio of AdamW's rates, --optim {optimizer} has others: use adamw_torch")
     if "optimizer" in deepspeed:
-        raise ValueError(f"{given}: the DeepSpeed config makes an optimizer of its own, of one rate: drop its entry")
+        raise ValueError(f"{given}: the DeepSpeed config makes its own optimizer with one rate: drop its entry")
 
 
 def give_rate(optimizer: torch.optim.Optimizer, model: Any, ratio: float) -> None:
-    """Put the matrices B in groups of their own, at ``ratio`` times the rate of those that they were in.
+    """Put the matrices B into groups of their own, at ``ratio`` times the rate of their old groups.
 
     Args:
         optimizer: with the host's groups, before its schedule is made.
@@ -53,12 +53,12 @@ def give_rate(optimizer: torch.optim.Optimizer, model: Any, ratio: float) -> Non
 
 
 def split_groups(optimizer: torch.optim.Optimizer, chosen: set[int], rate: Any) -> None:
-    """Move parameters into groups of their own, which are like those that they were in but for the learning rate.
+    """Move parameters into groups of their own, which differ from their old groups in the learning rate only.
 
     Args:
         optimizer: before its schedule is made.
         chosen: ids of the parameters.
-        rate: takes a group's learning rate to the new one's.
+        rate: maps a group's learning rate to the new group's.
     """
     for group in list(optimizer.param_groups):
         own = [parameter for parameter in group["params"] if id(parameter) in chosen]

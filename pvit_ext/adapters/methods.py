@@ -1,8 +1,7 @@
-"""The ways to make a LoRA that ``--lora_method`` names.
+"""The methods that ``--lora_method`` names.
 
-Every method keeps what a run promises: it trains beside the region modules, is saved without the base, reloads to
-equal logits whatever the seed, merges into the base, and resumes exactly; on one rank and on several, under ZeRO-2 and
-ZeRO-3.
+Every method trains beside the region modules, is saved without the base, reloads to equal logits whatever the seed,
+merges into the base, and resumes exactly; on one rank and on several, under ZeRO-2 and ZeRO-3.
 ``python -m tests.lora_methods`` tries each, and writes the table of ``docs/lora.md``.
 """
 
@@ -21,7 +20,7 @@ class LoraMethod:
 
     Args:
         about: one line for users.
-        fields: what it sets in the config of peft's LoRA, or of the tuner that ``peft_type`` among them names.
+        fields: values for the config of peft's LoRA, or of the tuner that their ``peft_type`` names.
     """
 
     about: str

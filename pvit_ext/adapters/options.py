@@ -19,12 +19,12 @@ _OURS = ("task_type", "base_model_name_or_path", "inference_mode", "revision", "
 
 @dataclass(frozen=True)
 class AdapterChoice:
-    """What the flags of a run say of its adapter.
+    """The adapter that the flags of a run ask for.
 
     Args:
         method: a name in :data:`~pvit_ext.adapters.methods.METHODS`.
-        options: fields of the config of peft's LoRA, or of the tuner that ``peft_type`` among them names.
-        flags: values of LLaVA's flags by the fields of peft's LoRA; another tuner takes none of them.
+        options: values for the config of peft's LoRA, or of the tuner that their ``peft_type`` names.
+        flags: values of LLaVA's flags, by field of peft's LoRA; other tuners take none of them.
     """
 
     method: str = "lora"
@@ -46,14 +46,14 @@ class AdapterChoice:
 
     @property
     def tuner(self) -> str:
-        """peft's name of it."""
+        """peft's name of the tuner."""
         return str({**METHODS.require(self.method).fields, **self.options}.get("peft_type", LORA)).upper()
 
     def config(self) -> Any:
         """The config, for the layers that peft's own default or the options name.
 
         Raises:
-            ValueError: for an unknown method, tuner or field, with the known ones, and for a field that is said twice.
+            ValueError: for an unknown method, tuner or field, with the known ones, and for a field that is set twice.
         """
         kind, known = config_class(self.tuner), field_names(self.tuner)
         chosen = {name: value for name, value in METHODS.require(self.method).fields.items() if name != "peft_type"}
@@ -108,7 +108,7 @@ def config_class(tuner: str) -> Any:
         tuner: peft's name, such as ``LORA``.
 
     Raises:
-        ValueError: for one that this peft does not have, with those that it has.
+        ValueError: for a tuner that this peft does not have, with those that it has.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -124,7 +124,7 @@ def field_names(tuner: str) -> set[str]:
 
 
 def _nested(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Objects of JSON as the config classes that peft declares for their fields, where it declares one."""
+    """JSON objects turned into the config classes that peft declares for their fields, if it declares any."""
     objects = {name for name, value in values.items() if isinstance(value, dict)}
     hints = typing.get_type_hints(kind) if objects else {}
     return {name: _as_class(hints[name], value) if name in objects else value for name, value in values.items()}

@@ -1,4 +1,7 @@
-"""Adapters of peft that lose something on the way, each with the reason; ``python -m tests.lora_methods`` shows it."""
+"""Adapters of peft that cannot train, save, reload, merge or resume here, each with the reason.
+
+``python -m tests.lora_methods`` shows each reason.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
-_CHANGES_BASE = "it changes the base while it starts, otherwise at each start, and the change is not saved"
+_CHANGES_BASE = "it changes the base at its start, differently each time, and the change is not saved"
 _PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language model as embeddings"
 TUNERS = {
     "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
@@ -23,12 +26,12 @@ TUNERS = {
     "SHADOW": "it is a second network beside the language model, which cannot be merged into it",
     "XLORA": "it mixes trained adapters by a first pass, which fails on the inputs of a model with images",
 }
-"""peft_type -> why no run trains it, nor any folder of it loads."""
+"""peft_type -> why no run trains it and no folder of it loads."""
 
 INITS = {
     "corda": _NEEDS_DATA,
     "eva": _NEEDS_DATA,
-    "loftq": "it quantises the base itself, on a GPU alone; --bits 4 quantises it here",
+    "loftq": "it quantises the base itself, and only on a GPU; --bits 4 quantises it here",
     "lora_ga": _CHANGES_BASE,
 }
 """init_lora_weights -> the same."""
@@ -36,13 +39,13 @@ INITS = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """What some adapters cannot do.
+    """A kind of adapter that is refused, always or under a condition.
 
     Args:
         holds: whether a config of peft is of this kind.
-        name: of the kind, for messages.
+        name: the kind's name in messages.
         reason: what fails.
-        when: ``always``, ``zero3`` or ``bits``: under which condition.
+        when: the condition: ``always``, ``zero3`` or ``bits``.
     """
 
     holds: Callable[[Any], bool]
@@ -70,7 +73,7 @@ def _starts_with(*starts: str) -> Callable[[Any], bool]:
 _FIELDS = (
     Refusal(
         _starts_with("pissa_niter"), "init_lora_weights pissa_niter_*",
-        "its start is an estimate by random numbers: under another seed it reloads to other logits; use pissa",
+        "random numbers decide its start: under another seed it reloads to other logits; use pissa",
     ),
     Refusal(
         _set("modules_to_save"), "modules_to_save",
@@ -90,7 +93,7 @@ _CONDITIONS = (
         "trainable tokens", "peft indexes the embedding matrix, which is partitioned", "zero3",
     ),
     Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
-    Refusal(_starts_with("olora"), "olora", "the quantised base takes its start otherwise on reloading", "bits"),
+    Refusal(_starts_with("olora"), "olora", "on reloading, the quantised base takes another start", "bits"),
 )  # fmt: skip
 
 
@@ -105,10 +108,10 @@ def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
     Args:
         config: of peft.
         zero3: whether DeepSpeed partitions parameters.
-        bits: of the base.
+        bits: bits per weight of the base.
 
     Raises:
-        ValueError: naming it, with the reason.
+        ValueError: with the adapter's kind and the reason.
     """
     tuner, start = tuner_of(config), getattr(config, "init_lora_weights", None)
     if tuner in TUNERS:

@@ -11,7 +11,7 @@ _NAMES = "adapter_names"
 
 
 def wrap(model: Any, config: Any) -> Any:
-    """peft's wrapper around a model, which knows the names of the tensors that are its adapter's.
+    """Wrap a model by peft, and note the names of its adapter's tensors.
 
     Args:
         model: base model.
@@ -27,9 +27,9 @@ def wrap(model: Any, config: Any) -> Any:
 
 
 def adapter_names(model: Any) -> frozenset[str]:
-    """The names of a model's adapter tensors, those that a checkpoint keeps among its buffers included.
+    """The names of a model's adapter tensors: parameters, and buffers that a checkpoint keeps.
 
-    A model that was not wrapped here, but by LLaVA's own ``train()``, has what peft's layers name as theirs.
+    For a model that LLaVA's own ``train()`` wrapped, peft's layers name them.
     """
     found = getattr(model, _NAMES, None)
     return _names_in_layers(model) if found is None else found
@@ -48,7 +48,7 @@ def adapter_parameters(model: Any) -> list[nn.Parameter]:
 
 
 def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What ``state_dict()`` names, parameters as such: ZeRO-3 has to gather them."""
+    """The tensors of ``state_dict()`` by name; parameters stay parameters, which ZeRO-3 has to gather."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):

@@ -78,10 +78,10 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("who judges, for the tasks that say so (also --concurrency, --image-side)")
-    group.add_argument("--judge-model", metavar="NAME", help="every score is told with it")
+    group = parser.add_argument_group("the judge, for tasks that need one (also --concurrency, --image-side)")
+    group.add_argument("--judge-model", metavar="NAME", help="model that judges; every score names it")
     group.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible; without it, at OpenAI")
-    group.add_argument("--judge-key-name", metavar="NAME", help=f"environment variable, default {KEY_NAME}")
+    group.add_argument("--judge-key-name", metavar="NAME", help=f"environment variable of the key, default {KEY_NAME}")
     group.add_argument("--judge-replies", type=Path, metavar="FILE", help="its stored replies; no calls are made")
 
 

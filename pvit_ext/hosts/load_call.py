@@ -99,7 +99,7 @@ def _dtype(value: Any) -> torch.dtype | None:
 
 
 def _refuse_parts_of_a_repository(kwargs: dict[str, Any]) -> None:
-    """They would reach the weights alone: config, tokenizer and processor would be those of the main branch."""
+    """Refuse them: they would reach only the weights, not config, tokenizer and processor."""
     if asked := [name for name in ("revision", "subfolder") if kwargs.get(name)]:
         raise ValueError(
             f"{asked[0]}={kwargs[asked[0]]!r} was asked for, but a checkpoint is read from a folder or the main branch "

@@ -1,4 +1,4 @@
-"""The flags of an adapter that pvit-ext adds to LLaVA's, and what they have to fit."""
+"""The flags of an adapter that pvit-ext adds to LLaVA's, and their check."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LoraFlags:
         default=None, metadata={"help": "fields of peft's LoraConfig, or of the tuner that peft_type names, as JSON"}
     )
     loraplus_lr_ratio: float | None = field(
-        default=None, metadata={"help": "LoRA+: the matrices B learn at so many times the rate, 16 in its paper"}
+        default=None, metadata={"help": "LoRA+: the matrices B learn at so many times the rate; its paper takes 16"}
     )
 
 
 def check_lora(arguments: Any) -> None:
-    """Raise ValueError for flags of an adapter that do not fit each other, or that no adapter is there for.
+    """Raise ValueError for flags of an adapter that do not fit each other, or in a run without an adapter.
 
     Args:
         arguments: :class:`LoraFlags` with those of transformers and LLaVA.
@@ -43,7 +43,7 @@ def check_lora(arguments: Any) -> None:
         return
     if arguments.stage == "align":
         raise ValueError(
-            "--lora_enable True: --stage align trains region modules alone, and the adapter would stay as it starts; "
+            "--lora_enable True: --stage align trains region modules only, and the adapter would not learn; "
             "drop the flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
@@ -54,7 +54,7 @@ def check_lora(arguments: Any) -> None:
 
 
 def adapter_identity(arguments: Any) -> dict[str, Any]:
-    """What a run that continues another's checkpoints must have in common with it; nothing for LLaVA's own LoRA."""
+    """The values that a resumed run must share with the run before; none for LLaVA's own LoRA."""
     return {
         "lora_method": None if arguments.lora_method in (None, "", "lora") else arguments.lora_method,
         "lora_options": parse_options(arguments.lora_options) or None,
@@ -63,7 +63,7 @@ def adapter_identity(arguments: Any) -> dict[str, Any]:
 
 
 def zero_stage(arguments: Any) -> int:
-    """DeepSpeed's, 0 without it."""
+    """DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
     return int(_deepspeed(arguments).get("zero_optimization", {}).get("stage", 0))
 
 

@@ -110,7 +110,7 @@ class RegionTrainer(Trainer):
         super().log({**logs, **self.tracking.rates(logs)}, *args, **keywords)
 
     def create_optimizer(self, *arguments: Any) -> Any:
-        """The host's own; with ``--loraplus_lr_ratio`` the matrices B have groups of their own."""
+        """Make the host's own optimizer; ``--loraplus_lr_ratio`` puts the matrices B into groups of their own."""
         new = self.optimizer is None
         optimizer = super().create_optimizer(*arguments)
         if new and (ratio := self.args.loraplus_lr_ratio) is not None:

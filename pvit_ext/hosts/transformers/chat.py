@@ -117,7 +117,7 @@ class TransformersChat:
         return messages
 
     def _check_system(self, system: str) -> None:
-        """Some templates drop it without a word, others refuse it as a role that they do not know."""
+        """Refuse a system prompt that the template drops or does not allow."""
         messages, problem = [message("system", system), message("user", "?")], ""
         try:
             if system.strip() in str(self.processor.apply_chat_template(messages, tokenize=False)):

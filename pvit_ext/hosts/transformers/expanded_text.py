@@ -1,7 +1,7 @@
-"""Where the parts of a text are once a processor has written its images into it, each as many tokens.
+"""Spans of a text after a processor has replaced each image in it by many tokens.
 
-A processor may write an image otherwise beside others (LLaVA-OneVision), and more than images (PaliGemma's start behind
-the last image and line end behind the text). So the text is taken that its tokenizer gets, and searched.
+A processor may write an image differently beside others (LLaVA-OneVision), and add more than images (PaliGemma's start
+behind the last image and line end behind the text). So the spans are searched in the text that its tokenizer gets.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ def noting(processor: Any) -> Any:
 
 
 def spans_in(expanded: str, text: str, token: str, spans: Sequence[Sequence[int]], name: str) -> list[list[int]]:
-    """Where spans of a text are in the same text with its images written out.
+    """Find spans of a text in the same text with its images written out.
 
     Args:
-        expanded: that the tokenizer got.
-        text: with ``token`` for each image.
-        token: of an image.
+        expanded: the text that the tokenizer got.
+        text: the same with ``token`` for each image.
+        token: placeholder of an image.
         spans: (start, end) in characters of ``text``, none of which holds an image.
-        name: of the record, for messages.
+        name: location of the record, for messages.
 
     Raises:
-        RecordError: when the processor wrote something of the text otherwise.
+        RecordError: when the processor wrote a part of the text differently.
     """
     shifts, start, found = list[tuple[int, int]](), 0, 0  # (end of a part in the text, how far it moved)
     for part in text.split(token):
         found = expanded.find(part, found)
         if found < 0:
-            raise RecordError(f"{name}: the processor writes {part!r} otherwise than it is in its conversation")
+            raise RecordError(f"{name}: the processor writes {part!r} differently than its conversation")
         shifts.append((start + len(part), found - start))
         start, found = start + len(part) + len(token), found + len(part)
-    return [[place + _shift(shifts, span[1]) for place in span] for span in spans]
+    return [[index + _shift(shifts, span[1]) for index in span] for span in spans]
 
 
-def _shift(shifts: Sequence[tuple[int, int]], place: int) -> int:
-    return next(shift for end, shift in shifts if place <= end)
+def _shift(shifts: Sequence[tuple[int, int]], index: int) -> int:
+    return next(shift for end, shift in shifts if index <= end)

@@ -82,7 +82,7 @@ def model_class(config: Any) -> Any:
 
 
 def dtype_of(config: Any, call: LoadCall) -> torch.dtype:
-    """What the caller chose, else bfloat16 where a checkpoint is of it and would run in float16, in which it overflows.
+    """The caller's dtype, or by default bfloat16 for a bfloat16 checkpoint, which would overflow in float16.
 
     Args:
         config: of the checkpoint.

@@ -74,12 +74,12 @@ class ProcessorRegions:
         return cls(config, facts, key, TowerConfig(**tower))
 
     def is_for(self, config: Any) -> bool:
-        """Whether samples are prepared for a model with this config as it needs them."""
+        """Whether this prepares samples as a model with this config needs them."""
         of_model = ProcessorRegions.of(config)
         return of_model is not None and of_model._of_samples() == self._of_samples()
 
     def _of_samples(self) -> str:
-        """What decides how a sample is prepared, as JSON: a list that was read may be a tuple in memory."""
+        """All that decides how a sample is prepared, as JSON: a list in a file may be a tuple in memory."""
         chosen, facts = self.config, self.facts
         values = chosen.encoder, chosen.encoder_options, chosen.delimiters, facts.tokens_per_region, self.family_key
         return json.dumps(values, sort_keys=True)
@@ -182,7 +182,7 @@ def check_truncation(ids_by_text: Any, prepared: Sequence[RegionSample], token_i
 def stored_in(path: str | os.PathLike[str], **kwargs: Any) -> ProcessorRegions | None:
     """The region encoder that a processor's folder names, in the model's config.json or in processor_config.json.
 
-    The model's comes first: it is that of the weights, also where the processor was not saved again.
+    The model's comes first: it fits the weights, even if the processor was not saved again.
 
     Args:
         path: folder or hub id.

@@ -107,7 +107,7 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
 
 
 def template_kind(host: Any, tokenizer: Any) -> str:
-    """The key in :data:`TEMPLATES` of a checkpoint: of the template that its regions were trained with, if it says so.
+    """The key in :data:`TEMPLATES` of the template that a checkpoint's regions were trained with, or of its kind's own.
 
     Args:
         host: LLaVA's config.

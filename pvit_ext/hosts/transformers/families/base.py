@@ -118,14 +118,14 @@ class Family(ABC):
 
 
 def image_option(processor: Any, name: str) -> Any:
-    """A value with which a processor calls its image processor: its class's own, which wins, or the image processor's.
+    """A value that a processor gives to its image processor: its class's own if it has one, else the image processor's.
 
     Args:
         processor: of a model.
         name: of the option.
     """
     own = getattr(processor, "images_kwargs", None)
-    if own is None:  # until transformers 5.22 it stands beside the types of the keywords
+    if own is None:  # until transformers 5.22 it lies beside the types of the keywords
         own = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {}).get("images_kwargs", {})
     return own[name] if name in own else getattr(processor.image_processor, name)
 

@@ -41,6 +41,6 @@ class Llava(Family):
 
 
 class PaliGemma(Llava):
-    """The same; its prompt is a prefix in which all tokens attend to each other."""
+    """Like LLaVA; its prompt is a prefix in which all tokens attend to each other."""
 
     sees_prompt_both_ways: ClassVar[bool] = True
