@@ -23,7 +23,7 @@ LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True}
         ({"lora_method": "dora"}, "--lora_method dora: this run has no adapter, add --lora_enable True"),
         ({"lora_options": "{}"}, "--lora_options {}: this run has no adapter"),
         ({"loraplus_lr_ratio": 16.0}, "--loraplus_lr_ratio 16.0: this run has no adapter"),
-        ({**LORA, "stage": "align"}, "--stage align trains region modules alone, and the adapter"),
+        ({**LORA, "stage": "align"}, "--stage align trains region modules only, and the adapter"),
         ({**LORA, "lora_method": "dorra"}, "unknown LoRA method 'dorra'; known: dora, lora"),
         ({**LORA, "lora_options": '{"ranks": 2}'}, "has no field ranks; it has"),
         ({**LORA, "lora_options": '{"peft_type": "LILY"}'}, "peft_type LILY is refused"),
