@@ -8,9 +8,10 @@ from typing import Any
 
 _OURS = r"(?!</?[Rr]egion>)"  # pvit_ext.prompt reads these, or says what is wrong with them
 _TAG = r"(?i:(?:<|&lt;)[/|]?\s?(?:im(?:age|g)[ _-]?)?(?:{words})(?:[\d\s_:#-][\w\s:#-]{{0,40}})?[/|]?(?:>|&gt;))"
-_REGION_WORDS = r"regions?|bbox(?:es)?|boxes|rois?|spi"
+_REGION_WORDS = r"regions?|bbox(?:es)?|boxes|bounding[ _-]?box(?:es)?|rois?|spi"
 _OTHER_WORDS = (
-    r"box|mask|masks|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|pos|vp|visual[ _-]?prompt|prompt"
+    r"area|box|crop|mask|masks|rle|seg|segmentation|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|"
+    r"pos|vp|visual[ _-]?prompt|prompt"
 )
 _UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
 """In questions: a template of Python's that nobody filled, and brackets of another kind."""

@@ -23,6 +23,7 @@ TAGS = [
     "<region1>", "<region 1>", "<region_2>", "<REGION>", "<Regions>", "<region_fea>", "<bbox>", "<bboxes>", "<mask>",
     "<mask_0>", "<mask><pos>", "<box>", "</box>", "<ref>", "<spi_descript>", "<spi_1>", "<roi>", "<point>", "<Prompt0>",
     "<|box_start|>", "<obj_vis>", "<object>", "<ref-object>", "<loc_17>", "< region >", "<region/>", "&lt;region&gt;",
+    "<bounding_box>", "<bounding box 2>", "<boundingboxes>", "<segmentation>", "<rle>", "<SEG>", "<area>", "<crop_1>",
     "<image_region>", "<visual_prompt>", "<region:1>", "<reg>", "<rgn_2>", "[region]", "{region}", "[bbox_1]",
 ]  # fmt: skip
 
@@ -35,7 +36,7 @@ def test_a_placeholder_that_no_encoder_reads_is_named(folder: Path, tag: str, re
     assert tag.split("><")[0].rstrip(">") in found
 
 
-@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<REGION>", "<spi_1>"])
+@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<bounding_box>", "<REGION>", "<spi_1>"])
 def test_in_an_answer_too(folder: Path, tag: str) -> None:
     assert "conversations[1]" in problem(folder, conversations=asked("<image>\nIs <region> it?", f"No, {tag} is."))
 

@@ -86,6 +86,8 @@ def describe(source: str | Path, found: Sequence[Found]) -> str:
 def _unknown(source: str | Path) -> str:
     """What to do with a source of no format: a folder may hold files that are of one."""
     peek = Peek(Path(source))
+    if "conversations" in peek.item:
+        return f"{source} has conversations, as a training file: `pvit-ext data check` says whether it is one"
     inside = [name for name in peek.files if name.endswith(_ENDINGS)][:_LOOKED_AT]
     known = ((name, found[0].name) for name in inside if (found := detect(peek.path / name)))
     if named := [f"{name} ({format_name})" for name, format_name in islice(known, _NAMED)]:

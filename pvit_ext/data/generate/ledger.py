@@ -62,7 +62,7 @@ class Ledger:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise ValueError(f"{path} is in use by another run; wait for it, or name another --ledger") from error
+            raise ValueError(f"{path} is in use by another run; wait for it, or use another ledger") from error
         self.in_flight: dict[str, InFlight] = {}
         self.used, self.calls = Usage(), 0
         self.damaged: list[int] = []
@@ -138,7 +138,7 @@ class Ledger:
                 self._take(json.loads(raw), start, len(raw))
             except (ValueError, KeyError, TypeError) as error:
                 if number == 1 and raw.endswith(b"\n"):
-                    raise ValueError(f"{self.path} is no ledger of `pvit-ext data generate`; name another") from error
+                    raise ValueError(f"{self.path} is no ledger of calls; use another") from error
                 self.damaged.append(number)
             start += len(raw)
         if raw and not raw.endswith(b"\n"):  # what a killed run wrote last stays a line of its own

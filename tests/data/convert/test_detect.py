@@ -1,5 +1,7 @@
 """Which format a source is of, and what is said when another was asked for."""
 
+import json
+
 import pytest
 
 from pvit_ext import cli
@@ -93,3 +95,12 @@ def test_one_arrow_file():
     pytest.importorskip("pyarrow")
     (path,) = (FIXTURES / "gar_dataset").rglob("*.arrow")
     assert detect(path)[0].name == "gar_arrow"
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_a_training_file_is_no_annotations(tmp_path, lines):
+    turns = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}]
+    record = json.dumps({"id": "1", "image": "a.jpg", "regions": [[1, 2, 3, 4]], "conversations": turns})
+    (tmp_path / "train.json").write_text(record if lines else f"[{record}]")
+    with pytest.raises(SourceError, match="has conversations, as a training file: `pvit-ext data check`"):
+        resolve("auto", tmp_path / "train.json")

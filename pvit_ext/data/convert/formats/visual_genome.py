@@ -81,6 +81,8 @@ class VisualGenome(DataFormat):
             sure = peek.has(r"image_data.*\.json") or "region_descriptions" in found
             return Evidence(0.95, f"files {', '.join(found)}") if found and sure else None
         keys = set(peek.item)
+        if "conversations" in keys:
+            return None
         if {"image_id", "objects"} <= keys or {"image_id", "relationships"} <= keys or {"id", "regions"} <= keys:
             return Evidence(0.9, "a list of images with objects, relationships or regions")
         return (
