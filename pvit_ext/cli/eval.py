@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,12 @@ def _calls(
     from pvit_ext.data.generate.request import CallOptions
     from pvit_ext.evaluation.calls import EndpointOptions
 
+    endpoint = Endpoint(url, key_name or KEY_NAME)
+    if url is None and not os.environ.get(endpoint.key_name):
+        raise ValueError(
+            f"{model} is asked at OpenAI's, and there is no key in the environment variable {endpoint.key_name}: set "
+            "it, or give --endpoint or --judge-endpoint URL"
+        )
     call = CallOptions(
         model,
         image_side=args.image_side or IMAGE_SIDE,
@@ -246,7 +253,7 @@ def _calls(
         max_tokens=tokens,
         max_tokens_name="max_tokens" if url else "max_completion_tokens",
     )
-    return EndpointOptions(Endpoint(url, key_name or KEY_NAME), call, system, args.concurrency or CONCURRENCY)
+    return EndpointOptions(endpoint, call, system, args.concurrency or CONCURRENCY)
 
 
 def _tasks() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pvit_ext.data.html_page import jpeg_data_url, write_html_page
 from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.sample import Result
-from pvit_ext.evaluation.summary import group_score, judge_lines, metric_rows, score_name
+from pvit_ext.evaluation.summary import group_score, judge_lines, metric_rows, score_name, this_run
 from pvit_ext.evaluation.task import Task
 from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.drawing import draw_regions
@@ -61,7 +61,7 @@ def write_page(path: Path, values: Mapping[str, Any], task: Task, results: Seque
 
 
 def _tables(values: Mapping[str, Any]) -> str:
-    parts = [_table(["metric", ""], metric_rows(values, [], []))]
+    parts = [_table(["metric", this_run(values)], metric_rows(values, [], []))]
     parts += [f"<p>{html.escape(line)}</p>" for line in judge_lines(values)]
     for name, groups in values["groups"].items():
         rows = [[group, group_score(values, one["score"]), f"{one['samples']:,}"] for group, one in groups.items()]

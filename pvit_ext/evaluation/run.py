@@ -94,9 +94,15 @@ def evaluate(settings: Settings) -> dict[str, Any] | None:
 
 
 def _asked(settings: Settings) -> _Asked:
-    task = TASKS.require(settings.task)(TaskOptions(settings.data, settings.image_folder, settings.settings))
-    _check_judge(settings, task)
-    every = list(task.load())
+    kind = TASKS.require(settings.task)
+    try:
+        task = kind(TaskOptions(settings.data, settings.image_folder, settings.settings))
+        _check_judge(settings, task)
+        every = list(task.load())
+    except OSError as error:
+        if not str(error.filename or "").startswith(str(settings.data)):
+            raise
+        raise ValueError(f"--data {settings.data} is not what {settings.task} takes ({error}): {kind.about}") from error
     if not every:
         raise ValueError(f"{settings.data} holds no sample of {settings.task}: {task.left_out or 'it is empty'}")
     if len({sample.id for sample in every}) != len(every):

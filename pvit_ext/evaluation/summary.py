@@ -95,7 +95,7 @@ def markdown(values: Mapping[str, Any]) -> str:
     published = [Published(**one) for one in values["published"]]
     systems = list(dict.fromkeys(one.system for one in published))
     if values["metrics"]:
-        lines += table(["metric", "this run", *systems], metric_rows(values, published, systems))
+        lines += table(["metric", this_run(values), *systems], metric_rows(values, published, systems))
     lines += [f"{values['samples']:,} samples.", *judge_lines(values)]
     lines += [f"{count:,} left out: {reason}." for reason, count in values["left_out"].items()]
     lines += values["notes"] + _sources(published) + [""]
@@ -146,6 +146,11 @@ def metric_rows(values: Mapping[str, Any], published: Sequence[Published], syste
         said = ["" if one is None else f"{shown(one.value, plain)}{'' if one.verified else '*'}" for one in others]
         rows.append([name, shown(value, plain), *said])
     return rows
+
+
+def this_run(values: Mapping[str, Any]) -> str:
+    """The head of this run's metrics; with the judge's name, where they are a judge's."""
+    return f"this run, judge {values['judge']['name']}" if values["judge"] else "this run"
 
 
 def score_name(values: Mapping[str, Any], group: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.evaluation.summary import group_score, metric_rows, score_name
+from pvit_ext.evaluation.summary import group_score, metric_rows, score_name, this_run
 from pvit_ext.evaluation.task import Published
 from pvit_ext.training.tracking import go_offline_without_key
 from pvit_ext.training.wandb_run import run_id
@@ -36,7 +36,7 @@ def report(values: Mapping[str, Any], out: Path) -> None:
     published = [Published(**one) for one in values["published"]]
     systems = list(dict.fromkeys(one.system for one in published))
     logged: dict[str, Any] = {f"{values['task']}/{name}": value for name, value in values["metrics"].items()}
-    logged["metrics"] = _table(["metric", "this run", *systems], metric_rows(values, published, systems))
+    logged["metrics"] = _table(["metric", this_run(values), *systems], metric_rows(values, published, systems))
     for name, groups in values["groups"].items():
         rows = [[group, group_score(values, one["score"]), one["samples"]] for group, one in groups.items()]
         logged[f"by {name}"] = _table([name, score_name(values, name), "samples"], rows)

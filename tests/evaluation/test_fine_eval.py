@@ -139,9 +139,14 @@ def test_a_model_that_ranks_is_not_the_papers_metric(fine_eval: Path, tmp_path: 
     with LlmServer(reply) as server:
         judge = ("--judge-model", "m", "--judge-endpoint", server.url)
         values = run("fineeval", tmp_path / "out", *options(fine_eval), *judge)
+        sheet = fine_eval / "answers.jsonl"
         with pytest.raises(ValueError, match="give one of them"):
-            run("fineeval", tmp_path / "out", *options(fine_eval), *judge, "--set", "sheets=a.csv")
+            run("fineeval", tmp_path / "out", *options(fine_eval), *judge, "--set", f"sheets={sheet}")
+        with pytest.raises(ValueError, match=r"there is no file a\.csv"):
+            run("fineeval", tmp_path / "out", *options(fine_eval), "--set", "sheets=a.csv")
     assert values["metrics"]["mean place"] == 1.0
+    assert (values["samples"], values["judge"]["samples without a verdict"]) == (2, 1)
+    assert any("2 instructions are ranked" in note for note in values["notes"])
     assert any("not the paper's metric" in note for note in values["notes"])
     assert values["judge"]["name"] == "m"
     assert len(images_of(server.bodies[0])) == 1

@@ -13,6 +13,7 @@ from pvit_ext.evaluation.judge.choices import read_choice
 from pvit_ext.evaluation.judge.images import surroundings
 from pvit_ext.evaluation.judge.pairs import read_pair
 from pvit_ext.evaluation.judge.prompts import fill, read_prompt
+from pvit_ext.evaluation.task import TASKS
 from tests.data.generate.llm_server import LlmServer, Reply
 from tests.evaluation.judged import CAPTIONS, REPLIES, dlc_bench, ferret_bench, images_of, run, texts_of
 
@@ -57,6 +58,7 @@ def test_each_question_is_a_call_and_none_is_made_twice(tmp_path: Path, capsys: 
     for name in ("metrics.md", "report.html"):
         text = (tmp_path / "out" / name).read_text()
         assert "Judged by wise" in text
+        assert "this run, judge wise" in text
         assert "1 questions without a readable reply of the judge, left out" in text
     body = server.bodies[0]
     assert (body["temperature"], body["max_tokens"], "response_format" in body) == (0.0, 300, False)
@@ -173,8 +175,9 @@ def test_a_prompt_is_read_from_a_text_or_a_script_that_is_not_run(tmp_path: Path
     assert fill(read_prompt(text, ("a", "b")), {"a": "{b}", "b": "2"}) == "{b}: 2 {c}"
     with pytest.raises(ValueError, match=r"has no text with \{a\}, \{d\}"):
         read_prompt(text, ("a", "d"))
+    script.write_text("prompt = 'is no")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_prompt(tmp_path / "nothing.txt", ("a",))
+        read_prompt(script, ("a",))
 
 
 def test_what_is_cut_out_has_as_much_again_on_each_side() -> None:
@@ -198,14 +201,29 @@ def test_what_is_cut_out_has_as_much_again_on_each_side() -> None:
             "--concurrency cannot apply where no endpoint is called",
         ),
         ("--answers {file} --judge-model m --judge-replies {file}", "object 501 has no judge's replies"),
-        ("--answers {file} --judge-model m --set judge_sees=all", "--set judge_sees is one of text, image, got 'all'"),
-        ("--answers {file} --judge-model m --set judge_prompt={file}", "object 501 has no judge's prompt"),
+        (
+            "--answers {file} --judge-model m --judge-endpoint http://x/v1 --set judge_sees=all",
+            "--set judge_sees is one of text, image, got 'all'",
+        ),
+        (
+            "--answers {file} --judge-model m --judge-endpoint http://x/v1 --set judge_prompt={file}",
+            "object 501 has no judge's prompt",
+        ),
+        (
+            "--answers {file} --judge-model m --judge-endpoint http://x/v1 --set judge_prompt=no.txt",
+            "judge_prompt=no.txt: there is no such file",
+        ),
+        (
+            "--answers {file} --judge-model m",
+            "no key in the environment variable OPENAI_API_KEY: set it, or give --endp",
+        ),
         ("--answers {file} --batch-size 4", "--batch-size cannot apply with --answers"),
     ],
 )
 def test_what_cannot_apply_is_refused(
-    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     folder = dlc_bench(tmp_path / "bench")
     start = ["eval", "dlc-bench", "--data", str(folder), "--image-folder", str(folder), "--out", str(tmp_path / "out")]
     assert cli.main([*start, *words.format(file=folder / "captions.json").split()]) == 2
@@ -216,5 +234,21 @@ def test_what_cannot_apply_is_refused(
 def test_a_task_without_a_judge_refuses_one(own_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(own_set / "data.jsonl")
     words = ["--data", data, "--image-folder", str(own_set), "--out", str(tmp_path / "out"), "--answers", data]
-    assert cli.main(["eval", "own", *words, "--judge-model", "m"]) == 2
+    assert cli.main(["eval", "own", *words, "--judge-model", "m", "--judge-endpoint", "http://x/v1"]) == 2
     assert "own is scored without a judge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "missing"),
+    [("dlc-bench", "qa.json"), ("ferret-bench", "rule.json"), ("mdvp-bench", "rule.json"), ("gqa", "Is a directory")],
+)
+def test_data_of_another_benchmark_is_answered_with_what_the_task_takes(
+    task: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").touch()
+    folders = ["--data", str(tmp_path), "--image-folder", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["eval", task, *folders, "--answers", str(tmp_path / "a.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert f"--data {tmp_path} is not what {task} takes" in said
+    assert missing in said
+    assert TASKS.require(task).about in said

@@ -102,7 +102,7 @@ def test_similarity_of_names(coco: Path) -> None:
     data = osprey(coco)
     answers = lines(
         coco / "a.jsonl",
-        [{"id": "0.0", "answer": "A red street sign."}, {"id": "0.1", "answer": "category: cup handle"}],
+        [{"id": "0.0", "answer": "A red street sign."}, {"id": "0.1", "answer": "category: cup handle: white"}],
     )
     values = run("region-similarity", coco, data, answers)
     assert values["metrics"]["S-IoU"] == pytest.approx((0.5 + 1) / 2)

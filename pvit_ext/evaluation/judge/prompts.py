@@ -27,7 +27,7 @@ def read_prompt(path: Path, fields: Collection[str]) -> str:
     try:
         text = path.read_text(encoding="utf-8")
         texts = _constants(text) if path.suffix == ".py" else [text]
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+    except (UnicodeDecodeError, SyntaxError) as error:
         raise ValueError(f"--set judge_prompt={path} cannot be read ({error})") from error
     found = next((one for one in texts if set(fields) <= set(_NAME.findall(one))), None)
     if found is None:
@@ -37,7 +37,13 @@ def read_prompt(path: Path, fields: Collection[str]) -> str:
 
 
 def source_of(path: Path) -> str:
-    """A prompt's file, for the result."""
+    """A prompt's file, for the result.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"--set judge_prompt={path}: there is no such file")
     return f"{path.name}, SHA-256 {sha256_file(path)[:16]}"
 
 

@@ -28,7 +28,7 @@ from pvit_ext.evaluation.ranking.standings import Places, agreement, interval, m
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import TaskOptions
 from pvit_ext.files import atomic_write
-from pvit_ext.prompt import parse_regions
+from pvit_ext.prompt import number_regions, parse_regions
 from pvit_ext.regions.region import RegionError
 
 if TYPE_CHECKING:
@@ -76,10 +76,12 @@ class FineEval(JudgedTask):
             )
         self.others = {name: _outputs(options.data / f"{name}.jsonl") for name in self.systems}
         self.sheets = [Path(name.strip()) for name in self.chosen["sheets"].split(",") if name.strip()]
+        if missing := [path for path in self.sheets if not path.is_file()]:
+            raise ValueError(f"--set sheets={self.chosen['sheets']}: there is no file {missing[0]}")
         self.judge_prompt = _OURS
         if self.chosen["judge_prompt"]:
             path = Path(self.chosen["judge_prompt"])
-            self.judge_prompt, self.prompt_source = read_prompt(path, ("question", "answers")), source_of(path)
+            self.prompt_source, self.judge_prompt = source_of(path), read_prompt(path, ("question", "answers"))
 
     def files(self) -> list[Path]:
         """The instructions."""
@@ -113,7 +115,7 @@ class FineEval(JudgedTask):
             raise ValueError("--set sheets= is people's ranking and --judge-model another metric: give one of them")
         one = self._comparison(sample, answer)
         told = {
-            "question": sample.question,
+            "question": number_regions([sample.question])[0],
             "answers": "\n".join(f"{letter}: {text}" for letter, text in one.letters().items()),
             "example": ", ".join(reversed(one.letters())),
         }

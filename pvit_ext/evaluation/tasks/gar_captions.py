@@ -87,7 +87,7 @@ class GarBenchCaptions(JudgedTask):
         self.judge_prompt = _OURS[self.kind]
         if self.chosen["judge_prompt"]:
             path = Path(self.chosen["judge_prompt"])
-            self.judge_prompt, self.prompt_source = read_prompt(path, _FIELDS[self.kind]), source_of(path)
+            self.prompt_source, self.judge_prompt = source_of(path), read_prompt(path, _FIELDS[self.kind])
 
     def load(self) -> Iterator[Sample]:
         """A sample for each item; see :class:`~pvit_ext.evaluation.task.Task`.

@@ -86,7 +86,7 @@ class RegionSimilarity(Task):
         return Score("SSim", metrics, {"kind (S-IoU)": kinds} if len(kinds) > 1 else {}, notes=notes, each=each)
 
     def _clean(self, answer: str) -> str:
-        text = answer.partition(":")[2] or answer
+        text = answer.split(":")[1] if ":" in answer else answer  # as Osprey's script: a third part is cut off
         text = _TAKEN_OUT[self.chosen["clean"]].sub(" ", text)
         return " ".join((text.lower() if self.chosen["clean"] == "pixelrefer" else text).split())
 
