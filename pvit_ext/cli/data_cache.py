@@ -1,4 +1,4 @@
-"""``pvit-ext data cache``: what frozen towers make of images, made once for all epochs."""
+"""``pvit-ext data cache``: outputs of frozen towers, made once for all epochs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
     parser = commands.add_parser(
         "cache",
-        help="store what frozen towers make of the images of a training file",
-        description="Store what frozen towers make of each image, for training with --region_cache DIR: with --run "
-        "the model's vision tower and the region encoder's own, by the flags of the run; without, the region encoder's "
-        "own alone. Boxes may still move. DIR appears when it is complete; an interrupted call continues where it "
-        "stopped. Bytes per image and in all are printed first.",
+        help="store the outputs of frozen towers for the images of a training file",
+        description="Store the outputs of frozen towers for each image, for training with --region_cache DIR. With "
+        "--run these are the model's vision tower and the region encoder's own, by the flags of the run; without, only "
+        "the region encoder's own. Boxes may still move. DIR appears when it is complete; an interrupted call "
+        "continues where it stopped. Bytes per image and in all are printed first.",
     )
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the training file; without --run")
-    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="without --run")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="the training file, unless --run names it")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="folder of the images, unless --run names it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print what it will take, and stop")
     add_region_options(parser, ("encoder", "weights", "encoder_options"))
     parser.add_argument(
-        "--region-modules", type=Path, metavar="DIR", help="that name the encoder, instead of the three flags above"
+        "--region-modules", type=Path, metavar="DIR", help="folder that names the encoder, instead of the flags above"
     )
     parser.add_argument(
         "--dtype",
@@ -81,13 +81,13 @@ def _fill_encoder(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _fill_for_run(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Store what the frozen towers of a run make."""
+    """Store the outputs of a run's frozen towers."""
     from pvit_ext.data.cache.parts import fill_parts
     from pvit_ext.data.cache.writer import plan_cache
     from pvit_ext.training.cache_run import jobs_of_run
 
     if given := [name for name in _BY_RUN if getattr(args, name) is not None]:
-        raise ValueError(f"{', '.join(given)}: with --run the flags of the run say so, leave it out")
+        raise ValueError(f"{', '.join(given)}: --run takes this from the flags of the run, leave it out")
     if not args.run:
         raise ValueError("--run: the flags of the run are missing, such as --model_name_or_path and --data_path")
     if args.out.exists():

@@ -125,7 +125,7 @@ class RegionEncoder(nn.Module):
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether it makes something of its own of an image, see :meth:`preprocess`."""
+        """Whether it reads the image itself, see :meth:`preprocess`."""
         return type(self).preprocess is not RegionEncoder.preprocess
 
     @property

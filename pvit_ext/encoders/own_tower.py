@@ -85,7 +85,7 @@ class TowerEncoder(RegionEncoder):
     def passes(self, inputs: RegionInputs) -> list[tuple[Size, list[int]]]:
         """The images that have regions, in groups that :meth:`maps` takes, each with its view size.
 
-        A stored map is for itself: joining two would copy them.
+        Stored maps are not joined: that would copy them.
         """
         groups: dict[tuple[Size, int | None], list[int]] = {}
         for image in sorted(set(inputs.image_index.tolist())):

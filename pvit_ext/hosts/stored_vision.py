@@ -1,6 +1,6 @@
-"""A model whose frozen vision tower returns what a cache has of the images of a batch.
+"""A model whose frozen vision tower returns its cached output for the images of a batch.
 
-The seam is the tower's own ``forward``: everything around it, in the host's code and in ours, runs as ever.
+Only the tower's own ``forward`` is replaced: everything around it, in the host's code and in ours, runs unchanged.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ STORED_IMAGES = "stored_images"
 
 @contextmanager
 def returning(module: nn.Module | None, stored: StoredVision | None, numbers: Sequence[int] | None) -> Iterator[None]:
-    """Let a vision tower return what is stored of a batch's images inside the block.
+    """Let a vision tower return the stored outputs of a batch's images inside the block.
 
     Args:
         module: the tower.
-        stored: of the run, if it has a cache of it.
-        numbers: of the images; None: the tower runs.
+        stored: the run's cache of the tower, if it has one.
+        numbers: numbers of the images in the cache; None to run the tower.
     """
     if numbers is None or module is None:
         yield
@@ -51,7 +51,7 @@ def returning_output(module: nn.Module, output: Any) -> Iterator[None]:
 
 @contextmanager
 def noting_output(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what a module returns inside the block, as it was then: models change parts of an output in place."""
+    """Collect a module's outputs inside the block, copied shallowly: models change parts of an output in place."""
     found: list[Any] = []
 
     def note(_args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:

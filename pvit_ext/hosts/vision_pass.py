@@ -29,7 +29,7 @@ _SPARE = 4096
 
 
 class VisionPass(Protocol):
-    """What a host says of its vision tower to a cache of it."""
+    """A host's vision tower, as a cache of it needs it."""
 
     @property
     def axis(self) -> int:
@@ -44,22 +44,22 @@ class VisionPass(Protocol):
         """Hidden layers that the run reads, counted from 0; none for a tower whose whole output is kept."""
 
     def settings(self) -> dict[str, Any]:
-        """What decides about pixels, in words that a message can show."""
+        """All that decides about pixels, in words that a message can show."""
 
     def prepare(self, image: Image.Image | None) -> dict[str, Any]:
-        """What the host's image processor makes of an upright original, and of a record without one for None."""
+        """The image processor's output for an upright original; for None, that of a record without an image."""
 
     def run(self, prepared: Mapping[str, Any]) -> None:
         """Pass an image through the tower as the model does it."""
 
     def keep(self, output: Any) -> Any:
-        """The part of the tower's output that a run reads; an output of names comes as a dict."""
+        """The part of the tower's output that a run reads; an output with names comes as a dict."""
 
     def refuse(self, records: Iterable[Any]) -> None:
         """Raise CacheError for records whose images are not shown to the tower one by one."""
 
     def connect(self, dataset: RecordDataset, stored: StoredVision) -> None:
-        """Let model and data workers read what is stored."""
+        """Let model and data workers read the stored outputs."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class HostTower:
     Args:
         seen: the host's tower.
         autocast: dtype of the run's mixed precision, if it has one.
-        half: the run makes a model of float16 when it starts.
+        half: whether the run turns the model into float16 when it starts.
     """
 
     seen: VisionPass
@@ -78,14 +78,14 @@ class HostTower:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, in the run."""
+        """The weights' dtype in the run."""
         return torch.float16 if self.half else next(self.seen.module.parameters()).dtype
 
     def key(self, layers: Sequence[int] | None = None) -> dict[str, Any]:
-        """All that its output depends on but the image; every rank has to call it under ZeRO-3.
+        """All that the output depends on, except the image; under ZeRO-3 every rank has to call it.
 
         Args:
-            layers: that are stored, default those that the run reads.
+            layers: those that are stored, default those that the run reads.
         """
         module = self.seen.module
         config = getattr(module, "config", None)
@@ -100,7 +100,7 @@ class HostTower:
             return key_of(f"vision tower {type(module).__name__}", self.dtype, settings, shown, module.state_dict())
 
     def bytes_of(self, size: Size) -> int:
-        """About the bytes of an image of this size: a tower makes as many cells as it gets pixels."""
+        """About the bytes of an image of this size: they are proportional to the pixels that the tower gets."""
         return int(self._pixels(size) * self._bytes_per_pixel) + _SPARE
 
     @cached_property
@@ -116,10 +116,10 @@ class HostTower:
         return lru_cache(None)(lambda size: _most(self.seen.prepare(Image.new("RGB", size))))
 
     def make(self, image: Image.Image | None) -> Made:
-        """What the tower returns for an image, and what the image processor made of it beside pixels.
+        """The tower's output for an image, and the image processor's, except pixels.
 
         Raises:
-            CacheError: when the tower returns something else than tensors.
+            CacheError: when the tower returns anything but tensors.
         """
         module, prepared = self.seen.module, self.seen.prepare(image)
         device = next(module.parameters()).device
@@ -137,10 +137,10 @@ class HostTower:
         return nullcontext() if self.autocast is None else torch.autocast(device, self.autocast)
 
     def check(self, encoder: RegionEncoder | None, records: Iterable[Any]) -> None:
-        """Refuse a run in which the tower's output of an image is not always the same.
+        """Refuse a run in which the tower's output for an image changes.
 
         Args:
-            encoder: of the run.
+            encoder: region encoder of the run.
             records: of the run.
 
         Raises:
@@ -154,15 +154,15 @@ class HostTower:
 
 
 def use_stored(tower: HostTower, cache: FeatureCache, dataset: RecordDataset) -> None:
-    """Have a model read what its vision tower would make.
+    """Let a model read the vision tower's output from a cache.
 
     Args:
         tower: of the run.
-        cache: of it.
+        cache: of this tower.
         dataset: of the run.
 
     Raises:
-        CacheError: when it is of another tower, lacks a layer, or the tower trains.
+        CacheError: when the cache is of another tower or lacks a layer, or the tower trains.
     """
     try:
         tower.check(dataset.region_processor.encoder, dataset.records)
@@ -184,5 +184,5 @@ def _tensors(prepared: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _most(prepared: Mapping[str, Any]) -> int:
-    """Values of the largest tensor: the pixels."""
+    """The number of values of the largest tensor, which is the pixels."""
     return max(tensor.numel() for tensor in _tensors(prepared))

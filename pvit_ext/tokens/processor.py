@@ -86,7 +86,7 @@ class RegionProcessor:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether the encoder looks at an image itself."""
+        """Whether the encoder reads the image itself."""
         if self.encoder is None:
             return False
         return self.encoder.paints or (self.encoder.needs_pixels and self.stored_maps is None)

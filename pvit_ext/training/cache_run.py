@@ -1,4 +1,4 @@
-"""``pvit-ext data cache --run FLAGS``: the frozen towers of a run, by the run's own command line."""
+"""``pvit-ext data cache --run FLAGS``: the frozen towers of a run, from the run's own command line."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Run:
 
     Args:
         host: of its model.
-        args: its flags.
-        model, processor: loaded; the language model's tensors are empty.
+        args: the run's flags.
+        model, processor: loaded, but the language model's tensors are empty.
     """
 
     host: TrainingHost
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def encoder(self) -> Any:
-        """Of regions."""
+        """The region encoder."""
         return self.model.region_module.region_encoder
 
 
@@ -84,7 +84,7 @@ class RunTowerSource:
 
 @cache
 def load_run(words: tuple[str, ...]) -> Run:
-    """The model of a run, once in a process.
+    """Load the model of a run, once in a process.
 
     Args:
         words: of the command line.
@@ -104,17 +104,17 @@ def load_run(words: tuple[str, ...]) -> Run:
 
 
 def jobs_of_run(out: Path, words: Sequence[str], device: str, threads: int, **options: Any) -> list[CacheJob]:
-    """What is to be stored for a run: the output of each of its frozen towers.
+    """The jobs that store the outputs of a run's frozen towers, one for each tower.
 
     Args:
         out: folder to make.
         words: flags of the run.
-        device: that towers run on.
-        threads: of torch in each worker.
+        device: device of the towers.
+        threads: torch's threads in each worker.
         options: ``workers``, ``backend`` and ``max_bad_records`` of :class:`~pvit_ext.data.cache.writer.CacheJob`.
 
     Raises:
-        CacheError: when no tower of it is frozen, or the run has no images.
+        CacheError: when the run has no frozen tower or no images.
     """
     given = tuple(with_config_file(list(words)))
     run = load_run(given)
@@ -136,10 +136,10 @@ def jobs_of_run(out: Path, words: Sequence[str], device: str, threads: int, **op
 
 
 def _parts(run: Run) -> list[str]:
-    """Which towers of a run can be stored.
+    """The towers of a run that can be stored.
 
     Raises:
-        CacheError: when none can, saying why.
+        CacheError: when none can, with the reason.
     """
     parts = [REGION_TOWER] if isinstance(run.encoder, TowerEncoder) and run.encoder.frozen else []
     try:
@@ -148,18 +148,18 @@ def _parts(run: Run) -> list[str]:
     except CacheError as error:
         if not parts:
             raise
-        print(f"the region encoder's tower alone is stored: {error}", flush=True)
+        print(f"only the region encoder's tower is stored: {error}", flush=True)
     return parts
 
 
 def _without(words: Sequence[str], flags: Sequence[str]) -> list[str]:
     """Words without some flags and their values."""
-    drop = {place + more for place, word in enumerate(words) if word in flags for more in (0, 1)}
-    return [word for place, word in enumerate(words) if place not in drop]
+    drop = {index + more for index, word in enumerate(words) if word in flags for more in (0, 1)}
+    return [word for index, word in enumerate(words) if index not in drop]
 
 
 def _empty_language_model(model: Any, host: TrainingHost) -> None:
-    """Free the memory of what is not run: large tensors outside of towers, and of what joins them to the model."""
+    """Free large tensors that no tower needs: all but those of towers, projectors and the region encoder."""
     kept = [*host.parts(model).values(), model.region_module.region_encoder]
     known = {id(parameter) for module in kept for parameter in module.parameters()}
     for parameter in model.parameters():

@@ -75,7 +75,7 @@ class TrainingHost(Protocol):
         ...
 
     def vision_pass(self, args: Arguments, model: Any, processor: Any) -> VisionPass:
-        """The vision tower as ``pvit-ext data cache`` stores it; needed by neither of the others."""
+        """The vision tower as ``pvit-ext data cache`` stores it; only the cache needs it."""
         ...
 
     def export(self, trainer: RegionTrainer) -> None:

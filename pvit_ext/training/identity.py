@@ -79,7 +79,7 @@ class Identity:
 
 
 def identity(trainer: Any) -> Identity:
-    """What a trainer is about to do; reads the data file once, and samples of its images and of the base's weights."""
+    """The identity of a trainer's run; reads the data file once, and samples of its images and the base's weights."""
     model, args, data = trainer.model, trainer.args, trainer.train_dataset
     stored = getattr(model.config, CONFIG_KEY)
     region = {f"region {name}": value for name, value in stored.items() if name != "format"}

@@ -1,4 +1,4 @@
-"""What the images of a run hold, by a bounded number of their files: one that changed under its name is noticed."""
+"""Fingerprints of a bounded number of a run's image files, to notice one that changed under its name."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pvit_ext.files import fingerprint
 from pvit_ext.regions.mask import PendingMask
 
 COMPARED = 1000
-"""Files. Reading so many takes about a second on a disk of one's own."""
+"""Number of files; reading them takes about a second from a local disk."""
 _READERS = 8
 _SHOWN = 5
 
 
 def image_contents(records: Records, most: int = COMPARED) -> dict[str, str]:
-    """Fingerprints of image and mask files, by name: of all, or of those of records spread evenly over the data.
+    """Fingerprints of image and mask files, by name: of all files, or of records spread evenly over the data.
 
-    By contents alone, for copying a folder changes the times of its files.
+    They depend on contents only, because copying a folder changes the times of its files.
 
     Args:
         records: of the run.
         most: how many files to read.
     """
-    rows = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int).tolist()
-    paths = dict(islice((file for row in rows for file in _files_of(records[row])), most))
+    numbers = np.linspace(0, len(records) - 1, min(len(records), most)).astype(int).tolist()
+    paths = dict(islice((file for number in numbers for file in _files_of(records[number])), most))
     with ThreadPoolExecutor(_READERS) as pool:
         return dict(zip(paths, pool.map(_mark, paths.values()), strict=True))
 
@@ -48,12 +48,12 @@ def _files_of(record: Record) -> Iterator[tuple[str, str]]:
 def _mark(path: str) -> str:
     try:
         return fingerprint(Path(path))
-    except OSError:  # the run names the record when it comes to it
+    except OSError:  # the run names the record when it reads it
         return "cannot be read"
 
 
 def changed_images(saved: dict[str, str], own: dict[str, str]) -> list[str]:
-    """What to say of files that both runs compared and that hold something else by now; nothing if there is none."""
+    """The warning about files that both runs compared and that have changed; an empty list if none has."""
     both = [name for name in own if name in saved]
     changed = [name for name in both if saved[name] != own[name]]
     if not changed:

@@ -1,4 +1,4 @@
-"""``--region_cache``: what frozen towers make of the images is read, not made in every epoch."""
+"""``--region_cache``: outputs of frozen towers are read, not made in every epoch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_caches(data: Any) -> None:
 def use_caches(
     host: TrainingHost, args: Arguments, model: Any, processor: Any, dataset: RecordDataset
 ) -> Iterator[str]:
-    """Have towers of a model return what is in the run's caches.
+    """Let towers of a model return what is in the run's caches.
 
     Args:
         host: of the run.
@@ -50,19 +50,19 @@ def use_caches(
         What is read, in words.
 
     Raises:
-        CacheError: when it is of another tower, or cannot be used in this run.
+        CacheError: when a cache is of another tower, or cannot be used in this run.
     """
     half = is_half(args.training)
     for cache in args.data.caches:
         if cache.is_of_vision:
             use_stored(host_tower(host, args, model, processor), cache, dataset)
-            yield f"{cache.folder}: what the vision tower makes of the images is read{_still_decoded(dataset)}"
+            yield f"{cache.folder}: the vision tower's outputs are read{_still_decoded(dataset)}"
         else:
             encoder = model.region_module and model.region_module.region_encoder
             cache.check_encoder(encoder, torch.float16 if half else None)
             encoder.stored_maps = cache
             dataset.use_stored(cache, dataset.stored_vision)
-            yield f"{cache.folder}: what the region encoder's own tower makes of the images is read"
+            yield f"{cache.folder}: the maps of the region encoder's own tower are read"
 
 
 def host_tower(host: TrainingHost, args: Arguments, model: Any, processor: Any) -> HostTower:
@@ -88,4 +88,4 @@ def _still_decoded(dataset: RecordDataset) -> str:
     processor = dataset.region_processor
     if not processor.needs_pixels or processor.encoder is None:
         return ", images are not decoded"
-    return f"; images are decoded for the encoder {processor.encoder.name!r}, which looks at them itself"
+    return f"; images are decoded for the encoder {processor.encoder.name!r}, which reads them itself"

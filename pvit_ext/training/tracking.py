@@ -34,7 +34,7 @@ from pvit_ext.training.wandb_run import open_run
 
 TABLE = "validation"
 IDENTITY = "losses_depend_on"
-"""Key of W&B's config: what must be the same for the same losses; of files, their hashes."""
+"""Key in W&B's config of all that losses depend on; of files, their hashes."""
 COLUMNS = ("picture", "question", "answer", "reference")
 TRACKERS = {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Tracking(TrainerCallback):
         trainer.add_callback(self)
 
     def open(self, goes_on: bool) -> None:
-        """Open what is reported to, before transformers does; ``goes_on``: from a checkpoint."""
+        """Open W&B's run before transformers does; ``goes_on`` says whether the run continues from a checkpoint."""
         if "wandb" in self.args.report_to and self.trainer.is_world_process_zero():
             open_run(self.args, goes_on)
 

@@ -1,4 +1,4 @@
-"""Which run of W&B an output folder is: what goes on in the folder goes on in the run."""
+"""The W&B run of an output folder: a training that continues in the folder continues in the run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from pvit_ext.files import atomic_write
 
 FILE = "wandb_run.txt"
-"""Of an output folder: the id of its run."""
+"""File in an output folder with the id of its run."""
 
 
 def run_id(folder: Path, goes_on: bool = True) -> str:
-    """The id of a folder's run; a new one where there is none, or where what is there does not go on."""
+    """The id of a folder's run; a new one if there is none, or if the run does not continue."""
     path = folder / FILE
     if not (goes_on and path.is_file()):
         with atomic_write(path) as temporary:
@@ -23,11 +23,11 @@ def run_id(folder: Path, goes_on: bool = True) -> str:
 
 
 def open_run(arguments: Any, goes_on: bool) -> None:
-    """Open the run of a training, which transformers reports to where there is one; a run of the user's own stays.
+    """Open the run of a training, to which transformers then reports; a run that the user opened stays.
 
     Args:
         arguments: transformers' TrainingArguments.
-        goes_on: from a checkpoint.
+        goes_on: whether the training continues from a checkpoint.
     """
     import wandb
 

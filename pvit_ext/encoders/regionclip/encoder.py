@@ -158,7 +158,7 @@ class RegionCLIP(TowerEncoder):
         return self.heads(self.crops(res4, boxes, image_index))
 
     def crops(self, res4: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:
-        """What of maps (B, 16 width, H, W) lies under boxes (M, 16 width, P, P); arguments as of :meth:`encode`."""
+        """The parts (M, 16 width, P, P) of maps (B, 16 width, H, W) under boxes; arguments like :meth:`encode`'s."""
         return roi_align(res4, boxes, image_index, self.options.pool, 1 / STRIDE)
 
     def heads(self, crops: Tensor) -> Tensor:

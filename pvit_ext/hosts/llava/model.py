@@ -224,7 +224,7 @@ class RegionMixin:
             image_sizes: (width, height) of every upright original, dummy images of text-only samples included.
             regions: per sample its regions in the order of their placeholders, or None.
             region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
-            stored_images: number of each image in the run's cache, where it has one of the vision tower.
+            stored_images: number of each image in the run's cache of the vision tower, if it has one.
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.

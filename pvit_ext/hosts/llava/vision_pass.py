@@ -21,7 +21,7 @@ PIXELS = "pixels"
 
 
 def tower_pixels(image: Image.Image | None, data_args: Any) -> Tensor:
-    """What the tower sees of an image, (3, H, W) or (crops, 3, H, W); zeros for a record of text alone, as LLaVA's.
+    """The pixels that the tower sees of an image, (3, H, W) or (crops, 3, H, W); zeros for text alone, as in LLaVA.
 
     Args:
         image: upright RGB.
@@ -49,7 +49,7 @@ class LlavaVisionPass:
 
     @classmethod
     def of(cls, model: Any, data_args: Any) -> LlavaVisionPass:
-        """Of a model for training, perhaps in peft's wrapper, and its arguments."""
+        """The pass of a model for training, perhaps in peft's wrapper, and its arguments."""
         base = getattr(model, "get_base_model", lambda: model)()
         set_pinpoints(base, data_args)
         cpu_launch.cpu_tower_dtype(base)  # as training does once the model is there
@@ -57,13 +57,13 @@ class LlavaVisionPass:
 
     @property
     def module(self) -> nn.Module:
-        """What LLaVA's tower wraps."""
+        """The module that LLaVA's tower wraps."""
         module: nn.Module = self.model.get_vision_tower().vision_tower
         return module
 
     @property
     def layers(self) -> list[int]:
-        """Of CLIP: what LLaVA's projector reads, and the region encoder."""
+        """CLIP's layers that LLaVA's projector and the region encoder read."""
         tower = self.model.get_vision_tower()
         if hasattr(tower, "feature_maps"):
             return []
@@ -77,11 +77,11 @@ class LlavaVisionPass:
         return {name: str(getattr(self.data_args, name, None)) for name in names}
 
     def prepare(self, image: Image.Image | None) -> dict[str, Any]:
-        """Pixels alone."""
+        """The pixels only."""
         return {PIXELS: tower_pixels(image, self.data_args)}
 
     def run(self, prepared: Mapping[str, Any]) -> None:
-        """All crops of an image at once."""
+        """Pass all crops of an image at once."""
         pixels: Tensor = prepared[PIXELS]
         self.model.get_vision_tower()(pixels if pixels.ndim == 4 else pixels[None])
 
@@ -92,9 +92,9 @@ class LlavaVisionPass:
         return Output(hidden_states=[one if n in layers else None for n, one in enumerate(output["hidden_states"])])
 
     def refuse(self, records: Iterable[Any]) -> None:
-        """Every image is shown for itself."""
+        """Refuse nothing: LLaVA shows every image on its own."""
 
     def connect(self, dataset: RecordDataset, stored: StoredVision) -> None:
-        """Both read what is stored."""
+        """Let both read the stored outputs."""
         self.model.stored_vision = stored
         dataset.use_stored(dataset.region_processor.stored_maps, stored)

@@ -125,7 +125,7 @@ def build_inputs(
 def _cells(
     host: TransformersHost, inputs: dict[str, object], hidden: HiddenStates, views: Sequence[ImageViews], tiled: bool
 ) -> list[Tensor]:
-    """Tables of cells, refused where they are of other images than the views."""
+    """Tables of cells; raises if they are of other images than the views."""
     tables, patch = host.cells(inputs, hidden, views, tiled), host.tower_config.patch_size
     shown = [one.tiles if tiled and one.tiles else one.base for one in views]
     wanted = [(view.size[1] // patch, view.size[0] // patch) for view in shown]
@@ -186,9 +186,9 @@ def is_cross(projector: nn.Module) -> bool:
 
 
 def join_padded(values: Sequence[Tensor]) -> Tensor:
-    """Tensors one after the other, with zeros behind each axis but the first where they are shorter.
+    """Concatenate tensors, each padded with zeros at the end of every axis but the first.
 
-    So processors pad smaller images and images of fewer tiles.
+    Processors pad smaller images and images of fewer tiles so.
     """
     most = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
     return torch.cat([_padded(value, most) for value in values])

@@ -59,7 +59,7 @@ class RegionDataset(RecordDataset):
         return positions
 
     def use_stored(self, maps: StoredMaps | None, vision: StoredVision | None) -> None:
-        """As the base class, and let the processor take what its image processor made of the images."""
+        """Like the base class's, and let the processor read its image processor's stored output."""
         super().use_stored(maps, vision)
         self.processor = self._stock if vision is None else with_images_by(self._stock, Reading(vision))
         self.noting = noting(self.processor)

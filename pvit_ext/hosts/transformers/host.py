@@ -83,9 +83,9 @@ class TransformersHost:
         return EncoderTower(self.tower, self.facts)
 
     def run_tower(self, inputs: dict[str, Any]) -> HiddenStates | None:
-        """Run the vision tower once over images and videos; its output takes the place of the pixels in ``inputs``.
+        """Run the vision tower once over images and videos; its output replaces the pixels in ``inputs``.
 
-        Images that ``inputs`` names by number are read from the run's cache.
+        The outputs of images that ``inputs`` names by number come from the run's cache.
         """
         hidden, outputs = None, dict(inputs.get("mm_encoder_outputs") or {})
         stored = inputs.pop(STORED_IMAGES, None)
@@ -107,7 +107,7 @@ class TransformersHost:
         return hidden
 
     def layers_to_keep(self) -> list[int]:
-        """Hidden layers that somebody reads."""
+        """Hidden layers that the model or the region encoder reads."""
         own = getattr(self.inner.config, "vision_feature_layer", self.select_layer)
         return sorted({*self.layers, self.select_layer, *([own] if isinstance(own, int) else own)})
 

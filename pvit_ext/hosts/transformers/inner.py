@@ -44,7 +44,7 @@ class InnerMixin:
     Attributes:
         outer: the model that holds it and the region modules; in a tuple, so that it is no child.
         pending: region tokens by the thread whose forward runs.
-        stored_vision: what the vision tower made of images before the run, where it has a cache of that.
+        stored_vision: the run's cache of the vision tower, if it has one.
     """
 
     outer: tuple[Any, ...]
@@ -100,7 +100,7 @@ class InnerMixin:
             region_views: what the vision tower sees of each image.
             region_extra: per image the encoder's ``preprocess`` output, or None.
             region_tokens: (B, K, D), right-aligned, from :meth:`region_tokens`, in place of the four above.
-            stored_images: number of each image in the run's cache, where it has one of the vision tower.
+            stored_images: number of each image in the run's cache of the vision tower, if it has one.
             kwargs: of the stock forward.
 
         Raises:

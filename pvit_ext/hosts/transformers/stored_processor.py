@@ -1,4 +1,4 @@
-"""A processor whose image processor is replaced: by one that takes note of what the stock one makes, or by a cache."""
+"""A processor whose image processor is replaced: by one that notes the stock one's output, or by a cache."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ImageCall = Callable[[Any, Any, dict[str, Any]], Any]
 
 
 def with_images_by(processor: Any, call: ImageCall) -> Any:
-    """A copy of a processor, whose images go through a function.
+    """A copy of a processor whose images go through a function.
 
     Args:
-        processor: of transformers'.
-        call: in the place of the image processor's ``__call__``; picklable, for data workers.
+        processor: one of transformers'.
+        call: replaces the image processor's ``__call__``; picklable, for data workers.
     """
     changed = copy.copy(processor)
     changed.image_processor = _replaced(processor.image_processor, call)
@@ -30,7 +30,7 @@ def with_images_by(processor: Any, call: ImageCall) -> Any:
 
 
 def _replaced(stock: Any, call: ImageCall) -> Any:
-    """A copy of an image processor, whose class has another ``__call__``; processors read its attributes too."""
+    """A copy of an image processor whose class has another ``__call__``; processors read its attributes too."""
 
     def own_call(self: Any, images: Any, *_: Any, **keywords: Any) -> Any:
         return call(stock, images, keywords)
@@ -45,10 +45,10 @@ def _replaced(stock: Any, call: ImageCall) -> Any:
 
 
 class Noting:
-    """Keeps what the stock image processor made last.
+    """Keeps the stock image processor's last output.
 
     Attributes:
-        made: by name.
+        made: the output by name.
     """
 
     made: dict[str, Any]
@@ -61,17 +61,17 @@ class Noting:
 
 
 class Reading:
-    """Gives what a cache has of marked images, as the stock image processor would of all of them at once.
+    """Returns the cached outputs for marked images, joined as the stock image processor joins them.
 
     Args:
-        stored: of the run.
+        stored: the run's cache.
     """
 
     def __init__(self, stored: StoredVision) -> None:
         self.stored = stored
 
     def __call__(self, stock: Any, images: Any, keywords: dict[str, Any]) -> BatchFeature:
-        """Of images, or of lists of images by text."""
+        """The output for images, or for lists of images by text."""
         each = [self.stored.prepared(image) for image in _flat(images)]
         return BatchFeature({name: _joined([one[name] for one in each]) for name in each[0]})
 

@@ -40,37 +40,37 @@ class TransformersVisionPass:
 
     @property
     def axis(self) -> int:
-        """Of the family."""
+        """The family's."""
         return self.host.family.images_along
 
     @property
     def module(self) -> nn.Module:
-        """The tower, with the modules at its end that merge cells, where it has some."""
+        """The tower, with the modules at its end that merge cells, if it has any."""
         return self.host.tower
 
     @property
     def layers(self) -> list[int]:
-        """What the model reads of it, and the region encoder."""
+        """The layers that the model and the region encoder read."""
         count = self.host.tower_config.num_hidden_layers + 1
         return sorted({layer % count for layer in self.host.layers_to_keep()})
 
     def settings(self) -> dict[str, Any]:
-        """Name of the image processor."""
+        """The name of the image processor."""
         return {"image processor": type(self.processor.image_processor).__name__}
 
     def prepare(self, image: Image.Image | None) -> dict[str, Any]:
-        """What the image processor returns, with the options that its processor calls it with."""
+        """The image processor's output, with the options that its processor gives it."""
         image = Image.new("RGB", BLANK_SIZE) if image is None else image
         text = self.processor.image_token
         self._noted.encode([RegionSample([image], [text], [], [image.size], [None])], return_tensors="pt")
         return self._noting.made
 
     def run(self, prepared: Mapping[str, Any]) -> None:
-        """As in a forward."""
+        """Run the tower as a forward does."""
         self.host.run_tower(dict(prepared))
 
     def keep(self, output: Any) -> Any:
-        """The parts that the model reads, and of the hidden layers those that somebody does."""
+        """The parts that the model reads; of the hidden layers, those that the model or the region encoder reads."""
         parts = {name: output[name] for name in output if name in self._read}
         hidden = parts.get(_HIDDEN)
         if hidden is not None:
@@ -79,7 +79,7 @@ class TransformersVisionPass:
 
     @cached_property
     def _read(self) -> set[str]:
-        """Names of the parts that the model reads, seen by letting it read."""
+        """Names of the parts that the model reads, noted while it reads."""
         prepared = self.prepare(None)
         with noting_output(self.module) as found:
             self.run(prepared)
@@ -89,18 +89,18 @@ class TransformersVisionPass:
         return watched.read
 
     def refuse(self, records: Iterable[Any]) -> None:
-        """LLaVA-OneVision shows the images of a record with several otherwise than one that is alone."""
-        if not self.host.family.shows_several_otherwise:
+        """Refuse records of several images if the family prepares them differently from one alone."""
+        if not self.host.family.prepares_several_differently:
             return
         for record in records:
             if len(images_of(record.data)) > 1:
                 raise CacheError(
                     f"{record.location} has several images, which a {type(self.processor.image_processor).__name__} "
-                    "prepares otherwise than one alone: keep such records out, or train without the cache"
+                    "prepares differently from one alone: keep such records out, or train without the cache"
                 )
 
     def connect(self, dataset: RecordDataset, stored: StoredVision) -> None:
-        """Both read what is stored."""
+        """Let both read the stored outputs."""
         self.host.inner.stored_vision = stored
         dataset.use_stored(dataset.region_processor.stored_maps, stored)
 

@@ -24,7 +24,7 @@ _MERGE = "mm_patch_merge_type"
 _OF_NEW_VISION = {
     "mm_projector_type": "linear", "mm_vision_select_layer": -1, "mm_vision_select_feature": "patch", _MERGE: "flat",
 }  # fmt: skip
-"""LLaVA's defaults, for making one of a bare language model. A LLaVA may be trained to merge tiles another way."""
+"""LLaVA's defaults for a bare language model. A run on a LLaVA may change only how tiles are merged."""
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
             raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
         if self.label_smoothing_factor:
             raise ValueError(
-                f"--label_smoothing_factor {self.label_smoothing_factor}: LLaVA makes labels longer where images "
-                "stand, which the Trainer's smoothing does not see: leave the flag out"
+                f"--label_smoothing_factor {self.label_smoothing_factor}: LLaVA makes labels longer for image tokens, "
+                "which the Trainer's smoothing does not see: leave the flag out"
             )
         compat.refuse_cpu_fsdp(self)
         cpu_launch.enable_cpu(self)

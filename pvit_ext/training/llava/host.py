@@ -70,7 +70,7 @@ class LlavaHost:
         return trainer
 
     def vision_pass(self, args: Arguments, model: Any, processor: Any) -> LlavaVisionPass:
-        """What LLaVA's tower wraps, by LLaVA's flags for images."""
+        """The module that LLaVA's tower wraps, with LLaVA's flags for images."""
         return LlavaVisionPass.of(model, args.data)
 
     def export(self, trainer: Any) -> None:

@@ -109,7 +109,7 @@ class TransformersHost:
         return TransformersRegionTrainer(model=model, tokenizer=processor, args=args.training, **data)
 
     def vision_pass(self, args: Arguments, model: Any, processor: Any) -> TransformersVisionPass:
-        """The tower of the model's family, by its processor."""
+        """The tower of the model's family, with its processor."""
         return TransformersVisionPass(model, processor)
 
     def export(self, trainer: Any) -> None:

@@ -48,7 +48,7 @@ class Family(ABC):
         sees_prompt_both_ways: tokens of ``token_type_ids`` 0, the prompt, attend to all of it; an answer that is
             learned has to be of type 1.
         images_along: the axis of the tower's output along which images of a batch follow each other.
-        shows_several_otherwise: an image is prepared by whether others stand in its prompt.
+        prepares_several_differently: whether an image is prepared differently when its prompt has others.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
@@ -56,7 +56,7 @@ class Family(ABC):
     reports_sizes: ClassVar[bool] = False
     sees_prompt_both_ways: ClassVar[bool] = False
     images_along: ClassVar[int] = 0
-    shows_several_otherwise: ClassVar[bool] = False
+    prepares_several_differently: ClassVar[bool] = False
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""

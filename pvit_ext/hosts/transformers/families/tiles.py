@@ -65,7 +65,7 @@ class LlavaNext(Family):
 class LlavaOnevision(LlavaNext):
     """Images of a prompt with several are padded to squares, and have no tiles."""
 
-    shows_several_otherwise: ClassVar[bool] = True
+    prepares_several_differently: ClassVar[bool] = True
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
