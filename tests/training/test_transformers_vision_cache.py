@@ -68,5 +68,5 @@ def test_onevision_is_refused_for_records_with_several_images(tmp_path: Path, mo
     records[0]["image"], turns = ["0.png", "1.png"], records[0]["conversations"]
     turns[0]["value"] = "<image> " + turns[0]["value"]
     data.write_text(json.dumps(records))
-    with pytest.raises(CacheError, match=r"data.json.*has several images, which a \w+ prepares otherwise"):
+    with pytest.raises(CacheError, match=r"data.json.*has several images, which a \w+ prepares differently"):
         run(monkeypatch, flags(model, data, tmp_path / "b", region_cache=cache))
