@@ -129,7 +129,9 @@ CASES = (
     Case(torch.bfloat16, 1),
     Case(torch.bfloat16, 4),
     Case(torch.float32, 1, CLIP_L),
+    Case(torch.float32, 4, CLIP_L),
     Case(torch.bfloat16, 1, CLIP_L),
+    Case(torch.bfloat16, 4, CLIP_L),
 )
 
 

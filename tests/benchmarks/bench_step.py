@@ -41,7 +41,8 @@ def sizes(width: int, layers: int) -> tuple[dict[str, int], dict[str, int]]:
     """Config values of the language model, and of a vision tower of a quarter of its width."""
     tower = {"hidden_size": width // 4, "intermediate_size": width, "num_hidden_layers": 6, "num_attention_heads": 4}
     text = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-    return text | {"num_attention_heads": 16, "num_key_value_heads": 16}, tower
+    heads = max(width // 64, 1)  # 64 channels each, as language models have
+    return text | {"num_attention_heads": heads, "num_key_value_heads": heads}, tower
 
 
 def stock(width: int, layers: int, **own_tower: int) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pvit_ext.cli.parser import main
 from pvit_ext.data.cache.key import CacheError
+from pvit_ext.data.cache.plan import Plan
 from pvit_ext.regions import image as decoding
 from tests.checkpoints import OPTIONS
 from tests.training import runs
@@ -145,3 +146,40 @@ def test_what_cannot_be_stored_is_said(llava_checkpoint: Path, data: Path, tmp_p
     assert "file, dtype: --run takes this from the flags of the run" in refused(given, str(data), "--dtype", "bfloat16")
     assert "the flags of the run are missing" in refused([])
     assert not (tmp_path / "x").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_bytes_of_one(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan.shards, "__defaults__", (8000,))
+    given = words(llava_checkpoint, data, tmp_path / "c")
+    one = fill(tmp_path / "one", given)
+    assert main(["data", "cache", "--out", str(tmp_path / "two"), "--workers", "2", "--run", *given]) == 0
+    assert len(contents(one)) > 4
+    assert contents(one) == contents(tmp_path / "two")
+
+
+def test_a_fill_goes_on_behind_the_tower_that_is_complete(
+    llava_checkpoint: Path, data: Path, regionclip_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = words(
+        llava_checkpoint, data, tmp_path / "c", region_encoder="regionclip",
+        region_encoder_options=json.dumps(OPTIONS), region_weights=regionclip_weights,
+    )  # fmt: skip
+    expected = contents(fill(tmp_path / "whole", given))
+    part = tmp_path / "cache.part"
+    shutil.copytree(tmp_path / "whole", part)
+    shutil.rmtree(part / "vision_tower")
+    made = (part / "region_tower" / "maps-00000.bin").stat().st_mtime_ns
+    again = fill(tmp_path / "cache", given)
+    assert contents(again) == expected
+    assert (again / "region_tower" / "maps-00000.bin").stat().st_mtime_ns == made
+    again.rename(part)
+    shutil.rmtree(part / "vision_tower")
+    assert main(["data", "cache", "--out", str(tmp_path / "cache"), "--run", *given, "--bf16", "True"]) == 2
+    assert "region_tower is half of another cache (its maps are float32" in capsys.readouterr().err
