@@ -32,7 +32,7 @@ class RegionInputs:
         image_sizes: B (width, height) of the upright originals.
         feature_maps: one (B, C_l, H_l, W_l) map per entry of the encoder's ``feature_layers``; a map of an ``anyres``
             image holds all its tiles. Where images have different views, smaller maps repeat their last cells up to
-            the largest: see :meth:`regions_by_view_size`.
+            the largest: see :meth:`rows_by_view_size`.
         views: B affines, original pixels -> the vision tower's pixels.
         extra: B outputs of the encoder's ``preprocess``; None where an image has no region.
         context_map: (B, C, H, W) of the layer that LLaVA reads, of base views, for cross layers; None without them.
@@ -88,7 +88,7 @@ class RegionInputs:
             "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
         )
 
-    def regions_by_view_size(self) -> dict[Size, Tensor]:
+    def rows_by_view_size(self) -> dict[Size, Tensor]:
         """(width, height) of a view -> the regions (N,) int64 on such views; for encoders that mix a map's cells."""
         sizes = [self.views[image].size for image in self.image_index.tolist()]
         regions = {size: [n for n, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}

@@ -119,7 +119,7 @@ class GPT4RoI(RegionEncoder):
         weight = self.head.weight
         if not inputs.regions:
             return weight.new_zeros(0, self.tokens_per_region, self.feature_dim)
-        features, groups = [], list(inputs.regions_by_view_size().items())  # fusing mixes all cells of a map
+        features, groups = [], list(inputs.rows_by_view_size().items())  # fusing mixes all cells of a map
         size, regions = groups[0]
         spare = [(size, regions[:1])] * (most_passes(len(groups), weight) - len(groups))
         for (width, height), regions in [*groups, *spare]:
