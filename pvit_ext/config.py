@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 CONFIG_KEY = "pvit_ext"
 FORMAT = 1
-"""Of the nested key and the region tensors; files that name no format have this one."""
+"""Format of the nested key and the region tensors; files that name no format have this one."""
 
 PROJECTORS = ("linear", "mlp2x_gelu")
 

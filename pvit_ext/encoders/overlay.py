@@ -25,11 +25,11 @@ COLORS = {
     "white": (255, 255, 255),
     "black": (0, 0, 0),
 }
-"""In the order in which the regions of an image take them."""
+"""Colours, in the order in which the regions of an image take them."""
 USUAL_MARKS = {"box": "rectangle", "mask": "contour", "polygon": "contour", "point": "point", "scribble": "scribble"}
 PLACES = {"arrow": "at the tip of", "mask": "under", "point": "at", "scribble": "under"}
 OPACITY = 0.5
-"""Of the mark ``mask``; the other marks are opaque."""
+"""Opacity of the mark ``mask``; the other marks are opaque."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class PendingMask:
 
     @classmethod
     def parse(cls, value: Any, image: int, name: str) -> PendingMask:
-        """From a record's JSON.
+        """Read a mask from a record's JSON.
 
         Raises:
             RegionError: if it is neither a path nor run lengths.

@@ -27,7 +27,7 @@ class LlavaRegions(ModelRegions):
 
     @property
     def hidden_size(self) -> int:
-        """Of the model's config, which is flat."""
+        """The width in the model's config, which is flat."""
         return int(self.model.config.hidden_size)
 
     @property

@@ -89,12 +89,12 @@ class VisionTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The weights' dtype."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """The weights' device."""
         return next(self.parameters()).device
 
     @property

@@ -49,7 +49,7 @@ class TransformersHost:
 
     @property
     def family(self) -> Family:
-        """Of the model."""
+        """The model's family."""
         return family_of(self.inner.config)
 
     @property

@@ -23,10 +23,10 @@ class TransformersRegions(ModelRegions):
 
     @property
     def hidden_size(self) -> int:
-        """Of the language model, whose config is nested in the model's."""
+        """The language model's; its config is nested in the model's."""
         return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def tower_config(self) -> Any:
-        """In the names of CLIP's config."""
+        """The vision tower's config, in the names of CLIP's."""
         return family_of(self.model.config).tower_config(self.model.config)

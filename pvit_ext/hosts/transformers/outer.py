@@ -126,7 +126,7 @@ class OuterMixin:
 
 
 def _drop_cached_images(kwargs: dict[str, Any], image_token: int) -> None:
-    """In a later turn, whose images are in the cache already, use the vision tower's output for the regions alone.
+    """Use the vision tower's output only for regions in a later turn, whose images are in the cache already.
 
     Raises:
         RegionError: when some of the images are cached and others are not.

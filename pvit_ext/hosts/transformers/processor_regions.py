@@ -86,7 +86,7 @@ class ProcessorRegions:
 
     @property
     def family(self) -> Family:
-        """Of the model."""
+        """The model's family."""
         return FAMILIES[self.family_key]
 
     @cached_property

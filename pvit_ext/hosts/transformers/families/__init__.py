@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Merged(),
     "vipllava": Llava(),
 }
-"""By ``model_type``, or ``model_type/model_type of its vision tower`` where the tower decides."""
+"""Families by ``model_type``, or ``model_type/model_type of its vision tower`` where the tower decides."""
 
 _PAST = "its inner model reads the embeddings of its text model past its own get_input_embeddings"
 _INSIDE = "its text model embeds tokens inside its own forward, where no region token can be put in their place"
