@@ -85,7 +85,8 @@ class RegionInputs:
         name, (width, height) = self.regions[number].name, self.views[image].size
         return RegionError(
             f"{name}, image {image} of the batch: the tower's {width}x{height} view crops {what} away; "
-            "use image_aspect_ratio=pad, or an encoder with a view of its own (regionclip)"
+            "use image_aspect_ratio=pad (with transformers' LLaVA a processor with do_pad), or an encoder with a view "
+            "of its own (regionclip)"
         )
 
     def rows_by_view_size(self) -> dict[Size, Tensor]:

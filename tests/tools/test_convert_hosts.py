@@ -13,7 +13,7 @@ import transformers
 from llava.mm_utils import process_images
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext import Region, cli
@@ -23,6 +23,7 @@ from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import relayout
+from tests.hosts.transformers.zoo import ZOO
 from tests.tiny import build_llava
 
 OPTIONS = {"layers": [-2, -1], "position_grid": 8}
@@ -192,6 +193,26 @@ def test_a_checkpoint_that_was_never_llavas(checkpoint: Path, tmp_path: Path) ->
     again, found = llava_logits(out)
     torch.testing.assert_close(found[: len(wanted), : wanted.shape[1]], wanted, atol=2e-6, rtol=0)
     assert again == ids
+
+
+def test_a_model_made_from_a_config(tmp_path: Path) -> None:
+    """transformers 5 then writes its tower without ``vision_model`` in the names."""
+    for part in ZOO["llava"]():
+        part.save_pretrained(tmp_path / "hub")
+    assert cli.main(["convert", str(tmp_path / "hub"), "--to", "llava", "--out", str(tmp_path / "out")]) == 0
+    tower = CLIPVisionModel.from_pretrained(tmp_path / "out" / "vision_tower").state_dict()
+    own = ZOO["llava"]()[0].model.vision_tower.state_dict()
+    assert tower.keys() == own.keys()
+    assert all(torch.equal(value, tower[name]) for name, value in own.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("qwen2_vl", "a qwen2_vl on qwen2_vl_text"), ("llava_siglip", "is a siglip")]
+)
+def test_what_llavas_code_cannot_hold(name: str, why: str, tmp_path: Path, capsys: Any) -> None:
+    ZOO[name]()[0].save_pretrained(tmp_path / "hub")
+    assert cli.main(["convert", str(tmp_path / "hub"), "--to", "llava", "--out", str(tmp_path / "out")]) == 2
+    assert why in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,6 +12,12 @@ from pvit_ext.tools.convert.tower import Tower
 LANGUAGE_MODELS = {"llava_llama": "llama", "llava": "llama", "llava_mistral": "mistral"}
 """transformers' ``model_type`` of the language model of LLaVA's; ``llava`` is LLaVA-1.0's and 1.5's older name."""
 
+ARCHITECTURES = {
+    "llama": ("llava_llama", "LlavaLlamaForCausalLM"),
+    "mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
+}
+"""LLaVA's ``model_type`` and class on a language model, by transformers' ``model_type`` of that."""
+
 
 def check_is_convertible(host: Any) -> None:
     """Refuse a LLaVA that transformers' classes cannot hold.
@@ -80,6 +86,27 @@ def pinpoints_of(host: Any) -> list[tuple[int, int]]:
     ]
 
 
+def check_is_llavas(config: Any) -> None:
+    """Refuse a model of transformers that LLaVA's own classes cannot hold.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        ValueError: saying why.
+    """
+    text, vision = config.get_text_config().model_type, getattr(config.vision_config, "model_type", None)
+    if config.model_type not in ("llava", "llava_next") or text not in ARCHITECTURES:
+        raise ValueError(
+            f"a {config.model_type} on {text}: LLaVA's code has llava and llava_next on {' and '.join(ARCHITECTURES)}"
+        )
+    if vision != "clip_vision_model" or not isinstance(config.vision_feature_layer, int):
+        raise ValueError(
+            f"its vision tower is a {vision} read at layer {config.vision_feature_layer}: LLaVA's own code reads one "
+            "layer of CLIP"
+        )
+
+
 def llava_values(config: Any, rows: int, tower: str, padded: bool) -> dict[str, Any]:
     """config.json of LLaVA's own code for a checkpoint that was never LLaVA's.
 
@@ -88,22 +115,9 @@ def llava_values(config: Any, rows: int, tower: str, padded: bool) -> dict[str, 
         rows: of the embedding.
         tower: path or hub id of its vision tower.
         padded: its image processor pads images to squares.
-
-    Raises:
-        ValueError: for what LLaVA's classes cannot hold.
     """
     text = config.text_config
-    kinds = {"llama": ("llava_llama", "LlavaLlamaForCausalLM"), "mistral": ("llava_mistral", "LlavaMistralForCausalLM")}
-    if config.model_type not in ("llava", "llava_next") or text.model_type not in kinds:
-        raise ValueError(
-            f"a {config.model_type} on {text.model_type}: LLaVA's code has llava and llava_next on llama and mistral"
-        )
-    if config.vision_config.model_type != "clip_vision_model" or not isinstance(config.vision_feature_layer, int):
-        raise ValueError(
-            f"its vision tower is a {config.vision_config.model_type} read at layer {config.vision_feature_layer}: "
-            "LLaVA's own code reads one layer of CLIP"
-        )
-    kind, architecture = kinds[text.model_type]
+    kind, architecture = ARCHITECTURES[text.model_type]
     values = {key: value for key, value in text.to_dict().items() if not key.startswith("_")}
     values |= {
         "model_type": kind,

@@ -55,6 +55,8 @@ def as_on_hub(name: str) -> str:
     """A name that any version of transformers wrote, in the layout of llava-hf checkpoints."""
     if name.startswith(("language_model.", "multi_modal_projector.", "region_", "image_newline", TOWER)):
         return name
+    if name.startswith("vision_tower."):  # of a model that was made from a config
+        return TOWER + name.removeprefix("vision_tower.")
     return _renamed(name, _LATER)
 
 

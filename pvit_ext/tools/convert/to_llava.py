@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import atomic_folder, copy_file, read_json
-from pvit_ext.tools.convert.configs import llava_values
+from pvit_ext.tools.convert.configs import check_is_llavas, llava_values
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, LLAVA_TOWERS, TOWER, as_on_hub, to_llava
 from pvit_ext.tools.convert.origin import FILE, FOLDER, Origin, origin_of
 from pvit_ext.tools.convert.shards import Change, write_all
@@ -45,6 +45,7 @@ def to_llava_checkpoint(
     if "vision_config" not in read_json(source.folder / "config.json"):
         raise ValueError(f"{checkpoint} is one of LLaVA's own code already, or no LLaVA: --to transformers?")
     config, origin = AutoConfig.from_pretrained(source.folder), origin_of(source.folder)
+    check_is_llavas(config)
     names = {name: as_on_hub(name) for name in source.tensors}  # raises
     embedding = next(name for name, new in names.items() if new == EMBEDDING)
     rows = _rows(source, source.entry(embedding).shape[0], origin)
