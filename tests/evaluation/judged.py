@@ -106,7 +106,7 @@ def ferret_bench(folder: Path) -> Path:
     texts = {"refer_caption": "What is at [0.125, 0.25, 0.500, 1.000] here?", "ground_conv": "Where is the dog?"}
     for name, count in (("refer_caption", 2), ("ground_conv", 1)):
         category = "refer_desc" if name == "refer_caption" else name
-        common = [{"question_id": k, "image": f"{k}.png", "category": category} for k in range(count)]
+        common = [{"question_id": 2 * k, "image": f"{k}.png", "category": category} for k in range(count)]  # with gaps
         write_lines(data / name / "question.jsonl", [one | {"text": texts[name]} for one in common])
         write_lines(data / name / "answer.jsonl", [one | {"text": f"Reference {k}."} for k, one in enumerate(common)])
         write_lines(data / name / "context.jsonl", [one | {"text": f"Objects of {k}."} for k, one in enumerate(common)])
@@ -116,7 +116,7 @@ def ferret_bench(folder: Path) -> Path:
         ("ground_conv", 0, "At [250, 500, 750, 1000] [x]."),
     ]
     write_lines(folder / "answers.jsonl", [{"category": c, "question_id": k, "text": text} for c, k, text in said])
-    reviews = [("refer_desc", 0, "8 6\n\nShort.", "A dog."), ("refer_desc", 1, "Both fine: 7 and 5.", "A cup.")]
+    reviews = [("refer_desc", 0, "8 6\n\nShort.", "A dog."), ("refer_desc", 2, "Both fine: 7 and 5.", "A cup.")]
     reviews += [("ground_conv", 0, "9, 3", "At [0.250, 0.500, 0.750, 1.000] .")]
     keys = ("category", "question_id", "content", "answer2")
     write_lines(folder / "reviews.jsonl", [dict(zip(keys, one, strict=True)) for one in reviews])

@@ -20,6 +20,7 @@ from tests.evaluation.judged import (
     run,
     texts_of,
     write_json,
+    write_lines,
 )
 
 DATA = os.environ.get("PVIT_EXT_DATA")
@@ -109,7 +110,11 @@ def test_ferret_bench_from_stored_reviews(tmp_path: Path) -> None:
     )
     review = (tmp_path / "reviews.jsonl").read_text()
     (tmp_path / "reviews.jsonl").write_text(review.replace("A cup.", "A mug."))
-    with pytest.raises(ValueError, match=r"judges another answer to refer_caption/question\.jsonl 1"):
+    with pytest.raises(ValueError, match=r"judges another answer to refer_caption/question\.jsonl 2"):
+        run("ferret-bench", tmp_path / "d", *options)
+    said = [{"category": "refer_desc", "image": f"{number}.png", "text": "A dog."} for number in (1, 0)]
+    write_lines(tmp_path / "answers.jsonl", [one | {"question_id": 0} for one in said])
+    with pytest.raises(ValueError, match=r"an answer about 1\.png stands where 0\.png is asked"):
         run("ferret-bench", tmp_path / "d", *options)
 
 

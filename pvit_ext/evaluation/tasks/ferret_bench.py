@@ -6,6 +6,7 @@ in its text, fractions of the image. The judge is shown no image.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -112,13 +113,32 @@ class FerretBench(JudgedTask):
         return Score("all", {"all": relative(pairs), **metrics}, {"category": groups}, notes=notes)
 
     def stored_answers(self, path: Path) -> Mapping[str, str] | None:
-        """Lines of question_id, category and text."""
+        """Lines of category and text in the order of the questions: GAR's have numbers of their own, without gaps.
+
+        Raises:
+            ValueError: for another number of answers than of questions, or one about another image.
+        """
         if path.suffix != ".jsonl":
             return None
         lines = list(_lines(path, check=False))
         if not all({"question_id", "category", "text"} <= line.keys() for line in lines):
             return None
-        return {_id(line): str(line["text"]) for line in lines}
+        found = {}
+        for category in dict.fromkeys(line["category"] for line in lines):
+            own = [line for line in lines if line["category"] == category]
+            asked = [line for line in self._questions() if line["category"] == category]
+            if len(own) != len(asked):
+                raise ValueError(f"{path} has {len(own)} answers to the {len(asked)} questions of {category}")
+            for line, question in zip(own, asked, strict=True):
+                if line.get("image", question["image"]) != question["image"]:
+                    raise ValueError(
+                        f"{path}: an answer about {line['image']} stands where {question['image']} is asked"
+                    )
+                found[_id(question)] = str(line["text"])
+        return found
+
+    def _questions(self) -> Iterator[dict[str, Any]]:
+        return itertools.chain.from_iterable(_lines(path) for path in self.files() if path.name == "question.jsonl")
 
     def stored_replies(self, path: Path) -> dict[str, StoredReplies]:
         """The ``content`` of reviews.
