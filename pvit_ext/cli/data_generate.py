@@ -47,7 +47,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable of the key"
     )
     group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
-    group.add_argument("--image-side", type=count, default=1024, metavar="PIXELS", help="longer side of a sent image")
+    group.add_argument("--image-side", type=count, metavar="PIXELS", help="longer side when sent (default 1024)")
     group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
     group.add_argument("--temperature", type=float, help="default the endpoint's own")
     group.add_argument("--seed", type=int, default=0)
@@ -101,6 +101,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--max-cost needs --price-in and --price-out")
     if args.batch and (args.sample or args.max_cost):
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
+    if args.image_side is not None and args.images == "none":
+        raise ValueError("--image-side is of images that are sent: give --images plain or marked, or leave it out")
+    of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed")
+    if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
+        raise ValueError(f"--batch makes no calls: --{given[0].replace('_', '-')} does not go with it")
     if Path(args.out).resolve() == Path(args.file).resolve():
         raise ValueError(f"--out {args.out} is the file of annotations; name another")
 
@@ -114,8 +119,8 @@ def _settings(args: argparse.Namespace) -> Settings:
 
     name = args.max_tokens_name or ("max_tokens" if args.base_url else "max_completion_tokens")
     call = CallOptions(
-        args.model, args.images, args.image_side, args.response_format, args.temperature, args.seed, args.max_tokens,
-        name, args.extra,
+        args.model, args.images, args.image_side or 1024, args.response_format, args.temperature, args.seed,
+        args.max_tokens, name, args.extra,
     )  # fmt: skip
     return Settings(
         file=Path(args.file),

@@ -209,8 +209,10 @@ def convert(job: Job) -> Report:
     image_folder = ImageFolder(job.image_folder, job.open_images)
     reader = FORMATS.require(name)(job.source, ReadOptions(image_folder, job.settings, job.exclude_leaks))
     check_out(job.out, [job.source, *reader.files()])
+    options = job.options(name)
+    selection.check(options)
     try:
-        return _run(job, reader, job.options(name), selection)
+        return _run(job, reader, options, selection)
     except BadItem as error:
         raise SourceError(f"{job.source}: {error.location + ': ' if error.location else ''}{error}") from error
 

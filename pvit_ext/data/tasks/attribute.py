@@ -43,6 +43,7 @@ class Attribute(Task):
     about = "what a region is like"
     needs = "objects with attributes"
     version = 2
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each object with attributes, and one about its colour."""

@@ -97,12 +97,14 @@ class Task(ABC):
         about: what it asks, in one line.
         needs: what a source must have, as the end of "it needs ...".
         version: grows when its templates change.
+        heeds: which of ``negatives`` and ``box_text`` of its :class:`Context` it uses.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     needs: ClassVar[str]
     version: ClassVar[int] = 1
+    heeds: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:

@@ -50,6 +50,7 @@ class Counting(Task):
     name = "counting"
     about = "how many objects of a label there are"
     needs = "a closed list of classes of which every object is marked (detection data such as COCO, VOC, YOLO)"
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each label, and one among some regions of several labels."""

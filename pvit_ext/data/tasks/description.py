@@ -38,6 +38,7 @@ class Description(Task):
     name = "description"
     about = "what a region's captions say"
     needs = "objects with captions"
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each caption, and one for each object whether a sentence describes it."""

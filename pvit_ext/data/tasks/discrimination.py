@@ -36,6 +36,7 @@ class Discrimination(Task):
     name = "discrimination"
     about = "which of several objects of one label is meant"
     needs = "two or more objects of one label in an image"
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """Up to three questions for each label of several objects, the most frequent first."""

@@ -56,6 +56,7 @@ class Grounding(Task):
         "the images' sizes, and boxes of objects with captions, of a closed list of classes of which every object is "
         "marked, or of sentences' phrases"
     )
+    heeds = ("negatives", "box_text")
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """Questions for labels, for captions, and for sentences."""

@@ -40,6 +40,7 @@ class Identification(Task):
     name = "identification"
     about = "which object a region shows"
     needs = "objects with labels"
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each object with a label, and one whether a label fits."""

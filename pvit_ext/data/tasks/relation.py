@@ -48,6 +48,7 @@ class RelationTask(Task):
     about = "how two regions stand to each other"
     needs = "relations between objects"
     version = 2
+    heeds = ("negatives",)
 
     def turns(self, image: AnnotatedImage, context: Context) -> Iterator[Turn]:
         """A question for each relation."""

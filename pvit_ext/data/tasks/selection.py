@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pvit_ext.data.tasks.base import TASKS, Task
+from pvit_ext.data.tasks.box_text import BoxText
+from pvit_ext.data.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
     from pvit_ext.data.convert.report import Report
@@ -25,6 +27,19 @@ class Selection:
 
     tasks: tuple[Task, ...]
     demanded: frozenset[str]
+
+    def check(self, options: TaskOptions) -> None:
+        """Refuse options that no task heeds.
+
+        Raises:
+            ValueError: naming the tasks that do.
+        """
+        given = {"negatives": options.negatives, "box_text": options.box_text is not BoxText.FRACTIONS}
+        for name in (name for name, is_given in given.items() if is_given):
+            if not any(name in task.heeds for task in self.tasks):
+                known = ", ".join(one for one in TASKS.names() if name in TASKS.require(one).heeds)
+                own = ", ".join(task.name for task in self.tasks)
+                raise ValueError(f"--{name} changes nothing for --task {own}; it goes with {known}")
 
     def idle(self, report: Report, closed: bool) -> list[str]:
         """Which tasks asked nothing, and what the source has, in a sentence; none where all asked something.

@@ -173,6 +173,11 @@ def test_command(tmp_path, capsys):
         (["--box_jitter", "2"], "--box_jitter 2.0: a part of a box's extent"),
         (["--turns", "-1"], "--turns is 0 or more"),
         (["--task", "guessing"], "guessing"),
+        (["--negatives"], "--negatives changes nothing for --task basic; it goes with attribute, counting"),
+        (
+            ["--task", "counting", "--box_text", "pixels"],
+            "--box_text changes nothing for --task counting; it goes with g",
+        ),
     ],
 )
 def test_options_that_are_wrong_or_do_not_go_together(tmp_path, capsys, words, expected):
