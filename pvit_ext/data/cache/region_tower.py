@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ from pvit_ext.tokens.region_module import encoder_is_embedded
 from pvit_ext.tokens.serialization import MODULES_FILE, read_region_config
 
 _PREFIX = "region_encoder."
+_ANY_TOWER = SimpleNamespace(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+    patch_size=14, hidden_act="quick_gelu", layer_norm_eps=1e-5,
+)  # fmt: skip
+"""A vision tower for encoders that read one: they are built, and then refused by name."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class RegionTowerSource:
             importlib.import_module(self.registers)
 
     def _build(self) -> TowerEncoder:
-        encoder = build_region_encoder(self.config)
+        encoder = build_region_encoder(self.config, _ANY_TOWER)
         if not isinstance(encoder, TowerEncoder):
             raise CacheError(
                 f"the region encoder {self.config.encoder!r} has no tower of its own whose maps could be stored "

@@ -95,8 +95,14 @@ def fill_cache(job: CacheJob, plan: Plan) -> None:
         _begin(job.part, {"key": key, "shards": [[name for name, _ in shard.images] for shard in shards]})
         missing = [shard for shard in shards if not is_done(job.part, shard)]
         _check_room(job.part, sum(plan.sizes[name] for shard in missing for name, _ in shard.images))
-        _make(job, work, missing, len(shards))
-        _finish(job, plan, key, len(shards))
+        try:
+            _make(job, work, missing, len(shards))
+            _finish(job, plan, key, len(shards))
+        except OSError as error:
+            raise CacheError(
+                f"writing to {job.part} failed ({error}): what is complete stays there, once that is mended the same "
+                "command goes on with it"
+            ) from error
 
 
 def check_same(job: CacheJob, plan: Plan, found: FeatureCache) -> None:

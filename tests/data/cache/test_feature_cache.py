@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ from PIL import Image
 
 from pvit_ext.cli.parser import main
 from pvit_ext.config import RegionConfig
-from pvit_ext.data.cache import writer
+from pvit_ext.data.cache import shard, writer
 from pvit_ext.data.cache.key import CacheError
 from pvit_ext.data.cache.region_tower import RegionTowerSource
 from pvit_ext.data.cache.shard import ShardWork
@@ -101,6 +102,25 @@ def test_an_interrupted_cache_goes_on_and_appears_when_it_is_complete(
     assert not one.part.exists()
 
 
+def test_a_full_disk_loses_nothing(data: Path, regionclip_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = contents(fill(job(data, regionclip_weights, "plain")).folder)
+    one, stock = job(data, regionclip_weights), shard._append
+
+    def write(stream: Any, tensor: Any) -> Any:
+        if "maps-00001" in stream.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return stock(stream, tensor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "_append", write)
+        with pytest.raises(CacheError, match=r"writing to .*cache.part failed .*No space.*the same command goes on"):
+            fill(one)
+    assert {path.name for path in one.part.iterdir()} == {"lock", "maps-00000.bin", "maps-00000.jsonl", "plan.json"}
+    made = (one.part / "maps-00000.bin").stat().st_mtime_ns
+    assert contents(fill(one).folder) == expected
+    assert (one.out / "maps-00000.bin").stat().st_mtime_ns == made
+
+
 def test_half_of_another_cache_is_not_taken_over(data: Path, regionclip_weights: Path, tmp_path: Path) -> None:
     one = job(data, regionclip_weights)
     one.part.mkdir()
@@ -167,8 +187,9 @@ def test_another_pillow_is_another_preprocessing(
 
 
 def test_an_encoder_without_a_tower_or_that_trains_is_refused(data: Path, regionclip_weights: Path) -> None:
-    with pytest.raises(CacheError, match=r"'text' has no tower of its own"):
-        RegionTowerSource.of(RegionConfig("text"), torch.float32, needs_weights=False)
+    for name in ("text", "osprey", "focal"):
+        with pytest.raises(CacheError, match=rf"'{name}' has no tower of its own.*behind --run"):
+            RegionTowerSource.of(RegionConfig(name), torch.float32, needs_weights=False)
     with pytest.raises(CacheError, match=r"weights are not named.*--weights FILE"):
         RegionTowerSource.of(RegionConfig("regionclip"), torch.float32)
     cache = fill(job(data, regionclip_weights))
