@@ -1,7 +1,8 @@
 """Adapters tried one by one on a tiny LLaVA with regions: ``python -m tests.lora_methods [--alone] [NAME ...]``.
 
-Without names it tries all, and writes the table in docs/lora.md. Each is trained through ``pvit_ext.train`` on one
-process, loaded again under another seed, merged, cut off and resumed, and trained on two ranks under ZeRO-2 and ZeRO-3.
+Without names it tries all. It writes their rows of the table in docs/lora.md. Each is trained through
+``pvit_ext.train`` on one process, loaded again under another seed, merged, cut off and resumed, and trained on two
+ranks under ZeRO-2 and ZeRO-3.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ FIELDS = [
     _field("target_modules", target_modules=["q_proj", "v_proj"]),
     _field("layers_to_transform", layers_to_transform=[1]),
     _field("rank_pattern, alpha_pattern", rank_pattern={"q_proj": 2}, alpha_pattern={"q_proj": 3}),
-    _field("trainable_token_indices", trainable_token_indices=[5, 6]),
+    _field("trainable_token_indices", trainable_token_indices=[1, 5]),
     _field("velora_config", velora_config={}),
     _field("kasa_config", kasa_config={}),
 ]
@@ -96,13 +97,12 @@ TUNERS_TRIED = [
     _tuner("RANDLORA", r=4),
     _tuner("SHIRA", r=4),
     _tuner("TINYLORA"),
-    _tuner("TRAINABLE_TOKENS", token_indices=[5, 6]),
+    _tuner("TRAINABLE_TOKENS", token_indices=[1, 5]),
     _tuner("UNILORA"),
     _tuner("VBLORA", num_vectors=16, vector_length=16),
     _tuner("VERA", r=8),
     _tuner("WAVEFT", n_frequency=64),
     _tuner("ADAMSS"),
-    _tuner("BEFT"),
     _tuner("DEFT", r=4),
     _tuner("FROD"),
     _tuner("PEANUT", r=4),
@@ -110,7 +110,12 @@ TUNERS_TRIED = [
     _tuner("ROAD", group_size=8),
     _tuner("SUPERTUNING"),
 ]
-TRIALS = {trial.name: trial for trial in (*METHODS, *FIELDS, *TUNERS_TRIED)}
+FEW_BITS = [
+    Trial("lora --bits 4", flags={"bits": 4}),
+    Trial("dora --bits 4", "dora", flags={"bits": 4}),
+    Trial("rslora --bits 8", "rslora", flags={"bits": 8}),
+]
+TRIALS = {trial.name: trial for trial in (*METHODS, *FIELDS, *TUNERS_TRIED, *FEW_BITS)}
 
 
 class Tried:
@@ -193,11 +198,14 @@ def launch(world: dict[str, Path], zero: str, trials: list[Trial]) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Try the adapters that are named, without ranks after ``--alone``; without names all, and write the table."""
+    """Try the adapters that are named, without ranks after ``--alone``, else all, and write their rows of the table."""
     names, alone = [word for word in words if word != "--alone"], "--alone" in words
     trials = [TRIALS[name] for name in names] if names else list(TRIALS.values())
     with tempfile.TemporaryDirectory(prefix="lora-") as folder:  # LLaVA takes any path with "mpt" in it for an MPT
-        world = {"checkpoint": build_llava(Path(folder) / "tiny"), "runs": Path(folder) / "runs"}
+        world = {
+            "checkpoint": build_llava(Path(folder) / "tiny", hidden_size=64, intermediate_size=128),
+            "runs": Path(folder) / "runs",
+        }
         world["data"] = write_training_data(Path(folder) / "data")
         world["runs"].mkdir()
         tried = {trial.name: Tried(trial, world) for trial in trials}
@@ -212,23 +220,26 @@ def main(words: list[str]) -> None:
                 alone = json.loads((one.folder / "whole" / "losses.json").read_text())
                 rows[name] += [one.on_ranks(zero, alone) for zero in ("zero2", "zero3")]
             print(" | ".join(rows[name]), flush=True)
-    if not names:
-        write(list(rows.values()))
+    if not alone:
+        write(rows, whole=not names)
 
 
-def write(rows: list[list[str]]) -> None:
-    """The tables in docs/lora.md, between two marks."""
+def write(rows: dict[str, list[str]], whole: bool) -> None:
+    """The tables in docs/lora.md, between two marks: rows of these names alone are replaced, if not all are new."""
+    before, _, rest = PAGE.read_text().partition(START)
+    table, _, after = rest.partition(END)
+    written = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    kept = {cells[0]: cells for cells in written if cells[0] in TRIALS and not whole}
+    rows = {name: (kept | rows)[name] for name in TRIALS if name in kept or name in rows}
     versions = ", ".join(f"{name} {version(name)}" for name in ("peft", "torch", "transformers", "deepspeed"))
     head = ["adapter", "trained", f"loss of {STEPS} steps", "reloads, other seed", "`merge`", "resumes"]
     head += ["2 ranks, ZeRO-2", "2 ranks, ZeRO-3"]
     lines = [f"`python -m tests.lora_methods` wrote this: {versions}, on CPU.", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows]
+    lines += [f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows.values()]
     lines += ["", "Refused always, by name, when training and when loading:", "", "| adapter | why |", "|---|---|"]
     lines += [f"| `peft_type` {name} | {why} |" for name, why in TUNERS.items()]
     lines += [f"| `init_lora_weights` {name} | {why} |" for name, why in INITS.items()]
-    before, _, rest = PAGE.read_text().partition(START)
-    after = rest.partition(END)[2]
     PAGE.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n\n{END}{after}")
 
 

@@ -13,7 +13,7 @@ from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE
 
-__all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_non_lora_weights", "merge_adapter"]
+__all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_adapter", "load_non_lora_weights"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -56,8 +56,15 @@ def check_adapter_files(folder: Path) -> bool:
     return True
 
 
-def merge_adapter(model: Any, folder: Path) -> Any:
-    """Load what a LoRA run trained into its base model: first what trained beside the adapter, then that, merged.
+def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
+    """Load what a LoRA run trained into its base model: what trained beside the adapter, then that.
+
+    It is merged; beside a quantised base it stays, for a merge would be rounded to the few values that base can have.
+
+    Args:
+        model: base model, of full weights or quantised.
+        folder: of the run's result.
+        bits: of the base.
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.
@@ -67,19 +74,21 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
     if (folder / NON_LORA_FILE).is_file():
         load_non_lora_weights(model, folder, _PEFT_PREFIX)
-    return PeftModel.from_pretrained(model, str(folder), config=_config_of(model, folder)).merge_and_unload()
+    wrapped = PeftModel.from_pretrained(model, str(folder), config=_config_of(model, folder, bits))
+    return wrapped.merge_and_unload() if bits == 16 else wrapped.get_base_model()
 
 
-def _config_of(model: Any, folder: Path) -> Any:
+def _config_of(model: Any, folder: Path, bits: int) -> Any:
     """A folder's config of peft, for exactly the layers that it has tensors of."""
     kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
     config = kind.from_pretrained(str(folder))
     try:
-        refusals.check(config)
+        refusals.check(config, bits=bits)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     layers = _layers_of(model, folder)
-    if wanted := getattr(config, "target_modules", None):  # LLaVA's last names mean layers of the vision tower as well
+    wanted = getattr(config, "target_modules", None)
+    if wanted and layers:  # LLaVA's last names mean layers of the vision tower as well; Uni-LoRA's are one vector
         config.target_modules = {layer for layer in layers if matches(wanted, layer)}
     return config
 

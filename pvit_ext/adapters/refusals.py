@@ -15,6 +15,7 @@ _PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language m
 TUNERS = {
     "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
     "ADAPTION_PROMPT": _PROMPT,
+    "BEFT": "it is a bias for layers that have none, which cannot be merged into them",
     "CARTRIDGE": _PROMPT,
     "CPT": _PROMPT,
     "LILY": "peft cannot merge it: matrices are shared among layers and routed by the input",
@@ -45,7 +46,7 @@ class Refusal:
         holds: whether a config of peft is of this kind.
         name: the kind's name in messages.
         reason: what fails.
-        when: the condition: ``always``, ``zero3`` or ``bits``.
+        when: the condition: ``always``, ``zero3``, ``bits`` (4 or 8) or ``8 bits``.
     """
 
     holds: Callable[[Any], bool]
@@ -94,6 +95,7 @@ _CONDITIONS = (
     ),
     Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
     Refusal(_starts_with("olora"), "olora", "on reloading, the quantised base takes another start", "bits"),
+    Refusal(_set("use_dora"), "dora", "the scales of 8 bits are lost at its second step; 4 bits go", "8 bits"),
 )  # fmt: skip
 
 
@@ -118,8 +120,9 @@ def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
         raise ValueError(f"peft_type {tuner} is refused: {TUNERS[tuner]}")
     if isinstance(start, str) and start in INITS:
         raise ValueError(f"init_lora_weights {start} is refused: {INITS[start]}")
-    states = {"always": True, "zero3": zero3, "bits": bits < 16}
-    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": f" with --bits {bits} (16 goes)"}
+    states = {"always": True, "zero3": zero3, "bits": bits < 16, "8 bits": bits == 8}
+    few = f" with --bits {bits} (16 goes)"
+    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "8 bits": few}
     for one in (*_FIELDS, *_CONDITIONS):
         if states[one.when] and one.holds(config):
             raise ValueError(f"{one.name} is refused{said[one.when]}: {one.reason}")

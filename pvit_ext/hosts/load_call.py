@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pvit_ext.adapters.quantization import BITS, Quantization
 from pvit_ext.config import RegionConfig
+from pvit_ext.files import read_json
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _DTYPES |= {"fp16": torch.float16, "half": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -26,6 +33,8 @@ class LoadCall:
         dtype: of the model, by default that of LLaVA's function.
         kwargs: for ``from_pretrained``.
         names_dtype: the caller chose ``dtype``.
+        quantization: of the language model; None for its dtype, or for what an adapter on it was trained on.
+        as_trained: load the base of an adapter as it was when that was trained.
     """
 
     path: str
@@ -35,11 +44,13 @@ class LoadCall:
     dtype: torch.dtype
     kwargs: dict[str, Any]
     names_dtype: bool = True
+    quantization: Quantization | None = None
+    as_trained: bool = True
 
     @property
     def places_itself(self) -> bool:
         """Whether ``from_pretrained`` puts the model where it belongs, by a ``device_map``."""
-        return self.kwargs.get("device_map") is not None
+        return self.kwargs.get("device_map") is not None or self.quantization is not None
 
     @classmethod
     def of(cls, path: Any, base: Any, region_config: Any, device: Any, dtype: Any, kwargs: dict[str, Any]) -> LoadCall:
@@ -49,7 +60,7 @@ class LoadCall:
             ValueError: when one argument is given twice, or cannot be met.
         """
         kwargs = dict(kwargs)
-        _refuse_quantized(kwargs)
+        quantization = _quantization(kwargs)
         _refuse_parts_of_a_repository(kwargs)
         path, base = _one("path", path, kwargs, "model_path"), _one("base", base, kwargs, "model_base")
         if not path:
@@ -65,7 +76,34 @@ class LoadCall:
         target = _device(device)
         kind = _dtype(_one("dtype", dtype, kwargs, "torch_dtype"))
         default = torch.float16 if target.type == "cuda" else torch.float32
-        return cls(str(path), base and str(base), region_config, target, kind or default, kwargs, kind is not None)
+        halves = kind or default
+        return cls(str(path), base and str(base), region_config, target, halves, kwargs, kind is not None, quantization)
+
+    def for_adapter(self, folder: Path) -> LoadCall:
+        """The call for the base under an adapter: quantised as it was in training, unless the call says how.
+
+        Args:
+            folder: of the adapter.
+        """
+        config = folder / "config.json"
+        if self.quantization is not None or not self.as_trained or not config.is_file():
+            return self
+        found = Quantization.of_config(read_json(config).get("quantization_config"))
+        if found is not None:
+            logger.info("%s was trained on a base in %s, which is loaded so; merge it for a whole one", folder, found)
+        return retarget(self, quantization=found)
+
+    def model_options(self, skipped: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+        """Keywords of ``from_pretrained`` beside the dtype.
+
+        Args:
+            skipped: names in the model that are not quantised.
+            dtype: of the model.
+        """
+        if self.quantization is None:
+            return self.kwargs
+        given = {name: value for name, value in self.kwargs.items() if name != "device_map" or value is not None}
+        return {**self.quantization.options(dtype, self.device, skipped), **given}
 
 
 def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:
@@ -107,12 +145,16 @@ def _refuse_parts_of_a_repository(kwargs: dict[str, Any]) -> None:
         )
 
 
-def _refuse_quantized(kwargs: dict[str, Any]) -> None:
-    names = ("load_8bit", "load_4bit", "load_in_8bit", "load_in_4bit", "quantization_config")
-    if asked := [name for name in names if kwargs.get(name)]:
-        raise ValueError(
-            f"{asked[0]} was asked for, but pvit-ext does not load quantized models yet: leave it out and give "
-            'dtype="bfloat16" or "float16"'
-        )
-    for name in names:
-        kwargs.pop(name, None)
+def _quantization(kwargs: dict[str, Any]) -> Quantization | None:
+    """What LLaVA's ``load_4bit`` and ``load_8bit`` ask for, or transformers' own spelling."""
+    given = kwargs.pop("quantization", None)
+    asked = {bits: [kwargs.pop(name, False) for name in (f"load_{bits}bit", f"load_in_{bits}bit")] for bits in BITS}
+    bits = [one for one, values in asked.items() if any(values)]
+    if config := kwargs.pop("quantization_config", None):
+        values = config if isinstance(config, dict) else config.to_dict()
+        if (found := Quantization.of_config(values)) is None:
+            raise ValueError("quantization_config: a BitsAndBytesConfig of 4 or 8 bits is what pvit-ext can load")
+        return found
+    if len(bits) > 1:
+        raise ValueError("load_4bit and load_8bit were both asked for: give one of them")
+    return Quantization(bits[0]) if bits else given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pvit_ext.files import atomic_folder, fingerprint, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.tools.quantized_base import distance_to_merged, quantization_of
 
 MERGED_FROM = "merged_from.json"
 
@@ -40,8 +42,11 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         raise ValueError(f"{kind}, there is nothing to merge")
     lowest = lowest_checkpoint(kind)
     host = host_of_checkpoint(kind)
-    loaded = host.load(kind, LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}))
+    call = replace(LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}), as_trained=False)
+    loaded = host.load(kind, call)
     model = loaded.model
+    if quantization_of(kind) is not None:
+        logger.warning("%s: %s", source, distance_to_merged(kind, call, model, loaded.tokenizer))
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     with atomic_folder(out, size) as folder:
         _sample_where_asked(model.generation_config)

@@ -8,6 +8,7 @@ from typing import Any
 from pvit_ext.adapters import loraplus, refusals
 from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.options import AdapterChoice, parse_options
+from pvit_ext.adapters.quantization import Quantization
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
 
@@ -33,6 +34,7 @@ def check_lora(arguments: Any) -> None:
     Args:
         arguments: :class:`LoraFlags` with those of transformers and LLaVA.
     """
+    _check_bits(arguments)
     given = [name for name in _ADDED if getattr(arguments, name) not in (None, "")]
     if not arguments.lora_enable:
         if given:
@@ -47,10 +49,24 @@ def check_lora(arguments: Any) -> None:
             "drop the flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
-    refusals.check(choice.config(), zero_stage(arguments) == 3)
+    refusals.check(choice.config(), zero_stage(arguments) == 3, arguments.bits)
     if arguments.loraplus_lr_ratio is not None:
         optimizer = str(getattr(arguments.optim, "value", arguments.optim))
         loraplus.check(arguments.loraplus_lr_ratio, choice.tuner, optimizer, _deepspeed(arguments))
+
+
+def _check_bits(arguments: Any) -> None:
+    if Quantization.of_arguments(arguments) is None:
+        return
+    if not arguments.lora_enable:
+        raise ValueError(
+            f"--bits {arguments.bits}: weights of so few bits do not train, an adapter on them does; add --lora_enable "
+            "True (--stage finetune), or drop the flag"
+        )
+    if zero_stage(arguments) == 3:
+        raise ValueError(
+            f"--bits {arguments.bits}: ZeRO-3 cannot partition quantised weights; use recipes/zero2.json, or 16 bits"
+        )
 
 
 def adapter_identity(arguments: Any) -> dict[str, Any]:
@@ -58,6 +74,7 @@ def adapter_identity(arguments: Any) -> dict[str, Any]:
     return {
         "lora_method": None if arguments.lora_method in (None, "", "lora") else arguments.lora_method,
         "lora_options": parse_options(arguments.lora_options) or None,
+        "bits": None if arguments.bits == 16 else arguments.bits,
         "loraplus_lr_ratio given": arguments.loraplus_lr_ratio is not None or None,  # it splits the optimizer's groups
     }
 

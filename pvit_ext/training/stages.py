@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.quantization import count
 from pvit_ext.adapters.tensors import adapter_parameters
 
 
@@ -39,7 +40,7 @@ def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:
     lines = [f"{'module':<28}{'parameters':>16}{'trained':>16}  state"]
     for name, parameters in _parts(model, host_parts):
         total, trained = (
-            sum(_count(p) for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])
+            sum(count(p) for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])
         )
         state = "frozen" if not trained else "trained" if trained == total else "partly trained"
         lines.append(f"{name:<28}{total:>16,}{trained:>16,}  {state}")
@@ -57,7 +58,3 @@ def _parts(model: Any, host_parts: dict[str, nn.Module]) -> Iterator[tuple[str, 
     yield from parts.items()
     if adapter:
         yield "LoRA", adapter
-
-
-def _count(parameter: nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))  # ZeRO-3 leaves an empty tensor

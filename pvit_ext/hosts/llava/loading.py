@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from pvit_ext.adapters.lora import merge_adapter
+from pvit_ext.adapters.lora import load_adapter
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava.model_regions import LlavaRegions
+from pvit_ext.hosts.llava.quantizing import unquantized
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
@@ -65,6 +66,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | Non
     """
     if kind.base is None or kind.folder is None:
         return _load_llava(kind.path, call, values)
+    call = call.for_adapter(kind.folder) if kind.adapter else call
     own = kind.folder / "config.json"
     values = {**read_json(own), **(values or {})} if own.is_file() else values
     under = find_kind(kind.base)
@@ -77,7 +79,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | Non
     if kind.projector:
         load_projector(model, kind.folder / PROJECTOR_FILE)
     if kind.adapter:
-        model = merge_adapter(model, kind.folder)
+        model = load_adapter(model, kind.folder, 16 if call.quantization is None else call.quantization.bits)
     return tokenizer, model
 
 
@@ -101,8 +103,9 @@ def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tup
     model_class = region_class_of_config(config)
     tokenizer = load_tokenizer(path, use_fast=model_class.fast_tokenizer)
     # What the base lacks and a folder on top fills would stay on the meta device (transformers 4.36 and 4.37).
+    options = call.model_options(unquantized(model_class), call.dtype)
     model = model_class.from_pretrained(
-        path, config=config, torch_dtype=call.dtype, low_cpu_mem_usage=values is None, **call.kwargs
+        path, config=config, torch_dtype=call.dtype, low_cpu_mem_usage=values is None, **options
     )
     _add_image_tokens(tokenizer, model)
     tower = model.get_vision_tower()

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig
 
 from pvit_ext.adapters.lora import add_lora
+from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import (
     ByModelType,
@@ -27,6 +28,7 @@ from pvit_ext.hosts.llava.classes import (
 )
 from pvit_ext.hosts.llava.image_layout import ImageLayout, freeze_unread_newline, set_pinpoints
 from pvit_ext.hosts.llava.patching import PREPROCESS_POINTS, TOWER_POINT, patched
+from pvit_ext.hosts.llava.quantizing import unquantized
 from pvit_ext.hosts.llava.vision_tower import VisionTower, match_trained_tower
 from pvit_ext.tokens.processor import RegionProcessor
 
@@ -60,6 +62,10 @@ def load_language_model(path: str, arguments: Any, attn_implementation: str | No
     if not _is_mpt(path):  # LLaVA trains that in float32 always
         dtype = torch.bfloat16 if arguments.bf16 else None
         options |= {"attn_implementation": attn_implementation, "torch_dtype": dtype}
+    if (quantization := Quantization.of_arguments(arguments)) is not None:
+        skipped = unquantized(region_class_of_values(PretrainedConfig.get_config_dict(path)[0], path, plain=True))
+        compute = torch.bfloat16 if arguments.bf16 else torch.float32
+        options |= quantization.options(compute, arguments.device, skipped)
     model = ByModelType.from_pretrained(path, **options)
     model.config.use_cache = False
     if arguments.gradient_checkpointing:
@@ -69,7 +75,7 @@ def load_language_model(path: str, arguments: Any, attn_implementation: str | No
 
 def add_adapter(model: Any, arguments: Any) -> Any:
     """peft's wrapper around a model, with LoRA on every linear layer of the language model's blocks."""
-    if arguments.bf16 or arguments.fp16:
+    if arguments.bits == 16 and (arguments.bf16 or arguments.fp16):
         model.to(torch.float16 if arguments.fp16 else torch.bfloat16)
     return add_lora(model, arguments)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pvit_ext.adapters.lora import merge_adapter
+from pvit_ext.adapters.lora import load_adapter
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
@@ -16,6 +16,9 @@ from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
+
+_NOT_THE_LANGUAGE_MODEL = r"(?!model\.language_model\.).*"
+"""Names of what is not quantised, as transformers 5 matches them: from the start, up to the end of a level."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
         return _load_checkpoint(kind.path, call)
     if kind.projector:
         raise ValueError(f"{kind}, which is one of transformers' own: LLaVA's projector does not belong there")
+    call = call.for_adapter(kind.folder) if kind.adapter else call
     under = find_kind(kind.base)
     logger.info("%s", under)
     processor, model = load_kind(under, call)
@@ -54,7 +58,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
         attach(model, saved.config, folder, filled_later=True, facts=saved.facts, processor=processor)
         load_region_modules(model, kind.folder)
     if kind.adapter:
-        model = merge_adapter(model, kind.folder)
+        model = load_adapter(model, kind.folder, 16 if call.quantization is None else call.quantization.bits)
     return processor, model
 
 
@@ -99,7 +103,8 @@ def _load_checkpoint(path: str, call: LoadCall) -> tuple[Any, Any]:
     config = AutoConfig.from_pretrained(path)
     found = model_class(config)
     processor = with_regions_of(load_processor(path), path)  # what it lacks is said before the model loads
-    model = found.from_pretrained(path, dtype=dtype_of(config, call), **call.kwargs)
+    dtype = dtype_of(config, call)
+    model = found.from_pretrained(path, dtype=dtype, **call.model_options([_NOT_THE_LANGUAGE_MODEL], dtype))
     if not call.places_itself:
         model.to(call.device)
     return processor, model

@@ -28,7 +28,10 @@ def freeze(model: Any, with_language_model: bool, with_connectors: bool) -> None
         with_language_model: freeze the language model too.
         with_connectors: freeze the connectors too.
     """
-    model.requires_grad_(not with_language_model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(
+            not with_language_model and parameter.is_floating_point()
+        )  # quantised ones are whole numbers
     family_of(model.config).tower(model.base_model).requires_grad_(False)
     for module in connectors(model):
         module.requires_grad_(not with_connectors)

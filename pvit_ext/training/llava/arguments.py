@@ -121,8 +121,6 @@ class RegionTrainingArguments(TrainingFlags, llava_train.TrainingArguments):
         self.check_stage()
         refuse_resume_path(self)
         check_sampling(self)
-        if self.bits != 16:
-            raise ValueError(f"--bits {self.bits}: pvit-ext trains no quantized models yet, leave the flag out (16)")
         if self.label_smoothing_factor:
             raise ValueError(
                 f"--label_smoothing_factor {self.label_smoothing_factor}: LLaVA makes labels longer for image tokens, "

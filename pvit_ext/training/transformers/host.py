@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pvit_ext.adapters.lora import add_lora
+from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava import compat
@@ -50,14 +51,19 @@ class TransformersHost:
         Raises:
             ValueError: for a checkpoint of another host.
         """
-        options = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+        options: dict[str, Any] = (
+            {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+        )
         dtype = torch.bfloat16 if args.training.bf16 else torch.float32
         path = args.model.model_name_or_path
         if host_of_checkpoint(find_kind(path)) is not ENTRY:
             raise ValueError(
                 f"--host transformers trains checkpoints of transformers' own; {path} is none: leave --host out"
             )
-        _, model, processor, _ = load_pretrained_model(path, device="cpu", dtype=dtype, **options)
+        if (quantization := Quantization.of_arguments(args.training)) is not None:
+            options["quantization"] = quantization
+        device = "cpu" if quantization is None else args.training.device  # the Trainer moves no quantised model
+        _, model, processor, _ = load_pretrained_model(path, device=device, dtype=dtype, **options)
         self._add_regions(model, processor, args)
         model.config.use_cache = False
         parts_of.freeze(model, args.model.freeze_backbone, args.model.freeze_mm_mlp_adapter)

@@ -252,8 +252,7 @@ def test_calls_as_llavas_users_make_them(llava_checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"load_4bit": True}, "load_4bit was asked for, but pvit-ext does not load quantized models yet"),
-        ({"load_8bit": True}, "load_8bit was asked for"),
+        ({"load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit were both asked for: give one of them"),
         ({"dtype": "int8"}, "dtype 'int8' is not known: give a torch.dtype or one of float16, bfloat16"),
         ({"dtype": "float16", "torch_dtype": "bfloat16"}, "dtype='float16' and torch_dtype='bfloat16' mean the same"),
         ({"region_config": {"encoder": "osprey"}}, "region_config is a dict: give a pvit_ext.RegionConfig"),

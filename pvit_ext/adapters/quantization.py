@@ -1,0 +1,103 @@
+"""A language model in 4 or 8 bits by bitsandbytes, to answer, or for an adapter to learn on (QLoRA, arXiv 2305.14314).
+
+What sees is never quantised: vision tower, projectors and region modules keep the model's dtype.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BITS = (4, 8)
+KINDS = ("nf4", "fp4")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the language model's linear layers are stored.
+
+    Args:
+        bits: 4 or 8.
+        kind: of 4 bits, ``nf4`` or ``fp4``.
+        double: quantise the scales of 4 bits too.
+
+    Raises:
+        ValueError: for numbers and kinds that there are not, or where bitsandbytes is missing.
+    """
+
+    bits: int
+    kind: str = "nf4"
+    double: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise ValueError(f"a model in {self.bits} bits was asked for: give 4 or 8, or 16 for the dtype as it is")
+        if self.kind not in KINDS:
+            raise ValueError(f"4 bits of kind {self.kind!r}: give {' or '.join(KINDS)}")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(f"a model in {self.bits} bits needs bitsandbytes: pip install 'pvit-ext[qlora]'")
+
+    @classmethod
+    def of_arguments(cls, arguments: Any) -> Quantization | None:
+        """What a run's flags ask for.
+
+        Args:
+            arguments: with LLaVA's ``bits``, ``quant_type`` and ``double_quant``.
+        """
+        if arguments.bits == 16:
+            return None
+        return cls(arguments.bits, arguments.quant_type, arguments.double_quant)
+
+    @classmethod
+    def of_config(cls, values: Mapping[str, Any] | None) -> Quantization | None:
+        """What a config.json says of the base that an adapter was trained on.
+
+        Args:
+            values: its ``quantization_config``.
+        """
+        if not values or values.get("quant_method", "bitsandbytes") != "bitsandbytes":
+            return None
+        kind, double = values.get("bnb_4bit_quant_type", "nf4"), values.get("bnb_4bit_use_double_quant", False)
+        return cls(4, kind, double) if values.get("load_in_4bit") else cls(8) if values.get("load_in_8bit") else None
+
+    def options(self, dtype: torch.dtype, device: Any, skipped: Sequence[str]) -> dict[str, Any]:
+        """Keywords of ``from_pretrained``.
+
+        Args:
+            dtype: that layers compute in.
+            device: where the model goes.
+            skipped: names that stay as they are.
+        """
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=self.bits == 4,
+            load_in_8bit=self.bits == 8,
+            llm_int8_skip_modules=list(skipped),
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_type=self.kind,
+            bnb_4bit_use_double_quant=self.double,
+        )
+        return {"quantization_config": config, "device_map": {"": device}}
+
+    def __str__(self) -> str:
+        """A few words for the log."""
+        return f"4 bits ({self.kind})" if self.bits == 4 else "8 bits"
+
+
+def is_quantized(parameter: Tensor) -> bool:
+    """Whether a parameter is bitsandbytes' own."""
+    return type(parameter).__name__ in ("Params4bit", "Int8Params")
+
+
+def count(parameter: Tensor) -> int:
+    """Weights in a parameter, of which two lie in each byte of 4 bits; ZeRO-3 leaves an empty tensor."""
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        return int(torch.Size(state.shape).numel())
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,0 +1,53 @@
+"""How far merging an adapter moves the logits, whose base was quantised while it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.files import read_json
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind
+from pvit_ext.hosts.find import host_of_checkpoint
+from pvit_ext.hosts.load_call import LoadCall
+
+_TEXT = "A quick brown fox jumps over the lazy dog, and two men in red coats watch it from the other side of the road."
+
+
+def quantization_of(kind: CheckpointKind) -> Quantization | None:
+    """What the base under an adapter was stored in while the adapter was trained; None for its own dtype.
+
+    Args:
+        kind: of any folder.
+    """
+    if not kind.adapter or kind.folder is None or not (kind.folder / "config.json").is_file():
+        return None
+    return Quantization.of_config(read_json(kind.folder / "config.json").get("quantization_config"))
+
+
+def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokenizer: Any) -> str:
+    """A sentence: the logits of one text by the merged model, against those by the adapter on its quantised base.
+
+    Args:
+        kind: of the adapter's folder.
+        call: that the merged model was loaded with.
+        merged: that model.
+        tokenizer: of both.
+    """
+    trained = host_of_checkpoint(kind).load(kind, replace(call, as_trained=True)).model
+    ids = torch.tensor([tokenizer(_TEXT).input_ids])
+    before, after = (_logits(model, ids) for model in (trained, merged))
+    moved = (before - after).abs()
+    return (
+        f"the adapter was trained on a base in {quantization_of(kind)} and is merged into the whole one: logits of a "
+        f"text move by {moved.mean():.2g} in the mean and {moved.max():.2g} at most, and spread by {before.std():.2g}"
+    )
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return found.float()  # (1, L, V)

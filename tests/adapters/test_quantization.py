@@ -1,0 +1,151 @@
+"""A language model in 4 or 8 bits: what is quantised, what an adapter learns on it, and what is said of a merge."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pvit_ext
+from pvit_ext import cli
+from pvit_ext.adapters.layers import find_all_linear_names
+from pvit_ext.adapters.quantization import Quantization, is_quantized
+from pvit_ext.training.stages import parameter_table
+from tests.checkpoints import config, load
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
+from tests.tiny import build_llava
+from tests.training import runs
+
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("transformers", minversion="5.0", reason="older ones quantise on CUDA alone")
+
+
+@pytest.fixture(scope="module")
+def llava_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of widths that bitsandbytes can pack for a CPU: multiples of 64."""
+    return build_llava(tmp_path_factory.mktemp("llava") / "tiny", hidden_size=64, intermediate_size=128)
+
+
+def quantized(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if is_quantized(parameter)}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_blocks_of_the_language_model_alone_are_quantised(llava_checkpoint: Path, bits: int) -> None:
+    whole = load(llava_checkpoint)
+    model = load(llava_checkpoint, region_config=config(), **{f"load_{bits}bit": True})
+    linear = {name for name, one in whole.model.layers.named_modules() if isinstance(one, nn.Linear)}
+    assert quantized(model) == {f"model.layers.{name}.weight" for name in linear}
+    sees = [*model.region_module.parameters(), *model.get_vision_tower().parameters()]
+    assert {parameter.dtype for parameter in (*sees, *model.get_model().mm_projector.parameters())} == {torch.float32}
+    ids = torch.tensor([[1, 5, 9, 30, 77]])
+    moved = (model(input_ids=ids).logits - whole(input_ids=ids).logits).abs().max()
+    assert 0 < moved < (0.5 if bits == 4 else 0.05)
+
+
+def test_the_table_counts_weights_and_not_their_bytes(llava_checkpoint: Path) -> None:
+    def total(model: Any) -> int:
+        lines = parameter_table(model, {"vision tower": model.get_vision_tower()}).splitlines()[1:]
+        counts = [re.search(r" ([\d,]+) +[\d,]+  [a-z ]+$", line) for line in lines]
+        return sum(int(found[1].replace(",", "")) for found in counts if found is not None)
+
+    given: dict[str, Any] = {"region_config": config()}
+    assert total(load(llava_checkpoint, load_4bit=True, **given)) == total(load(llava_checkpoint, **given))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit were both asked for"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "a BitsAndBytesConfig of 4"),
+    ],
+)  # fmt: skip
+def test_calls_that_cannot_be_met(llava_checkpoint: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load(llava_checkpoint, **given)
+
+
+@pytest.mark.parametrize(("given", "said"), [((5,), "in 5 bits was asked for: give 4 or 8"), ((4, "nf8"), "'nf8'")])
+def test_there_are_four_bits_and_eight(given: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Quantization(*given)
+
+
+def test_without_bitsandbytes(llava_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs bitsandbytes: pip install 'pvit-ext\[qlora\]'"):
+        load(llava_checkpoint, load_4bit=True)
+
+
+@pytest.fixture(params=["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
+def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains a tiny model of one host with flags, and returns the trainer."""
+    if request.param == "llava":
+        given: Any = runs
+        checkpoint, data = request.getfixturevalue("llava_checkpoint"), request.getfixturevalue("data")
+    else:
+        from tests.training import test_transformers_host as given
+
+        checkpoint, data = given.save_stock("llava", tmp_path / "stock"), given.write_records(tmp_path / "data")
+
+    def run(**own: Any) -> Any:
+        kept = {"stage": "finetune", "lora_enable": True, "lora_r": 4, "lora_dropout": 0.0, "max_steps": 4, **own}
+        with monkeypatch.context() as patch:
+            return given.run(patch, given.flags(checkpoint, data, tmp_path / "out", logging_steps=1, **kept))
+
+    return run
+
+
+@pytest.mark.parametrize("own", [{"bits": 4, "lora_method": "dora"}, {"bits": 8}], ids=["4", "8"])
+def test_an_adapter_learns_on_quantised_weights(
+    start: Any, tmp_path: Path, own: dict[str, Any], caplog: Any, capsys: Any
+) -> None:
+    trainer = start(**own)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    names = quantized(trainer.model)
+    assert len(names) >= 14
+    assert not [name for name in names if any(part in name for part in ("vision", "projector", "region", "lora_"))]
+    batch = getattr(trainer, "whole_batch", None)  # of LLaVA's data, which are read while its names are rebound
+    if batch is None:
+        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])
+    with caplog.at_level(logging.INFO, logger="pvit_ext"):
+        _, model, _, _ = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")
+    assert f"was trained on a base in {own['bits']} bits" in caplog.text
+    assert {name.replace("base_model.model.", "") for name in names} == quantized(model)
+    if hasattr(model, "get_vision_tower"):
+        model.get_vision_tower().half().float()
+    with torch.no_grad():
+        expected, found = (one.eval()(**copy.deepcopy(batch)).logits for one in (trainer.model, model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    caplog.clear()
+    assert cli.main(["merge", str(tmp_path / "out"), "--out", str(tmp_path / "merged")]) == 0
+    assert f"was trained on a base in {own['bits']} bits" in caplog.text
+    assert "logits of a text move by" in caplog.text
+    merged = pvit_ext.load_pretrained_model(str(tmp_path / "merged"), device="cpu")[1]
+    assert not quantized(merged)
+    assert find_all_linear_names(merged)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"bits": 5}, "in 5 bits was asked for"),
+        ({"bits": 4, "lora_enable": False}, "--bits 4: weights of so few bits do not train"),
+        ({"bits": 4, "lora_method": "olora"}, r"olora is refused with --bits 4 \(16 goes\)"),
+        ({"bits": 8, "lora_method": "pissa"}, "pissa is refused with --bits 8"),
+        ({"bits": 8, "lora_method": "dora"}, "dora is refused with --bits 8"),
+        ({"bits": 4, "quant_type": "int4"}, "'int4': give nf4 or fp4"),
+    ],
+)
+def test_flags_that_do_not_go_with_few_bits(start: Any, own: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        start(**own)
