@@ -40,9 +40,11 @@ def test_an_empty_flag_is_none(tmp_path: Path) -> None:
     RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], lora_method="", lora_options="")
 
 
-def test_a_patched_tree_makes_plain_lora_alone(tmp_path: Path) -> None:
-    given = RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], **LORA, lora_method="dora")
-    with pytest.raises(ValueError, match=r"--lora_method dora: LLaVA's own train\(\) makes plain LoRA"):
+@pytest.mark.parametrize(("name", "value"), [("lora_method", "dora"), ("bits", 4)])
+def test_a_patched_tree_makes_plain_lora_alone(tmp_path: Path, name: str, value: Any) -> None:
+    given = RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], **LORA)
+    setattr(given, name, value)
+    with pytest.raises(ValueError, match=rf"--{name} {value}: LLaVA's own train\(\) makes plain LoRA"):
         _refuse_methods(given)
 
 

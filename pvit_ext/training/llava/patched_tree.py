@@ -73,8 +73,10 @@ class ArgumentParser(transformers.HfArgumentParser):
 
 def _refuse_methods(arguments: RegionTrainingArguments) -> None:
     """LLaVA's ``train()`` makes its LoRA itself, and would drop these flags without a word."""
-    for name in ("lora_method", "lora_options"):
-        if value := getattr(arguments, name):
+    given = {"lora_method": arguments.lora_method, "lora_options": arguments.lora_options}
+    given["bits"] = None if arguments.bits == 16 else str(arguments.bits)  # its call crashes in transformers 5
+    for name, value in given.items():
+        if value:
             raise ValueError(f"--{name} {value}: LLaVA's own train() makes plain LoRA; use python -m pvit_ext.train")
 
 
