@@ -91,7 +91,7 @@ class LoadCall:
         found = Quantization.of_config(read_json(config).get("quantization_config"))
         if found is not None:
             logger.info("%s was trained on a base in %s, which is loaded so; merge it for a whole one", folder, found)
-        return retarget(self, quantization=found)
+        return replace(self, quantization=found)
 
     def model_options(self, skipped: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
         """Keywords of ``from_pretrained`` beside the dtype.
