@@ -114,7 +114,7 @@ def test_an_adapter_learns_on_quantised_weights(
     names = quantized(trainer.model)
     assert len(names) >= 14
     assert not [name for name in names if any(part in name for part in ("vision", "projector", "region", "lora_"))]
-    batch = getattr(trainer, "whole_batch", None)  # of LLaVA's data, which are read while its names are rebound
+    batch = getattr(trainer, "batch_of_all", None)  # of LLaVA's data, which are read while its names are rebound
     if batch is None:
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])
     with caplog.at_level(logging.INFO, logger="pvit_ext"):
