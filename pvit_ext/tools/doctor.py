@@ -164,7 +164,7 @@ def _transformers() -> dict[str, str]:
     if models == OK:
         models = _outcome(partial(importlib.import_module, "pvit_ext.hosts.transformers.loading"))
     torchvision = _version("torchvision")
-    needs = "; the processors of Pixtral, LLaVA-OneVision and Qwen-VL need it" if torchvision == "not installed" else ""
+    needs = "; images are prepared by Pillow, and videos are refused" if torchvision == "not installed" else ""
     return {"models": models, "torchvision": torchvision + needs}
 
 

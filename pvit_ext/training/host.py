@@ -85,7 +85,9 @@ class TrainingHost(Protocol):
 
 def _llava() -> TrainingHost:
     from pvit_ext.hosts.llava import compat
+    from pvit_ext.hosts.llava.host import check_installed
 
+    check_installed()
     compat.prepare_training()  # before anything imports llava.train
     from pvit_ext.training.llava.host import LlavaHost
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,15 @@ class LlavaChat:
         return [(text.split(self.separator)[0] if self.separator else text).strip() for text in texts]
 
 
+def check_installed() -> None:
+    """Raise ImportError where there is no LLaVA, whose own code loads and trains its checkpoints."""
+    if importlib.util.find_spec("llava") is None:
+        raise ImportError(
+            "checkpoints of LLaVA's own code need llava, which is not installed: pip install --no-deps "
+            "llava-torch==1.2.2.post1 (docs/install.md), or `pvit-ext convert` them to transformers where it is"
+        )
+
+
 class LlavaHost:
     """LLaVA's own model classes, of llava-torch and of the trees that derive from it."""
 
@@ -86,6 +96,7 @@ class LlavaHost:
 
     def load(self, kind: CheckpointKind, call: LoadCall) -> Loaded:
         """Load a LLaVA and what lies on it; see :func:`~pvit_ext.hosts.llava.loading.load`."""
+        check_installed()
         return loading.load(kind, call)
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
@@ -95,6 +106,7 @@ class LlavaHost:
 
     def stored(self, folder: Path) -> StoredModel:
         """What region modules need to know of a LLaVA on disk; see :func:`~pvit_ext.hosts.llava.stored.read_stored`."""
+        check_installed()
         from pvit_ext.hosts.llava.stored import read_stored
 
         return read_stored(folder)
