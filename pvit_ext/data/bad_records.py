@@ -76,7 +76,7 @@ def _merge(path: Path, found: dict[str, str]) -> dict[str, str]:
 
 
 def _parsed(line: str) -> tuple[str, str] | None:
-    """None for a line that a crash cut short."""
+    """The record and problem of a line; None for one that a crash cut short."""
     try:
         value: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:

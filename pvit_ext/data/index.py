@@ -25,9 +25,9 @@ from pvit_ext.files import atomic_write
 FOLDER = "PVIT_EXT_CACHE"
 """Environment variable: where indexes are kept; default pvit_ext in the user's cache folder."""
 MAX_AGE = 3600.0
-"""Seconds. The ranks of a run start together; a later run looks again whether the images exist."""
+"""Seconds for which an index is used: the ranks of a run start together, a later one looks for the images again."""
 _CALM = 2.0
-"""Seconds. A file that changed less long ago may change again within one tick of its clock, unseen."""
+"""Seconds since a file's change before it is indexed: it may change again, unseen, within one tick of its clock."""
 _VERSION = 2
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _write(cached: Path, key: str, made: Scan) -> None:
 
 
 def _read(cached: Path, key: str, path: str | PathLike[str], folder: str | None) -> Scan | None:
-    """None where there is none, or a bad record is good by now; rows stay in the file, its pages shared by all."""
+    """The index, or None where there is none or a bad record is good by now; rows stay in the file, shared by all."""
     try:
         if time.time() - cached.stat().st_mtime > MAX_AGE:
             return None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 Batch = Any
 ResultT = TypeVar("ResultT")
 _fetched: dict[str, Callable[[Batch], Any]] = {}
-"""In a worker: the work that it does, by Ray's name of it."""
+"""The work that this worker does, by Ray's name of it."""
 
 
 def map_on_ray(

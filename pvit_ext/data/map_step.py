@@ -16,7 +16,7 @@ Batch = Sequence[Any]
 ResultT = TypeVar("ResultT")
 BACKENDS = ("local", "ray")
 _AHEAD = 4
-"""Batches that wait or run for each worker."""
+"""Most batches that wait or run for each worker."""
 
 _work: Callable[[Batch], Any] | None = None
 

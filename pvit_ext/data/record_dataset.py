@@ -71,13 +71,13 @@ class RecordDataset(Dataset[dict[str, Any]]):
 
     @property
     def modality_lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, negative without an image; a region counts for its positions."""
+        """The words of each record as LLaVA counts them, negative without an image; a region is its positions."""
         lengths: list[int] = (np.sign(self.records.words) * self._text_lengths()).tolist()
         return lengths
 
     @property
     def lengths(self) -> list[int]:
-        """As LLaVA's: the words of each record, and 128 for an image; a region counts for its positions."""
+        """The words of each record as LLaVA counts them, and 128 for an image; a region is its positions."""
         lengths: list[int] = (self._text_lengths() + 128 * (self.records.words > 0)).tolist()
         return lengths
 

@@ -186,7 +186,7 @@ class Records(Sequence[Record]):
 
 
 def _replacements(count: int, bad: dict[int, BadRecord]) -> NDArray[np.int64]:
-    """For each row the row that is read: a bad one's is the next good one, behind the last the first; int64 (N,)."""
+    """The row that is read for each row, int64 (N,): for a bad one the next good one, behind the last the first."""
     row = np.arange(count)
     good = row[~np.isin(row, list(bad))]
     return good[np.searchsorted(good, row) % len(good)]
@@ -270,7 +270,7 @@ def check(
 
 
 def _checked(records: Records, rows: list[int], decode: bool) -> Iterator[tuple[str | None, Record]]:
-    """Of each record what is wrong with its images and itself, with a progress bar; images are decoded in threads."""
+    """What is wrong with each record and its images, with a progress bar; images are decoded in threads."""
     from tqdm import tqdm
 
     def one(record: Record) -> tuple[str | None, Record]:

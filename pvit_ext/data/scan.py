@@ -19,8 +19,8 @@ from pvit_ext.data.schema import images_of, kind_of, parse_record
 from pvit_ext.data.summary import Summary
 
 COLUMNS = ("start", "end", "line", "words", "regions")
-"""Of a row: bytes in the file, its line, its words, negative without an image as LLaVA's sampler wants them, and how
-many regions it has."""
+"""The columns of a row: its bytes in the file, its line, its words, negative without an image as LLaVA's sampler wants
+them, and how many regions it has."""
 
 
 class BadRecord(NamedTuple):
@@ -108,7 +108,7 @@ def name_of(file: str, line: int, value: Any) -> str:
 
 
 def count_words(data: dict[str, Any]) -> int:
-    """Of a conversation; negative without an image."""
+    """The words of a conversation; negative without an image."""
     words = sum(len(turn["value"].split()) for turn in data["conversations"])
     return words if "image" in data else -words
 

@@ -102,7 +102,7 @@ def _photographs(found: Found, pattern: re.Pattern[str], source: Path) -> list[H
 
 
 def _joined(keys: Sequence[list[Hashable]]) -> list[Hashable]:
-    """One group for each record: the first of all photographs that records join with its own."""
+    """The group of each record: the first of all photographs that records join with its own."""
     above: dict[Hashable, Hashable] = {}
 
     def top(key: Hashable) -> Hashable:

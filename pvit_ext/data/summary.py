@@ -37,7 +37,7 @@ class Summary:
         self.with_regions += bool(kinds)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; ``Summary(**...)`` reads it."""
+        """The counts as JSON, which ``Summary(**...)`` reads."""
         return {**vars(self), "kinds": dict(self.kinds)}
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ _OTHER_WORDS = (
     r"pos|vp|visual[ _-]?prompt|prompt"
 )
 _UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
-"""In questions: a template of Python's that nobody filled, and brackets of another kind."""
+"""What is an error in questions alone: a template of Python's that nobody filled, and brackets of another kind."""
 _IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
 _IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
 
@@ -82,7 +82,7 @@ _READ = {"id", "image", "conversations", "regions"}
 
 
 def _by_word(key: str, item: Any) -> str | None:
-    """By a word in the key, such as ``gt_bboxes`` and ``boundingBoxes``, where the value can be regions at all."""
+    """What to write for a key with a word as in ``gt_bboxes`` and ``boundingBoxes``, whose value may be regions."""
     if not isinstance(item, (list, dict)):
         return None
     nested = isinstance(item, dict) or all(isinstance(one, (list, dict)) for one in item)

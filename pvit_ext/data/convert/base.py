@@ -108,7 +108,7 @@ class DataFormat(ABC):
         self.exclude_leaks = options.exclude_leaks
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the values of cached properties, which the main process lists units by: they may be large."""
+        """The state that workers are sent: without values of cached properties, such as long lists of files."""
         return {key: value for key, value in vars(self).items() if not _is_cached(type(self), key)}
 
     @classmethod

@@ -11,7 +11,7 @@ from pvit_ext.data.convert.base import FORMATS, Evidence, SourceError
 from pvit_ext.data.convert.peek import Peek
 
 SURE = 0.5
-"""From this confidence on a source is taken for what it looks like."""
+"""The confidence from which on a source is taken for what it looks like."""
 _LOOKED_AT, _NAMED = 200, 5
 _ENDINGS = (".json", ".jsonl", ".xml", ".yaml", ".yml", ".p", ".parquet")
 

@@ -48,7 +48,7 @@ class FileItems(DataFormat):
         return self.listed
 
     def total(self) -> int:
-        """Files."""
+        """The number of files."""
         return len(self.listed)
 
     def units(self) -> Iterator[Path]:

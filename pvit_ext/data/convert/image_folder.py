@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 
 
 _KEPT = 10_000
-"""Sizes of images in memory."""
+"""Most sizes of images in memory."""
 
 
 class ImageFolder:
@@ -118,7 +118,7 @@ class ImageFolder:
         return name, size
 
     def _size(self, name: str) -> Size:
-        """Of an image, kept: instruction data names one image many times in a row."""
+        """The size of an image, kept: instruction data names one image many times in a row."""
         if (size := self._sizes.get(name)) is None:
             size = image_size(f"{self.folder}/{name}")
             if len(self._sizes) >= _KEPT:
@@ -149,7 +149,7 @@ def _checked_size(size: tuple[Any, Any] | None) -> Size | None:
 
 
 def tails(path: str, most: int = 2) -> list[str]:
-    """Where an image may lie of which a path on another machine is known: its last parts, the longest first.
+    """The last parts of a path on another machine, the longest first: an image may lie under each of them.
 
     Args:
         path: with slashes.

@@ -31,7 +31,7 @@ class JsonItems(DataFormat):
         return self.buffer.items()
 
     def total(self) -> int:
-        """Items."""
+        """The number of items."""
         return len(self.section.starts)
 
     def units(self) -> Iterator[Unit]:

@@ -16,7 +16,7 @@ from pvit_ext.data.convert.notes import BadItem
 _HEAD = 1 << 16
 _LISTED = 5000
 _KEYS = 1000
-"""Of an object; one with more is a map of items."""
+"""Most keys of an object; one with more is a map of items."""
 _ROOT = re.compile(r"<(?![?!])([\w:.-]+)")
 
 

@@ -27,10 +27,10 @@ from pvit_ext.data.tasks.records import records_of
 from pvit_ext.data.tasks.selection import DEFAULT, Selection, select_tasks
 
 VERSION = 2
-"""Of what a conversion writes: grows when the same source gives other records, so that no half-done one goes on."""
+"""Grows when the same source gives other records, so that no half-done conversion goes on."""
 _BATCH = 64
 _STILL_COMPLETE = (Reason.DUPLICATE, Reason.HIDDEN)
-"""Of drops: what is not to be seen in the image, or is among its objects all the same."""
+"""Reasons for which an image still has all its objects: not to be seen in it, or there a second time."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Work:
 
     @cached_property
     def _classes(self) -> Sequence[str] | None:
-        """Of the reader, which knows them once units are read."""
+        """The classes of the reader, which knows them once units are read."""
         return self.reader.classes()
 
     def __call__(self, units: Sequence[Any]) -> tuple[bytes, Notes]:

@@ -18,7 +18,7 @@ from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError
 from pvit_ext.regions.run_lengths import RunLengths, parse_run_lengths
 
 DECIMALS = 3
-"""Of a pixel: what float noise of sums and products does not reach, and finer than any annotation."""
+"""Decimals of a pixel that are kept: finer than any annotation, and coarser than float noise."""
 
 _NUMBERS = frozenset({int, float})
 

@@ -35,7 +35,7 @@ def insert_regions(text: str, named: Sequence[tuple[int, Sequence[ItemT]]]) -> t
 
 
 def phrase_end(text: str, phrase: str) -> int | None:
-    """Where the first occurrence of a phrase as words of their own ends, in any case; None if it does not occur."""
+    """The end of the first occurrence of a phrase as words of their own, in any case; None if there is none."""
     low, wanted, start = text.lower(), phrase.lower().strip(), 0
     while wanted and (found := low.find(wanted, start)) >= 0:
         end = found + len(wanted)

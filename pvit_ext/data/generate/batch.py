@@ -24,7 +24,7 @@ from pvit_ext.files import atomic_write
 from pvit_ext.regions.image import ImageError
 
 MAX_REQUESTS, MAX_BYTES = 50_000, 190_000_000
-"""Of one file; the API takes 200 MB."""
+"""Most of one file; the API takes 200 MB."""
 RESULTS = "results"
 URL = "/v1/chat/completions"
 

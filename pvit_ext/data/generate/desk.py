@@ -162,13 +162,13 @@ class RemotePace(Pace):
         self._desk = desk
 
     def take(self, tokens: Usage) -> float:
-        """Of all workers together."""
+        """The same, of all workers together."""
         return float(self._desk.ask("take", tokens))
 
     def paused(self) -> float:
-        """Of all workers together."""
+        """The same, of all workers together."""
         return float(self._desk.ask("paused"))
 
     def pause(self, seconds: float) -> None:
-        """Of all workers together."""
+        """The same, of all workers together."""
         self._desk.ask("pause", seconds)

@@ -58,7 +58,7 @@ class Pace:
         return max(bucket.take(amount) for bucket, amount in zip(self._buckets, amounts, strict=True))
 
     def paused(self) -> float:
-        """Seconds for which no call may be sent; 0 or less: they may."""
+        """The seconds for which no call may be sent; 0 or less: they may."""
         return self._not_before - time.monotonic()
 
     def pause(self, seconds: float) -> None:
@@ -79,7 +79,7 @@ class Prices:
     output_price: float = 0.0
 
     def cost(self, usage: Usage) -> float:
-        """Of so many tokens, in the prices' currency."""
+        """The cost of so many tokens, in the prices' currency."""
         return (usage.input_tokens * self.input_price + usage.output_tokens * self.output_price) / 1e6
 
 

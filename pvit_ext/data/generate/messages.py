@@ -13,7 +13,7 @@ from pvit_ext.data.generate.schema import Description
 from pvit_ext.data.generate.strategies import Job
 
 _LONGEST_REPLY = 4000
-"""Characters of a bad reply that are shown again."""
+"""Most characters of a bad reply that are shown again."""
 _MOST_PHRASES = 3
 _TURNS = {1: "exactly one turn"}
 
@@ -101,7 +101,7 @@ def _user(job: Job, told: dict[str, Any], options: CallOptions) -> Message:
 
 
 def _dumps(told: dict[str, Any]) -> str:
-    """One key a line, one region a line: short, and models find their way in it."""
+    """A document with one key a line and one region a line: short, and models find their way in it."""
     lines = []
     for key, value in told.items():
         if key in ("regions", "grounding"):

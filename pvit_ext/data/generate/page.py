@@ -61,7 +61,7 @@ def _article(job: Job, result: Done | Dead, image_folder: str) -> str:
 
 
 def _drawn(job: Job, result: Done | Dead) -> Sequence[int]:
-    """Objects that are drawn: of a dialogue one for each ``<region>`` in order, else all that were shown."""
+    """The objects that are drawn: one for each ``<region>`` of a dialogue in order, else all that were shown."""
     return [number for turn in result.turns for number in turn.regions] if isinstance(result, Done) else job.shown
 
 

@@ -1,4 +1,4 @@
-"""From the raw bytes of a reply to the text of its message, or why there is none."""
+"""The text of a reply's message from its raw bytes, or why there is none."""
 
 from __future__ import annotations
 

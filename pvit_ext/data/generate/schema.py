@@ -51,7 +51,7 @@ def response_format(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without ``$defs``, titles and descriptions: llama.cpp and older servers take no references."""
+    """The schema without ``$defs``, titles and descriptions: llama.cpp and older servers take no references."""
     definitions = schema.get("$defs", {})
 
     def resolve(node: Any) -> Any:

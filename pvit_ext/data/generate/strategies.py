@@ -63,7 +63,7 @@ def make_job(scene: Scene, strategy: str, seed: int, with_image: bool) -> Job:
 
 
 def _shuffled(numbers: Sequence[int], scene: Scene, seed: int) -> list[int]:
-    """In an order that is the same on every machine."""
+    """The numbers in an order that is the same on every machine."""
     return sorted(numbers, key=lambda number: hashlib.sha256(f"{seed} {scene.name} {number}".encode()).digest())
 
 

@@ -20,7 +20,7 @@ from pvit_ext.data.scan import state_of
 from pvit_ext.data.schema import task_of
 
 VERSION = 1
-"""Of what a mixture writes: grows when the same sources give other records, so that no half-done one goes on."""
+"""Grows when the same sources give other records, so that no half-done mixture goes on."""
 _BATCH = 256
 
 

@@ -25,9 +25,9 @@ from pvit_ext.regions.region import RegionError
 
 PAGE = "index.html"
 _MEASURED = 2000
-"""Records whose images' sizes are read for the plots of region sizes."""
+"""Most records whose images' sizes are read for the plots of region sizes."""
 _DOTS = 2000
-"""Regions in the scatter."""
+"""Most regions in the scatter."""
 _THREADS, _PROBLEMS = 4, 20
 
 
@@ -170,7 +170,7 @@ def _tools(tasks: Counter[str], kinds: Counter[str], shown: int, count: int, see
 
 
 def _buttons(group: str, counts: Counter[str], word: Callable[[str], str]) -> str:
-    """One button a name; where there is no choice, none."""
+    """The buttons, one a name; none where there is no choice."""
     if len(counts) < 2:
         return ""
     buttons = "".join(

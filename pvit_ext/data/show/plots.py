@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 _WIDTH, _HEIGHT, _FOOT, _HEAD = 340, 170, 22, 14
-"""Of a plot, and the heights of its labels below and above."""
+"""The size of a plot, and the heights of its labels below and above."""
 _MOST_COLUMNS, _ROW = 9, 18
 _SIDES = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 """Borders between classes of size, as fractions of the image's side."""

@@ -13,7 +13,7 @@ from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Size
 
 _SHORT = 40
-"""Characters of an answer that may be the name of a class."""
+"""Most characters of an answer that may be the name of a class."""
 
 
 @dataclass

@@ -50,6 +50,6 @@ class Choice:
         return bool(draw(self.seed, self.version, self.item, *names) & 1)
 
     def order(self, items: Sequence[ItemT], *names: object) -> list[ItemT]:
-        """Them in another order."""
+        """The same items in another order."""
         keys = [draw(self.seed, self.version, self.item, *names, number) for number in range(len(items))]
         return [items[number] for number in sorted(range(len(items)), key=keys.__getitem__)]

@@ -41,7 +41,7 @@ AMONG = (
     "How often is {label} the right name among {regions}?",
 )
 _MOST = 6
-"""Regions in a question."""
+"""Most regions in a question."""
 
 
 class Counting(Task):

@@ -26,7 +26,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 ANSWER = ("The {ordinal}.", "The {ordinal} one.", "It is the {ordinal}.", "The {ordinal} of them.")
 NONE = ("None of them.", "None of these.")
 _FACTS = 3
-"""Of one group of objects."""
+"""Most facts that are asked about one group of objects."""
 _PRESUMES = "One of"
 
 

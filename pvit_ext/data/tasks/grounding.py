@@ -44,7 +44,7 @@ CAPTION = (
 )
 ABSENT = ("There is none in the image.", "The image shows none.", "None is to be seen in the image.")
 _MOST = 8
-"""Boxes in an answer."""
+"""Most boxes in an answer."""
 
 
 class Grounding(Task):

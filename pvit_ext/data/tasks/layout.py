@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pvit_ext.data.convert.annotation import AnnotatedImage, Box, Size
 
 _GAP = 0.05
-"""Part of the image's side by which the first must be ahead of the second."""
+"""The part of the image's side by which the first must be ahead of the second."""
 _RATIO = 1.5
 """How much larger the largest must be than the second."""
 
@@ -57,12 +57,12 @@ def _ahead(values: Sequence[float], gap: float) -> list[int]:
 
 
 def area(box: Box) -> float:
-    """In square pixels."""
+    """The area of a box in square pixels."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
+    """The intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     common = max(width, 0.0) * max(height, 0.0)

@@ -24,7 +24,7 @@ FOLLOW = (
     "Next, <region>: what is it?",
 )
 _OBJECTS, _LEAST = 3, 3
-"""Objects in a talk, and turns that make one."""
+"""Most objects in a talk, and the fewest turns that make one."""
 
 
 class MultiTurn(Task):

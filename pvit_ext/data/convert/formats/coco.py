@@ -83,7 +83,7 @@ class Coco(DataFormat):
         return [self.source, *([Path(captions)] if captions else [])]
 
     def total(self) -> int:
-        """Images."""
+        """The number of images."""
         return len(self.sections["images"].starts)
 
     def units(self) -> Iterator[Unit | tuple[None, list[Span]]]:

@@ -45,11 +45,11 @@ class DescribeAnything(DataFormat):
         return Evidence(0.9, f"pickles in {path.name}") if tar and _holds_pickles(path) else None
 
     def units(self) -> Iterator[Any]:
-        """None."""
+        """Nothing."""
         yield from ()
 
     def read(self, unit: Any, notes: Notes) -> Iterator[AnnotatedImage]:
-        """None."""
+        """Nothing."""
         yield from ()
 
 

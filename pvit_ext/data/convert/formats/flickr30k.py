@@ -71,7 +71,7 @@ class Flickr30k(DataFormat):
         return self.source / "Annotations" / f"{name}.xml", self.source / "Sentences" / f"{name}.txt"
 
     def total(self) -> int:
-        """Images."""
+        """The number of images."""
         return len(self._names)
 
     def units(self) -> Iterator[str]:

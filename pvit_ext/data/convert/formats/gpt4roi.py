@@ -44,7 +44,7 @@ class Gpt4Roi(Coco):
         return None
 
     def label(self, category: Mapping[str, Any]) -> str:
-        """None: the one category is no name."""
+        """No label: the one category is no name."""
         return ""
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:

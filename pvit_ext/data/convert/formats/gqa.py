@@ -69,7 +69,7 @@ class Gqa(DataFormat):
 
     @cached_property
     def buffers(self) -> list[JsonBuffer]:
-        """Of all files, questions first."""
+        """The buffers of all files, questions first."""
         return [JsonBuffer(path) for paths in self._paths for path in paths]
 
     def files(self) -> list[Path]:

@@ -82,7 +82,7 @@ class LabelStudio(JsonItems):
         yield AnnotatedImage(found[0], found[1], str(item.get("id")), tuple(objects), relations=relations)
 
     def _results(self, item: Mapping[str, Any], location: str, notes: Notes) -> list[Any] | None:
-        """Of one annotation; the others are noted."""
+        """The results of one annotation; the others are noted."""
         wanted = self.chosen["annotator"]
         annotations = [kept(one, "an annotation", dict) for one in take(item, "annotations", list)]
         if not annotations:

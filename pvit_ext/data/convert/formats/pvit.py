@@ -124,7 +124,7 @@ class Pvit(DataFormat):
             raise BadItem(str(error), error.location or location) from error
 
     def _names(self, key: str, image: str) -> list[str]:
-        """In the folder that mapping.yaml names, as a whole or its last part, then as it is."""
+        """Where an image may lie: in the folder that mapping.yaml names, or its last part, then as it is named."""
         mapped = self.mapping.get("mapping", {}).get(key)
         folder = str(self.mapping.get("image_paths", {}).get(mapped, "")).strip("/")
         return [*([f"{folder}/{image}", f"{folder.rsplit('/', 1)[-1]}/{image}"] if folder else []), image]

@@ -45,7 +45,7 @@ class RefCoco(Coco):
         self.buffer = JsonBuffer(folder / "instances.json")
         self.sentences: dict[int, list[str]] = {}
         self.parts: dict[int, str] = {}
-        """Of images of val and test."""
+        """The parts of images of val and test."""
         self.wanted: dict[int, set[int]] = {}
         """Objects that sentences are about, by image."""
         self._unlisted: list[int] = []

@@ -27,7 +27,7 @@ class ImageBuilder:
         self.location, self.size, self.notes, self.complete = location, size, notes, complete
         self.objects: list[Annotation] = []
         self.indices: dict[int, int | None] = {}
-        """Of objects by their ids; None of one that cannot be used."""
+        """Indices of objects by their ids; None for one that cannot be used."""
         self.relations: list[Relation] = []
         self.questions: list[Question] = []
         self.said: set[Any] = set()

@@ -103,7 +103,7 @@ class Voc(FileItems):
         yield from super().units()
 
     def _origin(self) -> tuple[int, str]:
-        """From which number pixels are counted, and why."""
+        """The number of the first pixel, and how it is known."""
         if self.chosen["origin"] != "auto":
             return int(self.chosen["origin"]), ""
         first = self.listed[0]
@@ -115,7 +115,7 @@ class Voc(FileItems):
         )
 
     def remarks(self) -> list[str]:
-        """From which number pixels were counted, and why."""
+        """What the first pixel was called, and why."""
         other = f"--set origin={1 - self.origin} if that is wrong"
         return [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
 
@@ -186,7 +186,7 @@ def edges(item: ET.Element) -> list[float]:
 
 
 def _suffixes(root: ET.Element, stem: str) -> list[str]:
-    """Of the image: that of ``filename`` where it is the image's, then the usual ones; PNG may be segments."""
+    """The suffixes of the image: ``filename``'s where that is the image, then the usual ones; PNG may be segments."""
     named = Path(clean(root.findtext("filename")))
     own = named.suffix if named.stem == stem else ""
     return list(dict.fromkeys([*([own] if own else []), ".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp"]))

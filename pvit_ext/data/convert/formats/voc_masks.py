@@ -20,7 +20,7 @@ from pvit_ext.data.tasks.layout import overlap
 
 _NONE = 255
 _AGREES = 0.5
-"""Of box and box around the mask: the contour is no part of the mask, so that it is some pixels smaller."""
+"""The least overlap of a box and the box around its mask, which is some pixels smaller: it has no contour."""
 
 
 def load_segments(xml: Path, size: Size | None) -> NDArray[np.uint8] | None:

@@ -21,7 +21,7 @@ from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, centred, outlined, scaled
 
 _LOWEST, _HIGHEST = -0.01, 1.01
-"""Between which ultralytics takes numbers; others are pixels, or damage."""
+"""The numbers that ultralytics takes; others are pixels, or damage."""
 
 
 class _Row(NamedTuple):
