@@ -28,9 +28,10 @@ _FORMATS = (
 
 
 def known_format(value: Any) -> str | None:
-    """The annotation format to which an object's keys belong, None for none that is known."""
+    """The annotation format to which an object's keys belong, and what reads it; None for none that is known."""
     keys = set(value) if isinstance(value, dict) else set()
-    return next((name for wanted, name in _FORMATS if wanted <= keys), None)
+    found = next((name for wanted, name in _FORMATS if wanted <= keys), None)
+    return f"{found}; `pvit-ext data convert` makes records of it" if found else None
 
 
 def seems_to_be(path: str | PathLike[str], first: Any) -> str:

@@ -166,7 +166,10 @@ class DataFormat(ABC):
         """Names the state of the source's files and the settings."""
         digest = hashlib.sha256(repr((self.name, sorted(self.chosen.items()))).encode())
         for path in self.files():
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except FileNotFoundError as error:
+                raise SourceError(f"{path}: there is no such file or folder") from error
             digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 

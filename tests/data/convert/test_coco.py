@@ -166,3 +166,18 @@ def test_panoptic_segments_are_refused_with_what_to_give(tmp_path):
     path.write_text('{"images": [], "annotations": [{"image_id": 1, "segments_info": []}], "categories": []}')
     with pytest.raises(SourceError, match=r"panoptic segments; give instances"):
         converted(tmp_path, "coco", path, "coco")
+
+
+def test_captions_of_a_second_file_that_is_none_or_of_other_images(tmp_path):
+    source = "coco/annotations/instances_val2017.json"
+    for captions, expected in (
+        (FIXTURES / "shikra/REC_ref3_train.jsonl", r"REC_ref3_train\.jsonl"),
+        (FIXTURES / "gqa/val_sceneGraphs.json", r"val_sceneGraphs\.json holds no annotations; give a captions_"),
+        (tmp_path / "none.json", r"none\.json: there is no such file"),
+    ):
+        with pytest.raises(SourceError, match=expected):
+            converted(tmp_path, "coco", source, "coco", settings={"captions": str(captions)})
+    other = {"annotations": [{"image_id": 7, "id": 1, "caption": "A boat."}]}
+    (tmp_path / "captions.json").write_text(json.dumps(other))
+    _, report = converted(tmp_path, "coco", source, "coco", settings={"captions": str(tmp_path / "captions.json")})
+    assert "coco: captions of 1 images that instances_val2017.json does not list are not used" in report.remarks

@@ -48,6 +48,7 @@ class Coco(DataFormat):
         self.buffer = JsonBuffer(source)
         self.categories: dict[int, Mapping[str, Any]] = {}
         self.captions: dict[Any, list[str]] = {}
+        self._strangers = 0
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -82,6 +83,14 @@ class Coco(DataFormat):
         captions = self.chosen.get("captions")
         return [self.source, *([Path(captions)] if captions else [])]
 
+    def remarks(self) -> list[str]:
+        """How many images of the file of captions the source does not list."""
+        if not self._strangers:
+            return []
+        return [
+            f"{self.name}: captions of {self._strangers:,} images that {self.source.name} does not list are not used"
+        ]
+
     def total(self) -> int:
         """The number of images."""
         return len(self.sections["images"].starts)
@@ -107,7 +116,8 @@ class Coco(DataFormat):
             self.categories[take(item, "id", int)] = item
         if captions := self.chosen.get("captions"):
             buffer = JsonBuffer(Path(captions))
-            spans = buffer.sections().get("annotations", Section(0, 0))
+            if (spans := buffer.sections().get("annotations")) is None:
+                raise SourceError(f"captions={captions} holds no annotations; give a captions_*.json")
             for start, end in zip(spans.starts, spans.ends, strict=True):
                 item = buffer.load(start, end)
                 self.captions.setdefault(take(item, "image_id", int, str), []).append(clean(take(item, "caption", str)))
@@ -119,6 +129,7 @@ class Coco(DataFormat):
         known: dict[Any, int] = {}
         for number, (start, end) in enumerate(zip(images.starts, images.ends, strict=True)):
             known.setdefault(take(self.buffer.load(start, end), "id", int, str), number)
+        self._strangers = len(self.captions.keys() - known.keys())
         row = array("q", (known.get(key, -1) for key in self._image_ids(annotations)))
         rows = np.frombuffer(row, np.int64) if row else np.zeros(0, np.int64)
         order = np.argsort(rows, kind="stable")
