@@ -169,9 +169,9 @@ def _check_judge(args: argparse.Namespace) -> None:
             raise ValueError(f"--judge-replies {args.judge_replies}: there is no such file")
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str], where: str) -> None:
+def _refuse(args: argparse.Namespace, names: Sequence[str], condition: str) -> None:
     if useless := [name for name in names if getattr(args, name) is not None]:
-        raise ValueError(f"{_flags(useless)} cannot apply {where}: leave it out")
+        raise ValueError(f"{_flags(useless)} cannot apply {condition}: leave it out")
 
 
 def _flags(names: Sequence[str]) -> str:

@@ -49,7 +49,7 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         logger.warning("%s: %s", source, distance_to_merged(kind, call, model, loaded.tokenizer))
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     with atomic_folder(out, size) as folder:
-        _sample_where_asked(model.generation_config)
+        _enable_sampling(model.generation_config)
         model.save_pretrained(folder)
         host.save_processor(loaded, lowest, folder)
         (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
@@ -83,7 +83,7 @@ def _stored_dtype(path: str) -> str:
     return str(values.get("dtype") or values.get("torch_dtype") or "float32")
 
 
-def _sample_where_asked(config: Any) -> None:
+def _enable_sampling(config: Any) -> None:
     """Set ``do_sample`` beside a temperature: transformers refuses to save Vicuna's generation_config without."""
     if config is not None and (config.temperature not in (None, 1.0) or config.top_p not in (None, 1.0)):
         config.do_sample = True

@@ -82,7 +82,7 @@ def groups_by_length(arguments: Any) -> bool:
     return strategy == "group_by_length" or bool(getattr(arguments, "group_by_length", False))
 
 
-def samples_in_whole_steps(samples: int, batch: int, accumulation: int, drop_last: bool = False) -> int | None:
+def samples_in_full_steps(samples: int, batch: int, accumulation: int, drop_last: bool = False) -> int | None:
     """How many samples of an epoch fill whole optimizer steps; None where an epoch does not fill a single one.
 
     Args:

@@ -21,7 +21,7 @@ from pvit_ext.training.sampler import (
     EpochSampler,
     ModalityGroupedSampler,
     groups_by_length,
-    samples_in_whole_steps,
+    samples_in_full_steps,
 )
 from pvit_ext.training.tracking import Tracking
 
@@ -119,7 +119,7 @@ class RegionTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any) -> Any:
         order = self._order()
-        limit = None if compat.rest_of_epoch_is_a_step(self) else self._whole_steps(len(order))
+        limit = None if compat.rest_of_epoch_is_a_step(self) else self._full_steps(len(order))
         return EpochSampler(order, self.args.seed, epoch=lambda: int(self.state.epoch or 0), limit=limit)
 
     def _order(self) -> Any:
@@ -133,17 +133,17 @@ class RegionTrainer(Trainer):
         return super()._get_train_sampler()  # transformers 5 passes the dataset, LLaVA's override takes none
 
     def _modality_order(self) -> Any:
-        """Samples with images apart from those without."""
+        """The sampler that keeps samples with images apart from those without."""
         args = self.args
         data: Any = self.train_dataset
         batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         return ModalityGroupedSampler(batch, data.modality_lengths)
 
-    def _whole_steps(self, samples: int) -> int | None:
+    def _full_steps(self, samples: int) -> int | None:
         """Samples of an epoch that fill whole optimizer steps, if this transformers resumes nothing else exactly."""
         args, version = self.args, f"transformers {transformers.__version__}"
         batch, accumulation = args.train_batch_size * args.world_size, args.gradient_accumulation_steps
-        filled = samples_in_whole_steps(samples, batch, accumulation, args.dataloader_drop_last)
+        filled = samples_in_full_steps(samples, batch, accumulation, args.dataloader_drop_last)
         advice = f"use transformers 5, or a --gradient_accumulation_steps (now {accumulation}) that divides an epoch"
         if filled is None:
             few = f"{samples} samples in batches of {batch} fill no step of {accumulation}"

@@ -20,7 +20,7 @@ from pvit_ext.training import checkpointing as resume
 from pvit_ext.training.checkpointing import MARKER
 from pvit_ext.training.identity import Identity
 from pvit_ext.training.preemption import StopOnTerm
-from pvit_ext.training.sampler import EpochSampler, samples_in_whole_steps
+from pvit_ext.training.sampler import EpochSampler, samples_in_full_steps
 from tests import resume_matrix
 
 RUN: dict[str, Any] = {"stage": "align", "region encoder": "regionclip", "lora_r": 64}
@@ -199,7 +199,7 @@ def test_a_limit_leaves_out_the_end_of_each_order() -> None:
 def test_samples_that_fill_whole_steps(
     samples: int, batch: int, accumulation: int, drop_last: bool, whole: int | None
 ) -> None:
-    assert samples_in_whole_steps(samples, batch, accumulation, drop_last) == whole
+    assert samples_in_full_steps(samples, batch, accumulation, drop_last) == whole
 
 
 def agreeing(checkpoints: list[str | None], store: Path, rank: int) -> None:
