@@ -93,6 +93,10 @@ class Registry(dict[str, BuilderT]):
             raise ValueError(f"unknown {self.kind} {name!r}; known: {known}; {FLAG} MODULE imports a module with more")
         return builder
 
+    def name_of(self, builder: BuilderT) -> str:
+        """The name of a builder that :meth:`require` returned."""
+        return next(name for name in self.names() if self.require(name) is builder)
+
     def _points(self) -> Sequence[Any]:
         return _installed(self.group, tuple(sys.path))
 

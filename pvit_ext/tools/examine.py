@@ -29,11 +29,10 @@ def examine(path: str) -> dict[str, str]:
     kind = find_kind(path)
     lowest, host = lowest_checkpoint(kind), host_of_checkpoint(kind)
     values = PretrainedConfig.get_config_dict(lowest)[0]
-    (name,) = [name for name in HOSTS.names() if HOSTS.require(name) is host]
     stored, folder = host.stored(Path(lowest)), Path(lowest) if kind.folder is None else kind.folder
     return {
         "holds": str(kind).removeprefix(f"{path}: "),
-        "host": name,
+        "host": HOSTS.name_of(host),
         "model": f"{', '.join(values.get('architectures') or ['unnamed'])} ({values.get('model_type')})",
         "region encoder": _encoder(_regions(kind, stored), stored, folder),
     }

@@ -135,7 +135,6 @@ def _host_of(model: str | None) -> str:
     if model is None:
         return LLAVA
     try:
-        found = host_of_checkpoint(find_kind(model))
+        return MODEL_HOSTS.name_of(host_of_checkpoint(find_kind(model)))
     except (OSError, ValueError):
         return LLAVA
-    return next(name for name in MODEL_HOSTS.names() if MODEL_HOSTS.require(name) is found)
