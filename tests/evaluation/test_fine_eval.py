@@ -99,7 +99,7 @@ def test_filled_sheets_become_standings(fine_eval: Path, tmp_path: Path) -> None
     want = {"mean place": (1 + 2.5 + 3) / 3, "first": 1 / 3, "wins against pvit": 1 / 3, "wins against llava": 1.5 / 3}
     assert values["metrics"] == pytest.approx(want)
     assert values["groups"]["system"]["pvit"] == {"score": pytest.approx(5 / 3), "samples": 3}
-    assert values["groups"]["ranked by"][str(second)] == {"score": 3.0, "samples": 1}
+    assert values["groups"]["rater"][str(second)] == {"score": 3.0, "samples": 1}
     assert values["judge"] is None
     text = (out / "metrics.md").read_text()
     assert "| mean place | 2.17 |" in text

@@ -152,9 +152,7 @@ class FineEval(JudgedTask):
         metrics |= {f"wins against {other}": wins(every, name, other) for other in self.systems}
         groups = {
             "system": {system: (place, len(every)) for system, place in mean_places(every).items()},
-            "ranked by": {
-                who: (mean_places(list(some.values()))[name], len(some)) for who, some in people.items() if some
-            },
+            "rater": {who: (mean_places(list(some.values()))[name], len(some)) for who, some in people.items() if some},
         }
         each = [self._worth(by_item[one.sample.id]) if by_item[one.sample.id] else 1.0 for one in results]
         return Score(_PLACE, metrics, groups, notes=self._notes(ranked), as_they_are=[_PLACE], each=each)
