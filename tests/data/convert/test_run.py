@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from pvit_ext import cli
 from pvit_ext.data.convert import output
 from pvit_ext.data.convert.base import FORMATS, DataFormat, SourceError
 from pvit_ext.data.convert.formats.coco import Coco
+from pvit_ext.data.convert.notes import Reason
 from pvit_ext.data.convert.run import Job, Work, convert
 from tests.data.convert.truth import FIXTURES, converted
 
@@ -254,7 +256,10 @@ def test_a_worker_that_dies_is_told_about(tmp_path, monkeypatch):
 
 
 def test_every_format_of_the_package_is_documented():
+    text = (Path(__file__).parents[3] / "docs/convert.md").read_text()
+    assert [one.name.lower() for one in Reason if f"`{one.name.lower()}`" not in text] == []
     for name in FORMATS.names():
+        assert f"`{name}`" in text
         found = FORMATS.require(name)
         assert issubclass(found, DataFormat)
         assert found.name == name
