@@ -1,6 +1,7 @@
 """YOLO and YOLO-seg: every layout of folders, awkward rows, real files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,11 @@ def test_coco256(tmp_path, source, counts):
     _, report = converted(tmp_path, "auto", folder / source, folder)
     assert {key: (report.counts | report.dropped)[key] for key in counts} == counts
     assert validate(tmp_path / "out.jsonl", folder, check_images=True) == []
+
+
+def test_another_yaml_file_in_the_folder_is_not_taken_for_data_yaml(tmp_path):
+    shutil.copytree(FIXTURES / "yolo", tmp_path / "yolo")
+    (tmp_path / "yolo/args.yaml").write_text("epochs: 3")
+    first, _ = converted(tmp_path, "yolo", tmp_path / "yolo", tmp_path / "yolo", max_bad_records=1)
+    (tmp_path / "yolo/data.yaml").rename(tmp_path / "yolo/things.yml")
+    assert converted(tmp_path, "yolo", tmp_path / "yolo", tmp_path / "yolo", max_bad_records=1)[0] == first

@@ -11,6 +11,8 @@ from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.fields import short
 from pvit_ext.data.convert.image_folder import SUFFIXES
 
+_KEYS = {"names", "nc", "classes", "train"}
+"""Keys of data.yaml, and of no other YAML file that lies beside it, such as args.yaml of a training."""
 _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
@@ -59,19 +61,12 @@ class Folders:
 
     @cached_property
     def data(self) -> Mapping[str, Any]:
-        """What data.yaml holds; empty for a folder without one."""
-        found = [self.source] if self.source.is_file() else sorted(self.root.glob("*.y*ml"))
-        if not found:
-            return {}
-        import yaml
-
-        try:
-            value = yaml.safe_load(found[0].read_text(encoding="utf-8-sig"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SourceError(f"{found[0]} is no YAML: {str(error)[:200]}") from error
-        if not isinstance(value, dict):
-            raise SourceError(f"{found[0]} holds no keys; expected train, val and names as in YOLO's data.yaml")
-        return value
+        """What data.yaml holds, or another YAML file of the folder with its keys; empty for a folder without one."""
+        if self.source.is_file():
+            return _load(self.source)
+        paths = sorted(self.root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name))
+        found = (_load(path) for path in paths)
+        return next((value for value in found if _KEYS & value.keys()), {})
 
     def names(self) -> dict[int, str]:
         """Classes by number.
@@ -205,3 +200,15 @@ def _labels_folder(folder: Path) -> Path | None:
         if parts[index] == "images":
             return Path(*parts[:index], "labels", *parts[index + 1 :])
     return None
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is no YAML: {str(error)[:200]}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{path} holds no keys; expected train, val and names as in YOLO's data.yaml")
+    return value
