@@ -17,6 +17,9 @@ from pvit_ext.files import read_json
 
 logger = logging.getLogger(__name__)
 
+_OURS = ("device", "dtype")
+_LLAVAS = ("load_8bit", "load_4bit", "device_map", "device", "use_flash_attn")
+"""Arguments that may be positional, behind the third."""
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _DTYPES |= {"fp16": torch.float16, "half": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -74,7 +77,7 @@ class LoadCall:
         if kwargs.pop("use_flash_attn", False):
             kwargs.setdefault("attn_implementation", "flash_attention_2")
         target = _device(device)
-        kind = _dtype(_one("dtype", dtype, kwargs, "torch_dtype"))
+        kind = _one("dtype", _dtype(dtype), {"torch_dtype": _dtype(kwargs.pop("torch_dtype", None))}, "torch_dtype")
         default = torch.float16 if target.type == "cuda" else torch.float32
         halves = kind or default
         return cls(str(path), base and str(base), region_config, target, halves, kwargs, kind is not None, quantization)
@@ -104,6 +107,25 @@ class LoadCall:
             return self.kwargs
         given = {name: value for name, value in self.kwargs.items() if name != "device_map" or value is not None}
         return {**self.quantization.options(dtype, self.device, skipped), **given}
+
+
+def name_positional(values: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Name the positional arguments behind the third: ours, or LLaVA's, which begin with a bool.
+
+    Args:
+        values: the positional arguments.
+        given: arguments by name, None where they are not given.
+
+    Raises:
+        TypeError: for too many, and for one that is given by name too.
+    """
+    names = _LLAVAS if values and isinstance(values[0], bool) else _OURS
+    if len(values) > len(names):
+        raise TypeError(f"{len(values)} positional arguments behind the third: there may be {', '.join(names)}")
+    named = dict(zip(names, values, strict=False))
+    if twice := [name for name in named if given.get(name) is not None]:
+        raise TypeError(f"{twice[0]} is given twice, by position and by name: give one of them")
+    return given | named
 
 
 def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:

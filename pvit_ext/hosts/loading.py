@@ -11,7 +11,7 @@ import torch
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
-from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.load_call import LoadCall, name_positional
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ def load_pretrained_model(
     path: str = "",
     base: str | None = None,
     region_config: RegionConfig | str | None = None,
+    *positional: Any,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     **kwargs: Any,
@@ -68,12 +69,14 @@ def load_pretrained_model(
 
     LLaVA's own calls work. A text as third argument is its ``model_name``, which is not needed: the files say what kind
     a checkpoint is. ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean the same as in LLaVA.
+    ``load_8bit``, ``load_4bit`` and what follows them in LLaVA's function may be positional, as there.
 
     Args:
         path: a checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the output
             of stage 1), of a LoRA run (LLaVA's or ours; it is merged), or with LLaVA's ``mm_projector.bin``.
         base: checkpoint under such a folder; by default the one it names.
         region_config: attach this encoder, in place of the checkpoint's if it has one.
+        positional: ``device`` and ``dtype``, or what LLaVA's function takes here.
         device: default CUDA if there is one, else CPU.
         dtype: default float16 on CUDA (bfloat16 for a checkpoint of transformers that is of it), float32 on CPU;
             ``"bfloat16"`` is ``torch.bfloat16``.
@@ -84,7 +87,8 @@ def load_pretrained_model(
         ValueError: when the folder holds no checkpoint of a known host, an argument cannot be met, or ``device`` is
             CUDA where there is none.
     """
-    call = LoadCall.of(path, base, region_config, device, dtype, kwargs)
+    kwargs = name_positional(positional, {**kwargs, "device": device, "dtype": dtype})
+    call = LoadCall.of(path, base, region_config, kwargs.pop("device"), kwargs.pop("dtype"), kwargs)
     kind = find_kind(call.path, call.base)
     logger.info("%s", kind)
     host = host_of_checkpoint(kind)

@@ -104,7 +104,8 @@ def _plain(value: Any) -> Any:
 
 
 def _is_mask(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype == np.bool_
+    """Whether an array is one mask, not N rows of numbers; detectors return up to six a row."""
+    return isinstance(value, np.ndarray) and value.ndim == 2 and (value.dtype == np.bool_ or min(value.shape) > 6)
 
 
 def _region(value: Any, name: str) -> Region:

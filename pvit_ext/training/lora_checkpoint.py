@@ -33,7 +33,7 @@ def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
 
 
 def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
-    """Add what trains beside the adapter to a checkpoint that has the adapter alone, in the format of a result.
+    """Add config and what trains beside the adapter to a checkpoint that has it alone, in the format of a result.
 
     Args:
         model: peft's wrapper around a model with regions.
@@ -41,6 +41,8 @@ def save_beside_adapter(model: Any, folder: str, write: bool) -> None:
         write: False on ranks that only take part in gathering.
     """
     _save_regions(model, folder, write)
+    if write:
+        model.config.save_pretrained(folder)  # with the settings of the run, which differ from its base's
     _save_others(model, folder, write)
 
 

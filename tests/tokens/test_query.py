@@ -146,6 +146,8 @@ def test_an_address_is_no_file(address: str) -> None:
         ([{"bbox": [1, 2, 3, 4]}], r"^query 7, region 0 is dict"),
         ([PIXELS], r"^query 7, region 0 is ndarray of shape \(24, 31, 3\)"),
         ([PIXELS[..., 0]], r"^query 7, region 0: a mask has 0 and one other value"),
+        (np.full((24, 31), 0.3), r"^query 7, region 0: a mask of floats holds 0 and 1"),
+        (np.ones((9, 6)), r"^query 7, region 0 is ndarray of shape \(6,\)"),
         ([list(range(1_000_000))], r"^query 7, region 0 is list \[0, 1"),
         (5, r"^query 7: its regions are int 5"),
     ],

@@ -38,7 +38,7 @@ def test_a_llava_is_stored_as_it_runs_whatever_llavas_defaults_are(llava_checkpo
         "patch",
     )
     new = RegionModelArguments(model_name_or_path=str(bare_language_model(llava_checkpoint, tmp_path)))
-    assert (new.mm_projector_type, new.mm_vision_select_layer, new.mm_patch_merge_type) == ("linear", -1, "flat")
+    assert (new.mm_projector_type, new.mm_vision_select_layer, new.mm_use_im_patch_token) == ("linear", -1, True)
 
 
 @pytest.mark.parametrize(

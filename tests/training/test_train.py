@@ -147,3 +147,14 @@ def test_encoders_without_rows_reach_text_and_pixels(
     assert pvit_ext.load_pretrained_model(str(tmp_path), device="cpu")[1].region_config.encoder == encoder
     with pytest.raises(ValueError, match=f"align trains region modules, '{encoder}' has none"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "align", stage="align", **changed))
+
+
+def test_what_stage1_was_trained_with_is_what_its_result_is_asked_with(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base crops another way; the settings of a run stand in its config.json."""
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out", stage="align", image_aspect_ratio="square"))
+    assert pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")[1].config.image_aspect_ratio == "pad"
+    model = pvit_ext.load_pretrained_model(str(tmp_path / "out"), device="cpu")[1]
+    assert model.config.image_aspect_ratio == "square"
+    assert model.region_config.conv_version == "v1"

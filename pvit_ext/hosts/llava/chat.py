@@ -32,8 +32,8 @@ def conversation(model: Any, version: str | None = None, system: str | None = No
     config = model.region_config
     if version is None and config is not None and config.conv_version:
         version = trained_template(config.conv_version)
-    name = version or template_of_tokenizer(tokenizer, model.config.model_type)
-    name = name or CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT)
+    name = template_of_tokenizer(tokenizer, model.config.model_type) if version is None else version
+    name = CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT) if name is None else name
     if name not in conv_templates:
         raise ValueError(f"unknown conversation template {name!r}; known: {', '.join(sorted(conv_templates))}")
     return conv_templates[name] if system is None else _with_system(conv_templates[name], name, system)

@@ -124,8 +124,9 @@ def _with_regions_of(path: str, values: dict[str, Any] | None) -> dict[str, Any]
     if values is None:
         return None
     own = PretrainedConfig.get_config_dict(path)[0]
-    parts = {key: own[key] for key in (CONFIG_KEY, "vocab_size") if key in own}
-    return {key: value for key, value in values.items() if key not in (CONFIG_KEY, "quantization_config")} | parts
+    of_base = (CONFIG_KEY, "vocab_size", "pad_token_id", "quantization_config")
+    kept = {key: own[key] for key in of_base[:-1] if key in own}
+    return {key: value for key, value in values.items() if key not in of_base} | kept
 
 
 def _add_image_tokens(tokenizer: Any, model: Any) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from llava import conversation
-from llava.train import train as llava_train
 from torch import nn
 from transformers import AutoTokenizer, PretrainedConfig
 
@@ -92,10 +91,8 @@ def load_tokenizer(path: str, version: str, model: Any, arguments: Any) -> Any:
     form = {} if _is_mpt(path) else {"use_fast": False}
     limits = {"model_max_length": arguments.model_max_length, "padding_side": "right"}
     tokenizer = AutoTokenizer.from_pretrained(path, cache_dir=arguments.cache_dir, **limits, **form)
-    if version != "v0":
+    if version != "v0" or tokenizer.pad_token is None:  # LLaVA adds [PAD] for v0, a row that no LoRA result keeps
         tokenizer.pad_token = tokenizer.unk_token
-    elif tokenizer.pad_token is None:
-        llava_train.smart_tokenizer_and_embedding_resize({"pad_token": "[PAD]"}, tokenizer, model)
     if version not in ("v0", "v0.5"):
         conversation.default_conversation = conversation.conv_templates[version]
     return tokenizer

@@ -20,11 +20,13 @@ from pvit_ext.training.tracking import check_trackers
 _DEFAULT_TEMPLATE = ("v0", "v0.5")
 """Versions for which LLaVA stays with its default template, whatever their name says."""
 
-_MERGE = "mm_patch_merge_type"
-_OF_NEW_VISION = {
-    "mm_projector_type": "linear", "mm_vision_select_layer": -1, "mm_vision_select_feature": "patch", _MERGE: "flat",
+_OF_NEW_VISION: dict[str, Any] = {
+    "mm_projector_type": "linear", "mm_vision_select_layer": -1, "mm_vision_select_feature": "patch",
+    "mm_patch_merge_type": "flat", "mm_use_im_start_end": False, "mm_use_im_patch_token": True,
 }  # fmt: skip
-"""LLaVA's defaults for a bare language model. A run on a LLaVA may change only how tiles are merged."""
+"""LLaVA's defaults for a bare language model."""
+_FIXED = ("mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature")
+"""What a run on a LLaVA cannot change."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
         default=None, metadata={"help": "default the checkpoint's own, else patch"}
     )
     mm_patch_merge_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else flat"})
+    mm_use_im_start_end: bool | None = field(
+        default=None, metadata={"help": "default the checkpoint's own, else False"}
+    )
+    mm_use_im_patch_token: bool | None = field(
+        default=None, metadata={"help": "default the checkpoint's own, else True"}
+    )
 
     def __post_init__(self) -> None:
         """Take vision tower and merging of tiles from a LLaVA checkpoint; the flags are for making one.
@@ -55,11 +63,6 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                 f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
             )
         self.drop_empty_paths()
-        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
-            raise ValueError(
-                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
-                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
-            )
         if self.model_name_or_path != RegionModelArguments.model_name_or_path:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
             self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
@@ -68,21 +71,26 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
         for name, default in _OF_NEW_VISION.items():
             if getattr(self, name) is None:
                 setattr(self, name, default)
+        if self.mm_use_im_start_end and self.tune_mm_mlp_adapter:
+            raise ValueError(
+                "LLaVA does not implement --mm_use_im_start_end True with --tune_mm_mlp_adapter True, its forward "
+                "raises NotImplementedError: drop one (--stage align trains the region modules alone without either)"
+            )
 
     def _follow(self, values: dict[str, Any]) -> None:
-        """Take the settings of a checkpoint's vision: it runs by them anyway, and LLaVA would store the flags instead.
+        """Take the settings of a checkpoint's vision where no flag does: LLaVA would store defaults of its own instead.
 
         Args:
             values: of its config.json.
 
         Raises:
-            ValueError: for a flag with another value.
+            ValueError: for a flag with another value, which would be stored but not used.
         """
         for name, default in _OF_NEW_VISION.items():
             given, own = getattr(self, name), values.get(name, default)
             if given is None:
                 setattr(self, name, own)
-            elif given != own and name != _MERGE:
+            elif given != own and name in _FIXED:
                 raise ValueError(
                     f"--{name} {given}, but {self.model_name_or_path} is a LLaVA of {name} {own}, for which its "
                     f"mm_projector was trained: leave the flag out, or give --{name} {own}"

@@ -41,10 +41,12 @@ class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
 
 
 def export_model(trainer: LlavaRegionTrainer, output_dir: str) -> None:
-    """Write a run's result: ``align`` the region modules, ``finetune`` a whole checkpoint with its tokenizer."""
+    """Write a run's result: ``align`` the region modules and the config, ``finetune`` a whole checkpoint with its tokenizer."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.stage == "align":
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
+        if trainer.args.should_save:  # settings of the run, such as image_aspect_ratio, may differ from its base's
+            model.config.save_pretrained(output_dir)
     else:
         if trainer.without_regions:
             stage0.drop_regions(model)

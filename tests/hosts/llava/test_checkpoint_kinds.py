@@ -249,12 +249,33 @@ def test_calls_as_llavas_users_make_them(llava_checkpoint: Path) -> None:
     assert pvit_ext.load_pretrained_model(path, device="cpu", dtype="float16")[1].lm_head.weight.dtype == torch.float16
 
 
+def test_positional_arguments_are_llavas_or_ours(llava_checkpoint: Path) -> None:
+    """As LLaVA's own cli.py and its model workers call."""
+    path, load = str(llava_checkpoint), pvit_ext.load_pretrained_model
+    for call in (
+        lambda: load(path, None, "llava", False, False, device="cpu"),
+        lambda: load(path, None, "llava", False, False, None, "cpu"),
+        lambda: load(path, None, None, "cpu", "float32"),
+        lambda: load(path, None, None, "cpu", torch.float32, torch_dtype="float32"),
+    ):
+        assert call()[1].lm_head.weight.dtype == torch.float32
+    with pytest.raises(ValueError, match="load_8bit was asked for"):
+        load(path, None, "llava", True, False, device="cpu")
+    with pytest.raises(TypeError, match="device is given twice, by position and by name"):
+        load(path, None, None, "cpu", device="cpu")
+    with pytest.raises(TypeError, match="3 positional arguments behind the third: there may be device, dtype"):
+        load(path, None, None, "cpu", None, "auto")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit were both asked for: give one of them"),
         ({"dtype": "int8"}, "dtype 'int8' is not known: give a torch.dtype or one of float16, bfloat16"),
-        ({"dtype": "float16", "torch_dtype": "bfloat16"}, "dtype='float16' and torch_dtype='bfloat16' mean the same"),
+        (
+            {"dtype": "float16", "torch_dtype": "bfloat16"},
+            r"dtype=torch\.float16 and torch_dtype=torch\.b.* mean the same",
+        ),
         ({"region_config": {"encoder": "osprey"}}, "region_config is a dict: give a pvit_ext.RegionConfig"),
         ({"model_path": "elsewhere"}, "mean the same: give one of them"),
         ({"revision": "v2"}, "revision='v2' was asked for, .* download it"),
