@@ -41,7 +41,7 @@ class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
 
 
 def export_model(trainer: LlavaRegionTrainer, output_dir: str) -> None:
-    """Write a run's result: ``align`` the region modules and the config, ``finetune`` a whole checkpoint with its tokenizer."""
+    """Write a run's result: ``align`` region modules and config, ``finetune`` a whole checkpoint and tokenizer."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.args.stage == "align":
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
