@@ -178,7 +178,7 @@ def with_config_file(arguments: list[str]) -> list[str]:
     ``--NAME=VALUE`` becomes two words, because several flags are read before the parser sees them.
 
     Raises:
-        ValueError: for a file that is no mapping of flags, and for a second one.
+        ValueError: for a file that is no mapping of flags, for a second one, and for none.
     """
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if CONFIG not in words:
@@ -186,8 +186,9 @@ def with_config_file(arguments: list[str]) -> list[str]:
     if words.count(CONFIG) > 1:
         raise ValueError(f"{CONFIG} is given twice: put the flags of both files into one")
     index = words.index(CONFIG)
-    path = words[index + 1] if index + 1 < len(words) else ""
-    return [*_flags_of_yaml(path), *words[:index], *words[index + 2 :]]
+    if index + 1 == len(words):
+        raise ValueError(f"{CONFIG} takes a YAML file of flags")
+    return [*_flags_of_yaml(words[index + 1]), *words[:index], *words[index + 2 :]]
 
 
 def expand_command_line(arguments: list[str]) -> list[str]:
@@ -202,7 +203,10 @@ def _flags_of_yaml(path: str) -> list[str]:
 
     with open(path, encoding="utf-8") as stream:
         text = stream.read()
-    values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+    try:
+        values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {path} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
     names = zip(written, values.values(), strict=True)
@@ -213,8 +217,20 @@ def _flags_of_yaml(path: str) -> list[str]:
 def _words(value: Any, written: Any) -> list[str]:
     """A mapping and a list of lists are one word of JSON, a list of scalars is a word for each."""
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
-        return list(written)
-    return [json.dumps(value) if isinstance(value, (dict, list)) else written]
+        return [_word(*pair) for pair in zip(value, written, strict=True)]
+    return [json.dumps(value) if isinstance(value, (dict, list)) else _word(value, written)]
+
+
+def _word(value: Any, written: str) -> str:
+    """A scalar as it is written, but for ``on``, ``0x10``, ``.inf`` and the like, which only YAML reads."""
+    if isinstance(value, bool):
+        return str(value) if written.lower() in ("on", "off") else written
+    try:
+        float(written)
+    except ValueError:
+        # YAML 1.1 takes 1:30 for 90, which nobody means
+        return str(value) if isinstance(value, (int, float)) and ":" not in written else written
+    return written
 
 
 def _json_object(text: str) -> dict[str, Any]:

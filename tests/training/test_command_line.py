@@ -96,6 +96,29 @@ def test_yaml_values_of_every_type(tmp_path: Path) -> None:
     assert expand_command_line(["--config", str(path)]) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "word"),
+    [
+        ("on", "True"), ("Off", "False"), ("no", "no"), ("0x10", "16"), ("010", "010"), (".inf", "inf"),
+        ("1_000", "1_000"), ("1e-3", "1e-3"), (".5", ".5"), ("'on'", "on"), ("2024-01-01", "2024-01-01"),
+        ("1:30", "1:30"), ("[on, 0x2]", "True 2"),
+    ],
+)  # fmt: skip
+def test_yaml_scalars_that_python_reads_otherwise(tmp_path: Path, written: str, word: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"flag: {written}\n")
+    assert expand_command_line(["--config", str(path)]) == ["--flag", *word.split()]
+
+
+def test_a_file_that_is_no_yaml_and_none_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("stage: [align\n")
+    with pytest.raises(ValueError, match=r"--config .*run\.yaml is no YAML: while parsing"):
+        expand_command_line(["--config", str(path)])
+    with pytest.raises(ValueError, match="--config takes a YAML file"):
+        expand_command_line(["--stage", "align", "--config"])
+
+
 def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="align, finetune"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="three"))

@@ -48,7 +48,8 @@ def check_template(tokenizer: Any, records: Iterable[dict[str, Any]], preprocess
         return
     name = next((name for name, template in templates.items() if template is used), used.version)
     kind = min(found)
-    working = [one for one in templates if not _problems(templates[one], tokenizer, preprocess).keys() & found]
+    talking = {key: one for key, one in templates.items() if one.sep_style != conversation.SeparatorStyle.PLAIN}
+    working = [one for one in talking if not _problems(templates[one], tokenizer, preprocess).keys() & found]
     raise ValueError(
         f"conversation template {name} (--version) with {type(tokenizer).__name__}: {problems[kind]}. Templates that "
         f"train on the answers and nothing else with this tokenizer: {', '.join(working) or 'none'}"
