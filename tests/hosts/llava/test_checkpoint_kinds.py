@@ -259,8 +259,8 @@ def test_positional_arguments_are_llavas_or_ours(llava_checkpoint: Path) -> None
         lambda: load(path, None, None, "cpu", torch.float32, torch_dtype="float32"),
     ):
         assert call()[1].lm_head.weight.dtype == torch.float32
-    with pytest.raises(ValueError, match="load_8bit was asked for"):
-        load(path, None, "llava", True, False, device="cpu")
+    with pytest.raises(ValueError, match="load_4bit and load_8bit were both asked for"):
+        load(path, None, "llava", True, True, device="cpu")
     with pytest.raises(TypeError, match="device is given twice, by position and by name"):
         load(path, None, None, "cpu", device="cpu")
     with pytest.raises(TypeError, match="3 positional arguments behind the third: there may be device, dtype"):
