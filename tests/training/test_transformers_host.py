@@ -209,6 +209,12 @@ def test_a_checkpoint_of_llava_is_refused(llava_checkpoint: Path, tmp_path: Path
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out"))
 
 
+def test_the_llava_host_refuses_a_checkpoint_of_transformers(llava: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    arguments = flags(llava, write_records(tmp_path / "data"), tmp_path / "out", host="llava")
+    with pytest.raises(ValueError, match="is a checkpoint of transformers' own 'llava'"):
+        run(monkeypatch, arguments)
+
+
 def test_several_gpus_in_one_process_are_refused(llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match=r"one process sees 2 GPUs: start one for each .*CUDA_VISIBLE_DEVICES=0"):

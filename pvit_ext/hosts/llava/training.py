@@ -174,6 +174,15 @@ def parts(model: Any) -> dict[str, nn.Module]:
     return {"vision tower": model.get_vision_tower(), "mm_projector": model.get_model().mm_projector}
 
 
-def _is_mpt(path: str) -> bool:
+def region_class_of(path: str) -> Any:
+    """The region class of a LLaVA checkpoint, or of a plain language model to make one of.
+
+    Raises:
+        ValueError: for any other checkpoint.
+    """
     values, _ = PretrainedConfig.get_config_dict(path)
-    return region_class_of_values(values, path, plain=True) is LlavaMptForCausalLM
+    return region_class_of_values(values, path, plain=True)
+
+
+def _is_mpt(path: str) -> bool:
+    return region_class_of(path) is LlavaMptForCausalLM

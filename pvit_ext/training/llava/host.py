@@ -35,9 +35,10 @@ class LlavaHost:
         """Load the language model, with LoRA, then the vision modules.
 
         Raises:
-            ValueError: when there is no vision tower, before anything is loaded.
+            ValueError: for a checkpoint of another host, and when there is no vision tower, before anything is loaded.
         """
         path, training = args.model.model_name_or_path, args.training
+        llava.region_class_of(path)  # raises
         if args.model.vision_tower is None:
             raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
         model = llava.load_language_model(path, training, args.attn_implementation)
