@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import pvit_ext
+from pvit_ext.adapters.refusals import FIELDS as REFUSED_FIELDS
 from pvit_ext.adapters.refusals import INITS, TUNERS
 from pvit_ext.tools.merge import merge_checkpoint
 from tests.lora_runs import Outcome, command_line, train
@@ -161,7 +162,7 @@ class Tried:
         assert resumed.losses == outcome.losses, (resumed.losses, outcome.losses)
         return "bit-equal" if torch.equal(resumed.logits, outcome.logits) else _distance(resumed.logits, outcome.logits)
 
-    def on_ranks(self, zero: str, alone: list[float]) -> str:
+    def on_ranks(self, zero: str, losses: list[float]) -> str:
         """What :mod:`tests.lora_runs` wrote of it on two ranks."""
         file = self.world["runs"] / zero / f"{self.folder.name}.json"
         if not file.is_file():
@@ -171,7 +172,7 @@ class Tried:
             return str(found["error"])
         if found["moved"] == 0:
             return "LEARNS NOTHING"
-        apart = max(abs(one - other) for one, other in zip(found["losses"], alone, strict=True))
+        apart = max(abs(one - other) for one, other in zip(found["losses"], losses, strict=True))
         return "equal" if apart < 5e-3 else f"losses {apart:.0e} off"
 
 
@@ -202,10 +203,10 @@ def main(words: list[str]) -> None:
     names, alone = [word for word in words if word != "--alone"], "--alone" in words
     trials = [TRIALS[name] for name in names] if names else list(TRIALS.values())
     with tempfile.TemporaryDirectory(prefix="lora-") as folder:  # LLaVA takes any path with "mpt" in it for an MPT
-        world = {
-            "checkpoint": build_llava(Path(folder) / "tiny", hidden_size=64, intermediate_size=128),
-            "runs": Path(folder) / "runs",
-        }
+        world = {"checkpoint": build_llava(Path(folder) / "tiny"), "runs": Path(folder) / "runs"}
+        world["wide"] = build_llava(
+            Path(folder) / "wide", hidden_size=64, intermediate_size=128
+        )  # as bitsandbytes asks
         world["data"] = write_training_data(Path(folder) / "data")
         world["runs"].mkdir()
         tried = {trial.name: Tried(trial, world) for trial in trials}
@@ -217,8 +218,8 @@ def main(words: list[str]) -> None:
             launch(world, zero, trials)
         for name, one in tried.items():
             if len(rows[name]) > 2:
-                alone = json.loads((one.folder / "whole" / "losses.json").read_text())
-                rows[name] += [one.on_ranks(zero, alone) for zero in ("zero2", "zero3")]
+                losses = json.loads((one.folder / "whole" / "losses.json").read_text())
+                rows[name] += [one.on_ranks(zero, losses) for zero in ("zero2", "zero3")]
             print(" | ".join(rows[name]), flush=True)
     if not alone:
         write(rows, whole=not names)
@@ -240,6 +241,7 @@ def write(rows: dict[str, list[str]], whole: bool) -> None:
     lines += ["", "Refused always, by name, when training and when loading:", "", "| adapter | why |", "|---|---|"]
     lines += [f"| `peft_type` {name} | {why} |" for name, why in TUNERS.items()]
     lines += [f"| `init_lora_weights` {name} | {why} |" for name, why in INITS.items()]
+    lines += [f"| {one.name} | {one.reason} |" for one in REFUSED_FIELDS]
     PAGE.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n\n{END}{after}")
 
 

@@ -61,7 +61,8 @@ def forward(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 def command_line(world: dict[str, Path], output: Path, own: dict[str, Any], batch: int = 4) -> list[str]:
     """The words of a run of four steps."""
     values: dict[str, Any] = {
-        "model_name_or_path": world["checkpoint"], "version": "v1", "data_path": world["data"], "stage": "finetune",
+        "model_name_or_path": world["wide" if "bits" in own else "checkpoint"], "version": "v1", "stage": "finetune",
+        "data_path": world["data"],
         "image_folder": Path(world["data"]).parent, "image_aspect_ratio": "pad", "output_dir": output, "max_steps": 4,
         "region_encoder_options": json.dumps(TINY_REGIONCLIP), "per_device_train_batch_size": batch,
         "report_to": "none",
@@ -127,7 +128,7 @@ def ranks(zero: str, world: dict[str, Path]) -> None:
 
             traceback.print_exc()
             text = " ".join(str(error).split())
-            refused = "is refused" in text
+            refused = "is refused" in text or text.startswith("--bits")
             found = {
                 "error": f"refused: {text.partition(': ')[2]}" if refused else f"{type(error).__name__}: {text}"[:70]
             }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pvit_ext.adapters import refusals
 from pvit_ext.adapters.layers import choose_layers, find_all_linear_names, matches, seeing_modules
 from pvit_ext.adapters.options import AdapterChoice, config_class
@@ -17,7 +19,7 @@ __all__ = ["add_lora", "check_adapter_files", "find_all_linear_names", "load_ada
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 
 
 def add_lora(model: Any, arguments: Any) -> Any:
@@ -73,13 +75,23 @@ def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
     from peft import PeftModel
 
     if (folder / NON_LORA_FILE).is_file():
-        load_non_lora_weights(model, folder, _PEFT_PREFIX)
-    wrapped = PeftModel.from_pretrained(model, str(folder), config=_config_of(model, folder, bits))
+        load_non_lora_weights(model, folder, PEFT_PREFIX)
+    wrapped = PeftModel.from_pretrained(model, str(folder), config=config_of(model, folder, bits))
     return wrapped.merge_and_unload() if bits == 16 else wrapped.get_base_model()
 
 
-def _config_of(model: Any, folder: Path, bits: int) -> Any:
-    """A folder's config of peft, for exactly the layers that it has tensors of."""
+def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
+    """A folder's config of peft, for exactly the layers that it has tensors of.
+
+    Args:
+        model: base model, with other adapters or without.
+        folder: with an adapter.
+        bits: of the base.
+
+    Raises:
+        FileNotFoundError: when the adapter's weights are missing.
+        ValueError: for an adapter that is refused, or layers that the model lacks.
+    """
     kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
     config = kind.from_pretrained(str(folder))
     try:
@@ -93,14 +105,28 @@ def _config_of(model: Any, folder: Path, bits: int) -> Any:
     return config
 
 
-def _layers_of(model: Any, folder: Path) -> set[str]:
-    """Names in the base model of the layers that an adapter changes."""
+def read_adapter(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter by peft's names.
+
+    Args:
+        folder: with them.
+
+    Raises:
+        FileNotFoundError: when they are missing.
+    """
     names = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
     if not names:
         raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG}, but no adapter_model.safetensors or .bin: fetch it")
-    keys = [key.removeprefix(_PEFT_PREFIX) for key in read_checkpoint(folder / names[0]) if _PEFT_PREFIX in key]
+    return read_checkpoint(folder / names[0])
+
+
+def _layers_of(model: Any, folder: Path) -> set[str]:
+    """Names in the base model of the layers that an adapter changes."""
+    keys = [key.removeprefix(PEFT_PREFIX) for key in read_adapter(folder) if PEFT_PREFIX in key]
     own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
-    layers = {name for name, module in model.named_modules() if not any(module.children())}
+    wrapped = (hasattr(module, "base_layer") for module in model.modules())  # by another adapter
+    named = zip(model.named_modules(), wrapped, strict=True)
+    layers = {name for (name, module), adapted in named if adapted or not any(module.children())}
     found = {key: _layer(key, layers) for key in keys if key not in own}
     if unknown := sorted(key for key, layer in found.items() if layer is None):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")

@@ -12,6 +12,7 @@ from typing import Any
 _NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
 _CHANGES_BASE = "it changes the base at its start, differently each time, and the change is not saved"
 _PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language model as embeddings"
+_WHOLE = "it reads whole weights while it starts, and they are partitioned by then"
 TUNERS = {
     "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
     "ADAPTION_PROMPT": _PROMPT,
@@ -71,7 +72,7 @@ def _starts_with(*starts: str) -> Callable[[Any], bool]:
     return holds
 
 
-_FIELDS = (
+FIELDS = (
     Refusal(
         _starts_with("pissa_niter"), "init_lora_weights pissa_niter_*",
         "random numbers decide its start: under another seed it reloads to other logits; use pissa",
@@ -86,13 +87,19 @@ _FIELDS = (
     Refusal(_set("megatron_config"), "megatron_config", "the hosts have no layers of Megatron"),
     Refusal(_set("arrow_config"), "arrow_config", "it routes among adapters that are trained already"),
 )  # fmt: skip
-_CONDITIONS = (
+CONDITIONS = (
     Refusal(_tuner("DELORA"), "DELORA", "it learns nothing where its tensors are partitioned", "zero3"),
     Refusal(_tuner("LOHA"), "LOHA", "its backward pass reads tensors that are partitioned by then", "zero3"),
     Refusal(
         lambda config: tuner_of(config) == "TRAINABLE_TOKENS" or bool(getattr(config, "trainable_token_indices", None)),
         "trainable tokens", "peft indexes the embedding matrix, which is partitioned", "zero3",
     ),
+    *(
+        Refusal(_tuner(name), name, _WHOLE, "zero3")
+        for name in ("ADAMSS", "DEFT", "FROD", "OSF", "SUPERTUNING", "TINYLORA")
+    ),
+    Refusal(_tuner("LN_TUNING"), "LN_TUNING", "its copies of norms are read before they are gathered", "zero3"),
+    Refusal(_tuner("RANDLORA"), "RANDLORA", "its losses are others than without it", "zero3"),
     Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
     Refusal(_starts_with("olora"), "olora", "on reloading, the quantised base takes another start", "bits"),
     Refusal(_set("use_dora"), "dora", "the scales of 8 bits are lost at its second step; 4 bits go", "8 bits"),
@@ -123,6 +130,6 @@ def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
     states = {"always": True, "zero3": zero3, "bits": bits < 16, "8 bits": bits == 8}
     few = f" with --bits {bits} (16 goes)"
     said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "8 bits": few}
-    for one in (*_FIELDS, *_CONDITIONS):
+    for one in (*FIELDS, *CONDITIONS):
         if states[one.when] and one.holds(config):
             raise ValueError(f"{one.name} is refused{said[one.when]}: {one.reason}")

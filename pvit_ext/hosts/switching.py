@@ -1,0 +1,136 @@
+"""Several adapters on one base model, one of which answers at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
+from pvit_ext.adapters.refusals import tuner_of
+from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.loading import attach
+from pvit_ext.tokens.serialization import MODULES_FILE, load_region_modules, read_region_config
+
+_MOVES_BASE = ("pissa", "olora")
+
+
+class Adapters:
+    """LoRA results on one loaded model: their adapters, and the region modules and projectors that trained with them.
+
+    The model stays the object that it is. Switching copies a few megabytes, and moves no weight of the language model.
+
+    Args:
+        model: of :func:`~pvit_ext.load_pretrained_model`, of either host: the base of the results.
+        processor: of a model of transformers.
+    """
+
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        self.model, self.processor = model, processor
+        self.active: str | None = None
+        self._wrapped: Any = None
+        self._tensors: dict[str, dict[str, Tensor]] = {}  # of each result, beside its adapter
+        self._base: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of what was added."""
+        return list(self._tensors)
+
+    def add(self, name: str, folder: str | Path) -> None:
+        """Load a result beside the others; :meth:`use` makes it the one that answers.
+
+        Args:
+            name: to call it by.
+            folder: LLaVA's or ours.
+
+        Raises:
+            ValueError: for a name that is taken, a folder without an adapter, one whose region modules are others than
+                the model's, or an adapter that changes the weights under it.
+        """
+        if name in self._tensors or not name.isidentifier():
+            raise ValueError(f"{name!r} is taken or no name: give letters and digits that none of {self.names} has")
+        kind = find_kind(str(folder))
+        if not kind.adapter or kind.folder is None:
+            raise ValueError(f"{kind}: no adapter to put beside others")
+        config = config_of(self.model, kind.folder)
+        start = getattr(config, "init_lora_weights", None)
+        if isinstance(start, str) and start.startswith(_MOVES_BASE):
+            raise ValueError(f"{folder}: {start} changes the weights under it, and would change them for all others")
+        others = {tuner_of(one) for one in self._wrapped.peft_config.values()} if self._wrapped is not None else set()
+        if others - {tuner_of(config)}:
+            raise ValueError(f"{folder}: {tuner_of(config)} does not go beside {others.pop()}; merge one of them")
+        self.use(None)
+        if kind.regions:
+            self._take_regions(kind.folder)
+        tensors = self._beside(kind.folder)
+        self._insert(name, config, read_adapter(kind.folder))
+        self._keep(name, tensors, folder)
+
+    def use(self, name: str | None) -> None:
+        """Answer with a result, or for None with the base.
+
+        Raises:
+            ValueError: for a name that was not added.
+        """
+        if name is not None and name not in self._tensors:
+            raise ValueError(f"no adapter {name!r} was added; there are {', '.join(self.names) or 'none'}")
+        if self._wrapped is None:
+            return
+        if name is None:
+            self._wrapped.base_model.disable_adapter_layers()
+        else:
+            self._wrapped.base_model.enable_adapter_layers()
+            self._wrapped.set_adapter(name)
+            self._wrapped.requires_grad_(False)
+        self._copy(self._base if name is None else self._base | self._tensors[name])
+        self.active = name
+
+    def _take_regions(self, folder: Path) -> None:
+        """Region modules where the model has none; else they must be of the same kind."""
+        saved, own = read_region_config(folder), getattr(self.model, "region_config", None)
+        if own is None:
+            attach(self.model, saved.config, str(folder), True, saved.facts, self.processor)
+            load_region_modules(self.model, folder)
+        elif own != saved.config:
+            raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
+
+    def _beside(self, folder: Path) -> dict[str, Tensor]:
+        """What a folder holds beside its adapter, by the names of the model."""
+        modules, others = folder / MODULES_FILE, folder / NON_LORA_FILE
+        prefix = self.model.base_model_prefix
+        found = {f"{prefix}.{key}": value for key, value in _read(modules).items()}
+        return found | {key.removeprefix(PEFT_PREFIX): value for key, value in _read(others).items()}
+
+    def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> None:
+        from peft import get_peft_model, set_peft_model_state_dict
+
+        if self._wrapped is None:
+            self._wrapped = get_peft_model(self.model, config, name)
+        else:
+            self._wrapped.add_adapter(name, config)
+        set_peft_model_state_dict(self._wrapped, weights, adapter_name=name)
+        self._wrapped.requires_grad_(False)
+        self._wrapped.eval()
+
+    def _keep(self, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+        """Hold a result's tensors, and the base's own in their places."""
+        own = self.model.state_dict()
+        if unknown := sorted(tensors.keys() - own.keys()):
+            raise ValueError(f"{folder} trained tensors that the model lacks: {unknown}")
+        self._tensors[name] = tensors
+        self._base = {key: own[key].clone() for key in tensors} | self._base
+        self.use(None)
+
+    def _copy(self, tensors: dict[str, Tensor]) -> None:
+        own = self.model.state_dict()
+        with torch.no_grad():
+            for key, value in tensors.items():
+                own[key].copy_(value)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    return read_checkpoint(path) if path.is_file() else {}

@@ -1,0 +1,98 @@
+"""Several LoRA results on one model answer, each when it is asked for, as they do alone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import pvit_ext
+from pvit_ext.hosts.switching import Adapters
+from pvit_ext.training import lora_checkpoint
+from tests.adapters.models import learned
+from tests.checkpoints import inputs, load, randomize
+from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
+
+
+def result(model: Any, folder: Path, seed: int, base: Path, **given: Any) -> Path:
+    """A LoRA result with region modules and a projector of its own."""
+    other = randomize(copy.deepcopy(model), seed)
+    for parameter in other.get_model().mm_projector.parameters():
+        parameter.data += 0.01 * seed
+    wrapped = learned(other, **given)
+    for part in (wrapped.get_model().mm_projector, wrapped.region_module.region_projector):
+        part.requires_grad_(True)
+    wrapped.name_or_path = str(base)
+    lora_checkpoint.save_adapter(wrapped, str(folder), "none", True)
+    return folder
+
+
+def with_encoder_of(model: Any, other: Any) -> Any:
+    """The frozen encoder has no file here: each start draws another."""
+    other.region_module.region_encoder.load_state_dict(model.region_module.region_encoder.state_dict())
+    return other
+
+
+def answers(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model.eval()(**inputs()).logits
+    return found
+
+
+def test_each_answers_as_it_does_alone(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    folders = {
+        "one": result(model, tmp_path / "one", 2, llava_checkpoint),
+        "two": result(model, tmp_path / "two", 3, llava_checkpoint, lora_method="rslora"),
+        "three": result(model, tmp_path / "three", 4, llava_checkpoint, lora_options='{"target_modules": ["q_proj"]}'),
+    }
+    expected = {name: answers(with_encoder_of(model, load(folder))) for name, folder in folders.items()}
+    before = answers(model)
+    adapters = Adapters(model)
+    for name, folder in folders.items():
+        adapters.add(name, folder)
+    assert adapters.names == ["one", "two", "three"]
+    for name in ("two", None, "one", "three", "two"):
+        adapters.use(name)
+        assert adapters.active == name
+        if name is None:
+            assert torch.equal(answers(model), before)
+        else:
+            assert (answers(model) - expected[name]).abs().max() < 2e-5, name
+    assert (expected["one"] - expected["two"]).abs().max() > 1e-2
+    query = pvit_ext.Query(Image.new("RGB", (48, 32), "red"), "What is <region>?", [pvit_ext.Region.box(2, 3, 20, 15)])
+    assert isinstance(pvit_ext.ask(model, loaded[0], loaded[2], [query], max_new_tokens=2)[0], str)
+
+
+def test_a_folder_of_llavas_own(llava_checkpoint: Path, tmp_path: Path) -> None:
+    folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
+    model = load(llava_checkpoint)
+    before = plain_logits(model)
+    adapters = Adapters(model)
+    adapters.add("stock", folder)
+    assert torch.equal(plain_logits(model), before)
+    adapters.use("stock")
+    assert (plain_logits(model) - plain_logits(expected)).abs().max() < 2e-5
+
+
+def test_what_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    adapters = Adapters(model)
+    with pytest.raises(ValueError, match="no adapter 'one' was added; there are none"):
+        adapters.use("one")
+    pissa = result(model, tmp_path / "pissa", 2, llava_checkpoint, lora_method="pissa")
+    vera = result(model, tmp_path / "vera", 3, llava_checkpoint, lora_options='{"peft_type": "VERA", "r": 4}')
+    with pytest.raises(ValueError, match="pissa changes the weights under it"):
+        adapters.add("pissa", pissa)
+    with pytest.raises(ValueError, match="no adapter to put beside others"):
+        adapters.add("base", llava_checkpoint)
+    adapters.add("one", result(model, tmp_path / "one", 2, llava_checkpoint))
+    with pytest.raises(ValueError, match="'one' is taken or no name"):
+        adapters.add("one", tmp_path / "one")
+    with pytest.raises(ValueError, match="VERA does not go beside LORA; merge one of them"):
+        adapters.add("vera", vera)
