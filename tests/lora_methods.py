@@ -162,6 +162,11 @@ class Tried:
         assert resumed.losses == outcome.losses, (resumed.losses, outcome.losses)
         return "bit-equal" if torch.equal(resumed.logits, outcome.logits) else _distance(resumed.logits, outcome.logits)
 
+    def losses(self) -> list[float]:
+        """Of the run on one process."""
+        found: list[float] = json.loads((self.folder / "whole" / "losses.json").read_text())
+        return found
+
     def on_ranks(self, zero: str, losses: list[float]) -> str:
         """What :mod:`tests.lora_runs` wrote of it on two ranks."""
         file = self.world["runs"] / zero / f"{self.folder.name}.json"
@@ -218,8 +223,7 @@ def main(words: list[str]) -> None:
             launch(world, zero, trials)
         for name, one in tried.items():
             if len(rows[name]) > 2:
-                losses = json.loads((one.folder / "whole" / "losses.json").read_text())
-                rows[name] += [one.on_ranks(zero, losses) for zero in ("zero2", "zero3")]
+                rows[name] += [one.on_ranks(zero, one.losses()) for zero in ("zero2", "zero3")]
             print(" | ".join(rows[name]), flush=True)
     if not alone:
         write(rows, whole=not names)

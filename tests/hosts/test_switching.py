@@ -17,6 +17,7 @@ from pvit_ext.training import lora_checkpoint
 from tests.adapters.models import learned
 from tests.checkpoints import inputs, load, randomize
 from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 
 
 def result(model: Any, folder: Path, seed: int, base: Path, **given: Any) -> Path:
@@ -96,3 +97,30 @@ def test_what_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tm
         adapters.add("one", tmp_path / "one")
     with pytest.raises(ValueError, match="VERA does not go beside LORA; merge one of them"):
         adapters.add("vera", vera)
+
+
+@pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="transformers is too old for its own host")
+def test_on_a_model_of_transformers(tmp_path: Path) -> None:
+    from tests.training.test_transformers_host import with_regions
+
+    model, processor = with_regions("llava")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    ids = torch.tensor([[1, 5, 9, 14, 7]])
+    folders = {}
+    for seed, name in ((2, "one"), (3, "two")):
+        wrapped = learned(randomize(copy.deepcopy(model), seed), lora_r=seed)
+        wrapped.name_or_path = str(tmp_path / "base")
+        folders[name] = tmp_path / name
+        lora_checkpoint.save_adapter(wrapped, str(folders[name]), "none", True)
+    _, base, regions, _ = pvit_ext.load_pretrained_model(str(tmp_path / "base"), device="cpu")
+    adapters = Adapters(base, regions)
+    for name, folder in folders.items():
+        adapters.add(name, folder)
+    for name in ("one", "two", "one"):
+        adapters.use(name)
+        alone = pvit_ext.load_pretrained_model(str(folders[name]), device="cpu")[1]
+        with torch.no_grad():
+            torch.testing.assert_close(base(input_ids=ids).logits, alone(input_ids=ids).logits, rtol=0, atol=2e-5)
+        for own, other in zip(base.region_module.parameters(), alone.region_module.parameters(), strict=True):
+            assert torch.equal(own, other)
