@@ -124,9 +124,8 @@ def _layers_of(model: Any, folder: Path) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
     keys = [key.removeprefix(PEFT_PREFIX) for key in read_adapter(folder) if PEFT_PREFIX in key]
     own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
-    wrapped = (hasattr(module, "base_layer") for module in model.modules())  # by another adapter
-    named = zip(model.named_modules(), wrapped, strict=True)
-    layers = {name for (name, module), adapted in named if adapted or not any(module.children())}
+    named = model.named_modules()  # a layer with another adapter on it has children, and its weight all the same
+    layers = {name for name, module in named if hasattr(module, "weight") or not any(module.children())}
     found = {key: _layer(key, layers) for key in keys if key not in own}
     if unknown := sorted(key for key, layer in found.items() if layer is None):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")

@@ -101,8 +101,11 @@ class Adapters:
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """What a folder holds beside its adapter, by the names of the model."""
         modules, others = folder / MODULES_FILE, folder / NON_LORA_FILE
-        prefix = self.model.base_model_prefix
-        found = {f"{prefix}.{key}": value for key, value in _read(modules).items()}
+        names = {id(module): name for name, module in self.model.named_modules()}
+        found = {}
+        for key, value in _read(modules).items():
+            part, _, rest = key.partition(".")  # region_encoder or region_projector
+            found[f"{names[id(getattr(self.model.region_module, part))]}.{rest}"] = value
         return found | {key.removeprefix(PEFT_PREFIX): value for key, value in _read(others).items()}
 
     def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> None:
