@@ -6,9 +6,11 @@
 # Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths, REGION_ENCODER another
 # encoder; one without weights of its own takes an empty REGION_WEIGHTS. Check the data first:
 #   pvit-ext data FILE --image-folder DIR
+# ENTRY is what gets the flags in place of training: a cache of what the frozen towers of this run make is filled by
+#   ENTRY="pvit-ext data cache --out DIR --run" bash recipes/stage1.sh [flags]
 ''':'
-[ -n "${RANK:-}" ] || exec deepspeed "$0" "$@"
-exec python -u -m pvit_ext.train \
+[ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
+exec ${ENTRY:-python -u -m pvit_ext.train} \
     --stage align \
     --deepspeed "$(dirname "$0")/zero2.json" \
     --model_name_or_path "${MODEL:-liuhaotian/llava-v1.5-7b}" \

@@ -5,8 +5,8 @@
 #   deepspeed recipes/stage2.sh [flags]     bash recipes/stage2.sh [flags]
 # Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths.
 ''':'
-[ -n "${RANK:-}" ] || exec deepspeed "$0" "$@"
-exec python -u -m pvit_ext.train \
+[ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
+exec ${ENTRY:-python -u -m pvit_ext.train} \
     --stage finetune \
     --deepspeed "$(dirname "$0")/zero3.json" \
     --model_name_or_path "${MODEL:-liuhaotian/llava-v1.5-7b}" \

@@ -123,9 +123,8 @@ class HostTower:
         """
         module, prepared = self.seen.module, self.seen.prepare(image)
         device = next(module.parameters()).device
-        moved = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in prepared.items()}
         with torch.no_grad(), self._mixed(device.type), noting_output(module) as found:
-            self.seen.run(moved)
+            self.seen.run(moved(prepared, device))
         try:
             form, tensors = take_apart(self.seen.keep(found[-1]))
         except TypeError as error:
@@ -177,6 +176,11 @@ def use_stored(tower: HostTower, cache: FeatureCache, dataset: RecordDataset) ->
     device = next(tower.seen.module.parameters()).device.type
     cache.check_key(tower.key(stored), device, "vision tower")
     tower.seen.connect(dataset, StoredVision(cache, tower.seen.axis))
+
+
+def moved(prepared: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What an image processor made, on a device."""
+    return {name: one.to(device) if isinstance(one, Tensor) else one for name, one in prepared.items()}
 
 
 def _tensors(prepared: Mapping[str, Any]) -> list[Tensor]:

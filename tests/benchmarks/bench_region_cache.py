@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,7 @@ def fill(data: Path, name: str, source: Any, device: str) -> tuple[FeatureCache,
     return FeatureCache(job.out), stored // IMAGES
 
 
-def rows_of(case: Case, rounds: int, device: str, width: int, layers: int) -> Iterator[dict[str, Any]]:
+def rows_of(case: Case, rounds: int, device: str, cpu_time: bool, width: int, layers: int) -> Iterator[dict[str, Any]]:
     """All forms of a case."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,7 +183,8 @@ def rows_of(case: Case, rounds: int, device: str, width: int, layers: int) -> It
             forms[form] = steps(model, dataset, processor, losses[form])
         facts = {"batch": BATCH, "regions_per_image": case.regions, "dtype": name_of(case.dtype)}
         facts |= {"lm": f"{layers} layers of {width}", "host": "transformers"}
-        rows = compare(case.name, forms, rounds, **facts)
+        facts |= {"time": "of the process" if cpu_time else "wall"}
+        rows = compare(case.name, forms, rounds, time.process_time if cpu_time else None, **facts)
         same = {form: found == losses["towers run"] for form, found in losses.items()}
         if device == "cpu" and not all(same.values()):  # on a GPU, kernels may round by the size of a batch
             raise RuntimeError(f"the losses differ: {losses}")
@@ -197,9 +199,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256, help="hidden size, default %(default)s")
     parser.add_argument("--layers", type=int, default=4, help="number of layers, default %(default)s")
     parser.add_argument("--case", type=int, choices=range(len(CASES)), nargs="+", default=[*range(len(CASES))])
+    parser.add_argument("--cpu-time", action="store_true", help="of the process, with one thread: on a loaded machine")
     given = parser.parse_args()
+    if given.cpu_time:
+        torch.set_num_threads(1)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sizes = given.rounds, given.device, given.width, given.layers
+    sizes = given.rounds, given.device, given.cpu_time, given.width, given.layers
     write("region_cache", (row for one in given.case for row in rows_of(CASES[one], *sizes)), given.device, given.to)
 
 

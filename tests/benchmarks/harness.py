@@ -41,13 +41,16 @@ def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts: Any) -> list[dict[str, Any]]:
+def compare(
+    case: str, forms: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] | None = None, **facts: Any
+) -> list[dict[str, Any]]:
     """One row per form; ``speedup`` is the first form's median over this one's.
 
     Args:
         case: names what is computed.
         forms: the same result in several forms; the first is the baseline.
         rounds: timed calls of each form, after one untimed call.
+        clock: in seconds; that of the process, with one thread, tells less of a machine that others load.
         facts: shapes, dtype and whatever else the row should say.
     """
     for form in forms.values():
@@ -55,17 +58,17 @@ def compare(case: str, forms: dict[str, Callable[[], Any]], rounds: int, **facts
     times: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(rounds):
         for name, form in forms.items():
-            times[name].append(_milliseconds(form))
+            times[name].append(_milliseconds(form, clock or time.perf_counter))
     baseline = statistics.median(next(iter(times.values())))
     return [row_of(case, name, values, baseline, **facts) for name, values in times.items()]
 
 
-def _milliseconds(form: Callable[[], Any]) -> float:
+def _milliseconds(form: Callable[[], Any], clock: Callable[[], float]) -> float:
     _wait()
-    start = time.perf_counter()
+    start = clock()
     form()
     _wait()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def _wait() -> None:

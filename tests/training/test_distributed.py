@@ -51,14 +51,14 @@ def world(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return {"MODEL": llava_checkpoint, "STAGE1": folder / "stage1", "DATA": data, "IMAGES": data.parent}
 
 
-def losses(world: dict[str, Any], output: Path, gpus: int, zero: str, *flags: Any) -> list[float]:
-    """Losses of six optimizer steps of stage 2 at a global batch of four, as the trainer logged them."""
+def stage2(start: list[str], world: dict[str, Any], output: Path, zero: str, *flags: Any, entry: str = "") -> None:
+    """Run the recipe of stage 2 without jitter."""
     clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    environment = clean | own | {key: str(value) for key, value in world.items()} | {"OUTPUT": str(output)}
+    own |= {"OUTPUT": str(output), "ENTRY": entry}
+    environment = clean | own | {key: str(value) for key, value in world.items()}
     command = [
-        str(BIN / "deepspeed"), "--num_gpus", str(gpus), "--master_port", str(free_port()),
-        str(ROOT / "recipes" / "stage2.sh"), "--learning_rate", "1e-2",
+        *start, str(ROOT / "recipes" / "stage2.sh"), "--learning_rate", "1e-2",
         "--deepspeed", str(ROOT / "recipes" / zero), "--model_max_length", "512", "--bf16", "False", "--region_jitter",
         "0", "--save_strategy", "no", "--dataloader_num_workers", "0", *map(str, flags),
     ]  # fmt: skip
@@ -66,6 +66,12 @@ def losses(world: dict[str, Any], output: Path, gpus: int, zero: str, *flags: An
         command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def losses(world: dict[str, Any], output: Path, gpus: int, zero: str, *flags: Any) -> list[float]:
+    """Losses of six optimizer steps of stage 2 at a global batch of four, as the trainer logged them."""
+    start = [str(BIN / "deepspeed"), "--num_gpus", str(gpus), "--master_port", str(free_port())]
+    stage2(start, world, output, zero, *flags)
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
 
@@ -148,3 +154,16 @@ def test_zero3_with_a_cache_of_region_features_where_a_rank_has_no_region(
     mixed, flags = world | {"DATA": tmp_path / "data.json"}, ("--per_device_train_batch_size", 1)
     plain = losses(mixed, tmp_path / "plain", 2, "zero3.json", *flags)
     assert losses(mixed, tmp_path / "cached", 2, "zero3.json", *flags, "--region_cache", tmp_path / "cache") == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["zero2.json", "zero3.json"])
+def test_deepspeed_with_a_cache_of_both_towers_by_the_recipe_itself(
+    world: dict[str, Any], tmp_path: Path, zero: str
+) -> None:
+    """DeepSpeed changes dtypes in place of autocast; neither tower runs on any rank."""
+    flags, cache = ("--per_device_train_batch_size", 2, "--bf16", True), tmp_path / "cache"
+    stage2(["bash"], world, tmp_path / "x", zero, *flags, entry=f"{BIN}/pvit-ext data cache --out {cache} --run")
+    assert {path.name for path in cache.iterdir()} == {"region_tower", "vision_tower"}
+    plain = losses(world, tmp_path / "plain", 2, zero, *flags)
+    assert losses(world, tmp_path / "cached", 2, zero, *flags, "--region_cache", cache) == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -49,7 +50,7 @@ class FeatureCache:
         try:
             self.about = read_json(self.folder / ABOUT)
             self.key: dict[str, Any] = self.about["key"]
-            self._entries = read_list(self.folder / IMAGES)
+            self._entries = _sharing(read_list(self.folder / IMAGES))
             self._check_files()
         except (ValueError, KeyError, OSError) as error:
             raise CacheError(f"the cache {folder} is damaged ({error}): {_ADVICE}") from error
@@ -199,6 +200,15 @@ class FeatureCache:
             os.posix_fadvise(handle, start, last["offset"] + _length(last) - start, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
+
+
+def _sharing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of which those of images of one size share what is equal: a cache may have many."""
+    known: dict[str, Any] = {}
+    for entry in entries:
+        if "about" in entry:
+            entry["about"] = known.setdefault(json.dumps(entry["about"]), entry["about"])
+    return entries
 
 
 def _view(shard: Tensor, tensor: dict[str, Any]) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import nn
 
@@ -18,6 +19,7 @@ from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.stored_vision import noting_output, returning_output
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.hosts.transformers.stored_processor import Noting, with_images_by
+from pvit_ext.hosts.vision_pass import moved
 from pvit_ext.tokens.processor import RegionSample
 
 BLANK_SIZE = (28, 28)
@@ -78,9 +80,10 @@ class TransformersVisionPass:
         return Output(**parts)
 
     @cached_property
+    @torch.no_grad()
     def _read(self) -> set[str]:
         """Names of the parts that the model reads, noted while it reads."""
-        prepared = self.prepare(None)
+        prepared = moved(self.prepare(None), next(self.module.parameters()).device)
         with noting_output(self.module) as found:
             self.run(prepared)
         watched = _Watched(**found[-1])
