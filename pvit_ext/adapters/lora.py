@@ -59,14 +59,14 @@ def check_adapter_files(folder: Path) -> bool:
 
 
 def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
-    """Load what a LoRA run trained into its base model: what trained beside the adapter, then that.
+    """Load what a LoRA run trained into its base model: first the tensors beside the adapter, then the adapter.
 
-    It is merged; beside a quantised base it stays, for a merge would be rounded to the few values that base can have.
+    The adapter is merged. On a quantised base it stays apart: a merge would be rounded to that base's few values.
 
     Args:
         model: base model, of full weights or quantised.
         folder: of the run's result.
-        bits: of the base.
+        bits: bits per weight of the base.
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.

@@ -1,6 +1,6 @@
 """A language model in 4 or 8 bits by bitsandbytes, to answer, or for an adapter to learn on (QLoRA, arXiv 2305.14314).
 
-What sees is never quantised: vision tower, projectors and region modules keep the model's dtype.
+Vision tower, projectors and region modules are never quantised: they keep the model's dtype.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Quantization:
 
     Args:
         bits: 4 or 8.
-        kind: of 4 bits, ``nf4`` or ``fp4``.
-        double: quantise the scales of 4 bits too.
+        kind: kind of 4 bits, ``nf4`` or ``fp4``.
+        double: whether the scales of 4 bits are quantised too.
 
     Raises:
-        ValueError: for numbers and kinds that there are not, or where bitsandbytes is missing.
+        ValueError: for another number or kind, or if bitsandbytes is missing.
     """
 
     bits: int
@@ -36,7 +36,7 @@ class Quantization:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise ValueError(f"a model in {self.bits} bits was asked for: give 4 or 8, or 16 for the dtype as it is")
+            raise ValueError(f"a model in {self.bits} bits was asked for: give 4 or 8, or 16 for the model's dtype")
         if self.kind not in KINDS:
             raise ValueError(f"4 bits of kind {self.kind!r}: give {' or '.join(KINDS)}")
         if importlib.util.find_spec("bitsandbytes") is None:
@@ -44,7 +44,7 @@ class Quantization:
 
     @classmethod
     def of_arguments(cls, arguments: Any) -> Quantization | None:
-        """What a run's flags ask for.
+        """The quantization that a run's flags ask for.
 
         Args:
             arguments: with LLaVA's ``bits``, ``quant_type`` and ``double_quant``.
@@ -55,7 +55,7 @@ class Quantization:
 
     @classmethod
     def of_config(cls, values: Mapping[str, Any] | None) -> Quantization | None:
-        """What a config.json says of the base that an adapter was trained on.
+        """The quantization of the base that an adapter was trained on, from config.json.
 
         Args:
             values: its ``quantization_config``.
@@ -69,9 +69,9 @@ class Quantization:
         """Keywords of ``from_pretrained``.
 
         Args:
-            dtype: that layers compute in.
-            device: where the model goes.
-            skipped: names that stay as they are.
+            dtype: in which layers compute.
+            device: of the model.
+            skipped: names of modules that are not quantised.
         """
         from transformers import BitsAndBytesConfig
 
@@ -96,7 +96,7 @@ def is_quantized(parameter: Tensor) -> bool:
 
 
 def count(parameter: Tensor) -> int:
-    """Weights in a parameter, of which two lie in each byte of 4 bits; ZeRO-3 leaves an empty tensor."""
+    """The number of weights in a parameter; in 4 bits a byte holds two, and under ZeRO-3 the tensor is empty."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:
         return int(torch.Size(state.shape).numel())

@@ -47,7 +47,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable of the key"
     )
     group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
-    group.add_argument("--image-side", type=count, metavar="PIXELS", help="longer side when sent (default 1024)")
+    group.add_argument("--image-side", type=count, metavar="PIXELS", help="longer side of a sent image (default 1024)")
     group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
     group.add_argument("--temperature", type=float, help="default the endpoint's own")
     group.add_argument("--seed", type=int, default=0)
@@ -102,7 +102,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.batch and (args.sample or args.max_cost):
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
     if args.image_side is not None and args.images == "none":
-        raise ValueError("--image-side is of images that are sent: give --images plain or marked, or leave it out")
+        raise ValueError("--image-side applies to sent images only: give --images plain or marked, or leave it out")
     of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed")
     if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
         raise ValueError(f"--batch makes no calls: --{given[0].replace('_', '-')} does not go with it")

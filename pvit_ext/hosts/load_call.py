@@ -36,8 +36,8 @@ class LoadCall:
         dtype: of the model, by default that of LLaVA's function.
         kwargs: for ``from_pretrained``.
         names_dtype: the caller chose ``dtype``.
-        quantization: of the language model; None for its dtype, or for what an adapter on it was trained on.
-        as_trained: load the base of an adapter as it was when that was trained.
+        quantization: of the language model; None for its dtype, or for that of the adapter's training.
+        as_trained: whether the base of an adapter is loaded as it was in the adapter's training.
     """
 
     path: str
@@ -93,7 +93,7 @@ class LoadCall:
             return self
         found = Quantization.of_config(read_json(config).get("quantization_config"))
         if found is not None:
-            logger.info("%s was trained on a base in %s, which is loaded so; merge it for a whole one", folder, found)
+            logger.info("%s was trained on a base in %s, which is used again; merge it for full weights", folder, found)
         return replace(self, quantization=found)
 
     def model_options(self, skipped: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
@@ -168,14 +168,14 @@ def _refuse_parts_of_a_repository(kwargs: dict[str, Any]) -> None:
 
 
 def _quantization(kwargs: dict[str, Any]) -> Quantization | None:
-    """What LLaVA's ``load_4bit`` and ``load_8bit`` ask for, or transformers' own spelling."""
+    """The quantization that LLaVA's ``load_4bit`` and ``load_8bit`` ask for, or transformers' own spelling."""
     given = kwargs.pop("quantization", None)
     asked = {bits: [kwargs.pop(name, False) for name in (f"load_{bits}bit", f"load_in_{bits}bit")] for bits in BITS}
     bits = [one for one, values in asked.items() if any(values)]
     if config := kwargs.pop("quantization_config", None):
         values = config if isinstance(config, dict) else config.to_dict()
         if (found := Quantization.of_config(values)) is None:
-            raise ValueError("quantization_config: a BitsAndBytesConfig of 4 or 8 bits is what pvit-ext can load")
+            raise ValueError("quantization_config: only 4 or 8 bits of bitsandbytes load; give a BitsAndBytesConfig")
         return found
     if len(bits) > 1:
         raise ValueError("load_4bit and load_8bit were both asked for: give one of them")

@@ -1,4 +1,4 @@
-"""How far merging an adapter moves the logits, whose base was quantised while it was trained."""
+"""How far merging an adapter moves the logits if its base was quantised in training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT = "A quick brown fox jumps over the lazy dog, and two men in red coats wat
 
 
 def quantization_of(kind: CheckpointKind) -> Quantization | None:
-    """What the base under an adapter was stored in while the adapter was trained; None for its own dtype.
+    """The quantization of the base in an adapter's training; None for the base's own dtype.
 
     Args:
         kind: of any folder.
@@ -29,12 +29,12 @@ def quantization_of(kind: CheckpointKind) -> Quantization | None:
 
 
 def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokenizer: Any) -> str:
-    """A sentence: the logits of one text by the merged model, against those by the adapter on its quantised base.
+    """A sentence that compares logits of the merged model with those of the adapter on its quantised base.
 
     Args:
         kind: of the adapter's folder.
-        call: that the merged model was loaded with.
-        merged: that model.
+        call: the call that loaded the merged model.
+        merged: the merged model.
         tokenizer: of both.
     """
     trained = host_of_checkpoint(kind).load(kind, replace(call, as_trained=True)).model
@@ -42,8 +42,9 @@ def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokeni
     before, after = (_logits(model, ids) for model in (trained, merged))
     moved = (before - after).abs()
     return (
-        f"the adapter was trained on a base in {quantization_of(kind)} and is merged into the whole one: logits of a "
-        f"text move by {moved.mean():.2g} in the mean and {moved.max():.2g} at most, and spread by {before.std():.2g}"
+        f"the adapter was trained on a base in {quantization_of(kind)} and is merged into full weights: logits of a "
+        f"text move by {moved.mean():.2g} in the mean and {moved.max():.2g} at most (their deviation is "
+        f"{before.std():.2g})"
     )
 
 

@@ -60,7 +60,7 @@ def _check_bits(arguments: Any) -> None:
         return
     if not arguments.lora_enable:
         raise ValueError(
-            f"--bits {arguments.bits}: weights of so few bits do not train, an adapter on them does; add --lora_enable "
+            f"--bits {arguments.bits}: quantised weights do not train, but an adapter on them does; add --lora_enable "
             "True (--stage finetune), or drop the flag"
         )
     if zero_stage(arguments) == 3:

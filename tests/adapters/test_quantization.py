@@ -139,7 +139,7 @@ def test_an_adapter_learns_on_quantised_weights(
     ("own", "said"),
     [
         ({"bits": 5}, "in 5 bits was asked for"),
-        ({"bits": 4, "lora_enable": False}, "--bits 4: weights of so few bits do not train"),
+        ({"bits": 4, "lora_enable": False}, "--bits 4: quantised weights do not train"),
         ({"bits": 4, "lora_method": "olora"}, r"olora is refused with --bits 4 \(16 goes\)"),
         ({"bits": 8, "lora_method": "pissa"}, "pissa is refused with --bits 8"),
         ({"bits": 8, "lora_method": "dora"}, "dora is refused with --bits 8"),

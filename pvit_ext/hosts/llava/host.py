@@ -75,7 +75,7 @@ class LlavaChat:
 
 
 def check_installed() -> None:
-    """Raise ImportError where there is no LLaVA, whose own code loads and trains its checkpoints."""
+    """Raise ImportError if LLaVA, whose own code loads and trains its checkpoints, is not installed."""
     if importlib.util.find_spec("llava") is None:
         raise ImportError(
             "checkpoints of LLaVA's own code need llava, which is not installed: pip install --no-deps "

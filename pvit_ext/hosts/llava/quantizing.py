@@ -8,7 +8,7 @@ _KEPT = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
 
 
 def unquantized(model_class: Any) -> list[str]:
-    """Names of the modules that see, in full, and of the head: transformers 5 matches them from the start of a name.
+    """Full names of vision tower, projectors and region modules, and the head's: transformers 5 matches from the start.
 
     Args:
         model_class: of LLaVA.

@@ -18,7 +18,7 @@ from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
 _NOT_THE_LANGUAGE_MODEL = r"(?!model\.language_model\.).*"
-"""Names of what is not quantised, as transformers 5 matches them: from the start, up to the end of a level."""
+"""Names that are not quantised; transformers 5 matches them from the start of a name to the end of a level."""
 
 logger = logging.getLogger(__name__)
 

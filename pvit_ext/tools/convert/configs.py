@@ -16,7 +16,7 @@ ARCHITECTURES = {
     "llama": ("llava_llama", "LlavaLlamaForCausalLM"),
     "mistral": ("llava_mistral", "LlavaMistralForCausalLM"),
 }
-"""LLaVA's ``model_type`` and class on a language model, by transformers' ``model_type`` of that."""
+"""transformers' ``model_type`` of a language model -> LLaVA's ``model_type`` and class on it."""
 
 
 def check_is_convertible(host: Any) -> None:
@@ -93,7 +93,7 @@ def check_is_llavas(config: Any) -> None:
         config: of the model.
 
     Raises:
-        ValueError: saying why.
+        ValueError: with the reason.
     """
     text, vision = config.get_text_config().model_type, getattr(config.vision_config, "model_type", None)
     if config.model_type not in ("llava", "llava_next") or text not in ARCHITECTURES:

@@ -77,8 +77,8 @@ class TransformersTrainingArguments(TrainingFlags, transformers.TrainingArgument
     lora_alpha: int = 16
     lora_dropout: float = 0.05
     lora_bias: str = "none"
-    bits: int = field(default=16, metadata={"help": "of the language model under an adapter: 16, 8 or 4"})
-    quant_type: str = field(default="nf4", metadata={"help": "of 4 bits: nf4 or fp4"})
+    bits: int = field(default=16, metadata={"help": "bits of the language model under an adapter: 16, 8 or 4"})
+    quant_type: str = field(default="nf4", metadata={"help": "kind of 4 bits: nf4 or fp4"})
     double_quant: bool = field(default=True, metadata={"help": "quantise the scales of 4 bits too"})
 
     def __post_init__(self) -> None:

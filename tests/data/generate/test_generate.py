@@ -238,7 +238,7 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--batch", "b", "--sample", "2"], "do not go with it"),
         (["--batch", "b", "--workers", "2"], "--batch makes no calls: --workers does not go with it"),
         (["--batch", "b", "--requests-per-minute", "3"], "--requests-per-minute does not go with it"),
-        (["--image-side", "512"], "--image-side is of images that are sent"),
+        (["--image-side", "512"], "--image-side applies to sent images only"),
         (["--ledger", "SCENES"], "is no ledger"),
         (["--out", "SCENES"], "is the file of annotations"),
     ],
