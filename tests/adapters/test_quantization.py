@@ -63,7 +63,7 @@ def test_the_table_counts_weights_and_not_their_bytes(llava_checkpoint: Path) ->
     ("given", "said"),
     [
         ({"load_4bit": True, "load_8bit": True}, "load_4bit and load_8bit were both asked for"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "a BitsAndBytesConfig of 4"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "only 4 or 8 bits of bitsandbytes load"),
     ],
 )  # fmt: skip
 def test_calls_that_cannot_be_met(llava_checkpoint: Path, given: dict[str, Any], said: str) -> None:
