@@ -100,13 +100,17 @@ class OuterMixin:
         if any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
             kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
-            self._refuse_chunks(kwargs)
+            self._refuse_options(kwargs)
             kwargs["region_tokens"] = self.base_model.region_tokens(kwargs, batch)
             _drop_cached_images(kwargs, self.config.image_token_id)
             kwargs["suppress_tokens"] = self._never_written(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
-    def _refuse_chunks(self, kwargs: dict[str, Any]) -> None:
+    def _refuse_options(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("assistant_model") is not None:
+            raise RegionError(
+                "assistant_model would draft without the regions: leave it out; prompt_lookup_num_tokens needs no model"
+            )
         config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
             raise RegionError("prefill_chunk_size splits the prompt, and regions lose their positions: leave it out")

@@ -110,10 +110,18 @@ def test_unknown_keywords_are_refused_as_by_stock() -> None:
         model.generate(**region_batch(model, processor), regoins=[])
 
 
-def test_chunked_prefill_is_refused() -> None:
+@pytest.mark.parametrize("option", ["prefill_chunk_size", "assistant_model"])
+def test_options_without_regions_are_refused(option: str) -> None:
     model, processor = with_regions("llava")
-    with pytest.raises(RegionError, match="prefill_chunk_size"):
-        model.generate(**region_batch(model, processor), prefill_chunk_size=4)
+    with pytest.raises(RegionError, match=option):
+        model.generate(**region_batch(model, processor), **{option: 4})
+
+
+def test_prompt_lookup_gives_the_same_answer() -> None:
+    model, processor = with_regions("llava")
+    alone = region_batch(model, processor, QUESTIONS[:1], REGIONS[:1], IMAGES[:1])
+    want = model.generate(**alone, **GREEDY)
+    assert torch.equal(model.generate(**alone, **GREEDY, prompt_lookup_num_tokens=3), want)
 
 
 def test_the_model_never_writes_a_placeholder() -> None:
