@@ -155,6 +155,25 @@ def test_regions_of_a_checkpoint_without_any(adapter: Any, checkpoint: Path) -> 
         adapter.PvitExt(str(stock), batch_size="auto")
 
 
+def test_each_process_has_a_device_of_its_own(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def load(path: str, base: Any, device: str, dtype: Any) -> tuple[Any, ...]:
+        devices.append(device)
+        return None, None, None, 0
+
+    monkeypatch.setattr(adapter, "load_pretrained_model", load)
+    monkeypatch.setattr(adapter, "stored_region_config", lambda path, base: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    adapter.PvitExt("m")
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    adapter.PvitExt("m")
+    adapter.PvitExt("m", device="cpu")
+    assert devices == [None, "cuda:1", "cpu"]
+
+
 def test_options_of_generation(adapter: Any) -> None:
     options = adapter._generate_options
     assert options({"max_new_tokens": 3, "temperature": 0, "top_p": 1.0, "num_beams": 2, "until": ["x"]}) == {

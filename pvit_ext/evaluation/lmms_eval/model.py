@@ -6,6 +6,7 @@ regions, one for each ``<region>`` of its text; PVIT's inline markup is read too
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
 from pvit_ext.evaluation.identity import stored_region_config
+from pvit_ext.evaluation.ranks import Ranks
 from pvit_ext.hosts.loading import load_pretrained_model
 from pvit_ext.inference import ask
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, bind_regions
@@ -23,6 +25,8 @@ from pvit_ext.tokens.query import Query
 
 MAX_NEW_TOKENS = 64
 """Where the task names no limit."""
+_LAUNCHER = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+"""Environment variables of a process, and what they are without a launcher."""
 _GENERATE = ("do_sample", "temperature", "top_p", "num_beams")
 
 
@@ -64,6 +68,8 @@ class PvitExt(lmms):
         name = check_arm(arm, config, pretrained)[0] if config is not None or arm is not None else None
         self.arm = None if name is None else Arm(name, config, region_words)
         self.pretrained = pretrained
+        rank, world, local = (int(os.environ.get(name, number)) for name, number in _LAUNCHER)
+        device = Ranks(rank, world, local).device(device)
         self.tokenizer, self.model, self.processor, _ = load_pretrained_model(
             pretrained, base=base, device=device, dtype=dtype
         )
