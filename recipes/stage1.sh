@@ -6,7 +6,7 @@
 # Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths, REGION_ENCODER another
 # encoder; one without weights of its own takes an empty REGION_WEIGHTS. Check the data first:
 #   pvit-ext data FILE --image-folder DIR
-# ENTRY is what gets the flags in place of training: a cache of what the frozen towers of this run make is filled by
+# ENTRY is the command that gets the flags instead of training. This caches the outputs of the run's frozen towers:
 #   ENTRY="pvit-ext data cache --out DIR --run" bash recipes/stage1.sh [flags]
 ''':'
 [ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"

@@ -12,7 +12,7 @@ from typing import Any
 _NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
 _CHANGES_BASE = "it changes the base at its start, differently each time, and the change is not saved"
 _PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language model as embeddings"
-_WHOLE = "it reads whole weights while it starts, and they are partitioned by then"
+_FULL_WEIGHTS = "it reads full weights at its start, and they are partitioned by then"
 TUNERS = {
     "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
     "ADAPTION_PROMPT": _PROMPT,
@@ -95,11 +95,11 @@ CONDITIONS = (
         "trainable tokens", "peft indexes the embedding matrix, which is partitioned", "zero3",
     ),
     *(
-        Refusal(_tuner(name), name, _WHOLE, "zero3")
+        Refusal(_tuner(name), name, _FULL_WEIGHTS, "zero3")
         for name in ("ADAMSS", "DEFT", "FROD", "OSF", "SUPERTUNING", "TINYLORA")
     ),
     Refusal(_tuner("LN_TUNING"), "LN_TUNING", "its copies of norms are read before they are gathered", "zero3"),
-    Refusal(_tuner("RANDLORA"), "RANDLORA", "its losses are others than without it", "zero3"),
+    Refusal(_tuner("RANDLORA"), "RANDLORA", "its losses differ from those without ZeRO-3", "zero3"),
     Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
     Refusal(_starts_with("olora"), "olora", "on reloading, the quantised base takes another start", "bits"),
     Refusal(_set("use_dora"), "dora", "the scales of 8 bits are lost at its second step; 4 bits go", "8 bits"),

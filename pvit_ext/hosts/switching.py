@@ -37,7 +37,7 @@ class Adapters:
 
     @property
     def names(self) -> list[str]:
-        """Of what was added."""
+        """The names of the added results."""
         return list(self._tensors)
 
     def add(self, name: str, folder: str | Path) -> None:
@@ -71,7 +71,7 @@ class Adapters:
         self._keep(name, tensors, folder)
 
     def use(self, name: str | None) -> None:
-        """Answer with a result, or for None with the base.
+        """Answer with a result; for None, with the base.
 
         Raises:
             ValueError: for a name that was not added.
@@ -90,7 +90,7 @@ class Adapters:
         self.active = name
 
     def _take_regions(self, folder: Path) -> None:
-        """Region modules where the model has none; else they must be of the same kind."""
+        """Attach a result's region modules if the model has none; else check that they are of the same kind."""
         saved, own = read_region_config(folder), getattr(self.model, "region_config", None)
         if own is None:
             attach(self.model, saved.config, str(folder), True, saved.facts, self.processor)
@@ -99,7 +99,7 @@ class Adapters:
             raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
 
     def _beside(self, folder: Path) -> dict[str, Tensor]:
-        """What a folder holds beside its adapter, by the names of the model."""
+        """The tensors of a folder beside its adapter, by the model's names."""
         modules, others = folder / MODULES_FILE, folder / NON_LORA_FILE
         names = {id(module): name for name, module in self.model.named_modules()}
         found = {}
@@ -120,7 +120,7 @@ class Adapters:
         self._wrapped.eval()
 
     def _keep(self, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
-        """Hold a result's tensors, and the base's own in their places."""
+        """Keep a result's tensors, and the base's own that they replace."""
         own = self.model.state_dict()
         if unknown := sorted(tensors.keys() - own.keys()):
             raise ValueError(f"{folder} trained tensors that the model lacks: {unknown}")
