@@ -7,6 +7,7 @@ again whose worker died. Source and images must lie under the same paths on ever
 from __future__ import annotations
 
 import pickle
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ def map_on_ray(
 
     Raises:
         ValueError: where Ray is not installed.
+        ChildProcessError: where Ray does not start.
+        Exception: of the work, as it raised it in its worker.
     """
     ray = _start(workers)
     listed = list(batches)
@@ -41,6 +44,8 @@ def map_on_ray(
     # a block a batch: one that is lost with its worker costs no more than that
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_Do(shared), num_cpus=1)
     for row in dataset.iter_rows():
+        if row["trace"]:
+            raise pickle.loads(row["result"]) from RuntimeError(row["trace"])
         yield listed[row["number"]], pickle.loads(row["result"])
 
 
@@ -66,7 +71,10 @@ def _start(workers: int) -> Any:
             f"Ray is not installed ({error}): pip install 'pvit-ext[ray]', or leave --backend out"
         ) from error
     if not ray.is_initialized():
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        try:
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises no class of its own
+            raise ChildProcessError(f"Ray does not start ({error}); without --backend ray it is not needed") from error
     return ray
 
 
@@ -83,4 +91,9 @@ class _Do:
         if name not in _fetched:
             _fetched.clear()
             _fetched[name] = pickle.loads(ray.get(self.shared))
-        return {"number": row["number"], "result": pickle.dumps(_fetched[name](pickle.loads(row["batch"])))}
+        # raised here, an error would reach the user as one of Ray's, with pages of its stack
+        try:
+            result, trace = _fetched[name](pickle.loads(row["batch"])), ""
+        except Exception as error:
+            result, trace = error, traceback.format_exc()
+        return {"number": row["number"], "result": pickle.dumps(result), "trace": trace}

@@ -228,6 +228,41 @@ def test_ray_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, monkey
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "three.jsonl").read_bytes()
 
 
+class FailingCoco(Coco):
+    """Its second batch cannot be read."""
+
+    def read(self, unit, notes):
+        if "70" in str(unit):
+            raise SourceError("coco.json breaks off")
+        yield from super().read(unit, notes)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_source_on_ray_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    source = _many(tmp_path / "source", 130)
+    monkeypatch.setitem(FORMATS, "coco", FailingCoco)
+    words = ["data", "convert", "coco", str(source), "--image-folder", str(source.parent)]
+    try:
+        assert cli.main([*words, "--out", str(tmp_path / "out.jsonl"), "--backend", "ray", "--workers", "2"]) == 2
+    finally:
+        ray.shutdown()
+    assert "pvit-ext: error: coco.json breaks off\n" in capsys.readouterr().err
+
+
+def test_ray_that_does_not_start_is_told_about(tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+
+    def fail(**_):
+        raise Exception("the node timed out")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ChildProcessError, match=r"Ray does not start \(the node timed out\)"):
+        convert(_job(_many(tmp_path / "source", 3), tmp_path / "out.jsonl", workers=2, backend="ray"))
+
+
 @pytest.mark.slow
 def test_a_killed_conversion_leaves_no_file_and_goes_on(tmp_path):
     source = _many(tmp_path / "source", 4000)
