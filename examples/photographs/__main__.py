@@ -14,7 +14,7 @@ from typing import Any
 
 from examples.photographs import plugin, report
 from examples.photographs.arms import ARMS, MAIN
-from examples.photographs.experiment import Experiment
+from examples.photographs.experiment import Experiment, finished_seeds
 from examples.photographs.settings import Settings
 from pvit_ext.files import atomic_write
 
@@ -24,17 +24,20 @@ ALWAYS = ("majority", "probe")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is not done yet, then report all that is."""
+    """Run what is asked for and not done yet, then report all that the folder holds, of earlier runs too."""
     args = build_parser().parse_args(argv)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if args.fresh:
         shutil.rmtree(args.output, ignore_errors=True)
     settings = Settings().scaled(args.scale)
     results: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for seed in args.seeds:
+    earlier = [seed for seed in finished_seeds(args.output, args.develop) if seed not in args.seeds]
+    for seed in (*earlier, *args.seeds):
         experiment = Experiment(_data(args.data), args.output, settings, seed, args.thing, args.develop, args.limit)
         seconds = experiment.base()
-        for name in (*ALWAYS, *args.arms):
+        asked = args.arms if seed in args.seeds else []
+        finished = [name for name in ARMS if name not in asked and experiment.has_finished(name)]
+        for name in (*ALWAYS, *finished, *asked):
             for row, values in experiment.run(name).items():
                 results[row][seed] = {**values, "seconds": {**seconds, **values["seconds"]}}
             write_reports(args.output, experiment, results)

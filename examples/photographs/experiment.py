@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -13,9 +14,11 @@ from examples.photographs.arms import ARMS
 from examples.photographs.language import write_language_model
 from examples.photographs.settings import Settings
 from examples.photographs.training import Trainer
-from examples.quickstart.phases import Phases
+from examples.quickstart.phases import Phases, has_run
 
 REMEDY = "start over with --fresh"
+_BASE, _LAST = "stage 0", "stage 2 questions"
+_DEVELOP = "-develop"
 
 
 class Experiment:
@@ -42,7 +45,7 @@ class Experiment:
         limit: int | None = None,
     ) -> None:
         self.root, self.shared = root.resolve(), output / "shared"
-        self.folder = output / (f"seed-{seed}-develop" if develop else f"seed-{seed}")
+        self.folder = output / f"seed-{seed}{_DEVELOP if develop else ''}"
         self.settings, self.seed, self.thing = settings, seed, thing
         self.develop, self.limit = develop, limit
         self.trainer = Trainer(self.root, settings, seed)
@@ -64,7 +67,7 @@ class Experiment:
         phases = Phases(self.folder, {**self.described, "data": str(self.root)}, remedy=REMEDY)
         phases.run("records", self._write_records)
         phases.run("language model", self._write_language_model)
-        phases.run("stage 0", partial(self.trainer.tags, self._language, self._records("tags"), self.folder / "base"))
+        phases.run(_BASE, partial(self.trainer.tags, self._language, self._records("tags"), self.folder / "base"))
         return phases.seconds
 
     def run(self, name: str) -> dict[str, dict[str, Any]]:
@@ -76,6 +79,10 @@ class Experiment:
         phases = Phases(self.folder / name, self.described, remedy=REMEDY)
         found = self._run_arm(name, phases) if name in ARMS else self._run_answers(name, phases)
         return {row: {**values, "seconds": dict(phases.seconds)} for row, values in found.items()}
+
+    def has_finished(self, name: str) -> bool:
+        """Whether an earlier run measured an arm."""
+        return has_run(self.folder / name, f"{name} {_LAST}")
 
     @cached_property
     def kinds(self) -> list[str]:
@@ -110,7 +117,7 @@ class Experiment:
         records = self._records(f"{arm.records}_finetune" if aligned else f"{arm.records}_all")
         phases.run(f"{name} stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
         ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2")
-        found[name] = phases.run(f"{name} stage 2 questions", ask)
+        found[name] = phases.run(f"{name} {_LAST}", ask)
         return found
 
     def _run_answers(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
@@ -158,3 +165,16 @@ class Experiment:
         tags = data.tag_records(fit, wording, settings.tags_steps * settings.batch, 10 * self.seed)
         data.write_records(self._records("tags"), tags)
         data.write_records(self.questions, data.question_records(self.asked, wording))
+
+
+def finished_seeds(output: Path, develop: bool = False) -> list[int]:
+    """Seeds of earlier runs in a folder whose stage 0 is done, in ascending order.
+
+    Args:
+        output: folder of the experiment.
+        develop: of runs that asked about a part of the training photographs.
+    """
+    found = (
+        re.fullmatch(r"seed-(\d+)" + (_DEVELOP if develop else ""), folder.name) for folder in output.glob("seed-*")
+    )
+    return sorted(int(one[1]) for one in found if one and has_run(output / one[0], _BASE))

@@ -41,7 +41,7 @@ class Phases:
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:
         """Do the work, or return what it returned when it was done (plain JSON)."""
-        marker = self.folder / "done" / f"{name}.json"
+        marker = _marker(self.folder, name)
         if marker.is_file():
             done = json.loads(marker.read_text(encoding="utf-8"))
             print(f"[{name}] kept, took {done['seconds']:.0f} s", flush=True)
@@ -56,6 +56,15 @@ class Phases:
             print(f"[{name}] {done['seconds']:.0f} s", flush=True)
         self.seconds[name] = round(done["seconds"], 1)
         return done["result"]
+
+
+def has_run(folder: Path, name: str) -> bool:
+    """Whether a phase of a folder has finished."""
+    return _marker(folder, name).is_file()
+
+
+def _marker(folder: Path, name: str) -> Path:
+    return folder / "done" / f"{name}.json"
 
 
 def _write(path: Path, content: Any) -> None:

@@ -32,6 +32,10 @@ def test_the_experiment_runs_is_kept_and_can_be_asked(tmp_path: Path, capfd: pyt
     shown = capfd.readouterr().out
     assert shown.count("] kept, took ") == 3 + 1 + 2 + 4, "nothing is done twice"
     assert json.loads((tmp_path / "metrics.json").read_text())["results"].keys() == content["results"].keys()
+    photographs.main([*words, "--arms", "crops"])
+    assert json.loads((tmp_path / "metrics.json").read_text())["results"].keys() == content["results"].keys()
+    assert photographs.finished_seeds(tmp_path, develop=True) == [0]
+    assert photographs.finished_seeds(tmp_path) == []
     with pytest.raises(ValueError, match="made with other settings; start over with --fresh"):
         photographs.main([*words, "--limit", "1"])
 
