@@ -16,6 +16,7 @@ import pvit_ext
 from pvit_ext import Query, Region, RegionConfig, RegionError
 from tests.hosts.tiny_hosts import (
     BOX,
+    FEW,
     MIXED,
     OSPREY,
     PLAIN_MIXED,
@@ -32,6 +33,10 @@ from tests.hosts.tiny_hosts import (
 
 CHOSEN = replace(OSPREY, box_embedding=True)
 FINE = Query(WIDE, "what is <region> ?", [BOX])
+ASKED_WITHOUT_AN_IMAGE = pytest.mark.parametrize(
+    "host", [name for name in FEW if "paligemma" not in str(name)], indirect=True
+)
+"""For tests with a query of text alone, which PaliGemma's processor refuses."""
 _TALKING: dict[int, Parts] = {}
 
 
@@ -61,6 +66,7 @@ def answers(parts: Parts, queries: list[Query] = MIXED, **options: Any) -> Any:
     return pvit_ext.ask(*parts, queries, **{"max_new_tokens": 5, **options})
 
 
+@ASKED_WITHOUT_AN_IMAGE
 def test_an_answer_is_the_same_alone_and_in_any_batch(talking: Parts) -> None:
     alone = [answers(talking, [query])[0] for query in MIXED]
     assert all(alone)
@@ -70,6 +76,7 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(talking: Parts) -> None:
     assert answers(talking, [MIXED[number] for number in order], batch_size=4) == [alone[number] for number in order]
 
 
+@ASKED_WITHOUT_AN_IMAGE
 def test_threads_share_a_model(talking: Parts) -> None:
     alone = [answers(talking, [query])[0] for query in MIXED]
     parts = [range(start, start + 1 + start % 3) for start in range(4)] * 2
@@ -90,6 +97,7 @@ def batch_logits(parts: Parts, query: Query) -> torch.Tensor:
     return logits(parts.model, batch_of(parts, [query]))[0, -1]
 
 
+@ASKED_WITHOUT_AN_IMAGE
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True}], ids=["beams", "sampled"])
 def test_several_answers_a_query_are_a_list_each(talking: Parts, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -100,6 +108,7 @@ def test_several_answers_a_query_are_a_list_each(talking: Parts, options: dict[s
         assert found == [answers(talking, [query], num_return_sequences=2, **options)[0] for query in MIXED[:3]]
 
 
+@ASKED_WITHOUT_AN_IMAGE
 @pytest.mark.parametrize("encoder", ["text", "overlay"])
 def test_encoders_that_describe_or_paint(host: TinyHost, encoder: str) -> None:
     parts = host.talking(RegionConfig(encoder))
@@ -117,6 +126,7 @@ def test_what_is_saved_answers_alike(host: TinyHost, talking: Parts, tmp_path: P
         assert answers(load(folder)) == expected
 
 
+@ASKED_WITHOUT_AN_IMAGE
 def test_a_model_without_regions_answers_and_refuses_them(host: TinyHost, talking: Parts) -> None:
     parts = host.stock_parts()
     found = answers(parts, PLAIN_MIXED)
