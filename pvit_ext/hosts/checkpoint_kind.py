@@ -32,6 +32,7 @@ class CheckpointKind:
         path: as the user named it.
         folder: of the files; for a hub id its snapshot, None for a whole checkpoint on the hub.
         base: checkpoint under it, None for a whole checkpoint.
+        recorded: the checkpoint that it was trained on by its own files, where another base was given.
         regions: it holds region modules on their own.
         adapter: it holds a LoRA adapter.
         projector: it holds LLaVA's mm_projector and nothing else.
@@ -40,6 +41,7 @@ class CheckpointKind:
     path: str
     folder: Path | None = None
     base: str | None = None
+    recorded: str | None = None
     regions: bool = False
     adapter: bool = False
     projector: bool = False
@@ -50,7 +52,12 @@ class CheckpointKind:
             return f"{self.path}: a whole checkpoint"
         lora = "LoRA adapter and region modules" if self.regions else "LLaVA LoRA adapter without regions"
         part = lora if self.adapter else "region modules" if self.regions else "LLaVA's mm_projector"
-        return f"{self.path}: {part} on {self.base}"
+        other = f", trained on {self.recorded}: right only if both hold the same weights" if self.recorded else ""
+        return f"{self.path}: {part} on {self.base}{other}"
+
+    def announce(self) -> None:
+        """Log what was found; a base that is not the recorded one is a warning."""
+        logger.log(logging.WARNING if self.recorded else logging.INFO, "%s", self)
 
 
 def find_kind(path: str, base: str | None = None) -> CheckpointKind:
@@ -75,15 +82,16 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
                 f"{CONFIG_FILE} and {MODULES_FILE} to a folder of their own and load that"
             )
         recorded = read_region_config(local).base
-        kind = CheckpointKind(path, local, _base_of(path, base, recorded, "region modules"), regions=True)
-        return CheckpointKind(**{**vars(kind), "adapter": check_adapter_files(local)})
+        found = _base_of(path, base, recorded, "region modules")
+        adapter = check_adapter_files(local)
+        return CheckpointKind(path, local, found, _other(base, recorded), regions=True, adapter=adapter)
     has_weights = weights is not None
-    if not has_weights and (adapter := file_of(path, ADAPTER_CONFIG)) is not None:
+    if not has_weights and (config := file_of(path, ADAPTER_CONFIG)) is not None:
         for name in _ADAPTER_FILES:
             file_of(path, name)
-        recorded = read_json(adapter).get("base_model_name_or_path")
-        base = _base_of(path, base, recorded, "a LoRA adapter")
-        return CheckpointKind(path, adapter.parent, base, adapter=True)
+        recorded = read_json(config).get("base_model_name_or_path")
+        found = _base_of(path, base, recorded, "a LoRA adapter")
+        return CheckpointKind(path, config.parent, found, _other(base, recorded), adapter=True)
     if base is None and local is not None and not has_weights and (local / PROJECTOR_FILE).is_file():
         raise FileNotFoundError(
             f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=..., for training as MODEL with "
@@ -145,6 +153,13 @@ def _near(folder: Path, base: str) -> Path | None:
         return next((path for path in inside if path.is_dir()), None)
     beside = folder / base  # a relative name of a folder that was written before names were absolute
     return beside if beside.is_dir() and not Path(base).is_dir() else None
+
+
+def _other(given: str | None, recorded: str | None) -> str | None:
+    """The recorded base, if another one was given."""
+    if not given or not recorded or given == recorded or Path(given).resolve() == Path(recorded).resolve():
+        return None
+    return recorded
 
 
 def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -12,8 +11,6 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall, name_positional
-
-logger = logging.getLogger(__name__)
 
 
 def attach(
@@ -90,7 +87,7 @@ def load_pretrained_model(
     kwargs = name_positional(positional, {**kwargs, "device": device, "dtype": dtype})
     call = LoadCall.of(path, base, region_config, kwargs.pop("device"), kwargs.pop("dtype"), kwargs)
     kind = find_kind(call.path, call.base)
-    logger.info("%s", kind)
+    kind.announce()
     host = host_of_checkpoint(kind)
     loaded: Loaded = host.load(kind, call)
     if call.region_config is not None:

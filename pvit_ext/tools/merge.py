@@ -40,6 +40,7 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
     kind = find_kind(source, base)
     if kind.base is None:
         raise ValueError(f"{kind}, there is nothing to merge")
+    kind.announce()
     lowest = lowest_checkpoint(kind)
     host = host_of_checkpoint(kind)
     call = replace(LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}), as_trained=False)

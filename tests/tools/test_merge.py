@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,22 @@ def test_stock_lora(llava_checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
 def test_region_modules(modules: Path, tmp_path: Path) -> None:
     merge_checkpoint(str(modules), str(tmp_path / "out"))
     assert torch.equal(logits(load(tmp_path / "out")), logits(load(modules)))
+
+
+def test_another_base_than_the_recorded_one_is_said(
+    modules: Path, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights of the same shapes fit, whatever they are."""
+    other = shutil.copytree(llava_checkpoint, tmp_path / "other")
+    said = f"region modules on {other}, trained on {llava_checkpoint}: right only if both hold the same weights"
+    merge_checkpoint(str(modules), str(tmp_path / "same"), base=str(llava_checkpoint))
+    pvit_ext.load_pretrained_model(str(modules), str(llava_checkpoint), device="cpu")
+    assert "trained on" not in caplog.text
+    merge_checkpoint(str(modules), str(tmp_path / "out"), base=str(other))
+    assert said in caplog.text
+    caplog.clear()
+    pvit_ext.load_pretrained_model(str(modules), str(other), device="cpu")
+    assert said in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
