@@ -88,13 +88,7 @@ def test_without_bitsandbytes(llava_checkpoint: Path, monkeypatch: pytest.Monkey
 @pytest.fixture(params=["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
 def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Trains a tiny model of one host with flags, and returns the trainer."""
-    if request.param == "llava":
-        given: Any = runs
-        checkpoint, data = request.getfixturevalue("llava_checkpoint"), request.getfixturevalue("data")
-    else:
-        from tests.training import test_transformers_host as given
-
-        checkpoint, data = given.save_stock("llava", tmp_path / "stock"), given.write_records(tmp_path / "data")
+    given, checkpoint, data = runs.of_host(request, tmp_path)
 
     def run(**own: Any) -> Any:
         kept = {"stage": "finetune", "lora_enable": True, "lora_r": 4, "lora_dropout": 0.0, "max_steps": 4, **own}

@@ -46,3 +46,17 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Any:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4 sets it by --bf16, and takes it from there
     main()
     return seen[0]
+
+
+def of_host(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Path]:
+    """What trains a model of the host that the parameter names (its ``flags`` and ``run``), a checkpoint, and records.
+
+    Args:
+        request: of a fixture whose parameters are ``llava`` and ``transformers``.
+        tmp_path: where a checkpoint of transformers and its records go.
+    """
+    if request.param == "llava":
+        return sys.modules[__name__], request.getfixturevalue("llava_checkpoint"), request.getfixturevalue("data")
+    from tests.training import test_transformers_host as given
+
+    return given, given.save_stock("llava", tmp_path / "stock"), given.write_records(tmp_path / "data")

@@ -34,13 +34,7 @@ def write_held_out(folder: Path, name: str, *conversations: Any) -> Path:
 @pytest.fixture(params=["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
 def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Runs on a tiny model of one host."""
-    if request.param == "llava":
-        given: Any = runs
-        checkpoint, data = request.getfixturevalue("llava_checkpoint"), request.getfixturevalue("data")
-    else:
-        from tests.training import test_transformers_host as given
-
-        checkpoint, data = given.save_stock("llava", tmp_path / "stock"), given.write_records(tmp_path / "data")
+    given, checkpoint, data = runs.of_host(request, tmp_path)
 
     def run(output: str, **own: Any) -> Any:
         if "held_out" in own:
