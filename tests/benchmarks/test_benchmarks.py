@@ -70,6 +70,15 @@ def test_benchmarks_run_on_a_cpu(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_operations_are_counted(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.count_operations", "--to", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    ratios = {row["encoder"]: float(row["ratio"]) for row in read(tmp_path / "operations.csv")}
+    assert ratios.pop("gpt4roi") > 1.4, "its convolutions run on whole maps"
+    assert max(ratios.values()) < 1.05
+
+
+@pytest.mark.slow
 def test_records_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks.bench_records", "--rounds", "2", "--records", "20000"]
     subprocess.run([*command, "--to", str(tmp_path)], check=True, cwd=ROOT)
