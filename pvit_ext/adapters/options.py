@@ -13,6 +13,7 @@ from pvit_ext.adapters.methods import METHODS
 LORA = "LORA"
 _FLAGS = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "bias": "lora_bias"}
 """Field of peft's LoraConfig -> LLaVA's flag for it."""
+_START = "init_lora_weights"
 _OURS = ("task_type", "base_model_name_or_path", "inference_mode", "revision", "auto_mapping", "peft_version")
 """Fields of a config that are not the user's."""
 
@@ -59,6 +60,7 @@ class AdapterChoice:
         chosen = {name: value for name, value in METHODS.require(self.method).fields.items() if name != "peft_type"}
         given = {name: value for name, value in self.options.items() if name != "peft_type"}
         self._check(chosen, given, known)
+        _check_start(kind, {**chosen, **given})
         values = {**(self.flags if self.tuner == LORA else {}), **chosen, **_nested(kind, given)}
         try:
             return kind(**values, task_type="CAUSAL_LM")
@@ -121,6 +123,13 @@ def config_class(tuner: str) -> Any:
 def field_names(tuner: str) -> set[str]:
     """The fields of a tuner's config that a user may set."""
     return {item.name for item in fields(config_class(tuner)) if item.init} - {*_OURS, "peft_type"}
+
+
+def _check_start(kind: Any, values: dict[str, Any]) -> None:
+    """Refuse a named start that peft takes for ``True``: 0.4 of LLaVA's pins trained plain LoRA under any name."""
+    start = values.get(_START)
+    if isinstance(start, str) and typing.get_type_hints(kind).get(_START) is bool:
+        raise ValueError(f"{_START} {start!r}: peft {version('peft')} knows no such start, only true and false")
 
 
 def _nested(kind: Any, values: dict[str, Any]) -> dict[str, Any]:

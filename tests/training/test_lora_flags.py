@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pvit_ext.adapters.options import field_names
+from pvit_ext.adapters.options import AdapterChoice, field_names
 from tests.training.runs import flags, run
 
 from pvit_ext.training.llava.arguments import RegionTrainingArguments  # isort: skip
@@ -35,6 +36,12 @@ LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True}
 def test_flags_that_do_not_fit(tmp_path: Path, kind: Any, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         kind(output_dir=str(tmp_path), report_to=[], **given)
+
+
+def test_a_start_that_an_old_peft_takes_for_true_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typing, "get_type_hints", lambda kind: {"init_lora_weights": bool})  # as in peft 0.4
+    with pytest.raises(ValueError, match=r"init_lora_weights 'pissa': peft .* knows no such start"):
+        AdapterChoice("pissa").config()
 
 
 def test_an_empty_flag_is_none(tmp_path: Path) -> None:
