@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
@@ -98,7 +99,7 @@ def test_what_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tm
         adapters.add("one", tmp_path / "one")
 
 
-@pytest.mark.skipif(not HAS_METHODS, reason="this peft has plain LoRA alone")
+@pytest.mark.skipif("pissa" not in str(LoraConfig.__annotations__["init_lora_weights"]), reason="unknown to this peft")
 def test_methods_that_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
     _, model, _ = loaded
     pissa = result(model, tmp_path / "pissa", 2, llava_checkpoint, lora_method="pissa")

@@ -115,7 +115,7 @@ def test_help_names_what_is_no_field_of_the_arguments(
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
-        ("bits", 4, "--bits 4"),
+        ("bits", 4, "--bits 4|4 bits needs bitsandbytes"),
         ("vision_tower", "", "--vision_tower"),
         ("label_smoothing_factor", 0.1, r"--label_smoothing_factor 0\.1"),
     ],
