@@ -98,6 +98,8 @@ def fill_cache(job: CacheJob, plan: Plan) -> None:
         try:
             _make(job, work, missing, len(shards))
             _finish(job, plan, key, len(shards))
+        except ChildProcessError:  # an OSError by its class, and nothing was wrong with the disk
+            raise
         except OSError as error:
             raise CacheError(
                 f"writing to {job.part} failed ({error}): what is complete stays there, once that is mended the same "
