@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -158,3 +159,24 @@ def regions_from_json(values: dict[str, Any]) -> StoredRegions:
     report = {key: value for key, value in values.items() if key in reported}
     built = report.get("feature_dim") is not None and report.get("tokens_per_region") is not None
     return StoredRegions(config, EncoderFacts(**report) if built else None)
+
+
+def json_object(text: str, flag: str = "", example: str = "") -> dict[str, Any]:
+    """The JSON object that a user wrote.
+
+    Args:
+        text: as given.
+        flag: that it was given to, for messages.
+        example: of a right one, for messages.
+
+    Raises:
+        ValueError: for text that is no JSON object.
+    """
+    given = f"{flag} {text!r}".lstrip()
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{given} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{given} is no JSON object{example and f', such as {example!r}'}")
+    return value

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pvit_ext.adapters.methods import METHODS
+from pvit_ext.config import json_object
 
 LORA = "LORA"
 _FLAGS = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "bias": "lora_bias"}
@@ -94,13 +95,7 @@ def parse_options(text: str | None) -> dict[str, Any]:
     """
     if not text:
         return {}
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--lora_options {text!r} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--lora_options {text!r} is no JSON object, such as '{{\"use_dora\": true}}'")
-    return values
+    return json_object(text, "--lora_options", '{"use_dora": true}')
 
 
 def config_class(tuner: str) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pvit_ext import config
 from pvit_ext.config import RegionConfig, options
 from pvit_ext.plugins import Registry
 
@@ -19,12 +19,9 @@ _METAVARS = {"encoder": "NAME", "weights": "FILE", "cross_layers": "N", "encoder
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object as the type of an option."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
-    return value
+        return config.json_object(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

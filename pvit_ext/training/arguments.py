@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Optional, cast
 
 import transformers
 
-from pvit_ext.config import Option, RegionConfig, options
+from pvit_ext.config import Option, RegionConfig, json_object, options
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
@@ -75,7 +75,7 @@ class ModelFlags(_RegionFlags):
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, _PREFIX + name) for name, *_ in options()}
         if given["encoder_options"] is not None:
-            given["encoder_options"] = _json_object(given["encoder_options"])
+            given["encoder_options"] = json_object(given["encoder_options"], "--region_encoder_options")
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -231,13 +231,3 @@ def _word(value: Any, written: str) -> str:
         # YAML 1.1 takes 1:30 for 90, which nobody means
         return str(value) if isinstance(value, (int, float)) and ":" not in written else written
     return written
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--region_encoder_options {text!r} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"--region_encoder_options {text!r} is no JSON object")
-    return value
