@@ -16,6 +16,7 @@ from tests.tiny import TINY_REGIONCLIP, build_llava
 
 os.fsync = lambda handle: None  # no test cuts the power, and a thousand waits for the disk are seconds
 torch.set_num_threads(1)  # the models are tiny: a second thread costs more in waiting than it computes
+gc.set_threshold(200_000, 50, 100)  # at Python's own 700, collecting is 15 % of the suite's time
 
 
 def pytest_collection_finish() -> None:
