@@ -30,6 +30,7 @@ class ImageLayout:
         aspect: ``image_aspect_ratio``.
         pinpoints: ``image_grid_pinpoints``, a list of (width, height) or its text.
         merge: ``mm_patch_merge_type``.
+        behind: positions behind each image, for rows that the vision aggregator appends.
     """
 
     processor: Any
@@ -38,11 +39,13 @@ class ImageLayout:
     aspect: str | None
     pinpoints: Any
     merge: str
+    behind: int = 0
 
     @classmethod
     def of(cls, model: Any) -> ImageLayout:
         """The layout of a LLaVA model with a loaded vision tower."""
         tower, config = model.get_vision_tower(), model.config
+        aggregator = getattr(model.get_model(), "region_aggregator", None)
         return cls(
             tower.image_processor,
             tower.config.image_size,
@@ -50,6 +53,7 @@ class ImageLayout:
             getattr(config, "image_aspect_ratio", None),
             getattr(config, "image_grid_pinpoints", None),
             getattr(config, "mm_patch_merge_type", "flat"),
+            tower.num_patches if aggregator is not None and aggregator.appended else 0,
         )
 
     def tiles(self, size: Size) -> Size:
@@ -66,7 +70,11 @@ class ImageLayout:
         return int(columns), int(rows)
 
     def positions(self, size: Size) -> int:
-        """Positions of the prompt that an image of a size takes; LLaVA's own function says what ``unpad`` keeps."""
+        """Positions of the prompt that an image of a size takes, with those behind it."""
+        return self._own_positions(size) + self.behind
+
+    def _own_positions(self, size: Size) -> int:
+        """Those that LLaVA gives it; its own function says what ``unpad`` keeps."""
         cells = self.patches**2
         if self.aspect != "anyres":
             return cells

@@ -17,7 +17,7 @@ from torch import Tensor
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.llava import compat, image_rows
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
 from pvit_ext.hosts.llava.model_regions import LlavaRegions, check_missing_tower
@@ -229,7 +229,7 @@ class RegionMixin:
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
         """
-        stock = super().prepare_inputs_labels_for_multimodal  # type: ignore[misc]
+        stock = image_rows.appending(self, super().prepare_inputs_labels_for_multimodal)  # type: ignore[misc]
         has_regions = any(regions or [])
         encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
         if encoder is not None and not encoder.tokens_per_region:
@@ -263,6 +263,10 @@ class RegionMixin:
         elif not has_regions:
             mask = None  # as LLaVA
         return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """LLaVA's projected features (crops, P, D) of pixels, with the vision aggregator's added where there is one."""
+        return image_rows.encode_images(self, images, super().encode_images)  # type: ignore[misc]
 
     def _tower_returning(self, stored_images: list[int] | None) -> AbstractContextManager[None]:
         return returning(getattr(self.get_vision_tower(), "vision_tower", None), self.stored_vision, stored_images)  # type: ignore[attr-defined]

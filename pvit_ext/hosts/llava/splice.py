@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pvit_ext.prompt import REGION_TOKEN_INDEX
+from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.region import RegionError, ResolvedRegion
 
 IGNORE_INDEX = -100
 REGION_MARK = -10000
 """Label of region position k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
+ROW_MARK = -(10**12)
+"""Likewise of row k behind an image; no prompt has so many positions of regions."""
 
 
 @dataclass
@@ -40,9 +42,44 @@ def mark_regions(
         attention_mask: (B, L) of 0 and 1 or bool, or None for no padding.
         positions_per_region: S.
     """
+    repeats = torch.where(input_ids == REGION_TOKEN_INDEX, positions_per_region, 1)  # (B, L)
+    return _marked(input_ids, labels, attention_mask, repeats, REGION_TOKEN_INDEX, REGION_MARK)
+
+
+def mark_rows(
+    input_ids: Tensor, labels: Tensor | None, attention_mask: Tensor | None, rows_per_image: int
+) -> MarkedBatch:
+    """Make room for further rows behind each ``IMAGE_TOKEN_INDEX``, and mark it, in order of appearance.
+
+    Args:
+        input_ids: (B, L) int64.
+        labels: (B, L) int64, or None.
+        attention_mask: (B, L) of 0 and 1 or bool, or None for no padding.
+        rows_per_image: R.
+    """
+    repeats = torch.where(input_ids == IMAGE_TOKEN_INDEX, 1 + rows_per_image, 1)  # (B, L)
+    return _marked(input_ids, labels, attention_mask, repeats, IMAGE_TOKEN_INDEX, ROW_MARK, spare=1)
+
+
+def _marked(
+    input_ids: Tensor,
+    labels: Tensor | None,
+    attention_mask: Tensor | None,
+    repeats: Tensor,
+    sentinel: int,
+    first_mark: int,
+    spare: int = 0,
+) -> MarkedBatch:
+    """Repeat positions, and mark those of a sentinel, in order of appearance.
+
+    Args:
+        repeats: (B, L) int64, 1 or more.
+        first_mark: of the first marked position; the next ones count down from it.
+        spare: so many of a sentinel's positions stay as they are.
+    """
     keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     labels = torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels
-    repeats = torch.where(input_ids == REGION_TOKEN_INDEX, positions_per_region, 1) * keep  # (B, L)
+    repeats = repeats * keep
     lengths = repeats.sum(1)  # (B,)
     flat_repeats = repeats[keep]
     flat_ids = input_ids[keep].repeat_interleave(flat_repeats)  # (N,)
@@ -50,16 +87,18 @@ def mark_regions(
     sample = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(lengths)  # (N,)
     position = torch.arange(len(sample), device=sample.device) - (lengths.cumsum(0) - lengths)[sample]
 
-    is_region = flat_ids == REGION_TOKEN_INDEX
-    marks = REGION_MARK - (is_region.cumsum(0) - 1)
+    runs = (flat_repeats.cumsum(0) - flat_repeats).repeat_interleave(flat_repeats)  # (N,), of each its first position
+    in_run = torch.arange(len(sample), device=sample.device) - runs
+    is_marked = (flat_ids == sentinel) & (in_run >= spare)
+    marks = first_mark - (is_marked.cumsum(0) - 1)
     shape = (len(input_ids), max(int(lengths.max()), 2))  # LLaVA takes a batch of width 1 for a decoding step
     batch = MarkedBatch(
         input_ids.new_zeros(shape),
         labels.new_full(shape, IGNORE_INDEX),
         torch.zeros(shape, dtype=torch.bool, device=input_ids.device),
     )
-    batch.input_ids[sample, position] = flat_ids.masked_fill(is_region, 0)
-    batch.labels[sample, position] = torch.where(is_region, marks, flat_labels)
+    batch.input_ids[sample, position] = flat_ids.masked_fill(is_marked, 0)
+    batch.labels[sample, position] = torch.where(is_marked, marks, flat_labels)
     batch.attention_mask[sample, position] = True
     return batch
 
@@ -91,6 +130,33 @@ def inject_region_tokens(
     values = tokens.flatten(0, 1).to(inputs_embeds)[number]  # (M * S, D)
     embeds = inputs_embeds.index_put((sample, position), values)
     return embeds, marked_labels.masked_fill(is_region, IGNORE_INDEX)
+
+
+def inject_rows(inputs_embeds: Tensor, marked_labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Write rows at the positions that :func:`mark_rows` made, and take these marks out of the labels.
+
+    Args:
+        inputs_embeds: (B, L, D), after LLaVA's splice.
+        marked_labels: (B, L) int64, after LLaVA's splice.
+        rows: (images, R, D) of the images that stand in the prompts, in their order.
+
+    Raises:
+        RegionError: naming the sample whose rows truncation cut.
+    """
+    is_row = marked_labels <= ROW_MARK  # (B, L)
+    sample, position = is_row.nonzero(as_tuple=True)
+    number = ROW_MARK - marked_labels[sample, position]
+    if len(number) != rows.shape[0] * rows.shape[1]:
+        kept = torch.bincount(number // rows.shape[1], minlength=len(rows))
+        cut = (kept < rows.shape[1]).nonzero().flatten().tolist()
+        raise RegionError(
+            f"the vision aggregator's rows behind image(s) {cut} of the batch are cut off, because the prompt with its "
+            f"images is longer than the model's maximum of {inputs_embeds.shape[1]}; shorten the prompt or raise "
+            "model_max_length (tokenizer_model_max_length)"
+        )
+    values = rows.flatten(0, 1).to(inputs_embeds)[number]
+    embeds = inputs_embeds.index_put((sample, position), values)
+    return embeds, marked_labels.masked_fill(is_row, IGNORE_INDEX)
 
 
 def pad_left(embeds: Tensor, mask: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

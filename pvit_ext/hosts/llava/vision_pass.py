@@ -16,6 +16,7 @@ from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.hosts.llava.image_layout import set_pinpoints
+from pvit_ext.hosts.llava.image_rows import layers_read
 
 PIXELS = "pixels"
 
@@ -63,12 +64,12 @@ class LlavaVisionPass:
 
     @property
     def layers(self) -> list[int]:
-        """CLIP's layers that LLaVA's projector and the region encoder read."""
+        """CLIP's layers that LLaVA's projector, the region encoder and the vision aggregator read."""
         tower = self.model.get_vision_tower()
         if hasattr(tower, "feature_maps"):
             return []
         encoder = self.model.region_module and self.model.region_module.region_encoder
-        read = [tower.select_layer, *(encoder.feature_layers if encoder is not None else ())]
+        read = [tower.select_layer, *(encoder.feature_layers if encoder is not None else ()), *layers_read(self.model)]
         return sorted({layer % (tower.config.num_hidden_layers + 1) for layer in read})
 
     def settings(self) -> dict[str, Any]:
