@@ -22,6 +22,8 @@ from pvit_ext.regions.region import Region, RegionError
 REGION_PLACEHOLDER = "<region>"
 IMAGE_PLACEHOLDER = "<image>"
 REGION_TOKEN_INDEX = -300
+HINT_PLACEHOLDER = "<hint>"
+HINT_TOKEN_INDEX = -301
 IMAGE_TOKEN_INDEX = -200
 """LLaVA's own sentinel (llava.constants), repeated so that this module does not import llava."""
 

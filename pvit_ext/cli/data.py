@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import data_cache, data_check, data_convert, data_generate, data_mix, data_show, data_split
+from pvit_ext.cli import data_cache, data_check, data_convert, data_generate, data_mix, data_show, data_split, data_tags
 
 COMMANDS = {
     "cache": data_cache,
@@ -15,6 +15,7 @@ COMMANDS = {
     "mix": data_mix,
     "show": data_show,
     "split": data_split,
+    "tags": data_tags,
 }
 """A module has ``add(commands)``, and imports what it needs when it runs."""
 

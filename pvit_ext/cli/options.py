@@ -163,6 +163,18 @@ def add_map_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     )
 
 
+def add_tagger_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """Add the flags that name a tagger, as :func:`pvit_ext.data.tags.taggers.load_tagger` takes them."""
+    parser.add_argument(
+        "--tagger",
+        required=required,
+        metavar="SOURCE",
+        help="FILE.json (image name: [tags]), a detector FILE.onnx, or MODULE:FUNCTION of a Pillow image",
+    )
+    parser.add_argument("--names", metavar="FILE", help="names of a detector's classes, one a line")
+    parser.add_argument("--threshold", type=float, metavar="P", help="of a detector's score (default 0.65)")
+
+
 def list_settings(registry: Registry[Any], width: int) -> str:
     """The classes of a registry, each with what ``--set`` takes.
 

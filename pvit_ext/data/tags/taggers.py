@@ -1,0 +1,224 @@
+"""Taggers: who says what is in an image. A file of tags, a function of one's own, or a detector."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from PIL import Image
+
+from pvit_ext.data.image_files import short
+from pvit_ext.data.scan import state_of
+from pvit_ext.data.tags.onnx_detector import OnnxDetector
+from pvit_ext.data.tags.tags import clean_tags
+from pvit_ext.files import read_json
+
+THRESHOLD = 0.65
+"""Of a detector's score, as in FastestDet's own repository."""
+FORMS = "a FILE.json of image names and tags, a detector FILE.onnx, or MODULE:FUNCTION"
+
+
+class Tagger(Protocol):
+    """Who says what is in an image; picklable, for the workers of a map step."""
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it looks at the images; else their names are enough."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """As a user names it."""
+        ...
+
+    @property
+    def key(self) -> Any:
+        """What its tags depend on: an interrupted run goes on only with the same."""
+        ...
+
+    def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
+        """The cleaned tags of an image, None where it knows nothing of it.
+
+        Args:
+            name: of the image in its record.
+            load: reads the upright image, for a tagger that looks at it.
+
+        Raises:
+            ValueError: for tags that are none, naming the image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TagFile:
+    """Tags from a JSON object: the name of an image -> its list of tags.
+
+    Args:
+        path: of the file. An image is looked up by its name as the record has it, then by its last part.
+    """
+
+    path: Path
+    reads_images: ClassVar[bool] = False
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @property
+    def key(self) -> Any:
+        """The file and its state."""
+        return state_of(self.path)
+
+    @cached_property
+    def _table(self) -> dict[str, Any]:
+        return read_json(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the table, which each process reads for itself."""
+        return {"path": self.path}
+
+    def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
+        """See :class:`Tagger`; the image is not read."""
+        found = next((key for key in (name, Path(name).name) if key in self._table), None)
+        return None if found is None else _cleaned(self._table[found], f"{self.path}: {found}")
+
+
+@dataclass(frozen=True)
+class FunctionTagger:
+    """Tags from a function that takes an upright RGB image of Pillow and returns a list of texts.
+
+    Args:
+        source: ``MODULE:FUNCTION``; modules are looked for in the current folder too.
+    """
+
+    source: str
+    reads_images: ClassVar[bool] = True
+
+    @property
+    def key(self) -> Any:
+        """The function and the state of its file, if it has one."""
+        file = inspect.getsourcefile(inspect.unwrap(self._function)) if inspect.isroutine(self._function) else None
+        return self.source, None if file is None else state_of(file)
+
+    @cached_property
+    def _function(self) -> Callable[[Image.Image], Any]:
+        module, _, name = self.source.partition(":")
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            found: Any = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"tagger {self.source}: {error}; name a function that Python finds from here") from error
+        if not callable(found):
+            raise ValueError(f"tagger {self.source} is {short(found)}, not a function of an image")
+        function: Callable[[Image.Image], Any] = found
+        return function
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the function, which each process imports for itself."""
+        return {"source": self.source}
+
+    def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
+        """See :class:`Tagger`; None from the function is no answer."""
+        value = self._function(load())
+        return None if value is None else _cleaned(value, f"{self.source} on {name}")
+
+
+@dataclass(frozen=True)
+class DetectorTagger:
+    """Tags from a detector.
+
+    Args:
+        detector: in ONNX.
+    """
+
+    detector: OnnxDetector
+    reads_images: ClassVar[bool] = True
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        return str(self.detector.path)
+
+    @property
+    def key(self) -> Any:
+        """The file and its state, the names and the threshold."""
+        return state_of(self.detector.path), self.detector.names, self.detector.threshold
+
+    def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
+        """See :class:`Tagger`."""
+        return _cleaned(self.detector(load()), f"{self.source} on {name}")
+
+
+def load_tagger(source: str, names: str | None = None, threshold: float | None = None) -> Tagger:
+    """The tagger that a user names; what can be checked without an image is.
+
+    Args:
+        source: a ``FILE.json``, a detector ``FILE.onnx``, or ``MODULE:FUNCTION``.
+        names: file of a detector's classes, one a line.
+        threshold: of its scores, default :data:`THRESHOLD`.
+
+    Raises:
+        ValueError: for another source, and for options that it lacks or has no use for.
+        FileNotFoundError: naming a file that is not there.
+    """
+    kind = Path(source).suffix.lower()
+    if kind != ".onnx" and (given := [flag for flag, value in _flags(names, threshold) if value is not None]):
+        raise ValueError(f"{' and '.join(given)} belong to a detector (FILE.onnx); leave out for the tagger {source}")
+    if kind == ".onnx":
+        return _detector(_existing(source), names, THRESHOLD if threshold is None else threshold)
+    if kind == ".json":
+        return TagFile(_existing(source))
+    module, colon, name = source.partition(":")
+    if not (module and colon and name.isidentifier()):
+        raise ValueError(f"tagger {source!r} is none of: {FORMS}")
+    tagger = FunctionTagger(source)
+    tagger.key  # noqa: B018  imports the function: a wrong name fails here
+    return tagger
+
+
+def _flags(names: str | None, threshold: float | None) -> list[tuple[str, Any]]:
+    return [("--names", names), ("--threshold", threshold)]
+
+
+def _detector(path: Path, names: str | None, threshold: float) -> Tagger:
+    if names is None:
+        raise ValueError(f"the tagger {path} needs the names of its classes: --names FILE, one a line")
+    if not 0 <= threshold < 1:
+        raise ValueError(f"--threshold {threshold}: a score is 0 to 1")
+    lines = [line.strip() for line in _existing(names).read_text(encoding="utf-8").splitlines()]
+    classes = tuple(line for line in lines if line)
+    if not classes:
+        raise ValueError(f"--names {names} holds no name")
+    clean_tags(classes)
+    detector = OnnxDetector(path, classes, threshold)
+    detector.session  # noqa: B018  a missing package or a damaged file is said before the first image
+    return DetectorTagger(detector)
+
+
+def _existing(path: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise FileNotFoundError(f"{path} is no file")
+    return found.absolute()
+
+
+def _cleaned(value: Any, name: str) -> list[str]:
+    plain: Any = list(value) if isinstance(value, (tuple, set, frozenset)) else value
+    try:
+        return clean_tags(sorted(plain) if isinstance(value, (set, frozenset)) else plain)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def union(parts: Sequence[Sequence[str]]) -> list[str]:
+    """The tags of several images as one list, each once."""
+    return clean_tags([tag for part in parts for tag in part])

@@ -1,0 +1,80 @@
+"""What a tag may be, and the sentence that shows the tags of an image to a model.
+
+LION (arXiv 2311.11860) puts one sentence before a question: by a learned hint, some or all of the tags in brackets may
+be used. The sentence here says the same in words of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pvit_ext.data.image_files import short
+from pvit_ext.data.json_records import has_half_surrogate
+from pvit_ext.prompt import HINT_PLACEHOLDER
+
+TAGS_KEY = "tags"
+"""Key of a record: a list of texts. An empty list says that a tagger found nothing, no key that none looked."""
+STYLES = ("plain", "hint")
+"""The sentence without and with the learned hint in it."""
+
+_SENTENCES = {
+    "plain": "Rely on all, some or none of these tags of the image: [{}].",
+    "hint": f"As {HINT_PLACEHOLDER} advises, rely on all, some or none of these tags of the image: [{{}}].",
+}
+_PLACEHOLDER = re.compile(r"</?(?:image|region|hint)>", re.IGNORECASE)
+_LEADING_IMAGES = re.compile(r"(?:\s*<image>)*\s*")
+_IN_LIST = str.maketrans({",": " ", "[": "(", "]": ")"})
+
+
+def clean_tags(value: Any) -> list[str]:
+    """Tags as the sentence can list them: no comma, no bracket, single spaces, each once.
+
+    A comma becomes a space and brackets become round ones, since both belong to the list. Of tags that differ only in
+    upper and lower case the first stays.
+
+    Args:
+        value: a list of texts.
+
+    Raises:
+        ValueError: for anything else, for a tag without a letter, and for one that holds ``<image>``, ``<region>`` or
+            ``<hint>``, which would be an image, a region or a hint.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f'tags is a list of texts, such as ["dog", "car"], got {short(value)}')
+    cleaned: dict[str, str] = {}
+    for number, tag in enumerate(value):
+        text = _clean(tag, f"tags[{number}]")
+        cleaned.setdefault(text.casefold(), text)
+    return list(cleaned.values())
+
+
+def _clean(tag: Any, name: str) -> str:
+    if not isinstance(tag, str):
+        raise ValueError(f"{name} is a text, got {short(tag)}")
+    if has_half_surrogate(tag):
+        raise ValueError(f"{name} {short(tag)} holds half of a surrogate pair, no tokenizer reads that")
+    if found := _PLACEHOLDER.search(tag):
+        raise ValueError(
+            f"{name} {short(tag)} holds {found.group()}, which stands for no text in a prompt: take it out"
+        )
+    text = " ".join(tag.translate(_IN_LIST).split())
+    if not any(letter.isalnum() for letter in text):
+        raise ValueError(f"{name} {short(tag)} has no letter: a tag names something that is in the image")
+    return text
+
+
+def with_tags(question: str, tags: Sequence[str], style: str) -> str:
+    """A question behind the sentence that lists the tags of its image.
+
+    Args:
+        question: images that stand at its start stay there.
+        tags: of :func:`clean_tags`; without any, the question stays as it is.
+        style: one of :data:`STYLES`.
+    """
+    if not tags:
+        return question
+    sentence, images = _SENTENCES[style].format(", ".join(tags)), _LEADING_IMAGES.match(question)
+    start = images.end() if images else 0
+    return f"{question[:start]}{sentence} {question[start:]}"
