@@ -50,9 +50,9 @@ def ask(
     """
     _check(queries, batch_size, generate_kwargs)
     chat = _host(model).chat(model, tokenizer, image_processor, conv_version, system)
-    options = _options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
+    options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
-    _check_encoder(model, prompts)
+    check_encoder(model, prompts)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -115,8 +115,12 @@ def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
             raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
 
 
-def _check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
-    """Name the query and what to do, before any is run; the model itself would name a sample of its batch."""
+def check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
+    """Refuse regions for a model without an encoder: the model itself would name a sample of its batch.
+
+    Raises:
+        RegionError: naming the query and what to do.
+    """
     with_regions = next((prompt.name for prompt in prompts if prompt.regions), None)
     if with_regions is not None and getattr(model, "region_module", model) is None:  # a host may keep it elsewhere
         raise RegionError(
@@ -125,8 +129,15 @@ def _check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
         )
 
 
-def _options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``generate`` beside the batch; what the caller gave wins."""
+def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate`` beside the batch; what the caller gave wins.
+
+    Args:
+        tokenizer: of the model.
+        ends: how answers end.
+        max_new_tokens: of each answer.
+        given: by the caller.
+    """
     usual = {} if given.get("generation_config") is not None else {"do_sample": False}
     options: dict[str, Any] = {"use_cache": True, **usual, **given}
     options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]

@@ -48,6 +48,13 @@ class Chat(Protocol):
             RegionError: naming the query whose image cannot be read, or whose prompt is too long.
         """
 
+    def positions(self, batch: dict[str, Any]) -> list[int]:
+        """Positions that each of the B prompts takes in the language model, its images and regions included.
+
+        Args:
+            batch: made by :meth:`batch`.
+        """
+
     def ends(self) -> Ends:
         """How an answer ends."""
 

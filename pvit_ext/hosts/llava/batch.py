@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,6 +85,22 @@ def collate(
         "regions": [sample.regions for sample in samples],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
     }
+
+
+def count_positions(model: Any, batch: dict[str, Any]) -> list[int]:
+    """Positions that each prompt takes once its images and regions are in it.
+
+    Args:
+        model: LLaVA model.
+        batch: by :func:`collate`.
+    """
+    processor, layout = RegionProcessor.of(model.region_module), ImageLayout.of(model)
+    sizes, counts = iter(batch["image_sizes"]), []
+    for ids, mask in zip(batch["inputs"].cpu(), batch["attention_mask"].cpu(), strict=True):
+        images = int((ids == IMAGE_TOKEN_INDEX).sum())
+        shown = list(itertools.islice(sizes, max(images, 1)))  # a prompt without images came with a blank one
+        counts.append(processor.count_positions(ids[mask], [layout.positions(size) for size in shown[:images]]))
+    return counts
 
 
 def _pixels(model: Any, image_processor: Any, samples: Sequence[RegionSample]) -> Any:

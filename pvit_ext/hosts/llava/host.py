@@ -16,7 +16,7 @@ from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava import loading
-from pvit_ext.hosts.llava.batch import build_prompt, collate
+from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
 from pvit_ext.hosts.llava.chat import conversation, stops
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.load_call import LoadCall
@@ -63,6 +63,10 @@ class LlavaChat:
     def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
         """Arguments of the model's ``generate``; see :func:`~pvit_ext.hosts.llava.batch.collate`."""
         return collate(self.model, self.tokenizer, self.image_processor, queries, prompts)
+
+    def positions(self, batch: dict[str, Any]) -> list[int]:
+        """Positions of each prompt; see :func:`~pvit_ext.hosts.llava.batch.count_positions`."""
+        return count_positions(self.model, batch)
 
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""

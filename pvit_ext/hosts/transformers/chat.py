@@ -92,6 +92,11 @@ class TransformersChat:
         self._check_length(made["attention_mask"], prompts)
         return {key: self._placed(value) for key, value in made.items()}
 
+    def positions(self, batch: dict[str, Any]) -> list[int]:
+        """Positions of each prompt, which its ids take already."""
+        counts: list[int] = batch["attention_mask"].sum(1).tolist()
+        return counts
+
     def ends(self) -> Ends:
         """The ids by which the model's own generation ends."""
         ids = self.model.generation_config.eos_token_id

@@ -1,0 +1,1 @@
+"""Serving a loaded model: requests that arrive one by one, answered together."""

@@ -1,0 +1,82 @@
+"""Follows the rows of one ``generate`` call: their pieces, their ends and their cancellation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+from pvit_ext.hosts.chat import Chat, Ends
+from pvit_ext.serving.answer import Answer, Completed, FinishReason, cut_at
+
+_HELD = 4
+"""Characters behind the last space that may still change: tokenizers of English clean up `` n't`` and the like."""
+
+
+class Rows(StoppingCriteria):
+    """Hands each row's text to its answer as it comes, and ends the batch when every row has ended.
+
+    A row ends by itself, at a stop text, at its own most tokens or when its answer is cancelled, whatever the other
+    rows do. ``generate`` goes on with all rows until the last has ended, as transformers 4.36 can.
+
+    Args:
+        chat: of the model.
+        batch: the arguments of ``generate``.
+        answers: of the B rows.
+        limits: most tokens of each.
+        ends: how answers end.
+    """
+
+    def __init__(
+        self, chat: Chat, batch: dict[str, Any], answers: Sequence[Answer], limits: list[int], ends: Ends
+    ) -> None:
+        self.chat, self.batch, self.answers, self.limits, self.ends = chat, batch, answers, limits, ends
+        self.prompt_tokens = chat.positions(batch)
+        self.end_ids, self.criteria = set(ends.ids), ends.criteria
+        self.separators = tuple(one.stop for one in ends.criteria if hasattr(one, "stop"))
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        """One bool, whether all have ended; called once behind each new token, with ids (B, L)."""
+        self.step += 1
+        last = input_ids[:, -1].tolist()
+        for number, answer in enumerate(self.answers):
+            if not answer.done:
+                self._advance(number, answer, input_ids[number : number + 1], last[number], scores)
+        return torch.tensor(all(answer.done for answer in self.answers), device=input_ids.device)
+
+    def _advance(self, number: int, answer: Answer, ids: Tensor, last: int, scores: Any) -> None:
+        ended = last in self.end_ids or any(bool(one(ids, scores)) for one in self.criteria)
+        full = self.step >= self.limits[number]
+        stops = answer.settings.stop
+        if not (ended or full or stops or answer.wants_pieces):
+            return
+        text = self.chat.answers(ids, self.batch)[0]
+        cut = cut_at(text, stops)
+        if ended or full or cut is not None:
+            reason: FinishReason = "length" if full and not ended and cut is None else "stop"
+            tokens = ids[0, -self.step :].tolist()
+            answer.complete(Completed(text if cut is None else cut, tokens, self.prompt_tokens[number], reason))
+        elif answer.wants_pieces:
+            answer.push_up_to(stable(text, (*stops, *self.separators)))
+
+
+def stable(text: str, stops: Sequence[str]) -> str:
+    """The beginning of an unfinished text that no further token changes.
+
+    Args:
+        text: all of it so far.
+        stops: texts that would cut it.
+    """
+    longest = max((_begun(text, stop) for stop in stops), default=0)
+    text = text[: len(text) - longest].rstrip("\ufffd").rstrip()
+    space = max(text.rfind(" "), text.rfind("\n"))
+    return text[:space].rstrip() if space >= 0 and len(text) - space <= _HELD else text
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text may begin a stop text."""
+    return next((length for length in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:length])), 0)

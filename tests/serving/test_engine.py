@@ -1,0 +1,217 @@
+"""The engine: an answer is the one its question gets alone, whatever shares its batch, ends it or goes wrong in it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import pvit_ext
+from pvit_ext import Query, Region, RegionError
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving.answer import Answer, Cancelled, Completed, Settings
+from pvit_ext.serving.engine import Batching, Engine
+from pvit_ext.serving.waiting import Draining, QueueFull
+from tests.hosts.tiny_hosts import BOX, MIXED, WIDE
+
+FINE = Query(WIDE, "what is in <region> ?", [BOX])
+VARIED = [
+    Settings(6),
+    Settings(3),
+    Settings(5, temperature=1.0, seed=1),
+    Settings(5, temperature=1.0, seed=2),
+    Settings(4, temperature=0.7, top_p=0.8, seed=1),
+    Settings(1),
+]
+
+
+def asked(engine: Engine, queries: list[Query], settings: list[Settings]) -> list[Completed]:
+    """All at once, as one batch: the engine's thread finds none of them before all are there."""
+    with engine._waiting._changed:
+        answers = [engine.submit(query, one, pieces=False) for query, one in zip(queries, settings, strict=True)]
+    return [answer.result(60) for answer in answers]
+
+
+class Batches:
+    """Sizes of the batches that an engine ran."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def batch(self, answers: Any, seconds: float) -> None:
+        self.sizes.append(len(answers))
+
+
+@pytest.fixture
+def batches(engine: Engine) -> Iterator[Batches]:
+    engine._observer = found = Batches()
+    yield found
+    engine._observer = None
+
+
+def test_answers_are_those_alone(engine: Engine, loaded: Loaded, batches: Batches) -> None:
+    together = asked(engine, MIXED, VARIED)
+    alone = [asked(engine, [query], [one])[0] for query, one in zip(MIXED, VARIED, strict=True)]
+    assert batches.sizes[:6] == [6, 1, 1, 1, 1, 1]
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(torch.tensor(one.ids), torch.tensor(other.ids))
+    assert together == alone
+    parts = (loaded.model, loaded.tokenizer, loaded.processor)
+    assert together[0].text == pvit_ext.ask(*parts, MIXED[:1], max_new_tokens=6)[0]
+    assert together[1].text == pvit_ext.ask(*parts, MIXED[1:2], max_new_tokens=3)[0]
+    assert together[5].reason == "length"
+    assert len(together[5].ids) == 1
+
+
+def test_prompts_count_their_images_and_regions(engine: Engine, loaded: Loaded) -> None:
+    language, seen = loaded.model.get_decoder(), []
+    hook = language.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["attention_mask"].sum(1).tolist()), with_kwargs=True
+    )
+    try:
+        together = asked(engine, MIXED, [Settings(1)] * 6)
+    finally:
+        hook.remove()
+    assert [one.prompt_tokens for one in together] == seen[0]
+
+
+def test_seeds(engine: Engine) -> None:
+    settings = [Settings(8, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = asked(engine, [FINE] * 3, settings)
+    assert first == again != other
+    unseeded = asked(engine, [FINE] * 3, [Settings(8, temperature=1.5)] * 3)
+    assert len({one.text for one in unseeded}) > 1
+
+
+def test_pieces_are_the_answer(engine: Engine) -> None:
+    answer = engine.submit(FINE, Settings(12))
+    pieces = list(answer)
+    assert len(pieces) > 2
+    assert "".join(pieces) == answer.result().text
+    assert "".join(list(answer)) == answer.result().text  # a second reader
+
+    async def read() -> tuple[list[str], Completed]:
+        answer = engine.submit(FINE, Settings(12))
+        return [piece async for piece in answer], await answer.wait()
+
+    assert asyncio.run(read())[0] == pieces
+
+
+def test_stop_texts(engine: Engine) -> None:
+    whole = engine.submit(FINE, Settings(12)).result().text
+    stop = whole[len(whole) // 2 :][:3]
+    answer = engine.submit(FINE, Settings(12, stop=("never said", stop)))
+    pieces, done = list(answer), answer.result()
+    assert done.text == whole[: whole.find(stop)].rstrip() == "".join(pieces)
+    assert done.reason == "stop"
+    assert len(done.ids) < 12
+
+
+# Cancelling and errors
+
+
+def test_a_cancelled_question_frees_its_place(engine: Engine, batches: Batches, monkeypatch: Any) -> None:
+    began, go = threading.Event(), threading.Event()
+    generate = engine.model.generate
+    monkeypatch.setattr(engine.model, "generate", lambda **k: began.set() or (go.wait(30) and generate(**k)))
+    running = engine.submit(FINE, Settings(1000), pieces=False)
+    assert began.wait(30)
+    waiting = [engine.submit(FINE, Settings(1)) for _ in range(12)]
+    with pytest.raises(QueueFull, match="12 questions are waiting") as error:
+        engine.submit(FINE)
+    assert error.value.seconds >= 1
+    for one in waiting[1:]:
+        one.cancel()
+    assert engine.waiting == 1
+    running.cancel()
+    started = time.monotonic()
+    go.set()
+    assert waiting[0].result(60).ids
+    assert time.monotonic() - started < 5  # not the 1000 tokens of the one before
+    for one in (running, *waiting[1:]):
+        with pytest.raises(Cancelled):
+            one.result(60)
+    with pytest.raises(Cancelled):
+        list(running)
+
+
+def test_a_row_that_is_cancelled_leaves_the_others_alone(engine: Engine) -> None:
+    with engine._waiting._changed:
+        both = [engine.submit(FINE, Settings(30)) for _ in range(2)]
+    assert next(iter(both[0]))
+    both[0].cancel()
+    assert both[1].result(60) == engine.submit(FINE, Settings(30)).result(60)
+
+
+def test_errors_are_those_of_their_question(engine: Engine, batches: Batches) -> None:
+    with pytest.raises(RegionError, match=r"asked, region 0: .* lies outside its image"):
+        engine.submit(Query(WIDE, "what is <region> ?", [Region.box(200, 200, 300, 300)]), name="asked")
+    with pytest.raises(RegionError, match="asked: 1 <region> placeholder"):
+        engine.submit(Query(WIDE, "what is <region> ?"), name="asked")
+    long = Query(WIDE, "where " * 3000)
+    with engine._waiting._changed:
+        answers = [engine.submit(query, Settings(2), name="asked") for query in (FINE, long, FINE)]
+    assert answers[0].result(60) == answers[2].result(60)
+    with pytest.raises(RegionError, match=r"asked: its prompt takes .* positions"):
+        answers[1].result(60)
+
+
+def test_a_failing_model_fails_its_batch_alone(engine: Engine, monkeypatch: Any) -> None:
+    def broken(**_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "generate", broken)
+        with engine._waiting._changed:
+            answers = [engine.submit(FINE) for _ in range(2)]
+        for one in answers:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                one.result(60)
+    assert engine.submit(FINE, Settings(2)).result(60).ids
+
+
+def test_answers_end_with_the_context(loaded: Loaded) -> None:
+    with Engine(loaded._replace(context_len=10_000)) as engine:
+        taken = engine.submit(FINE, Settings(1)).result(60).prompt_tokens
+    with Engine(loaded._replace(context_len=taken + 3)) as engine:
+        done = engine.submit(FINE, Settings(20)).result(60)
+        assert (len(done.ids), done.reason) == (3, "length")
+    with Engine(loaded._replace(context_len=taken)) as engine, pytest.raises(RegionError, match="none is free"):
+        engine.submit(FINE).result(60)
+
+
+def test_draining_answers_what_was_taken(loaded: Loaded) -> None:
+    engine = Engine(loaded, Batching(most=2, places=12))
+    taken = [engine.submit(FINE, Settings(2)) for _ in range(5)]
+    engine.drain()
+    with pytest.raises(Draining):
+        engine.submit(FINE)
+    engine.close()
+    assert len({one.result(0).text for one in taken}) == 1
+
+
+def test_a_wait_ends(engine: Engine) -> None:
+    answer = Answer(FINE, engine._chat(None).prompt(FINE, "q"), Settings())
+    with pytest.raises(TimeoutError, match=r"0\.01 s"):
+        answer.result(0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"stop": ("",)}, "stop holds an empty text"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Settings(**settings)
