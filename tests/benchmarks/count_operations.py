@@ -30,8 +30,11 @@ TOWER = CLIPVisionConfig(
     patch_size=PATCH,
 )  # fmt: skip
 LANGUAGE_MODEL = LlamaConfig(hidden_size=WIDTH, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-ENCODERS = ("osprey", "ferret", "cross_attention", "replay", "gpt4roi")
-"""Those without a pass of a tower of their own."""
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    **{name: (name, {}) for name in ("osprey", "ferret", "cross_attention", "replay", "gpt4roi")},
+    "gpt4roi, light": ("gpt4roi", {"variant": "light"}),
+}
+"""Name and options of those without a pass of a tower of their own."""
 
 
 def count(call: Callable[[], Any]) -> int:
@@ -50,9 +53,9 @@ def of_model() -> int:
     return count(partial(language_model, inputs_embeds=prompt)) + count(partial(tower, pixels))
 
 
-def of_encoder(name: str) -> int:
-    """Of a region encoder with its default options, on one image with two boxes."""
-    encoder = build_region_encoder(RegionConfig(name), TOWER).eval()
+def of_encoder(name: str, options: dict[str, str]) -> int:
+    """Of a region encoder, on one image with two boxes."""
+    encoder = build_region_encoder(RegionConfig(name, encoder_options=options), TOWER).eval()
     size = (SIDE, SIDE)
     inputs = RegionInputs(
         regions=[box.resolve(size) for box in (Region.box(40, 40, 200, 150), Region.box(10, 200, 90, 300))],
@@ -67,8 +70,8 @@ def of_encoder(name: str) -> int:
 def rows() -> Iterator[dict[str, Any]]:
     """One for each encoder."""
     model = of_model()
-    for name in ENCODERS:
-        own = of_encoder(name)
+    for name, (encoder, options) in ENCODERS.items():
+        own = of_encoder(encoder, options)
         ratio = round((model + own) / model, 3)
         counted = {"model_tflop": round(model / 1e12, 3), "encoder_tflop": round(own / 1e12, 3), "ratio": ratio}
         yield {"encoder": name, "positions": GRID**2 + TEXT, **counted, "torch": torch.__version__}

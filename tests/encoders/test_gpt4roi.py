@@ -14,7 +14,8 @@ from torch import Tensor
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.encoders.gpt4roi.encoder import GPT4RoI, build
-from pvit_ext.encoders.gpt4roi.level_fusion import coordinates, resize
+from pvit_ext.encoders.gpt4roi.enlarged import resize
+from pvit_ext.encoders.gpt4roi.level_fusion import coordinates
 from pvit_ext.ops.roi_align import roi_align
 from pvit_ext.regions.region import Region
 from pvit_ext.regions.view import View

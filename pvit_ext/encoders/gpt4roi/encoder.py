@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from pvit_ext.config import RegionConfig
 from pvit_ext.distributed import most_passes
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.gpt4roi.level_fusion import LevelFusion, enlarged_cells
+from pvit_ext.encoders.gpt4roi.enlarged import enlarged_cells
+from pvit_ext.encoders.gpt4roi.level_fusion import LevelFusion
 from pvit_ext.encoders.options import check_layers, check_tower, read_options
 from pvit_ext.encoders.weights import KeyMap
 from pvit_ext.ops.roi_align import roi_align

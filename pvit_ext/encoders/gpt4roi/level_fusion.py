@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pvit_ext.encoders.gpt4roi.enlarged import Enlarged, Map, resize
+
 GROUPS = 64
 
 
@@ -41,10 +43,14 @@ class LevelFusion(nn.Module):
             # Projecting before enlarging is exact, and up to 64 times cheaper: a resize mixes cells by weights that sum
             # to one, and ``align_corners`` makes the coordinates of a small map those of a large one.
             projected = project(torch.cat([one, coordinates(one)], 1))
-            levels.append(resize(projected, (one.shape[2] * scale, one.shape[3] * scale)))
-        for fuse in self.rounds:
-            levels = fuse(levels)
-        return levels
+            levels.append(Enlarged.of(projected, (one.shape[2] * scale, one.shape[3] * scale)))
+        if not self.rounds:
+            return [level.whole() for level in levels]
+        first, *others = self.rounds
+        fused: list[Tensor] = first(levels, last=not others)
+        for fuse in others:
+            fused = fuse(fused, last=fuse is others[-1])
+        return fused
 
 
 class FusionRound(nn.Module):
@@ -52,34 +58,56 @@ class FusionRound(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.gn = nn.GroupNorm(math.gcd(GROUPS, width), width)
+        self.width = width
+        self.conv = FusionConv(width)
+        self.gn = LeadingNorm(math.gcd(GROUPS, width), width)
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """(B, C, H_l, W_l) per level -> the same shapes."""
-        half, quarter = levels[0].shape[1] // 2, levels[0].shape[1] // 4
+    def forward(self, levels: Sequence[Map], last: bool) -> list[Tensor]:
+        """Fused maps of the same shapes.
+
+        Args:
+            levels: (B, C, H_l, W_l) each; the last quarter of the first one's C is not read, and may be missing.
+            last: False makes no such quarter either, for only a level below the first would take it.
+        """
+        half, quarter = self.width // 2, self.width // 4
         fused = []
         for number, level in enumerate(levels):
             above, below = levels[min(number + 1, len(levels) - 1)], levels[max(number - 1, 0)]
             size = level.shape[-2:]
-            taken = resize(above[:, half + quarter :], size), resize(below[:, half : half + quarter], size)
-            fused.append(F.relu(self.gn(self.conv(torch.cat([level[:, :half], *taken], 1)))))
+            parts = [
+                level[:, :half],
+                resize(above[:, half + quarter :], size),
+                resize(below[:, half : half + quarter], size),
+            ]
+            unread = 0 if last or number or len(levels) == 1 else quarter
+            fused.append(F.relu(self.gn(self.conv(parts, self.width - unread))))
         return fused
 
 
-def enlarged_cells(boxes: Tensor, size: Sequence[int], scale: int) -> Tensor:
-    """Boxes (M, 4) float32 in cells of a map -> in cells of the map that :func:`resize` makes ``scale`` times as large.
+class FusionConv(nn.Module):
+    """A 3x3 convolution of maps side by side, of whose outputs the leading ones may be all that is wanted."""
 
-    Cell ``i`` spans ``[i, i + 1)``. ``align_corners`` lays the centres of the outermost cells onto each other.
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Conv2d(width, width, 3, bias=False).weight
 
-    Args:
-        boxes: xyxy.
-        size: (H, W) of the large map.
-        scale: the enlargement.
-    """
-    large = torch.tensor(tuple(size)[::-1], device=boxes.device).repeat(2)  # (width, height) twice
-    stretch = (large - 1) / (large / scale - 1).clamp(min=1)  # a map of one cell is the same everywhere
-    return (boxes - 0.5) * stretch + 0.5
+    def forward(self, parts: list[Map], outputs: int) -> Tensor:
+        """(B, C_i, H, W) each, their C_i adding up -> (B, outputs, H, W)."""
+        weight = self.weight[:outputs]
+        if isinstance(parts[0], Tensor):
+            return F.conv2d(torch.cat(parts, 1), weight, padding=1)
+        taken = weight.split([part.shape[1] for part in parts], 1)
+        return sum((part.convolve(one) for part, one in zip(parts, taken, strict=True)), weight.new_zeros(()))
+
+
+class LeadingNorm(nn.GroupNorm):
+    """Group norm of all channels, or of the leading groups alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W), of whole groups -> the same shape."""
+        channels = input.shape[1]
+        groups = channels * self.num_groups // self.num_channels
+        return F.group_norm(input, groups, self.weight[:channels], self.bias[:channels], self.eps)
 
 
 def coordinates(feature_map: Tensor) -> Tensor:
@@ -89,10 +117,3 @@ def coordinates(feature_map: Tensor) -> Tensor:
         torch.linspace(-1, 1, count, device=feature_map.device, dtype=feature_map.dtype) for count in (width, height)
     )
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(batch, 2, height, width)
-
-
-def resize(feature_map: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize bilinearly with ``align_corners``, as the original does."""
-    if tuple(feature_map.shape[-2:]) == tuple(size):
-        return feature_map
-    return F.interpolate(feature_map, size=tuple(size), mode="bilinear", align_corners=True)
