@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from pvit_ext.hosts.llava.patching import apply_pvit, patched, remove_pvit
     from pvit_ext.hosts.llava.vision_tower import VisionTower, register_vision_tower
     from pvit_ext.hosts.loading import attach, load_pretrained_model
-    from pvit_ext.inference import Query, ask
+    from pvit_ext.inference import ImageFeatures, Query, ask
     from pvit_ext.regions.region import Region, RegionError
     from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
 
     __version__: str
 
 _MODULES = {
+    "ImageFeatures": "pvit_ext.inference",
     "Query": "pvit_ext.inference",
     "Region": "pvit_ext.regions.region",
     "RegionConfig": "pvit_ext.config",
@@ -44,6 +45,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ImageFeatures",
     "Query",
     "Region",
     "RegionConfig",

@@ -12,8 +12,8 @@ from torch import Tensor
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.regions.region import ResolvedRegion, Size
 
-PIXELS, STORED = "pixels", "stored_map"
-"""Keys of ``extra``: an image as the tower sees it, or the number of its map in a store."""
+PIXELS, STORED, MADE = "pixels", "stored_map", "made_map"
+"""Keys of ``extra``: an image as the tower sees it, the number of its map in a store, or its map (C, H, W) itself."""
 _ZEROS = -1
 """The number of a map of zeros."""
 
@@ -85,22 +85,25 @@ class TowerEncoder(RegionEncoder):
     def passes(self, inputs: RegionInputs) -> list[tuple[Size, list[int]]]:
         """The images that have regions, in groups that :meth:`maps` takes, each with its view size.
 
-        Stored maps are not joined: that would copy them.
+        Maps that are there already are not joined: that would copy them.
         """
         groups: dict[tuple[Size, int | None], list[int]] = {}
         for image in sorted(set(inputs.image_index.tolist())):
             extra = _extra(inputs, image)
-            if STORED in extra:
-                size = self.view_size(inputs.image_sizes[image])
-            else:
+            if PIXELS in extra:
                 height, width = extra[PIXELS].shape[1:]
                 size = width, height
-            groups.setdefault((size, image if STORED in extra else None), []).append(image)
+            else:
+                size = self.view_size(inputs.image_sizes[image])
+            groups.setdefault((size, None if PIXELS in extra else image), []).append(image)
         return [(size, images) for (size, _), images in groups.items()]
 
     def maps(self, images: Sequence[int], inputs: RegionInputs) -> Tensor:
         """Maps (B, C, H, W) of the images of one group of :meth:`passes`: made now, or read where they are stored."""
         extra = [_extra(inputs, image) for image in images]
+        if MADE in extra[0]:
+            made = [one[MADE] for one in extra]
+            return made[0][None] if len(made) == 1 else torch.stack(made)
         if STORED not in extra[0]:
             pixels = torch.stack([one[PIXELS] for one in extra])
             # A map is the same alone and in any batch, stored or not. The CPU's kernels round by the size of a batch,
@@ -127,7 +130,7 @@ class TowerEncoder(RegionEncoder):
 
 def _extra(inputs: RegionInputs, image: int) -> dict[str, Tensor]:
     extra = inputs.extra[image] if image < len(inputs.extra) else None
-    if extra is None or not (PIXELS in extra or STORED in extra):
+    if extra is None or not {PIXELS, STORED, MADE} & {*extra}:
         raise ValueError(
             f"image {image} has regions but no pixels; put the encoder's preprocess(...) into extra[{image}]"
         )

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from pvit_ext.hosts.shown_images import ShownImages
+from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
@@ -37,12 +39,18 @@ class Chat(Protocol):
             RegionError: naming the query.
         """
 
-    def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
+    def vision_tower(self) -> HostTower | None:
+        """The vision tower as the model runs it when it is asked; None for a model whose images cannot be shared."""
+
+    def batch(
+        self, queries: Sequence[Query], prompts: Sequence[RegionPrompt], shown: ShownImages | None = None
+    ) -> dict[str, Any]:
         """Arguments of the model's ``generate``, with left-padded ids (B, L).
 
         Args:
             queries: B of them.
             prompts: one for each, by :meth:`prompt`.
+            shown: what the towers make of the images, if that is shared.
 
         Raises:
             RegionError: naming the query whose image cannot be read, or whose prompt is too long.

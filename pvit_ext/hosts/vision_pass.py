@@ -40,6 +40,10 @@ class VisionPass(Protocol):
         """The tower: the module whose output is stored."""
 
     @property
+    def image_processor(self) -> Any:
+        """The stock image processor, whose values decide about the pixels."""
+
+    @property
     def layers(self) -> list[int]:
         """Hidden layers that the run reads, counted from 0; none for a tower whose whole output is kept."""
 
@@ -70,11 +74,13 @@ class HostTower:
         seen: the host's tower.
         autocast: dtype of the run's mixed precision, if it has one.
         half: whether the run turns the model into float16 when it starts.
+        pixel_dtype: that pixels are turned into before the tower gets them; None for that of the image processor.
     """
 
     seen: VisionPass
     autocast: torch.dtype | None = None
     half: bool = False
+    pixel_dtype: torch.dtype | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -124,7 +130,7 @@ class HostTower:
         module, prepared = self.seen.module, self.seen.prepare(image)
         device = next(module.parameters()).device
         with torch.no_grad(), self._mixed(device.type), noting_output(module) as found:
-            self.seen.run(moved(prepared, device))
+            self.seen.run(moved(prepared, device, self.pixel_dtype))
         try:
             form, tensors = take_apart(self.seen.keep(found[-1]))
         except TypeError as error:
@@ -178,9 +184,13 @@ def use_stored(tower: HostTower, cache: FeatureCache, dataset: RecordDataset) ->
     tower.seen.connect(dataset, StoredVision(cache, tower.seen.axis))
 
 
-def moved(prepared: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What an image processor made, on a device."""
-    return {name: one.to(device) if isinstance(one, Tensor) else one for name, one in prepared.items()}
+def moved(prepared: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """What an image processor made, on a device, and its pixels of a dtype where one is given."""
+
+    def placed(one: Tensor) -> Tensor:
+        return one.to(device, dtype if one.is_floating_point() else None)
+
+    return {name: placed(one) if isinstance(one, Tensor) else one for name, one in prepared.items()}
 
 
 def _tensors(prepared: Mapping[str, Any]) -> list[Tensor]:

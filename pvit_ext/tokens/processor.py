@@ -6,7 +6,7 @@ Asking, training, evaluation and serving all prepare their samples here, whateve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
-from pvit_ext.encoders.own_tower import STORED, StoredMaps
+from pvit_ext.encoders.own_tower import MADE, STORED, StoredMaps
 from pvit_ext.prompt import (
     IMAGE_TOKEN_INDEX,
     REGION_PLACEHOLDER,
@@ -73,11 +73,13 @@ class RegionProcessor:
         encoder: the model's, or None for a model without regions.
         positions_per_region: S, positions of the prompt that one region takes.
         stored_maps: maps that the encoder's own tower made of the images before; it then needs none of their pixels.
+        made_map: gives such a map (C, H, W) by an image's name, where maps are shared between samples.
     """
 
     encoder: RegionEncoder | None = None
     positions_per_region: int = 1
     stored_maps: StoredMaps | None = None
+    made_map: Callable[[str], Tensor] | None = None
 
     @classmethod
     def of(cls, module: RegionModule | None) -> RegionProcessor:
@@ -89,7 +91,8 @@ class RegionProcessor:
         """Whether the encoder reads the image itself."""
         if self.encoder is None:
             return False
-        return self.encoder.paints or (self.encoder.needs_pixels and self.stored_maps is None)
+        has_maps = self.stored_maps is not None or self.made_map is not None
+        return self.encoder.paints or (self.encoder.needs_pixels and not has_maps)
 
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str
@@ -143,7 +146,7 @@ class RegionProcessor:
         Args:
             prompt: of the sample.
             images: upright RGB originals of the sizes it was made with.
-            names: of the images in the data file, by which stored maps are found.
+            names: of the images, by which maps of them are found.
 
         Raises:
             RegionError: naming the sample, for what the encoder cannot paint or preprocess.
@@ -165,6 +168,8 @@ class RegionProcessor:
         self, encoder: RegionEncoder, image: Image.Image, regions: list[ResolvedRegion], name: str | None
     ) -> dict[str, Tensor]:
         """What the encoder gets of an image beside the vision tower's features."""
+        if self.made_map is not None and name is not None:
+            return {MADE: self.made_map(name)}
         if self.stored_maps is None or name is None:
             return encoder.preprocess(image, regions)
         return {STORED: torch.tensor(self.stored_maps.number(name))}

@@ -42,11 +42,11 @@ class Query:
 
     def load_images(self) -> list[Image.Image]:
         """The query's images, upright RGB."""
-        return [load_image(image) for image in self._sources()]
+        return [load_image(image) for image in self.sources()]
 
     def image_sizes(self) -> list[Size]:
         """(width, height) of the upright images, read from their headers."""
-        return [image_size(image) for image in self._sources()]
+        return [image_size(image) for image in self.sources()]
 
     def turns(self, name: str) -> tuple[list[str], list[str | None]]:
         """Questions and answers of the conversation, the last answer None.
@@ -77,7 +77,8 @@ class Query:
             raise RegionError(f"{name}: its regions are {describe(given)}; {_REGIONS}")
         return [_region(one, f"{name}, region {number}") for number, one in enumerate(given)]
 
-    def _sources(self) -> list[Any]:
+    def sources(self) -> list[Any]:
+        """Its images as they were given."""
         images = self.image if isinstance(self.image, (list, tuple)) else [self.image]
         return [image for image in images if image is not None]
 

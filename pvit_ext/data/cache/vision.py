@@ -6,7 +6,7 @@ Pixels are zeros of their shape, and images blanks of their size, where nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -15,11 +15,27 @@ from torch import Tensor
 from pvit_ext.data.cache.key import name_of
 from pvit_ext.data.cache.nested import put_together
 from pvit_ext.data.cache.source import BLANK
-from pvit_ext.data.cache.store import FeatureCache
 
 _NUMBER = "pvit_ext_stored_image"
 _FEW = 64
 """Values of a tensor that are kept themselves: sizes and grids, and no pixels."""
+
+
+class StoredOutputs(Protocol):
+    """Outputs of a vision tower by an image's number."""
+
+    def number(self, name: str) -> int:
+        """The number of an image, by its name.
+
+        Raises:
+            RegionError: when there is no output for it.
+        """
+
+    def about_image(self, number: int) -> dict[str, Any]:
+        """What is known of an image beside the tensors; see :meth:`~pvit_ext.data.cache.source.StoredTower.make`."""
+
+    def tensors(self, number: int) -> list[Tensor]:
+        """What the tower made of it."""
 
 
 class StoredVision:
@@ -30,7 +46,7 @@ class StoredVision:
         axis: along which the tower's output for a batch is that of its images one after the other.
     """
 
-    def __init__(self, cache: FeatureCache, axis: int) -> None:
+    def __init__(self, cache: StoredOutputs, axis: int) -> None:
         self.cache, self.axis = cache, axis
 
     def blank(self, name: str) -> Image.Image:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.llava.vision_pass import PIXELS
+from pvit_ext.hosts.shown_images import ShownImages, prepare
+from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
@@ -51,7 +54,12 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
 
 
 def collate(
-    model: Any, tokenizer: Any, image_processor: Any, queries: Sequence[Query], prompts: Sequence[RegionPrompt]
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    queries: Sequence[Query],
+    prompts: Sequence[RegionPrompt],
+    shown: ShownImages | None = None,
 ) -> dict[str, Any]:
     """Arguments for ``model.generate``: left-padded ids, pixels, sizes, regions and the encoder's extra input.
 
@@ -59,28 +67,29 @@ def collate(
         model, tokenizer, image_processor: of LLaVA.
         queries: of the batch.
         prompts: one for each query, by :func:`build_prompt`.
+        shown: what the towers make of the images, if that is shared.
 
     Raises:
         RegionError: naming the query whose image cannot be read, or whose prompt is too long.
     """
     processor, layout = RegionProcessor.of(model.region_module), ImageLayout.of(model)
+    processor = processor if shown is None else shown.processor(processor)
     samples: list[RegionSample] = []
     ids: list[Tensor] = []
     for query, prompt in zip(queries, prompts, strict=True):
-        with reading(prompt.name):
-            images = query.load_images()
-        ids.append(tokenizer_region_token(prompt.texts[0], tokenizer, IMAGE_TOKEN_INDEX, "pt"))
-        taken = processor.count_positions(ids[-1], [layout.positions(image.size) for image in images])
-        _check_length(model, taken, prompt.name)
         blank = [Image.new("RGB", (16, 16))]  # LLaVA's splice takes an image from every sample
-        samples.append(processor.show(prompt, images or blank))
+        samples.append(prepare(processor, query, prompt, shown, blank))
+        ids.append(tokenizer_region_token(prompt.texts[0], tokenizer, IMAGE_TOKEN_INDEX, "pt"))
+        taken = processor.count_positions(ids[-1], [layout.positions(image.size) for image in samples[-1].images])
+        _check_length(model, taken, prompt.name)
     device, has_images = model.lm_head.weight.device, any(IMAGE_TOKEN_INDEX in one for one in ids)
     longest = max(map(len, ids))
     extra = [part for sample in samples for part in sample.extra]
     return {
         "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
-        "images": _pixels(model, image_processor, samples) if has_images else None,
+        "images": _pixels(model, image_processor, samples, shown) if has_images else None,
+        **({} if shown is None or not has_images else {TOWER_OUTPUT: shown.output(samples, device)}),
         "image_sizes": [size for sample in samples for size in sample.sizes],
         "regions": [sample.regions for sample in samples],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
@@ -103,11 +112,15 @@ def count_positions(model: Any, batch: dict[str, Any]) -> list[int]:
     return counts
 
 
-def _pixels(model: Any, image_processor: Any, samples: Sequence[RegionSample]) -> Any:
+def _pixels(model: Any, image_processor: Any, samples: Sequence[RegionSample], shown: ShownImages | None) -> Any:
     from llava.mm_utils import process_images
 
     images = [image for sample in samples for image in sample.images]
-    pixels: Any = process_images(images, image_processor, model.config)
+    if shown is None:
+        pixels: Any = process_images(images, image_processor, model.config)
+    else:
+        pixels = [shown.stored.prepared(image)[PIXELS] for image in images]
+        pixels = torch.stack(pixels) if len({one.shape for one in pixels}) == 1 else pixels  # as process_images does
     weight = model.lm_head.weight
     if isinstance(pixels, list):
         return [one.to(weight.device, weight.dtype) for one in pixels]

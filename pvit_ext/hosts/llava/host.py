@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -19,8 +20,11 @@ from pvit_ext.hosts.llava import loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
 from pvit_ext.hosts.llava.chat import conversation, stops
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
+from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.shown_images import ShownImages
 from pvit_ext.hosts.stored import StoredModel
+from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
@@ -60,9 +64,22 @@ class LlavaChat:
         """The conversation as one text; see :func:`~pvit_ext.hosts.llava.batch.build_prompt`."""
         return build_prompt(query, self.template, name, self.model)
 
-    def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
+    def vision_tower(self) -> HostTower | None:
+        """The tower; None for a model without one, or whose weights are not where they run."""
+        base = getattr(self.model, "get_base_model", lambda: self.model)()
+        tower = getattr(base.get_vision_tower(), "vision_tower", None)
+        if tower is None or any(parameter.is_meta for parameter in tower.parameters()):
+            return None
+        names = ("image_aspect_ratio", "image_grid_pinpoints")
+        options = {name: getattr(base.config, name, None) for name in names}
+        seen = LlavaVisionPass(base, SimpleNamespace(image_processor=self.image_processor, **options))
+        return HostTower(seen, pixel_dtype=base.lm_head.weight.dtype)
+
+    def batch(
+        self, queries: Sequence[Query], prompts: Sequence[RegionPrompt], shown: ShownImages | None = None
+    ) -> dict[str, Any]:
         """Arguments of the model's ``generate``; see :func:`~pvit_ext.hosts.llava.batch.collate`."""
-        return collate(self.model, self.tokenizer, self.image_processor, queries, prompts)
+        return collate(self.model, self.tokenizer, self.image_processor, queries, prompts, shown)
 
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt; see :func:`~pvit_ext.hosts.llava.batch.count_positions`."""

@@ -130,6 +130,7 @@ class RegionMixin:
         regions: Regions | None = None,
         region_extra: Extra | None = None,
         stored_images: list[int] | None = None,
+        tower_output: Any = None,
         cache: Any = None,
     ) -> Any:
         """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
@@ -142,7 +143,7 @@ class RegionMixin:
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
-                regions, region_extra, stored_images,
+                regions, region_extra, stored_images, tower_output,
             )  # fmt: skip
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
         named = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
@@ -180,6 +181,7 @@ class RegionMixin:
         image_sizes: list[Size] | None = None,
         regions: Regions | None = None,
         region_extra: Extra | None = None,
+        tower_output: Any = None,
         **kwargs: Any,
     ) -> Any:
         """LLaVA's generate, which returns new tokens only; without ``regions`` it is LLaVA's own, where LLaVA has one.
@@ -187,14 +189,14 @@ class RegionMixin:
         With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
-        if regions is None and self.llava_generates:
+        if regions is None and tower_output is None and self.llava_generates:
             refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
         if inputs is None:
             raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
         _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None,
-            images, image_sizes, regions, region_extra,
+            images, image_sizes, regions, region_extra, None, tower_output,
         )  # fmt: skip
         if inputs_embeds is None:
             inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
@@ -216,6 +218,7 @@ class RegionMixin:
         regions: Regions | None = None,
         region_extra: Extra | None = None,
         stored_images: list[int] | None = None,
+        tower_output: Any = None,
     ) -> tuple[Any, ...]:
         """LLaVA's splice of the image tokens, then region tokens where ``REGION_TOKEN_INDEX`` stands.
 
@@ -225,6 +228,7 @@ class RegionMixin:
             regions: per sample its regions in the order of their placeholders, or None.
             region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
+            tower_output: what the vision tower returns for the images, where that is known; it does not run then.
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
@@ -239,7 +243,7 @@ class RegionMixin:
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             refuse_unbound(input_ids)
-            with self._tower_returning(stored_images):
+            with self._tower_returning(stored_images, tower_output):
                 return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
         encoder = check_complete(encoder, images)
         bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
@@ -248,7 +252,7 @@ class RegionMixin:
         batch = mark_regions(input_ids, labels, attention_mask, module.positions_per_region)
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
         layers = [*encoder.feature_layers, *[tower.select_layer] * (module.config.cross_layers > 0)]
-        with self._tower_returning(stored_images), capture_feature_maps(tower, layers) as maps:
+        with self._tower_returning(stored_images, tower_output), capture_feature_maps(tower, layers) as maps:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
@@ -268,8 +272,9 @@ class RegionMixin:
         """LLaVA's projected features (crops, P, D) of pixels, with the vision aggregator's added where there is one."""
         return image_rows.encode_images(self, images, super().encode_images)  # type: ignore[misc]
 
-    def _tower_returning(self, stored_images: list[int] | None) -> AbstractContextManager[None]:
-        return returning(getattr(self.get_vision_tower(), "vision_tower", None), self.stored_vision, stored_images)  # type: ignore[attr-defined]
+    def _tower_returning(self, stored_images: list[int] | None, output: Any) -> AbstractContextManager[None]:
+        tower = getattr(self.get_vision_tower(), "vision_tower", None)  # type: ignore[attr-defined]
+        return returning(tower, self.stored_vision, stored_images, output)
 
     def encode_regions(self, inputs: RegionInputs) -> Tensor:
         """Region tokens (M, S, D) of regions and what this model's vision tower saw of their images."""

@@ -63,6 +63,11 @@ class LlavaVisionPass:
         return module
 
     @property
+    def image_processor(self) -> Any:
+        """The tower's."""
+        return self.data_args.image_processor
+
+    @property
     def layers(self) -> list[int]:
         """CLIP's layers that LLaVA's projector, the region encoder and the vision aggregator read."""
         tower = self.model.get_vision_tower()

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
-from PIL import Image
 from torch import Tensor
 
 from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.shown_images import ShownImages, prepare
+from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
+from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
+from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
+from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
@@ -70,27 +74,53 @@ class TransformersChat:
             )
         return made
 
-    def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt]) -> dict[str, Any]:
+    def vision_tower(self) -> HostTower | None:
+        """The tower; None for a model without region modules, or whose tower's weights are not where they run."""
+        if self.regions is None or getattr(self.model, "region_module", None) is None:
+            return None
+        tower = HostTower(TransformersVisionPass(self.model, self.processor), pixel_dtype=self.model.dtype)
+        return None if any(parameter.is_meta for parameter in tower.seen.module.parameters()) else tower
+
+    def batch(
+        self, queries: Sequence[Query], prompts: Sequence[RegionPrompt], shown: ShownImages | None = None
+    ) -> dict[str, Any]:
         """Arguments of the model's ``generate``.
+
+        Args:
+            queries, prompts: one of each for a sample.
+            shown: what the towers make of the images, if that is shared. A batch with a question about several images
+                does without, where the family prepares these differently from one alone.
 
         Raises:
             RegionError: naming the query whose image cannot be read, or whose prompt is too long.
         """
-        images: list[list[Image.Image]] = []
-        for query, prompt in zip(queries, prompts, strict=True):
-            with reading(prompt.name):
-                images.append(query.load_images())
+        stock = self.regions or RegionProcessor()
+        shown = None if self._differs_among_several(queries) else shown
+        regions = stock if shown is None else shown.processor(stock)
+        pairs = zip(queries, prompts, strict=True)
+        samples = [prepare(regions, query, prompt, shown) for query, prompt in pairs]
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
         if begins_with_bos(self.tokenizer, prompts[0].texts[0]):
             options["add_special_tokens"] = False
         if self.regions is None:
+            images = [sample.images for sample in samples]
             given = images if any(images) else None
             made = self.processor(images=given, text=[prompt.texts[0] for prompt in prompts], **options)
         else:
-            samples = [self.regions.show(prompt, own) for prompt, own in zip(prompts, images, strict=True)]
-            made = self.processor.encode(samples, **options)
+            made = self._processor_of(shown).encode(samples, **options)
         self._check_length(made["attention_mask"], prompts)
-        return {key: self._placed(value) for key, value in made.items()}
+        known = {} if shown is None else {TOWER_OUTPUT: shown.output(samples, self.model.device)}
+        return {key: self._placed(value) for key, value in made.items()} | known
+
+    def _differs_among_several(self, queries: Sequence[Query]) -> bool:
+        """Whether an image of these queries is prepared differently from the same image alone."""
+        known = getattr(self.processor, "pvit_regions", None)
+        differs = known is not None and known.family.prepares_several_differently
+        return differs and any(len(query.sources()) > 1 for query in queries)
+
+    def _processor_of(self, shown: ShownImages | None) -> Any:
+        """The processor, with what its image processor made of shared images."""
+        return self.processor if shown is None else with_images_by(self.processor, Reading(shown.stored))
 
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt, which its ids take already."""

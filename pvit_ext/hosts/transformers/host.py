@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import output_capturing
 
 from pvit_ext.hosts.base import HiddenStates, Host, ImageViews
-from pvit_ext.hosts.stored_vision import STORED_IMAGES, returning
+from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT, returning
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
@@ -85,10 +85,10 @@ class TransformersHost:
     def run_tower(self, inputs: dict[str, Any]) -> HiddenStates | None:
         """Run the vision tower once over images and videos; its output replaces the pixels in ``inputs``.
 
-        The outputs of images that ``inputs`` names by number come from the run's cache.
+        For images it does not run where ``inputs`` has its output, or names their numbers in the run's cache.
         """
         hidden, outputs = None, dict(inputs.get("mm_encoder_outputs") or {})
-        stored = inputs.pop(STORED_IMAGES, None)
+        known = inputs.pop(STORED_IMAGES, None), inputs.pop(TOWER_OUTPUT, None)
         for kind, pixels in _PIXELS.items():
             if inputs.get(pixels) is None:
                 continue
@@ -97,7 +97,8 @@ class TransformersHost:
             given = {name: inputs[name] for name in names if inputs.get(name) is not None}
             if kind == "image":
                 given["output_hidden_states"] = self.layers_to_keep() if _SELECTS else True
-            with returning(self.tower, self.inner.stored_vision, stored if kind == "image" else None):
+            stored, output = known if kind == "image" else (None, None)
+            with returning(self.tower, self.inner.stored_vision, stored, output):
                 outputs[kind] = features(**given, return_dict=True)
             if kind == "image":
                 hidden, outputs[kind].hidden_states = outputs[kind].hidden_states, None

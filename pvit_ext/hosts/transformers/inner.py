@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews
-from pvit_ext.hosts.stored_vision import STORED_IMAGES
+from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.hosts.transformers.injection import align_right, check_counts, keep_in_graph, write_tokens
@@ -89,6 +89,7 @@ class InnerMixin:
         region_extra: Extra | None = None,
         region_tokens: Tensor | None = None,
         stored_images: Sequence[int] | None = None,
+        tower_output: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Stock forward, with region tokens where their placeholders stand.
@@ -101,14 +102,15 @@ class InnerMixin:
             region_extra: per image the encoder's ``preprocess`` output, or None.
             region_tokens: (B, K, D), right-aligned, from :meth:`region_tokens`, in place of the four above.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
+            tower_output: what the vision tower returns for the images, where that is known; it does not run then.
             kwargs: of the stock forward.
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
         """
         kwargs["input_ids"] = input_ids
-        if stored_images is not None:
-            kwargs[STORED_IMAGES] = stored_images
+        known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
+        kwargs.update({name: value for name, value in known.items() if value is not None})
         pending = None if region_tokens is None else Pending(region_tokens)
         if pending is None and any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
@@ -122,7 +124,7 @@ class InnerMixin:
             pending = Pending(self._dummy_tokens(kwargs), dummy=True)
         if pending is None or pending.dummy:
             self._refuse_unbound(input_ids)
-        if STORED_IMAGES in kwargs:
+        if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs:
             self.region_host.run_tower(kwargs)
         if pending is None:
             return super().forward(**kwargs)  # type: ignore[misc]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews
+from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
@@ -104,6 +105,8 @@ class OuterMixin:
             kwargs["region_tokens"] = self.base_model.region_tokens(kwargs, batch)
             _drop_cached_images(kwargs, self.config.image_token_id)
             kwargs["suppress_tokens"] = self._never_written(kwargs)
+        elif kwargs.get(TOWER_OUTPUT) is not None:
+            self.base_model.region_host.run_tower(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:

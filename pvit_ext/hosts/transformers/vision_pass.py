@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ from pvit_ext.tokens.processor import RegionSample
 
 BLANK_SIZE = (28, 28)
 _HIDDEN = "hidden_states"
+_READ_OF: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 class TransformersVisionPass:
@@ -49,6 +50,11 @@ class TransformersVisionPass:
     def module(self) -> nn.Module:
         """The tower, with the modules at its end that merge cells, if it has any."""
         return self.host.tower
+
+    @property
+    def image_processor(self) -> Any:
+        """The processor's."""
+        return self.processor.image_processor
 
     @property
     def layers(self) -> list[int]:
@@ -79,10 +85,15 @@ class TransformersVisionPass:
             parts[_HIDDEN] = [one if number in self.layers else None for number, one in enumerate(hidden)]
         return Output(**parts)
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def _read(self) -> set[str]:
-        """Names of the parts that the model reads, noted while it reads."""
+        """Names of the parts that the model reads, noted once for a tower while it reads."""
+        if self.module not in _READ_OF:
+            _READ_OF[self.module] = self._note_read()
+        return _READ_OF[self.module]
+
+    @torch.no_grad()
+    def _note_read(self) -> set[str]:
         prepared = moved(self.prepare(None), next(self.module.parameters()).device)
         with noting_output(self.module) as found:
             self.run(prepared)

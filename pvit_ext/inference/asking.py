@@ -1,4 +1,4 @@
-"""Asking questions about regions: text, images and regions in, answers out, batched."""
+"""``ask``: queries in, answers out, batched."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.chat import Chat, Ends
 from pvit_ext.hosts.find import ModelHost, host_of
+from pvit_ext.hosts.image_features import ImageFeatures
+from pvit_ext.hosts.shown_images import SharedImages
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
-
-__all__ = ["Query", "ask"]
 
 
 def ask(
@@ -26,6 +26,7 @@ def ask(
     conv_version: str | None = None,
     system: str | None = None,
     progress: bool = False,
+    features: ImageFeatures | None = None,
     **generate_kwargs: Any,
 ) -> Any:
     """Answer every query, greedily by default; an answer is the same alone and in any batch.
@@ -39,6 +40,9 @@ def ask(
             trained with, else the one like the tokenizer's own chat template, else the usual one of the model's kind.
         system: system prompt in place of the template's.
         progress: show a progress bar over the batches.
+        features: what the towers make of an image is taken from there, and kept there for further questions on it, in
+            this call and later ones. The answers are those without. A model of transformers without region modules
+            keeps nothing.
         generate_kwargs: for transformers' ``generate``.
 
     Returns:
@@ -50,6 +54,7 @@ def ask(
     """
     _check(queries, batch_size, generate_kwargs)
     chat = _host(model).chat(model, tokenizer, image_processor, conv_version, system)
+    shared = shared_images(chat, model, features)
     options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     check_encoder(model, prompts)
@@ -61,13 +66,42 @@ def ask(
     answers: list[Any] = []
     for start in starts:
         part = queries[start : start + batch_size]
-        batch = chat.batch(part, prompts[start : start + batch_size])
+        batch = one_batch(chat, part, prompts[start : start + batch_size], shared)
         with _naming_queries(start):
             ids = model.generate(**batch, **options)
         texts = chat.answers(ids, batch)
         each = len(texts) // len(part)
         answers += texts if each == 1 else [texts[first : first + each] for first in range(0, len(texts), each)]
     return answers
+
+
+def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> SharedImages | None:
+    """The images of a call, if what towers make of them is to be kept and the model's images can be shared.
+
+    Args:
+        chat: of the model.
+        model: which answers.
+        features: where it is kept.
+
+    Raises:
+        TypeError: for other objects, and for a host that does not say how its tower sees an image.
+    """
+    if features is None:
+        return None
+    if not isinstance(features, ImageFeatures):
+        raise TypeError(f"features is {describe(features)}; give ImageFeatures(max_bytes)")
+    if not hasattr(chat, "vision_tower"):
+        name = type(chat).__name__
+        raise TypeError(f"the host's {name} does not say how its tower sees an image: leave features= out")
+    tower, module = chat.vision_tower(), getattr(model, "region_module", None)
+    return None if tower is None else SharedImages(features, tower, module and module.region_encoder)
+
+
+def one_batch(
+    chat: Chat, queries: Sequence[Query], prompts: Sequence[RegionPrompt], shared: SharedImages | None
+) -> dict[str, Any]:
+    """Arguments of the model's ``generate``, with what its towers make of shared images."""
+    return chat.batch(queries, prompts, *([] if shared is None else [shared.batch()]))
 
 
 _SET_BY_ASK = {
