@@ -26,9 +26,22 @@ from pvit_ext.inference.asking import one_batch, shared_images
 from pvit_ext.regions.region import RegionError
 from tests.encoders.regionclip import TINY as REGIONCLIP
 from tests.hosts.test_asking import CHOSEN
-from tests.hosts.tiny_hosts import BOX, MIXED, ON_EVERY_FAMILY, TALL, WIDE, Parts, TinyHost, logits
+from tests.hosts.tiny_hosts import (
+    BOX,
+    HAS_TRANSFORMERS_HOST,
+    LLAVA,
+    MIXED,
+    ON_EVERY_FAMILY,
+    TALL,
+    WIDE,
+    Parts,
+    TinyHost,
+    logits,
+)
 
 NO_LIMIT = 1 << 30
+BOTH = [*LLAVA, *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
+"""A model of each host, of towers that take images of one size."""
 ENCODERS = [
     CHOSEN,
     RegionConfig("regionclip", encoder_options=REGIONCLIP, cross_layers=1),
@@ -92,8 +105,9 @@ def check_same(host: TinyHost, config: RegionConfig) -> None:
     assert asked(parts, queries, features) == expected
     kept = [one for value, _ in features._kept.values() for one in getattr(value, "tensors", ()) or ()]
     before = [one.clone() for one in kept]
-    made = features.misses
     assert asked(parts, queries, features, batch_size=3) == expected
+    assert asked(parts, queries[:1], features) == expected[:1]
+    made = features.misses
     assert asked(parts, queries[:1], features, num_beams=2, num_return_sequences=2) == asked(
         parts, queries[:1], None, num_beams=2, num_return_sequences=2
     )
@@ -111,12 +125,14 @@ def test_every_family_answers_the_same(host: TinyHost) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("host", BOTH, indirect=True)
 @pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.encoder)
 def test_every_kind_of_encoder_answers_the_same(host: TinyHost, config: RegionConfig) -> None:
     """On the tower's maps, with a tower of its own and cross layers, looking again, painting, in words."""
     check_same(host, config)
 
 
+@pytest.mark.parametrize("host", BOTH, indirect=True)
 def test_an_image_is_seen_once_for_many_questions(host: TinyHost, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, features = host.talking(ENCODERS[1]), ImageFeatures(NO_LIMIT)
     expected = asked(parts, MANY, None, batch_size=3)
@@ -128,6 +144,7 @@ def test_an_image_is_seen_once_for_many_questions(host: TinyHost, monkeypatch: p
     assert all(torch.equal(*both_logits(parts, query, features)) for query in MANY[:2])
 
 
+@pytest.mark.parametrize("host", BOTH, indirect=True)
 def test_answers_follow_the_image_and_the_model(host: TinyHost, tmp_path: Path) -> None:
     """Same path and another picture, same picture and other weights, another size of the processor."""
     parts, features, path = host.talking(CHOSEN), ImageFeatures(NO_LIMIT), tmp_path / "photo.png"
@@ -175,6 +192,7 @@ def test_a_bound_in_bytes_holds_and_answers_stay(host: TinyHost) -> None:
     assert (len(none), none.bytes) == (0, 0)
 
 
+@pytest.mark.parametrize("host", LLAVA, indirect=True)
 def test_an_image_that_cannot_be_read_is_named(host: TinyHost, tmp_path: Path) -> None:
     parts, path = host.talking(CHOSEN), tmp_path / "cut.png"
     buffer = io.BytesIO()
@@ -185,6 +203,7 @@ def test_an_image_that_cannot_be_read_is_named(host: TinyHost, tmp_path: Path) -
         asked(parts, queries, ImageFeatures(NO_LIMIT))
 
 
+@pytest.mark.parametrize("host", LLAVA, indirect=True)
 def test_what_is_no_store_is_refused(host: TinyHost) -> None:
     with pytest.raises(TypeError, match=r"features is dict \{\}; give ImageFeatures\(max_bytes\)"):
         asked(host.talking(CHOSEN), MANY, {})  # type: ignore[arg-type]
