@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _CHUNK = 1 << 20
 _SAMPLE, _SAMPLES = 4096, 4096
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -75,6 +78,27 @@ def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync(target.parent)
+
+
+def lock(stream: IO[Any]) -> bool:
+    """Take an open file for this process alone, until it is closed, without waiting for another that has it.
+
+    Some cluster file systems have no locks. That is no sign of another process: it is said, and the file is taken.
+
+    Args:
+        stream: opened for writing, by its path.
+
+    Returns:
+        False when another process has the file, or has just ended and given its name away.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _log.warning("%s cannot be locked (%s): see that no other run uses it", stream.name, error)
+    path = Path(stream.name)
+    return path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
 
 
 def copy_file(source: Path, target: Path, advance: Callable[[int], object] = int) -> None:

@@ -7,7 +7,6 @@ that any number of ranks may go on.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from pvit_ext.evaluation.sample import Prediction
+from pvit_ext.files import lock
 
 NAME = "predictions.jsonl"
 
@@ -43,11 +43,9 @@ class Predictions:
         """
         if self.path == self.main:  # further ranks belong to the run of the first
             self._lock = self.main.open("ab")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not lock(self._lock):
                 self._lock.close()
-                raise ValueError(f"{self.main} is in use by another run: wait for it, or name another --out") from error
+                raise ValueError(f"{self.main} is in use by another run: wait for it, or name another --out")
         return self
 
     def __exit__(

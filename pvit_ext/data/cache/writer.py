@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import platform
 import shutil
@@ -23,7 +22,7 @@ from pvit_ext.data.cache.source import TowerSource
 from pvit_ext.data.cache.store import ABOUT, IMAGES, FeatureCache
 from pvit_ext.data.map_step import map_in_order
 from pvit_ext.data.records import BadRecord, load_records
-from pvit_ext.files import atomic_write, read_json, sha256_file, sync
+from pvit_ext.files import atomic_write, lock, read_json, sha256_file, sync
 
 PLAN, _LOCK = "plan.json", "lock"
 
@@ -187,8 +186,6 @@ def _check_room(folder: Path, size: int) -> None:
 def _alone(part: Path) -> Iterator[None]:
     """One process at a time fills a folder."""
     with open(part / _LOCK, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-        except OSError as error:
-            raise CacheError(f"{part} is being filled by another process: let it end") from error
+        if not lock(stream):
+            raise CacheError(f"{part} is being filled by another process: let it end")
         yield

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.report import Report
-from pvit_ext.files import atomic_write, sync
+from pvit_ext.files import atomic_write, lock, sync
 
 _EVERY = 2.0
 """Seconds between two states from which a conversion can go on."""
@@ -64,7 +63,7 @@ class Output:
     def __enter__(self) -> Output:
         for part in self._parts:
             self._streams.append(self._stack.enter_context(open(part, "ab")))
-        if not _lock(self._streams[0], self._parts[0]):
+        if not lock(self._streams[0]):
             self._stack.close()
             raise ValueError(f"{self.path} is being written by another run; wait for it, or name another --out")
         state = self._load()
@@ -139,13 +138,3 @@ class Output:
     def _remove(self) -> None:
         for path in (*self._parts, self._state):
             path.unlink(missing_ok=True)
-
-
-def _lock(stream: BinaryIO, path: Path) -> bool:
-    """Whether the file is this process's alone, and still the one of this name: another run may just have ended."""
-    with suppress(OSError):  # some cluster file systems have no locks
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())

@@ -7,7 +7,6 @@ was killed: it is asked again, and may be paid twice.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from pvit_ext.data.generate.pipeline import Answer
 from pvit_ext.data.generate.reply import Usage, read_body, usage_of
+from pvit_ext.files import lock
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,9 @@ class Ledger:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(self._file):
             self._file.close()
-            raise ValueError(f"{path} is in use by another run; wait for it, or use another ledger") from error
+            raise ValueError(f"{path} is in use by another run; wait for it, or use another ledger")
         self.in_flight: dict[str, InFlight] = {}
         self.used, self.calls = Usage(), 0
         self.damaged: list[int] = []
