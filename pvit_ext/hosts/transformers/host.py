@@ -41,7 +41,8 @@ class TransformersHost:
 
     Args:
         inner: the model below the language model's head.
-        layers: hidden layers of the vision tower that region modules read, beside those that the model reads.
+        layers: hidden layers of the vision tower that region modules and LION's aggregator read, beside those that the
+            model reads.
     """
 
     inner: Any
@@ -96,7 +97,7 @@ class TransformersHost:
             names = inspect.signature(features).parameters
             given = {name: inputs[name] for name in names if inputs.get(name) is not None}
             if kind == "image":
-                given["output_hidden_states"] = self.layers_to_keep() if _SELECTS else True
+                given["output_hidden_states"] = self.kept_layers
             stored, output = known if kind == "image" else (None, None)
             with returning(self.tower, self.inner.stored_vision, stored, output):
                 outputs[kind] = features(**given, return_dict=True)
@@ -106,6 +107,11 @@ class TransformersHost:
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
         return hidden
+
+    @property
+    def kept_layers(self) -> list[int] | bool:
+        """``output_hidden_states`` of the vision tower."""
+        return self.layers_to_keep() if _SELECTS else True
 
     def layers_to_keep(self) -> list[int]:
         """Hidden layers that the model or the region encoder reads."""

@@ -63,8 +63,9 @@ class InnerMixin:
     @property
     def region_host(self) -> TransformersHost:
         """This model as region modules see it."""
-        encoder = self._region_module().region_encoder
-        return TransformersHost(self, () if encoder is None else encoder.feature_layers)
+        encoder, aggregator = self._region_module().region_encoder, getattr(self.outer[0], "region_aggregator", None)
+        read = () if encoder is None else encoder.feature_layers
+        return TransformersHost(self, (*read, *(() if aggregator is None else aggregator.layers)))
 
     def get_input_embeddings(self) -> Any:
         """The embedding layer; while a forward with regions runs, one that writes their tokens."""

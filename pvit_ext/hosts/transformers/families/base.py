@@ -49,6 +49,8 @@ class Family(ABC):
             learned has to be of type 1.
         images_along: the axis of the tower's output along which images of a batch follow each other.
         prepares_several_differently: whether an image is prepared differently when its prompt has others.
+        merges_cells: why no row of the language model is that of one cell, and no vision aggregator can be added; ""
+            where each is.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
@@ -57,6 +59,7 @@ class Family(ABC):
     sees_prompt_both_ways: ClassVar[bool] = False
     images_along: ClassVar[int] = 0
     prepares_several_differently: ClassVar[bool] = False
+    merges_cells: ClassVar[str] = "the language model gets one row for several cells of the tower"
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""

@@ -20,6 +20,7 @@ class Packed(Family):
     fixed_size: ClassVar[bool] = False
     reports_sizes: ClassVar[bool] = True
     images_along: ClassVar[int] = 1
+    merges_cells: ClassVar[str] = "its tower takes all images of a batch as one sequence"
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]

@@ -1,0 +1,112 @@
+"""The vision aggregator in families of transformers: no change at the start, rows at their cells, one tower pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pvit_ext.adapters.lion.aggregator import VisionAggregator
+from pvit_ext.hosts.base import ImageViews
+from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
+from tests.hosts.transformers.inputs import IMAGES, PLAIN, QUESTIONS, REGIONS, plain_batch, region_batch, with_regions
+
+TAKES = ["llava", "llava_siglip", "llava_next", "llava_onevision"]
+SOME = ["llava", *(pytest.param(name, marks=pytest.mark.slow) for name in TAKES[1:])]
+
+
+def put(model: Any, learned: bool = True) -> VisionAggregator:
+    """Give a model an aggregator; a learned one adds something."""
+    torch.manual_seed(1)
+    part = VisionAggregator(32, 64, (3, 2, 1), heads=4)
+    if learned:
+        for linear in part.modules():
+            if isinstance(linear, nn.Linear):
+                nn.init.normal_(linear.weight, std=0.2)
+    model.region_aggregator = part
+    return part
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SOME)
+def test_a_new_one_changes_nothing_and_a_learned_one_something(name: str) -> None:
+    model, processor = with_regions(name)
+    for batch in (plain_batch(processor), region_batch(model, processor)):
+        model.region_aggregator = None
+        before = model(**batch).logits
+        put(model, learned=False)
+        assert torch.equal(model(**batch).logits, before)
+        put(model)
+        assert not torch.allclose(model(**batch).logits, before, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", pytest.param("llava_next", marks=pytest.mark.slow)])
+def test_rows_stand_at_their_cells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row n of the aggregator is n, and the image's own rows are left out."""
+    model, processor = with_regions(name)
+    batch = region_batch(model, processor)
+    part, inner = put(model), model.model
+    own = {key: batch[key] for key in ("pixel_values", "image_sizes") if key in batch}
+    model.region_aggregator = None
+    before = inner.get_image_features(**own).pooler_output
+    model.region_aggregator = part
+
+    def counted(layers: list[Tensor], bounds: Tensor) -> Tensor:
+        return torch.arange(1.0, 1 + len(layers[0]))[:, None].expand(-1, 64)
+
+    monkeypatch.setattr(part, "forward", counted)
+    out = inner.get_image_features(**own)
+    host = inner.region_host
+    tables = host.cells(batch, out.hidden_states, [ImageViews(*one) for one in batch["region_views"]], True)
+    per_crop = next(layer for layer in out.hidden_states if layer is not None).shape[1]
+    for image, (first, after) in enumerate(zip(before, out.pooler_output, strict=True)):
+        added = (after - first)[:, 0].round().long()
+        crop, cell = tables[image] // per_crop, tables[image] % per_crop - 1  # behind a class token
+        table = crop * (per_crop - 1) + cell + 1  # (rows, columns)
+        if name == "llava":
+            assert torch.equal(added, table.flatten())
+            continue
+        lines = added[per_crop - 1 :].view(-1, _columns(added[per_crop - 1 :]))
+        top = (table.shape[0] - lines.shape[0]) // 2  # padding is cut off
+        side = (table.shape[1] - lines.shape[1] + 1) // 2
+        assert not lines[:, -1].any()
+        assert torch.equal(lines[:, :-1], table[top : top + len(lines), side : side + lines.shape[1] - 1])
+
+
+def _columns(lines: Tensor) -> int:
+    """Length of a line, which ends with a newline of zero."""
+    return int((lines == 0).nonzero()[0]) + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SOME)
+def test_an_image_has_the_same_logits_alone_and_the_tower_runs_once(name: str) -> None:
+    model, processor = with_regions(name)
+    put(model)
+    batch, runs = region_batch(model, processor), list[int]()
+    handle = model.model.region_host.tower.register_forward_hook(lambda *_: runs.append(1))
+    together = model(**batch).logits[:, -1]
+    handle.remove()
+    assert len(runs) == 1
+    for row in range(2):
+        alone = region_batch(model, processor, QUESTIONS[row : row + 1], REGIONS[row : row + 1], IMAGES[row : row + 1])
+        torch.testing.assert_close(model(**alone).logits[:, -1], together[row : row + 1], atol=2e-4, rtol=1e-3)
+    one, other = (model.generate(**batch, max_new_tokens=4, use_cache=use, do_sample=False) for use in (True, False))
+    assert torch.equal(one, other)
+
+
+def test_a_cache_of_the_tower_keeps_its_layers() -> None:
+    model, processor = with_regions("llava", options={"layers": [-2], "position_grid": 8})
+    before = TransformersVisionPass(model, processor).layers
+    put(model)
+    assert TransformersVisionPass(model, processor).layers == sorted({*before, 3, 2, 1})
+
+
+def test_it_learns_from_image_and_text() -> None:
+    model, processor = with_regions("llava")
+    part, batch = put(model.train()), plain_batch(processor, PLAIN)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    assert all(one.grad is not None and one.grad.any() for one in part.parameters())
