@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pvit_ext.hosts.llava.patching import apply_pvit, patched, remove_pvit
     from pvit_ext.hosts.llava.vision_tower import VisionTower, register_vision_tower
     from pvit_ext.hosts.loading import attach, load_pretrained_model
-    from pvit_ext.inference import ImageFeatures, Query, ask
+    from pvit_ext.inference import ImageFeatures, Query, Score, ask, score
     from pvit_ext.regions.region import Region, RegionError
     from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
 
@@ -30,6 +30,7 @@ _MODULES = {
     "RegionEncoder": "pvit_ext.encoders.base",
     "RegionError": "pvit_ext.regions.region",
     "RegionInputs": "pvit_ext.encoders.base",
+    "Score": "pvit_ext.inference",
     "VisionTower": "pvit_ext.hosts.llava.vision_tower",
     "apply_pvit": "pvit_ext.hosts.llava.patching",
     "ask": "pvit_ext.inference",
@@ -42,6 +43,7 @@ _MODULES = {
     "register_vision_tower": "pvit_ext.hosts.llava.vision_tower",
     "remove_pvit": "pvit_ext.hosts.llava.patching",
     "save_region_modules": "pvit_ext.tokens.serialization",
+    "score": "pvit_ext.inference",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "RegionEncoder",
     "RegionError",
     "RegionInputs",
+    "Score",
     "VisionTower",
     "__version__",
     "apply_pvit",
@@ -65,6 +68,7 @@ __all__ = [
     "register_vision_tower",
     "remove_pvit",
     "save_region_modules",
+    "score",
 ]
 
 

@@ -1,10 +1,15 @@
-"""``pvit-ext ask``: one question about regions of an image."""
+"""``pvit-ext ask``: one question about regions of an image, or a file of them."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pvit_ext.cli import ask_many
+from pvit_ext.cli.options import count
 
 if TYPE_CHECKING:
     from pvit_ext.regions.region import Region
@@ -16,12 +21,12 @@ def add(commands: Any) -> None:
     """Add the command to a parser's subcommands."""
     parser = commands.add_parser(
         "ask",
-        help="ask one question about regions of an image",
-        description="Ask one question. Regions fill the question's <region> placeholders in the order given, whatever "
-        "their kind, in pixels of the image as a viewer shows it.",
+        help="ask about regions of an image, or answer a file of questions",
+        description="Ask one question, or those of --file or --folder. Regions fill the question's <region> "
+        "placeholders in the order given, whatever their kind, in pixels of the image as a viewer shows it.",
     )
-    parser.add_argument("question", metavar="QUESTION", help='such as "What digit is in <region>?"')
-    parser.add_argument("--image", required=True, metavar="FILE")
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help='such as "What digit is in <region>?"')
+    parser.add_argument("--image", metavar="FILE")
     parser.add_argument("--model", metavar="DIR", help=f"checkpoint, default {QUICKSTART_MODEL} if it exists")
     parser.add_argument("--base", metavar="DIR", help="LLaVA checkpoint under a folder of region modules only")
     parser.add_argument("--box", nargs=4, type=float, action=_AddRegion, metavar=("X0", "Y0", "X1", "Y1"))
@@ -32,15 +37,34 @@ def add(commands: Any) -> None:
         "--mask", action=_AddRegion, metavar="PNG", help="one channel, the size of the image; 0 is outside"
     )
     parser.add_argument("--normalized", action="store_true", help="coordinates are 0..1 of the image, not pixels")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", help="of an answer, default 64")
+    parser.add_argument("--scores", action="store_true", help="also the log-likelihood of the answer")
+    parser.add_argument(
+        "--choices",
+        type=_choices,
+        metavar="A,B,...",
+        help='take the likeliest of these answers; a JSON list where they hold commas: ["a, b", "c"]',
+    )
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
+    parser.add_argument("--dtype", help="default float16 on cuda, float32 on the cpu")
+    ask_many.add(parser)
     parser.set_defaults(handler=run, regions=[])
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
+    _check_choices(args)
+    if args.file is not None or args.folder is not None:
+        _refuse_for_many(args)
+        ask_many.check(args)
+        return ask_many.run(args, _model_path(args.model), args.choices or ())
+    _check_one(args)
+    return _ask_one(args)
+
+
+def _ask_one(args: argparse.Namespace) -> int:
     regions = [_region(kind, value, args.normalized) for kind, value in args.regions]
     if regions and "<region>" not in args.question:
         raise ValueError(
@@ -55,12 +79,59 @@ def run(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     for region in regions:
         region.resolve(image.size, args.image)
-    tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(path, base=args.base, device=args.device)
+    tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(
+        path, base=args.base, device=args.device, dtype=args.dtype
+    )
     query = pvit_ext.Query(image, args.question, regions)
-    options = {"max_new_tokens": args.max_new_tokens, "conv_version": args.conv_version, "system": args.system}
-    (answer,) = pvit_ext.ask(model, tokenizer, image_processor, [query], **options)
-    print(answer)
+    how = {"conv_version": args.conv_version, "system": args.system}
+    texts = args.choices
+    if texts is None:
+        new = args.max_new_tokens or 64
+        texts = pvit_ext.ask(model, tokenizer, image_processor, [query], max_new_tokens=new, **how)
+        print(texts[0])
+    if args.scores or args.choices:
+        (scores,) = pvit_ext.score(model, tokenizer, image_processor, [query], [texts], **how)
+        for one in sorted(scores, key=lambda one: -one.log_likelihood):
+            about = f"log-likelihood {one.log_likelihood:.4f}, {one.per_token:.4f} per token, {one.tokens} token(s)"
+            print(f"{one.text}: {about}" if args.choices else about)
     return 0
+
+
+_OF_ONE = ("question", "image", "regions", "normalized")
+
+
+def _refuse_for_many(args: argparse.Namespace) -> None:
+    if given := [name for name in _OF_ONE if getattr(args, name)]:
+        kinds = [f"--{kind}" for kind, _ in args.regions]
+        flags = [one for name in given for one in {"question": ["QUESTION"], "regions": kinds}.get(name, [f"--{name}"])]
+        many = "--file" if args.file is not None else "--folder"
+        raise ValueError(f"{', '.join(dict.fromkeys(flags))} is of one question, {many} brings many; leave it out")
+
+
+def _check_one(args: argparse.Namespace) -> None:
+    if given := [ask_many.flag_of(name) for name in ask_many.OF_MANY if getattr(args, name) is not None]:
+        raise ValueError(f"{', '.join(given)} is for many questions: give --file QUERIES.jsonl or --folder DIR with it")
+    if args.question is None or args.image is None:
+        raise ValueError(
+            "give QUESTION and --image FILE, or --file QUERIES, or --folder DIR with --regions FILE and --question TEXT"
+        )
+
+
+def _check_choices(args: argparse.Namespace) -> None:
+    if args.choices is not None and args.scores:
+        raise ValueError("--choices come with their log-likelihoods; leave --scores out")
+    if args.choices is not None and args.max_new_tokens is not None:
+        raise ValueError("--max-new-tokens is of written answers, --choices are given ones; leave one of them out")
+
+
+def _choices(text: str) -> Sequence[str]:
+    from pvit_ext.inference.questions import check_choices
+
+    try:
+        found = json.loads(text) if text.lstrip().startswith("[") else [one.strip() for one in text.split(",")]
+        return check_choices(found)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _AddRegion(argparse.Action):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvit_ext.evaluation.arms import Arm, Shown
-from pvit_ext.evaluation.ranks import Ranks
 from pvit_ext.evaluation.sample import Prediction, Sample
 from pvit_ext.evaluation.task import Task
 from pvit_ext.hosts.loading import load_pretrained_model
 from pvit_ext.inference import ask
+from pvit_ext.inference.ranks import Ranks
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query
 

@@ -16,11 +16,11 @@ from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
 from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
-from pvit_ext.evaluation.ranks import Ranks, ranks
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.stored import read_answers
 from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+from pvit_ext.inference.ranks import Ranks, ranks
 
 if TYPE_CHECKING:
     from pvit_ext.evaluation.calls import EndpointOptions

@@ -63,6 +63,25 @@ class Chat(Protocol):
             batch: made by :meth:`batch`.
         """
 
+    def answer_ids(self, prompt: RegionPrompt, answer: str) -> list[int]:
+        """Ids of a text as the answer to a prompt, without what ends it.
+
+        Args:
+            prompt: by :meth:`prompt`.
+            answer: text.
+        """
+
+    def log_probs(self, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probabilities float32 (n,) of the ids of an answer to each prompt of a batch.
+
+        Args:
+            batch: made by :meth:`batch`.
+            answers: one list of ids for each prompt, by :meth:`answer_ids`.
+
+        Raises:
+            RegionError: naming the sample whose prompt and answer are too long.
+        """
+
     def ends(self) -> Ends:
         """How an answer ends."""
 

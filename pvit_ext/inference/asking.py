@@ -52,8 +52,9 @@ def ask(
         RegionError: naming the query; prompts, regions and image sizes are checked before anything is generated.
         TypeError: for arguments that ask sets itself, or that return more than text.
     """
-    _check(queries, batch_size, generate_kwargs)
-    chat = _host(model).chat(model, tokenizer, image_processor, conv_version, system)
+    check_queries(queries, batch_size)
+    _check_options(generate_kwargs)
+    chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
     shared = shared_images(chat, model, features)
     options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
@@ -67,7 +68,7 @@ def ask(
     for start in starts:
         part = queries[start : start + batch_size]
         batch = one_batch(chat, part, prompts[start : start + batch_size], shared)
-        with _naming_queries(start):
+        with naming_queries(start):
             ids = model.generate(**batch, **options)
         texts = chat.answers(ids, batch)
         each = len(texts) // len(part)
@@ -123,7 +124,12 @@ _MORE_THAN_TEXT = (
 )  # fmt: skip
 
 
-def _host(model: Any) -> ModelHost:
+def model_host(model: Any) -> ModelHost:
+    """The host of a loaded model.
+
+    Raises:
+        TypeError: for another object.
+    """
     try:
         return host_of(model)
     except TypeError as error:
@@ -133,8 +139,12 @@ def _host(model: Any) -> ModelHost:
         ) from error
 
 
-def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
-    """Refuse what would fail far from its cause: other objects than ask's, and arguments that it cannot pass on."""
+def check_queries(queries: Any, batch_size: int) -> None:
+    """Refuse what would fail far from its cause: other objects than queries, and no batches.
+
+    Raises:
+        TypeError, ValueError: saying what to give.
+    """
     if not isinstance(queries, (list, tuple)):
         raise TypeError(f"queries is {describe(queries)}; give a list: [Query(image, text, regions)]")
     for number, query in enumerate(queries):
@@ -142,6 +152,10 @@ def _check(queries: Any, batch_size: int, given: dict[str, Any]) -> None:
             raise TypeError(f"query {number} is {describe(query)}; give Query(image, text, regions)")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give 1 or more")
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    """Refuse arguments of ``generate`` that cannot be passed on."""
     for name in given:
         if name in _SET_BY_ASK:
             raise TypeError(f"ask does not take {name}=: {_SET_BY_ASK[name]}")
@@ -186,7 +200,7 @@ def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dic
 
 
 @contextmanager
-def _naming_queries(first: int) -> Iterator[None]:
+def naming_queries(first: int) -> Iterator[None]:
     """Name the first query of a batch in its errors, whose samples the model counts from 0."""
     try:
         yield

@@ -25,7 +25,7 @@ def asked(monkeypatch):
     """Calls of load_pretrained_model and ask."""
     calls = {}
 
-    def load(path, base=None, device=None):
+    def load(path, base=None, device=None, dtype=None):
         calls["load"] = (path, base, device)
         return "tokenizer", "model", "processor", 2048
 

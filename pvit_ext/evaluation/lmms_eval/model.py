@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
 from pvit_ext.evaluation.identity import stored_region_config
-from pvit_ext.evaluation.ranks import Ranks
 from pvit_ext.hosts.loading import load_pretrained_model
 from pvit_ext.inference import ask
+from pvit_ext.inference.ranks import Ranks
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, bind_regions
 from pvit_ext.regions.region import Region
 from pvit_ext.tokens.query import Query

@@ -19,6 +19,7 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava import loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
 from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.llava.scored import answer_ids, log_probs
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
 from pvit_ext.hosts.load_call import LoadCall
@@ -84,6 +85,14 @@ class LlavaChat:
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt; see :func:`~pvit_ext.hosts.llava.batch.count_positions`."""
         return count_positions(self.model, batch)
+
+    def answer_ids(self, prompt: RegionPrompt, answer: str) -> list[int]:
+        """Ids of an answer; see :func:`~pvit_ext.hosts.llava.scored.answer_ids`."""
+        return answer_ids(self.tokenizer, self.template, prompt.texts[0], answer)
+
+    def log_probs(self, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probabilities of answers; see :func:`~pvit_ext.hosts.llava.scored.log_probs`."""
+        return log_probs(self.model, batch, answers)
 
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""

@@ -13,6 +13,7 @@ from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
+from pvit_ext.hosts.transformers.scored import answer_ids, log_probs
 from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.hosts.vision_pass import HostTower
@@ -126,6 +127,15 @@ class TransformersChat:
         """Positions of each prompt, which its ids take already."""
         counts: list[int] = batch["attention_mask"].sum(1).tolist()
         return counts
+
+    def answer_ids(self, prompt: RegionPrompt, answer: str) -> list[int]:
+        """Ids of an answer; see :func:`~pvit_ext.hosts.transformers.scored.answer_ids`."""
+        return answer_ids(self.processor, prompt.texts[0], answer)
+
+    def log_probs(self, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Log-probabilities of answers; see :func:`~pvit_ext.hosts.transformers.scored.log_probs`."""
+        known = getattr(self.processor, "pvit_regions", None)
+        return log_probs(self.model, batch, answers, known is not None and known.family.sees_prompt_both_ways)
 
     def ends(self) -> Ends:
         """The ids by which the model's own generation ends."""

@@ -1,4 +1,4 @@
-"""Several processes on one evaluation, as a launcher starts them; they share nothing but files."""
+"""Several processes on one set of questions, as a launcher starts them; they share nothing but files."""
 
 from __future__ import annotations
 

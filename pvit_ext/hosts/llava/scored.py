@@ -1,0 +1,74 @@
+"""How likely a LLaVA finds texts as answers to a batch of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.scored import IGNORE_INDEX, behind_prompt, ids_behind, log_probs_of, with_answers
+from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_PLACEHOLDER
+from pvit_ext.regions.region import RegionError
+
+
+def answer_ids(tokenizer: Any, template: Any, prompt: str, answer: str) -> list[int]:
+    """Ids of an answer behind its prompt, without what ends it.
+
+    Args:
+        tokenizer: of LLaVA.
+        template: LLaVA's conversation template.
+        prompt: text, with placeholders.
+        answer: text.
+    """
+
+    def said(one: str | None) -> str:
+        conv = template.copy()
+        conv.append_message(conv.roles[0], "?")
+        conv.append_message(conv.roles[1], one)
+        text: str = conv.get_prompt()
+        return text
+
+    text = behind_prompt(said(None), said(answer), answer) + answer
+
+    def alone(one: str) -> list[int]:
+        return list(tokenizer(one, add_special_tokens=False).input_ids)
+
+    def encode(one: str) -> list[int]:
+        return list(tokenizer_region_token(one, tokenizer, IMAGE_TOKEN_INDEX))
+
+    if IMAGE_PLACEHOLDER in answer or REGION_PLACEHOLDER in answer:  # plain text here
+        return alone(text)
+    return ids_behind(encode, alone, prompt, text)
+
+
+@torch.no_grad()
+def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-probabilities (n,) of the ids of an answer to each prompt.
+
+    Args:
+        model: LLaVA.
+        batch: arguments of its ``generate``.
+        answers: ids, one list for each prompt.
+
+    Raises:
+        RegionError: when LLaVA cuts an answer off.
+    """
+    mask = batch["attention_mask"]
+    ids = with_answers(batch["inputs"], mask, answers, 0)
+    labels = with_answers(torch.full_like(batch["inputs"], IGNORE_INDEX), mask, answers, IGNORE_INDEX)
+    here = with_answers(mask.long(), mask, [[1] * len(one) for one in answers], 0).bool()
+    ids, position_ids, here, _, embeds, labels = model.prepare_inputs_labels_for_multimodal(
+        ids, None, here, None, labels, batch["images"], batch["image_sizes"], batch["regions"], batch["region_extra"],
+        None, batch.get(TOWER_OUTPUT),
+    )  # fmt: skip
+    for number, (wanted, own) in enumerate(zip(labels, answers, strict=True)):
+        if int((wanted != IGNORE_INDEX).sum()) != len(own):
+            limit = getattr(model.config, "tokenizer_model_max_length", None)
+            raise RegionError(f"sample {number}: prompt and answer take more positions than the model's {limit}")
+    named = {} if position_ids is None else {"position_ids": position_ids}
+    shown = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
+    return log_probs_of(model(**shown, **named, attention_mask=here).logits, labels)

@@ -1,0 +1,67 @@
+"""How likely a model finds texts as answers: what hosts share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100
+
+
+def behind_prompt(open_prompt: str, closed_prompt: str, answer: str) -> str:
+    """What a template writes between the end of a prompt and an answer.
+
+    Args:
+        open_prompt: a conversation that waits for the answer.
+        closed_prompt: the same with it.
+        answer: the text.
+    """
+    rest = closed_prompt[len(open_prompt) :] if closed_prompt.startswith(open_prompt) else ""
+    return rest[: rest.index(answer)] if answer in rest else ""
+
+
+def ids_behind(
+    encode: Callable[[str], list[int]], alone: Callable[[str], list[int]], prompt: str, text: str
+) -> list[int]:
+    """Ids of a text behind a prompt, as the tokenizer writes both in one; the prompt's own stay what they are.
+
+    Args:
+        encode: a text with its placeholders, to ids.
+        alone: the text by itself, where its first letters would change the prompt's last id.
+        prompt: text.
+        text: that follows.
+    """
+    before, both = encode(prompt), encode(prompt + text)
+    return both[len(before) :] if both[: len(before)] == before else alone(text)
+
+
+def with_answers(values: Tensor, mask: Tensor, answers: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows (B, L) of left-padded prompts, with ids behind them -> (B, L'), padded on the right.
+
+    Args:
+        values: of the prompts' positions.
+        mask: (B, L) 1 where a prompt stands.
+        answers: B lists of what comes behind.
+        fill: for padding.
+    """
+    rows = [
+        torch.cat([row[here.bool()], row.new_tensor(own)]) for row, here, own in zip(values, mask, answers, strict=True)
+    ]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)  # (B, L')
+
+
+def log_probs_of(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    """Log-probabilities float32 (n,) of each row's labelled ids.
+
+    Args:
+        logits: (B, L, V), of the next id.
+        labels: (B, L), :data:`IGNORE_INDEX` where nothing is asked.
+    """
+    found = []
+    for row, wanted in zip(logits, labels, strict=True):
+        places = (wanted != IGNORE_INDEX).nonzero().flatten()
+        scores = row[places - 1].float().log_softmax(-1)  # (n, V)
+        found.append(scores.gather(1, wanted[places, None])[:, 0])
+    return found

@@ -1,0 +1,205 @@
+"""A file of questions answered: batched, spread over the ranks, and gone on with where it was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError
+from pvit_ext.data.scan import BadRecord
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.hosts.image_features import ImageFeatures
+from pvit_ext.hosts.loading import load_pretrained_model
+from pvit_ext.inference.answer_file import AnswerFile
+from pvit_ext.inference.asking import ask
+from pvit_ext.inference.bad_questions import BadQuestions
+from pvit_ext.inference.questions import Question
+from pvit_ext.inference.ranks import Ranks, ranks
+from pvit_ext.inference.scoring import Score, score
+from pvit_ext.regions.region import RegionError
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A checkpoint, and how it is asked.
+
+    Args:
+        model: folder or hub id.
+        mark: of the checkpoint's files.
+        base: checkpoint under it, in place of the one that it names.
+        batch_size: questions per ``generate``.
+        max_new_tokens: of an answer.
+        conv_version, system: see :func:`~pvit_ext.ask`.
+        device, dtype: see :func:`~pvit_ext.load_pretrained_model`.
+        scores: whether each answer comes with its log-likelihood.
+        image_bytes: kept of what towers made of images; 0 for none.
+    """
+
+    model: str
+    mark: str
+    base: str | None = None
+    batch_size: int = 8
+    max_new_tokens: int = 64
+    conv_version: str | None = None
+    system: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    scores: bool = False
+    image_bytes: int = 1 << 30
+
+    def depends(self) -> dict[str, Any]:
+        """What answers depend on, beside the questions."""
+        return {
+            "model": self.mark,
+            "conv version": self.conv_version,
+            "system": self.system,
+            "max new tokens": self.max_new_tokens,
+            "dtype": self.dtype,
+            "scores": self.scores,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Args:
+        answers: that are there now.
+        before: that were there before.
+        problems: of the questions that could not be asked.
+        listed: file that lists these.
+    """
+
+    answers: int
+    before: int
+    problems: list[str]
+    listed: Path
+
+
+def answer_file(
+    out: Path, questions: Sequence[Question], bad: Sequence[BadRecord], asking: Asking, max_bad_records: int = 0
+) -> Outcome | None:
+    """Answer the questions that have no answer yet.
+
+    Args:
+        out: JSON Lines to write.
+        questions: of the run, each with an id of its own.
+        bad: what could not be read as a question.
+        asking: the model.
+        max_bad_records: how many may be bad, before anything is asked.
+
+    Returns:
+        what became of it; None on ranks beside the first.
+
+    Raises:
+        RecordError: for more bad records than that, with the list; the model has not been loaded then.
+        ValueError: for answers of another run in ``out``, or to other questions of the same ids.
+    """
+    if len(bad) > max_bad_records or not questions:
+        raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {max_bad_records}")
+    with ranks() as here, AnswerFile(out, asking.depends(), here.rank) as answers:
+        listed = BadQuestions(out)
+        if here.rank == 0:
+            answers.gather()
+            listed.start(bad)
+        here.wait()
+        found = answers.lines()
+        here.wait()  # before any rank writes, all have read the same
+        _check_same(found, questions, out)
+        _ask_all([one for one in questions if one.id not in found], asking, here, answers, listed)
+        here.wait()
+        if here.rank != 0:
+            return None
+        answers.gather()
+        answers.arrange(one.id for one in questions)
+        return Outcome(len(answers.lines()), len(found), listed.problems(), listed.path)
+
+
+def said_of(problems: Sequence[str]) -> str:
+    """The problems for a terminal, the first of many."""
+    more = len(problems) - SHOWN_PROBLEMS
+    return "\n".join(problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
+
+
+def _check_same(found: Mapping[str, Mapping[str, Any]], questions: Iterable[Question], out: Path) -> None:
+    for one in questions:
+        if one.id in found and found[one.id].get("asked") != one.mark:
+            raise ValueError(
+                f"{one.location}: {out} answers another question of the id {one.id!r}: it was changed since; "
+                "name another --out, or give it a new id"
+            )
+
+
+def _ask_all(
+    questions: Sequence[Question], asking: Asking, here: Ranks, answers: AnswerFile, listed: BadQuestions
+) -> None:
+    size = asking.batch_size
+    batches = [questions[start : start + size] for start in range(0, len(questions), size)][here.rank :: here.world]
+    if not batches:
+        return
+    from tqdm import tqdm
+
+    device = here.device(asking.device)
+    loaded = Loaded(*load_pretrained_model(asking.model, base=asking.base, device=device, dtype=asking.dtype))
+    features = ImageFeatures(asking.image_bytes) if asking.image_bytes else None
+    name = "asking" if here.world == 1 else f"asking (rank 0 of {here.world})"
+    with tqdm(total=sum(map(len, batches)), desc=name, unit="question", disable=here.rank > 0) as bar:
+        for batch in batches:
+            answers.append(_lines(batch, loaded, asking, features, listed))
+            bar.update(len(batch))
+
+
+def _lines(
+    batch: Sequence[Question], loaded: Loaded, asking: Asking, features: ImageFeatures | None, listed: BadQuestions
+) -> list[dict[str, Any]]:
+    """The answers of a batch; where it cannot be asked, its questions are asked one by one, and the bad are listed."""
+    try:
+        return [line for part in _alike(batch) for line in _answered(part, loaded, asking, features)]
+    except RegionError as error:
+        if len(batch) > 1:
+            return [line for one in batch for line in _lines([one], loaded, asking, features, listed)]
+        (bad,) = batch
+        told = str(error).replace("query 0", bad.location)
+        listed.add(BadRecord(bad.location, told if bad.location in told else f"{bad.location}: {told}"))
+        return []
+
+
+def _alike(batch: Sequence[Question]) -> list[list[Question]]:
+    """Questions to answer freely, and those with choices."""
+    parts = [[one for one in batch if bool(one.choices) is chosen] for chosen in (False, True)]
+    return [part for part in parts if part]
+
+
+def _answered(
+    part: Sequence[Question], loaded: Loaded, asking: Asking, features: ImageFeatures | None
+) -> list[dict[str, Any]]:
+    tokenizer, model, processor, _ = loaded
+    queries = [one.query() for one in part]
+    how: dict[str, Any] = {"conv_version": asking.conv_version, "system": asking.system, "features": features}
+    how["batch_size"] = asking.batch_size
+    if part[0].choices:
+        scored = score(model, tokenizer, processor, queries, [one.choices for one in part], **how)
+        return [_chosen(one, own) for one, own in zip(part, scored, strict=True)]
+    texts = ask(model, tokenizer, processor, queries, asking.max_new_tokens, **how)
+    lines = [_line(one, text) for one, text in zip(part, texts, strict=True)]
+    if asking.scores:
+        scored = score(model, tokenizer, processor, queries, [[text] for text in texts], **how)
+        lines = [{**line, **_numbers(own)} for line, (own,) in zip(lines, scored, strict=True)]
+    return lines
+
+
+def _line(one: Question, answer: str) -> dict[str, Any]:
+    return {"id": one.id, "answer": answer, **one.about, "asked": one.mark}
+
+
+def _chosen(one: Question, scored: Sequence[Score]) -> dict[str, Any]:
+    """The likeliest choice; of several as likely, the first."""
+    best, by_token = max(scored, key=lambda own: own.log_likelihood), max(scored, key=lambda own: own.per_token)
+    choices = [{"text": own.text, **_numbers(own)} for own in scored]
+    return {**_line(one, best.text), "answer_per_token": by_token.text, "choices": choices}
+
+
+def _numbers(own: Score) -> dict[str, Any]:
+    return {"log_likelihood": own.log_likelihood, "per_token": own.per_token, "tokens": own.tokens}

@@ -1,0 +1,50 @@
+"""Questions that cannot be asked: listed beside the answers, and tried again by the next run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pvit_ext.data.scan import BadRecord
+from pvit_ext.files import atomic_write
+
+SUFFIX = ".bad.jsonl"
+
+
+class BadQuestions:
+    """The list of a run's bad questions, ``ANSWERS.jsonl.bad.jsonl``; its ranks append to one file.
+
+    Args:
+        out: the file of answers.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.path = out.with_name(out.name + SUFFIX)
+
+    def start(self, found: Iterable[BadRecord]) -> None:
+        """Begin the list of a run with what was found before it; no list where nothing was."""
+        self.path.unlink(missing_ok=True)
+        if lines := [_line(one) for one in found]:
+            with atomic_write(self.path) as path:
+                path.write_bytes(b"".join(lines))
+
+    def add(self, one: BadRecord) -> None:
+        """Take note of another one; a line this short is appended at once, whoever else appends."""
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, _line(one))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def problems(self) -> list[str]:
+        """What is wrong with each."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line)["problem"] for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def _line(one: BadRecord) -> bytes:
+    return json.dumps({"record": one.location, "problem": one.problem}).encode() + b"\n"

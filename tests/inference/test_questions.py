@@ -1,0 +1,168 @@
+"""Files of questions: what is read, and what each bad one is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pvit_ext.inference.answer_file import AnswerFile
+from pvit_ext.inference.questions import Question, check_choices, question_of, read_questions
+from pvit_ext.inference.region_questions import Template, region_questions
+from pvit_ext.regions.region import Region
+
+BOX = [10, 10, 30, 30]
+FLAT = {"id": 7, "image": "a.png", "question": "What is <region>?", "regions": [BOX]}
+TALK = {
+    "id": "r",
+    "image": "a.png",
+    "conversations": [
+        {"from": "human", "value": "<image>\nWhat is <region>?"},
+        {"from": "gpt", "value": "a dog"},
+        {"from": "human", "value": "And <region>?"},
+        {"from": "gpt", "value": "as <region>"},
+    ],
+    "regions": [BOX, [1, 2, 20, 21], [5, 5, 9, 9]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images of 60x40 pixels."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    return tmp_path
+
+
+def points(one: Question) -> list[Any]:
+    return [region.points for region in one.query().regions]
+
+
+def test_a_flat_question(folder: Path) -> None:
+    one = question_of({**FLAT, "history": [["Where is it?", "there"]], "choices": ["yes", "no"]}, "q", folder)
+    assert (one.id, one.text, one.images) == ("7", "What is <region>?", (f"{folder}/a.png",))
+    assert (one.history, one.choices) == ((("Where is it?", "there"),), ("yes", "no"))
+    assert points(one) == [Region.box(*BOX).points]
+    assert question_of({"id": 1, "question": "Why?"}, "q", folder).images == ()
+    both = question_of({"id": 1, "image": ["a.png", "b.png"], "question": "<image> or <image>?"}, "q", folder)
+    assert both.text == "<image> or <image>?"
+    written = "What is <Region><L10><L20><L300><L400></Region>?"
+    assert question_of({**FLAT, "question": written, "regions": None}, "q", folder).text == "What is <region>?"
+
+
+def test_of_a_record_the_last_question_is_asked_without_its_answer(folder: Path) -> None:
+    one = question_of(TALK, "q", folder)
+    assert (one.text, one.history) == ("And <region>?", (("<image>\nWhat is <region>?", "a dog"),))
+    assert [region.points for region in one.query().regions] == [
+        ((10.0, 10.0), (30.0, 30.0)),
+        ((1.0, 2.0), (20.0, 21.0)),
+    ]
+    begun = {**TALK, "conversations": TALK["conversations"][:3], "regions": TALK["regions"][:2]}
+    assert question_of(begun, "q", folder).mark == one.mark
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1], "a question is an object such as"),
+        ({**FLAT, "id": None}, "its id is None: answers are kept by it"),
+        ({**FLAT, "id": True}, "its id is True"),
+        ({"id": 1, "image": "a.png"}, '"question" is a text, got None'),
+        ({**FLAT, "question": " "}, '"question" is a text'),
+        ({**FLAT, "conversations": []}, "give one of them"),
+        ({**FLAT, "image": "c.png"}, "'c.png' is not in the image folder"),
+        ({**FLAT, "image": "../a.png"}, "must stay inside the image folder"),
+        ({**FLAT, "regions": []}, "1 <region> placeholders but 0 regions"),
+        ({**FLAT, "regions": [[1, 2, 3]]}, "box is a list of 4 numbers"),
+        ({**FLAT, "history": [["a"]]}, r"\[question, answer\]"),
+        ({**FLAT, "history": [["a", 3]]}, "a turn is a text, got 3"),
+        ({**FLAT, "choices": "ab"}, "is a list of texts"),
+        ({**FLAT, "choices": ["a", "a"]}, "two or more different"),
+        ({**TALK, "conversations": TALK["conversations"][1:]}, "human and gpt take turns"),
+    ],
+)
+def test_what_is_wrong_is_said(folder: Path, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        question_of(value, "q", folder)
+
+
+def test_bad_lines_do_not_lose_the_rest_and_ids_are_unique(folder: Path) -> None:
+    path = folder / "q.jsonl"
+    path.write_text(
+        "\n".join([json.dumps(FLAT), "{", json.dumps({**FLAT, "id": 8, "image": "c.png"}), json.dumps(TALK)])
+    )
+    found, bad = read_questions(path, folder, ("a", "b"))
+    assert [one.id for one in found] == ["7", "r"]
+    assert found[0].choices == ("a", "b")
+    assert [one.location for one in bad] == ["q.jsonl line 2", "q.jsonl line 3 (id '8')"]
+    path.write_text("\n".join([json.dumps(FLAT), json.dumps({**TALK, "id": "7"})]))
+    with pytest.raises(ValueError, match=r"line 2 \(id '7'\) has the id of q.jsonl line 1"):
+        read_questions(path, folder)
+
+
+def test_a_mark_changes_with_the_question_alone(folder: Path) -> None:
+    one = question_of(FLAT, "line 1", folder)
+    assert question_of({**FLAT, "id": 9}, "line 2", folder).mark == one.mark
+    for key, value in {"question": "Is it <region>?", "regions": [[10, 10, 30, 31]], "image": "b.png"}.items():
+        assert question_of({**FLAT, key: value}, "line 1", folder).mark != one.mark
+    assert question_of(FLAT, "line 1", folder, ("a", "b")).mark != one.mark
+
+
+def coco(folder: Path) -> Path:
+    annotations = [
+        {"id": 40 + n, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10 + n, 12], "iscrowd": n // 2} for n in range(3)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}]
+    images.append({"id": 2, "file_name": "none.png", "width": 60, "height": 40})
+    annotations.append({**annotations[0], "id": 50, "image_id": 2})
+    path = folder / "coco.json"
+    named = [{"id": 3, "name": "dog"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": named}))
+    return path
+
+
+def test_a_question_about_every_region_of_coco(folder: Path) -> None:
+    found = region_questions(coco(folder), folder, Template("What is <region>?", ("a", "b")))
+    assert [one.id for one in found.questions] == ["a.png#40", "a.png#41"]
+    assert points(found.questions[1]) == [Region.box(1, 2, 12, 14).points]
+    assert found.questions[0].about == {"image": "a.png", "region": [1.0, 2.0, 11.0, 14.0], "label": "dog"}
+    assert found.questions[0].choices == ("a", "b")
+    assert "none.png" in found.bad[0].problem
+    assert sum(found.passed_over.values()) == 1
+
+
+def test_a_question_about_every_region_of_records(folder: Path) -> None:
+    path = folder / "r.json"
+    two = {**TALK, "id": "two", "image": ["b.png", "a.png"], "regions": [BOX, BOX, {"box": BOX, "image": 1}]}
+    two["conversations"] = [{"from": "human", "value": "<image><image> <region> <region>"}, TALK["conversations"][3]]
+    path.write_text(json.dumps([TALK, two, {**TALK, "image": "c.png"}]))
+    found = region_questions(path, folder, Template("What is <region>?"))
+    assert [one.id for one in found.questions] == ["r#0", "r#1", "r#2", "two#0", "two#1", "two#2"]
+    assert [Path(one.images[0]).name for one in found.questions[3:]] == ["b.png", "b.png", "a.png"]
+    assert points(found.questions[5]) == [Region.box(*BOX).points]
+    assert len(found.bad) == 1
+
+
+@pytest.mark.parametrize("text", ["What is it?", "<region> or <region>?"])
+def test_a_template_has_one_region(text: str) -> None:
+    with pytest.raises(ValueError, match="has one <region>, this has"):
+        Template(text)
+
+
+@pytest.mark.parametrize("given", [["a"], ["a", "a"], ["a", ""], ["a", "<region>"], ["a", 3]])
+def test_choices_are_different_texts(given: list[Any]) -> None:
+    with pytest.raises(ValueError, match="choice"):
+        check_choices(given)
+
+
+def test_answers_are_arranged_in_the_order_of_the_questions(tmp_path: Path) -> None:
+    answers = AnswerFile(tmp_path / "out.jsonl", {"model": "m"})
+    answers.gather()
+    answers.append({"id": id, "answer": id} for id in "cxab")
+    answers.arrange("abcd")
+    assert [*answers.lines()] == [*"abcx"]
+    answers.append([{"id": "d", "answer": "d"}])
+    assert [*AnswerFile(answers.main, {"model": "m"}).lines()] == [*"abcxd"]
