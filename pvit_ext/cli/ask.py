@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None or args.folder is not None:
         _refuse_for_many(args)
         ask_many.check(args)
-        return ask_many.run(args, _model_path(args.model), args.choices or ())
+        return ask_many.run(args, model_path(args.model), args.choices or ())
     _check_one(args)
     return _ask_one(args)
 
@@ -71,7 +71,7 @@ def _ask_one(args: argparse.Namespace) -> int:
             f"{len(regions)} region(s) given, but the question has no <region>: {args.question!r}; "
             'write <region> where a region is meant, such as "What is <region>?"'
         )
-    path = _model_path(args.model)
+    path = model_path(args.model)
 
     import pvit_ext
     from pvit_ext.regions.image import load_image
@@ -159,7 +159,12 @@ def _region(kind: str, value: Any, normalized: bool) -> Region:
     return region
 
 
-def _model_path(given: str | None) -> str:
+def model_path(given: str | None) -> str:
+    """The folder that --model names, or the quickstart's.
+
+    Raises:
+        FileNotFoundError: when neither is there.
+    """
     if given is None and not QUICKSTART_MODEL.is_dir():
         raise FileNotFoundError(
             f"no --model given, and {QUICKSTART_MODEL} does not exist; `make quickstart` trains one"

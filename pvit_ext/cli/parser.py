@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, doctor, eval, merge, recipes, swap
+from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, demo, doctor, eval, merge, recipes, swap
 from pvit_ext.plugins import FLAG, take_plugins
 
-COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, eval, recipes, doctor, compare)
+COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, demo, eval, recipes, doctor, compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,91 @@
+"""``pvit-ext demo``: point at a picture in the browser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvit_ext.cli.ask import QUICKSTART_MODEL, model_path
+from pvit_ext.cli.options import count, count_from_zero, require_extra
+
+if TYPE_CHECKING:
+    from pvit_ext.serving.demo.answering import Asked
+
+COMMAND, EXTRA = "pvit-ext demo", "demo"
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's subcommands."""
+    parser = commands.add_parser(
+        "demo",
+        help="a page to point at a picture and ask, in the browser",
+        description="Serve a page on this machine: draw boxes, points, polygons and scribbles on a picture, ask about "
+        "them, correct the answers and save them as training records. Nothing leaves the machine.",
+    )
+    parser.add_argument("--model", metavar="DIR", help=f"checkpoint, default {QUICKSTART_MODEL} if it exists")
+    parser.add_argument("--base", metavar="DIR", help="LLaVA checkpoint under a folder of region modules only")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0 shows it to the whole network")
+    parser.add_argument("--port", type=count_from_zero, default=7860, metavar="N", help="0 for any free one")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        default=Path("demo-records"),
+        metavar="DIR",
+        help="folder for what is saved on the page: records.jsonl and images (default demo-records)",
+    )
+    parser.add_argument(
+        "--examples", type=Path, metavar="FILE", help="records whose pictures are offered to begin with"
+    )
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="of the pictures in --examples")
+    parser.add_argument("--max-new-tokens", type=count, default=128, metavar="N")
+    parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
+    parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
+    parser.add_argument("--device", help="default cuda if there is one, else cpu")
+    parser.set_defaults(handler=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command until it is interrupted; the exit status."""
+    path = model_path(args.model)
+    if (args.examples is None) != (args.image_folder is None):
+        raise ValueError("--examples takes records and --image-folder the folder of their pictures; give both")
+    require_extra(EXTRA, COMMAND)
+
+    from pvit_ext.serving.demo.app import Address, Parts, running
+    from pvit_ext.serving.demo.examples import load_examples
+
+    address = Address(args.host, args.port)
+    address.check()
+    examples = tuple(load_examples(args.examples, args.image_folder))
+    with _asking(path, args) as ask, running(Parts(ask, path, args.records, examples), address) as url:
+        print(f"{url}  (Ctrl+C ends it; records are saved in {args.records})", flush=True)
+        _wait()
+    return 0
+
+
+@contextmanager
+def _asking(path: str, args: argparse.Namespace) -> Iterator[Asked]:
+    """The loaded model, as what answers a question."""
+    import pvit_ext
+    from pvit_ext.hosts.find import Loaded
+    from pvit_ext.serving.answer import Settings
+    from pvit_ext.serving.engine import Engine
+
+    loaded = Loaded(*pvit_ext.load_pretrained_model(path, base=args.base, device=args.device))
+    settings = Settings(max_tokens=args.max_new_tokens)
+    with Engine(loaded, conv_version=args.conv_version) as engine:
+        yield lambda query: engine.submit(query, settings, args.system)
+
+
+def _wait() -> None:
+    """Until the user ends the command."""
+    import signal
+    import threading
+
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    ended.wait()

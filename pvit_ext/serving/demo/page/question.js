@@ -1,0 +1,82 @@
+// The question: a field of text in which `<region 2>` stands for region 2, and `<region>` for the next one in order.
+const MENTION = /<region(?: (\d+))?>/gi;
+const field = find("question");
+
+function mention(number) { return `<region ${number}>`; }
+
+function insertRegion(number) {
+  const [start, end] = [field.selectionStart, field.selectionEnd], {value} = field;
+  const before = start > 0 && !/\s$/.test(value.slice(0, start)) ? " " : "";
+  const after = /^[\s.,;:?!]/.test(value.slice(end)) || end === value.length ? "" : " ";
+  field.setRangeText(before + mention(number) + after, start, end, "end");
+  typed();
+  say(`Region ${number} put into the question`);
+}
+
+// The question as it is sent: `<region>` for each, and the regions in that order.
+function compiled(text) {
+  const used = [];
+  let bare = 0;
+  const question = text.replace(MENTION, (_, number) => {
+    const region = number ? store.regions.find((one) => one.number === Number(number)) : store.regions[bare++];
+    if (!region) throw new Error(number ? `There is no region ${number}: draw it, or take it out of the question`
+      : "The question has more <region> than there are regions");
+    used.push(region);
+    return "<region>";
+  });
+  return {question: question.trim(), used};
+}
+
+// Text with `<region>` as numbers in their regions' colours.
+function marked(text, numbers) {
+  const parts = document.createDocumentFragment();
+  text.split("<region>").forEach((part, k) => {
+    if (k) parts.append(badge(numbers[k - 1]));
+    parts.append(part);
+  });
+  return parts;
+}
+
+function badge(number, tag = "b") {
+  const mark = document.createElement(tag);
+  mark.className = "badge";
+  mark.style.setProperty("--of", colourOf(number));
+  mark.textContent = number;
+  return mark;
+}
+
+// Behind the field the same text, with each mention on its region's colour.
+function paintQuestion() {
+  const behind = find("behind"), text = field.value;
+  behind.replaceChildren();
+  let at = 0, bare = 0;
+  for (const found of text.matchAll(MENTION)) {
+    const region = found[1] ? store.regions.find((one) => one.number === Number(found[1])) : store.regions[bare++];
+    const mark = document.createElement("mark");
+    mark.textContent = found[0];
+    mark.className = region ? "" : "unknown";
+    if (region) mark.style.setProperty("--of", colourOf(region.number));
+    behind.append(text.slice(at, found.index), mark);
+    at = found.index + found[0].length;
+  }
+  behind.append(text.slice(at) + "\n");
+  behind.scrollTop = field.scrollTop;
+}
+
+function typed() {
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight + 2, 200)}px`;
+  paintQuestion();
+  changed();
+}
+
+function listenToQuestion() {
+  field.addEventListener("input", typed);
+  field.addEventListener("scroll", paintQuestion);
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      find("ask").requestSubmit();
+    }
+  });
+}

@@ -1,0 +1,124 @@
+// Opening pictures, and the beginning of the page.
+function loadImage(url) {
+  return new Promise((done, fail) => {
+    const image = new Image();
+    image.onload = () => done(image);
+    image.onerror = () => fail(new Error("the browser cannot show this picture"));
+    image.src = url;
+  });
+}
+
+async function show({picture, regions = [], question = "", error}) {
+  if (error) return showProblem(error);
+  setPicture(picture, await loadImage(picture.url), regions);
+  let k = 0;
+  field.value = question.replace(/<region>/g, () => mention(++k));
+  drawing = gesture = null;
+  view.fitted = true;
+  find("saved").textContent = "";
+  showProblem("");
+  showTurns();
+  typed();
+  layOut();
+  say(`${picture.name}, ${picture.width} by ${picture.height} pixels`);
+}
+
+// The upload is Gradio's; the server answers with upright pixels, which are what is drawn on.
+async function send(file) {
+  const {path} = await upload(file);
+  return {path, name: file.name || "pasted.png"};
+}
+
+async function attempt(work) {
+  root.classList.add("loading");
+  try {
+    await work();
+  } catch (error) {
+    showProblem(error.message || String(error));
+  } finally {
+    root.classList.remove("loading");
+  }
+}
+
+function openFile(file) {
+  if (!file || store.busy) return;
+  attempt(async () => show(await server.open_picture(await send(file))));
+}
+
+function openMask(file) {
+  if (!file) return;
+  attempt(async () => {
+    const {region, error} = await server.add_mask({key: store.picture.key, ...(await send(file))});
+    showProblem(error);
+    if (region) addRegion(region);
+  });
+}
+
+function segment(shape) {
+  drawing = null;
+  attempt(async () => {
+    const {region, error} = await server.segment({key: store.picture.key, shape});
+    showProblem(error);
+    if (region) addRegion(region);
+  });
+}
+
+function showExamples() {
+  const made = setting.examples.map(({url, question}, number) => {
+    const press = button("", `Example ${number + 1}: ${question.replace(/<region>/g, "a region")}`, () => {
+      if (!store.busy) attempt(async () => show(await server.open_example({number})));
+    });
+    press.append(Object.assign(new Image(), {src: url, alt: ""}));
+    return press;
+  });
+  find("examples").replaceChildren(...made);
+}
+
+function listenToFiles() {
+  const take = (id, open) => find(id).addEventListener("change", ({target}) => { open(target.files[0]); target.value = ""; });
+  take("file", openFile);
+  take("maskfile", openMask);
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith("image/"));
+    if (file) { event.preventDefault(); openFile(file); }
+  });
+  stage.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("over"); });
+  stage.addEventListener("dragleave", () => stage.classList.remove("over"));
+  stage.addEventListener("drop", (event) => {
+    event.preventDefault();
+    stage.classList.remove("over");
+    openFile(event.dataTransfer.files[0]);
+  });
+}
+
+function listenToButtons() {
+  const doing = {
+    undo, redo, remove: removeSelected, fit, in: () => zoomBy(1.25), out: () => zoomBy(0.8),
+    open: () => find("file").click(), mask: () => find("maskfile").click(),
+  };
+  for (const one of root.querySelectorAll("[data-do]")) one.addEventListener("click", () => doing[one.dataset.do]());
+  for (const one of root.querySelectorAll("[data-tool]")) one.addEventListener("click", () => setTool(one.dataset.tool));
+  for (const one of root.querySelectorAll("[data-copy]")) one.addEventListener("click", () => copy(one.dataset.copy));
+  find("ask").addEventListener("submit", ask);
+  find("stop").addEventListener("click", stop);
+  find("save").addEventListener("click", () => attempt(save));
+  find("anew").addEventListener("click", beginAnew);
+  find("copies").addEventListener("toggle", showCopies);
+}
+
+async function startPage() {
+  [draw, showRegions, paintQuestion, showButtons, showCopies].forEach(onChange);
+  listenToPointer(); listenToKeys(); listenToQuestion(); listenToFiles(); listenToButtons();
+  new ResizeObserver(layOut).observe(stage.parentElement);
+  window.addEventListener("resize", layOut);
+  changed();
+  setting = await server.start({});
+  find("model").textContent = setting.model;
+  find("save").title = `Appends a line to ${setting.records}/records.jsonl`;
+  toolButton("segment").hidden = !setting.segmenter;
+  showExamples();
+  layOut();
+  root.dataset.ready = "yes";
+}
+
+attempt(startPage);

@@ -1,0 +1,98 @@
+"""A running demo whose answers are slow, and a browser in front of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pvit_ext.serving.demo.app import Address, Parts, running
+from pvit_ext.serving.demo.examples import load_examples
+from pvit_ext.tokens.query import Query
+from tests.serving.demo.browser import BROWSER, Page, browser
+
+WORDS = ("It", " is", " a", " <b>slow</b>", " answer.")
+STEP = 0.08
+
+
+@dataclass
+class SlowAnswer:
+    """Words that come one by one, until they are cancelled."""
+
+    query: Query
+    words: tuple[str, ...] = WORDS
+    cancelled: bool = False
+
+    def __iter__(self) -> Iterator[str]:
+        for word in self.words * (40 if "long" in self.query.text else 1):
+            if self.cancelled:
+                raise RuntimeError("the answer was cancelled")
+            yield word
+            time.sleep(STEP)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass
+class Model:
+    """Keeps what it was asked.
+
+    Attributes:
+        answers: of all questions.
+    """
+
+    answers: list[SlowAnswer] = field(default_factory=list)
+
+    def __call__(self, query: Query) -> SlowAnswer:
+        if "bad" in query.text:
+            raise ValueError("the model refuses this question")
+        self.answers.append(SlowAnswer(query))
+        return self.answers[-1]
+
+
+@dataclass
+class Demo:
+    """A running demo.
+
+    Args:
+        address: for a browser.
+        model: that answers.
+        records: folder of saved records.
+    """
+
+    address: str
+    model: Model
+    records: Path
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    model, records = Model(), tmp_path_factory.mktemp("demo") / "records"
+    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)))
+    with running(parts, Address(port=0)) as address:
+        yield Demo(address, model, records)
+
+
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if BROWSER is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
+    pytest.importorskip("websocket", reason="websocket-client is not installed")
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(demo: Demo, tab: Page) -> Iterator[Page]:
+    """The demo's page, fresh; afterwards its scripts had no error."""
+    tab.size(1280, 900)
+    tab.requests.clear()
+    tab.problems.clear()
+    tab.open(demo.address)
+    yield tab
+    assert not tab.problems

@@ -1,0 +1,237 @@
+"""The page in a real browser: asking, stopping, saving, keyboard, narrow windows, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pvit_ext.cli import build_parser
+from pvit_ext.data.records import load_records
+from tests.serving.demo.browser import Page
+from tests.serving.demo.conftest import Demo
+from tests.serving.demo.test_pixels import open_picture, regions
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+SIZE = (400, 300)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "two words.png"
+    Image.new("RGB", SIZE, (40, 90, 120)).save(file)
+    return file
+
+
+def text(page: Page, selector: str) -> str:
+    found: str = page.run(f"document.querySelector({json.dumps(selector)}).textContent")
+    return found
+
+
+def place(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the picture is on the screen, for pictures that fit and are not zoomed."""
+    frame = json.loads(page.run("JSON.stringify(document.querySelector('#canvas').getBoundingClientRect())"))
+    scale = min(frame["width"] / SIZE[0], frame["height"] / SIZE[1])
+    left = frame["left"] + (frame["width"] - SIZE[0] * scale) / 2
+    return left + x * scale, frame["top"] + (frame["height"] - SIZE[1] * scale) / 2 + y * scale
+
+
+def drag(page: Page, *places: tuple[float, float]) -> None:
+    page.drag(*(place(page, *one) for one in places))
+
+
+def tool(page: Page, name: str) -> None:
+    page.click(f'[data-tool="{name}"]')
+
+
+def ask(page: Page, question: str) -> None:
+    page.run("document.querySelector('#question').focus()")
+    page.type(question)
+    page.key("Enter")
+
+
+def test_every_kind_of_region(page: Page, picture: Path, tmp_path: Path) -> None:
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    tool(page, "point")
+    drag(page, (200, 40))
+    tool(page, "scribble")
+    drag(page, (150, 200), (180, 230), (210, 200))
+    tool(page, "polygon")
+    for corner in ((300, 50), (380, 60), (340, 150), (300, 50)):
+        drag(page, corner)
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    mask[200:250, 20:90] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    page.choose("#maskfile", tmp_path / "mask.png")
+    page.until("document.querySelectorAll('#regions li').length === 5")
+    box, point, scribble, polygon, painted = regions(page)
+    assert box["box"] == pytest.approx([10, 20, 100, 120], abs=0.5)
+    assert point["point"] == pytest.approx([200, 40], abs=0.5)
+    assert np.array(scribble["scribble"]) == pytest.approx(np.array([[150, 200], [180, 230], [210, 200]]), abs=0.5)
+    assert np.array(polygon["polygon"]) == pytest.approx(np.array([[300, 50], [380, 60], [340, 150]]), abs=0.5)
+    assert painted["mask"]["size"] == [300, 400]
+    assert sum(painted["mask"]["counts"][1::2]) == 50 * 70
+
+
+def test_a_mask_of_another_size_is_refused(page: Page, picture: Path, tmp_path: Path) -> None:
+    open_picture(page, picture)
+    Image.new("L", (30, 30), 255).save(tmp_path / "mask.png")
+    page.choose("#maskfile", tmp_path / "mask.png")
+    assert "mask is 30x30, its image 400x300" in page.until("document.querySelector('#problem').textContent")
+
+
+def test_several_turns_and_a_corrected_record(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    drag(page, (200, 20), (300, 120))
+    ask(page, "Is <region 2> left of <region 1>?")
+    page.until("document.querySelector('.answer.complete')")
+    assert text(page, ".answer .text") == "It is a <b>slow</b> answer."
+    ask(page, "And what is <region>?")
+    page.until("document.querySelectorAll('.answer.complete').length === 2")
+    query = demo.model.answers[-1].query
+    assert (query.text, len(query.regions)) == ("And what is <region>?", 3)
+    assert query.history == [("Is <region> left of <region>?", "It is a <b>slow</b> answer.")]
+    assert query.regions[0].points[0] == pytest.approx((200, 20), abs=0.5)
+    page.click("article:first-child .answer button")
+    page.run("document.activeElement.value = 'No.'")
+    page.key("Enter")
+    page.click("#save")
+    page.until("document.querySelector('#saved').textContent")
+    record = load_records(demo.records / "records.jsonl", demo.records / "images")[-1]
+    assert [turn["value"] for turn in record.data["conversations"]] == [
+        "<image>\nIs <region> left of <region>?", "No.", "And what is <region>?", "It is a <b>slow</b> answer.",
+    ]  # fmt: skip
+    assert [region.points[0] for region in record.resolve(SIZE)] == [
+        pytest.approx(corner, abs=0.5) for corner in ((200, 20), (10, 20), (10, 20))
+    ]
+    assert Path(record.image_files[0]).read_bytes() == picture.read_bytes()
+    assert record.data["corrected"] is True
+
+
+def test_stop(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    ask(page, "a long one")
+    page.until("document.querySelector('.answer .text').textContent.includes('slow')")
+    page.click("#stop")
+    page.until("document.querySelector('.answer.stopped')")
+    said = text(page, ".answer .text")
+    time.sleep(0.5)
+    assert text(page, ".answer .text") == said
+    assert demo.model.answers[-1].cancelled
+    page.until("!document.querySelector('#send').hidden")
+
+
+def test_problems_are_said_and_the_question_stays(page: Page, picture: Path) -> None:
+    open_picture(page, picture)
+    ask(page, "a bad one")
+    assert "refuses" in page.until("document.querySelector('.answer.error')?.textContent")
+    assert page.run("document.querySelector('#question').value") == "a bad one"
+    page.run("document.querySelector('#question').value = ''")
+    ask(page, "What is <region 7>?")
+    assert "no region 7" in page.until("document.querySelector('#problem').textContent")
+
+
+def test_the_command_line_parses_and_holds_the_numbers(page: Page, picture: Path) -> None:
+    import shlex
+
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    box = regions(page)[0]["box"]
+    words = shlex.split(text(page, "#command"))
+    args = build_parser().parse_args(words[1:])
+    assert (args.model, args.image, args.question) == ("runs/quick start", "two words.png", "What is <region>?")
+    assert args.regions == [("box", box)]
+
+
+def test_everything_by_keyboard(page: Page, picture: Path) -> None:
+    open_picture(page, picture)
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("Enter")
+    (region,) = regions(page)
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("ArrowRight")
+    page.key("ArrowDown", "shift")
+    page.key("ArrowRight", "alt")
+    x0, y0, x1, y1 = region["box"]
+    assert regions(page)[0]["box"] == pytest.approx([x0 + 1, y0 + 10, x1 + 2, y1 + 10], abs=0.011)
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("p")
+    page.key("Enter")
+    assert [next(iter(one)) for one in regions(page)] == ["box", "point"]
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("PageUp")
+    page.key("Delete")
+    assert [next(iter(one)) for one in regions(page)] == ["point"]
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("z", "ctrl")
+    assert len(regions(page)) == 2
+    page.run("document.querySelector('#canvas').focus()")
+    page.key("y", "ctrl")
+    assert len(regions(page)) == 1
+
+
+def test_tab_reaches_everything_that_has_a_name(page: Page, picture: Path) -> None:
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    page.run("document.querySelector('[data-tool]').focus()")
+    reached: list[Any] = []
+    describe = "((one) => [one.id, one.getAttribute('aria-label') || one.textContent.trim() || one.title"
+    describe += " || one.labels?.[0]?.textContent || ''])(document.activeElement)"
+    for _ in range(60):
+        page.key("Tab")
+        found = page.run(describe)
+        if found in reached or page.run("document.activeElement === document.body"):
+            break
+        reached.append(found)
+    assert all(name for _, name in reached), reached
+    order = [name for name, _ in reached if name in ("canvas", "question")]
+    assert order == ["canvas", "question"]
+    assert any("put it into the question" in name for _, name in reached)
+
+
+@pytest.mark.parametrize("width", [360, 400, 420])
+def test_a_phones_width(width: int, page: Page, demo: Demo, picture: Path) -> None:
+    page.size(width, 780, 2, touch=True)
+    page.open(demo.address)
+    open_picture(page, picture)
+    page.click("#chips button") if page.run("document.querySelector('#chips button') !== null") else None
+    page.run("document.querySelector('#copies').open = true")
+    ask(page, "What is averyveryveryveryveryveryveryveryveryveryveryverylongword?")
+    page.until("document.querySelector('.answer.complete')")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    wide = "[...document.querySelectorAll('#pvit button, #pvit canvas, #pvit pre')].filter((one) => !one.hidden)"
+    assert page.run(f"Math.max(...{wide}.map((one) => one.getBoundingClientRect().right))") <= width
+
+
+def test_a_finger_draws(page: Page, demo: Demo, picture: Path) -> None:
+    page.size(400, 780, 2, touch=True)
+    page.open(demo.address)
+    open_picture(page, picture)
+    (x0, y0), (x1, y1) = place(page, 50, 60), place(page, 200, 180)
+    for kind, x, y in (("touchStart", x0, y0), ("touchMove", (x0 + x1) / 2, y1), ("touchMove", x1, y1)):
+        page.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+    page.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert regions(page)[0]["box"] == pytest.approx([50, 60, 200, 180], abs=1)
+
+
+def test_the_examples_open_with_their_regions(page: Page) -> None:
+    page.click("#examples button:nth-child(2)")
+    page.until("document.querySelectorAll('#regions li').length === 2")
+    assert page.run("document.querySelector('#question').value") == "Which is larger, <region 1> or <region 2>?"
+
+
+def test_nothing_is_asked_of_another_origin(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    ask(page, "What is <region>?")
+    page.until("document.querySelector('.answer.complete')")
+    origins = {urlsplit(one)[:2] for one in page.requests if not one.startswith(("data:", "blob:"))}
+    assert origins == {urlsplit(demo.address)[:2]}
