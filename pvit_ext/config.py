@@ -10,6 +10,7 @@ CONFIG_KEY = "pvit_ext"
 FORMAT = 1
 """Format of the nested key and the region tensors; files that name no format have this one."""
 
+LION_TASKS = "region,image"
 PROJECTORS = ("linear", "mlp2x_gelu")
 
 
@@ -29,6 +30,8 @@ class RegionConfig:
             for an encoder that gives features, and False for one that writes text.
         conv_version: LLaVA conversation template the checkpoint was trained with.
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
+        lion_adapters: hidden width of LION's adapters beside each feed-forward layer of the language model, 0: none.
+        lion_tasks: names of the tasks that have an adapter each, with commas between.
     """
 
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
@@ -45,6 +48,10 @@ class RegionConfig:
     )
     conv_version: str | None = None
     encoder_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "JSON object for the encoder"})
+    lion_adapters: int = field(default=0, metadata={"help": "hidden width of LION's adapters by task, 64 in the paper"})
+    lion_tasks: str = field(
+        default=LION_TASKS, metadata={"help": f"names of the adapters' tasks, default {LION_TASKS}"}
+    )
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
         """The same config with every default decided for an encoder.
@@ -54,8 +61,9 @@ class RegionConfig:
 
         Raises:
             ValueError: for a number of cross layers that there cannot be, and for options of region tokens, of which an
-                encoder with T = 0 has none.
+                encoder with T = 0 has none, and of LION that cannot apply.
         """
+        self._check_lion()
         if not isinstance(self.cross_layers, int) or self.cross_layers < 0:
             raise ValueError(f"cross_layers is {self.cross_layers!r}: how many blocks, 0 or more")
         if tokens_per_region:
@@ -70,6 +78,17 @@ class RegionConfig:
             )
         return replace(self, delimiters=False)
 
+    def _check_lion(self) -> None:
+        if not isinstance(self.lion_adapters, int) or self.lion_adapters < 0:
+            raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
+        if self.lion_tasks != LION_TASKS and not self.lion_adapters:
+            raise ValueError(f"lion_tasks {self.lion_tasks!r} cannot apply without adapters: give lion_adapters too")
+
+    def not_yet_there(self) -> set[str]:
+        """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
+        names = {name for name in ("box_embedding", "cross_layers", "lion_adapters") if not getattr(self, name)}
+        return names | ({"lion_tasks"} if "lion_adapters" in names else set())
+
     def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
         """The same config, with what a model keeps of the config that it replaces.
 
@@ -78,6 +97,9 @@ class RegionConfig:
             tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
         """
         config = replace(self, conv_version=self.conv_version or before.conv_version)
+        if not self.lion_adapters:
+            tasks = before.lion_tasks if self.lion_tasks == LION_TASKS else self.lion_tasks
+            config = replace(config, lion_adapters=before.lion_adapters, lion_tasks=tasks)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers

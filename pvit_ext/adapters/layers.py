@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import nn
 
-_OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
+from pvit_ext.adapters.lion.feed_forward import mixtures_in
+from pvit_ext.adapters.lion.parts import PARTS
+
+_OURS = ("vision_tower", "mm_projector", "region_encoder", "region_projector", *PARTS)
 _BY_ITSELF = ("TRAINABLE_TOKENS",)
 """Tuners of peft that find the layers they change by themselves."""
 
@@ -57,12 +61,12 @@ def choose_layers(model: Any, config: Any) -> None:
 
 
 def seeing_modules(model: Any) -> Iterator[nn.Module]:
-    """Vision tower, projectors and region modules of a model of either host: all beside its language model."""
+    """All beside the language model of a model of either host: tower, projectors, region modules and LION's parts."""
     root = model.base_model
     parts = (getattr(root, name, None) for name in _OURS)
     if getattr(root, "language_model", None) is not None:
         parts = (module for name, module in root.named_children() if name != "language_model")
-    return (module for part in parts for module in _listed(part))
+    return chain((module for part in parts for module in _listed(part)), mixtures_in(model))
 
 
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -70,7 +74,8 @@ def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
     root, prefix = model.base_model, model.base_model_prefix
     if (nested := getattr(root, "language_model", None)) is not None:  # transformers' own models
         root, prefix = nested, f"{prefix}.language_model"
-    seeing = {id(module) for name in _OURS for part in _listed(getattr(root, name, None)) for module in part.modules()}
+    parts = [part for name in _OURS for part in _listed(getattr(root, name, None))] + mixtures_in(root)
+    seeing = {id(module) for part in parts for module in part.modules()}
     named = ((f"{prefix}.{name}", module) for name, module in root.named_modules() if id(module) not in seeing)
     return ((name.rstrip("."), module) for name, module in named)
 

@@ -13,7 +13,14 @@ from pvit_ext import config
 from pvit_ext.config import RegionConfig, options
 from pvit_ext.plugins import Registry
 
-_METAVARS = {"encoder": "NAME", "weights": "FILE", "cross_layers": "N", "encoder_options": "JSON"}
+_METAVARS = {
+    "encoder": "NAME",
+    "weights": "FILE",
+    "cross_layers": "N",
+    "encoder_options": "JSON",
+    "lion_adapters": "N",
+    "lion_tasks": "NAMES",
+}
 
 
 def json_object(text: str) -> dict[str, Any]:

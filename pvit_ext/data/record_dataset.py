@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
@@ -18,6 +21,9 @@ from pvit_ext.encoders.own_tower import StoredMaps
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
+
+TASKS = "tasks"
+"""Key of an item, and keyword of a model: the task of each sample."""
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
@@ -60,6 +66,12 @@ class RecordDataset(Dataset[dict[str, Any]]):
         with reading(record.location):
             images = [load_image(file) for file in record.image_files]
         return images if stored is None else [stored.mark(*pair) for pair in zip(images, names, strict=True)]
+
+    def _task(self, record: Record, has_regions: bool) -> dict[str, Tensor]:
+        """The record's task as a part of its item, (1,); nothing for a model without adapters by task."""
+        asked = record.data.get(RECORD_KEY)
+        task = self.region_processor.task(asked, has_regions, record.location)
+        return {} if task is None else {TASKS: torch.tensor([task])}
 
     def __len__(self) -> int:
         return len(self.records)

@@ -47,7 +47,7 @@ def show(task: Task, sample: Sample, arm: Arm) -> Shown:
     Raises:
         RegionError: naming the sample.
     """
-    query = Query(list(sample.images), task.prompt(sample), sample.regions(), sample.history)
+    query = Query(list(sample.images), task.prompt(sample), sample.regions(), sample.history, sample.adapters)
     return arm.show(query, sample.name)
 
 

@@ -26,6 +26,7 @@ class Sample:
         history: earlier turns as (question, answer).
         location: file, line and id, for messages.
         extra: what else the task needs for its score; plain JSON types.
+        adapters: the task that a model with adapters by task takes it for; None for the usual one.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Sample:
     history: tuple[tuple[str, str], ...] = ()
     location: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    adapters: str | None = None
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from pvit_ext.regions.region import Size
@@ -12,6 +13,17 @@ from pvit_ext.regions.view import View
 
 HiddenStates = Sequence[Tensor | None]
 """What the vision tower made, one (..., C) per hidden layer; None for a layer that nobody asked for."""
+
+
+def has_cache(cache: Any) -> bool:
+    """Whether a cache of keys and values holds a beginning of the prompt.
+
+    Args:
+        cache: of transformers; until 4.37 a tuple of layers, each of tensors (B, heads, L, C).
+    """
+    if cache is None or isinstance(cache, tuple):
+        return bool(cache)
+    return int(torch.as_tensor(cache.get_seq_length())) > 0
 
 
 class ImageViews(NamedTuple):

@@ -1,8 +1,9 @@
 """A model's region module: made with the model, filled from its checkpoint, replaced in a loaded one.
 
-A host registers the region module's two children under their own names, so that a checkpoint holds ``region_encoder.*``
-and ``region_projector.*``; as one child, their names would gain a level and no earlier checkpoint would load.
-:class:`~pvit_ext.tokens.region_module.RegionModule` is laid over the two when it is asked for.
+A host registers the region module's children under their own names, so that a checkpoint holds ``region_encoder.*``
+and ``region_projector.*``; as one child, their names would gain a level and no earlier checkpoint would load. LION's
+adapters stand in the language model's feed-forward layers.
+:class:`~pvit_ext.tokens.region_module.RegionModule` is laid over them when it is asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
+from pvit_ext.adapters.lion.feed_forward import CHILD, feed_forwards, mixtures_in, put_beside
+from pvit_ext.adapters.lion.mixture import Mixtures
+from pvit_ext.adapters.lion.parts import ADAPTERS, PARTS
+from pvit_ext.adapters.lion.routing import keep_routes
+from pvit_ext.adapters.tensors import state_of
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, StoredRegions, regions_from_json, regions_to_json
-from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded, successor
+from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
+from pvit_ext.tokens.successor import successor
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +56,11 @@ class ModelRegions(ABC):
 
     @property
     @abstractmethod
+    def language_model(self) -> Any:
+        """The language model without its head, whose blocks get adapters."""
+
+    @property
+    @abstractmethod
     def hidden_size(self) -> int:
         """D, width of the language model."""
 
@@ -62,18 +76,33 @@ class ModelRegions(ABC):
 
     @property
     def module(self) -> RegionModule | None:
-        """The two children as one module, which shares their tensors; None where there are none."""
+        """The children as one module, which shares their tensors; None where there are none."""
         holder, stored = self.holder, self.stored
         projector = getattr(holder, "region_projector", None)
         if projector is None or stored is None or stored.facts is None:
             return None
-        return RegionModule.over(stored.config, stored.facts, holder.region_encoder, projector)
+        return RegionModule.over(
+            stored.config, stored.facts, holder.region_encoder, projector, self._lion(stored.config)
+        )
+
+    def _lion(self, config: RegionConfig) -> dict[str, nn.Module]:
+        found = {name: getattr(self.holder, name, None) for name in PARTS}
+        if config.lion_adapters:
+            found[ADAPTERS] = Mixtures(getattr(layer, CHILD) for layer in feed_forwards(self.language_model))
+        return {name: part for name, part in found.items() if part is not None}
 
     def create(self) -> None:
         """Give a model under construction the modules its config names, so that ``from_pretrained`` fills them."""
         self.holder.region_encoder = self.holder.region_projector = None
         if (stored := self.stored) is not None:
-            self._put(RegionModule(stored.config, self.hidden_size, self.tower_config, stored.facts))
+            blocks = self._blocks(stored.config)
+            self._put(RegionModule(stored.config, self.hidden_size, self.tower_config, stored.facts, blocks=blocks))
+
+    def _blocks(self, config: RegionConfig) -> int:
+        """How many blocks of the language model get adapters."""
+        stored = self.stored
+        wanted = config.lion_adapters or (stored is not None and stored.config.lion_adapters)
+        return len(feed_forwards(self.language_model)) if wanted else 0
 
     def finish(self, checkpoint: str | os.PathLike[str] = ".") -> None:
         """Build the frozen encoder of a loaded model from the file its config names; freeze an embedded one."""
@@ -101,6 +130,7 @@ class ModelRegions(ABC):
             sha256=None if facts is None else facts.weights_sha256,
             filled_later=filled_later,
             placement=self._placement(),
+            blocks=self._blocks(config),
         )
         self._put(module.train(self.model.training))
 
@@ -124,19 +154,34 @@ class ModelRegions(ABC):
         Raises:
             ValueError: listing what else is missing.
         """
-        absent = {key.removeprefix(self.prefix) for key in missing if key.startswith(f"{self.prefix}region_")}
+        names = self._names()
+        absent = {names.get(key, key) for key in missing if key in names or key.startswith(f"{self.prefix}region_")}
         if (module := self.module) is None or not absent:
             return
         absent = module.reset_missing(absent)
         if absent and CONFIG_KEY in self.model.config_class.get_config_dict(checkpoint)[0]:
-            names = sorted(absent)
-            raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {names}")
+            lacking = sorted(absent)
+            raise ValueError(f"{checkpoint} names a region encoder in its config, but lacks its tensors {lacking}")
         if absent:
             logger.warning("%s has no region tensors: they are random until they are loaded", checkpoint)
+
+    def _names(self) -> dict[str, str]:
+        """Names in a region file by those in the model's state dict."""
+        if (module := self.module) is None:
+            return {}
+        parts = module.parts().items()
+        own = {id(tensor): f"{part}.{name}" for part, of_part in parts for name, tensor in state_of(of_part)}
+        return {name: own[id(tensor)] for name, tensor in state_of(self.model) if id(tensor) in own}
 
     def _put(self, module: RegionModule) -> None:
         holder = self.holder
         holder.region_encoder, holder.region_projector = module.region_encoder, module.region_projector
+        for name, part in module.lion.items():
+            if name == ADAPTERS:
+                put_beside(feed_forwards(self.language_model), mixtures_in(part))
+            else:
+                setattr(holder, name, part)
+        keep_routes(self.model)
         setattr(self.model.config, CONFIG_KEY, regions_to_json(module.config, module.facts))
 
     def _placement(self) -> dict[str, Any]:

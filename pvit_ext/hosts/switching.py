@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
 from pvit_ext.adapters.refusals import tuner_of
+from pvit_ext.adapters.tensors import state_of
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.loading import attach
@@ -101,11 +102,13 @@ class Adapters:
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of a folder beside its adapter, by the model's names."""
         modules, others = folder / MODULES_FILE, folder / NON_LORA_FILE
-        names = {id(module): name for name, module in self.model.named_modules()}
-        found = {}
-        for key, value in _read(modules).items():
-            part, _, rest = key.partition(".")  # region_encoder or region_projector
-            found[f"{names[id(getattr(self.model.region_module, part))]}.{rest}"] = value
+        names = {id(tensor): name for name, tensor in state_of(self.model)}
+        own: dict[str, str] = {}
+        module = getattr(self.model, "region_module", None)
+        parts = {} if module is None else module.parts()
+        for part, of_part in parts.items():
+            own |= {f"{part}.{key}": names[id(tensor)] for key, tensor in state_of(of_part)}
+        found = {own[key]: value for key, value in _read(modules).items()}
         return found | {key.removeprefix(PEFT_PREFIX): value for key, value in _read(others).items()}
 
     def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> None:

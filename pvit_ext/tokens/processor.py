@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.own_tower import MADE, STORED, StoredMaps
 from pvit_ext.prompt import (
@@ -38,12 +39,14 @@ class RegionPrompt:
         regions: that the model gets, in the order of their placeholders; none for an encoder with T = 0.
         given: all regions of the sample, in the order of their placeholders.
         name: of the sample, for messages.
+        task: number of its task, for a model with adapters by task.
     """
 
     texts: list[str]
     regions: list[ResolvedRegion]
     given: list[ResolvedRegion]
     name: str
+    task: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,21 @@ class RegionProcessor:
         positions_per_region: S, positions of the prompt that one region takes.
         stored_maps: maps that the encoder's own tower made of the images before; it then needs none of their pixels.
         made_map: gives such a map (C, H, W) by an image's name, where maps are shared between samples.
+        tasks: of a model with adapters by task.
     """
 
     encoder: RegionEncoder | None = None
     positions_per_region: int = 1
     stored_maps: StoredMaps | None = None
     made_map: Callable[[str], Tensor] | None = None
+    tasks: Tasks | None = None
 
     @classmethod
     def of(cls, module: RegionModule | None) -> RegionProcessor:
         """The processor of a model's region module, or of a model that has none."""
-        return cls() if module is None else cls(module.region_encoder, module.positions_per_region)
+        if module is None:
+            return cls()
+        return cls(module.region_encoder, module.positions_per_region, tasks=Tasks.of(module.config))
 
     @property
     def needs_pixels(self) -> bool:
@@ -110,7 +117,30 @@ class RegionProcessor:
         """
         return self.show(self.prompt(texts, regions, [image.size for image in images], name), images)
 
-    def prompt(self, texts: Sequence[str], regions: Sequence[Region], sizes: Sequence[Size], name: str) -> RegionPrompt:
+    def task(self, asked: str | None, has_regions: bool, name: str) -> int | None:
+        """Number of a sample's task; None for a model without adapters by task.
+
+        Args:
+            asked: the task that a record or query says; None for the usual one.
+            has_regions: whether the sample has any.
+            name: of the sample, for messages.
+
+        Raises:
+            RegionError: naming the sample, for a task that the model does not know.
+        """
+        try:
+            return None if self.tasks is None else self.tasks.number(asked, has_regions, name)
+        except ValueError as error:
+            raise RegionError(str(error)) from error
+
+    def prompt(
+        self,
+        texts: Sequence[str],
+        regions: Sequence[Region],
+        sizes: Sequence[Size],
+        name: str,
+        task: str | None = None,
+    ) -> RegionPrompt:
         """Prepare everything about a sample that needs no pixels.
 
         Args:
@@ -118,6 +148,7 @@ class RegionProcessor:
             regions: in the order of their placeholders.
             sizes: (width, height) of the upright images.
             name: of the sample, for messages.
+            task: that a record or query says.
 
         Raises:
             RegionError: for malformed markup, a wrong count, an image that is not there, a region that lies outside
@@ -131,12 +162,13 @@ class RegionProcessor:
         ]
         if self.encoder is not None:
             self.encoder.check_kinds(given)
+        number = self.task(task, bool(given), name)
         if self.encoder is None or self.encoder.tokens_per_region or not given:
-            return RegionPrompt(texts, given, given, name)
+            return RegionPrompt(texts, given, given, name, number)
         with _naming(name):
             words = iter(self.encoder.describe(given, sizes))
         described = [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts]
-        return RegionPrompt(described, [], given, name)
+        return RegionPrompt(described, [], given, name, number)
 
     def show(
         self, prompt: RegionPrompt, images: Sequence[Image.Image], names: Sequence[str] | None = None

@@ -29,12 +29,15 @@ class Query:
             Four numbers are a box in pixels; a bool array (H, W), run lengths or an image of one channel are a mask.
             One region needs no list. Arrays and tensors of boxes (N, 4) or masks (N, H, W) are N regions.
         history: earlier turns as (question, answer).
+        task: name of its task for a model with adapters by task, such as ``region`` for a question that asks for a box;
+            None for the usual one, by whether it has regions. Other models have no use for it.
     """
 
     image: Any
     text: str
     regions: Any = ()
     history: Sequence[tuple[str, str]] = ()
+    task: str | None = None
 
     def __post_init__(self) -> None:
         """Read a stream once: its size and its pixels are asked for at different times."""

@@ -1,11 +1,14 @@
-"""Encoder and projector as one module, from regions to tokens; a config makes it without any model around it."""
+"""Encoder and projector as one module, from regions to tokens; a config makes it without any model around it.
+
+LION's parts, which a host puts elsewhere, are children of it too, so that they are stored and replaced with the rest.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pvit_ext.adapters.lion.parts import PARTS, build_parts
 from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
 from pvit_ext.encoders.weights import read_checkpoint, shapes
-from pvit_ext.files import absolute
 from pvit_ext.tokens.encoder_file import load_encoder_file
 from pvit_ext.tokens.projector import RegionProjector
 from pvit_ext.tokens.serialization import MODULES_FILE, copy_state, write_region_files
 
-IDENTITY_AT_START = ("box_embedding", "cross_layers")
-"""Parts of the region projector that a checkpoint may lack: a stage adds them, and they change nothing at first."""
+_OF_PROJECTOR = ("box_embedding", "cross_layers")
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class RegionModule(nn.Module):
         facts: from the checkpoint that the tensors will be loaded from. An encoder that lives in a file of its own is
             then not built: :meth:`read_encoder` does so.
         encoder: to take in place of a new one.
+        blocks: of the language model; only LION's adapters need to know.
 
     Attributes:
         region_encoder: None until :meth:`read_encoder`.
@@ -57,6 +60,7 @@ class RegionModule(nn.Module):
         tower_config: Any = None,
         facts: EncoderFacts | None = None,
         encoder: RegionEncoder | None = None,
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         if encoder is None and (facts is None or encoder_is_embedded(config)):
@@ -70,17 +74,40 @@ class RegionModule(nn.Module):
         self.config, self.facts = config.resolved(facts.tokens_per_region), facts
         self.region_encoder = encoder
         self.region_projector = RegionProjector(self.config, facts, hidden_size, tower_config)
+        for name, part in build_parts(self.config, hidden_size, tower_config, blocks).items():
+            self.add_module(name, part)
 
     @classmethod
     def over(
-        cls, config: RegionConfig, facts: EncoderFacts, encoder: RegionEncoder | None, projector: RegionProjector
+        cls,
+        config: RegionConfig,
+        facts: EncoderFacts,
+        encoder: RegionEncoder | None,
+        projector: RegionProjector,
+        lion: Mapping[str, nn.Module] | None = None,
     ) -> RegionModule:
         """A region module of parts that are there already, for a host that registers them under names of its own."""
         module = cls.__new__(cls)
         nn.Module.__init__(module)
         module.config, module.facts = config, facts
         module.region_encoder, module.region_projector = encoder, projector
+        for name, part in (lion or {}).items():
+            module.add_module(name, part)
         return module
+
+    @property
+    def lion(self) -> dict[str, nn.Module]:
+        """LION's parts that the config asks for, by their names in :data:`~pvit_ext.adapters.lion.parts.PARTS`."""
+        return {name: part for name, part in self.named_children() if name in PARTS}
+
+    @property
+    def added_parts(self) -> dict[str, Any]:
+        """Parts that a stage may add, by the beginnings of their tensors' names: a checkpoint may lack them.
+
+        Each changes nothing until it is trained, and has a ``reset()`` that gives it its start values.
+        """
+        found = {f"region_projector.{name}": getattr(self.region_projector, name, None) for name in _OF_PROJECTOR}
+        return {name: part for name, part in found.items() if part is not None} | self.lion
 
     @property
     def positions_per_region(self) -> int:
@@ -100,7 +127,7 @@ class RegionModule(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """The modules whose tensors belong into a checkpoint, by name; not an encoder that has a file of its own."""
-        parts: dict[str, nn.Module] = {"region_projector": self.region_projector}
+        parts: dict[str, nn.Module] = {"region_projector": self.region_projector, **self.lion}
         if encoder_is_embedded(self.config) and self.region_encoder is not None:
             parts["region_encoder"] = self.region_encoder
         return parts
@@ -118,8 +145,8 @@ class RegionModule(nn.Module):
     def fill(self, tensors: dict[str, Tensor], origin: Path) -> None:
         """Copy tensors into :meth:`parts`.
 
-        A box embedding or cross layers that the tensors lack stay as they are (a stage adds them); every other
-        difference is an error.
+        :attr:`added_parts` that the tensors lack stay as they are (a stage adds them); every other difference is an
+        error.
 
         Args:
             tensors: by their names in :meth:`tensors`.
@@ -131,7 +158,7 @@ class RegionModule(nn.Module):
         parts = self.parts()
         with gathered([parameter for part in parts.values() for parameter in part.parameters()], write=True):
             own = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-            copy_state(tensors, own, origin, tuple(f"region_projector.{name}." for name in IDENTITY_AT_START))
+            copy_state(tensors, own, origin, tuple(f"{name}." for name in self.added_parts))
 
     def save(
         self, folder: str | os.PathLike[str], base: str | None = None, write: bool = True, adapter: bool = False
@@ -147,14 +174,19 @@ class RegionModule(nn.Module):
         self.fill(read_checkpoint(path), path)
 
     def transplant(self, old: RegionModule) -> None:
-        """Copy each part of an old region projector whose tensors all have the new one's shapes; say what starts anew.
+        """Copy each old part whose tensors all have the new one's shapes; say what starts anew.
 
         The encoder is kept by making this module with it: see :func:`successor`.
         """
-        with gathered(list(old.region_projector.parameters())):
-            for name, part in self.region_projector.named_children():
-                if (before := getattr(old.region_projector, name, None)) is not None:
-                    _keep_if_it_fits(name, before, part)
+        before = old._replaced_parts()
+        with gathered([parameter for part in before.values() for parameter in part.parameters()]):
+            for name, part in self._replaced_parts().items():
+                if name in before:
+                    _keep_if_it_fits(name, before[name], part)
+
+    def _replaced_parts(self) -> dict[str, nn.Module]:
+        """Everything but the encoder, by names for messages."""
+        return {f"region projector: {name}": part for name, part in self.region_projector.named_children()} | self.lion
 
     def read_encoder(self, tower_config: Any = None, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
         """Give an encoder that lives in a file of its own its weights; build it first where there is none.
@@ -181,7 +213,7 @@ class RegionModule(nn.Module):
             encoder.requires_grad_(not encoder.frozen).eval()
 
     def reset_missing(self, missing: Iterable[str]) -> set[str]:
-        """Start the parts that are :data:`IDENTITY_AT_START` anew where all their tensors are missing.
+        """Start each of :attr:`added_parts` anew where all its tensors are missing.
 
         Args:
             missing: tensors that a checkpoint lacks, by their names in :meth:`tensors`.
@@ -190,10 +222,9 @@ class RegionModule(nn.Module):
             The others that are missing.
         """
         others = set(missing)
-        for name in IDENTITY_AT_START:
-            part: Any = getattr(self.region_projector, name, None)
-            own = set() if part is None else {f"region_projector.{name}.{key}" for key in part.state_dict()}
-            if not own or not own <= others:
+        for name, part in self.added_parts.items():
+            own = {f"{name}.{key}" for key in part.state_dict()}
+            if not own <= others:
                 continue
             if any(parameter.is_meta for parameter in part.parameters()):
                 part.to_empty(device="cpu")
@@ -214,53 +245,6 @@ class RegionModule(nn.Module):
         return self.region_encoder is not None and same_file and same_encoder(self.config, config)
 
 
-def successor(
-    old: RegionModule | None,
-    config: RegionConfig,
-    hidden_size: int,
-    tower_config: Any = None,
-    *,
-    checkpoint: str | os.PathLike[str] = ".",
-    sha256: str | None = None,
-    filled_later: bool = False,
-    placement: dict[str, Any] | None = None,
-) -> RegionModule:
-    """The region module of a config, which replaces an old one and keeps what fits of it.
-
-    Args:
-        old: its encoder stays if the config names the same one, parts of its projector where their shapes fit.
-        config: which encoder, with which weights.
-        hidden_size: D, width of the language model.
-        tower_config: of the host's vision tower.
-        checkpoint: folder in which a relative ``weights`` path is looked up too.
-        sha256: of the weights file, where that is known.
-        filled_later: tensors that live in a checkpoint are loaded from it afterwards; their file is not needed.
-        placement: ``device`` and ``dtype`` of the new parts.
-
-    Raises:
-        FileNotFoundError: listing where the weights file was looked for.
-        ValueError: when the encoder cannot be built, or the file's checksum is another.
-    """
-    if config.weights is not None:  # from another folder, a relative name would be another file
-        config = replace(config, weights=absolute(config.weights))
-    kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
-    encoder = kept if kept is not None else build_region_encoder(config, tower_config)
-    if old is not None:
-        sha256 = old.facts.weights_sha256 if kept is not None else sha256
-        config = config.continuing(old.config, encoder.tokens_per_region)
-    facts = EncoderFacts(encoder.feature_dim, encoder.tokens_per_region, sha256)
-    new = RegionModule(config, hidden_size, tower_config, facts, encoder)
-    if kept is None:
-        if not (filled_later and encoder_is_embedded(new.config)):
-            new.read_encoder(tower_config, checkpoint)
-        encoder.to(**placement or {})
-        new.freeze()
-    new.region_projector.to(**placement or {})
-    if old is not None:
-        new.transplant(old)
-    return new
-
-
 def encoder_is_embedded(config: RegionConfig) -> bool:
     """Whether the encoder's tensors live in the checkpoint: when asked for, and whenever no file holds them."""
     return config.embed_weights or config.weights is None
@@ -276,6 +260,6 @@ def same_encoder(one: RegionConfig, other: RegionConfig) -> bool:
 def _keep_if_it_fits(name: str, before: nn.Module, part: nn.Module) -> None:
     if (found := shapes(before.state_dict())) == (wanted := shapes(part.state_dict())):
         part.load_state_dict(before.state_dict())
-        logger.info("region projector: %s is kept", name)
+        logger.info("%s is kept", name)
     else:
-        logger.warning("region projector: %s starts anew, the old one %s does not fit %s", name, found, wanted)
+        logger.warning("%s starts anew, the old one %s does not fit %s", name, found, wanted)

@@ -24,7 +24,7 @@ from pvit_ext.encoders.weights import differences
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
 from pvit_ext.hosts.llava.stored import checkpoint_prefix, tower_config
-from pvit_ext.tokens.region_module import successor
+from pvit_ext.tokens.successor import successor
 from pvit_ext.tools.shards import (
     Checkpoint,
     Shard,

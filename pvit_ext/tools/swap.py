@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.feed_forward import CHILD, names_in_files
 from pvit_ext.config import RegionConfig, regions_to_json
 from pvit_ext.files import atomic_folder, copy_file
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.stored import StoredModel
-from pvit_ext.tokens.region_module import RegionModule, same_encoder, successor
+from pvit_ext.tokens.region_module import RegionModule, same_encoder
+from pvit_ext.tokens.successor import successor
 from pvit_ext.tools.shards import Checkpoint, Shard, nbytes, open_checkpoint, save_tensors, write_index
 
 logger = logging.getLogger(__name__)
@@ -45,33 +48,67 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
     source = open_checkpoint(checkpoint)
     host = host_of_checkpoint(find_kind(str(source.folder)))
     stored = host.stored(source.folder)
-    old = _old_module(source, stored, config)
-    new = successor(old, config, stored.hidden_size, stored.tower_config, checkpoint=source.folder)
+    names = _Names(stored.prefix, names_in_files(source.tensors))
+    old = _old_module(source, stored, config, names)
+    blocks = len(names.layers)
+    new = successor(old, config, stored.hidden_size, stored.tower_config, checkpoint=source.folder, blocks=blocks)
     name_regions = partial(host.add_regions, regions=regions_to_json(new.config, new.facts))
-    _write(source, Path(out), stored.prefix, new.tensors(), name_regions)
+    _write(source, Path(out), names, new.tensors(), name_regions)
 
 
-def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig) -> RegionModule | None:
+@dataclass(frozen=True)
+class _Names:
+    """Names of region tensors, which a region file and a checkpoint spell differently.
+
+    Args:
+        prefix: of those of region modules in a checkpoint.
+        layers: names of the feed-forward layers beside which adapters stand.
+    """
+
+    prefix: str
+    layers: list[str]
+
+    def in_region_file(self, name: str) -> str | None:
+        """Name in a region file of a checkpoint's tensor; None for a tensor of something else."""
+        layer, found, rest = name.partition(f".{CHILD}.")
+        if found:
+            return f"{CHILD}.{self.layers.index(layer)}.{rest}"
+        return name.removeprefix(self.prefix) if name.startswith(f"{self.prefix}region_") else None
+
+    def in_checkpoint(self, name: str) -> str:
+        """The inverse."""
+        if not name.startswith(f"{CHILD}."):
+            return self.prefix + name
+        _, block, rest = name.split(".", 2)
+        return f"{self.layers[int(block)]}.{CHILD}.{rest}"
+
+    def of_regions(self, names: Iterable[str]) -> dict[str, str]:
+        """The region tensors among a checkpoint's, by their names in it."""
+        found = {name: self.in_region_file(name) for name in names}
+        return {name: other for name, other in found.items() if other is not None}
+
+
+def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig, names: _Names) -> RegionModule | None:
     """The old region module: parts of its projector may stay, and its encoder where the config names the same."""
     if stored.regions is None:
         return None
     chosen, facts = stored.regions
-    prefix, tower = stored.prefix, stored.tower_config
+    tower = stored.tower_config
     with torch.random.fork_rng(devices=[]):  # the new modules' random values are those that attach() draws
-        old = RegionModule(chosen, stored.hidden_size, tower, facts)
-        names = _region_names(prefix, source.tensors)
-        old.fill({name.removeprefix(prefix): value for name, value in source.read(names)}, source.folder)
+        old = RegionModule(chosen, stored.hidden_size, tower, facts, blocks=len(names.layers))
+        regions = names.of_regions(source.tensors)
+        old.fill({regions[name]: value for name, value in source.read(list(regions))}, source.folder)
         if same_encoder(chosen, config) and old.region_encoder is None:
             old.read_encoder(tower, source.folder)
     return old
 
 
 def _write(
-    source: Checkpoint, out: Path, prefix: str, tensors: dict[str, Tensor], name_regions: Callable[[Path], None]
+    source: Checkpoint, out: Path, names: _Names, tensors: dict[str, Tensor], name_regions: Callable[[Path], None]
 ) -> None:
     from tqdm import tqdm
 
-    state, others = {prefix + name: value for name, value in tensors.items()}, source.other_files()
+    state, others = {names.in_checkpoint(name): value for name, value in tensors.items()}, source.other_files()
     regions, files = "-regions".join(source.layout), {}
     copied = [*others, *(shard.path for shard in source.shards)]
     size = sum(path.stat().st_size for path in copied) + sum(map(nbytes, state.values()))
@@ -84,7 +121,7 @@ def _write(
             name = shard.path.name
             if name == "".join(source.layout):  # by this name transformers would not look at the index
                 name = name.replace(".", f"-{number:05}-of-{len(source.shards):05}.")
-            if kept := _write_shard(shard, folder / name, prefix, bar):
+            if kept := _write_shard(shard, folder / name, names, bar):
                 files[name] = kept
         if state:  # an encoder that writes text has none
             files[regions] = state
@@ -93,9 +130,9 @@ def _write(
         logger.info("%s: %d region tensors written", regions, len(state))
 
 
-def _write_shard(shard: Shard, target: Path, prefix: str, bar: Any) -> dict[str, Tensor]:
+def _write_shard(shard: Shard, target: Path, names: _Names, bar: Any) -> dict[str, Tensor]:
     """Copy a shard without its region tensors, unless it has no others; return what was copied."""
-    regions = set(_region_names(prefix, shard.entries))
+    regions = names.of_regions(shard.entries)
     kept = {name: entry for name, entry in shard.entries.items() if name not in regions}
     if not regions:
         copy_file(shard.path, target, bar.update)
@@ -104,7 +141,3 @@ def _write_shard(shard: Shard, target: Path, prefix: str, bar: Any) -> dict[str,
         shard.write(target, list(kept))
         logger.info("%s: %d tensors copied, the sha256 of each compared", target.name, len(kept))
     return kept
-
-
-def _region_names(prefix: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.startswith(f"{prefix}region_")]

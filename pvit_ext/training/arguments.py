@@ -22,7 +22,6 @@ STAGES = ("align", "finetune")
 CONFIG = "--config"
 
 _PREFIX = "region_"
-_ADDED_BY_A_STAGE = ("box_embedding", "cross_layers")
 
 
 def _region_flag(option: Option) -> tuple[str, Any, Any]:
@@ -60,7 +59,7 @@ class ModelFlags(_RegionFlags):
         given = self._given()
         if config is None:
             return RegionConfig(**given)
-        new = {name: given[name] for name in _ADDED_BY_A_STAGE if name in given and not getattr(config, name)}
+        new = {name: given[name] for name in config.not_yet_there() & given.keys()}
         config = replace(config, **new)
         if other := {key: value for key, value in given.items() if getattr(config, key) != value}:
             source = self.region_modules or self.model_name_or_path

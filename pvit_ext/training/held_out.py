@@ -91,7 +91,7 @@ class HeldOut:
 
 def query_of(sample: Sample) -> Query:
     """A question of the own-set task, as ``pvit-ext eval own`` asks it."""
-    return Query(list(sample.images), sample.question, sample.regions(), sample.history)
+    return Query(list(sample.images), sample.question, sample.regions(), sample.history, sample.adapters)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from pvit_ext import Region, RegionConfig, RegionEncoder, RegionInputs
 from pvit_ext.config import EncoderFacts
 from pvit_ext.encoders.base import REGION_ENCODERS
 from pvit_ext.regions.view import View
-from pvit_ext.tokens.region_module import RegionModule, successor
+from pvit_ext.tokens.region_module import RegionModule
 from pvit_ext.tokens.serialization import read_region_config
+from pvit_ext.tokens.successor import successor
 from tests.tiny import TINY_REGIONCLIP
 
 TOWER = SimpleNamespace(hidden_size=16, num_hidden_layers=4, patch_size=14, image_size=56, num_attention_heads=2)

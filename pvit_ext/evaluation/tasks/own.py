@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
@@ -89,6 +90,7 @@ class Own(Task):
                 history=tuple(zip(turns[0:turn:2], turns[1:turn:2], strict=True)) if earlier else (),
                 location=f"{record.location}, question {turn // 2 + 1}",
                 extra={"class": name},
+                adapters=record.data.get(RECORD_KEY),
             )
 
 

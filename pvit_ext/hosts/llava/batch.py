@@ -50,7 +50,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
     text = conv.get_prompt()
     if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
-    return RegionProcessor.of(model.region_module).prompt([text], query.all_regions(name), sizes, name)
+    return RegionProcessor.of(model.region_module).prompt([text], query.all_regions(name), sizes, name, query.task)
 
 
 def collate(
@@ -85,6 +85,7 @@ def collate(
     device, has_images = model.lm_head.weight.device, any(IMAGE_TOKEN_INDEX in one for one in ids)
     longest = max(map(len, ids))
     extra = [part for sample in samples for part in sample.extra]
+    tasks = [prompt.task for prompt in prompts if prompt.task is not None]
     return {
         "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
@@ -93,6 +94,7 @@ def collate(
         "image_sizes": [size for sample in samples for size in sample.sizes],
         "regions": [sample.regions for sample in samples],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
+        **({"tasks": torch.tensor(tasks, device=device)} if tasks else {}),
     }
 
 

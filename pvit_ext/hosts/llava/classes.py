@@ -15,7 +15,6 @@ from transformers import (
     MistralForCausalLM,
     MptForCausalLM,
     PretrainedConfig,
-    PreTrainedModel,
 )
 
 from pvit_ext.distributed import gathered
@@ -46,9 +45,6 @@ class LlavaMptForCausalLM(RegionMixin, llava_mpt.LlavaMptForCausalLM):
     language_model_class = MptForCausalLM
     fast_tokenizer = True  # GPT-NeoX's has no other form
     llava_generates = False  # it hands prompts with IMAGE_TOKEN_INDEX to transformers
-    _set_gradient_checkpointing = (
-        PreTrainedModel._set_gradient_checkpointing
-    )  # LLaVA's takes what transformers 4.35 gave
 
     @property
     def model(self) -> Any:
@@ -74,7 +70,7 @@ def region_class(stock: type) -> Any:
         TypeError: for any other class.
     """
     for candidate in REGION_CLASSES:
-        if issubclass(stock, candidate.__mro__[2]):
+        if issubclass(stock, candidate.__bases__[1]):
             return candidate
     raise TypeError(f"{stock.__name__} is no LLaVA class; known: {[known.__name__ for known in REGION_CLASSES]}")
 

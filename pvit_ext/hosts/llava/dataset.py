@@ -11,10 +11,11 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from llava.train import train as llava_train
 from PIL import Image
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.source import BLANK
 from pvit_ext.data.cache.vision import number_of
-from pvit_ext.data.record_dataset import RecordDataset
+from pvit_ext.data.record_dataset import TASKS, RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.hosts.llava.image_layout import ImageLayout
@@ -68,12 +69,13 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
             shown = {"image": blank, "image_size": [(width, height)], "regions": [], "region_extra": [None]}
             if self.stored_vision is not None:
                 shown[STORED_IMAGES] = [self.stored_vision.cache.number(BLANK)]
-            return self._encoded(record, record.data["conversations"], 0, []) | shown
+            return self._encoded(record, record.data["conversations"], 0, []) | shown | self._task(record, False)
         images = self.images(record)
         sizes = [image.size for image in images]
         turns = record.data["conversations"]
         texts, regions = [turn["value"] for turn in turns], self._regions(record, sizes, draw)
-        prompt = self.region_processor.prompt(texts, regions, sizes, record.location)
+        asked = record.data.get(RECORD_KEY)
+        prompt = self.region_processor.prompt(texts, regions, sizes, record.location, asked)
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         item = self._encoded(record, turns, len(prompt.regions), [self.layout.positions(size) for size in sizes])
         self.region_processor.check(prompt.regions, [self.layout.view(size) for size in sizes], sizes)
@@ -83,7 +85,8 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         image = pixels if isinstance(record.data["image"], list) else pixels[0]
         if self.stored_vision is not None:
             item[STORED_IMAGES] = [number_of(one) for one in images]
-        return item | {"image": image, "image_size": sizes, "regions": sample.regions, "region_extra": sample.extra}
+        item |= {"image": image, "image_size": sizes, "regions": sample.regions, "region_extra": sample.extra}
+        return item | self._task(record, bool(prompt.given))
 
     def _encoded(
         self, record: Record, turns: list[dict[str, str]], regions: int, image_positions: list[int]
@@ -167,6 +170,8 @@ class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
         batch["region_extra"] = [extra for item in instances for extra in item["region_extra"]]
         if STORED_IMAGES in instances[0]:
             batch[STORED_IMAGES] = [number for item in instances for number in item[STORED_IMAGES]]
+        if TASKS in instances[0]:
+            batch[TASKS] = torch.cat([item[TASKS] for item in instances])  # (B,)
         return batch
 
 

@@ -13,34 +13,34 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from pvit_ext.adapters.lion.routing import keep_routes, routed
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.hosts.base import has_cache
 from pvit_ext.hosts.llava import compat, image_rows
+from pvit_ext.hosts.llava.generation import RegionGeneration, Regions, TaskNames
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
 from pvit_ext.hosts.llava.model_regions import LlavaRegions, check_missing_tower
 from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
-from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions, pad_left
+from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
 from pvit_ext.hosts.stored_vision import returning
-from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
 from pvit_ext.tokens.region_module import RegionModule
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
-Regions = list[list[Region] | None]
 
-
-class RegionMixin:
+class RegionMixin(RegionGeneration):
     """Adds ``regions`` to a LLaVA class; stands before it in the bases."""
 
-    language_model_class: ClassVar[Any]
     fast_tokenizer: ClassVar[bool] = False
-    llava_generates: ClassVar[bool] = True
     stored_vision: StoredVision | None = None
     _keys_to_ignore_on_save: Any
     # LLaVA saves its frozen tower with every checkpoint and reads it from the tower's own files: no warning about that
@@ -131,15 +131,19 @@ class RegionMixin:
         region_extra: Extra | None = None,
         stored_images: list[int] | None = None,
         tower_output: Any = None,
+        tasks: TaskNames = None,
         cache: Any = None,
     ) -> Any:
         """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
 
+        ``tasks`` are names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
         No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss. ``cache`` is what
         transformers 5.24 calls ``past_key_values``.
         """
         if inputs_embeds is not None and any(regions or []):
             raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
+        past = past_key_values if cache is None else cache
+        mix = self._mix(tasks, regions, input_ids if inputs_embeds is None else inputs_embeds, has_cache(past))
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,
@@ -148,63 +152,24 @@ class RegionMixin:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = prepared
         named = {} if position_ids is None else {"position_ids": position_ids}  # MPT has none
         named[compat.cache_name(self.language_model_class.forward)] = past_key_values if cache is None else cache
-        return self.language_model_class.forward(
-            self,
-            **named,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
+        with routed(mix):
+            return self.language_model_class.forward(
+                self,
+                **named,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=return_dict,
+            )
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        """LLaVA's method, without the empty ``past_key_values`` that it adds to the ``cache`` of transformers 5.24."""
-        if "cache" not in kwargs:
-            stock = super().prepare_inputs_for_generation  # type: ignore[misc]
-            return stock(input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs)
-        images = {name: kwargs.pop(name, None) for name in ("images", "image_sizes")}
-        prepare = self.language_model_class.prepare_inputs_for_generation
-        inputs = prepare(self, input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        return {**inputs, **{name: value for name, value in images.items() if value is not None}}
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        images: Any = None,
-        image_sizes: list[Size] | None = None,
-        regions: Regions | None = None,
-        region_extra: Extra | None = None,
-        tower_output: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """LLaVA's generate, which returns new tokens only; without ``regions`` it is LLaVA's own, where LLaVA has one.
-
-        With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
-        at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
-        """
-        if regions is None and tower_output is None and self.llava_generates:
-            refuse_unbound(inputs)
-            return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
-        if inputs is None:
-            raise RegionError("there is no prompt: pass its ids (B, L) as inputs=")
-        _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
-            inputs, kwargs.pop("position_ids", None), kwargs.pop("attention_mask", None), None, None,
-            images, image_sizes, regions, region_extra, None, tower_output,
-        )  # fmt: skip
-        if inputs_embeds is None:
-            inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
-        if attention_mask is not None:
-            inputs_embeds, attention_mask, position_ids = pad_left(inputs_embeds, attention_mask, position_ids)
-        return self.language_model_class.generate(
-            self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
-        )
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """transformers' own, which LLaVA's MPT replaces by an older one; blocks that run again keep their adapters."""
+        PreTrainedModel._set_gradient_checkpointing(self, *args, **kwargs)  # type: ignore[arg-type]
+        keep_routes(self)  # type: ignore[arg-type]
 
     def prepare_inputs_labels_for_multimodal(
         self,

@@ -26,6 +26,11 @@ class LlavaRegions(ModelRegions):
         return f"{self.model.base_model_prefix}."
 
     @property
+    def language_model(self) -> Any:
+        """The inner model is LLaMA's, Mistral's or MPT's."""
+        return self.holder
+
+    @property
     def hidden_size(self) -> int:
         """The width in the model's config, which is flat."""
         return int(self.model.config.hidden_size)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvit_ext.adapters.lion.feed_forward import CHILD
+from pvit_ext.adapters.lion.parts import PARTS
+
 _KEPT = ("vision_tower", "mm_projector", "region_encoder", "region_projector")
+_ADAPTERS = (CHILD, rf".*\.{CHILD}")
+"""Transformers 4 looks for a part of a name, transformers 5 takes a pattern."""
 
 
 def unquantized(model_class: Any) -> list[str]:
-    """Full names of vision tower, projectors and region modules, and the head's: transformers 5 matches from the start.
+    """Names of vision tower, projectors, region modules and LION's parts, and the head's.
+
+    They are full names, because transformers 5 matches from the start.
 
     Args:
         model_class: of LLaVA.
     """
-    return [*(f"{model_class.base_model_prefix}.{name}" for name in _KEPT), "lm_head"]
+    beside = (name for name in (*_KEPT, *PARTS) if name != CHILD)
+    return [*(f"{model_class.base_model_prefix}.{name}" for name in beside), *_ADAPTERS, "lm_head"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class TransformersChat:
         text = self.processor.apply_chat_template(
             self._messages(query, len(sizes), name), add_generation_prompt=True, tokenize=False
         )
-        made = (self.regions or RegionProcessor()).prompt([text], query.all_regions(name), sizes, name)
+        made = (self.regions or RegionProcessor()).prompt([text], query.all_regions(name), sizes, name, query.task)
         if made.regions and self.regions is None:
             raise RegionError(
                 f"{name}: regions were given, but the model has no region encoder; "
@@ -110,6 +111,8 @@ class TransformersChat:
         else:
             made = self._processor_of(shown).encode(samples, **options)
         self._check_length(made["attention_mask"], prompts)
+        if tasks := [prompt.task for prompt in prompts if prompt.task is not None]:
+            made["tasks"] = torch.tensor(tasks)  # (B,)
         known = {} if shown is None else {TOWER_OUTPUT: shown.output(samples, self.model.device)}
         return {key: self._placed(value) for key, value in made.items()} | known
 

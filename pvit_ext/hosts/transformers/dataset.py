@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.vision import StoredVision, number_of
 from pvit_ext.data.record_dataset import RecordDataset
@@ -71,14 +72,15 @@ class RegionDataset(RecordDataset):
         images = self.images(record)
         sizes, most = [image.size for image in images], self.data_args.region_jitter
         regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)]
-        prompt = samples.prompt([turn["value"] for turn in turns], regions, sizes, name)
+        texts, asked = [turn["value"] for turn in turns], record.data.get(RECORD_KEY)
+        prompt = samples.prompt(texts, regions, sizes, name, asked)
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         dialogue = render(self.processor, turns, name)
         self._check_images(turns, len(images), name)
         one = RegionPrompt([dialogue.text], prompt.regions, prompt.given, name)
         expanded = dialogue.expanded(REGION_PLACEHOLDER, samples.positions_per_region)
         sample = samples.show(one, images, images_of(record.data))
-        return self._encoded(sample, name, expanded)
+        return self._encoded(sample, name, expanded) | self._task(record, bool(prompt.given))
 
     def _without_image(self, record: Record) -> dict[str, Any]:
         """A record of text alone, with a blank image behind its end, which none of its answers sees.
@@ -92,7 +94,7 @@ class RegionDataset(RecordDataset):
         blank = Image.new("RGB", BLANK_SIZE)
         if self.stored_vision is not None:
             blank = self.stored_vision.mark(blank)
-        return self._encoded(samples.show(prompt, [blank]), name, dialogue)
+        return self._encoded(samples.show(prompt, [blank]), name, dialogue) | self._task(record, False)
 
     def _encoded(self, sample: RegionSample, name: str, dialogue: Dialogue) -> dict[str, Any]:
         """The item of one sample, with the views of its images, whether they have regions or not.

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.routing import routed
+from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.data.cache.vision import StoredVision
-from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
 from pvit_ext.hosts.transformers.host import TransformersHost
@@ -91,6 +93,7 @@ class InnerMixin:
         region_tokens: Tensor | None = None,
         stored_images: Sequence[int] | None = None,
         tower_output: Any = None,
+        tasks: Tensor | Sequence[str | int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Stock forward, with region tokens where their placeholders stand.
@@ -104,6 +107,7 @@ class InnerMixin:
             region_tokens: (B, K, D), right-aligned, from :meth:`region_tokens`, in place of the four above.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
             tower_output: what the vision tower returns for the images, where that is known; it does not run then.
+            tasks: names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
             kwargs: of the stock forward.
 
         Raises:
@@ -112,6 +116,9 @@ class InnerMixin:
         kwargs["input_ids"] = input_ids
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
+        embeds = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        given = regions or [None] * (0 if embeds is None else len(embeds))
+        mix = mix_of(self.outer[0].region_config, tasks, [bool(one) for one in given], _has_cache(kwargs))
         pending = None if region_tokens is None else Pending(region_tokens)
         if pending is None and any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
@@ -127,11 +134,10 @@ class InnerMixin:
             self._refuse_unbound(input_ids)
         if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs:
             self.region_host.run_tower(kwargs)
-        if pending is None:
-            return super().forward(**kwargs)  # type: ignore[misc]
-        if input_ids is None:
+        if pending is not None and input_ids is None:
             raise RegionError("region_tokens were given without input_ids, in which <region> stands")
-        return self._forward_with(pending, kwargs)
+        with routed(mix):
+            return super().forward(**kwargs) if pending is None else self._forward_with(pending, kwargs)  # type: ignore[misc]
 
     def _forward_with(self, pending: Pending, kwargs: dict[str, Any]) -> Any:
         self.pending[get_ident()] = pending
@@ -194,5 +200,4 @@ class InnerMixin:
 
 def _has_cache(kwargs: dict[str, Any]) -> bool:
     """Whether a cache holds a beginning of the prompt; its name changes in transformers 5.24."""
-    cache = kwargs.get("past_key_values", kwargs.get("cache"))
-    return cache is not None and int(torch.as_tensor(cache.get_seq_length())) > 0
+    return has_cache(kwargs.get("past_key_values", kwargs.get("cache")))

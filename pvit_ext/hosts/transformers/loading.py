@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lora import load_adapter
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.find import Loaded
@@ -17,8 +18,8 @@ from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
-_NOT_THE_LANGUAGE_MODEL = r"(?!model\.language_model\.).*"
-"""Names that are not quantised; transformers 5 matches them from the start of a name to the end of a level."""
+_NOT_QUANTIZED = [r"(?!model\.language_model\.).*", rf".*\.{CHILD}"]
+"""Names of what is not the language model's own; transformers 5 matches them from the start to the end of a level."""
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _load_checkpoint(path: str, call: LoadCall) -> tuple[Any, Any]:
     found = model_class(config)
     processor = with_regions_of(load_processor(path), path)  # what it lacks is said before the model loads
     dtype = dtype_of(config, call)
-    model = found.from_pretrained(path, dtype=dtype, **call.model_options([_NOT_THE_LANGUAGE_MODEL], dtype))
+    model = found.from_pretrained(path, dtype=dtype, **call.model_options(_NOT_QUANTIZED, dtype))
     if not call.places_itself:
         model.to(call.device)
     return processor, model

@@ -22,6 +22,11 @@ class TransformersRegions(ModelRegions):
         return self.model
 
     @property
+    def language_model(self) -> Any:
+        """Within the inner model."""
+        return self.model.base_model.language_model
+
+    @property
     def hidden_size(self) -> int:
         """The language model's; its config is nested in the model's."""
         return int(self.model.config.get_text_config().hidden_size)

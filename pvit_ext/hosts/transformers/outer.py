@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.routing import keep_routes
+from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
@@ -89,6 +91,7 @@ class OuterMixin:
         region_sizes: Sequence[Size] | None = None,
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
+        tasks: Tensor | Sequence[str | int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """transformers' ``generate``; regions as the region processor returns them.
@@ -97,7 +100,10 @@ class OuterMixin:
 
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
+            ValueError: for tasks that the model does not know.
         """
+        if (mix := self._mix(tasks, regions, kwargs.get("input_ids", inputs))) is not None:
+            kwargs["tasks"] = mix.argmax(-1)
         if any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
             kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
@@ -108,6 +114,10 @@ class OuterMixin:
         elif kwargs.get(TOWER_OUTPUT) is not None:
             self.base_model.region_host.run_tower(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
+
+    def _mix(self, tasks: Any, regions: Sequence[Any] | None, ids: Tensor | None) -> Tensor | None:
+        given = regions or [None] * (0 if ids is None else len(ids))
+        return mix_of(self.region_config, tasks, [bool(one) for one in given])
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:
@@ -124,11 +134,20 @@ class OuterMixin:
         given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
         return [*(given or []), self.base_model.region_host.token_id]
 
-    def prepare_inputs_for_generation(self, *args: Any, region_tokens: Tensor | None = None, **kwargs: Any) -> Any:
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """transformers' own; blocks that run again keep their adapters."""
+        super()._set_gradient_checkpointing(*args, **kwargs)  # type: ignore[misc]
+        keep_routes(self)  # type: ignore[arg-type]
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, region_tokens: Tensor | None = None, tasks: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """Pass region tokens with the prompt only; the signature tells transformers' check of keywords of them."""
         out = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         if region_tokens is not None and (kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)):
             out["region_tokens"] = region_tokens
+        if tasks is not None:
+            out["tasks"] = tasks
         return out
 
 

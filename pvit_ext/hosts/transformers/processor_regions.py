@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_from_json, regions_to_json
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.hosts.transformers.families import FAMILIES, family_key
@@ -81,7 +82,9 @@ class ProcessorRegions:
     def _of_samples(self) -> str:
         """All that decides how a sample is prepared, as JSON: a list in a file may be a tuple in memory."""
         chosen, facts = self.config, self.facts
-        values = chosen.encoder, chosen.encoder_options, chosen.delimiters, facts.tokens_per_region, self.family_key
+        tasks = chosen.lion_tasks if chosen.lion_adapters else None
+        given = chosen.encoder, chosen.encoder_options, chosen.delimiters
+        values = *given, facts.tokens_per_region, self.family_key, tasks
         return json.dumps(values, sort_keys=True)
 
     @property
@@ -99,7 +102,7 @@ class ProcessorRegions:
     def samples(self) -> RegionProcessor:
         """The region processor, which prepares samples."""
         positions = self.facts.tokens_per_region + 2 * bool(self.config.delimiters)
-        return RegionProcessor(self.encoder, positions)
+        return RegionProcessor(self.encoder, positions, tasks=Tasks.of(self.config))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the encoder, which a copy builds anew."""

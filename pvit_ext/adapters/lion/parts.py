@@ -1,0 +1,38 @@
+"""The parts of LION that a config asks for, by the names that they have in checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pvit_ext.adapters.lion.feed_forward import CHILD
+from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
+from pvit_ext.adapters.lion.tasks import Tasks
+from pvit_ext.config import RegionConfig
+
+ADAPTERS = CHILD
+PARTS = (ADAPTERS,)
+"""Names of all parts. :data:`ADAPTERS` is a list, whose members stand beside the feed-forward layers of a language
+model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
+
+
+def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, blocks: int) -> dict[str, nn.Module]:
+    """New parts, each with a ``reset()`` that gives it its start values.
+
+    Args:
+        config: which parts.
+        hidden_size: D, width of the language model.
+        tower_config: of the vision tower.
+        blocks: of the language model.
+
+    Raises:
+        ValueError: for adapters where it is not known how many blocks there are.
+    """
+    parts: dict[str, nn.Module] = {}
+    if config.lion_adapters:
+        if not blocks:
+            raise ValueError("lion_adapters: the language model's blocks are not known, give blocks=")
+        tasks = len(Tasks.parse(config.lion_tasks).names)
+        parts[ADAPTERS] = Mixtures(MixtureOfAdapters(hidden_size, config.lion_adapters, tasks) for _ in range(blocks))
+    return parts

@@ -1,0 +1,128 @@
+"""The task of a sample, by which its adapters are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pvit_ext.config import RegionConfig
+
+REGION, IMAGE = "region", "image"
+"""Task of a sample with regions, and of one without, unless somebody says another."""
+RECORD_KEY = "lion_task"
+"""Key of a data file's records that says another."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The tasks of a model, in the order of its adapters.
+
+    Args:
+        names: of them.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Tasks:
+        """The tasks that a config names.
+
+        Args:
+            text: names with commas between.
+
+        Raises:
+            ValueError: for none, an empty name, or one that is there twice.
+        """
+        names = tuple(name.strip() for name in text.split(","))
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError(f"lion_tasks is {text!r}: give different names with commas between, such as region,image")
+        return cls(names)
+
+    @classmethod
+    def of(cls, config: RegionConfig) -> Tasks | None:
+        """The tasks of a model; None where it has no adapters by task."""
+        return cls.parse(config.lion_tasks) if config.lion_adapters else None
+
+    def number(self, asked: str | None, has_regions: bool, name: str) -> int:
+        """Number of a sample's task.
+
+        Args:
+            asked: name of the task that a record or query says; None for the usual one.
+            has_regions: whether the sample has any.
+            name: of the sample, for messages.
+
+        Raises:
+            ValueError: naming the sample, for a task that the model does not know.
+        """
+        usual = REGION if has_regions else IMAGE
+        if (found := usual if asked is None else asked) in self.names:
+            return self.names.index(found)
+        known = ", ".join(self.names)
+        if asked is not None:
+            raise ValueError(f"{name}: the task {asked!r} is none of the model's: {known}")
+        kind = "with" if has_regions else "without"
+        raise ValueError(
+            f"{name}: a sample {kind} regions is of the task {usual!r}, and the model has {known}: say which, by the "
+            f"key {RECORD_KEY!r} of a record, Query(task=...) or tasks=[...]"
+        )
+
+    def numbers(
+        self, tasks: Tensor | Sequence[str | int] | None, has_regions: Sequence[bool], continued: bool = False
+    ) -> Tensor:
+        """Numbers (B,) int64 of a batch's tasks.
+
+        Args:
+            tasks: names or numbers, one for each sample; None for the usual ones.
+            has_regions: whether each sample has any.
+            continued: the batch goes on from a cache, and does not show whether its beginning had regions.
+
+        Raises:
+            ValueError: for an unknown task, or too few.
+        """
+        if tasks is None:
+            if continued:
+                raise ValueError("the batch goes on from a cache: pass tasks=, as with its beginning")
+            tasks = [self.number(None, has, f"sample {index}") for index, has in enumerate(has_regions)]
+        given = tasks.tolist() if isinstance(tasks, Tensor) else list(tasks)
+        if len(given) != len(has_regions):
+            raise ValueError(f"tasks holds {len(given)}, the batch {len(has_regions)} sample(s)")
+        return torch.tensor([self._number(one, f"sample {index}") for index, one in enumerate(given)])
+
+    def _number(self, task: str | int, name: str) -> int:
+        if isinstance(task, str):
+            return self.number(task, False, name)
+        if not 0 <= task < len(self.names):
+            raise ValueError(f"{name}: task number {task}, the model has {len(self.names)}: {', '.join(self.names)}")
+        return task
+
+    def mix(self, numbers: Tensor) -> Tensor:
+        """Numbers (B,) -> weights (B, T) of each task's gates."""
+        return torch.nn.functional.one_hot(numbers, len(self.names)).float()
+
+
+def mix_of(
+    config: RegionConfig | None,
+    tasks: Tensor | Sequence[str | int] | None,
+    has_regions: Sequence[bool],
+    continued: bool = False,
+) -> Tensor | None:
+    """Weights (B, T) of each task's gates for a batch; None for a model without adapters.
+
+    Args:
+        config: of the model.
+        tasks: names or numbers, one for each sample; None for the usual ones.
+        has_regions: whether each sample has any.
+        continued: the batch goes on from a cache.
+
+    Raises:
+        ValueError: for tasks that the model does not know, too few, or any for a model without adapters.
+    """
+    known = None if config is None else Tasks.of(config)
+    if known is None:
+        if tasks is not None:
+            raise ValueError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
+        return None
+    return known.mix(known.numbers(tasks, has_regions, continued))
