@@ -11,8 +11,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "recipes",
         help="copy the training recipes into a folder",
-        description="Copy stage1.sh, stage2.sh, stage2_lora.sh and DeepSpeed's zero*.json, to be run and changed: "
-        "deepspeed recipes/stage1.sh",
+        description="Copy stage1.sh, stage2.sh, stage2_lora.sh, lion_stage1.sh to lion_stage3.sh and DeepSpeed's "
+        "zero*.json, to be run and changed: deepspeed recipes/stage1.sh",
     )
     parser.add_argument("--to", metavar="DIR", default="recipes", help="made if it is missing, default %(default)s")
     parser.add_argument("--force", action="store_true", help="overwrite recipes that were changed")

@@ -17,8 +17,8 @@ from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.lora_arguments import LoraFlags
 from pvit_ext.training.region_cache import open_caches
+from pvit_ext.training.stages import check_stage
 
-STAGES = ("align", "finetune")
 CONFIG = "--config"
 
 _PREFIX = "region_"
@@ -107,10 +107,10 @@ class TrainingFlags(LoraFlags):
     """The stage, what ends a run, and what trackers show.
 
     Stage ``align`` trains the region modules alone, ``finetune`` whatever the host's own flags train and the region
-    projector.
+    projector, ``lion_TASK`` the adapters of a task, and ``lion_mixed`` all adapters and their gates.
     """
 
-    stage: str = field(default="finetune", metadata={"help": "align or finetune"})
+    stage: str = field(default="finetune", metadata={"help": "align, finetune, lion_image, lion_region, lion_mixed"})
     allow_no_gradient: bool = field(
         default=False, metadata={"help": "continue although a trained tensor got no gradient in a whole epoch"}
     )
@@ -127,8 +127,7 @@ class TrainingFlags(LoraFlags):
 
     def check_stage(self) -> None:
         """Raise ValueError for an unknown stage."""
-        if self.stage not in STAGES:
-            raise ValueError(f"--stage {self.stage!r}; known: {', '.join(STAGES)}")
+        check_stage(self.stage)
 
 
 def refuse_resume_path(arguments: Any) -> None:

@@ -9,6 +9,7 @@ from pvit_ext.adapters import loraplus, refusals
 from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.options import AdapterChoice, parse_options
 from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.training.stages import trains_parts_alone
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
 
@@ -43,9 +44,9 @@ def check_lora(arguments: Any) -> None:
                 "add --lora_enable True or drop the flag"
             )
         return
-    if arguments.stage == "align":
+    if trains_parts_alone(arguments.stage):
         raise ValueError(
-            "--lora_enable True: --stage align trains region modules only, and the adapter would not learn; "
+            f"--lora_enable True: --stage {arguments.stage} trains region modules only, and LoRA would not learn; "
             "drop the flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)

@@ -1,4 +1,4 @@
-"""What each of the two stages trains, and the table that says so."""
+"""What each stage trains, and the table that says so."""
 
 from __future__ import annotations
 
@@ -7,8 +7,27 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.lion.feed_forward import mixtures_in
+from pvit_ext.adapters.lion.parts import ADAPTERS
+from pvit_ext.adapters.lion.tasks import IMAGE, Tasks
 from pvit_ext.adapters.quantization import count
 from pvit_ext.adapters.tensors import adapter_parameters
+
+ALIGN, FINETUNE, LION_MIXED = "align", "finetune", "lion_mixed"
+_OF_LION = "lion_"
+_ALWAYS = ("region_hint",)
+"""LION's parts that train in each of its stages."""
+
+
+def check_stage(stage: str) -> None:
+    """Raise ValueError for a stage that no model has."""
+    if stage not in (ALIGN, FINETUNE) and not stage.startswith(_OF_LION):
+        raise ValueError(f"--stage {stage!r}; known: {ALIGN}, {FINETUNE}, {LION_MIXED}, and lion_TASK, as lion_image")
+
+
+def trains_parts_alone(stage: str) -> bool:
+    """Whether a stage leaves the model itself as it is, so that its result is a folder of region modules."""
+    return stage != FINETUNE
 
 
 def freeze_for_stage(model: Any, stage: str) -> None:
@@ -16,18 +35,50 @@ def freeze_for_stage(model: Any, stage: str) -> None:
 
     Args:
         model: with a ``region_module``, possibly inside peft's wrapper.
-        stage: ``align`` trains nothing but the region modules; ``finetune`` adds them to what the host's flags train.
+        stage: ``align`` trains nothing but the region modules; ``finetune`` adds them to what the host's flags train;
+            those of LION train parts of them, see :func:`_freeze_for_lion`.
 
     Raises:
-        ValueError: when ``align`` has nothing to train.
+        ValueError: when a stage has nothing to train, or asks for a task that the model does not have.
     """
-    if stage == "align":
+    if stage.startswith(_OF_LION):
+        _freeze_for_lion(model, stage)
+        return
+    if stage == ALIGN:
         model.requires_grad_(False)
     encoder = model.region_module.region_encoder
     model.region_module.region_projector.requires_grad_(True)
     encoder.requires_grad_(not encoder.frozen)
-    if stage == "align" and not any(parameter.requires_grad for parameter in model.parameters()):
+    for part in model.region_module.lion.values():
+        part.requires_grad_(True)
+    if stage == ALIGN and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"--stage align trains region modules, {encoder.name!r} has none: use finetune")
+
+
+def _freeze_for_lion(model: Any, stage: str) -> None:
+    """Train one task's adapters, or all with their gates (``lion_mixed``), and nothing of the model itself.
+
+    The image-level task (``lion_image``) leaves alone what regions and cells go through; every other task trains it:
+    encoder, if it trains at all, region projector, and vision aggregator.
+    """
+    module, task = model.region_module, stage.removeprefix(_OF_LION)
+    mixed = stage == LION_MIXED
+    if (tasks := Tasks.of(module.config)) is None:
+        raise ValueError(f"--stage {stage} trains adapters by task, the model has none: give --region_lion_adapters 64")
+    if not mixed and task not in tasks.names:
+        known = ", ".join([*(f"{_OF_LION}{name}" for name in tasks.names), LION_MIXED])
+        raise ValueError(f"--stage {stage}: the model has no task {task!r}; its stages of LION are {known}")
+    model.requires_grad_(False)
+    for mixture in mixtures_in(module):
+        mixture.gates.requires_grad_(mixed)
+        for name, adapter in zip(tasks.names, mixture.adapters, strict=True):
+            adapter.requires_grad_(mixed or name == task)
+    looks_closer = not mixed and task != IMAGE
+    module.region_projector.requires_grad_(looks_closer)
+    module.region_encoder.requires_grad_(looks_closer and not module.region_encoder.frozen)
+    for name, part in module.lion.items():
+        if name != ADAPTERS:
+            part.requires_grad_(looks_closer or name in _ALWAYS)
 
 
 def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:
@@ -51,10 +102,21 @@ def _parts(model: Any, host_parts: dict[str, nn.Module]) -> Iterator[tuple[str, 
     adapter = adapter_parameters(model)
     module = model.region_module
     projector = {f"region projector: {name}": part for name, part in module.region_projector.named_children()}
-    named = {**host_parts, "region encoder": module.region_encoder, **projector}
+    named = {**host_parts, "region encoder": module.region_encoder, **projector, **_of_lion(module)}
     parts = {name: list(module.parameters()) for name, module in named.items()}
     taken = {id(p) for parameters in [*parts.values(), adapter] for p in parameters}
     yield "language model", [p for p in model.parameters() if id(p) not in taken]
     yield from parts.items()
     if adapter:
         yield "LoRA", adapter
+
+
+def _of_lion(module: Any) -> dict[str, nn.Module]:
+    """LION's parts by the names of the table: adapters of one task together, over all blocks."""
+    named = {f"LION: {name.removeprefix('region_')}": part for name, part in module.lion.items() if name != ADAPTERS}
+    if (tasks := Tasks.of(module.config)) is None:
+        return named
+    mixtures = mixtures_in(module)
+    for number, task in enumerate(tasks.names):
+        named[f"LION adapters: {task}"] = nn.ModuleList(mixture.adapters[number] for mixture in mixtures)
+    return {**named, "LION adapters: gates": nn.ModuleList(mixture.gates for mixture in mixtures)}

@@ -15,7 +15,8 @@ from pvit_ext import cli
 from pvit_ext.tools.recipes import copy_recipes
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["stage1.sh", "stage2.sh", "stage2_lora.sh", "zero2.json", "zero3.json", "zero3_offload.json"]
+SCRIPTS = [*(f"lion_stage{number}.sh" for number in (1, 2, 3)), "stage1.sh", "stage2.sh", "stage2_lora.sh"]
+NAMES = [*SCRIPTS, "zero2.json", "zero3.json", "zero3_offload.json"]
 
 
 def test_recipes_are_copied_as_they_are_and_scripts_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

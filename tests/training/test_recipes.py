@@ -27,10 +27,11 @@ ENCODERS_THAT_TRAIN: dict[str, dict[str, object]] = {
     "gpt4roi": {"width": 32, "pool": 4, "rounds": 1},
     "ferret": {"points": 32, "groups": [8, 4], "neighbors": [4, 4]},
 }
+LION = [f"lion_stage{number}.sh" for number in (1, 2, 3)]
 BIN = Path(sys.executable).parent
 
 
-@pytest.mark.parametrize("name", ["stage1.sh", "stage2.sh", "stage2_lora.sh"])
+@pytest.mark.parametrize("name", [*(f"stage{number}.sh" for number in (1, 2)), "stage2_lora.sh", *LION])
 def test_a_recipe_is_bash_and_python(name: str) -> None:
     text = (RECIPES / name).read_text()
     ast.parse(text)

@@ -43,8 +43,11 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         *({"stage": "finetune", "lora_enable": True, "lora_method": name} for name in METHODS),
         {"stage": "finetune", "lora_enable": True, "loraplus_lr_ratio": 4, "mm_projector_lr": 1e-3},
         {"stage": "finetune", "lora_enable": True, "lora_options": '{"peft_type": "VERA", "r": 8}'},
+        {"stage": "lion_region", "region_lion_adapters": 4},
+        {"stage": "lion_mixed", "region_lion_adapters": 4, "allow_no_gradient": True},
+        {"stage": "finetune", "lora_enable": True, "region_lion_adapters": 4, "allow_no_gradient": True},
     ],
-    ids=["align", "lora", "finetune", "grouped", *METHODS, "loraplus", "vera"],
+    ids=["align", "lora", "finetune", "grouped", *METHODS, "loraplus", "vera", "lion", "lion_mixed", "lion_lora"],
 )
 def test_resuming_is_exact(start: Start, tmp_path: Path, own: dict[str, Any]) -> None:
     """The same losses and the same tensors, to the bit."""

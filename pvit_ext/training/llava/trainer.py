@@ -12,6 +12,7 @@ from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training.llava import stage0
+from pvit_ext.training.stages import trains_parts_alone
 from pvit_ext.training.trainer import RegionTrainer
 
 
@@ -41,9 +42,9 @@ class LlavaRegionTrainer(RegionTrainer, LLaVATrainer):
 
 
 def export_model(trainer: LlavaRegionTrainer, output_dir: str) -> None:
-    """Write a run's result: ``align`` region modules and config, ``finetune`` a whole checkpoint and tokenizer."""
+    """Write a run's result: ``finetune`` a whole checkpoint and tokenizer, other stages region modules and config."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.args.stage == "align":
+    if trains_parts_alone(trainer.args.stage):
         save_region_modules(model, output_dir, base=model.name_or_path, write=trainer.args.should_save)
         if trainer.args.should_save:  # settings of the run, such as image_aspect_ratio, may differ from its base's
             model.config.save_pretrained(output_dir)

@@ -8,6 +8,7 @@ from pvit_ext.adapters.loraplus import split_groups
 from pvit_ext.hosts.transformers.training import connectors, read_checkpoint
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training import lora_checkpoint
+from pvit_ext.training.stages import trains_parts_alone
 from pvit_ext.training.trainer import RegionTrainer
 
 
@@ -39,7 +40,7 @@ def export_model(trainer: TransformersRegionTrainer) -> None:
         lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.lora_bias, args.should_save)
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if args.stage == "align":
+        if trains_parts_alone(args.stage):
             save_region_modules(model, args.output_dir, base=model.name_or_path, write=args.should_save)
         else:
             trainer.save_model(args.output_dir)

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# LION, stage 2, region-level: trains the adapters of the task "region" and what regions go through (region projector, and
+# the encoder if it trains), on questions about regions; the image-level adapters stay. Both bash and Python, like stage1.sh.
+#   deepspeed recipes/lion_stage2.sh [flags]     bash recipes/lion_stage2.sh [flags]
+# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths.
+''':'
+[ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
+exec ${ENTRY:-python -u -m pvit_ext.train} \
+    --stage lion_region \
+    --deepspeed "$(dirname "$0")/zero2.json" \
+    --model_name_or_path "${MODEL:-checkpoints/pvit-stage2}" \
+    --region_modules "${STAGE1:-checkpoints/lion-stage1}" \
+    --version v1 \
+    --data_path "${DATA:-data/lion_regions.json}" \
+    --image_folder "${IMAGES:-data/images}" \
+    --image_aspect_ratio pad \
+    --output_dir "${OUTPUT:-checkpoints/lion-stage2}" \
+    --region_jitter 0.02 \
+    --num_train_epochs 1 \
+    --per_device_train_batch_size 16 \
+    --gradient_accumulation_steps 1 \
+    --learning_rate 2e-4 \
+    --weight_decay 0. \
+    --warmup_ratio 0.03 \
+    --lr_scheduler_type cosine \
+    --bf16 True \
+    --model_max_length 2048 \
+    --gradient_checkpointing True \
+    --save_strategy steps \
+    --save_steps 500 \
+    --save_total_limit 1 \
+    --logging_steps 1 \
+    --dataloader_num_workers 4 \
+    --report_to none \
+    "$@"
+'''
+import os, sys
+os.execvp("bash", ["bash", __file__, *sys.argv[1:]])
+# closes the quote that bash sees opened above: '
