@@ -19,11 +19,24 @@ from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
 from pvit_ext.tools.swap import swap_encoder
 from tests.adapters.models import learned
-from tests.hosts.tiny_hosts import FEW, MIXED, OSPREY, WIDE, Parts, TinyHost, batch_of, load, logits, save, with_labels
+from tests.hosts.tiny_hosts import (
+    FEW,
+    MIXED,
+    OSPREY,
+    PLAIN,
+    WIDE,
+    Parts,
+    TinyHost,
+    batch_of,
+    load,
+    logits,
+    save,
+    with_labels,
+)
 
 slow = pytest.mark.slow
 LION = replace(OSPREY, lion_adapters=4)
-QUERIES = MIXED[:3]  # with regions, without an image, with regions
+QUERIES = [MIXED[0], PLAIN[1], MIXED[2]]  # the second without regions
 FAST = ("llava/llama", "transformers/llava")
 SLOW = [name for name in (getattr(one, "values", [one])[0] for one in FEW) if name not in FAST]
 FAMILIES = [*(one for one in FEW if one in FAST), *(pytest.param(one, marks=slow) for one in [*SLOW, "llava/mpt"])]
@@ -103,7 +116,9 @@ def test_gradient_checkpointing_with_another_forward_between(host: TinyHost, ree
     assert found.keys() == expected.keys()
     assert any("lion_adapters" in name for name in found)
     for name, gradient in expected.items():
-        assert torch.equal(gradient, found[name]), name
+        if "lion_adapters" in name:  # reentrant checkpointing adds up a vision tower's in another order
+            assert torch.equal(gradient, found[name]), name
+        assert torch.allclose(gradient, found[name], rtol=1e-3, atol=1e-6), name
 
 
 @slow

@@ -200,3 +200,39 @@ def test_two_ranks_with_unequal_batches_do_not_hang(
     assert saved["region_projector.features.weight"].shape == (48, width)
     assert all(value.numel() for value in saved.values())
     assert saved["region_projector.cross_layers.blocks.0.gates.weight"].all()
+
+
+def three_stages(world: dict[str, str], out: Path, ranks: int, zero: str) -> dict[str, torch.Tensor]:
+    """LION's recipes one after the other; the tensors of the last one's result."""
+    options = ["--deepspeed", str(RECIPES / zero), "--per_device_train_batch_size", str(4 // ranks), "--bf16", "False"]
+    encoder = ["--region_encoder_options", json.dumps(TINY_REGIONCLIP), "--region_lion_adapters", "4"]
+    for number, recipe in enumerate(LION, start=1):
+        command = [*deepspeed("--num_gpus", str(ranks), str(RECIPES / recipe)), *(encoder if number == 1 else [])]
+        paths = {"OUTPUT": out / f"{number}", f"STAGE{number - 1}": out / f"{number - 1}"}
+        printed = launch(world, command, *options, "--num_train_epochs", "2", "--learning_rate", "1e-2", **paths)
+        assert re.search(rf"LION adapters: gates .*{'trained' if number == 3 else 'frozen'}", printed)
+    return load_file(out / "3" / "region_modules.safetensors")
+
+
+@pytest.mark.slow
+def test_lions_stages_on_one_rank_and_on_two(world: dict[str, str], tmp_path: Path) -> None:
+    """The same results, with samples of both tasks on each rank, or of one task on each."""
+    records = json.loads(Path(world["DATA"]).read_text())
+    for record in records[1::2]:
+        record["conversations"][0]["value"] = "<image>\nWhat is this?"
+        del record["regions"]
+    records[3]["lion_task"] = "region"
+    data = tmp_path / "mixed.json"
+    data.write_text(json.dumps(records))
+    own = world | {"DATA": str(data), "REGION_ENCODER": "regionclip", "OMP_NUM_THREADS": "1"}
+    alone = three_stages(own, tmp_path / "alone", 1, "zero2.json")
+    moved = [name for name in alone if name.endswith(("up.weight", "scale.weight"))]
+    assert len(moved) == 2 * 2 * 2
+    assert all(bool((alone[name] != float("scale" in name)).any()) for name in moved)
+    for ranks, zero in ((2, "zero2.json"), (2, "zero3.json")):
+        found = three_stages(own, tmp_path / f"{ranks}-{zero}", ranks, zero)
+        assert found.keys() == alone.keys()
+        for name, value in alone.items():
+            assert (found[name] - value).abs().max() < 1e-3, (zero, name)
+    _, model, _, _ = pvit_ext.load_pretrained_model(str(tmp_path / "alone" / "3"), device="cpu")
+    assert model.region_config.lion_adapters == 4
