@@ -46,8 +46,8 @@ def check_lora(arguments: Any) -> None:
         return
     if trains_parts_alone(arguments.stage):
         raise ValueError(
-            f"--lora_enable True: --stage {arguments.stage} trains region modules only, and LoRA would not learn; "
-            "drop the flag, or train with --stage finetune"
+            f"--lora_enable True: --stage {arguments.stage} trains region modules only, and the adapter would not "
+            "learn; drop the flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
     refusals.check(choice.config(), zero_stage(arguments) == 3, arguments.bits)
