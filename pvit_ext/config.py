@@ -12,6 +12,7 @@ FORMAT = 1
 
 LION_TASKS = "region,image"
 PROJECTORS = ("linear", "mlp2x_gelu")
+TAGS = ("hint", "plain")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RegionConfig:
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
         lion_adapters: hidden width of LION's adapters beside each feed-forward layer of the language model, 0: none.
         lion_tasks: names of the tasks that have an adapter each, with commas between.
+        lion_tags: read tags of images before the question: ``hint`` with LION's learned hint, ``plain`` without; None
+            to read none.
     """
 
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
@@ -51,6 +54,9 @@ class RegionConfig:
     lion_adapters: int = field(default=0, metadata={"help": "hidden width of LION's adapters by task, 64 in the paper"})
     lion_tasks: str = field(
         default=LION_TASKS, metadata={"help": f"names of the adapters' tasks, default {LION_TASKS}"}
+    )
+    lion_tags: str | None = field(
+        default=None, metadata={"help": "read tags of images, with LION's learned hint or without", "choices": TAGS}
     )
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
@@ -83,10 +89,13 @@ class RegionConfig:
             raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
         if self.lion_tasks != LION_TASKS and not self.lion_adapters:
             raise ValueError(f"lion_tasks {self.lion_tasks!r} cannot apply without adapters: give lion_adapters too")
+        if self.lion_tags not in (None, *TAGS):
+            raise ValueError(f"lion_tags is {self.lion_tags!r}: {' or '.join(TAGS)}, or None for a model without tags")
 
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
-        names = {name for name in ("box_embedding", "cross_layers", "lion_adapters") if not getattr(self, name)}
+        later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags")
+        names = {name for name in later if not getattr(self, name)}
         return names | ({"lion_tasks"} if "lion_adapters" in names else set())
 
     def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
@@ -96,7 +105,8 @@ class RegionConfig:
             before: of the model until now.
             tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
         """
-        config = replace(self, conv_version=self.conv_version or before.conv_version)
+        kept = {name: getattr(self, name) or getattr(before, name) for name in ("conv_version", "lion_tags")}
+        config = replace(self, **kept)
         if not self.lion_adapters:
             tasks = before.lion_tasks if self.lion_tasks == LION_TASKS else self.lion_tasks
             config = replace(config, lion_adapters=before.lion_adapters, lion_tasks=tasks)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli import ask_many
+from pvit_ext.cli import ask_many, ask_tags
 from pvit_ext.cli.options import count
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
     parser.add_argument("--dtype", help="default float16 on cuda, float32 on the cpu")
+    ask_tags.add(parser)
     ask_many.add(parser)
     parser.set_defaults(handler=run, regions=[])
 
@@ -71,6 +72,7 @@ def _ask_one(args: argparse.Namespace) -> int:
             f"{len(regions)} region(s) given, but the question has no <region>: {args.question!r}; "
             'write <region> where a region is meant, such as "What is <region>?"'
         )
+    tagger = ask_tags.chosen_tagger(args)
     path = model_path(args.model)
 
     import pvit_ext
@@ -79,10 +81,11 @@ def _ask_one(args: argparse.Namespace) -> int:
     image = load_image(args.image)
     for region in regions:
         region.resolve(image.size, args.image)
+    tags = args.tags if tagger is None else ask_tags.tags_by(tagger, args.image, image)
     tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(
         path, base=args.base, device=args.device, dtype=args.dtype
     )
-    query = pvit_ext.Query(image, args.question, regions)
+    query = pvit_ext.Query(image, args.question, regions, tags=tags)
     how = {"conv_version": args.conv_version, "system": args.system}
     texts = args.choices
     if texts is None:
@@ -97,7 +100,7 @@ def _ask_one(args: argparse.Namespace) -> int:
     return 0
 
 
-_OF_ONE = ("question", "image", "regions", "normalized")
+_OF_ONE = ("question", "image", "regions", "normalized", *ask_tags.OPTIONS)
 
 
 def _refuse_for_many(args: argparse.Namespace) -> None:

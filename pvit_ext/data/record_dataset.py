@@ -17,13 +17,19 @@ from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
 from pvit_ext.data.schema import images_of
+from pvit_ext.data.tags.noise import TagNoise
+from pvit_ext.data.tags.survey import TagSurvey, tags_of
+from pvit_ext.data.tags.tags import HINT_STYLE, TAGS_KEY
 from pvit_ext.encoders.own_tower import StoredMaps
+from pvit_ext.prompt import HINT_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
 
 TASKS = "tasks"
 """Key of an item, and keyword of a model: the task of each sample."""
+_READ = "--region_lion_tags hint (or plain)"
+_WRITE = "`pvit-ext data tags` writes them"
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
@@ -35,9 +41,11 @@ class RecordDataset(Dataset[dict[str, Any]]):
         seed: of the run; box jitter is a function of it, the epoch and the sample.
         region_processor: what prepares a sample's regions; it runs in the data workers.
         stored_vision: what the model's vision tower made of the images before the run, where a cache has it.
+        tag_noise: what becomes of a record's tags, for a model that reads them; another draw in each epoch.
     """
 
     seed: int = 0
+    tag_noise: TagNoise = TagNoise()
     region_processor: RegionProcessor
     stored_vision: StoredVision | None = None
 
@@ -53,6 +61,55 @@ class RecordDataset(Dataset[dict[str, Any]]):
         """
         self.region_processor = replace(self.region_processor, stored_maps=maps)
         self.stored_vision = vision
+
+    def use_tags(self, noise: TagNoise) -> str | None:
+        """Look through the records' tags, where the model reads them; returns a sentence about them for the user.
+
+        Args:
+            noise: what the run makes of them.
+
+        Raises:
+            ValueError: for noise where the model reads no tags, and for a file without any.
+            RecordError: for tags that are none, if there are more such records than ``--max_bad_records`` allows.
+        """
+        if self.region_processor.tag_style is None:
+            if noise.changes:
+                raise ValueError(
+                    f"--tag_drop, --tag_wrong and --tag_shuffle change tags; the model reads none: {_READ}"
+                )
+            unread = self.records[0].data.get(TAGS_KEY) is not None
+            return (
+                f"the records have tags, and the model does not read them; for one that does: {_READ}"
+                if unread
+                else None
+            )
+        survey = TagSurvey.of(self.records)
+        self.bad_records.add(*survey.bad)
+        if not survey.tagged:
+            raise ValueError(f"the model reads tags, and no record has any ({survey}); {_WRITE}")
+        self.tag_noise = replace(noise, vocabulary=survey.vocabulary)
+        return f"tags of images ({self.region_processor.tag_style}): {survey}"
+
+    def tagged(self, record: Record, draw: np.random.Generator) -> list[str]:
+        """The turns of a record as text, the first question behind the tags of its image where the model reads them.
+
+        Raises:
+            RecordError: for tags that are none, and for ``<hint>`` in an answer.
+        """
+        texts = [turn["value"] for turn in record.data["conversations"]]
+        style = self.region_processor.tag_style
+        self.region_processor.say_what_is_text(texts, record.location)
+        if style is None:
+            return texts
+        if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
+            raise RecordError(f"{record.location}: {HINT_PLACEHOLDER} stands in an answer; it belongs in a question")
+        try:
+            tags = tags_of(record)
+        except ValueError as error:
+            raise RecordError(f"{record.location}: {error}") from error
+        if tags is None:
+            return texts
+        return [self.region_processor.tagged(texts[0], self.tag_noise(tags, draw), record.location), *texts[1:]]
 
     def images(self, record: Record) -> list[Image.Image]:
         """The upright images of a record; blanks of their sizes where nothing looks at their pixels.

@@ -47,7 +47,8 @@ def show(task: Task, sample: Sample, arm: Arm) -> Shown:
     Raises:
         RegionError: naming the sample.
     """
-    query = Query(list(sample.images), task.prompt(sample), sample.regions(), sample.history, sample.adapters)
+    given = sample.regions(), sample.history, sample.adapters, sample.tags
+    query = Query(list(sample.images), task.prompt(sample), *given)
     return arm.show(query, sample.name)
 
 
@@ -86,9 +87,10 @@ def _answers(
 ) -> list[tuple[str, Prediction]]:
     tokenizer, model, processor, _ = loaded
     shown = [show(task, sample, arm) for sample in batch]
+    queries = [one.query.read_by(model) for one in shown]
     try:
         answers = ask(
-            model, tokenizer, processor, [one.query for one in shown], options.max_new_tokens, len(batch),
+            model, tokenizer, processor, queries, options.max_new_tokens, len(batch),
             options.conv_version, options.system,
         )  # fmt: skip
     except RegionError as error:

@@ -27,6 +27,7 @@ class Sample:
         location: file, line and id, for messages.
         extra: what else the task needs for its score; plain JSON types.
         adapters: the task that a model with adapters by task takes it for; None for the usual one.
+        tags: of the images, for a model that reads them.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sample:
     location: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     adapters: str | None = None
+    tags: Any = None
 
     @property
     def name(self) -> str:

@@ -176,7 +176,7 @@ def _answered(
     part: Sequence[Question], loaded: Loaded, asking: Asking, features: ImageFeatures | None
 ) -> list[dict[str, Any]]:
     tokenizer, model, processor, _ = loaded
-    queries = [one.query() for one in part]
+    queries = [one.query().read_by(model) for one in part]
     how: dict[str, Any] = {"conv_version": asking.conv_version, "system": asking.system, "features": features}
     how["batch_size"] = asking.batch_size
     if part[0].choices:

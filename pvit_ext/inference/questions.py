@@ -14,6 +14,7 @@ from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.records import Record
 from pvit_ext.data.scan import BadRecord, name_of
 from pvit_ext.data.schema import Spec, images_of, parse_record
+from pvit_ext.data.tags.tags import TAGS_KEY, clean_tags
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.region import Region
 from pvit_ext.tokens.query import Query
@@ -36,6 +37,7 @@ class Question:
         choices: texts, of which the likeliest is the answer; none where it is written freely.
         location: file, line and id, for messages.
         about: what the answer's line repeats, in plain JSON types.
+        tags: of the images, for a model that reads them.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Question:
     choices: tuple[str, ...] = ()
     location: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] | None = None
 
     def query(self) -> Query:
         """As ``ask`` takes it; masks are read now.
@@ -55,13 +58,14 @@ class Question:
             RegionError: for a mask that cannot be read.
         """
         regions: list[Region] = Record({}, self.specs, self.location, self.folder).regions
-        return Query(list(self.images), self.text, regions, self.history)
+        return Query(list(self.images), self.text, regions, self.history, tags=self.tags)
 
     @property
     def mark(self) -> str:
         """Tells one question from another of the same id; images count by their names."""
         images = [image.removeprefix(f"{self.folder}/") for image in self.images]
         asked = [images, self.text, [repr(spec) for spec in self.specs], self.history, self.choices]
+        asked += [] if self.tags is None else [self.tags]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
@@ -144,6 +148,7 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
         history=tuple(zip(texts[0:-1:2], texts[1:-1:2], strict=True)),
         choices=_choices_of(value) or tuple(choices),
         location=location,
+        tags=None if value.get(TAGS_KEY) is None else tuple(clean_tags(value[TAGS_KEY])),
     )
 
 

@@ -5,19 +5,23 @@ Asking, training, evaluation and serving all prepare their samples here, whateve
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from pvit_ext.adapters.lion.tasks import Tasks
+from pvit_ext.data.tags.tags import HINT_STYLE, clean_tags, with_tags
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.own_tower import MADE, STORED, StoredMaps
 from pvit_ext.prompt import (
+    HINT_PLACEHOLDER,
     IMAGE_TOKEN_INDEX,
     REGION_PLACEHOLDER,
     REGION_TOKEN_INDEX,
@@ -28,6 +32,11 @@ from pvit_ext.prompt import (
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.region_module import RegionModule
+
+logger = logging.getLogger(__name__)
+_SAID = 5
+_said: list[str] = []
+"""The first samples of this process in which ``<hint>`` was text."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class RegionProcessor:
         stored_maps: maps that the encoder's own tower made of the images before; it then needs none of their pixels.
         made_map: gives such a map (C, H, W) by an image's name, where maps are shared between samples.
         tasks: of a model with adapters by task.
+        tag_style: how the model reads tags of images, see :mod:`pvit_ext.data.tags.tags`; None for one that reads none.
     """
 
     encoder: RegionEncoder | None = None
@@ -85,13 +95,15 @@ class RegionProcessor:
     stored_maps: StoredMaps | None = None
     made_map: Callable[[str], Tensor] | None = None
     tasks: Tasks | None = None
+    tag_style: str | None = None
 
     @classmethod
     def of(cls, module: RegionModule | None) -> RegionProcessor:
         """The processor of a model's region module, or of a model that has none."""
         if module is None:
             return cls()
-        return cls(module.region_encoder, module.positions_per_region, tasks=Tasks.of(module.config))
+        tasks, style = Tasks.of(module.config), module.config.lion_tags
+        return cls(module.region_encoder, module.positions_per_region, tasks=tasks, tag_style=style)
 
     @property
     def needs_pixels(self) -> bool:
@@ -100,6 +112,43 @@ class RegionProcessor:
             return False
         has_maps = self.stored_maps is not None or self.made_map is not None
         return self.encoder.paints or (self.encoder.needs_pixels and not has_maps)
+
+    def tagged(self, question: str, tags: Any, name: str) -> str:
+        """A question with the tags of its image before it.
+
+        Args:
+            question: the first of the sample.
+            tags: a list of texts; None for an image without tags.
+            name: of the sample, for messages.
+
+        Raises:
+            RegionError: for what is no list of tags, and for a model that reads none.
+        """
+        if tags is None:
+            return question
+        if self.tag_style is None:
+            raise RegionError(
+                f"{name}: tags were given, but the model reads none: leave them out, or train one that does "
+                "(lion_tags, 'hint' or 'plain', of attach, swap and --region_lion_tags)"
+            )
+        try:
+            return with_tags(question, clean_tags(tags), self.tag_style)
+        except ValueError as error:
+            raise RegionError(f"{name}: {error}") from error
+
+    def say_what_is_text(self, texts: Sequence[str], name: str) -> None:
+        """Log that ``<hint>`` in a sample is ordinary text, where the model has no hint vector.
+
+        Args:
+            texts: of the sample.
+            name: of the sample.
+        """
+        if self.tag_style == HINT_STYLE or len(_said) >= _SAID or name in _said:
+            return
+        if any(HINT_PLACEHOLDER in text for text in texts):
+            _said.append(name)
+            reason = "the model has no hint vector (lion_tags='hint')"
+            logger.warning("%s: %s in its prompt is ordinary text, because %s", name, HINT_PLACEHOLDER, reason)
 
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str
@@ -156,6 +205,7 @@ class RegionProcessor:
         """
         found = [one for text in texts for one in find_placeholders(text, name)]
         texts = [replace_markup(text) for text in texts]
+        self.say_what_is_text(texts, name)
         given = [
             _resolve(region, sizes, name, number)
             for number, region in enumerate(fill_placeholders(found, regions, name))

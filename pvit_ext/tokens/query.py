@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Query:
         history: earlier turns as (question, answer).
         task: name of its task for a model with adapters by task, such as ``region`` for a question that asks for a box;
             None for the usual one, by whether it has regions. Other models have no use for it.
+        tags: of the images, a list of texts that stand before the first question; for a model that reads them.
     """
 
     image: Any
@@ -38,10 +39,20 @@ class Query:
     regions: Any = ()
     history: Sequence[tuple[str, str]] = ()
     task: str | None = None
+    tags: Any = None
 
     def __post_init__(self) -> None:
         """Read a stream once: its size and its pixels are asked for at different times."""
         self.image = [_read(one) for one in self.image] if isinstance(self.image, (list, tuple)) else _read(self.image)
+
+    def read_by(self, model: Any) -> Query:
+        """The same question for a model that may read no tags, without them then.
+
+        Args:
+            model: of either host.
+        """
+        config = getattr(model, "region_config", None)
+        return self if config is not None and config.lion_tags else replace(self, tags=None)
 
     def load_images(self) -> list[Image.Image]:
         """The query's images, upright RGB."""

@@ -12,6 +12,7 @@ from pvit_ext.config import Option, RegionConfig, json_object, options
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
+from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import read_region_config
@@ -88,6 +89,11 @@ class DataFlags:
     max_bad_records: int = field(
         default=0, metadata={"help": "bad records to list in bad_records.jsonl and replace by the next good one"}
     )
+    tag_drop: float = field(default=0.0, metadata={"help": "chance of each tag of an image to be missing"})
+    tag_wrong: float = field(
+        default=0.0, metadata={"help": "chance, for each tag of an image, that a wrong one of the records' joins"}
+    )
+    tag_shuffle: bool = field(default=False, metadata={"help": "put the tags of an image into another order"})
     region_cache: str | None = field(
         default=None, metadata={"help": "folder that `pvit-ext data cache` wrote: frozen towers are not run"}
     )
@@ -100,6 +106,19 @@ class DataFlags:
             raise ValueError(f"--region_jitter {self.region_jitter}: give a part of a box's extent, 0 to below 0.5")
         if self.max_bad_records < 0:
             raise ValueError(f"--max_bad_records {self.max_bad_records}: give how many records may be bad, 0 or more")
+        self.tag_noise  # noqa: B018  raises
+
+    @property
+    def tag_noise(self) -> TagNoise:
+        """What becomes of the tags of images.
+
+        Raises:
+            ValueError: for a chance that is none.
+        """
+        for name in ("tag_drop", "tag_wrong"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"--{name} {value}: give a chance, 0 to 1")
+        return TagNoise(self.tag_drop, self.tag_wrong, self.tag_shuffle)
 
 
 @dataclass

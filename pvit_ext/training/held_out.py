@@ -12,6 +12,7 @@ import torch
 
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import Records
+from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.evaluation.measures import mean_score
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.task import TaskOptions
@@ -82,7 +83,7 @@ class HeldOut:
 
     def _accuracy(self, model: Any) -> float:
         data, batch = self.dataset, self.trainer.args.per_device_eval_batch_size
-        queries = [query_of(sample) for sample in self.samples]
+        queries = [query_of(sample).read_by(model) for sample in self.samples]
         tokens = self.task.max_new_tokens
         answers = ask(model, data.tokenizer, data.data_args.image_processor, queries, tokens, batch)
         pairs = zip(self.samples, answers, strict=True)
@@ -91,7 +92,7 @@ class HeldOut:
 
 def query_of(sample: Sample) -> Query:
     """A question of the own-set task, as ``pvit-ext eval own`` asks it."""
-    return Query(list(sample.images), sample.question, sample.regions(), sample.history, sample.adapters)
+    return Query(list(sample.images), sample.question, sample.regions(), sample.history, sample.adapters, sample.tags)
 
 
 @contextmanager
@@ -121,10 +122,11 @@ def _without_stored_maps(model: Any) -> Iterator[None]:
 
 
 def _dataset(training: Any, records: Records) -> Any:
-    """The training's dataset over other records: no region is moved, and a bad record is an error."""
+    """The training's dataset over other records: no region is moved, no tag changed, and a bad record is an error."""
     dataset = copy.copy(training)
     dataset.records, dataset.bad_records = records, BadRecords(0)
     dataset.data_args = copy.copy(training.data_args)
     dataset.data_args.region_jitter = 0.0
+    dataset.tag_noise = TagNoise()
     dataset.use_stored(None, None)
     return dataset

@@ -22,6 +22,7 @@ from transformers.integrations import TensorBoardCallback, is_tensorboard_availa
 
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
+from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.inference import ask
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, number_regions
 from pvit_ext.regions.drawing import draw_regions
@@ -84,7 +85,8 @@ class Sample:
         *asked, reference = number_regions([turn.replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns])
         *earlier, question = [_image_first(turn) for turn in turns[:-1]]
         given = sum(turn.count(REGION_PLACEHOLDER) for turn in turns[:-1])  # the reference may point at more
-        query = Query(path, question, regions[:given], list(zip(earlier[::2], earlier[1::2], strict=True)))
+        history = list(zip(earlier[::2], earlier[1::2], strict=True))
+        query = Query(path, question, regions[:given], history, tags=record.data.get(TAGS_KEY))
         return cls(query, draw_regions(image, regions), "\n".join(asked), reference)
 
 
@@ -203,7 +205,7 @@ class Tracking(TrainerCallback):
         """Every process asks the same: with ZeRO-3 they gather each layer together, else they would wait anyway."""
         trainer, dataset = self.trainer, self.trainer.train_dataset
         model = getattr(trainer.model, "get_base_model", lambda: trainer.model)()  # peft's adapters stay in its layers
-        queries = [sample.query for sample in self.samples]
+        queries = [sample.query.read_by(model) for sample in self.samples]
         with answering(model), trainer.accelerator.autocast():
             processor, batch = dataset.data_args.image_processor, self.args.per_device_eval_batch_size
             return ask(model, dataset.tokenizer, processor, queries, batch_size=batch)

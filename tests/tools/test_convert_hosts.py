@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoProcessor, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext import Region, cli
-from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
@@ -27,8 +27,8 @@ from tests.hosts.transformers.zoo import ZOO
 from tests.tiny import build_llava
 
 OPTIONS = {"layers": [-2, -1], "position_grid": 8}
-CONFIG = pvit_ext.RegionConfig(encoder="osprey", encoder_options=OPTIONS, box_embedding=True)
-TEXT = "USER: <image>\nWhat is <region> ? Compare it with <region> ASSISTANT:"
+CONFIG = pvit_ext.RegionConfig(encoder="osprey", encoder_options=OPTIONS, box_embedding=True, lion_tags="hint")
+TEXT = "USER: <image>\nBy <hint>: What is <region> ? Compare it with <region> ASSISTANT:"
 REGIONS = [Region.box(30, 12, 60, 50), Region.polygon([(35, 5), (60, 10), (50, 40)])]
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (61, 97, 3), dtype=np.uint8))
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
@@ -50,7 +50,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     build_llava(folder / "plain", **LAYOUTS[request.param])
     _, model, _, _ = pvit_ext.load_pretrained_model(str(folder / "plain"))
     pvit_ext.attach(model, CONFIG)
-    torch.nn.init.normal_(model.model.region_projector.box_embedding.weight)
+    for part in (model.model.region_projector.box_embedding, model.model.region_hint):
+        torch.nn.init.normal_(part.weight)
     model.save_pretrained(out := folder / "llava")
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (out / name).write_bytes((folder / "plain" / name).read_bytes())
@@ -77,7 +78,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 def llava_logits(folder: Path) -> tuple[list[int], Tensor]:
     """Ids of the prompt with LLaVA's sentinels, and logits."""
     tokenizer, model, images, _ = pvit_ext.load_pretrained_model(str(folder))
-    ids = tokenizer_region_token(TEXT, tokenizer, return_tensors="pt")
+    ids = tokenizer_region_token(TEXT, HintTokenizer(tokenizer), return_tensors="pt")
     pixels = process_images([IMAGE], images, model.config)
     with torch.no_grad():
         out = model(input_ids=ids[None], images=pixels, regions=[REGIONS], image_sizes=[IMAGE.size])
@@ -101,6 +102,7 @@ def hub_logits(folder: Path, sentinels: list[int] | None = None) -> tuple[list[i
         count = int((out["input_ids"] == model.config.image_token_id).sum())
         places = {-200: [model.config.image_token_id] * count}
         places[-300] = [region] * model.region_module.positions_per_region
+        places[-301] = [tokenizer.convert_tokens_to_ids("<hint>")]
         ids = torch.tensor([[one for given in sentinels for one in places.get(given, [given])]])
         out["input_ids"], out["attention_mask"] = ids, torch.ones_like(ids)
     with torch.no_grad():
@@ -131,7 +133,11 @@ def test_stock_transformers_loads_it(checkpoint: Path, tmp_path: Path) -> None:
     stock = getattr(transformers, config.architectures[0])
     model, info = stock.from_pretrained(there, output_loading_info=True)
     assert not info["missing_keys"]
-    assert {name.split(".")[0] for name in info["unexpected_keys"]} <= {"region_encoder", "region_projector"}
+    assert {name.split(".")[0] for name in info["unexpected_keys"]} <= {
+        "region_encoder",
+        "region_hint",
+        "region_projector",
+    }
     processor = AutoProcessor.from_pretrained(there)
     chat = [{"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "What is it?"}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)

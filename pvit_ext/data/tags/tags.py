@@ -16,12 +16,12 @@ from pvit_ext.prompt import HINT_PLACEHOLDER
 
 TAGS_KEY = "tags"
 """Key of a record: a list of texts. An empty list says that a tagger found nothing, no key that none looked."""
-STYLES = ("plain", "hint")
+PLAIN_STYLE, HINT_STYLE = "plain", "hint"
 """The sentence without and with the learned hint in it."""
 
 _SENTENCES = {
-    "plain": "Rely on all, some or none of these tags of the image: [{}].",
-    "hint": f"As {HINT_PLACEHOLDER} advises, rely on all, some or none of these tags of the image: [{{}}].",
+    PLAIN_STYLE: "Rely on all, some or none of these tags of the image: [{}].",
+    HINT_STYLE: f"As {HINT_PLACEHOLDER} advises, rely on all, some or none of these tags of the image: [{{}}].",
 }
 _PLACEHOLDER = re.compile(r"</?(?:image|region|hint)>", re.IGNORECASE)
 _LEADING_IMAGES = re.compile(r"(?:\s*<image>)*\s*")
@@ -71,7 +71,7 @@ def with_tags(question: str, tags: Sequence[str], style: str) -> str:
     Args:
         question: images that stand at its start stay there.
         tags: of :func:`clean_tags`; without any, the question stays as it is.
-        style: one of :data:`STYLES`.
+        style: :data:`PLAIN_STYLE` or :data:`HINT_STYLE`.
     """
     if not tags:
         return question

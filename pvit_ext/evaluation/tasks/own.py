@@ -9,6 +9,7 @@ from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
+from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.evaluation.answers import normalise, only_name_within, whole_answer
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
@@ -91,6 +92,7 @@ class Own(Task):
                 location=f"{record.location}, question {turn // 2 + 1}",
                 extra={"class": name},
                 adapters=record.data.get(RECORD_KEY),
+                tags=record.data.get(TAGS_KEY),
             )
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
-from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
 from pvit_ext.hosts.llava.vision_pass import PIXELS
 from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
@@ -43,6 +44,8 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
         raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
     if not given:
         questions[0] = (IMAGE_PLACEHOLDER + "\n") * images + questions[0]
+    processor = RegionProcessor.of(model.region_module)
+    questions[0] = processor.tagged(questions[0], query.tags, name)
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)
@@ -50,7 +53,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
     text = conv.get_prompt()
     if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
-    return RegionProcessor.of(model.region_module).prompt([text], query.all_regions(name), sizes, name, query.task)
+    return processor.prompt([text], query.all_regions(name), sizes, name, query.task)
 
 
 def collate(
@@ -74,6 +77,8 @@ def collate(
     """
     processor, layout = RegionProcessor.of(model.region_module), ImageLayout.of(model)
     processor = processor if shown is None else shown.processor(processor)
+    if processor.tag_style == HINT_STYLE:
+        tokenizer = HintTokenizer(tokenizer)
     samples: list[RegionSample] = []
     ids: list[Tensor] = []
     for query, prompt in zip(queries, prompts, strict=True):

@@ -18,12 +18,14 @@ from pvit_ext.data.cache.vision import number_of
 from pvit_ext.data.record_dataset import TASKS, RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.data.schema import images_of
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
+from pvit_ext.hosts.llava.region_token import HintTokenizer
 from pvit_ext.hosts.llava.template_check import check_template
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
 from pvit_ext.hosts.llava.vision_pass import PIXELS, tower_pixels
 from pvit_ext.hosts.stored_vision import STORED_IMAGES
-from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
+from pvit_ext.prompt import HINT_PLACEHOLDER, HINT_TOKEN_INDEX, IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.jitter import jitter_box
 from pvit_ext.regions.region import ResolvedRegion, Size
@@ -69,14 +71,13 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
             shown = {"image": blank, "image_size": [(width, height)], "regions": [], "region_extra": [None]}
             if self.stored_vision is not None:
                 shown[STORED_IMAGES] = [self.stored_vision.cache.number(BLANK)]
-            return self._encoded(record, record.data["conversations"], 0, []) | shown | self._task(record, False)
+            turns = _with_texts(record, self.tagged(record, draw))
+            return self._encoded(record, turns, 0, []) | shown | self._task(record, False)
         images = self.images(record)
         sizes = [image.size for image in images]
-        turns = record.data["conversations"]
-        texts, regions = [turn["value"] for turn in turns], self._regions(record, sizes, draw)
-        asked = record.data.get(RECORD_KEY)
-        prompt = self.region_processor.prompt(texts, regions, sizes, record.location, asked)
-        turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
+        regions, asked = self._regions(record, sizes, draw), record.data.get(RECORD_KEY)
+        prompt = self.region_processor.prompt(self.tagged(record, draw), regions, sizes, record.location, asked)
+        turns = _with_texts(record, prompt.texts)
         item = self._encoded(record, turns, len(prompt.regions), [self.layout.positions(size) for size in sizes])
         self.region_processor.check(prompt.regions, [self.layout.view(size) for size in sizes], sizes)
         sample = self.region_processor.show(prompt, images, images_of(record.data))
@@ -101,7 +102,11 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         elif has_image:
             conversations = llava_train.preprocess_multimodal(conversations, self.data_args)
         try:
-            encoded = llava_train.preprocess(conversations, self.tokenizer, has_image=has_image)
+            tokenizer, placed = self.tokenizer, has_image
+            if self.region_processor.tag_style == HINT_STYLE:
+                tokenizer = HintTokenizer(tokenizer)
+                placed |= any(HINT_PLACEHOLDER in turn["value"] for turn in turns)
+            encoded = llava_train.preprocess(conversations, tokenizer, has_image=placed)
         except AssertionError as error:
             wanted = "--version plain takes one question with <image> and one answer"
             raise RecordError(f"{record.location}: LLaVA's template refuses the conversation; {wanted}") from error
@@ -141,12 +146,18 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         if (images := int((ids == IMAGE_TOKEN_INDEX).sum())) != len(image_positions):
             problem = f"{len(image_positions)} images, but its prompt keeps {images} <image>"
             raise RecordError(f"{name}: {problem}; --version plain takes one image, use another template")
-        for what, found in (("first answer", answer[:1]), ("last region", regions[-1:])):
+        hints = (ids == HINT_TOKEN_INDEX).nonzero().flatten()
+        for what, found in (("first answer", answer[:1]), ("last region", regions[-1:]), ("last hint", hints[-1:])):
             for index in found.tolist():
                 end = self.region_processor.count_positions(ids[: index + 1], image_positions)
                 if end > limit:
                     problem = f"its {what} ends at position {end}, --model_max_length is {limit}; raise it"
                     raise RecordError(f"{name}: {problem}")
+
+
+def _with_texts(record: Record, texts: list[str]) -> list[dict[str, str]]:
+    """The turns of a record with other texts."""
+    return [{**turn, "value": text} for turn, text in zip(record.data["conversations"], texts, strict=True)]
 
 
 class RegionCollator(llava_train.DataCollatorForSupervisedDataset):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.config import RegionConfig
+from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
 from pvit_ext.hosts.llava.splice import pad_left
 from pvit_ext.regions.region import Region, RegionError, Size
@@ -82,7 +83,8 @@ class RegionGeneration:
         """
         if (mix := self._mix(tasks, regions, inputs, False)) is not None:
             kwargs["tasks"] = mix.argmax(-1)
-        if regions is None and tower_output is None and self.llava_generates:
+        special = tower_output is not None or holds_hints(inputs)
+        if regions is None and self.llava_generates and not special:
             refuse_unbound(inputs)
             return super().generate(inputs, images=images, image_sizes=image_sizes, **kwargs)  # type: ignore[misc]
         if inputs is None:

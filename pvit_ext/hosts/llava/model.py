@@ -20,7 +20,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.encoders.base import RegionInputs
 from pvit_ext.hosts.base import has_cache
-from pvit_ext.hosts.llava import compat, image_rows
+from pvit_ext.hosts.llava import compat, hints, image_rows
 from pvit_ext.hosts.llava.generation import RegionGeneration, Regions, TaskNames
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
@@ -198,7 +198,8 @@ class RegionMixin(RegionGeneration):
         Raises:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
         """
-        stock = image_rows.appending(self, super().prepare_inputs_labels_for_multimodal)  # type: ignore[misc]
+        stock = hints.writing(self, super().prepare_inputs_labels_for_multimodal)  # type: ignore[misc]
+        stock = image_rows.appending(self, stock)
         has_regions = any(regions or [])
         encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
         if encoder is not None and not encoder.tokens_per_region:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
+from pvit_ext.prompt import HINT_TOKEN_INDEX, IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.region import RegionError, ResolvedRegion
 
 IGNORE_INDEX = -100
@@ -20,6 +20,8 @@ REGION_MARK = -10000
 """Label of region position k is ``REGION_MARK - k``; no vocabulary, and none of LLaVA's sentinels, reaches that far."""
 ROW_MARK = -(10**12)
 """Likewise of row k behind an image; no prompt has so many positions of regions."""
+HINT_MARK = -(10**15)
+"""Likewise of hint k."""
 
 
 @dataclass
@@ -59,6 +61,18 @@ def mark_rows(
     """
     repeats = torch.where(input_ids == IMAGE_TOKEN_INDEX, 1 + rows_per_image, 1)  # (B, L)
     return _marked(input_ids, labels, attention_mask, repeats, IMAGE_TOKEN_INDEX, ROW_MARK, spare=1)
+
+
+def mark_hints(input_ids: Tensor, labels: Tensor | None, attention_mask: Tensor | None) -> MarkedBatch:
+    """Mark the position of each ``HINT_TOKEN_INDEX``.
+
+    Args:
+        input_ids: (B, L) int64.
+        labels: (B, L) int64, or None.
+        attention_mask: (B, L) of 0 and 1 or bool, or None for no padding.
+    """
+    repeats = torch.ones_like(input_ids)
+    return _marked(input_ids, labels, attention_mask, repeats, HINT_TOKEN_INDEX, HINT_MARK)
 
 
 def _marked(

@@ -158,6 +158,7 @@ class TransformersChat:
             raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
         if not given:
             questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
+        questions[0] = (self.regions or RegionProcessor()).tagged(questions[0], query.tags, name)
         messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
             messages.append(message("user", question))

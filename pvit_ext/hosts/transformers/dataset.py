@@ -67,13 +67,12 @@ class RegionDataset(RecordDataset):
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
-            return self._without_image(record)
+            return self._without_image(record, self.tagged(record, draw))
         name, samples, turns = record.location, self.region_processor, record.data["conversations"]
         images = self.images(record)
         sizes, most = [image.size for image in images], self.data_args.region_jitter
         regions = [jitter_box(region, most, draw) for region in record.resolve(sizes)]
-        texts, asked = [turn["value"] for turn in turns], record.data.get(RECORD_KEY)
-        prompt = samples.prompt(texts, regions, sizes, name, asked)
+        prompt = samples.prompt(self.tagged(record, draw), regions, sizes, name, record.data.get(RECORD_KEY))
         turns = [{**turn, "value": text} for turn, text in zip(turns, prompt.texts, strict=True)]
         dialogue = render(self.processor, turns, name)
         self._check_images(turns, len(images), name)
@@ -82,14 +81,15 @@ class RegionDataset(RecordDataset):
         sample = samples.show(one, images, images_of(record.data))
         return self._encoded(sample, name, expanded) | self._task(record, bool(prompt.given))
 
-    def _without_image(self, record: Record) -> dict[str, Any]:
+    def _without_image(self, record: Record, texts: Sequence[str]) -> dict[str, Any]:
         """A record of text alone, with a blank image behind its end, which none of its answers sees.
 
         Every rank has to run every module in every step, or ZeRO and DDP wait or mix up gradients; LLaVA shows its
         tower a blank image for the same reason.
         """
         name, samples = record.location, self.region_processor
-        dialogue = render(self.processor, record.data["conversations"], name)
+        turns = [{**turn, "value": text} for turn, text in zip(record.data["conversations"], texts, strict=True)]
+        dialogue = render(self.processor, turns, name)
         prompt = RegionPrompt([dialogue.text + self.processor.image_token], [], [], name)
         blank = Image.new("RGB", BLANK_SIZE)
         if self.stored_vision is not None:

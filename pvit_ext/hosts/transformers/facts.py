@@ -16,15 +16,18 @@ class HostFacts:
         token_id: id that stands at every position of a region.
         image_mean: three channels, of the model's image processor.
         image_std: three channels, of the model's image processor.
+        hint_token_id: id that stands at the position of a hint; None for a model without a hint vector.
     """
 
     token_id: int
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    hint_token_id: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for config.json."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def host_facts(config: Any) -> HostFacts:
@@ -36,10 +39,10 @@ def host_facts(config: Any) -> HostFacts:
     Raises:
         ValueError: when they are missing or not complete.
     """
-    values = getattr(config, HOST_KEY, None)
+    values: Any = getattr(config, HOST_KEY, None)
     try:
-        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])  # type: ignore[index]
-        return HostFacts(int(values["token_id"]), mean, std)  # type: ignore[index]
+        mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
+        return HostFacts(int(values["token_id"]), mean, std, values.get("hint_token_id"))
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"the model's config has {HOST_KEY} = {values!r}, but a model with regions needs token_id, image_mean and "

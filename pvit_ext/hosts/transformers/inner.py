@@ -21,6 +21,7 @@ from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
+from pvit_ext.hosts.transformers.hints import hint_of, write_hints
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.hosts.transformers.injection import align_right, check_counts, keep_in_graph, write_tokens
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
@@ -32,11 +33,11 @@ class Pending:
     """Region tokens that a running forward has still to write.
 
     Args:
-        tokens: (B, K, D), right-aligned; of a dummy region (1, S, D).
+        tokens: (B, K, D), right-aligned; of a dummy region (1, S, D); None where there are hints alone to write.
         dummy: they belong nowhere, and only have to be in the graph.
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     dummy: bool = False
 
 
@@ -77,7 +78,9 @@ class InnerMixin:
         return partial(self._embed, stock)
 
     def _embed(self, stock: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
-        pending, embeds = self.pending.pop(get_ident()), stock(ids)
+        pending, embeds = self.pending.pop(get_ident()), write_hints(self.outer[0], stock(ids), ids)
+        if pending.tokens is None:
+            return embeds
         if pending.dummy:
             return keep_in_graph(embeds, pending.tokens)
         return write_tokens(embeds, ids == self.region_host.token_id, pending.tokens)
@@ -134,6 +137,8 @@ class InnerMixin:
             self._refuse_unbound(input_ids)
         if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs:
             self.region_host.run_tower(kwargs)
+        if pending is None and input_ids is not None and hint_of(self.outer[0]) is not None:
+            pending = Pending(None)
         if pending is not None and input_ids is None:
             raise RegionError("region_tokens were given without input_ids, in which <region> stands")
         with routed(mix):

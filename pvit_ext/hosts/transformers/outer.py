@@ -132,7 +132,9 @@ class OuterMixin:
         """Ids to suppress: a placeholder that the model wrote itself would shift the positions of all regions."""
         config = kwargs.get("generation_config") or self.generation_config
         given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
-        return [*(given or []), self.base_model.region_host.token_id]
+        facts = self.base_model.region_host.facts
+        hints = [] if facts.hint_token_id is None else [facts.hint_token_id]
+        return [*(given or []), facts.token_id, *hints]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         """transformers' own; blocks that run again keep their adapters."""

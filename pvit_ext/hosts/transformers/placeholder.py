@@ -1,4 +1,4 @@
-"""The id that stands at every position of a region: a row of the embedding that nothing else uses."""
+"""The ids that stand at every position of a region and of a hint: rows of the embedding that nothing else uses."""
 
 from __future__ import annotations
 
@@ -13,47 +13,49 @@ from pvit_ext.prompt import REGION_PLACEHOLDER
 logger = logging.getLogger(__name__)
 
 
-def claim_token(model: Any, tokenizer: Any) -> int:
-    """Make ``<region>`` one token with a row of the model's embedding, and return its id.
+def claim_token(model: Any, tokenizer: Any, placeholder: str = REGION_PLACEHOLDER) -> int:
+    """Make a placeholder one token with a row of the model's embedding, and return its id.
 
     Most checkpoints have more rows of the embedding than tokens. If there is no spare row, one is added, and the log
-    says so. Region tokens replace it in the input, and generation with regions never writes it.
+    says so. Region tokens and the hint vector replace it in the input, and generation with regions never writes it.
 
     Args:
         model: whose embedding grows if it must.
         tokenizer: gets the token, unless it has it.
+        placeholder: ``<region>`` or ``<hint>``.
 
     Raises:
-        ValueError: when the tokenizer gives ``<region>`` an id that another token has.
+        ValueError: when the tokenizer gives the placeholder an id that another token has.
     """
-    token_id = token_of(tokenizer)
+    token_id = token_of(tokenizer, placeholder)
     rows = model.get_input_embeddings().num_embeddings
     if token_id >= rows:
         _add_rows(model, token_id + 1)
         logger.warning(
-            "the model has no spare row for %s: its embedding grows from %d to %d rows", REGION_PLACEHOLDER, rows,
+            "the model has no spare row for %s: its embedding grows from %d to %d rows", placeholder, rows,
             token_id + 1,
         )  # fmt: skip
     return token_id
 
 
-def token_of(tokenizer: Any) -> int:
-    """Make ``<region>`` one token of a tokenizer, and return its id.
+def token_of(tokenizer: Any, placeholder: str = REGION_PLACEHOLDER) -> int:
+    """Make a placeholder one token of a tokenizer, and return its id.
 
     Args:
         tokenizer: gets the token, unless it has it.
+        placeholder: ``<region>`` or ``<hint>``.
 
     Raises:
-        ValueError: when the tokenizer gives ``<region>`` an id that another token has.
+        ValueError: when the tokenizer gives the placeholder an id that another token has.
     """
     from transformers import AddedToken
 
     known = tokenizer.get_vocab()
-    if REGION_PLACEHOLDER not in known:
-        tokenizer.add_tokens([AddedToken(REGION_PLACEHOLDER, special=True, normalized=False)], special_tokens=True)
-    token_id = int(tokenizer.convert_tokens_to_ids(REGION_PLACEHOLDER))
-    if other := [name for name, number in known.items() if number == token_id and name != REGION_PLACEHOLDER]:
-        raise ValueError(f"the tokenizer gives {REGION_PLACEHOLDER} the id {token_id}, which {other[0]!r} has")
+    if placeholder not in known:
+        tokenizer.add_tokens([AddedToken(placeholder, special=True, normalized=False)], special_tokens=True)
+    token_id = int(tokenizer.convert_tokens_to_ids(placeholder))
+    if other := [name for name, number in known.items() if number == token_id and name != placeholder]:
+        raise ValueError(f"the tokenizer gives {placeholder} the id {token_id}, which {other[0]!r} has")
     return token_id
 
 

@@ -84,7 +84,7 @@ class ProcessorRegions:
         chosen, facts = self.config, self.facts
         tasks = chosen.lion_tasks if chosen.lion_adapters else None
         given = chosen.encoder, chosen.encoder_options, chosen.delimiters
-        values = *given, facts.tokens_per_region, self.family_key, tasks
+        values = *given, facts.tokens_per_region, self.family_key, tasks, chosen.lion_tags
         return json.dumps(values, sort_keys=True)
 
     @property
@@ -102,7 +102,8 @@ class ProcessorRegions:
     def samples(self) -> RegionProcessor:
         """The region processor, which prepares samples."""
         positions = self.facts.tokens_per_region + 2 * bool(self.config.delimiters)
-        return RegionProcessor(self.encoder, positions, tasks=Tasks.of(self.config))
+        chosen = self.config
+        return RegionProcessor(self.encoder, positions, tasks=Tasks.of(chosen), tag_style=chosen.lion_tags)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the encoder, which a copy builds anew."""

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from pvit_ext.config import CONFIG_KEY
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.files import read_json
 from pvit_ext.hosts.model_regions import stored_regions
 from pvit_ext.hosts.stored import StoredModel
@@ -17,7 +18,7 @@ from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.placeholder import token_of
-from pvit_ext.prompt import REGION_PLACEHOLDER
+from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER
 
 _PROCESSOR_FILE = "processor_config.json"
 
@@ -37,32 +38,34 @@ def read_stored(folder: Path) -> StoredModel:
 
 
 def add_regions(folder: Path, regions: dict[str, Any]) -> None:
-    """Name new region modules in config.json, and give the tokenizer its token.
+    """Name new region modules in config.json, and give the tokenizer its tokens.
 
     Args:
         folder: with the files beside the weights.
         regions: the nested key of config.json.
 
     Raises:
-        ValueError: when the model has no row of the embedding for ``<region>``.
+        ValueError: when the model has no row of the embedding for ``<region>``, or for the ``<hint>`` that it reads.
     """
     config, processor = AutoConfig.from_pretrained(folder), load_processor(str(folder))
     tokenizer, images = processor.tokenizer, processor.image_processor
-    known = REGION_PLACEHOLDER in tokenizer.get_vocab()
-    token_id = _token_id(tokenizer, config, folder)
-    if not known:
+    before = len(tokenizer)
+    token_id = _token_id(tokenizer, config, folder, REGION_PLACEHOLDER)
+    hints = regions["lion_tags"] == HINT_STYLE
+    hint_id = _token_id(tokenizer, config, folder, HINT_PLACEHOLDER) if hints else None
+    if len(tokenizer) != before:
         tokenizer.save_pretrained(folder)
-    facts = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std))
+    facts = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std), hint_id)
     path = folder / "config.json"
     path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions, HOST_KEY: facts.to_json()}, indent=2) + "\n")
     _forget_regions(folder / _PROCESSOR_FILE)
 
 
-def _token_id(tokenizer: Any, config: Any, folder: Path) -> int:
-    token_id, rows = token_of(tokenizer), int(config.get_text_config().vocab_size)
+def _token_id(tokenizer: Any, config: Any, folder: Path, placeholder: str) -> int:
+    token_id, rows = token_of(tokenizer, placeholder), int(config.get_text_config().vocab_size)
     if token_id >= rows:
         raise ValueError(
-            f"{folder} has {rows} rows in its embedding and a token for each, none for {REGION_PLACEHOLDER}: load it, "
+            f"{folder} has {rows} rows in its embedding and a token for each, none for {placeholder}: load it, "
             "pvit_ext.attach(model, config, processor=processor), and save both; attach adds a row"
         )
     return token_id

@@ -40,7 +40,15 @@ def check_is_convertible(host: Any) -> None:
         raise ValueError("mm_use_im_start_end surrounds images with tokens: transformers' LLaVA does not")
 
 
-def hub_config(host: Any, values: dict[str, Any], tower: Tower, rows: int, image_id: int, region_id: int | None) -> Any:
+def hub_config(
+    host: Any,
+    values: dict[str, Any],
+    tower: Tower,
+    rows: int,
+    image_id: int,
+    region_id: int | None,
+    hint_id: int | None = None,
+) -> Any:
     """The config of ``LlavaForConditionalGeneration`` or ``LlavaNextForConditionalGeneration``.
 
     Args:
@@ -50,6 +58,7 @@ def hub_config(host: Any, values: dict[str, Any], tower: Tower, rows: int, image
         rows: of the embedding.
         image_id: of ``<image>``.
         region_id: of ``<region>``, for a checkpoint with regions.
+        hint_id: of ``<hint>``, for one with a hint vector.
     """
     import transformers
 
@@ -72,7 +81,7 @@ def hub_config(host: Any, values: dict[str, Any], tower: Tower, rows: int, image
     config.architectures = [type(config).__name__.replace("Config", "ForConditionalGeneration")]
     config.dtype = values.get("dtype", values.get("torch_dtype"))
     if region_id is not None:
-        facts = HostFacts(region_id, tuple(tower.images.image_mean), tuple(tower.images.image_std))
+        facts = HostFacts(region_id, tuple(tower.images.image_mean), tuple(tower.images.image_std), hint_id)
         setattr(config, CONFIG_KEY, values[CONFIG_KEY])
         setattr(config, HOST_KEY, facts.to_json())
     return config

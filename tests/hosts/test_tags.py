@@ -1,0 +1,201 @@
+"""Soft-prompted tags on both hosts: the hint vector where ``<hint>`` stands, in any batch, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pvit_ext
+from pvit_ext import Query
+from pvit_ext.cli import main
+from pvit_ext.regions.region import RegionError
+from tests.hosts.tiny_hosts import (
+    BOX,
+    HAS_TRANSFORMERS_HOST,
+    OSPREY,
+    TALL,
+    WIDE,
+    Parts,
+    TinyHost,
+    batch_of,
+    load,
+    logits,
+    save,
+    with_labels,
+)
+
+TAGGED = replace(OSPREY, lion_tags="hint")
+HOSTS = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
+QUERIES = [
+    Query(WIDE, "what is in <region> ?", [BOX], tags=["a cat", "dog"]),
+    Query(None, "where ?"),
+    Query(TALL, "where is a cat ?", tags=["dog"]),
+    Query(WIDE, "what is in <region> <hint> and <hint> ?", [BOX], tags=["red"]),
+    Query([TALL, WIDE], "which is larger ?"),
+]
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyHost, Parts]:
+    """A host, and its model with a hint vector that is far from any word."""
+    host = make_host(request.param, tmp_path_factory)
+    parts = host.attached(TAGGED)
+    hint_of(parts).weight.data.normal_(std=2)
+    return host, parts
+
+
+def make_host(name: str, tmp: pytest.TempPathFactory) -> TinyHost:
+    from tests.hosts.tiny_hosts import TinyLlava, TinyTransformers
+
+    kind, _, family = name.partition("/")
+    host: TinyHost = (TinyLlava if kind == "llava" else TinyTransformers)(family, tmp)
+    return host
+
+
+def hint_of(parts: Parts) -> Any:
+    return parts.model.region_module.lion["region_hint"]
+
+
+def end_logits(host: TinyHost, parts: Parts, queries: Sequence[Query]) -> Tensor:
+    """Logits (B, V) behind each prompt."""
+    batch = batch_of(parts, queries)
+    found = logits(parts.model, batch)
+    if not host.pads_right:
+        return found[:, -1]
+    lengths = [int(logits(parts.model, batch_of(parts, [one])).shape[1]) for one in queries]
+    return torch.stack([row[length - 1] for row, length in zip(found, lengths, strict=True)])
+
+
+def test_a_mixed_batch_equals_each_sample_alone(made: tuple[TinyHost, Parts]) -> None:
+    host, parts = made
+    queries = [one for one in QUERIES if host.pads_right or one.image is not None]
+    together = end_logits(host, parts, queries)
+    alone = torch.cat([end_logits(host, parts, [one]) for one in queries])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_the_vector_stands_at_each_hint_and_gets_gradients(made: tuple[TinyHost, Parts]) -> None:
+    _, parts = made
+    weight = hint_of(parts).weight
+    for query, sees in ((QUERIES[0], True), (QUERIES[3], True), (QUERIES[4], False)):
+        batch = with_labels(batch_of(parts, [query]))
+        parts.model.zero_grad()
+        loss = parts.model.train()(**batch).loss
+        loss.backward()
+        assert weight.grad is not None, "a rank whose batch has no hint would let the others wait for ever"
+        assert bool(weight.grad.any()) == sees
+        with torch.no_grad():
+            before = weight.clone()
+            weight.mul_(-1)
+            assert (float(parts.model(**batch).loss) != float(loss)) == sees
+            weight.copy_(before)
+    parts.model.eval()
+
+
+def test_without_a_hint_in_any_prompt_nothing_changes(made: tuple[TinyHost, Parts]) -> None:
+    host, parts = made
+    queries = [replace(one, tags=None) for one in QUERIES if "<hint>" not in one.text and one.image is not None]
+    plain = host.attached(OSPREY)
+    for name in ("region_encoder", "region_projector"):
+        module = getattr(parts.model.region_module, name)
+        getattr(plain.model.region_module, name).load_state_dict(module.state_dict())
+    for training in (False, True):
+        found = []
+        for one in (parts, plain):
+            batch = with_labels(batch_of(one, queries))
+            one.model.train(training)
+            with torch.no_grad():
+                found.append(one.model(**batch))
+            one.model.eval()
+        assert torch.equal(found[0].logits, found[1].logits)
+        assert torch.equal(found[0].loss, found[1].loss)
+
+
+@pytest.mark.parametrize("beams", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_answers_are_the_same_alone_in_a_batch_and_without_a_cache(made: tuple[TinyHost, Parts], beams: int) -> None:
+    _, parts = made
+    queries, options = [QUERIES[number] for number in (0, 2, 3, 4)], {"max_new_tokens": 3, "num_beams": beams}
+    cached, uncached = (pvit_ext.ask(*parts, queries, use_cache=cache, **options) for cache in (True, False))
+    assert cached == uncached == [pvit_ext.ask(*parts, [one], **options)[0] for one in queries]
+
+
+def test_saved_and_loaded_with_the_region_modules(made: tuple[TinyHost, Parts], tmp_path: Path) -> None:
+    host, parts = made
+    queries = [one for one in QUERIES if one.image is not None]
+    wanted = logits(parts.model, batch_of(parts, queries))
+    whole = load(save(host, parts, tmp_path / "whole"))
+    assert torch.equal(logits(whole.model, batch_of(whole, queries)), wanted)
+    pvit_ext.save_region_modules(parts.model, tmp_path / "regions", base=str(host.folder()))
+    modules = load(tmp_path / "regions")
+    torch.testing.assert_close(logits(modules.model, batch_of(modules, queries)), wanted)
+    assert torch.equal(hint_of(modules).weight, hint_of(parts).weight)
+
+
+def test_a_hint_that_is_cut_off_names_the_sample(made: tuple[TinyHost, Parts]) -> None:
+    host, parts = made
+    if not host.pads_right:  # transformers' model cuts nothing; its processor does
+        with pytest.raises(RegionError, match=r"sample 1: truncation leaves 0 of its 1 <hint>"):
+            parts.processor(text=["where ?", "where is a cat and a dog <hint> ?"], truncation=True, max_length=3)
+        return
+    batch = batch_of(parts, [QUERIES[4], replace(QUERIES[2], text=f"{'a cat ' * 80}<hint>")])
+    parts.model.config.tokenizer_model_max_length = 200
+    try:
+        with pytest.raises(RegionError, match=r"sample 1: 1 of its 2 <hint> cut off"):
+            parts.model(**batch)
+    finally:
+        parts.model.config.tokenizer_model_max_length = 512
+
+
+@pytest.mark.slow
+def test_swap_and_attach_add_the_hint_to_a_checkpoint(made: tuple[TinyHost, Parts], tmp_path: Path) -> None:
+    host, _ = made
+    old = save(host, host.attached(OSPREY), tmp_path / "old")
+    words = ["swap", str(old), "--encoder", "osprey", "--encoder-options", json.dumps(OSPREY.encoder_options)]
+    assert main([*words, "--lion-tags", "hint", "--out", str(tmp_path / "new")]) == 0
+    swapped = load(tmp_path / "new")
+    attached = load(old)
+    pvit_ext.attach(attached.model, TAGGED, **({} if host.pads_right else {"processor": attached.processor}))
+    batch = batch_of(swapped, [QUERIES[0]])
+    for parts in (swapped, attached):
+        assert 0.01 < float(hint_of(parts).weight.detach().std()) < 0.03
+        hint_of(parts).weight.data.fill_(1)
+        assert logits(parts.model, batch_of(parts, [QUERIES[0]])).shape == logits(swapped.model, batch).shape
+    torch.testing.assert_close(*(logits(one.model, batch_of(one, [QUERIES[0]])) for one in (swapped, attached)))
+
+
+def test_tags_that_are_none_name_the_query(made: tuple[TinyHost, Parts]) -> None:
+    _, parts = made
+    for tags, said in (("dog", "a list of texts"), (["<image>"], "holds <image>"), ([""], "has no letter")):
+        with pytest.raises(RegionError, match=f"query 1: .*{said}"):
+            pvit_ext.ask(*parts, [QUERIES[0], replace(QUERIES[2], tags=tags)])
+
+
+def test_a_model_without_tags_says_so_and_takes_a_hint_for_text(
+    made: tuple[TinyHost, Parts], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, _ = made
+    monkeypatch.setattr("pvit_ext.tokens.processor._said", [])
+    parts = host.attached(OSPREY)
+    with pytest.raises(RegionError, match=r"query 0: tags were given, but the model reads none"):
+        pvit_ext.ask(*parts, [QUERIES[0]])
+    batch = batch_of(parts, [Query(WIDE, "where is <hint> ?")])
+    assert "query 0: <hint> in its prompt is ordinary text" in caplog.text
+    assert batch["input_ids"].min() >= -200, "LLaVA's sentinel of an image is the lowest"
+    assert "<hint>" not in parts.tokenizer.get_vocab()
+
+
+def test_the_sentence_without_a_hint_needs_no_vector(made: tuple[TinyHost, Parts]) -> None:
+    host, _ = made
+    parts = host.attached(replace(OSPREY, lion_tags="plain"))
+    assert "region_hint" not in parts.model.region_module.lion
+    with_tags, without = (
+        logits(parts.model, batch_of(parts, [one])) for one in (QUERIES[2], replace(QUERIES[2], tags=None))
+    )
+    assert with_tags.shape[1] > without.shape[1]
