@@ -130,6 +130,19 @@ def test_an_encoder_that_trains_learns_the_same_where_ranks_see_other_sizes(
 
 
 @pytest.mark.slow
+def test_a_rank_whose_batch_has_no_hint_waits_for_nobody(world: dict[str, Any], tmp_path: Path) -> None:
+    records = json.loads(world["DATA"].read_text())
+    for record in records[:2]:
+        record["tags"] = ["dog", "car"]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    few = world | {"DATA": tmp_path / "data.json"}
+    flags, batch = ("--region_lion_tags", "hint", "--tag_shuffle", True), "--per_device_train_batch_size"
+    alone = losses(few, tmp_path / "alone", 1, "zero2.json", batch, 4, *flags)
+    for zero in ("zero2.json", "zero3.json"):
+        assert losses(few, tmp_path / zero, 2, zero, batch, 2, *flags) == pytest.approx(alone, abs=2e-3), zero
+
+
+@pytest.mark.slow
 def test_torchs_own_fsdp_gives_the_gradients_of_the_whole_model(llava_checkpoint: Path) -> None:
     """Below accelerate, which does not shard on a CPU."""
     pytest.importorskip("torch", minversion="2.6", reason="fully_shard is new there")
