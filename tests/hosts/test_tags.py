@@ -199,3 +199,41 @@ def test_the_sentence_without_a_hint_needs_no_vector(made: tuple[TinyHost, Parts
         logits(parts.model, batch_of(parts, [one])) for one in (QUERIES[2], replace(QUERIES[2], tags=None))
     )
     assert with_tags.shape[1] > without.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tags", "dog", "--tagger", "t.json"], "--tags and --tagger both say what is in the image"),
+        (["--names", "n.txt"], "--names belongs to a detector: give --tagger FILE.onnx too"),
+        (["--threshold", "0.5"], "--threshold belongs to a detector"),
+        (["--tagger", "missing.onnx", "--names", "n.txt"], "missing.onnx is no file"),
+    ],
+)
+def test_ask_refuses_tags_that_do_not_go_together_before_a_model_loads(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "what ?", "--image", "a.png", "--model", str(tmp_path), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ask_by_a_tagger_says_what_it_found(
+    made: tuple[TinyHost, Parts], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, parts = made
+    loaded = parts.tokenizer, parts.model, parts.processor, 512
+    monkeypatch.setattr(pvit_ext, "load_pretrained_model", lambda *_, **__: loaded)
+    asked: list[Query] = []
+    monkeypatch.setattr(pvit_ext, "ask", lambda *given, **_: asked.extend(given[3]) or ["a dog"])
+    WIDE.save(image := tmp_path / "wide.png")
+    (tags := tmp_path / "tags.json").write_text(json.dumps({"wide.png": ["Dog", "dog", "a, b"]}))
+    words = ["ask", "what is it ?", "--image", str(image), "--model", str(tmp_path)]
+    assert main([*words, "--tagger", str(tags)]) == 0
+    assert capsys.readouterr() == ("a dog\n", "tags: Dog, a b\n")
+    assert main([*words, "--tags", "cat, red dog"]) == 0
+    assert [query.tags for query in asked] == [["Dog", "a b"], ["cat", "red dog"]]
+    tags.write_text("{}")
+    assert main([*words, "--tagger", str(tags)]) == 2
+    assert f"knows nothing of {image}; give --tags, or leave --tagger out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--tags", "cat,,dog"])
