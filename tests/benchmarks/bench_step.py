@@ -1,14 +1,17 @@
 """A training step with regions against the same step without, at equal length, through the whole model.
 
 The models are transformers' LLaVA and LLaVA's own, with 336-pixel images and a language model that dominates the time.
-Every parameter but those of the vision tower trains.
+Every parameter but those of the vision tower trains. The process's own time (``--clock process``, with
+``OMP_NUM_THREADS=1``) tells less of a machine that others load.
 Run ``python -m tests.benchmarks.bench_step`` from the repository's root.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX, REGION_TOKEN_INDEX
 from pvit_ext.regions.region import Region
+from tests.benchmarks.count_operations import ENCODERS
 from tests.benchmarks.harness import arguments, compare, write
 from tests.hosts.transformers.inputs import make_image
 from tests.hosts.transformers.zoo import image_processor, prompt, text_config, tokenizer
@@ -29,7 +33,7 @@ from tests.tiny import build_tower
 SIZE, PATCH = 336, 14
 IMAGE = make_image(640, 480)
 BOXES = [Region.box(20, 30, 220, 330), Region.box(60, 30, 260, 330)]
-ENCODERS = ("osprey", "ferret", "gpt4roi", "cross_attention", "replay")
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 
 Case = tuple[Any, Any, dict[str, Any], torch.Tensor]
@@ -62,11 +66,11 @@ def stock(width: int, layers: int, **own_tower: int) -> tuple[Any, Any]:
     return transformers.LlavaForConditionalGeneration(config), processor
 
 
-def of_transformers(encoder: str, width: int, layers: int) -> Case:
+def of_transformers(config: RegionConfig, width: int, layers: int) -> Case:
     """transformers' LLaVA on two samples."""
     model, processor = stock(width, layers)
     plain = copy.deepcopy(model)
-    attach(model, RegionConfig(encoder), processor=processor)
+    attach(model, config, processor=processor)
     asked = {"images": [IMAGE, IMAGE], "text": [prompt(processor, QUESTION)] * 2, "regions": [BOXES, BOXES]}
     batch = dict(processor(**asked, return_tensors="pt"))
     ids, token = batch["input_ids"], model.base_model.region_host.token_id
@@ -75,7 +79,7 @@ def of_transformers(encoder: str, width: int, layers: int) -> Case:
     return plain, model, batch, torch.where(ids == token, processor.tokenizer.unk_token_id, ids)
 
 
-def of_llava(encoder: str, width: int, layers: int) -> Case:
+def of_llava(config: RegionConfig, width: int, layers: int) -> Case:
     """LLaVA's own model on two samples."""
     from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 
@@ -88,7 +92,7 @@ def of_llava(encoder: str, width: int, layers: int) -> Case:
         model = LlavaLlamaForCausalLM(LlavaConfig(**text_config(**text), **own, tokenizer_model_max_length=2048))
         model.get_vision_tower().load_model()
         plain = copy.deepcopy(model)
-        pvit_ext.attach(model, RegionConfig(encoder))
+        pvit_ext.attach(model, config)
     each = model.region_module.positions_per_region
     row = [1, 9, IMAGE_TOKEN_INDEX, 10, 11, REGION_TOKEN_INDEX, 12, REGION_TOKEN_INDEX, 12, 13]
     long = [one for given in row for one in ([given] if given != REGION_TOKEN_INDEX else [14] * each)]
@@ -115,10 +119,11 @@ def step(model: Any, batch: dict[str, Any]) -> Callable[[], None]:
     return run
 
 
-def case(host: str, encoder: str, width: int, layers: int, rounds: int, device: str) -> list[dict[str, Any]]:
+def case(host: str, encoder: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Time both on two samples with two regions each."""
-    plain, model, given, ids = HOSTS[host](encoder, width, layers)
-    batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in given.items()}
+    plain, model, inputs, ids = HOSTS[host](ENCODERS[encoder], given.width, given.layers)
+    device = given.device
+    batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
     without = {key: value for key, value in batch.items() if not key.startswith("region")} | {
         "input_ids": ids.to(device)
     }
@@ -126,8 +131,9 @@ def case(host: str, encoder: str, width: int, layers: int, rounds: int, device: 
         one.to(device).train()
     forms = {"without regions": step(plain, without), "with regions": step(model, batch)}
     length = ids.shape[1] + (host == "llava") * ((SIZE // PATCH) ** 2 - 1)  # its images take one id
-    name = f"{encoder}, width {width}, {layers} layers, 2 samples of {length} positions, {len(BOXES)} regions each"
-    return compare(name, forms, rounds, host=host, dtype="float32")
+    size = f"width {given.width}, {given.layers} layers, 2 samples of {length} positions, {len(BOXES)} regions each"
+    facts = {"host": host, "dtype": "float32", "time": given.clock}
+    return compare(f"{encoder}, {size}", forms, given.rounds, CLOCKS[given.clock], **facts)
 
 
 def main() -> None:
@@ -136,9 +142,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024, help="hidden size, default %(default)s")
     parser.add_argument("--layers", type=int, default=4, help="number of layers, default %(default)s")
     parser.add_argument("--host", choices=HOSTS, nargs="+", default=[*HOSTS], help="default both")
+    parser.add_argument("--encoder", choices=ENCODERS, nargs="+", default=[*ENCODERS], help="default all")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="default %(default)s")
     given = parser.parse_args()
-    pairs = [(host, encoder) for host in given.host for encoder in ENCODERS]
-    cases = (case(*pair, given.width, given.layers, given.rounds, given.device) for pair in pairs)
+    cases = (case(host, encoder, given) for host in given.host for encoder in given.encoder)
     write("step", (row for rows in cases for row in rows), given.device, given.to)
 
 

@@ -30,11 +30,11 @@ TOWER = CLIPVisionConfig(
     patch_size=PATCH,
 )  # fmt: skip
 LANGUAGE_MODEL = LlamaConfig(hidden_size=WIDTH, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
-ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    **{name: (name, {}) for name in ("osprey", "ferret", "cross_attention", "replay", "gpt4roi")},
-    "gpt4roi, light": ("gpt4roi", {"variant": "light"}),
+ENCODERS = {
+    **{name: RegionConfig(name) for name in ("osprey", "ferret", "cross_attention", "replay", "gpt4roi")},
+    "gpt4roi light": RegionConfig("gpt4roi", encoder_options={"variant": "light"}),
 }
-"""Name and options of those without a pass of a tower of their own."""
+"""Those without a pass of a tower of their own."""
 
 
 def count(call: Callable[[], Any]) -> int:
@@ -53,9 +53,9 @@ def of_model() -> int:
     return count(partial(language_model, inputs_embeds=prompt)) + count(partial(tower, pixels))
 
 
-def of_encoder(name: str, options: dict[str, str]) -> int:
+def of_encoder(config: RegionConfig) -> int:
     """Of a region encoder, on one image with two boxes."""
-    encoder = build_region_encoder(RegionConfig(name, encoder_options=options), TOWER).eval()
+    encoder = build_region_encoder(config, TOWER).eval()
     size = (SIDE, SIDE)
     inputs = RegionInputs(
         regions=[box.resolve(size) for box in (Region.box(40, 40, 200, 150), Region.box(10, 200, 90, 300))],
@@ -70,8 +70,8 @@ def of_encoder(name: str, options: dict[str, str]) -> int:
 def rows() -> Iterator[dict[str, Any]]:
     """One for each encoder."""
     model = of_model()
-    for name, (encoder, options) in ENCODERS.items():
-        own = of_encoder(encoder, options)
+    for name, config in ENCODERS.items():
+        own = of_encoder(config)
         ratio = round((model + own) / model, 3)
         counted = {"model_tflop": round(model / 1e12, 3), "encoder_tflop": round(own / 1e12, 3), "ratio": ratio}
         yield {"encoder": name, "positions": GRID**2 + TEXT, **counted, "torch": torch.__version__}
