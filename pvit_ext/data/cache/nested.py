@@ -12,6 +12,10 @@ from torch import Tensor
 class Output(SimpleNamespace):
     """Stands for an output whose parts have names, such as transformers' ``BaseModelOutput``."""
 
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The parts that are not None; transformers 5.24 makes a tuple of a model's output, the tower's in it."""
+        return tuple(part for part in vars(self).values() if part is not None)
+
 
 def take_apart(value: Any) -> tuple[Any, list[Tensor]]:
     """Form and tensors of nested lists, tuples and mappings.

@@ -20,6 +20,7 @@ def test_parts_come_back_under_their_names() -> None:
     assert again.hidden[0] is None
     assert [again.hidden[1], again.hidden[2][0], again.last, again.more.a] == tensors
     assert again.more.b is None
+    assert again.more.to_tuple() == (tensors[3],), "as transformers' outputs, which leave out what is None"
     assert put_together(*take_apart(tensors[0])) is tensors[0]
 
 
