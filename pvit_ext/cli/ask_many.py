@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvit_ext.cli import ask_embeds
 from pvit_ext.cli.options import count, count_from_zero
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 BATCH_SIZE, IMAGE_CACHE = 8, 1024
 OF_FOLDER = ("region_file", "template", "format")
 """Options that go with --folder alone."""
-OF_MANY = ("out", "batch_size", "max_bad_records", "image_cache", "image_folder", *OF_FOLDER)
+OF_MANY = ("out", "batch_size", "max_bad_records", "image_cache", "image_folder", "to", "language_model", *OF_FOLDER)
 """Options that one question has no use for."""
 FLAGS = {"region_file": "--regions", "template": "--question"}
 """Of options whose flag has another name."""
@@ -46,6 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help=f"memory for what was seen of images, default {IMAGE_CACHE}",
     )
+    ask_embeds.add(group)
 
 
 def flag_of(name: str) -> str:
@@ -62,11 +64,13 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         choices: of every question; none where answers are written freely.
     """
     questions, bad = _questions(args, choices)
+    cache = (IMAGE_CACHE if args.image_cache is None else args.image_cache) << 20
+    if args.to is not None:
+        return ask_embeds.run(args, model, questions, bad, cache)
 
     from pvit_ext.evaluation.identity import checkpoint_mark
     from pvit_ext.inference.answering import Asking, answer_file, said_of
 
-    cache = IMAGE_CACHE if args.image_cache is None else args.image_cache
     asking = Asking(
         model,
         checkpoint_mark(model, args.base),
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         device=args.device,
         dtype=args.dtype,
         scores=args.scores,
-        image_bytes=cache << 20,
+        image_bytes=cache,
     )
     limit = args.max_bad_records or 0
     outcome = answer_file(args.out, questions, bad, asking, limit)
@@ -126,6 +130,7 @@ def check(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("many questions need --out ANSWERS.jsonl")
     _check_places(args)
+    ask_embeds.check(args)
 
 
 def _check_places(args: argparse.Namespace) -> None:

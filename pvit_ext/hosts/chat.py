@@ -82,6 +82,23 @@ class Chat(Protocol):
             RegionError: naming the sample whose prompt and answer are too long.
         """
 
+    def prompt_embeds(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Embeddings (L, D) of each prompt of a batch as the language model reads them, without padding.
+
+        Args:
+            batch: made by :meth:`batch`.
+
+        Raises:
+            ValueError: for a model whose language model needs more than these, with what it is.
+        """
+
+    def language_model(self) -> Any:
+        """The language model alone, in transformers' class of it; it shares the tensors.
+
+        Raises:
+            ValueError: for a quantised one.
+        """
+
     def ends(self) -> Ends:
         """How an answer ends."""
 

@@ -71,6 +71,12 @@ def folder_of(path: Path) -> Path:
         ("--folder . --image-folder . --out a", "--image-folder goes with --file"),
         ("--folder . --out a --regions coco.json --question it", "has one <region>, this has 0"),
         ("--folder . --out a --regions coco.json --question <region> --format xyz", "xyz"),
+        ("--file q.jsonl --out a --language-model m2", "--language-model goes with --to prompt-embeds"),
+        ("why? --image 0.png --to prompt-embeds", "--to is for many questions"),
+        ("--file q.jsonl --out a --to prompt-embeds", "--to prompt-embeds needs --language-model"),
+        ("--file q.jsonl --out a --to prompt-embeds --scores", "no answers to score or choose yet"),
+        ("--file q.jsonl --out 0.png --to prompt-embeds --language-model m2", "--out 0.png exists"),
+        ("--file q.jsonl --out a --to prompt-embeds --language-model m2", "2 bad records"),
         ("--file q.jsonl --out a --choices a,b --scores", "leave --scores out"),
         ("--file q.jsonl --out a --choices a,b --max-new-tokens 3", "leave one of them out"),
         ("--file q.jsonl --out a", "2 bad records, --max_bad_records allows 0"),
@@ -173,6 +179,18 @@ def test_a_folder_with_regions_choices_and_scores(ask: Ask, tmp_path: Path) -> N
         best = max(one["choices"], key=lambda own: own["log_likelihood"])
         assert one["answer"] == best["text"]
         assert [own["text"] for own in one["choices"]] == ["a dog", "the cat"]
+
+
+@pytest.mark.slow
+def test_requests_for_an_engine_that_takes_embeddings(ask: Ask, tmp_path: Path, model: Path) -> None:
+    words = ["ask", "--model", str(model), "--file", str(tmp_path / "good.jsonl"), "--out", str(tmp_path / "r.jsonl")]
+    words += ["--to", "prompt-embeds", "--language-model", str(tmp_path / "text"), "--device", "cpu"]
+    assert main(words) == 0
+    requests = list(map(json.loads, (tmp_path / "r.jsonl").read_text().splitlines()))
+    assert len(requests) == 18
+    assert requests[0]["id"] == "0-[0, 2]"
+    assert requests[0]["body"]["model"] == str(tmp_path / "text")
+    assert json.loads((tmp_path / "text" / "config.json").read_text())["model_type"] == "llama"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pvit_ext.files import read_json
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
-from pvit_ext.hosts.llava import loading
+from pvit_ext.hosts.llava import embedded, loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
 from pvit_ext.hosts.llava.chat import conversation, stops
 from pvit_ext.hosts.llava.scored import answer_ids, log_probs
@@ -93,6 +93,14 @@ class LlavaChat:
     def log_probs(self, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
         """Log-probabilities of answers; see :func:`~pvit_ext.hosts.llava.scored.log_probs`."""
         return log_probs(self.model, batch, answers)
+
+    def prompt_embeds(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Prompts as the language model reads them; see :mod:`pvit_ext.hosts.llava.embedded`."""
+        return embedded.prompt_embeds(self.model, batch)
+
+    def language_model(self) -> Any:
+        """The language model alone; see :mod:`pvit_ext.hosts.llava.embedded`."""
+        return embedded.language_model(self.model)
 
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""

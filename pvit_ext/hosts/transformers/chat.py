@@ -12,6 +12,7 @@ from torch import Tensor
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
+from pvit_ext.hosts.transformers import embedded
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 from pvit_ext.hosts.transformers.scored import answer_ids, log_probs
@@ -139,6 +140,15 @@ class TransformersChat:
         """Log-probabilities of answers; see :func:`~pvit_ext.hosts.transformers.scored.log_probs`."""
         known = getattr(self.processor, "pvit_regions", None)
         return log_probs(self.model, batch, answers, known is not None and known.family.sees_prompt_both_ways)
+
+    def prompt_embeds(self, batch: dict[str, Any]) -> list[Tensor]:
+        """Prompts as the language model reads them; see :mod:`pvit_ext.hosts.transformers.embedded`."""
+        known = getattr(self.processor, "pvit_regions", None)
+        return embedded.prompt_embeds(self.model, batch, known is not None and known.family.sees_prompt_both_ways)
+
+    def language_model(self) -> Any:
+        """The language model alone; see :mod:`pvit_ext.hosts.transformers.embedded`."""
+        return embedded.language_model(self.model)
 
     def ends(self) -> Ends:
         """The ids by which the model's own generation ends."""

@@ -1,0 +1,92 @@
+"""``pvit-ext ask --to prompt-embeds``: the questions as requests for an engine that takes embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvit_ext.data.scan import BadRecord
+    from pvit_ext.inference.questions import Question
+
+PROMPT_EMBEDS = "prompt-embeds"
+
+
+def add(group: argparse._ArgumentGroup) -> None:
+    """Add the options to those of many questions."""
+    group.add_argument(
+        "--to",
+        choices=(PROMPT_EMBEDS,),
+        help="write requests for vLLM's --enable-prompt-embeds in place of answers, with --language-model",
+    )
+    group.add_argument(
+        "--language-model", type=Path, metavar="DIR", help="the language model alone, written there if it is not yet"
+    )
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what does not go with ``--to prompt-embeds``, or only with it.
+
+    Raises:
+        ValueError: saying what to give.
+    """
+    if args.to is None:
+        if args.language_model is not None:
+            raise ValueError(f"--language-model goes with --to {PROMPT_EMBEDS}")
+        return
+    if args.scores or args.choices is not None:
+        raise ValueError(f"--to {PROMPT_EMBEDS} writes questions, there are no answers to score or choose yet")
+    if args.language_model is None:
+        raise ValueError(f"--to {PROMPT_EMBEDS} needs --language-model DIR, the checkpoint that vLLM serves")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"--to {PROMPT_EMBEDS} writes one file in one process: start it without a launcher")
+    if args.out.exists():
+        raise ValueError(f"--out {args.out} exists, and requests are written anew; name another file")
+
+
+def run(
+    args: argparse.Namespace, model: str, questions: Sequence[Question], bad: Sequence[BadRecord], cache: int
+) -> int:
+    """Write requests and, where it is not there, the language model; the exit status.
+
+    Args:
+        args: of the command.
+        model: folder or hub id.
+        questions: to write.
+        bad: what could not be read as a question.
+        cache: bytes kept of what was seen of images.
+
+    Raises:
+        RecordError: for more bad records than ``--max_bad_records``.
+        ValueError: for questions with choices of their own.
+    """
+    from pvit_ext.data.records import RecordError
+    from pvit_ext.hosts.loading import load_pretrained_model
+    from pvit_ext.inference import ImageFeatures
+    from pvit_ext.inference.prompt_embeds import export_language_model, export_prompt_embeds
+
+    limit = args.max_bad_records or 0
+    if len(bad) > limit or not questions:
+        raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
+    if chosen := [one.location for one in questions if one.choices]:
+        raise ValueError(f"{chosen[0]} has choices, which a request cannot hold; leave them out")
+    tokenizer, loaded, processor, _ = load_pretrained_model(model, base=args.base, device=args.device, dtype=args.dtype)
+    parts = loaded, tokenizer, processor
+    export_prompt_embeds(
+        *parts,
+        {one.id: one.query() for one in questions},
+        args.out,
+        str(args.language_model),
+        max_new_tokens=args.max_new_tokens or 64,
+        conv_version=args.conv_version,
+        system=args.system,
+        features=ImageFeatures(cache) if cache else None,
+        **({} if args.batch_size is None else {"batch_size": args.batch_size}),
+    )
+    if not args.language_model.exists():
+        export_language_model(*parts, args.language_model)
+    print(f"{args.out}: {len(questions)} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")
+    return 0

@@ -1,0 +1,109 @@
+"""Prompts with their images and regions as embeddings, for engines that take those, such as vLLM.
+
+vLLM with ``--enable-prompt-embeds`` reads ``prompt_embeds`` of a completion request: the base64 text of what
+``torch.save`` writes of a tensor (L, D), in place of a prompt (docs.vllm.ai, "Prompt Embedding Inputs"). It serves a
+language model of text alone, so that one is written beside.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pvit_ext.files import atomic_folder, atomic_write
+from pvit_ext.hosts.chat import Chat
+from pvit_ext.hosts.image_features import ImageFeatures
+from pvit_ext.inference.asking import check_encoder, check_queries, model_host, one_batch, shared_images
+from pvit_ext.tokens.query import Query
+
+
+def export_prompt_embeds(
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    queries: Mapping[str, Query],
+    out: str | os.PathLike[str],
+    name: str,
+    max_new_tokens: int = 64,
+    batch_size: int = 8,
+    conv_version: str | None = None,
+    system: str | None = None,
+    features: ImageFeatures | None = None,
+) -> Path:
+    """Write a completion request for each query, ``{"id": ..., "body": {...}}`` on a line, greedy.
+
+    Args:
+        model, tokenizer, image_processor, conv_version, system, features: as of :func:`~pvit_ext.ask`.
+        queries: by the ids of their answers.
+        out: JSON Lines; it appears when it is complete.
+        name: of the language model at the server, which :func:`export_language_model` wrote.
+        max_new_tokens: of an answer.
+        batch_size: queries whose embeddings are made at once.
+
+    Raises:
+        RegionError: naming the query.
+        ValueError: for a family whose language model needs more than embeddings, with what it is.
+    """
+    if not isinstance(queries, Mapping):
+        raise TypeError(f"queries is a {type(queries).__name__}; give a dict of queries by id")
+    given = list(queries.values())
+    check_queries(given, batch_size)
+    chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
+    options = {"model": name, "prompt": "", "max_tokens": max_new_tokens, "temperature": 0, **_ends(chat)}
+    rows = zip(queries, _embeds(chat, model, given, batch_size, features), strict=True)
+    with atomic_write(out) as path, path.open("w", encoding="utf-8") as file:
+        for id, embeds in rows:
+            file.write(json.dumps({"id": id, "body": {**options, "prompt_embeds": encoded(embeds)}}) + "\n")
+    return Path(out)
+
+
+def export_language_model(model: Any, tokenizer: Any, image_processor: Any, folder: str | os.PathLike[str]) -> Path:
+    """Write the language model of a model and its tokenizer as a checkpoint of text alone.
+
+    Args:
+        model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
+        folder: a new one.
+
+    Raises:
+        ValueError: for a quantised model.
+        FileExistsError: when there is something in the folder already.
+    """
+    found = model_host(model).chat(model, tokenizer, image_processor, None, None).language_model()
+    size = sum(one.numel() * one.element_size() for one in found.parameters())
+    with atomic_folder(folder, size) as path:
+        found.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    return Path(folder)
+
+
+def encoded(embeds: Tensor) -> str:
+    """A tensor (L, D) as a request holds it."""
+    buffer = io.BytesIO()
+    torch.save(embeds.detach().cpu().clone(), buffer)  # of a view, all of its storage would be written
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _embeds(
+    chat: Chat, model: Any, queries: Sequence[Query], batch_size: int, features: ImageFeatures | None
+) -> Iterator[Tensor]:
+    shared = shared_images(chat, model, features)
+    prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
+    check_encoder(model, prompts)
+    for start in range(0, len(queries), batch_size):
+        end = start + batch_size
+        yield from chat.prompt_embeds(one_batch(chat, queries[start:end], prompts[start:end], shared))
+
+
+def _ends(chat: Chat) -> dict[str, Any]:
+    """What ends an answer: ids, and texts that are no token."""
+    ends = chat.ends()
+    texts = [one.stop for one in ends.criteria if hasattr(one, "stop")]
+    return {"stop_token_ids": ends.ids, **({"stop": texts} if texts else {})}
