@@ -74,8 +74,8 @@ def _check(model: Any, given: dict[str, Any]) -> None:
         )
     if isinstance(given.get("attention_mask"), dict):
         raise ValueError(_BOTH_WAYS.format(_name(model)))
-    more = {name for name, value in given.items() if value is not None} - _PLAIN - _PLAIN_TOO
-    if more := sorted(name for name in more if isinstance(given[name], (Tensor, list, tuple, dict))):
+    others = {name for name, value in given.items() if isinstance(value, (Tensor, list, tuple, dict))}
+    if more := sorted(others - _PLAIN - _PLAIN_TOO):
         raise ValueError(f"{_name(model)} hands its language model {', '.join(more)} beside the embeddings")
 
 
