@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, demo, doctor, eval, merge, recipes, swap
+from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, demo, doctor, eval, merge, plan, recipes, swap
 from pvit_ext.plugins import FLAG, take_plugins
 
-COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, demo, eval, recipes, doctor, compare)
+COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, demo, eval, plan, recipes, doctor, compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,9 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     try:
-        args = parser.parse_args(data.name_subcommand(take_plugins(sys.argv[1:] if argv is None else argv)))
+        words = data.name_subcommand(take_plugins(sys.argv[1:] if argv is None else argv))
+        args, more = parser.parse_known_args(words)
     except ValueError as error:
         parser.error(str(error))
+    if more and not hasattr(args, "takes_more"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.more = more
     try:
         status: int = args.handler(args)
     except Exception as error:

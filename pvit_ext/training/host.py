@@ -62,6 +62,13 @@ class TrainingHost(Protocol):
         """
         ...
 
+    def outline_model(self, args: Arguments) -> Any:
+        """The model of :meth:`load_model` on the meta device, made of config.json alone.
+
+        Only ``pvit-ext plan`` needs it; the arguments then name their region encoder by flags, without files.
+        """
+        ...
+
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """The modules beside language model and region module, by the names of the table at the start."""
         ...

@@ -50,11 +50,17 @@ def main(attn_implementation: str | None = None) -> None:
 
 def parse(host: TrainingHost, words: list[str], attn_implementation: str | None = None) -> Arguments:
     """Flags as the host's dataclasses, checked against each other and the data."""
+    args = parse_flags(host, words, attn_implementation)
+    refuse_replicas(args.training)
+    check_data(args.data, args.training.stage)
+    return args
+
+
+def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str | None = None) -> Arguments:
+    """Flags as the host's dataclasses, checked against each other; the data is not read."""
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
-    refuse_replicas(training)
-    check_data(data, training.stage)
     return Arguments(model, data, training, attn_implementation)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -88,13 +88,35 @@ def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:
         model: with a ``region_module``, possibly inside peft's wrapper.
         host_parts: modules beside the language model and the region module, by name.
     """
-    lines = [f"{'module':<28}{'parameters':>16}{'trained':>16}  state"]
+    return format_counts(count_parts(model, host_parts))
+
+
+class PartCount(NamedTuple):
+    """Parameters of one part of a model, and how many of them train."""
+
+    name: str
+    parameters: int
+    trained: int
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        return "frozen" if not self.trained else "trained" if self.trained == self.parameters else "partly trained"
+
+
+def count_parts(model: Any, host_parts: dict[str, nn.Module]) -> list[PartCount]:
+    """The parameters of each part; see :func:`parameter_table`."""
+    found = []
     for name, parameters in _parts(model, host_parts):
-        total, trained = (
-            sum(count(p) for p in chosen) for chosen in (parameters, [p for p in parameters if p.requires_grad])
-        )
-        state = "frozen" if not trained else "trained" if trained == total else "partly trained"
-        lines.append(f"{name:<28}{total:>16,}{trained:>16,}  {state}")
+        trained = sum(count(p) for p in parameters if p.requires_grad)
+        found.append(PartCount(name, sum(count(p) for p in parameters), trained))
+    return found
+
+
+def format_counts(parts: Sequence[PartCount]) -> str:
+    """The table of :func:`parameter_table`."""
+    lines = [f"{'module':<28}{'parameters':>16}{'trained':>16}  state"]
+    lines += [f"{one.name:<28}{one.parameters:>16,}{one.trained:>16,}  {one.state}" for one in parts]
     return "\n".join(lines)
 
 

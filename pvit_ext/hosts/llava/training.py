@@ -110,7 +110,8 @@ def add_vision(model: Any, tokenizer: Any, model_args: Any, data_args: Any, argu
     """
     initialize_vision_modules(model.get_model(), model_args=model_args, fsdp=arguments.fsdp)
     tower = model.get_vision_tower()
-    tower.to(dtype=torch.bfloat16 if arguments.bf16 else torch.float16, device=arguments.device)
+    device = tower.device if tower.device.type == "meta" else arguments.device  # an outline stays without weights
+    tower.to(dtype=torch.bfloat16 if arguments.bf16 else torch.float16, device=device)
     data_args.image_processor, data_args.is_multimodal = tower.image_processor, True
     data_args.mm_use_im_start_end = model_args.mm_use_im_start_end
     arguments.tune_mm_mlp_adapter = model_args.tune_mm_mlp_adapter

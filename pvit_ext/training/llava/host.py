@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.hosts.llava import compat, outline
 from pvit_ext.hosts.llava import training as llava
 from pvit_ext.hosts.llava.dataset import make_supervised_data_module
 from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
@@ -42,11 +43,24 @@ class LlavaHost:
         if args.model.vision_tower is None:
             raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
         model = llava.load_language_model(path, training, args.attn_implementation)
+        return self._complete(model, llava.load_tokenizer, args)
+
+    def outline_model(self, args: Arguments) -> Any:
+        """The same model on the meta device."""
+        path, training = args.model.model_name_or_path, args.training
+        with outline.without_files():
+            model = outline.outline_language_model(path, args.model, training, args.attn_implementation)
+            with compat.vision_tower_from_config():
+                return self._complete(model, outline.outline_tokenizer, args)[0]
+
+    def _complete(self, model: Any, load_tokenizer: Any, args: Arguments) -> tuple[Any, Any]:
+        """Add adapter and vision to a language model."""
+        path, training = args.model.model_name_or_path, args.training
         if args.model.freeze_backbone:
             model.get_model().requires_grad_(False)
         if training.lora_enable:
             model = llava.add_adapter(model, training)
-        tokenizer = llava.load_tokenizer(path, args.model.version, model, training)
+        tokenizer = load_tokenizer(path, args.model.version, model, training)
         llava.add_vision(model, tokenizer, args.model, args.data, training)
         return model, tokenizer
 

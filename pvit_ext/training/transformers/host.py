@@ -19,6 +19,7 @@ from pvit_ext.hosts.transformers.dataset import RegionCollator, RegionDataset
 from pvit_ext.hosts.transformers.entry import HOST as ENTRY
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.outer import OuterMixin
+from pvit_ext.hosts.transformers.outline import outline_checkpoint
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.tokens.serialization import load_region_modules
 from pvit_ext.training.host import Arguments
@@ -64,6 +65,17 @@ class TransformersHost:
             options["quantization"] = quantization
         device = "cpu" if quantization is None else args.training.device  # the Trainer moves no quantised model
         _, model, processor, _ = load_pretrained_model(path, device=device, dtype=dtype, **options)
+        return self._complete(model, processor, args), processor
+
+    def outline_model(self, args: Arguments) -> Any:
+        """The same model on the meta device."""
+        dtype = torch.bfloat16 if args.training.bf16 else torch.float32
+        with torch.device("meta"):
+            model = outline_checkpoint(args.model.model_name_or_path, dtype, args.attn_implementation)
+            return self._complete(model, None, args)
+
+    def _complete(self, model: Any, processor: Any, args: Arguments) -> Any:
+        """Add regions and an adapter to a checkpoint, and freeze what does not train."""
         self._add_regions(model, processor, args)
         model.config.use_cache = False
         parts_of.freeze(model, args.model.freeze_backbone, args.model.freeze_mm_mlp_adapter)
@@ -72,7 +84,7 @@ class TransformersHost:
         if args.training.lora_enable:
             model = self._add_lora(model, args)
         model.model_arguments = args.model
-        return model, processor
+        return model
 
     def _add_regions(self, model: Any, processor: Any, args: Arguments) -> None:
         present = model.region_config if isinstance(model, OuterMixin) else None

@@ -1,0 +1,138 @@
+"""A run that has not begun: its flags, parsed as training parses them, and its model without weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from pvit_ext.config import CONFIG_KEY, RegionConfig, options, regions_from_json
+from pvit_ext.files import read_json
+from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.plugins import take_plugins
+from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
+from pvit_ext.training.arguments import ModelFlags, with_config_file
+from pvit_ext.training.host import Arguments, TrainingHost, take_host
+from pvit_ext.training.lora_arguments import check_lora
+from pvit_ext.training.run import parse_flags
+from pvit_ext.training.stages import freeze_for_stage
+from pvit_ext.training.start import flag_value
+
+_ELSEWHERE = ("deepspeed", "region_cache", "tf32", "report_to")
+"""Flags that ask for something of the machine that trains; what they change in memory is counted without it."""
+_MODEL, _MODULES = "model_name_or_path", "region_modules"
+
+
+@dataclass(frozen=True)
+class RunOutline:
+    """A run as planned.
+
+    Args:
+        host: of its model.
+        args: its flags; region modules are named by flags, without files.
+        model: on the meta device, with what trains.
+        deepspeed: config of DeepSpeed, None without it.
+    """
+
+    host: TrainingHost
+    args: Arguments
+    model: Any
+    deepspeed: dict[str, Any] | None
+
+
+def outline_run(words: Sequence[str]) -> RunOutline:
+    """The run of a command line; reads config.json files and no weights.
+
+    Args:
+        words: flags as ``python -m pvit_ext.train`` takes them.
+
+    Raises:
+        ValueError: for what training would refuse as well, and for flags whose memory is not known.
+        OSError: when a config.json cannot be read.
+    """
+    given = take_plugins(with_config_file(list(words)))
+    deepspeed = _deepspeed(flag_value(given, "deepspeed"))
+    given, adapter = _below_adapters(_without(given, _ELSEWHERE))
+    host, rest = take_host(given)
+    args = parse_flags(host, rest)
+    if getattr(args.training, "fsdp", None):
+        raise ValueError("--fsdp: memory is planned for DeepSpeed and for one copy per GPU; use --deepspeed")
+    if deepspeed is not None:
+        args.training.hf_deepspeed_config = SimpleNamespace(config=deepspeed)
+        check_lora(args.training)  # once more, with DeepSpeed's stage
+        args.training.hf_deepspeed_config = None
+    _name_regions_by_flags(args.model, adapter)
+    try:
+        with host.running():
+            model = host.outline_model(args)
+    except OSError as error:
+        tower = getattr(args.model, "vision_tower", None)
+        named = f"{args.model.model_name_or_path}{f' or of its vision tower {tower}' if tower else ''}"
+        reason = str(error).splitlines()[0]
+        raise OSError(f"config.json of {named} cannot be read: name folders with that file; {reason}") from error
+    freeze_for_stage(model, args.training.stage)
+    return RunOutline(host, args, model, deepspeed)
+
+
+def _deepspeed(value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if Path(value).is_file():
+        return dict(read_json(Path(value)))
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"--deepspeed {value}: no such file, and no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--deepspeed {value}: give DeepSpeed's config, a JSON object or a file with one")
+    return found
+
+
+def _below_adapters(words: list[str]) -> tuple[list[str], RegionConfig | None]:
+    """The words with the base of a LoRA result as MODEL, into which training merges it, and the result's regions."""
+    regions = None
+    while (model := flag_value(words, _MODEL)) is not None and (kind := find_kind(model)).adapter:
+        if kind.regions and regions is None:
+            regions = read_region_config(kind.path).config
+        words = [*words, f"--{_MODEL}", str(kind.base)]
+    return words, regions
+
+
+def _name_regions_by_flags(flags: Any, adapter: RegionConfig | None) -> None:
+    """Put what files say of the region modules into the flags, so that no tensor is read."""
+    config = ModelFlags.region_config(flags, adapter or _present(flags))
+    for name, kind, *_ in options():
+        value = getattr(config, name)
+        setattr(flags, f"region_{name}", json.dumps(value) if kind is dict else value)
+    flags.region_weights = flags.region_modules = None
+    if hasattr(flags, "pretrain_mm_mlp_adapter"):
+        flags.pretrain_mm_mlp_adapter = None
+
+
+def _present(flags: Any) -> RegionConfig | None:
+    """The regions of the checkpoint that is trained; those of a folder are read by the flags themselves."""
+    if (folder := flags.region_modules) is not None:
+        if not Path(folder, CONFIG_FILE).is_file():
+            raise FileNotFoundError(
+                f"--{_MODULES} {folder} has no {CONFIG_FILE}: plan after the stage that writes it, or name the encoder "
+                f'instead: --{_MODULES} "" --region_encoder NAME'
+            )
+        return None
+    values = PretrainedConfig.get_config_dict(flags.model_name_or_path)[0].get(CONFIG_KEY)
+    return None if values is None else regions_from_json(values).config
+
+
+def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Words without some flags and their values."""
+    kept: list[str] = []
+    dropping = False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word[2:].replace("-", "_") in names
+        kept += [] if dropping else [word]
+    return kept
