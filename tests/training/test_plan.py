@@ -23,8 +23,6 @@ from pvit_ext.training.plan.sharding import Sharding
 from pvit_ext.training.plan.steps import check_batch, count_steps
 from tests.training.held_memory import measure
 from tests.training.runs import flags
-from tests.training.test_transformers_host import flags as transformers_flags
-from tests.training.test_transformers_host import save_stock, write_records
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -221,13 +219,3 @@ def test_two_ranks_hold_what_was_planned(
     done = subprocess.run(command, env=clean, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     check(words, json.loads((tmp_path / "found.json").read_text()), gpus=2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", [{"stage": "finetune", "bf16": True}, {"stage": "finetune", **LORA}])
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
-def test_a_model_of_transformers_holds_what_was_planned(name: str, case: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint, records = save_stock(name, tmp_path / "stock"), write_records(tmp_path / "data")
-    given = {**case, "per_device_train_batch_size": 8, "max_steps": 1}
-    words = transformers_flags(checkpoint, records, tmp_path / "out", **given)
-    check(words, measure(words))

@@ -43,7 +43,7 @@ class LlavaHost:
         if args.model.vision_tower is None:
             raise ValueError("the model has no vision tower to put regions beside: give --vision_tower")
         model = llava.load_language_model(path, training, args.attn_implementation)
-        return self._complete(model, llava.load_tokenizer, args)
+        return _complete(model, llava.load_tokenizer, args)
 
     def outline_model(self, args: Arguments) -> Any:
         """The same model on the meta device."""
@@ -51,18 +51,7 @@ class LlavaHost:
         with outline.without_files():
             model = outline.outline_language_model(path, args.model, training, args.attn_implementation)
             with compat.vision_tower_from_config():
-                return self._complete(model, outline.outline_tokenizer, args)[0]
-
-    def _complete(self, model: Any, load_tokenizer: Any, args: Arguments) -> tuple[Any, Any]:
-        """Add adapter and vision to a language model."""
-        path, training = args.model.model_name_or_path, args.training
-        if args.model.freeze_backbone:
-            model.get_model().requires_grad_(False)
-        if training.lora_enable:
-            model = llava.add_adapter(model, training)
-        tokenizer = load_tokenizer(path, args.model.version, model, training)
-        llava.add_vision(model, tokenizer, args.model, args.data, training)
-        return model, tokenizer
+                return _complete(model, outline.outline_tokenizer, args)[0]
 
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """Vision tower and mm_projector."""
@@ -97,3 +86,15 @@ class LlavaHost:
             trainer.accelerator.wait_for_everyone()
         else:
             export_model(trainer, args.output_dir)
+
+
+def _complete(model: Any, load_tokenizer: Any, args: Arguments) -> tuple[Any, Any]:
+    """Add adapter and vision to a language model."""
+    path, training = args.model.model_name_or_path, args.training
+    if args.model.freeze_backbone:
+        model.get_model().requires_grad_(False)
+    if training.lora_enable:
+        model = llava.add_adapter(model, training)
+    tokenizer = load_tokenizer(path, args.model.version, model, training)
+    llava.add_vision(model, tokenizer, args.model, args.data, training)
+    return model, tokenizer
