@@ -105,7 +105,8 @@ class FunctionTagger:
     @property
     def key(self) -> Any:
         """The function and the state of its file, if it has one."""
-        file = inspect.getsourcefile(inspect.unwrap(self._function)) if inspect.isroutine(self._function) else None
+        function = inspect.unwrap(self._function)
+        file = inspect.getsourcefile(function) if inspect.isfunction(function) else None
         return self.source, None if file is None else state_of(file)
 
     @cached_property

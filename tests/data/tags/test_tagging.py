@@ -62,6 +62,13 @@ def test_a_detector_gives_the_classes_it_finds(images: Path, names: str) -> None
         wrong(Image.new("RGB", (8, 8)))
 
 
+def test_any_callable_is_a_tagger() -> None:
+    tagger = load_tagger("builtins:sorted")
+    assert tagger.key == ("builtins:sorted", None)
+    with pytest.raises(ValueError, match=r"builtins:sorted on a\.png: tags\[0\] is a text, got 0"):
+        tagger.tags("a.png", lambda: [0, 1])  # type: ignore[arg-type, return-value]
+
+
 @pytest.mark.parametrize(
     ("source", "options", "said"),
     [
