@@ -32,7 +32,9 @@ from tests.hosts.tiny_hosts import (
 )
 
 TAGGED = replace(OSPREY, lion_tags="hint")
-HOSTS = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
+OTHERS = ["llava/mistral", "llava/mpt", *["transformers/qwen2_5_vl", "transformers/gemma3"] * HAS_TRANSFORMERS_HOST]
+HOSTS: list[Any] = ["llava/llama", *["transformers/llava"] * HAS_TRANSFORMERS_HOST]
+HOSTS += [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 QUERIES = [
     Query(WIDE, "what is in <region> ?", [BOX], tags=["a cat", "dog"]),
     Query(None, "where ?"),
