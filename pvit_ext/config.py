@@ -11,6 +11,7 @@ FORMAT = 1
 """Format of the nested key and the region tensors; files that name no format have this one."""
 
 LION_TASKS = "region,image"
+LION_ROUTING = ("task", "question")
 PROJECTORS = ("linear", "mlp2x_gelu")
 TAGS = ("hint", "plain")
 
@@ -35,6 +36,7 @@ class RegionConfig:
         lion_tasks: names of the tasks that have an adapter each, with commas between.
         lion_tags: read tags of images before the question: ``hint`` with LION's learned hint, ``plain`` without; None
             to read none.
+        lion_routing: what chooses a sample's adapters where nobody says its task: regions (``task``) or its question.
     """
 
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
@@ -57,6 +59,10 @@ class RegionConfig:
     )
     lion_tags: str | None = field(
         default=None, metadata={"help": "read tags of images, with LION's learned hint or without", "choices": TAGS}
+    )
+    lion_routing: str = field(
+        default="task",
+        metadata={"help": "what chooses adapters where nobody says the task, default task", "choices": LION_ROUTING},
     )
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
@@ -87,8 +93,11 @@ class RegionConfig:
     def _check_lion(self) -> None:
         if not isinstance(self.lion_adapters, int) or self.lion_adapters < 0:
             raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
-        if self.lion_tasks != LION_TASKS and not self.lion_adapters:
-            raise ValueError(f"lion_tasks {self.lion_tasks!r} cannot apply without adapters: give lion_adapters too")
+        for name, usual in (("lion_tasks", LION_TASKS), ("lion_routing", "task")):
+            if (found := getattr(self, name)) != usual and not self.lion_adapters:
+                raise ValueError(f"{name} {found!r} cannot apply without adapters: give lion_adapters too")
+        if self.lion_routing not in LION_ROUTING:
+            raise ValueError(f"lion_routing is {self.lion_routing!r}; known: {', '.join(LION_ROUTING)}")
         if self.lion_tags not in (None, *TAGS):
             raise ValueError(f"lion_tags is {self.lion_tags!r}: {' or '.join(TAGS)}, or None for a model without tags")
 
@@ -96,7 +105,8 @@ class RegionConfig:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
         later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags")
         names = {name for name in later if not getattr(self, name)}
-        return names | ({"lion_tasks"} if "lion_adapters" in names else set())
+        names |= {"lion_tasks"} if "lion_adapters" in names else set()
+        return names | ({"lion_routing"} if self.lion_routing == "task" else set())
 
     def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
         """The same config, with what a model keeps of the config that it replaces.
@@ -110,6 +120,8 @@ class RegionConfig:
         if not self.lion_adapters:
             tasks = before.lion_tasks if self.lion_tasks == LION_TASKS else self.lion_tasks
             config = replace(config, lion_adapters=before.lion_adapters, lion_tasks=tasks)
+        if self.lion_routing == "task":
+            config = replace(config, lion_routing=before.lion_routing)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers

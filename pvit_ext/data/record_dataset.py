@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -25,9 +24,8 @@ from pvit_ext.prompt import HINT_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
+from pvit_ext.tokens.routing_inputs import routing_inputs
 
-TASKS = "tasks"
-"""Key of an item, and keyword of a model: the task of each sample."""
 _READ = "--region_lion_tags hint (or plain)"
 _WRITE = "`pvit-ext data tags` writes them"
 
@@ -40,6 +38,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         bad_records: of the run.
         seed: of the run; box jitter is a function of it, the epoch and the sample.
         region_processor: what prepares a sample's regions; it runs in the data workers.
+        tokenizer: of the model.
         stored_vision: what the model's vision tower made of the images before the run, where a cache has it.
         tag_noise: what becomes of a record's tags, for a model that reads them; another draw in each epoch.
     """
@@ -47,6 +46,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
     seed: int = 0
     tag_noise: TagNoise = TagNoise()
     region_processor: RegionProcessor
+    tokenizer: Any
     stored_vision: StoredVision | None = None
 
     def __init__(self, records: Records, bad_records: BadRecords) -> None:
@@ -125,10 +125,11 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return images if stored is None else [stored.mark(*pair) for pair in zip(images, names, strict=True)]
 
     def _task(self, record: Record, has_regions: bool) -> dict[str, Tensor]:
-        """The record's task as a part of its item, (1,); nothing for a model without adapters by task."""
+        """What the record's adapters are chosen by, as a part of its item; nothing for a model without any by task."""
         asked = record.data.get(RECORD_KEY)
         task = self.region_processor.task(asked, has_regions, record.location)
-        return {} if task is None else {TASKS: torch.tensor([task])}
+        questions = [turn["value"] for turn in record.data["conversations"][::2]]
+        return routing_inputs(self.region_processor.tasks, [task], [questions], self.tokenizer)
 
     def __len__(self) -> int:
         return len(self.records)

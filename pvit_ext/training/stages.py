@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
-from pvit_ext.adapters.lion.parts import ADAPTERS
+from pvit_ext.adapters.lion.parts import ADAPTERS, ROUTER
 from pvit_ext.adapters.lion.tasks import IMAGE, Tasks
 from pvit_ext.adapters.quantization import count
 from pvit_ext.adapters.tensors import adapter_parameters
@@ -78,7 +78,7 @@ def _freeze_for_lion(model: Any, stage: str) -> None:
     module.region_encoder.requires_grad_(looks_closer and not module.region_encoder.frozen)
     for name, part in module.lion.items():
         if name != ADAPTERS:
-            part.requires_grad_(looks_closer or name in _ALWAYS)
+            part.requires_grad_(name in _ALWAYS or (mixed if name == ROUTER else looks_closer))
 
 
 def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:

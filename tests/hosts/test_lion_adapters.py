@@ -94,6 +94,61 @@ def test_a_mixed_batch_answers_as_each_sample_alone(host: TinyHost, beams: int, 
     assert ids[3] != ids[4]  # the task decides
 
 
+def by_question(host: TinyHost) -> Parts:
+    """A model whose router sends these questions to different adapters."""
+    parts = host.attached(replace(LION, lion_routing="question"))
+    moved(parts.model)
+    for seed in range(50):
+        torch.manual_seed(seed)
+        parts.model.region_module.lion["region_router"].reset()
+        if len(set(chosen(parts, QUERIES))) == 2:
+            return parts
+    raise AssertionError("each router sends all questions to one adapter")
+
+
+def chosen(parts: Parts, queries: list[Query]) -> list[int]:
+    router, batch = parts.model.region_module.lion["region_router"], batch_of(parts, queries)
+    found: list[int] = router.route(parts.model.get_input_embeddings(), batch["questions"]).argmax(-1).tolist()
+    return found
+
+
+@slow
+@pytest.mark.parametrize("beams", [1, 3])
+def test_routing_by_the_question(host: TinyHost, beams: int, tmp_path: Path) -> None:
+    parts = by_question(host)
+    expected = logits(parts.model, batch_of(parts, QUERIES))
+    for number, query in enumerate(QUERIES):
+        alone = logits(parts.model, batch_of(parts, [query]))[0]
+        own = expected[number, : len(alone)] if host.pads_right else expected[number, -len(alone) :]
+        assert (own - alone).abs().max() < 2e-5
+    said = [
+        replace(query, task=("region", "image")[number])
+        for query, number in zip(QUERIES, chosen(parts, QUERIES), strict=True)
+    ]
+    assert torch.equal(logits(parts.model, batch_of(parts, said)), expected)
+    options = {"num_beams": beams, "max_new_tokens": 8}
+    answers = [pvit_ext.ask(*parts, [query], **options)[0] for query in QUERIES]
+    assert pvit_ext.ask(*parts, QUERIES, **options) == answers
+    again = load(save(host, parts, tmp_path / "whole"))
+    assert torch.equal(logits(again.model, batch_of(again, QUERIES)), expected)
+
+
+@slow
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_router_learns_through_gradient_checkpointing(host: TinyHost, reentrant: bool) -> None:
+    parts = by_question(host)
+    batch, other = batch_of(parts, QUERIES[:2]), batch_of(parts, QUERIES[1::-1])
+    expected = gradients(parts.model, batch, None)
+    parts.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    parts.model.enable_input_require_grads()
+    found = gradients(parts.model, batch, other)
+    names = [name for name in expected if "region_router" in name]
+    assert len(names) == 6
+    for name in names:
+        assert bool(expected[name].any()), name
+        assert torch.allclose(expected[name], found[name], rtol=1e-4, atol=1e-8), name
+
+
 def gradients(model: Any, batch: dict[str, Any], between: Any) -> dict[str, Tensor]:
     model.train().zero_grad()
     loss = model(**with_labels(batch), use_cache=False).loss

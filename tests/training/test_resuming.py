@@ -13,6 +13,7 @@ import torch
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 
+LION = ("lion", "lion_mixed", "lion_lora", "lion_question")
 METHODS = ("rslora", "dora", "pissa", "olora")
 Start = Callable[..., Any]
 """Trains into a folder with flags, and returns the trainer."""
@@ -46,8 +47,9 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         {"stage": "lion_region", "region_lion_adapters": 4},
         {"stage": "lion_mixed", "region_lion_adapters": 4, "allow_no_gradient": True},
         {"stage": "finetune", "lora_enable": True, "region_lion_adapters": 4, "allow_no_gradient": True},
+        {"stage": "align", "region_lion_adapters": 4, "region_lion_routing": "question", "allow_no_gradient": True},
     ],
-    ids=["align", "lora", "finetune", "grouped", *METHODS, "loraplus", "vera", "lion", "lion_mixed", "lion_lora"],
+    ids=["align", "lora", "finetune", "grouped", *METHODS, "loraplus", "vera", *LION],
 )
 def test_resuming_is_exact(start: Start, tmp_path: Path, own: dict[str, Any]) -> None:
     """The same losses and the same tensors, to the bit."""

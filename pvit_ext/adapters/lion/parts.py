@@ -9,12 +9,14 @@ from torch import nn
 from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
+from pvit_ext.adapters.lion.router import QuestionRouter
 from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import RegionConfig
 
 ADAPTERS = CHILD
 HINT = "region_hint"
-PARTS = (ADAPTERS, HINT)
+ROUTER = "region_router"
+PARTS = (ADAPTERS, HINT, ROUTER)
 """Names of all parts. :data:`ADAPTERS` is a list, whose members stand beside the feed-forward layers of a language
 model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
 
@@ -37,6 +39,8 @@ def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, block
             raise ValueError("lion_adapters: the language model's blocks are not known, give blocks=")
         tasks = len(Tasks.parse(config.lion_tasks).names)
         parts[ADAPTERS] = Mixtures(MixtureOfAdapters(hidden_size, config.lion_adapters, tasks) for _ in range(blocks))
+        if config.lion_routing == "question":
+            parts[ROUTER] = QuestionRouter(hidden_size, tasks)
     if config.lion_tags == "hint":
         parts[HINT] = TagHint(hidden_size)
     return parts

@@ -60,11 +60,11 @@ class KeepingRoute:
         """Run a function by the checkpointing function."""
         mix = _MIX.get()
 
-        def run(*again: Any, **keywords: Any) -> Any:
-            with routed(mix):
-                return function(*again, **keywords)
+        def run(again: Tensor | None, *rest: Any, **keywords: Any) -> Any:
+            with routed(again):
+                return function(*rest, **keywords)
 
-        return self.checkpoint(run, *args, **kwargs)
+        return self.checkpoint(run, mix, *args, **kwargs)  # an argument: reentrant checkpointing gives it its gradient
 
 
 def keep_routes(model: nn.Module) -> None:

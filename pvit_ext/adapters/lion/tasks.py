@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,10 @@ from pvit_ext.config import RegionConfig
 
 REGION, IMAGE = "region", "image"
 """Task of a sample with regions, and of one without, unless somebody says another."""
+TASKS = "tasks"
+"""Key of an item, and keyword of a model: the task of each sample."""
+UNSAID = -1
+"""Number of the task of a sample whose adapters the model chooses by its question."""
 RECORD_KEY = "lion_task"
 """Key of a data file's records that says another."""
 
@@ -22,9 +26,11 @@ class Tasks:
 
     Args:
         names: of them.
+        by_question: the model chooses by the question where nobody says the task.
     """
 
     names: tuple[str, ...]
+    by_question: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Tasks:
@@ -44,10 +50,12 @@ class Tasks:
     @classmethod
     def of(cls, config: RegionConfig) -> Tasks | None:
         """The tasks of a model; None where it has no adapters by task."""
-        return cls.parse(config.lion_tasks) if config.lion_adapters else None
+        if not config.lion_adapters:
+            return None
+        return cls(cls.parse(config.lion_tasks).names, config.lion_routing == "question")
 
     def number(self, asked: str | None, has_regions: bool, name: str) -> int:
-        """Number of a sample's task.
+        """Number of a sample's task; :data:`UNSAID` where the model chooses by the question.
 
         Args:
             asked: name of the task that a record or query says; None for the usual one.
@@ -57,6 +65,8 @@ class Tasks:
         Raises:
             ValueError: naming the sample, for a task that the model does not know.
         """
+        if asked is None and self.by_question:
+            return UNSAID
         usual = REGION if has_regions else IMAGE
         if (found := usual if asked is None else asked) in self.names:
             return self.names.index(found)
@@ -72,7 +82,7 @@ class Tasks:
     def numbers(
         self, tasks: Tensor | Sequence[str | int] | None, has_regions: Sequence[bool], continued: bool = False
     ) -> Tensor:
-        """Numbers (B,) int64 of a batch's tasks.
+        """Numbers (B,) int64 of a batch's tasks, :data:`UNSAID` where the model chooses by the question.
 
         Args:
             tasks: names or numbers, one for each sample; None for the usual ones.
@@ -94,13 +104,13 @@ class Tasks:
     def _number(self, task: str | int, name: str) -> int:
         if isinstance(task, str):
             return self.number(task, False, name)
-        if not 0 <= task < len(self.names):
+        if not (UNSAID if self.by_question else 0) <= task < len(self.names):
             raise ValueError(f"{name}: task number {task}, the model has {len(self.names)}: {', '.join(self.names)}")
         return task
 
     def mix(self, numbers: Tensor) -> Tensor:
-        """Numbers (B,) -> weights (B, T) of each task's gates."""
-        return torch.nn.functional.one_hot(numbers, len(self.names)).float()
+        """Numbers (B,) -> weights (B, T) of each task's gates; any for one that was not said."""
+        return torch.nn.functional.one_hot(numbers.clamp(min=0), len(self.names)).float()
 
 
 def mix_of(
@@ -108,14 +118,16 @@ def mix_of(
     tasks: Tensor | Sequence[str | int] | None,
     has_regions: Sequence[bool],
     continued: bool = False,
+    by_question: Callable[[], Tensor] | None = None,
 ) -> Tensor | None:
     """Weights (B, T) of each task's gates for a batch; None for a model without adapters.
 
     Args:
         config: of the model.
-        tasks: names or numbers, one for each sample; None for the usual ones.
+        tasks: names or numbers, one for each sample, or such weights; None for the usual ones.
         has_regions: whether each sample has any.
         continued: the batch goes on from a cache.
+        by_question: gives the weights (B, T) that a model chooses which has a router.
 
     Raises:
         ValueError: for tasks that the model does not know, too few, or any for a model without adapters.
@@ -125,4 +137,10 @@ def mix_of(
         if tasks is not None:
             raise ValueError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
         return None
-    return known.mix(known.numbers(tasks, has_regions, continued))
+    if isinstance(tasks, Tensor) and tasks.ndim == 2:
+        return tasks
+    numbers = known.numbers(tasks, has_regions, continued)
+    if not known.by_question or by_question is None:
+        return known.mix(numbers)
+    chosen = by_question()  # also where all tasks are said: under ZeRO every rank has to run every module
+    return torch.where(numbers.to(chosen.device)[:, None] < 0, chosen, known.mix(numbers).to(chosen))

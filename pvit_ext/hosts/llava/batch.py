@@ -21,6 +21,7 @@ from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt, RegionSample
 from pvit_ext.tokens.query import Query
+from pvit_ext.tokens.routing_inputs import routing_inputs
 
 
 def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt:
@@ -90,7 +91,8 @@ def collate(
     device, has_images = model.lm_head.weight.device, any(IMAGE_TOKEN_INDEX in one for one in ids)
     longest = max(map(len, ids))
     extra = [part for sample in samples for part in sample.extra]
-    tasks = [prompt.task for prompt in prompts if prompt.task is not None]
+    asked = [query.turns(prompt.name)[0] for query, prompt in zip(queries, prompts, strict=True)]
+    routing = routing_inputs(processor.tasks, [prompt.task for prompt in prompts], asked, tokenizer)
     return {
         "inputs": torch.stack([torch.nn.functional.pad(one, (longest - len(one), 0)) for one in ids]).to(device),
         "attention_mask": torch.stack([torch.arange(longest) >= longest - len(one) for one in ids]).to(device),
@@ -99,7 +101,7 @@ def collate(
         "image_sizes": [size for sample in samples for size in sample.sizes],
         "regions": [sample.regions for sample in samples],
         "region_extra": [part and {key: value.to(device) for key, value in part.items()} for part in extra],
-        **({"tasks": torch.tensor(tasks, device=device)} if tasks else {}),
+        **{key: value.to(device) for key, value in routing.items()},
     }
 
 

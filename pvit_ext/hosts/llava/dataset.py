@@ -11,11 +11,12 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from llava.train import train as llava_train
 from PIL import Image
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.adapters.lion.router import QUESTIONS
+from pvit_ext.adapters.lion.tasks import RECORD_KEY, TASKS
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.source import BLANK
 from pvit_ext.data.cache.vision import number_of
-from pvit_ext.data.record_dataset import TASKS, RecordDataset
+from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.tags import HINT_STYLE
@@ -183,6 +184,9 @@ class RegionCollator(llava_train.DataCollatorForSupervisedDataset):
             batch[STORED_IMAGES] = [number for item in instances for number in item[STORED_IMAGES]]
         if TASKS in instances[0]:
             batch[TASKS] = torch.cat([item[TASKS] for item in instances])  # (B,)
+        if QUESTIONS in instances[0]:
+            own = [item[QUESTIONS][0] for item in instances]
+            batch[QUESTIONS] = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)  # (B, Q)
         return batch
 
 

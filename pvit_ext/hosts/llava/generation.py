@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.llava.hints import holds_hints
@@ -36,9 +38,19 @@ class RegionGeneration:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
         raise NotImplementedError
 
-    def _mix(self, tasks: TaskNames, regions: Regions | None, batch: Tensor | None, continued: bool) -> Tensor | None:
+    def _mix(
+        self,
+        tasks: TaskNames,
+        regions: Regions | None,
+        batch: Tensor | None,
+        questions: Tensor | None,
+        continued: bool = False,
+    ) -> Tensor | None:
         given = regions or [None] * (0 if batch is None else len(batch))
-        return mix_of(self.region_config, tasks, [bool(one) for one in given], continued)
+        router, choose = getattr(self.get_model(), ROUTER, None), None  # type: ignore[attr-defined]
+        if router is not None:
+            choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
+        return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
 
     def prepare_inputs_for_generation(
         self,
@@ -74,6 +86,7 @@ class RegionGeneration:
         region_extra: Extra | None = None,
         tower_output: Any = None,
         tasks: TaskNames = None,
+        questions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """LLaVA's generate, which returns new tokens only; without ``regions`` it is LLaVA's own, where LLaVA has one.
@@ -81,8 +94,8 @@ class RegionGeneration:
         With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
-        if (mix := self._mix(tasks, regions, inputs, False)) is not None:
-            kwargs["tasks"] = mix.argmax(-1)
+        if (mix := self._mix(tasks, regions, inputs, questions)) is not None:
+            kwargs["tasks"] = mix
         special = tower_output is not None or holds_hints(inputs)
         if regions is None and self.llava_generates and not special:
             refuse_unbound(inputs)

@@ -132,18 +132,21 @@ class RegionMixin(RegionGeneration):
         stored_images: list[int] | None = None,
         tower_output: Any = None,
         tasks: TaskNames = None,
+        questions: Tensor | None = None,
         cache: Any = None,
     ) -> Any:
         """LLaVA's forward; regions as in :meth:`prepare_inputs_labels_for_multimodal`.
 
-        ``tasks`` are names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
+        ``tasks`` are names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell,
+        or the adapters that a router chooses by ``questions`` (:func:`~pvit_ext.adapters.lion.router.pad_questions`).
         No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss. ``cache`` is what
         transformers 5.24 calls ``past_key_values``.
         """
         if inputs_embeds is not None and any(regions or []):
             raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
         past = past_key_values if cache is None else cache
-        mix = self._mix(tasks, regions, input_ids if inputs_embeds is None else inputs_embeds, has_cache(past))
+        batch = input_ids if inputs_embeds is None else inputs_embeds
+        mix = self._mix(tasks, regions, batch, questions, has_cache(past))
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,

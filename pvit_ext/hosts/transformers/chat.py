@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt
 from pvit_ext.tokens.query import Query
+from pvit_ext.tokens.routing_inputs import routing_inputs
 
 
 class TransformersChat:
@@ -112,8 +112,8 @@ class TransformersChat:
         else:
             made = self._processor_of(shown).encode(samples, **options)
         self._check_length(made["attention_mask"], prompts)
-        if tasks := [prompt.task for prompt in prompts if prompt.task is not None]:
-            made["tasks"] = torch.tensor(tasks)  # (B,)
+        asked = [query.turns(prompt.name)[0] for query, prompt in zip(queries, prompts, strict=True)]
+        made.update(routing_inputs(regions.tasks, [prompt.task for prompt in prompts], asked, self.tokenizer))
         known = {} if shown is None else {TOWER_OUTPUT: shown.output(samples, self.model.device)}
         return {key: self._placed(value) for key, value in made.items()} | known
 

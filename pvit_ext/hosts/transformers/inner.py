@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pvit_ext.adapters.lion.routing import routed
-from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
@@ -97,6 +96,7 @@ class InnerMixin:
         stored_images: Sequence[int] | None = None,
         tower_output: Any = None,
         tasks: Tensor | Sequence[str | int] | None = None,
+        questions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Stock forward, with region tokens where their placeholders stand.
@@ -111,6 +111,7 @@ class InnerMixin:
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
             tower_output: what the vision tower returns for the images, where that is known; it does not run then.
             tasks: names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
+            questions: by which a router chooses otherwise, of :func:`~pvit_ext.adapters.lion.router.pad_questions`.
             kwargs: of the stock forward.
 
         Raises:
@@ -119,9 +120,8 @@ class InnerMixin:
         kwargs["input_ids"] = input_ids
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
-        embeds = kwargs.get("inputs_embeds") if input_ids is None else input_ids
-        given = regions or [None] * (0 if embeds is None else len(embeds))
-        mix = mix_of(self.outer[0].region_config, tasks, [bool(one) for one in given], _has_cache(kwargs))
+        batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        mix = self.outer[0].mix(tasks, regions, batch, questions, _has_cache(kwargs))
         pending = None if region_tokens is None else Pending(region_tokens)
         if pending is None and any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)

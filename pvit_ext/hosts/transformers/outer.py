@@ -6,11 +6,13 @@ Its ``forward`` is stock: what wraps or calls past it (peft, TRL) reaches the in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.routing import keep_routes
 from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.config import RegionConfig
@@ -92,6 +94,7 @@ class OuterMixin:
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
         tasks: Tensor | Sequence[str | int] | None = None,
+        questions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """transformers' ``generate``; regions as the region processor returns them.
@@ -102,8 +105,8 @@ class OuterMixin:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
             ValueError: for tasks that the model does not know.
         """
-        if (mix := self._mix(tasks, regions, kwargs.get("input_ids", inputs))) is not None:
-            kwargs["tasks"] = mix.argmax(-1)
+        if (mix := self.mix(tasks, regions, kwargs.get("input_ids", inputs), questions)) is not None:
+            kwargs["tasks"] = mix
         if any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
             kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
@@ -115,9 +118,23 @@ class OuterMixin:
             self.base_model.region_host.run_tower(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
-    def _mix(self, tasks: Any, regions: Sequence[Any] | None, ids: Tensor | None) -> Tensor | None:
-        given = regions or [None] * (0 if ids is None else len(ids))
-        return mix_of(self.region_config, tasks, [bool(one) for one in given])
+    def mix(
+        self,
+        tasks: Any,
+        regions: Sequence[Any] | None,
+        batch: Tensor | None,
+        questions: Tensor | None,
+        continued: bool = False,
+    ) -> Tensor | None:
+        """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.tasks.mix_of`."""
+        given, router, choose = (
+            regions or [None] * (0 if batch is None else len(batch)),
+            getattr(self, ROUTER, None),
+            None,
+        )
+        if router is not None:
+            choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
+        return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:

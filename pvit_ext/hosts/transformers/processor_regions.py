@@ -82,7 +82,7 @@ class ProcessorRegions:
     def _of_samples(self) -> str:
         """All that decides how a sample is prepared, as JSON: a list in a file may be a tuple in memory."""
         chosen, facts = self.config, self.facts
-        tasks = chosen.lion_tasks if chosen.lion_adapters else None
+        tasks = (chosen.lion_tasks, chosen.lion_routing) if chosen.lion_adapters else None
         given = chosen.encoder, chosen.encoder_options, chosen.delimiters
         values = *given, facts.tokens_per_region, self.family_key, tasks, chosen.lion_tags
         return json.dumps(values, sort_keys=True)

@@ -1,0 +1,69 @@
+"""Adapters chosen by the question, where nobody says its task: MoME's top-1 gate on an embedding of the question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pvit_ext.distributed import gathered
+
+_HIDDEN = 384
+QUESTIONS = "questions"
+"""Key of an item, and keyword of a model: the words of each sample's questions."""
+
+
+class QuestionRouter(nn.Module):
+    """Two layers from the mean of a question's word embeddings to one choice, straight through for gradients.
+
+    The words' embeddings are the language model's own; MoME takes a sentence encoder beside it.
+
+    Args:
+        width: D, of the language model.
+        tasks: K, to choose from.
+    """
+
+    def __init__(self, width: int, tasks: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.hidden, self.choice = nn.Linear(width, _HIDDEN), nn.Linear(_HIDDEN, tasks)
+
+    def reset(self) -> None:
+        """Give all tensors their start values; different questions then go to different adapters, which add nothing."""
+        with gathered(list(self.parameters()), write=True):
+            for layer in (self.norm, self.hidden, self.choice):
+                layer.reset_parameters()
+
+    def forward(self, questions: Tensor) -> Tensor:
+        """Embedded questions (B, D) -> (B, K), one-hot, with the gradient of a softmax."""
+        soft = self.choice(self.hidden(self.norm(questions.to(self.norm.weight.dtype))).relu()).float().softmax(-1)
+        hard = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).float()
+        mix: Tensor = hard + (soft - soft.detach())  # exactly one-hot
+        return mix
+
+    def route(self, embed: Callable[[Tensor], Tensor], questions: Tensor | None) -> Tensor:
+        """The choice (B, K) for a batch.
+
+        Args:
+            embed: the language model's embedding of ids.
+            questions: from :func:`pad_questions`.
+
+        Raises:
+            ValueError: when there are none.
+        """
+        if questions is None:
+            raise ValueError(
+                "the model chooses its adapters by the question: pass questions=, or tasks= for each sample"
+            )
+        words = (questions > 0)[..., None]  # (B, Q, 1)
+        with torch.no_grad():
+            embedded = embed((questions - 1).clamp(min=0)).float()  # (B, Q, D)
+        mean = (embedded * words).sum(1) / words.sum(1).clamp(min=1)  # (B, D)
+        chosen: Tensor = self(mean)
+        return chosen
+
+
+def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
+    """Ids of each sample's questions as one tensor (B, Q): each plus one, and zeros behind a shorter one."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(list(own), dtype=torch.long) + 1 for own in ids], batch_first=True)
