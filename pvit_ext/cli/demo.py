@@ -13,6 +13,7 @@ from pvit_ext.cli.options import count, count_from_zero, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.serving.demo.answering import Asked
+    from pvit_ext.serving.demo.service import Segmenter
 
 COMMAND, EXTRA = "pvit-ext demo", "demo"
 
@@ -40,6 +41,7 @@ def add(commands: Any) -> None:
         "--examples", type=Path, metavar="FILE", help="records whose pictures are offered to begin with"
     )
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="of the pictures in --examples")
+    parser.add_argument("--segmenter", type=Path, metavar="DIR", help="a SAM 2 of transformers: clicks become masks")
     parser.add_argument("--max-new-tokens", type=count, default=128, metavar="N")
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     address = Address(args.host, args.port)
     address.check()
     examples = tuple(load_examples(args.examples, args.image_folder))
-    with _asking(path, args) as ask, running(Parts(ask, path, args.records, examples), address) as url:
+    segmenter = _segmenter(args)
+    with _asking(path, args) as ask, running(Parts(ask, path, args.records, examples, segmenter), address) as url:
         print(f"{url}  (Ctrl+C ends it; records are saved in {args.records})", flush=True)
         _wait()
     return 0
@@ -78,6 +81,14 @@ def _asking(path: str, args: argparse.Namespace) -> Iterator[Asked]:
     settings = Settings(max_tokens=args.max_new_tokens)
     with Engine(loaded, conv_version=args.conv_version) as engine:
         yield lambda query: engine.submit(query, settings, args.system)
+
+
+def _segmenter(args: argparse.Namespace) -> Segmenter | None:
+    if args.segmenter is None:
+        return None
+    from pvit_ext.serving.demo.segmenter import load_segmenter
+
+    return load_segmenter(args.segmenter, args.device)
 
 
 def _wait() -> None:

@@ -170,6 +170,7 @@ def _launch_options() -> dict[str, Any]:
         "prevent_thread_lock": True,
         "ssr_mode": False,
         "footer_links": [],
+        "run_history": False,
         "max_file_size": _UPLOAD_LIMIT,
         "theme": theme,
         "head": f"<style>{read_page('page.css')}</style>",

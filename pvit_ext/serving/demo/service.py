@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.regions.drawing import COLOURS, LINE
@@ -25,11 +26,11 @@ from pvit_ext.serving.demo.turns import read_region, read_talk
 class Segmenter(Protocol):
     """Makes a mask of a point or a box."""
 
-    def segment(self, image: Any, region: Region) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def segment(self, image: Path, region: Region) -> NDArray[np.bool_]:
         """The mask of the object that is pointed at, bool (H, W).
 
         Args:
-            image: upright RGB.
+            image: file of the picture.
             region: resolved, a point or a box.
 
         Raises:

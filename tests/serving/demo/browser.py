@@ -15,7 +15,7 @@ from typing import Any
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _MODIFIERS = {"alt": 1, "ctrl": 2, "shift": 8}
-_PATIENCE = 30
+_PATIENCE = 120
 
 
 class Page:

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
+from pvit_ext.regions.image import image_size
+from pvit_ext.regions.region import Region
 from pvit_ext.serving.demo.app import Address, Parts, running
 from pvit_ext.serving.demo.examples import load_examples
 from pvit_ext.tokens.query import Query
@@ -54,6 +59,19 @@ class Model:
         return self.answers[-1]
 
 
+class Ellipses:
+    """Segments whatever it is given as an ellipse of the same extent; a point as one of ten pixels."""
+
+    def segment(self, image: Path, region: Region) -> NDArray[np.bool_]:
+        size = image_size(image)
+        (x0, y0), (x1, y1) = region.points if region.kind == "box" else (region.points[0], region.points[0])
+        if region.kind == "point":
+            x0, y0, x1, y1 = x0 - 5, y0 - 5, x1 + 5, y1 + 5
+        sheet = Image.new("1", size)
+        ImageDraw.Draw(sheet).ellipse((x0, y0, x1, y1), fill=1)
+        return np.array(sheet)
+
+
 @dataclass
 class Demo:
     """A running demo.
@@ -73,7 +91,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     model, records = Model(), tmp_path_factory.mktemp("demo") / "records"
-    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)))
+    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)), Ellipses())
     with running(parts, Address(port=0)) as address:
         yield Demo(address, model, records)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pvit_ext.cli import build_parser
 from pvit_ext.data.records import load_records
+from pvit_ext.regions.region import Region
 from tests.serving.demo.browser import Page
 from tests.serving.demo.conftest import Demo
 from tests.serving.demo.test_pixels import open_picture, regions
@@ -78,6 +79,19 @@ def test_every_kind_of_region(page: Page, picture: Path, tmp_path: Path) -> None
     assert np.array(polygon["polygon"]) == pytest.approx(np.array([[300, 50], [380, 60], [340, 150]]), abs=0.5)
     assert painted["mask"]["size"] == [300, 400]
     assert sum(painted["mask"]["counts"][1::2]) == 50 * 70
+
+
+def test_a_click_and_a_box_become_masks(page: Page, picture: Path) -> None:
+    open_picture(page, picture)
+    tool(page, "segment")
+    drag(page, (100, 100), (200, 180))
+    page.until("document.querySelectorAll('#regions li').length === 1")
+    drag(page, (300, 60))
+    page.until("document.querySelectorAll('#regions li').length === 2")
+    for shape, x, y in zip(regions(page), (150, 300), (140, 60), strict=True):
+        mask = Region.mask(shape["mask"]).to_mask(SIZE)
+        assert mask[y, x]
+        assert not mask[280, 20]
 
 
 def test_a_mask_of_another_size_is_refused(page: Page, picture: Path, tmp_path: Path) -> None:
@@ -202,13 +216,18 @@ def test_a_phones_width(width: int, page: Page, demo: Demo, picture: Path) -> No
     page.size(width, 780, 2, touch=True)
     page.open(demo.address)
     open_picture(page, picture)
-    page.click("#chips button") if page.run("document.querySelector('#chips button') !== null") else None
+    for y in (20, 100, 180):
+        drag(page, (10.25, y), (390, y + 60))
     page.run("document.querySelector('#copies').open = true")
     ask(page, "What is averyveryveryveryveryveryveryveryveryveryveryverylongword?")
     page.until("document.querySelector('.answer.complete')")
     assert page.run("document.documentElement.scrollWidth") <= width
-    wide = "[...document.querySelectorAll('#pvit button, #pvit canvas, #pvit pre')].filter((one) => !one.hidden)"
-    assert page.run(f"Math.max(...{wide}.map((one) => one.getBoundingClientRect().right))") <= width
+    cut = """[...document.querySelectorAll('#pvit button, #pvit canvas, #pvit pre, #pvit input, #pvit textarea')]
+      .filter((one) => one.getBoundingClientRect().width && !one.closest('.unseen'))
+      .filter((one) => { const around = one.parentElement.closest('ol, section, #turns').getBoundingClientRect();
+        const own = one.getBoundingClientRect(); return own.right > around.right + 1 || own.left < around.left - 1; })
+      .map((one) => one.outerHTML)"""
+    assert page.run(cut) == []
 
 
 def test_a_finger_draws(page: Page, demo: Demo, picture: Path) -> None:
