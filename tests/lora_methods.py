@@ -116,7 +116,11 @@ FEW_BITS = [
     Trial("dora --bits 4", "dora", flags={"bits": 4}),
     Trial("rslora --bits 8", "rslora", flags={"bits": 8}),
 ]
-TRIALS = {trial.name: trial for trial in (*METHODS, *FIELDS, *TUNERS_TRIED, *FEW_BITS)}
+ON_TRANSFORMERS = [
+    Trial(f"{one.name}, transformers host", one.method, one.options, {**one.flags, "host": "transformers"})
+    for one in METHODS
+]
+TRIALS = {trial.name: trial for trial in (*METHODS, *ON_TRANSFORMERS, *FIELDS, *TUNERS_TRIED, *FEW_BITS)}
 
 
 class Tried:
@@ -213,6 +217,11 @@ def main(words: list[str]) -> None:
             Path(folder) / "wide", hidden_size=64, intermediate_size=128
         )  # as bitsandbytes asks
         world["data"] = write_training_data(Path(folder) / "data")
+        if any("host" in trial.flags for trial in trials):
+            from tests.training.test_transformers_host import save_stock, write_records
+
+            world["stock"] = save_stock("llava", Path(folder) / "stock")
+            world["stock data"] = write_records(Path(folder) / "stock data")
         world["runs"].mkdir()
         tried = {trial.name: Tried(trial, world) for trial in trials}
         rows = {}

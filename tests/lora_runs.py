@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -47,8 +49,8 @@ class Outcome:
 
     def logits_of(self, model: Any) -> torch.Tensor:
         """Of the same records, by another model."""
-        tower = model.get_vision_tower()
-        tower.half().float()  # as training has it on a CPU
+        if hasattr(model, "get_vision_tower"):
+            model.get_vision_tower().half().float()  # as training has LLaVA's on a CPU
         return forward(model, self.batch)
 
 
@@ -59,11 +61,13 @@ def forward(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def command_line(world: dict[str, Path], output: Path, own: dict[str, Any], batch: int = 4) -> list[str]:
-    """The words of a run of four steps."""
+    """The words of a run of four steps; LLaVA's own flags have no effect on the transformers host."""
+    other = own.get("host") == "transformers"
+    data = Path(world["stock data" if other else "data"])
+    checkpoint = "stock" if other else "wide" if "bits" in own else "checkpoint"
     values: dict[str, Any] = {
-        "model_name_or_path": world["wide" if "bits" in own else "checkpoint"], "version": "v1", "stage": "finetune",
-        "data_path": world["data"],
-        "image_folder": Path(world["data"]).parent, "image_aspect_ratio": "pad", "output_dir": output, "max_steps": 4,
+        "model_name_or_path": world[checkpoint], "version": "v1", "stage": "finetune", "data_path": data,
+        "image_folder": data.parent, "image_aspect_ratio": "pad", "output_dir": output, "max_steps": 4,
         "region_encoder_options": json.dumps(TINY_REGIONCLIP), "per_device_train_batch_size": batch,
         "report_to": "none",
         "learning_rate": 1e-2, "lr_scheduler_type": "constant", "model_max_length": 512, "save_strategy": "no",
@@ -93,23 +97,34 @@ def train(words: list[str]) -> Outcome:
 def _watched() -> Iterator[dict[str, Any]]:
     """The trainer of a run, its adapter before the first step, and a batch of all records."""
     seen: dict[str, Any] = {}
-    make, export = LlavaHost.make_trainer, LlavaHost.export
 
-    def keep(host: Any, *given: Any) -> Any:
+    def keep(host: Any, *given: Any, make: Any) -> Any:
         seen["trainer"] = trainer = make(host, *given)
         seen["before"] = cpu_copies(adapter_state(trainer.model))
         return trainer
 
-    def collate(host: Any, trainer: Any) -> None:
+    def collate(host: Any, trainer: Any, export: Any) -> None:
         items = [trainer.train_dataset[index] for index in range(len(trainer.train_dataset))]
         seen["batch"] = trainer.data_collator(items)
         export(host, trainer)
 
-    LlavaHost.make_trainer, LlavaHost.export = keep, collate  # type: ignore[method-assign]
-    try:
+    with contextlib.ExitStack() as stack:
+        for kind in _host_classes():
+            changed = {
+                "make_trainer": partialmethod(keep, make=kind.make_trainer),
+                "export": partialmethod(collate, export=kind.export),
+            }
+            stack.enter_context(mock.patch.multiple(kind, **changed))
         yield seen
-    finally:
-        LlavaHost.make_trainer, LlavaHost.export = make, export  # type: ignore[method-assign]
+
+
+def _host_classes() -> list[Any]:
+    """Of both hosts, where transformers is new enough for its own."""
+    try:
+        from pvit_ext.training.transformers.host import TransformersHost
+    except ImportError:
+        return [LlavaHost]
+    return [LlavaHost, TransformersHost]
 
 
 def ranks(zero: str, world: dict[str, Path]) -> None:

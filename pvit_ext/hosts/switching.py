@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_a
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import state_of
 from pvit_ext.encoders.weights import read_checkpoint
-from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.files import fingerprint
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.loading import attach
 from pvit_ext.tokens.serialization import MODULES_FILE, load_region_modules, read_region_config
 
 _MOVES_BASE = ("pissa", "olora")
+
+logger = logging.getLogger(__name__)
 
 
 class Adapters:
@@ -48,15 +52,18 @@ class Adapters:
             name: to call it by.
             folder: LLaVA's or ours.
 
+        A base that the folder names and that cannot be compared with the model is a warning.
+
         Raises:
-            ValueError: for a name that is taken, a folder without an adapter, one whose region modules are others than
-                the model's, or an adapter that changes the weights under it.
+            ValueError: for a name that is taken, a folder without an adapter, one that was trained on other weights,
+                one whose region modules are others than the model's, or an adapter that changes the weights under it.
         """
         if name in self._tensors or not name.isidentifier():
             raise ValueError(f"{name!r} is taken or no name: give letters and digits that none of {self.names} has")
-        kind = find_kind(str(folder))
+        kind = self._kind_of(str(folder))
         if not kind.adapter or kind.folder is None:
             raise ValueError(f"{kind}: no adapter to put beside others")
+        self._check_base(kind)
         config = config_of(self.model, kind.folder)
         start = getattr(config, "init_lora_weights", None)
         if isinstance(start, str) and start.startswith(_MOVES_BASE):
@@ -89,6 +96,30 @@ class Adapters:
             self._wrapped.requires_grad_(False)
         self._copy(self._base if name is None else self._base | self._tensors[name])
         self.active = name
+
+    def _kind_of(self, folder: str) -> CheckpointKind:
+        """What a folder holds; the model stands for a base that is not here."""
+        try:
+            return find_kind(folder)
+        except FileNotFoundError:
+            if not (own := self.model.name_or_path):
+                raise
+            return find_kind(folder, own)
+
+    def _check_base(self, kind: CheckpointKind) -> None:
+        """Refuse an adapter of other weights than the model's, and warn where that cannot be told."""
+        own, named = str(self.model.name_or_path), str(kind.recorded or kind.base)
+        if Path(own).resolve() == Path(named).resolve():
+            return
+        ours, others = (_weight_files(Path(one)) for one in (own, named))
+        if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
+            text = "%s was trained on %s, the model is %s: right only if both hold the same weights"
+            logger.warning(text, kind.path, named, own or "of no folder")
+        elif list(map(fingerprint, ours)) != list(map(fingerprint, others)):
+            raise ValueError(
+                f"{kind.path} was trained on {named}, whose weights are others than those of the model, {own}: load "
+                f"{named} in its place"
+            )
 
     def _take_regions(self, folder: Path) -> None:
         """Attach a result's region modules if the model has none; else check that they are of the same kind."""
@@ -136,6 +167,12 @@ class Adapters:
         with torch.no_grad():
             for key, value in tensors.items():
                 own[key].copy_(value)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files with a checkpoint's weights; none where it is not here."""
+    kinds = (sorted(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
+    return next((found for found in kinds if found), [])
 
 
 def _read(path: Path) -> dict[str, Tensor]:

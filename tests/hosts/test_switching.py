@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pvit_ext
@@ -138,3 +140,23 @@ def test_on_a_model_of_transformers(tmp_path: Path) -> None:
             torch.testing.assert_close(base(input_ids=ids).logits, alone(input_ids=ids).logits, rtol=0, atol=2e-5)
         for own, other in zip(base.region_module.parameters(), alone.region_module.parameters(), strict=True):
             assert torch.equal(own, other)
+
+
+def test_the_base_that_a_result_names_is_compared_with_the_model(
+    loaded: Any, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, model, _ = loaded
+    same = shutil.copytree(llava_checkpoint, tmp_path / "same")
+    other = shutil.copytree(llava_checkpoint, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({key: value + 0.1 for key, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    folders = {name: result(model, tmp_path / name, 2, base) for name, base in (("copied", same), ("wrong", other))}
+    adapters = Adapters(model)
+    adapters.add("copied", folders["copied"])
+    assert "right only if" not in caplog.text
+    with pytest.raises(ValueError, match=r"was trained on .*other, whose weights are others than those of the model"):
+        adapters.add("wrong", folders["wrong"])
+    assert adapters.names == ["copied"]
+    shutil.rmtree(same)
+    adapters.add("moved", folders["copied"])
+    assert "right only if both hold the same weights" in caplog.text
