@@ -7,10 +7,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.cli import ask, compare, convert, convert_checkpoint, data, demo, doctor, eval, merge, plan, recipes, swap
+from pvit_ext.cli import (
+    ask,
+    compare,
+    convert,
+    convert_checkpoint,
+    data,
+    demo,
+    doctor,
+    eval,
+    merge,
+    plan,
+    recipes,
+    serve,
+    swap,
+)
 from pvit_ext.plugins import FLAG, take_plugins
 
-COMMANDS = (ask, swap, merge, convert, convert_checkpoint, data, demo, eval, plan, recipes, doctor, compare)
+COMMANDS = (ask, demo, serve, swap, merge, convert, convert_checkpoint, data, eval, plan, recipes, doctor, compare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

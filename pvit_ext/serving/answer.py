@@ -99,6 +99,11 @@ class Answer:
         """Whether nothing more comes."""
         return self._end is not None
 
+    @property
+    def completed(self) -> Completed | None:
+        """The whole answer; None before it is complete, and where there is none."""
+        return self._end if isinstance(self._end, Completed) else None
+
     def cancel(self) -> None:
         """Give the place up: a waiting question is never run, a running one ends with its next token."""
         self.fail(Cancelled("the answer was cancelled"))

@@ -17,13 +17,13 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from transformers import LogitsProcessorList
 
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.find import Loaded, host_of
-from pvit_ext.inference import check_encoder, generate_options
+from pvit_ext.inference import ImageFeatures, check_encoder, generate_options, one_batch, shared_images
 from pvit_ext.regions.region import RegionError
 from pvit_ext.serving.answer import Answer, Settings
 from pvit_ext.serving.rows import Rows
@@ -33,6 +33,8 @@ from pvit_ext.tokens.query import Query
 
 logger = logging.getLogger(__name__)
 _SYSTEM_PROMPTS = 64
+_CHARACTERS = 32
+"""Of a token, at the very most, in the mean of a text."""
 
 
 class Batching(NamedTuple):
@@ -72,6 +74,7 @@ class Engine:
         batching: how questions are put together.
         conv_version: name of a conversation template, of LLaVA's models only.
         observer: measures it.
+        features: keeps what towers make of images, between the turns of a conversation and questions on the same image.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Engine:
         batching: Batching = Batching(),  # noqa: B008 - a NamedTuple does not change
         conv_version: str | None = None,
         observer: Observer | None = None,
+        features: ImageFeatures | None = None,
     ) -> None:
         self._tokenizer, self.model, processor, self.context_len = loaded
         host = host_of(self.model)
@@ -89,6 +93,7 @@ class Engine:
             return host.chat(self.model, self._tokenizer, processor, conv_version, system)
 
         self._chat, self._batching, self._observer = chat, batching, observer
+        self.features = features
         chat(None)  # says now what would fail with each question
         self._waiting = Waiting(batching.places, batching.most, batching.window)
         self._running: list[Answer] = []
@@ -119,10 +124,22 @@ class Engine:
             Draining: after :meth:`drain`.
         """
         prompt = self._chat(system).prompt(query, name)
+        most = _CHARACTERS * self.context_len
+        if (length := len(prompt.texts[0])) > most:  # said before a tokenizer works on it for minutes
+            raise RegionError(
+                f"{name}: the text has {length:,} characters; the model's context takes fewer than {most:,}"
+            )
         check_encoder(self.model, [prompt])
         answer = Answer(query, prompt, settings, pieces, self._waiting.drop)
         self._waiting.put(answer, self.patience)
         return answer
+
+    @property
+    def state(self) -> Literal["ok", "draining", "failed"]:
+        """Whether questions are taken."""
+        if self._waiting.closed:
+            return "draining"
+        return "ok" if self._thread.is_alive() else "failed"
 
     @property
     def waiting(self) -> int:
@@ -189,7 +206,8 @@ class Engine:
 
     def _rows(self, answers: Sequence[Answer]) -> Rows:
         chat = self._chat(None)
-        batch = chat.batch([answer.query for answer in answers], [answer.prompt for answer in answers])
+        queries, prompts = [answer.query for answer in answers], [answer.prompt for answer in answers]
+        batch = one_batch(chat, queries, prompts, shared_images(chat, self.model, self.features))
         rows = Rows(chat, batch, answers, [answer.settings.max_tokens for answer in answers], chat.ends())
         for number, (answer, taken) in enumerate(zip(answers, rows.prompt_tokens, strict=True)):
             if self.context_len <= taken:

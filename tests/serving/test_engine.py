@@ -153,6 +153,8 @@ def test_errors_are_those_of_their_question(engine: Engine, batches: Batches) ->
         engine.submit(Query(WIDE, "what is <region> ?", [Region.box(200, 200, 300, 300)]), name="asked")
     with pytest.raises(RegionError, match="asked: 1 <region> placeholder"):
         engine.submit(Query(WIDE, "what is <region> ?"), name="asked")
+    with pytest.raises(RegionError, match=r"asked: the text has 66,\d+ characters; .* fewer than 65,536"):
+        engine.submit(Query(WIDE, "where " * 11_000), name="asked")
     long = Query(WIDE, "where " * 3000)
     with engine._waiting._changed:
         answers = [engine.submit(query, Settings(2), name="asked") for query in (FINE, long, FINE)]
@@ -193,6 +195,17 @@ def test_draining_answers_what_was_taken(loaded: Loaded) -> None:
         engine.submit(FINE)
     engine.close()
     assert len({one.result(0).text for one in taken}) == 1
+
+
+def test_features_of_an_image_are_kept(engine: Engine, loaded: Loaded) -> None:
+    expected = asked(engine, MIXED, VARIED)
+    features = pvit_ext.ImageFeatures(2**24)
+    with Engine(loaded, Batching(most=6), features=features) as keeping:
+        assert asked(keeping, MIXED, VARIED) == expected
+        made = features.misses
+        assert asked(keeping, MIXED, VARIED) == expected
+    assert features.misses == made
+    assert features.hits > 0
 
 
 def test_a_wait_ends(engine: Engine) -> None:

@@ -1,0 +1,122 @@
+"""``pvit-ext serve``: a model behind OpenAI's HTTP interface."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pvit_ext.cli.options import count, count_from_zero, require_extra
+
+if TYPE_CHECKING:
+    from pvit_ext.serving.limits import Limits
+
+API_KEY = "PVIT_EXT_API_KEY"
+
+
+def add(commands: Any) -> None:
+    """Add the command to a parser's subcommands."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a model to OpenAI's clients",
+        description="Serve a model at /v1/chat/completions. Questions that arrive together are answered together. "
+        f"Clients send the key in the environment variable {API_KEY}, where it is set, as a bearer token.",
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint")
+    parser.add_argument("--base", metavar="DIR", help="checkpoint under a folder of region modules or LoRA only")
+    parser.add_argument("--device", help="default cuda if there is one, else cpu")
+    parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
+    parser.add_argument("--served-name", metavar="NAME", help="of the model, default the name of its folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default this machine alone")
+    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="also take images and masks by name from here")
+    parser.add_argument("--allow-url", action="store_true", help="also fetch images from the open internet")
+    _add_limits(parser.add_argument_group("limits; a request beyond one gets an answer that names its field"))
+    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
+                        "towers made of images, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
+    parser.set_defaults(handler=run)
+
+
+def _add_limits(group: Any) -> None:
+    group.add_argument("--max-batch", type=count, default=16, metavar="N", help="questions answered together (16)")
+    group.add_argument("--batch-window", type=count_from_zero, default=5, metavar="MS",
+                       help="milliseconds that the first question to an idle model waits for a second (5)")  # fmt: skip
+    group.add_argument("--max-queue", type=count, default=128, metavar="N", help="questions that wait (128); then 429")
+    group.add_argument("--max-body", type=count, default=32, metavar="MIB", help="of a request (32)")
+    group.add_argument("--max-pixels", type=count, default=64, metavar="MILLION", help="of a request's images and "
+                       "masks together (64)")  # fmt: skip
+    group.add_argument("--max-images", type=count, default=8, metavar="N", help="of a request (8)")
+    group.add_argument("--max-regions", type=count, default=64, metavar="N", help="of a request (64)")
+    group.add_argument("--max-points", type=count, default=1000, metavar="N", help="of a region (1000)")
+    group.add_argument("--max-tokens", type=count, default=512, metavar="N", help="of an answer (512)")
+    group.add_argument("--timeout", type=count, default=120, metavar="S", help="seconds for an answer (120); then 408")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; the exit status."""
+    require_extra("serve", "pvit-ext serve")
+    key = _key(args.host)
+    if args.image_folder is not None and not args.image_folder.is_dir():
+        raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+
+    import pvit_ext
+    from pvit_ext.cli.options import log_progress
+    from pvit_ext.hosts.find import Loaded
+    from pvit_ext.serving.app import Service
+    from pvit_ext.serving.engine import Batching, Engine
+    from pvit_ext.serving.metrics import Metrics
+    from pvit_ext.serving.pictures import Pictures
+    from pvit_ext.serving.server import run as run_server
+
+    log_progress()
+    loaded = pvit_ext.load_pretrained_model(args.model, base=args.base, device=args.device)
+    metrics = Metrics()
+    batching = Batching(args.max_batch, args.max_queue, args.batch_window / 1000)
+    features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
+    engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, features)
+    metrics.watch(engine)
+    name = args.served_name or Path(args.model).resolve().name
+    pictures = Pictures(_limits(args), args.image_folder, args.allow_url)
+    run_server(Service(engine, name, pictures, metrics, key), args.host, args.port)
+    return 0
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from pvit_ext.serving.limits import Limits
+
+    return Limits(
+        body=args.max_body * 2**20,
+        pixels=args.max_pixels * 1_000_000,
+        images=args.max_images,
+        regions=args.max_regions,
+        points=args.max_points,
+        tokens=args.max_tokens,
+        seconds=args.timeout,
+        requests=args.max_queue + args.max_batch,
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return int(text)
+
+
+def _key(host: str) -> str | None:
+    """The key that clients must send; an empty one is a mistake in the environment, not an open server."""
+    key = os.environ.get(API_KEY)
+    if key is not None and (not key.strip() or not key.isascii()):
+        raise ValueError(f"{API_KEY} is set and empty, or not ASCII; set a key, or unset it for a server without one")
+    if key is None and not _is_own(host):
+        print(f"pvit-ext: warning: {host} is reachable by others, and {API_KEY} is not set", file=sys.stderr)
+    return key and key.strip()
+
+
+def _is_own(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,239 @@
+"""The HTTP interface: OpenAI's ``/v1/models`` and ``/v1/chat/completions``, ``/health`` and ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from collections.abc import Awaitable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pvit_ext.regions.region import RegionError
+from pvit_ext.serving.answer import Answer
+from pvit_ext.serving.api_error import ApiError
+from pvit_ext.serving.body import disconnected, read_body
+from pvit_ext.serving.chat_request import ChatRequest, read_request
+from pvit_ext.serving.conversation import read_query
+from pvit_ext.serving.engine import Engine
+from pvit_ext.serving.limits import Place, Places
+from pvit_ext.serving.metrics import Metrics
+from pvit_ext.serving.pictures import Pictures
+from pvit_ext.serving.replies import Reply, Streamed
+from pvit_ext.serving.waiting import Draining, QueueFull
+
+logger = logging.getLogger(__name__)
+_DECODING = 4
+"""Bodies that are decoded at once."""
+_NOBODY = 499
+"""nginx's status for a client that has ended; for the metrics."""
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """One model behind HTTP.
+
+    Args:
+        engine: that answers.
+        name: of the model.
+        pictures: reads images and masks, and knows the limits.
+        metrics: of the engine and of requests.
+        key: that clients send as a bearer token; None for any client.
+    """
+
+    engine: Engine
+    name: str
+    pictures: Pictures
+    metrics: Metrics
+    key: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.limits = self.pictures.limits
+        self.places = Places(self.limits)
+        self.decoding = anyio.CapacityLimiter(_DECODING)
+
+    def app(self) -> FastAPI:
+        """The application."""
+        app = FastAPI(title="pvit-ext", docs_url=None, redoc_url=None, openapi_url=None)
+        app.add_api_route("/health", self.health, methods=["GET"])
+        app.add_api_route("/metrics", self.show_metrics, methods=["GET"])
+        app.add_api_route("/v1/models", self.models, methods=["GET"])
+        app.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
+        app.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_model=None)
+        app.add_exception_handler(ApiError, _show)
+        app.add_exception_handler(HTTPException, _show_http)
+        app.add_exception_handler(Exception, _show_fault)
+        app.add_middleware(Counted, metrics=self.metrics)
+        return app
+
+    async def health(self) -> Response:
+        """Whether questions are taken."""
+        state = self.engine.state
+        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+
+    async def show_metrics(self) -> Response:
+        """See :mod:`~pvit_ext.serving.metrics`."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> dict[str, Any]:
+        """The one model."""
+        self._check_key(request)
+        return {"object": "list", "data": [self._model()]}
+
+    async def model(self, request: Request, name: str) -> dict[str, Any]:
+        """The one model by its name."""
+        self._check_key(request)
+        self._check_model(name)
+        return self._model()
+
+    async def complete(self, request: Request) -> Response:
+        """One answer, whole or as a stream of events."""
+        self._check_key(request)
+        if self.engine.state != "ok":
+            raise ApiError(503, "the server is shutting down and takes no more questions", None, "draining")
+        with ExitStack() as held:  # the place, and the question's in the engine
+            place = self.places.enter(self.engine.patience)
+            held.callback(place.leave)
+            try:
+                return await self._answer(request, place, held)
+            except ClientDisconnect:
+                return Response(status_code=_NOBODY)
+
+    async def _answer(self, request: Request, place: Place, held: ExitStack) -> Response:
+        until = time.monotonic() + self.limits.seconds
+        body = await read_body(request, self.limits)
+        asked, answer = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
+        held.callback(answer.cancel)
+        reply = Reply(self.name)
+        if not asked.stream:
+            return JSONResponse(reply.whole(await self._while_connected(request, answer.wait(), until)))
+        pieces = aiter(answer)
+        first = await self._while_connected(request, anext(pieces, ""), until)  # before it an error has a status
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        return Streamed(reply.events(answer, first, pieces, usage, until), held.pop_all().close, until)
+
+    def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, Answer]:
+        """Decode and check a body and hand its question to the engine."""
+        asked = read_request(body)
+        self._check_model(asked.model)
+        settings = asked.settings(self.limits.tokens)
+        query, system = read_query(asked, self.pictures, place)
+        try:
+            return asked, self.engine.submit(query, settings, system, asked.stream, "messages")
+        except QueueFull as error:
+            raise ApiError(429, str(error), None, "queue_full", error.seconds) from error
+        except Draining as error:
+            raise ApiError(503, str(error), None, "draining") from error
+        except ValueError as error:  # RegionError is one
+            raise _of_question(error) from error
+
+    async def _while_connected(self, request: Request, coming: Awaitable[T], until: float) -> T:
+        """What comes, unless the client ends or the time does first."""
+        task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request))
+        try:
+            wait = until - time.monotonic()
+            await asyncio.wait((task, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise late(self.limits.seconds)
+        except RegionError as error:
+            raise _of_question(error) from error
+        except (ApiError, ClientDisconnect):
+            raise
+        except Exception as error:  # the model's: the engine has logged it
+            raise ApiError(500, "the model failed on this question; the server's log says why") from error
+        finally:
+            for one in (task, gone):
+                one.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    def _check_key(self, request: Request) -> None:
+        if self.key is None:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.key.encode()):
+            message = "Authorization: Bearer KEY is missing or wrong; the key is that of the server's environment"
+            raise ApiError(401, message, "Authorization", "invalid_api_key")
+
+    def _check_model(self, name: str) -> None:
+        if name != self.name:
+            message = f"model: there is no model {name[:80]!r} here; {self.name!r} is"
+            raise ApiError(404, message, "model", "model_not_found")
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "pvit-ext"}
+
+
+class Counted:
+    """Counts requests by path and status; a plain ASGI layer, which stands between no stream and its client.
+
+    Args:
+        app: that it lies on.
+        metrics: that count.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), _NOBODY
+
+        async def counting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counting)
+        finally:
+            path = scope["path"] if scope["path"] in _COUNTED else "other"
+            self._metrics.requests.labels(path, str(status)).inc()
+            if path == _COUNTED[0]:
+                self._metrics.seconds.observe(time.monotonic() - started)
+
+
+_COUNTED = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+
+
+def late(seconds: float) -> ApiError:
+    """The answer took too long."""
+    return ApiError(408, f"no complete answer within {seconds:g} s; ask for fewer max_tokens", "max_tokens", "timeout")
+
+
+def _of_question(error: Exception) -> ApiError:
+    """What is wrong with a question, whose message begins with the field where one alone is wrong."""
+    field_of = re.match(r"(?:regions|messages)[\w\[\].]*", str(error))
+    return ApiError(400, str(error), field_of[0] if field_of else "messages")
+
+
+async def _show(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _show_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(ApiError(error.status_code, str(error.detail)).body, error.status_code, error.headers)
+
+
+async def _show_fault(_: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error)
+    return JSONResponse(ApiError(500, "the server failed on this request; its log says why").body, 500)

@@ -1,0 +1,157 @@
+"""The body of ``/v1/chat/completions``: which fields are taken, checked one by one; unknown ones are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, ValidationError
+
+from pvit_ext.serving.answer import Settings
+from pvit_ext.serving.api_error import ApiError, wrong
+
+
+def _without_nulls(value: Any) -> Any:
+    """Keys that are null are absent: clients send back whole messages as they came."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextPart(_Strict):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Strict):
+    """Where an image is: a ``data:`` URL, or what the server was told to take."""
+
+    url: str
+    detail: Literal["auto"] = "auto"
+
+
+class ImagePart(_Strict):
+    """An image."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class RegionPart(BaseModel):
+    """A region where it stands in the text; its other keys are those of a region in our data files."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: Literal["region"]
+
+
+Part = Annotated[TextPart | ImagePart | RegionPart, Discriminator("type")]
+
+
+def _parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+class Message(_Strict):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[Part], BeforeValidator(_parts)]
+
+
+class StreamOptions(_Strict):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Strict):
+    """The body; fields with one literal value are taken at the value that changes nothing."""
+
+    model: str
+    messages: list[Annotated[Message, BeforeValidator(_without_nulls)]] = Field(min_length=1)
+    regions: list[Any] = []
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], max_length=4)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    n: Literal[1] = 1
+    frequency_penalty: float = Field(0.0, ge=0, le=0)
+    presence_penalty: float = Field(0.0, ge=0, le=0)
+    logprobs: Literal[False] = False
+
+    def settings(self, most: int) -> Settings:
+        """How the answer is generated.
+
+        Args:
+            most: tokens of an answer.
+
+        Raises:
+            ApiError: 400 naming the field.
+        """
+        given = {name: getattr(self, name) for name in ("max_tokens", "max_completion_tokens") if getattr(self, name)}
+        if len(set(given.values())) > 1:
+            raise wrong("max_tokens", f"it is {self.max_tokens}, max_completion_tokens another; give one of them")
+        for name, tokens in given.items():
+            if tokens > most:
+                raise wrong(name, f"{tokens} is more than the {most} tokens that an answer may have here")
+        if self.top_p < 1 and "temperature" not in self.model_fields_set:
+            raise wrong("top_p", "without a temperature the likeliest token is taken each time; give temperature too")
+        if self.stream_options is not None and not self.stream:
+            raise wrong("stream_options", "it is for streams; give stream: true, or leave it out")
+        tokens = next(iter(given.values()), most)
+        return Settings(tokens, self.temperature, self.top_p, self.seed, tuple(self.stop))
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """The checked body.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    from pydantic_core import from_json
+
+    try:
+        value = _without_nulls(from_json(body, allow_inf_nan=False))
+    except ValueError as error:
+        raise ApiError(400, f"the body is no JSON: {error}", None, "invalid_json") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body is a JSON object, got {type(value).__name__}", None, "invalid_json")
+    if isinstance(value.get("stop"), str):
+        value["stop"] = [value["stop"]]
+    try:
+        return ChatRequest.model_validate(value)
+    except ValidationError as error:
+        raise _first(error) from error
+
+
+def _first(error: ValidationError) -> ApiError:
+    """The first problem, with its field as a path."""
+    found = error.errors(include_url=False, include_context=False)[0]
+    param = path_of(found["loc"])
+    if found["type"] == "extra_forbidden":
+        return ApiError(400, f"{param}: there is no such field here; leave it out", param, "unknown_field")
+    given = repr(found["input"])
+    shown = given if len(given) <= 60 else given[:57] + "..."
+    missing = found["type"] == "missing"
+    return wrong(param, "it is missing" if missing else f"{found['msg']}, got {shown}")
+
+
+def path_of(location: Sequence[int | str]) -> str:
+    """``messages[0].content[1].image_url.url``, from a location of pydantic's, which names the kind of a part too."""
+    path, part = "", False
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not part:
+            path += f".{step}" if path else step
+        part = isinstance(step, int) and path.rpartition("[")[0].endswith("content")
+    return path

@@ -1,0 +1,204 @@
+"""From the messages of a request to a query: turns, images where they belong, regions in the order of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvit_ext.data.region_fields import parse_region
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders
+from pvit_ext.regions.mask import PendingMask
+from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.serving.api_error import ApiError, wrong
+from pvit_ext.serving.chat_request import ChatRequest, ImagePart, Message, RegionPart, TextPart
+from pvit_ext.serving.limits import Place
+from pvit_ext.serving.pictures import Picture, Pictures
+from pvit_ext.tokens.query import Query
+
+MASKED_REGION = "the masked region"
+"""The words of Describe Anything's clients for what the alpha channel marks."""
+
+
+@dataclass
+class _Reader:
+    """Reads one request; regions are collected in the order of their ``<region>``."""
+
+    request: ChatRequest
+    pictures: Pictures
+    place: Place
+    images: list[Picture] = field(default_factory=list)
+    regions: list[tuple[Any, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._explicit = iter([(item, f"regions[{number}]") for number, item in enumerate(self.request.regions)])
+
+
+def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[Query, str | None]:
+    """The question, with its images checked, and its system prompt.
+
+    Args:
+        request: checked field by field.
+        pictures: reads images and masks.
+        place: that the request holds.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    reader = _Reader(request, pictures, place)
+    system, turns, first = _system(request.messages)
+    _check_order(turns, first)
+    texts, images = [], []
+    for number, message in enumerate(turns, first):
+        text, found = _turn(reader, message, f"messages[{number}]")
+        texts.append(text)
+        images.append(found)
+    if (rest := next(reader._explicit, None)) is not None:
+        raise wrong(rest[1], f"no {REGION_PLACEHOLDER} of the messages is left for it; write one for each region")
+    _place_images(texts, images)
+    most = pictures.limits.regions
+    if len(reader.regions) > most:
+        raise ApiError(
+            400,
+            f"{reader.regions[most][1]}: a request may have {most} regions",
+            reader.regions[most][1],
+            "too_many_regions",
+        )
+    regions = [_region(reader, item, param) for item, param in reader.regions]
+    regions += _alpha_regions(reader, texts)
+    history = list(zip(texts[:-1:2], texts[1::2], strict=True))
+    return Query([one.data for one in reader.images], texts[-1], regions, history), system
+
+
+def _system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message], int]:
+    """The system prompt, the other messages, and the number of the first of these."""
+    count = next((n for n, one in enumerate(messages) if one.role not in ("system", "developer")), len(messages))
+    for number, message in enumerate(messages[:count]):
+        if not all(isinstance(part, TextPart) for part in message.content):
+            raise wrong(f"messages[{number}].content", f"a {message.role} message holds text alone")
+    words = ["\n".join(part.text for part in one.content if isinstance(part, TextPart)) for one in messages[:count]]
+    return "\n".join(words) if words else None, messages[count:], count
+
+
+def _check_order(turns: Sequence[Message], first: int) -> None:
+    for number, message in enumerate(turns):
+        wanted = "assistant" if number % 2 else "user"
+        if message.role != wanted:
+            raise wrong(f"messages[{first + number}].role", f"user and assistant take turns; got {message.role!r}, "
+                        f"wanted {wanted!r}")  # fmt: skip
+    if len(turns) % 2 == 0:
+        raise wrong("messages", "the last message is the user's question")
+
+
+def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
+    """The text of a message, and how many images came with it."""
+    text, images, behind = "", 0, ""
+    for number, part in enumerate(message.content):
+        param = f"{name}.content[{number}]"
+        if message.role == "assistant" and not isinstance(part, TextPart):
+            raise wrong(param, "an answer holds text alone")
+        if isinstance(part, TextPart):
+            reader.regions += _explicit_regions(reader, part.text, param)
+            text += ("\n" if behind == "text" else " " if behind and part.text[:1].isalnum() else "") + part.text
+            behind = "text"
+        elif isinstance(part, RegionPart):
+            reader.regions.append((part.model_extra, param))
+            text += (" " if text and not text[-1].isspace() else "") + REGION_PLACEHOLDER
+            behind = "region"
+        else:
+            _image(reader, part, f"{param}.image_url.url")
+            images += 1
+    if not text.strip() and message.role == "user":
+        raise wrong(f"{name}.content", "it has no text: ask something")
+    return text, images
+
+
+def _image(reader: _Reader, part: ImagePart, param: str) -> None:
+    most = reader.pictures.limits.images
+    if len(reader.images) >= most:
+        raise ApiError(400, f"{param}: a request may have {most} images", param, "too_many_images")
+    reader.images.append(reader.pictures.load(part.image_url.url, reader.place, param))
+
+
+def _explicit_regions(reader: _Reader, text: str, param: str) -> Iterator[tuple[Any, str]]:
+    """One of the body's regions for each ``<region>`` written in a text; inline markup brings its own."""
+    try:
+        plain = sum(region is None for region in find_placeholders(text, param))
+    except RegionError as error:
+        raise ApiError(400, str(error), param) from error
+    for _ in range(plain):
+        given = next(reader._explicit, None)
+        if given is not None:
+            yield given
+
+
+def _place_images(texts: list[str], images: Sequence[int]) -> None:
+    """Write ``<image>`` where images belong to later turns; those of the first come first without."""
+    if not any(images[1:]):
+        return
+    for number, count in enumerate(images):
+        if count and IMAGE_PLACEHOLDER not in texts[number]:
+            texts[number] = (IMAGE_PLACEHOLDER + "\n") * count + texts[number]
+
+
+def _region(reader: _Reader, item: Any, param: str) -> Region:
+    """A region in the schema of our data files; a mask may also be a ``data:`` URL."""
+    limits, file = reader.pictures.limits, None
+    if isinstance(item, dict) and isinstance(item.get("mask"), str):
+        item, file = {**item, "mask": "mask.png"}, item["mask"]
+    if _numbers(item, 2 * limits.points + 1) > 2 * limits.points:
+        raise ApiError(400, f"{param}: a region may have {limits.points} points", param, "too_many_points")
+    try:
+        found = parse_region(item, param, None)
+    except ValueError as error:
+        raise ApiError(400, str(error), param) from error
+    if not 0 <= found.image < len(reader.images):
+        raise wrong(param, f"it lies on image {found.image}; the request has {len(reader.images)}, counted from 0")
+    size = reader.images[found.image].size
+    try:
+        if isinstance(found, PendingMask):
+            found = _mask(reader, found, file, param)
+        return found.resolve(size, param)
+    except RegionError as error:
+        raise ApiError(400, str(error), param) from error
+
+
+def _mask(reader: _Reader, found: PendingMask, file: str | None, param: str) -> Region:
+    """A mask from its file or its run lengths, which say their size before they are decoded."""
+    width, height = reader.images[found.image].size
+    if file is not None:
+        return Region.mask(reader.pictures.mask(file, reader.place, param), image=found.image)
+    if isinstance(found.source, str) or (found.source.width, found.source.height) != (width, height):
+        raise wrong(param, f"its run lengths are of another size than its image, {width}x{height}")
+    reader.place.take(width * height, param)
+    return found.load(None, param)
+
+
+def _numbers(item: Any, most: int) -> int:
+    """How many numbers a region's points have, counted no further than ``most``; run lengths are not points."""
+    open_items, count = [item], 0
+    while open_items and count < most:
+        one = open_items.pop()
+        if isinstance(one, list):
+            count += sum(isinstance(value, (int, float)) for value in one)
+            open_items += [value for value in one if isinstance(value, (list, dict))]
+        elif isinstance(one, dict):
+            open_items += [value for key, value in one.items() if key != "mask"]
+    return count
+
+
+def _alpha_regions(reader: _Reader, texts: list[str]) -> list[Region]:
+    """The masks in alpha channels, for ``<region>`` that is written, for "the masked region", else behind the text."""
+    masks = [(number, one.mask) for number, one in enumerate(reader.images) if one.mask is not None]
+    if not masks:
+        return []
+    if reader.regions:
+        raise wrong(reader.regions[0][1], f"image {masks[0][0]} has an alpha channel, which is the mask of a region; "
+                    "give regions, or images with alpha channels, not both")  # fmt: skip
+    written = sum(region is None for text in texts for region in find_placeholders(text, "messages"))
+    for _ in range(len(masks) - written):
+        here = MASKED_REGION in texts[-1]
+        texts[-1] = (
+            texts[-1].replace(MASKED_REGION, REGION_PLACEHOLDER, 1) if here else f"{texts[-1]} {REGION_PLACEHOLDER}"
+        )
+    return [Region.mask(mask, image=number) for number, mask in masks]

@@ -1,0 +1,116 @@
+"""What one request may bring, and how much of that all requests together may hold."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from pvit_ext.serving.api_error import ApiError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one request.
+
+    Args:
+        body: bytes.
+        pixels: of all its images and masks together.
+        images: number of them.
+        regions: number of them, masks of alpha channels included.
+        points: of one region.
+        tokens: of the answer; also what a request gets that asks for no number.
+        seconds: from its first byte to its last answer's.
+        requests: at once, being read, waiting or answered.
+    """
+
+    body: int = 32 * 2**20
+    pixels: int = 64_000_000
+    images: int = 8
+    regions: int = 64
+    points: int = 1000
+    tokens: int = 512
+    seconds: float = 120.0
+    requests: int = 144
+
+
+_REQUESTS_OF_MOST_PIXELS = 8
+"""How many of the largest requests may be held at once, decoded: 3 bytes a pixel."""
+
+
+class Places:
+    """Places of requests, and the pixels that they hold together.
+
+    Args:
+        limits: of one request, and of their number.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._lock = limits, threading.Lock()
+        self.requests = self.pixels = 0
+
+    def enter(self, patience: float) -> Place:
+        """Take a place.
+
+        Args:
+            patience: seconds after which one is likely to be free.
+
+        Raises:
+            ApiError: 429 when none is free.
+        """
+        with self._lock:
+            if self.requests >= self._limits.requests:
+                raise ApiError(429, f"{self.requests} requests are being served, no more are taken; ask again in "
+                               f"{patience:.0f} s", None, "queue_full", patience)  # fmt: skip
+            self.requests += 1
+        return Place(self)
+
+    def change(self, requests: int, pixels: int) -> bool:
+        """Take or give back; False where so many pixels are not free."""
+        with self._lock:
+            free = _REQUESTS_OF_MOST_PIXELS * self._limits.pixels - self.pixels
+            if pixels > free:
+                return False
+            self.requests += requests
+            self.pixels += pixels
+            return True
+
+
+class Place:
+    """What one request holds."""
+
+    def __init__(self, places: Places) -> None:
+        self._places, self._pixels, self._held = places, 0, True
+
+    @property
+    def pixels(self) -> int:
+        """Of its images and masks."""
+        return self._pixels
+
+    def take(self, pixels: int, param: str) -> None:
+        """Hold an image or mask, before it is decoded.
+
+        Args:
+            pixels: of it.
+            param: its field.
+
+        Raises:
+            ApiError: 400 when the request has too many pixels, 429 when all requests together have.
+        """
+        most = self._places._limits.pixels
+        if self._pixels + pixels > most:
+            raise ApiError(
+                400,
+                f"{param}: with it the images and masks of the request have {self._pixels + pixels:,} pixels; at most "
+                f"{most:,} are taken: scale them down",
+                param,
+                "too_many_pixels",
+            )
+        if not self._places.change(0, pixels):
+            raise ApiError(429, "the images of other requests fill the memory; ask again soon", None, "queue_full", 2)
+        self._pixels += pixels
+
+    def leave(self) -> None:
+        """Give all back; nothing happens the second time."""
+        if self._held:
+            self._held = False
+            self._places.change(-1, -self._pixels)

@@ -1,0 +1,51 @@
+"""The process of ``pvit-ext serve``: uvicorn, which on SIGTERM takes no more questions and answers those it has."""
+
+from __future__ import annotations
+
+import logging
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from pvit_ext.serving.app import Service
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """Ends in two steps: the first signal drains, the second one ends at once.
+
+    While it drains it still answers: new questions and ``/health`` get 503, so that a balancer looks elsewhere.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to end; uvicorn's own would raise it again at the end, and so exit with another status than 0."""
+        if self._service.engine.state == "draining":
+            self.should_exit = self.force_exit = True
+            return
+        logger.warning("draining: %d requests are served, no more are taken", self._service.places.requests)
+        self._service.engine.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        drained = self._service.engine.state == "draining" and not self._service.places.requests
+        return drained or await super().on_tick(counter)
+
+
+def run(service: Service, host: str, port: int, **options: Any) -> None:
+    """Serve until a signal.
+
+    Args:
+        service: one model behind HTTP.
+        host, port: to listen on; port 0 takes a free one.
+        options: of uvicorn.
+    """
+    config = uvicorn.Config(
+        service.app(), host=host, port=port, server_header=False, timeout_keep_alive=30, lifespan="off", **options
+    )
+    DrainingServer(config, service).run()

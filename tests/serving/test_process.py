@@ -1,0 +1,117 @@
+"""The command as a process: the page's curl example, a key by environment, and a signal that drains."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from pvit_ext.cli import main
+from tests.hosts.tiny_hosts import WIDE
+from tests.serving.process import ROOT, process
+from tests.serving.served import BOX, QUESTION, image_part, message
+
+
+@pytest.fixture(scope="module")
+def checkpoint(llava_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "with-regions"
+    assert main(["swap", str(llava_checkpoint), "--encoder", "osprey", "--encoder-options", '{"layers": [-2]}',
+                 "--out", str(folder)]) == 0  # fmt: skip
+    return folder
+
+
+def ask(address: str, key: str = "any", **options: Any) -> Any:
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+    messages: Any = [message(image_part(), QUESTION)]
+    return client.chat.completions.create(
+        model="with-regions", messages=messages, extra_body={"regions": [BOX]}, **options
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_drains(checkpoint: Path) -> None:
+    with process(checkpoint, "--max-tokens", "400", "--max-batch", "1") as (running, address):
+        assert ask(address, max_tokens=1).usage.completion_tokens == 1
+        stream = ask(address, max_tokens=400, stream=True)
+        begun = next(iter(stream))
+        waiting: list[Any] = []
+        thread = threading.Thread(target=lambda: waiting.append(ask(address, max_tokens=2)))
+        thread.start()
+        time.sleep(0.5)
+        running.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises((openai.InternalServerError, openai.APIConnectionError)) as error:
+            ask(address, max_tokens=1)
+        assert getattr(error.value, "status_code", 503) == 503
+        rest = list(stream)
+        assert (begun.choices[0].delta.role, rest[-1].choices[0].finish_reason) == ("assistant", "length")
+        thread.join(60)
+        assert waiting[0].usage.completion_tokens == 2
+        assert running.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_the_pages_example_with_a_key(checkpoint: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    block = next(text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in text)
+    WIDE.resize((400, 300)).save(tmp_path / "dog.png")
+    with process(checkpoint, "--served-name", "stage2", PVIT_EXT_API_KEY="secret") as (running, address):
+        script = block.replace("http://127.0.0.1:8000", address)
+        env = {**os.environ, "PVIT_EXT_API_KEY": "secret"}
+        ended = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True,
+                               text=True, check=False)  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        assert '"object":"chat.completion"' in ended.stdout
+        env["PVIT_EXT_API_KEY"] = "other"
+        ended = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+        assert "invalid_api_key" in ended.stdout
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "why"),
+    [
+        ("", {}, "--model"),
+        ("--model X --port 70000", {}, "no port"),
+        ("--model X --max-batch 0", {}, "no whole number from 1 on"),
+        ("--model X --timeout soon", {}, "no whole number"),
+        ("--model X --image-folder missing", {}, "--image-folder missing is not there"),
+        ("--model X", {"PVIT_EXT_API_KEY": " "}, "PVIT_EXT_API_KEY is set and empty"),
+        ("--model missing-folder", {}, "missing-folder"),
+    ],
+)
+def test_options_that_are_wrong(line: str, variables: dict[str, str], why: str, monkeypatch: Any, capsys: Any) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    try:
+        status = main(["serve", *shlex.split(line)])
+    except SystemExit as end:
+        status = int(str(end.code))
+    assert status == 2
+    assert why in capsys.readouterr().err
+
+
+def test_an_open_server_is_warned_of(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.delenv("PVIT_EXT_API_KEY", raising=False)
+    assert main(["serve", "--model", "missing-folder", "--host", "0.0.0.0"]) == 2
+    assert "0.0.0.0 is reachable by others, and PVIT_EXT_API_KEY is not set" in capsys.readouterr().err
+
+
+def test_the_whole_of_pillow_is_not_open() -> None:
+    from pvit_ext.serving.pictures import FORMATS
+
+    Image.init()
+    assert set(Image.ID) - set(FORMATS) >= {"EPS"}

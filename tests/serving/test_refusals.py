@@ -1,0 +1,226 @@
+"""What is wrong with a request is said with the field's name; what a request holds is given back."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving.engine import Batching
+from pvit_ext.serving.limits import Limits
+from tests.hosts.tiny_hosts import TALL, WIDE
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+
+LIMITS = Limits(body=100_000, pixels=20_000, images=2, regions=3, points=10, tokens=1000, seconds=20, requests=4)
+
+
+@pytest.fixture(scope="module")
+def served(loaded: Loaded) -> Iterator[Served]:
+    with serving(loaded, LIMITS, key="secret", batching=Batching(most=2, places=2, window=0)) as found:
+        yield found
+
+
+def ask(served: Served, body: Any, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    status, found, given = served.ask(body, **{"Authorization": "Bearer secret", **headers})
+    return status, found.get("error", found), given
+
+
+def soft() -> Image.Image:
+    image = WIDE.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(WIDE.size))
+    return image
+
+
+def masked() -> Image.Image:
+    image = WIDE.convert("RGBA")
+    image.putalpha(Image.fromarray(mask_of(WIDE)))
+    return image
+
+
+def with_image(image: Any) -> dict[str, Any]:
+    return FINE | {"messages": [message(image_part(image), QUESTION)]}
+
+
+URL = "messages[0].content[0].image_url.url"
+WRONG: list[tuple[dict[str, Any], str | None, str]] = [
+    (FINE | {"tools": []}, "tools", "no such field"),
+    (FINE | {"n": 2}, "n", "should be 1, got 2"),
+    (FINE | {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    (FINE | {"max_tokens": 1001}, "max_tokens", "1001 is more than the 1000"),
+    (FINE | {"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "give one of them"),
+    (FINE | {"temperature": "0.5"}, "temperature", "valid number"),
+    (FINE | {"temperature": 3}, "temperature", "less than or equal to 2"),
+    (FINE | {"top_p": 0.5}, "top_p", "give temperature too"),
+    (FINE | {"stop": ["a"] * 5}, "stop", "at most 4"),
+    (FINE | {"stop": [""]}, "stop[0]", "at least 1"),
+    (FINE | {"stream_options": {"include_usage": True}}, "stream_options", "for streams"),
+    (FINE | {"regions": [BOX, BOX]}, "regions[1]", "no <region> of the messages is left"),
+    (FINE | {"regions": []}, "messages", "1 <region> placeholder"),
+    (FINE | {"regions": [{"circle": [1, 2, 3]}]}, "regions[0]", "with one of box, point"),
+    (FINE | {"regions": [[200, 200, 300, 300]]}, "regions[0]", "lies outside its image"),
+    (FINE | {"regions": [{"box": BOX, "image": 1}]}, "regions[0]", "lies on image 1; the request has 1"),
+    (FINE | {"regions": [{"polygon": [[1, 2]] * 11}]}, "regions[0]", "may have 10 points"),
+    (FINE | {"regions": [{"mask": {"size": [9, 9], "counts": [9, 72]}}]}, "regions[0]", "another size than its image"),
+    (FINE | {"regions": [{"mask": {"size": [9000, 9000], "counts": [9, 80999991]}}]}, "regions[0]", "another size"),
+    (FINE | {"regions": [{"mask": "mask.png"}]}, "regions[0]", "'mask.png' is not taken"),
+    (FINE | {"regions": [{"mask": data_url(TALL)}]}, "regions[0]", "channels"),
+    (FINE | {"messages": []}, "messages", "at least 1"),
+    (FINE | {"messages": [message("?", role="robot")]}, "messages[0].role", "'user'"),
+    (FINE | {"messages": [message("?", role="assistant")]}, "messages[0].role", "take turns"),
+    (FINE | {"messages": [message("?"), message("?", role="assistant")]}, "messages", "the user's question"),
+    (FINE | {"messages": [message(image_part(), "  ")]}, "messages[0].content", "no text"),
+    (FINE | {"messages": [message({"type": "video_url"})]}, "messages[0].content[0]", "'image_url'"),
+    (FINE | {"messages": [message({"type": "text", "words": 1})]}, "messages[0].content[0].text", "missing"),
+    (FINE | {"messages": [message(*[image_part()] * 3)]}, "messages[0].content[2].image_url.url", "2 images"),
+    (FINE | {"messages": [message(image_part(), "<region> " * 4)], "regions": [BOX] * 4}, "regions[3]", "3 regions"),
+    (FINE | {"messages": [message(image_part(), QUESTION + "</Region>")]}, "messages[0].content[1]", "without its"),
+    (FINE | {"messages": [message(image_part(), QUESTION, "where " * 3000)]}, "messages", "positions"),
+    (with_image("https://example.org/cat.png"), URL, "--allow-url"),
+    (with_image("file:///etc/passwd"), URL, "is not taken"),
+    (with_image("/etc/passwd"), URL, "is not taken"),
+    (with_image("data:text/html;base64,aGk="), URL, "no data: URL of an image"),
+    (with_image("data:image/png;base64,a"), URL, "base64 is damaged"),
+    (with_image("data:image/png;base64,aGFsbG8="), URL, "5 bytes are no image"),
+    (with_image("data:image/png;base64,JSFQUy1BZG9iZS0zLjAgRVBTRi0zLjA="), URL, "no image of a known kind"),
+    (with_image(data_url(WIDE)[:-4000]), URL, "cannot be read"),
+    (with_image(Image.new("RGB", (200, 101))), URL, "20,200 pixels; at most 20,000"),
+    (with_image(soft()), URL, "soft values"),
+    (with_image(masked()), "regions[0]", "not both"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "why"), WRONG)
+def test_the_field_is_named(served: Served, body: dict[str, Any], param: str, why: str) -> None:
+    status, error, _ = ask(served, body)
+    assert (status, error["param"], error["type"]) == (400, param, "invalid_request_error"), error
+    assert why in error["message"]
+    assert served.service.places.requests == served.service.places.pixels == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"{", "no JSON"), (b"\xff", "no JSON"), (b"[1]", "a JSON object"), (b'{"a": NaN}', "no JSON")]
+)
+def test_a_body_that_is_no_request(served: Served, body: bytes, why: str) -> None:
+    status, error, _ = ask(served, body)
+    assert (status, error["code"]) == (400, "invalid_json")
+    assert why in error["message"]
+
+
+def test_key_and_content_type(served: Served) -> None:
+    for wrong in ("Bearer other", "secret", "Bearer secretsecret", "Basic secret", "Bearer \xe9"):
+        status, error, _ = ask(served, FINE, Authorization=wrong)
+        assert (status, error["code"], error["param"]) == (401, "invalid_api_key", "Authorization")
+    assert served.get("/v1/models")[0] == 401
+    assert served.get("/v1/models", Authorization="Bearer secret")[0] == 200
+    assert served.get("/health") == (200, b'{"status":"ok"}')
+    assert ask(served, FINE, Content_Type="text/plain")[:2][0] == 415  # what a page in a browser may send unasked
+    status, found = served.get("/v1/nothing")
+    assert (status, json.loads(found)["error"]["type"]) == (404, "not_found_error")
+
+
+def test_a_body_is_counted_while_it_comes(served: Served) -> None:
+    large = FINE | {"user": "x" * LIMITS.body}
+    status, error, headers = ask(served, large)
+    assert (status, error["param"], headers["connection"]) == (413, "body", "close")
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+    head += b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
+        raw.sendall(head)
+        for _ in range(3):  # never ends
+            raw.sendall(b"c350\r\n" + b" " * 50_000 + b"\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+    assert served.idle()
+
+
+def long_stream(served: Served) -> socket.socket:
+    """A connection that has asked for a long answer, and read its beginning."""
+    body = json.dumps(FINE | {"max_tokens": 1000, "stream": True}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    raw = socket.create_connection(("127.0.0.1", served.port), 20)
+    raw.sendall(head.encode() + body)
+    assert raw.recv(50).startswith(b"HTTP/1.1 200")
+    return raw
+
+
+def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served) -> None:
+    begun = time.monotonic()
+    streams = [long_stream(served)]
+    waiting = []
+    for _ in range(3):
+        body = json.dumps(FINE | {"max_tokens": 1000}).encode()
+        raw = socket.create_connection(("127.0.0.1", served.port), 20)
+        raw.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+            + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        waiting.append(raw)
+    while served.service.places.requests < 4:
+        time.sleep(0.005)
+    status, error, headers = ask(served, FINE)
+    assert (status, error["code"], error["type"]) == (429, "queue_full", "rate_limit_error")
+    assert int(headers["retry-after"]) >= 1
+    for raw in (*streams, *waiting):
+        raw.close()
+    assert served.idle()
+    assert time.monotonic() - begun < 15
+    assert ask(served, FINE)[0] == 200
+
+
+def test_an_answer_has_its_time(loaded: Loaded, monkeypatch: Any) -> None:
+    with serving(loaded, Limits(seconds=0.3, tokens=1000)) as served:
+        generate = loaded.model.generate
+        monkeypatch.setattr(loaded.model, "generate", lambda **k: time.sleep(0.6) or generate(**k))
+        status, found, _ = served.ask(FINE)
+        assert (status, found["error"]["code"], found["error"]["param"]) == (408, "timeout", "max_tokens")
+        assert served.idle()
+
+
+def test_the_models_fault_is_not_the_clients(loaded: Loaded, monkeypatch: Any) -> None:
+    with serving(loaded) as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(loaded.model, "generate", lambda **_: 1 / 0)
+            status, found, _ = served.ask(FINE)
+        assert (status, found["error"]["type"]) == (500, "server_error")
+        assert "division" not in found["error"]["message"]
+        assert served.ask(FINE)[0] == 200
+
+
+def test_draining(loaded: Loaded) -> None:
+    with serving(loaded) as served:
+        kept = served.connection()
+        kept.request("GET", "/health")
+        assert kept.getresponse().read() == b'{"status":"ok"}'
+        place = served.service.places.enter(1)  # somebody is still served
+        served.service.engine.drain()
+        status, found, _ = served.ask(FINE)
+        assert (status, found["error"]["code"]) == (503, "draining")
+        assert served.get("/health")[0] == 503
+        place.leave()
+
+
+def test_metrics(loaded: Loaded) -> None:
+    with serving(loaded) as served:
+        assert served.ask(FINE)[0] == 200
+        assert served.ask(FINE | {"n": 2})[0] == 400
+        until = time.monotonic() + 20
+        while "batch_size_count 1.0" not in (text := served.get("/metrics")[1].decode()) and time.monotonic() < until:
+            time.sleep(0.01)  # a batch is counted when it has ended, a moment after its last answer
+    for line in (
+        'pvit_ext_requests_total{path="/v1/chat/completions",status="200"} 1.0',
+        'pvit_ext_requests_total{path="/v1/chat/completions",status="400"} 1.0',
+        "pvit_ext_batch_size_sum 1.0",
+        "pvit_ext_completion_tokens_total 5.0",
+        "pvit_ext_regions_total 1.0",
+        "pvit_ext_images_total 1.0",
+        "pvit_ext_waiting 0.0",
+        f"pvit_ext_regions_per_second {1 / 60}",
+    ):
+        assert line in text
