@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     batching = Batching(args.max_batch, args.max_queue, args.batch_window / 1000)
     features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
     engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, features)
-    metrics.watch(engine)
     name = args.served_name or Path(args.model).resolve().name
     pictures = Pictures(_limits(args), args.image_folder, args.allow_url)
     run_server(Service(engine, name, pictures, metrics, key), args.host, args.port)

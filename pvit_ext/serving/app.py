@@ -63,6 +63,7 @@ class Service:
         self.limits = self.pictures.limits
         self.places = Places(self.limits)
         self.decoding = anyio.CapacityLimiter(_DECODING)
+        self.metrics.watch(self.engine, self.places)
 
     def app(self) -> FastAPI:
         """The application."""

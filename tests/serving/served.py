@@ -80,7 +80,6 @@ def serving(
     """A server of a model, drained at the end."""
     metrics = Metrics()
     engine = Engine(loaded, batching, observer=metrics)
-    metrics.watch(engine)
     service = Service(engine, "tiny", Pictures(limits, folder), metrics, key)
     config = uvicorn.Config(service.app(), port=0, log_level="error", lifespan="off")
     server = DrainingServer(config, service)
