@@ -26,7 +26,7 @@ from pvit_ext.hosts.find import Loaded, host_of
 from pvit_ext.inference import ImageFeatures, check_encoder, generate_options, one_batch, shared_images
 from pvit_ext.regions.region import RegionError
 from pvit_ext.serving.answer import Answer, Settings
-from pvit_ext.serving.rows import Rows
+from pvit_ext.serving.rows import Rows, byte_ids
 from pvit_ext.serving.sampling import RowSampling
 from pvit_ext.serving.waiting import Waiting
 from pvit_ext.tokens.query import Query
@@ -94,6 +94,7 @@ class Engine:
 
         self._chat, self._batching, self._observer = chat, batching, observer
         self.features = features
+        self._byte_ids = byte_ids(self._tokenizer)
         chat(None)  # says now what would fail with each question
         self._waiting = Waiting(batching.places, batching.most, batching.window)
         self._running: list[Answer] = []
@@ -208,7 +209,9 @@ class Engine:
         chat = self._chat(None)
         queries, prompts = [answer.query for answer in answers], [answer.prompt for answer in answers]
         batch = one_batch(chat, queries, prompts, shared_images(chat, self.model, self.features))
-        rows = Rows(chat, batch, answers, [answer.settings.max_tokens for answer in answers], chat.ends())
+        rows = Rows(
+            chat, batch, answers, [answer.settings.max_tokens for answer in answers], chat.ends(), self._byte_ids
+        )
         for number, (answer, taken) in enumerate(zip(answers, rows.prompt_tokens, strict=True)):
             if self.context_len <= taken:
                 raise RegionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import StoppingCriteria
 from pvit_ext.hosts.chat import Chat, Ends
 from pvit_ext.serving.answer import Answer, Completed, FinishReason, cut_at
 
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _HELD = 4
 """Characters behind the last space that may still change: tokenizers of English clean up `` n't`` and the like."""
 
@@ -28,15 +30,18 @@ class Rows(StoppingCriteria):
         answers: of the B rows.
         limits: most tokens of each.
         ends: how answers end.
+        byte_ids: from :func:`byte_ids` of the tokenizer.
     """
 
     def __init__(
-        self, chat: Chat, batch: dict[str, Any], answers: Sequence[Answer], limits: list[int], ends: Ends
-    ) -> None:
+        self, chat: Chat, batch: dict[str, Any], answers: Sequence[Answer], limits: list[int], ends: Ends,
+        byte_ids: frozenset[int],
+    ) -> None:  # fmt: skip
         self.chat, self.batch, self.answers, self.limits, self.ends = chat, batch, answers, limits, ends
         self.prompt_tokens = chat.positions(batch)
         self.end_ids, self.criteria = set(ends.ids), ends.criteria
         self.separators = tuple(one.stop for one in ends.criteria if hasattr(one, "stop"))
+        self.byte_ids = byte_ids
         self.step = 0
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
@@ -61,7 +66,22 @@ class Rows(StoppingCriteria):
             tokens = ids[0, -self.step :].tolist()
             answer.complete(Completed(text if cut is None else cut, tokens, self.prompt_tokens[number], reason))
         elif answer.wants_pieces:
+            if run := self._bytes_behind(ids):
+                text = self.chat.answers(ids[:, :-run], self.batch)[0]
             answer.push_up_to(stable(text, (*stops, *self.separators)))
+
+    def _bytes_behind(self, ids: Tensor) -> int:
+        """How many tokens at the end of a row (1, L) are single bytes.
+
+        A run of them is text if all of it is UTF-8, else every byte is U+FFFD: the next token may change the first.
+        """
+        new = ids[0, -self.step :].tolist()
+        return next((run for run, one in enumerate(reversed(new)) if one not in self.byte_ids), len(new))
+
+
+def byte_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens of a SentencePiece vocabulary that stand for one byte, ``<0x0A>``; none in another vocabulary."""
+    return frozenset(number for token, number in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
 
 
 def stable(text: str, stops: Sequence[str]) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 import pvit_ext
 from pvit_ext import Query, Region, RegionError
+from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.answer import Answer, Cancelled, Completed, Settings
 from pvit_ext.serving.engine import Batching, Engine
+from pvit_ext.serving.rows import Rows, byte_ids
 from pvit_ext.serving.waiting import Draining, QueueFull
 from tests.hosts.tiny_hosts import BOX, MIXED, WIDE
 
@@ -100,6 +104,32 @@ def test_pieces_are_the_answer(engine: Engine) -> None:
         return [piece async for piece in answer], await answer.wait()
 
     assert asyncio.run(read())[0] == pieces
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a cat<0x0A><0x0A>and a dog",
+        "a<0x5A><0x04><0xFF>",
+        "a<0xC3><0xA9> cat",
+        "a<0xF0><0x9F><0x98><0x80><0xF0><0x9F><0x98><0x80>",
+        "a<0x5A><0xC3>cat",
+        "<0x5A>",
+    ],
+)
+def test_pieces_of_single_bytes_are_the_answer(engine: Engine, loaded: Loaded, said: str) -> None:
+    """A run of bytes that turns out to be no UTF-8 changes its first characters, which must not be said before."""
+    if not byte_ids(loaded.tokenizer):
+        pytest.skip("this tokenizer has no bytes")
+    convert = loaded.tokenizer.convert_tokens_to_ids
+    ids = [convert(token) for token in re.findall(r"<0x..>|\S", said)]
+    chat = SimpleNamespace(positions=lambda _: [1], answers=engine._chat(None).answers)
+    answer = Answer(FINE, engine._chat(None).prompt(FINE, "q"), Settings())
+    rows = Rows(cast(Any, chat), {}, [answer], [99], Ends([2], []), byte_ids(loaded.tokenizer))
+    for count in range(len(ids)):
+        rows(torch.tensor([ids[: count + 1]]), None)
+    rows(torch.tensor([[*ids, 2]]), None)
+    assert "".join(answer) == answer.result(0).text != ""
 
 
 def test_stop_texts(engine: Engine) -> None:
