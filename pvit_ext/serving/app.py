@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from fastapi import FastAPI, Request
@@ -64,6 +64,16 @@ class Service:
         self.places = Places(self.limits)
         self.decoding = anyio.CapacityLimiter(_DECODING)
         self.metrics.watch(self.engine, self.places)
+        self._draining = False
+
+    @property
+    def state(self) -> Literal["ok", "draining", "failed"]:
+        """Whether requests are taken."""
+        return "draining" if self._draining else self.engine.state
+
+    def drain(self) -> None:
+        """Take no more requests; those that hold a place, also while their body comes, are answered."""
+        self._draining = True
 
     def app(self) -> FastAPI:
         """The application."""
@@ -81,7 +91,7 @@ class Service:
 
     async def health(self) -> Response:
         """Whether questions are taken."""
-        state = self.engine.state
+        state = self.state
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
     async def show_metrics(self) -> Response:
@@ -102,8 +112,8 @@ class Service:
     async def complete(self, request: Request) -> Response:
         """One answer, whole or as a stream of events."""
         self._check_key(request)
-        if self.engine.state != "ok":
-            raise ApiError(503, "the server is shutting down and takes no more questions", None, "draining")
+        if self.state != "ok":
+            raise ApiError(503, "the server is shutting down and takes no more requests", None, self.state)
         with ExitStack() as held:  # the place, and the question's in the engine
             place = self.places.enter(self.engine.patience)
             held.callback(place.leave)

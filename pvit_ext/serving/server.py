@@ -25,15 +25,17 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to end; uvicorn's own would raise it again at the end, and so exit with another status than 0."""
-        if self._service.engine.state == "draining":
+        if self._service.state == "draining":
             self.should_exit = self.force_exit = True
             return
         logger.warning("draining: %d requests are served, no more are taken", self._service.places.requests)
-        self._service.engine.drain()
+        self._service.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
-        drained = self._service.engine.state == "draining" and not self._service.places.requests
+        drained = self._service.state == "draining" and not self._service.places.requests
+        if drained:
+            self._service.engine.drain()
         return drained or await super().on_tick(counter)
 
 

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
 from tests.benchmarks.harness import arguments, write
-from tests.hosts.tiny_hosts import photo
+from tests.hosts.tiny_hosts import OSPREY, make, photo, save
 from tests.serving.load import Load, run
 from tests.serving.process import process
 from tests.serving.served import image_part, message
@@ -29,15 +29,21 @@ REQUESTS = {1: 40, 4: 80, 16: 192, 64: 256}
 FORMS = {"one at a time": ["--max-batch", "1"], "batches": ["--max-batch", "16"]}
 
 
-def tiny(folder: Path) -> Path:
-    """A checkpoint with regions whose answers are noise."""
-    from pvit_ext.cli import main
-    from tests.tiny import build_llava
+class _Folders:
+    """As pytest's factory of folders."""
 
-    base = build_llava(folder / "base")
-    options = ["--encoder", "osprey", "--encoder-options", '{"layers": [-2]}', "--out", str(folder / "model")]
-    assert main(["swap", str(base), *options]) == 0
-    return folder / "model"
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def mktemp(self, name: str) -> Path:
+        (self._folder / name).mkdir()
+        return self._folder / name
+
+
+def tiny(folder: Path) -> Path:
+    """A checkpoint with regions whose answers are noise, another to each question."""
+    host = make("llava/llama", cast(Any, _Folders(folder)))
+    return save(host, host.talking(OSPREY), folder / "model")
 
 
 def questions(images: int, size: int = 128) -> list[bytes]:

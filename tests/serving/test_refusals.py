@@ -193,17 +193,20 @@ def test_the_models_fault_is_not_the_clients(loaded: Loaded, monkeypatch: Any) -
         assert served.ask(FINE)[0] == 200
 
 
-def test_draining(loaded: Loaded) -> None:
+def test_draining_answers_a_request_whose_body_still_comes(loaded: Loaded) -> None:
     with serving(loaded) as served:
-        kept = served.connection()
-        kept.request("GET", "/health")
-        assert kept.getresponse().read() == b'{"status":"ok"}'
-        place = served.service.places.enter(1)  # somebody is still served
-        served.service.engine.drain()
-        status, found, _ = served.ask(FINE)
-        assert (status, found["error"]["code"]) == (503, "draining")
-        assert served.get("/health")[0] == 503
-        place.leave()
+        body = json.dumps(FINE).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
+            raw.sendall((head + "Content-Type: application/json\r\n\r\n").encode() + body[:1000])
+            while not served.service.places.requests:
+                time.sleep(0.005)
+            served.service.drain()
+            status, found, _ = served.ask(FINE)
+            assert (status, found["error"]["code"]) == (503, "draining")
+            assert served.get("/health") == (503, b'{"status":"draining"}')
+            raw.sendall(body[1000:])
+            assert raw.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_metrics(loaded: Loaded) -> None:
