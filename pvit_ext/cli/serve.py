@@ -62,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
 
+    from pvit_ext.serving.server import bind
+
+    listening = bind(args.host, args.port)
+
     import pvit_ext
     from pvit_ext.cli.options import log_progress
     from pvit_ext.hosts.find import Loaded
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, features)
     name = args.served_name or Path(args.model).resolve().name
     pictures = Pictures(_limits(args), args.image_folder, args.allow_url)
-    run_server(Service(engine, name, pictures, metrics, key), args.host, args.port)
+    run_server(Service(engine, name, pictures, metrics, key), listening)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,14 @@ class DrainingServer(uvicorn.Server):
         logger.warning("draining: %d requests are served, no more are taken", self._service.places.requests)
         self._service.drain()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            logger.info("serving %s at http://%s:%d/v1", self._service.name, shown, port)
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
         drained = self._service.state == "draining" and not self._service.places.requests
@@ -39,15 +48,34 @@ class DrainingServer(uvicorn.Server):
         return drained or await super().on_tick(counter)
 
 
-def run(service: Service, host: str, port: int, **options: Any) -> None:
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address before a model is loaded for minutes; clients are refused until the server runs.
+
+    Args:
+        host, port: to listen on; port 0 takes a free one.
+
+    Raises:
+        OSError: when it cannot be had.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family, kind)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; take another --host or --port"
+        ) from error
+    return taken
+
+
+def run(service: Service, listening: socket.socket, **options: Any) -> None:
     """Serve until a signal.
 
     Args:
         service: one model behind HTTP.
-        host, port: to listen on; port 0 takes a free one.
+        listening: from :func:`bind`.
         options: of uvicorn.
     """
-    config = uvicorn.Config(
-        service.app(), host=host, port=port, server_header=False, timeout_keep_alive=30, lifespan="off", **options
-    )
-    DrainingServer(config, service).run()
+    config = uvicorn.Config(service.app(), server_header=False, timeout_keep_alive=30, lifespan="off", **options)
+    DrainingServer(config, service).run([listening])

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -90,7 +91,8 @@ def test_the_pages_example_with_a_key(checkpoint: Path, tmp_path: Path) -> None:
         ("--model X --timeout soon", {}, "no whole number"),
         ("--model X --image-folder missing", {}, "--image-folder missing is not there"),
         ("--model X", {"PVIT_EXT_API_KEY": " "}, "PVIT_EXT_API_KEY is set and empty"),
-        ("--model missing-folder", {}, "missing-folder"),
+        ("--model missing-folder --port 0", {}, "missing-folder"),
+        ("--model X --host 192.0.2.1", {}, "cannot listen on 192.0.2.1, port 8000"),
     ],
 )
 def test_options_that_are_wrong(line: str, variables: dict[str, str], why: str, monkeypatch: Any, capsys: Any) -> None:
@@ -104,9 +106,16 @@ def test_options_that_are_wrong(line: str, variables: dict[str, str], why: str, 
     assert why in capsys.readouterr().err
 
 
+def test_a_port_in_use_is_said_before_a_model_is_loaded(capsys: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "--model", "missing-folder", "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
+
+
 def test_an_open_server_is_warned_of(monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.delenv("PVIT_EXT_API_KEY", raising=False)
-    assert main(["serve", "--model", "missing-folder", "--host", "0.0.0.0"]) == 2
+    assert main(["serve", "--model", "missing-folder", "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "0.0.0.0 is reachable by others, and PVIT_EXT_API_KEY is not set" in capsys.readouterr().err
 
 
