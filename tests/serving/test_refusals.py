@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -138,40 +139,49 @@ def test_a_body_is_counted_while_it_comes(served: Served) -> None:
     assert served.idle()
 
 
-def long_stream(served: Served) -> socket.socket:
-    """A connection that has asked for a long answer, and read its beginning."""
-    body = json.dumps(FINE | {"max_tokens": 1000, "stream": True}).encode()
+def sent(served: Served, body: dict[str, Any], whole: bool = True) -> socket.socket:
+    """A connection that has sent a question, or half of it."""
+    raw = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
-    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    raw = socket.create_connection(("127.0.0.1", served.port), 20)
-    raw.sendall(head.encode() + body)
-    assert raw.recv(50).startswith(b"HTTP/1.1 200")
-    return raw
+    head += f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", served.port), 20)
+    connection.sendall(head.encode() + (raw if whole else raw[: len(raw) // 2]))
+    return connection
 
 
-def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served) -> None:
-    begun = time.monotonic()
-    streams = [long_stream(served)]
-    waiting = []
-    for _ in range(3):
-        body = json.dumps(FINE | {"max_tokens": 1000}).encode()
-        raw = socket.create_connection(("127.0.0.1", served.port), 20)
-        raw.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
-            + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        waiting.append(raw)
-    while served.service.places.requests < 4:
+def holds(served: Served, requests: int) -> bool:
+    """Whether so many requests are held soon."""
+    until = time.monotonic() + 20
+    while served.service.places.requests != requests and time.monotonic() < until:
         time.sleep(0.005)
-    status, error, headers = ask(served, FINE)
-    assert (status, error["code"], error["type"]) == (429, "queue_full", "rate_limit_error")
-    assert int(headers["retry-after"]) >= 1
-    for raw in (*streams, *waiting):
-        raw.close()
-    assert served.idle()
-    assert time.monotonic() - begun < 15
+    return served.service.places.requests == requests
+
+
+def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served, monkeypatch: Any) -> None:
+    model, go = served.service.engine.model, threading.Event()
+    generate = model.generate
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "generate", lambda **k: go.wait(30) and generate(**k))
+        clients = [sent(served, FINE), sent(served, FINE | {"stream": True}), sent(served, FINE, whole=False)]
+        assert holds(served, 3)
+        clients.append(sent(served, FINE))
+        assert holds(served, 4)
+        status, error, headers = ask(served, FINE)
+        assert (status, error["code"], error["type"]) == (429, "queue_full", "rate_limit_error")
+        assert int(headers["retry-after"]) >= 1
+        for number, one in enumerate(clients):
+            one.close()
+            assert holds(served, 3 - number)  # while the model still works
+        go.set()
+        assert served.idle()
     assert ask(served, FINE)[0] == 200
+
+
+def test_a_client_that_leaves_a_stream_ends_its_answer(served: Served) -> None:
+    one = sent(served, FINE | {"stream": True, "max_tokens": 1000})
+    assert one.recv(50).startswith(b"HTTP/1.1 200")
+    one.close()
+    assert served.idle()
 
 
 def test_an_answer_has_its_time(loaded: Loaded, monkeypatch: Any) -> None:
@@ -199,8 +209,7 @@ def test_draining_answers_a_request_whose_body_still_comes(loaded: Loaded) -> No
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
             raw.sendall((head + "Content-Type: application/json\r\n\r\n").encode() + body[:1000])
-            while not served.service.places.requests:
-                time.sleep(0.005)
+            assert holds(served, 1)
             served.service.drain()
             status, found, _ = served.ask(FINE)
             assert (status, found["error"]["code"]) == (503, "draining")
