@@ -26,7 +26,7 @@ _POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 """Whatever Gradio's own page asks for, the browser fetches nothing from elsewhere."""
-_UPLOAD_LIMIT = "100mb"
+_UPLOAD_LIMIT, _LAST_PORT = "100mb", 65535
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Address:
 
         Raises:
             OSError: saying what to do.
+            ValueError: for a number that is no port.
         """
+        if self.port > _LAST_PORT:
+            raise ValueError(f"--port is 0 to {_LAST_PORT}, got {self.port}; 0 takes any free one")
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

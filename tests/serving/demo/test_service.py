@@ -223,6 +223,8 @@ def test_a_taken_port_is_said_before_the_model_loads(tmp_path: Path, monkeypatch
         port = str(taken.getsockname()[1])
         with pytest.raises(OSError, match=f"port {port}: Address already in use; give another --port"):
             run("--model", str(tmp_path), "--port", port)
+    with pytest.raises(ValueError, match="0 to 65535, got 99999"):
+        run("--model", str(tmp_path), "--port", "99999")
 
 
 def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
