@@ -12,6 +12,8 @@ FORMAT = 1
 
 LION_TASKS = "region,image"
 LION_ROUTING = ("task", "question")
+AGGREGATORS = ("added", "appended")
+AGGREGATOR_DEPTHS = "0.95,0.74,0.49"
 PROJECTORS = ("linear", "mlp2x_gelu")
 TAGS = ("hint", "plain")
 
@@ -37,6 +39,10 @@ class RegionConfig:
         lion_tags: read tags of images before the question: ``hint`` with LION's learned hint, ``plain`` without; None
             to read none.
         lion_routing: what chooses a sample's adapters where nobody says its task: regions (``task``) or its question.
+        lion_aggregator: LION's vision aggregator, None for none: its rows are ``added`` to those of an image, or
+            ``appended`` behind them.
+        lion_aggregator_depths: the vision tower's layers that it reads, late to early, as fractions of its depth; the
+            default is -2, -7 and -13 of CLIP ViT-L.
     """
 
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
@@ -63,6 +69,14 @@ class RegionConfig:
     lion_routing: str = field(
         default="task",
         metadata={"help": "what chooses adapters where nobody says the task, default task", "choices": LION_ROUTING},
+    )
+    lion_aggregator: str | None = field(
+        default=None,
+        metadata={"help": "LION's vision aggregator: added to image rows, or appended", "choices": AGGREGATORS},
+    )
+    lion_aggregator_depths: str = field(
+        default=AGGREGATOR_DEPTHS,
+        metadata={"help": f"layers that it reads as fractions of the tower's depth, default {AGGREGATOR_DEPTHS}"},
     )
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
@@ -100,12 +114,20 @@ class RegionConfig:
             raise ValueError(f"lion_routing is {self.lion_routing!r}; known: {', '.join(LION_ROUTING)}")
         if self.lion_tags not in (None, *TAGS):
             raise ValueError(f"lion_tags is {self.lion_tags!r}: {' or '.join(TAGS)}, or None for a model without tags")
+        if self.lion_aggregator not in (None, *AGGREGATORS):
+            raise ValueError(f"lion_aggregator is {self.lion_aggregator!r}: {' or '.join(AGGREGATORS)}, or None")
+        if self.lion_aggregator_depths != AGGREGATOR_DEPTHS and not self.lion_aggregator:
+            raise ValueError(
+                f"lion_aggregator_depths {self.lion_aggregator_depths!r} cannot apply without an aggregator: give "
+                "lion_aggregator too"
+            )
 
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
-        later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags")
+        later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags", "lion_aggregator")
         names = {name for name in later if not getattr(self, name)}
         names |= {"lion_tasks"} if "lion_adapters" in names else set()
+        names |= {"lion_aggregator_depths"} if "lion_aggregator" in names else set()
         return names | ({"lion_routing"} if self.lion_routing == "task" else set())
 
     def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
@@ -122,6 +144,10 @@ class RegionConfig:
             config = replace(config, lion_adapters=before.lion_adapters, lion_tasks=tasks)
         if self.lion_routing == "task":
             config = replace(config, lion_routing=before.lion_routing)
+        if not self.lion_aggregator:
+            own, old = self.lion_aggregator_depths, before.lion_aggregator_depths
+            depths = old if own == AGGREGATOR_DEPTHS else own
+            config = replace(config, lion_aggregator=before.lion_aggregator, lion_aggregator_depths=depths)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers

@@ -20,6 +20,7 @@ _METAVARS = {
     "encoder_options": "JSON",
     "lion_adapters": "N",
     "lion_tasks": "NAMES",
+    "lion_aggregator_depths": "FRACTIONS",
 }
 
 

@@ -4,36 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pvit_ext.config import AGGREGATOR_DEPTHS
 from pvit_ext.ops.varlen_attention import varlen_cross_attention
 
-DEPTHS = (0.95, 0.74, 0.49)
-"""Late, middle and early layer as fractions of the tower's depth: -2, -7 and -13 of CLIP ViT-L's 24."""
 _STD = 0.02
 _BLOCK_EPS = 1e-12
 
 
-def layers_at(depths: Sequence[float], count: int) -> list[int]:
+def aggregator_for(tower_config: Any, hidden_size: int, depths: str, appended: bool) -> VisionAggregator:
+    """The aggregator of a vision tower, with as many attention heads as the tower has.
+
+    Args:
+        tower_config: in the names of CLIP's.
+        hidden_size: D, width of the language model.
+        depths: see :func:`layers_at`.
+        appended: see :class:`VisionAggregator`.
+
+    Raises:
+        ValueError: for a tower that is not made of layers of one width with attention heads.
+    """
+    heads = getattr(tower_config, "num_attention_heads", None)
+    if not heads or hasattr(tower_config, "feature_widths"):
+        raise ValueError(
+            "lion_aggregator reads several layers of one width of a vision transformer, and "
+            + ("there is no vision tower" if tower_config is None else "the config of this tower names no such layers")
+        )
+    layers = layers_at(depths, tower_config.num_hidden_layers)
+    return VisionAggregator(tower_config.hidden_size, hidden_size, layers, heads, appended=appended)
+
+
+def layers_at(depths: str, count: int) -> list[int]:
     """Numbers of hidden layers, 0 for the embedding of patches.
 
     Args:
-        depths: fractions of the tower's depth, the late one first.
+        depths: fractions of the tower's depth, the late one first, with commas between.
         count: the tower's layers, without the embedding.
 
     Raises:
         ValueError: for fewer than two depths, and for depths that do not fall or lie outside 0..1.
     """
-    falling = all(late >= early for late, early in pairwise(depths))
-    if len(depths) < 2 or not falling or not 0 <= depths[-1] <= depths[0] <= 1:
+    try:
+        parts = [float(part) for part in depths.split(",")]
+    except ValueError:
+        parts = []
+    falling = all(late >= early for late, early in pairwise(parts))
+    if len(parts) < 2 or not falling or not 0 <= parts[-1] <= parts[0] <= 1:
         raise ValueError(
-            f"layers of the vision aggregator at {list(depths)}: give two or more fractions of the vision tower's "
-            f"depth between 1 and 0, the late one first, such as {list(DEPTHS)}"
+            f"lion_aggregator_depths {depths!r}: give two or more fractions of the vision tower's depth between 1 and "
+            f"0, the late one first, such as {AGGREGATOR_DEPTHS}"
         )
-    return [round(depth * count) for depth in depths]
+    return [round(part * count) for part in parts]
 
 
 class VisionAggregator(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.lion.aggregator import aggregator_for
 from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
@@ -16,7 +17,8 @@ from pvit_ext.config import RegionConfig
 ADAPTERS = CHILD
 HINT = "region_hint"
 ROUTER = "region_router"
-PARTS = (ADAPTERS, HINT, ROUTER)
+AGGREGATOR = "region_aggregator"
+PARTS = (ADAPTERS, HINT, ROUTER, AGGREGATOR)
 """Names of all parts. :data:`ADAPTERS` is a list, whose members stand beside the feed-forward layers of a language
 model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
 
@@ -31,7 +33,8 @@ def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, block
         blocks: of the language model.
 
     Raises:
-        ValueError: for adapters where it is not known how many blocks there are.
+        ValueError: for adapters where it is not known how many blocks there are, and for an aggregator that the tower
+            has no layers for.
     """
     parts: dict[str, nn.Module] = {}
     if config.lion_adapters:
@@ -43,4 +46,7 @@ def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, block
             parts[ROUTER] = QuestionRouter(hidden_size, tasks)
     if config.lion_tags == "hint":
         parts[HINT] = TagHint(hidden_size)
+    if config.lion_aggregator:
+        appended = config.lion_aggregator == "appended"
+        parts[AGGREGATOR] = aggregator_for(tower_config, hidden_size, config.lion_aggregator_depths, appended)
     return parts

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from pvit_ext.hosts.model_regions import ModelRegions
-from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.families import FAMILIES, family_of
+from pvit_ext.tokens.region_module import RegionModule
 
 
 class TransformersRegions(ModelRegions):
@@ -35,3 +36,30 @@ class TransformersRegions(ModelRegions):
     def tower_config(self) -> Any:
         """The vision tower's config, in the names of CLIP's."""
         return family_of(self.model.config).tower_config(self.model.config)
+
+    def _put(self, module: RegionModule) -> None:
+        if module.config.lion_aggregator:
+            check_rows(self.model.config, module.config.lion_aggregator)
+        super()._put(module)
+
+
+def check_rows(config: Any, how: str) -> None:
+    """Refuse a vision aggregator that a family's language model has no rows for.
+
+    Args:
+        config: of the model.
+        how: ``lion_aggregator``.
+
+    Raises:
+        ValueError: naming the model's type, with the reason and the families that take one.
+    """
+    takes = ", ".join(name for name, family in FAMILIES.items() if not family.merges_cells)
+    if reason := family_of(config).merges_cells:
+        raise ValueError(
+            f"lion_aggregator={how!r} does not go with {config.model_type!r}: {reason}; it goes with {takes}"
+        )
+    if how == "appended":
+        raise ValueError(
+            f"lion_aggregator='appended' does not go with models of transformers' ({config.model_type!r}): their own "
+            "processors count an image's positions; use 'added', or LLaVA's own checkpoints"
+        )

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pvit_ext.adapters.lion.aggregator import DEPTHS, VisionAggregator, boundaries, layers_at
+from pvit_ext.adapters.lion.aggregator import VisionAggregator, boundaries, layers_at
+from pvit_ext.config import AGGREGATOR_DEPTHS
 from tests.goldens import rules
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "g9_aggregator.safetensors"
@@ -99,12 +100,12 @@ def test_lions_own_start_is_norms_alone() -> None:
 
 
 def test_layers_follow_the_depth() -> None:
-    assert layers_at(DEPTHS, 24) == [24 + 1 - 2, 24 + 1 - 7, 24 + 1 - 13]
-    assert layers_at((1.0, 0.5), 12) == [12, 6]
+    assert layers_at(AGGREGATOR_DEPTHS, 24) == [24 + 1 - 2, 24 + 1 - 7, 24 + 1 - 13]
+    assert layers_at("1,0.5", 12) == [12, 6]
 
 
-@pytest.mark.parametrize("depths", [(0.9,), (0.4, 0.9), (1.2, 0.5), (0.5, -0.1)])
-def test_depths_that_do_not_fall_from_one_to_zero_are_refused(depths: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("depths", ["0.9", "0.4,0.9", "1.2,0.5", "0.5,-0.1", "late,early", ""])
+def test_depths_that_do_not_fall_from_one_to_zero_are_refused(depths: str) -> None:
     with pytest.raises(ValueError, match="give two or more fractions"):
         layers_at(depths, 24)
 
