@@ -140,6 +140,11 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return 1
 
     @property
+    def positions_behind_image(self) -> int:
+        """Positions of the prompt behind an image's own; a host knows how many."""
+        return 0
+
+    @property
     def modality_lengths(self) -> list[int]:
         """The words of each record as LLaVA counts them, negative without an image; a region is its positions."""
         lengths: list[int] = (np.sign(self.records.words) * self._text_lengths()).tolist()
@@ -148,7 +153,8 @@ class RecordDataset(Dataset[dict[str, Any]]):
     @property
     def lengths(self) -> list[int]:
         """The words of each record as LLaVA counts them, and 128 for an image; a region is its positions."""
-        lengths: list[int] = (self._text_lengths() + 128 * (self.records.words > 0)).tolist()
+        image = 128 + self.positions_behind_image
+        lengths: list[int] = (self._text_lengths() + image * (self.records.words > 0)).tolist()
         return lengths
 
     def _text_lengths(self) -> NDArray[np.int64]:

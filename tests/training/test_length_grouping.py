@@ -47,6 +47,14 @@ def test_llavas_dataset_knows_what_a_region_takes(llava_checkpoint: Path, data: 
     assert [one - other for one, other in zip(ours.lengths, before, strict=True)] == [3 * count for count in REGIONS]
 
 
+def test_rows_behind_an_image_count(llava_checkpoint: Path, data: Path) -> None:
+    ours = make_dataset(llava_checkpoint, data)
+    before, words = ours.lengths, ours.records.words
+    ours.layout = dataclasses.replace(ours.layout, behind=16)
+    assert ours.layout.positions((40, 30)) == 16 + 16
+    assert [one - other for one, other in zip(ours.lengths, before, strict=True)] == (16 * (words > 0)).tolist()
+
+
 @pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="the host needs a newer transformers")
 def test_transformers_dataset_knows_what_a_region_takes(tmp_path: Path) -> None:
     from tests.training import test_transformers_host as host

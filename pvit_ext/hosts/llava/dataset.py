@@ -65,6 +65,11 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
         """S, positions of the prompt that one region takes."""
         return self.region_processor.positions_per_region
 
+    @property
+    def positions_behind_image(self) -> int:
+        """Rows that a vision aggregator appends."""
+        return self.layout.behind
+
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:
             blank = tower_pixels(None, self.data_args)
