@@ -187,11 +187,12 @@ def test_every_option_of_region_modules_is_a_flag_of_swap_and_becomes_the_config
     words = ["--encoder", "osprey", "--weights", "w.pth", "--embed-weights", "--projector", "mlp2x_gelu"]
     words += ["--box-embedding", "--cross-layers", "2", "--no-delimiters", "--encoder-options", '{"a": 1}']
     words += ["--lion-adapters", "8", "--lion-tasks", "region,image,box", "--lion-tags", "hint"]
-    words += ["--lion-routing", "question"]
+    words += ["--lion-routing", "question", "--lion-aggregator", "added", "--lion-aggregator-depths", "1,0.5"]
     config = region_config(parser.parse_args(["swap", "in", "--out", "out", *words]))
     assert config == pvit_ext.RegionConfig(
-        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question"
-    )
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question",
+        lion_aggregator="added", lion_aggregator_depths="1,0.5",
+    )  # fmt: skip
     assert {"--" + option.name.replace("_", "-") for option in options()} <= set(words) | {"--delimiters"}
     bare = region_config(parser.parse_args(["swap", "in", "--out", "out", "--encoder", "text"]))
     assert bare == pvit_ext.RegionConfig("text")
