@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# LION, stage 2, region-level: trains the adapters of the task "region" and what regions go through (region projector, and
-# the encoder if it trains), on questions about regions; the image-level adapters stay. Both bash and Python, like stage1.sh.
+# LION, stage 2, region-level: trains the adapters of the task "region", the vision aggregator, and what regions go through
+# (region projector, and the encoder if it trains), on questions about regions; the image-level adapters stay. For a model
+# that takes no aggregator (docs/lion-aggregator.md), copy this file without its flag. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/lion_stage2.sh [flags]     bash recipes/lion_stage2.sh [flags]
 # Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths.
 ''':'
@@ -10,6 +11,7 @@ exec ${ENTRY:-python -u -m pvit_ext.train} \
     --deepspeed "$(dirname "$0")/zero2.json" \
     --model_name_or_path "${MODEL:-checkpoints/pvit-stage2}" \
     --region_modules "${STAGE1:-checkpoints/lion-stage1}" \
+    --region_lion_aggregator added \
     --version v1 \
     --data_path "${DATA:-data/lion_regions.json}" \
     --image_folder "${IMAGES:-data/images}" \

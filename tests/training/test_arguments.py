@@ -113,12 +113,14 @@ def test_every_option_of_region_modules_is_a_flag_and_becomes_the_config() -> No
     words += ["--region_delimiters", "False", "--region_encoder_options", '{"a": 1}', "--version", "v1"]
     words += ["--region_lion_adapters", "8", "--region_lion_tasks", "region,image,box", "--region_lion_tags", "hint"]
     words += ["--region_lion_routing", "question"]
+    words += ["--region_lion_aggregator", "added", "--region_lion_aggregator_depths", "1,0.5"]
     assert {f"--region_{option.name}" for option in options()} <= set(words)
     config = replace(parse(words).region_config(None), conv_version=None)
     assert config.weights is not None
     assert replace(config, weights="w.pth") == RegionConfig(
-        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question"
-    )
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question",
+        lion_aggregator="added", lion_aggregator_depths="1,0.5",
+    )  # fmt: skip
     assert replace(parse(["--version", "v1"]).region_config(None), conv_version=None) == RegionConfig()
 
 
