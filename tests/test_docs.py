@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 import pvit_ext
+from examples.lion import __main__ as lion
 from examples.photographs import __main__ as photographs
 from pvit_ext import cli, plugins
 from pvit_ext.cli.data import name_subcommand
@@ -185,7 +186,8 @@ def test_recipes_exist_and_know_the_flags(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_in_a_text_exist(page: str) -> None:
     known = training_flags() | all_pvit_flags(cli.build_parser()) | launcher_flags() | OTHER_PROGRAMS
-    known |= set(photographs.build_parser()._option_string_actions)
+    for example in (lion, photographs):
+        known |= set(example.build_parser()._option_string_actions)
     alone = {word for span in spans(page) if span.startswith("--") for word in flags_in(span.split())}
     assert not alone - known, f"{page} names flags that nothing has: {sorted(alone - known)}"
 
