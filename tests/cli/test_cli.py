@@ -190,8 +190,8 @@ def test_every_option_of_region_modules_is_a_flag_of_swap_and_becomes_the_config
     words += ["--lion-routing", "question", "--lion-aggregator", "added", "--lion-aggregator-depths", "1,0.5"]
     config = region_config(parser.parse_args(["swap", "in", "--out", "out", *words]))
     assert config == pvit_ext.RegionConfig(
-        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question",
-        lion_aggregator="added", lion_aggregator_depths="1,0.5",
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint",
+        lion_routing="question", lion_aggregator="added", lion_aggregator_depths="1,0.5",
     )  # fmt: skip
     assert {"--" + option.name.replace("_", "-") for option in options()} <= set(words) | {"--delimiters"}
     bare = region_config(parser.parse_args(["swap", "in", "--out", "out", "--encoder", "text"]))

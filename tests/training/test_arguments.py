@@ -118,8 +118,8 @@ def test_every_option_of_region_modules_is_a_flag_and_becomes_the_config() -> No
     config = replace(parse(words).region_config(None), conv_version=None)
     assert config.weights is not None
     assert replace(config, weights="w.pth") == RegionConfig(
-        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint", "question",
-        lion_aggregator="added", lion_aggregator_depths="1,0.5",
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, None, {"a": 1}, 8, "region,image,box", "hint",
+        lion_routing="question", lion_aggregator="added", lion_aggregator_depths="1,0.5",
     )  # fmt: skip
     assert replace(parse(["--version", "v1"]).region_config(None), conv_version=None) == RegionConfig()
 
