@@ -172,6 +172,18 @@ def test_swap_and_attach_add_the_hint_to_a_checkpoint(made: tuple[TinyHost, Part
     torch.testing.assert_close(*(logits(one.model, batch_of(one, [QUERIES[0]])) for one in (swapped, attached)))
 
 
+def test_a_text_without_an_image_may_have_hints_and_images_may_come_without_a_text(
+    made: tuple[TinyHost, Parts],
+) -> None:
+    host, parts = made
+    queries = [Query(None, "where <hint> ?"), Query(None, "a cat and <hint> or <hint> dog ?"), Query(None, "where ?")]
+    together = logits(parts.model, batch_of(parts, queries))[:, -1]
+    alone = torch.cat([logits(parts.model, batch_of(parts, [one]))[:, -1] for one in queries])
+    torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+    if not host.pads_right:
+        assert "pixel_values" in parts.processor(images=[WIDE])
+
+
 def test_tags_that_are_none_name_the_query(made: tuple[TinyHost, Parts]) -> None:
     _, parts = made
     for tags, said in (("dog", "a list of texts"), (["<image>"], "holds <image>"), ([""], "has no letter")):

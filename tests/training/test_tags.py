@@ -26,6 +26,7 @@ from pvit_ext.training.held_out import query_of
 from pvit_ext.training.llava.arguments import RegionDataArguments
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
+from tests.training.conftest import llava_conversation
 from tests.training.records import make_dataset
 
 NOISE = {"tag_drop": 0.3, "tag_wrong": 0.5, "tag_shuffle": True}
@@ -90,6 +91,15 @@ def test_a_file_without_tags_and_noise_without_a_model_that_reads_them_are_refus
     dataset.region_processor = READS
     with pytest.raises(ValueError, match=r"no record has any .*7 have none.*; `pvit-ext data tags` writes them"):
         dataset.use_tags(TagNoise())
+
+
+def test_a_template_that_drops_the_question_drops_no_tags(tagged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    templates = llava_conversation.conv_templates
+    monkeypatch.setattr(llava_conversation, "default_conversation", templates["plain"])
+    for style in ("hint", "plain"):
+        tagged.region_processor = RegionProcessor(tag_style=style)
+        with pytest.raises(ValueError, match=r"--version plain drops the question.*use another template"):
+            tagged.use_tags(TagNoise())
 
 
 def test_tags_that_nobody_reads_are_said(llava_checkpoint: Path, data: Path, tmp_path: Path, template: None) -> None:

@@ -78,7 +78,12 @@ class TagFile:
         return state_of(self.path)
 
     @cached_property
-    def _table(self) -> dict[str, Any]:
+    def table(self) -> dict[str, Any]:
+        """What the file holds.
+
+        Raises:
+            ValueError: naming the file, for anything but a JSON object.
+        """
         return read_json(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,8 +92,8 @@ class TagFile:
 
     def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
         """See :class:`Tagger`; the image is not read."""
-        found = next((key for key in (name, Path(name).name) if key in self._table), None)
-        return None if found is None else _cleaned(self._table[found], f"{self.path}: {found}")
+        found = next((key for key in (name, Path(name).name) if key in self.table), None)
+        return None if found is None else _cleaned(self.table[found], f"{self.path}: {found}")
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,9 @@ def load_tagger(source: str, names: str | None = None, threshold: float | None =
     if kind == ".onnx":
         return _detector(_existing(source), names, THRESHOLD if threshold is None else threshold)
     if kind == ".json":
-        return TagFile(_existing(source))
+        file = TagFile(_existing(source))
+        file.table  # noqa: B018  a damaged file is said before the first image
+        return file
     module, colon, name = source.partition(":")
     if not (module and colon and name.isidentifier()):
         raise ValueError(f"tagger {source!r} is none of: {FORMS}")

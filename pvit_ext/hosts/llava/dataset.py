@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from llava import conversation
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.train import train as llava_train
 from PIL import Image
@@ -19,6 +20,7 @@ from pvit_ext.data.cache.vision import number_of
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.data.records import Record, RecordError, Records, load_records
 from pvit_ext.data.schema import images_of
+from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import HintTokenizer
@@ -69,6 +71,20 @@ class RegionDataset(RecordDataset, llava_train.LazySupervisedDataset):
     def positions_behind_image(self) -> int:
         """Rows that a vision aggregator appends."""
         return self.layout.behind
+
+    def use_tags(self, noise: TagNoise) -> str | None:
+        """Like the base class's; refuses LLaVA's plain template, which drops the question and the tags before it.
+
+        Raises:
+            ValueError: for that template too.
+        """
+        plain = conversation.default_conversation.sep_style == conversation.SeparatorStyle.PLAIN
+        if plain and self.region_processor.tag_style is not None:
+            raise ValueError(
+                "--version plain drops the question, and the tags that stand before it: the model reads tags, use "
+                "another template"
+            )
+        return super().use_tags(noise)
 
     def _item(self, record: Record, draw: np.random.Generator) -> dict[str, Any]:
         if "image" not in record.data:

@@ -46,15 +46,13 @@ def check_cut(ids_by_text: Any, texts: Sequence[str], token_id: int) -> None:
 
     Args:
         ids_by_text: ids of each text.
-        texts: prompts.
+        texts: prompts, of which one has a hint at least.
         token_id: of ``<hint>``.
 
     Raises:
         RegionError: naming the sample.
     """
     wanted = [text.count(HINT_PLACEHOLDER) for text in texts]
-    if not any(wanted):
-        return
     if len(ids_by_text) != len(texts):
         raise RegionError(f"{len(texts)} texts became {len(ids_by_text)} rows of ids: hints need one row for each text")
     for number, (ids, count) in enumerate(zip(ids_by_text, wanted, strict=True)):

@@ -102,7 +102,8 @@ class RegionProcessorMixin:
 
     def _checked(self, out: Any, texts: Sequence[str]) -> Any:
         """The stock output, of which truncation cut no hint."""
-        if self.pvit_regions is not None and self.pvit_regions.samples.tag_style == HINT_STYLE:
+        reads_hints = self.pvit_regions is not None and self.pvit_regions.config.lion_tags == HINT_STYLE
+        if reads_hints and any(HINT_PLACEHOLDER in text for text in texts):
             check_cut(out["input_ids"], texts, self.tokenizer.convert_tokens_to_ids(HINT_PLACEHOLDER))
         return out
 

@@ -77,6 +77,7 @@ def test_any_callable_is_a_tagger() -> None:
         ("names.onnx", {"names": "names.txt"}, "is no ONNX model that onnxruntime reads"),
         ("t.json", {"threshold": 0.5}, "--threshold belong to a detector"),
         ("missing.json", {}, "missing.json is no file"),
+        ("list.json", {}, "list.json holds a JSON list, not an object"),
         ("tags.csv", {}, "is none of: a FILE.json"),
         ("no_such_module:tag", {}, "No module named 'no_such_module'"),
         (f"{HERE}:absent", {}, "has no attribute 'absent'"),
@@ -90,6 +91,7 @@ def test_what_is_no_tagger_is_said(
     write_detector(images / "d.onnx")
     (images / "names.onnx").write_text("text")
     (images / "t.json").write_text("{}")
+    (images / "list.json").write_text("[]")
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         load_tagger(source, **options)
 
