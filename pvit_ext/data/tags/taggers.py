@@ -206,7 +206,7 @@ def _detector(path: Path, names: str | None, threshold: float) -> Tagger:
     classes = tuple(line for line in lines if line)
     if not classes:
         raise ValueError(f"--names {names} holds no name")
-    clean_tags(classes)
+    _cleaned(classes, f"--names {names}")
     detector = OnnxDetector(path, classes, threshold)
     detector.session  # noqa: B018  a missing package or a damaged file is said before the first image
     return DetectorTagger(detector)

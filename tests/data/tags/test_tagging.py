@@ -74,6 +74,7 @@ def test_any_callable_is_a_tagger() -> None:
     [
         ("d.onnx", {}, "needs the names of its classes: --names FILE"),
         ("d.onnx", {"threshold": 1.5, "names": "names.txt"}, "--threshold 1.5: a score is 0 to 1"),
+        ("d.onnx", {"names": "t.json"}, r"--names t.json: tags\[0\] '\{\}' has no letter"),
         ("names.onnx", {"names": "names.txt"}, "is no ONNX model that onnxruntime reads"),
         ("t.json", {"threshold": 0.5}, "--threshold belong to a detector"),
         ("missing.json", {}, "missing.json is no file"),
