@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pvit_ext.cli.options import count
@@ -45,10 +46,21 @@ def add(commands: Any) -> None:
     parser.set_defaults(handler=run, takes_more=True)
 
 
+@contextlib.contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Log errors alone: what loading says of a model does not hold for its outline."""
+    ours = logging.getLogger("pvit_ext")
+    before = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    logging.getLogger("pvit_ext").setLevel(logging.ERROR)  # what loading says of a model does not hold for its outline
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), _errors_alone():
         from pvit_ext.training.plan.plan import Question, make_plan
         from pvit_ext.training.plan.recipe import flags_of
 
