@@ -24,10 +24,13 @@ def process(
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, "--port", "0", *options], env=env, stderr=pipe, text=True, cwd=ROOT) as running:
         assert running.stderr is not None
+        reader = threading.Thread(target=running.stderr.read, daemon=True)
         try:
             address = next(found[0] for line in running.stderr if (found := re.search(r"http://[\d.:]+", line)))
-            threading.Thread(target=running.stderr.read, daemon=True).start()
+            reader.start()
             yield running, address
         finally:
             if running.poll() is None:
                 running.kill()
+            if reader.is_alive():
+                reader.join()  # before its file is closed
