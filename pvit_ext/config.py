@@ -206,8 +206,10 @@ class StoredRegions(NamedTuple):
 
 
 def regions_to_json(config: RegionConfig, facts: EncoderFacts) -> dict[str, Any]:
-    """Plain JSON types, for config.json."""
-    return {"format": FORMAT, **asdict(config), **asdict(facts)}
+    """Plain JSON types, for config.json; LION's options only where they are used, for versions that know none."""
+    usual = {item.name: item.default for item in fields(RegionConfig) if item.name.startswith("lion_")}
+    chosen = {key: value for key, value in asdict(config).items() if key not in usual or value != usual[key]}
+    return {"format": FORMAT, **chosen, **asdict(facts)}
 
 
 def regions_from_json(values: dict[str, Any]) -> StoredRegions:

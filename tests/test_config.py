@@ -26,6 +26,14 @@ def test_roundtrip() -> None:
     assert regions_from_json(values) == (CHOSEN, FACTS)
 
 
+def test_options_of_lion_are_written_where_they_are_used() -> None:
+    assert not any(key.startswith("lion_") for key in regions_to_json(CHOSEN, FACTS))
+    chosen = replace(CHOSEN, lion_adapters=8, lion_tasks="a,b")
+    values = json.loads(json.dumps(regions_to_json(chosen, FACTS)))
+    assert (values["lion_adapters"], values["lion_tasks"], "lion_routing" in values) == (8, "a,b", False)
+    assert regions_from_json(values) == (chosen, FACTS)
+
+
 def test_what_was_written_before_formats_loads() -> None:
     config, facts = regions_from_json(OLD)
     assert config == RegionConfig(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from pvit_ext.adapters.lion.feed_forward import mixtures_in
+from pvit_ext.adapters.lion.mixture import NOT_MERGED
 from pvit_ext.files import atomic_folder, fingerprint, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
@@ -54,6 +56,8 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         model.save_pretrained(folder)
         host.save_processor(loaded, lowest, folder)
         (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
+    if mixtures_in(model):
+        logger.info("%s: %s", out, NOT_MERGED)
     logger.info("%s: a whole checkpoint, merged from %s", out, source)
 
 

@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from pvit_ext.distributed import gathered
 
+NOT_MERGED = (
+    "a mixture of adapters cannot be merged into its feed-forward layer: it is not linear (relu), and differs between "
+    "samples (gates by task); it stays beside the layer, in checkpoints too"
+)
+
 
 class Adapter(nn.Module):
     """``s (U relu(D x + a) + b)``; U, a and b are zero at the start, so that it adds nothing.
@@ -94,10 +99,7 @@ class MixtureOfAdapters(nn.Module):
         Raises:
             ValueError: with the reason.
         """
-        raise ValueError(
-            "a mixture of adapters cannot be merged into its feed-forward layer: it is not linear (relu), and differs "
-            "between samples (gates by task); it stays beside the layer, in checkpoints too"
-        )
+        raise ValueError(NOT_MERGED)
 
 
 class Mixtures(nn.ModuleList):
