@@ -17,7 +17,7 @@ Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Arm -> seed -> scores and seconds."""
 TITLES = {"image": "image level, F1 %", "region": "region level, accuracy %"}
 SMALL = 0.01
-"""A mean difference that a claim of no difference allows."""
+"""A mean difference that counts as none."""
 
 
 def scores_table(results: Results) -> str:
@@ -52,14 +52,14 @@ def differences(results: Results, claim: Claim, task: str) -> list[float]:
 
 
 def holds(found: Sequence[float], claim: Claim) -> bool:
-    """Whether seeds show a claim: all have its sign, and the mean lies beyond their standard deviation.
+    """Whether seeds show a claim: all have its sign, and the mean lies beyond their standard deviation and a point.
 
     A claim of no difference holds where the mean differs by a point at most.
     """
     mean = statistics.mean(found)
     if claim.no_difference:
         return abs(mean) <= SMALL
-    return min(found) > 0 and mean > (statistics.stdev(found) if len(found) > 1 else 0)
+    return min(found) > 0 and mean > max(SMALL, statistics.stdev(found) if len(found) > 1 else 0)
 
 
 def write_report(folder: Path, results: Results, made_with: Mapping[str, Any]) -> str:
