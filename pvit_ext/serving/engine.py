@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from transformers import LogitsProcessorList
 
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.find import Loaded, host_of
+from pvit_ext.hosts.image_names import name_and_file
 from pvit_ext.inference import ImageFeatures, check_encoder, generate_options, one_batch, shared_images
 from pvit_ext.regions.region import RegionError
 from pvit_ext.serving.answer import Answer, Settings
@@ -33,6 +35,8 @@ from pvit_ext.tokens.query import Query
 
 logger = logging.getLogger(__name__)
 _SYSTEM_PROMPTS = 64
+_SEEN = 10_000
+"""Names of images that came before."""
 _CHARACTERS = 32
 """Of a token, at the very most, in the mean of a text."""
 
@@ -94,6 +98,7 @@ class Engine:
 
         self._chat, self._batching, self._observer = chat, batching, observer
         self.features = features
+        self._seen: OrderedDict[str, None] = OrderedDict()
         self._byte_ids = byte_ids(self._tokenizer)
         chat(None)  # says now what would fail with each question
         self._waiting = Waiting(batching.places, batching.most, batching.window)
@@ -208,7 +213,8 @@ class Engine:
     def _rows(self, answers: Sequence[Answer]) -> Rows:
         chat = self._chat(None)
         queries, prompts = [answer.query for answer in answers], [answer.prompt for answer in answers]
-        batch = one_batch(chat, queries, prompts, shared_images(chat, self.model, self.features))
+        features = self.features if self._come_again(queries) else None
+        batch = one_batch(chat, queries, prompts, shared_images(chat, self.model, features))
         rows = Rows(
             chat, batch, answers, [answer.settings.max_tokens for answer in answers], chat.ends(), self._byte_ids
         )
@@ -220,6 +226,17 @@ class Engine:
                 )
             rows.limits[number] = min(answer.settings.max_tokens, self.context_len - taken)
         return rows
+
+    def _come_again(self, queries: Sequence[Query]) -> bool:
+        """Whether an image of a batch is not new: towers see new ones all at once, but those to be kept one by one."""
+        digests = [name_and_file(source)[0] for query in queries for source in query.sources()]
+        again = len(set(digests)) < len(digests) or any(digest in self._seen for digest in digests)
+        for digest in digests:
+            self._seen[digest] = None
+            self._seen.move_to_end(digest)
+        while len(self._seen) > _SEEN:
+            self._seen.popitem(last=False)
+        return again
 
     def _generate(self, rows: Rows) -> None:
         sampling = RowSampling([answer.settings for answer in rows.answers])
