@@ -21,7 +21,7 @@ from pvit_ext.serving.answer import Answer, Cancelled, Completed, Settings
 from pvit_ext.serving.engine import Batching, Engine
 from pvit_ext.serving.rows import Rows, byte_ids
 from pvit_ext.serving.waiting import Draining, QueueFull
-from tests.hosts.tiny_hosts import BOX, MIXED, WIDE
+from tests.hosts.tiny_hosts import BOX, MIXED, TALL, WIDE
 
 FINE = Query(WIDE, "what is in <region> ?", [BOX])
 VARIED = [
@@ -236,6 +236,15 @@ def test_features_of_an_image_are_kept(engine: Engine, loaded: Loaded) -> None:
         assert asked(keeping, MIXED, VARIED) == expected
     assert features.misses == made
     assert features.hits > 0
+
+
+def test_new_images_are_seen_all_at_once_and_kept_from_their_second_question_on(loaded: Loaded) -> None:
+    features = pvit_ext.ImageFeatures(2**24)
+    with Engine(loaded, Batching(most=6), features=features) as keeping:
+        asked(keeping, [Query(TALL, "what ?"), Query(WIDE, "what ?")], [Settings(1)] * 2)
+        assert features.misses == len(features) == 0
+        asked(keeping, [Query(WIDE, "where ?")], [Settings(1)])
+    assert features.misses == len(features) > 0
 
 
 def test_a_wait_ends(engine: Engine) -> None:
