@@ -42,9 +42,9 @@ def _run(words: list[str], log: Path) -> None:
     from pvit_ext.training.run import run_as_program
 
     with log.open("w", encoding="utf-8") as file:
-        for stream in (sys.stdout, sys.stderr):
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+            os.dup2(file.fileno(), descriptor)  # a test's stream may have none of its own
     torch.set_num_threads(1)  # the threads of the process that was copied are not there
     sys.argv = ["pvit_ext.train", *words]
     run_as_program()
