@@ -184,6 +184,7 @@ CASES = [
             {"stage": "finetune", "bf16": True, "optim": "adafactor"},
             {"stage": "finetune", "dataloader_drop_last": True, "per_device_train_batch_size": 3},
             {**LORA, "lora_method": "dora"},
+            {"stage": "lion_mixed", "region_lion_adapters": 8, "allow_no_gradient": True},
             {"stage": "finetune", "gradient_checkpointing": True},
             {**LORA, "bf16": True, "gradient_checkpointing": True},
         )

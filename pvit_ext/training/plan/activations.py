@@ -79,7 +79,8 @@ def count_activations(model: Any, batch: int, length: int, checkpointing: bool, 
         count.ignored = {storage._cdata for storage in weights}
         with count.sections(blocks), saved_tensors_hooks(count.pack, lambda saved: saved):
             dtype = precision.weights or base.get_input_embeddings().weight.dtype
-            inputs = torch.empty(batch, length, width, dtype=dtype, requires_grad=True)
+            learns = checkpointing or _learns_before(base, blocks)  # checkpointing asks for gradients of inputs always
+            inputs = torch.empty(batch, length, width, dtype=dtype, requires_grad=learns)
             labels = torch.zeros(batch, length, dtype=torch.long)
             logits = call(inputs_embeds=inputs, labels=labels, use_cache=False).logits
     return Activations(count.most(checkpointing), count.most(checkpointing, 4 * logits.numel()))
@@ -143,6 +144,12 @@ def _blocks(base: Any) -> nn.ModuleList:
     if not lists:
         raise ValueError(f"{type(language).__name__} has no list of blocks: its activations are not known")
     return max(lists, key=len)
+
+
+def _learns_before(base: Any, blocks: nn.ModuleList) -> bool:
+    """Whether anything trains that the inputs of the blocks are made by; LION's adapters are within blocks."""
+    within = {id(one) for one in (*blocks.parameters(), base.get_output_embeddings().weight)}
+    return any(one.requires_grad and id(one) not in within for one in base.parameters())
 
 
 @contextmanager
