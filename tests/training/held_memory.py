@@ -134,10 +134,7 @@ def _deepspeed_patches(found: dict[str, Any]) -> Iterator[Any]:
                 one.nbytes for one in kept if one is not None
             )  # parts of tensors that straddle two
             result = step(self, *given, **named)
-            # In float32 ZeRO-3's copy is the weights themselves.
-            weights = {one.untyped_storage().data_ptr() for one in getattr(self, "fp16_partitioned_groups_flat", ())}
-            copies = (one for one in getattr(self, partitions) if one.untyped_storage().data_ptr() not in weights)
-            found["master"] = held(copies)
+            found["master"] = held(getattr(self, partitions))
             return result
 
         yield mock.patch.object(kind, "step", stepped)

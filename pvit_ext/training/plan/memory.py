@@ -108,8 +108,8 @@ def _with_deepspeed(tensors: Tensors, sharding: Sharding, optimizer: str) -> Mem
     trained, every = _elements(tensors.trained), _elements((*tensors.trained, *tensors.frozen))
     own = _shares(tensors.trained, sharding) if stage == 3 else trained / gpus if stage else trained
     held = _shares((*tensors.trained, *tensors.frozen), sharding, kept=True) if stage == 3 else every
-    # In float32 the weights that a GPU trains are their own copy, except in the flat partitions of stages 1 and 2.
-    copy = 0.0 if size == 4 and stage in (0, 3) else 4.0 * own
+    # ZeRO copies float32 weights too: stage 3 compares a device with its name, and never finds that it need not.
+    copy = 0.0 if size == 4 and not stage else 4.0 * own
     states = state_bytes(optimizer, (math.ceil(own),), 4)
     if not stage:  # tensors stay apart
         states = sum(state_bytes(optimizer, one.shape, 4) for one in tensors.trained)
