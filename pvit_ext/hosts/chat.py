@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages
 from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.tokens.processor import RegionPrompt
@@ -54,6 +55,21 @@ class Chat(Protocol):
 
         Raises:
             RegionError: naming the query whose image cannot be read, or whose prompt is too long.
+        """
+
+    def with_prefix(
+        self, batch: dict[str, Any], first: Callable[[], dict[str, Any]], names: object, prefix: Prefix
+    ) -> dict[str, Any]:
+        """Arguments of ``generate`` in which the beginning that all prompts share was read once.
+
+        Args:
+            batch: made by :meth:`batch`, of prompts about the same images.
+            first: makes the batch of its first prompt alone.
+            names: of the images.
+            prefix: what the call has read before.
+
+        Returns:
+            the batch itself where nothing can be shared.
         """
 
     def positions(self, batch: dict[str, Any]) -> list[int]:

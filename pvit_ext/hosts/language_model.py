@@ -31,7 +31,8 @@ def text_model(model_class: Any, config: Any, tensors: Mapping[str, Tensor]) -> 
     if missing or wrong:
         raise ValueError(
             f"the language model cannot be written as a {model_class.__name__}: {len(missing)} tensors are missing "
-            f"{missing[:3]}, {len(wrong)} are of another form {wrong[:3]}; load the model without quantisation"
+            f"{missing[:3]}, {len(wrong)} are of another form {wrong[:3]}; it goes without quantisation, and without "
+            "adapters that follow the task of a sample"
         )
     found.load_state_dict(own, strict=False, assign=True)
     found.tie_weights()

@@ -18,6 +18,7 @@ from pvit_ext.encoders.base import RegionEncoder
 from pvit_ext.encoders.own_tower import TowerEncoder
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.hosts.image_names import decode, name_and_file, name_of_pixels
+from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.tower_state import state_of
 from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.regions.image import ImageError, image_size, reading
@@ -33,10 +34,14 @@ class SharedImages:
         features: kept between calls.
         tower: the model's vision tower.
         encoder: the model's region encoder, if it has one.
+
+    Attributes:
+        prefix: the beginning of prompts that the language model has read last.
     """
 
     def __init__(self, features: ImageFeatures, tower: HostTower, encoder: RegionEncoder | None) -> None:
         self.features, self.tower, self.encoder = features, tower, encoder
+        self.prefix = Prefix()
         self._names: dict[Hashable, tuple[Any, str]] = {}
 
     def batch(self) -> ShownImages:
@@ -95,6 +100,9 @@ class ShownImages:
 
     Args:
         shared: of the call.
+
+    Attributes:
+        shown: names of the images of each sample, as the tower sees them.
     """
 
     def __init__(self, shared: SharedImages) -> None:
@@ -106,6 +114,7 @@ class ShownImages:
         self._made: list[Made] = []
         self._maps: dict[str, Tensor] = {}
         self._blanks: dict[str, Image.Image] = {}
+        self.shown: list[tuple[str, ...]] = []
 
     def processor(self, stock: RegionProcessor) -> RegionProcessor:
         """The region processor that reads maps of the encoder's own tower here, where it has one."""
@@ -140,6 +149,7 @@ class ShownImages:
         encoder = self.shared.encoder
         if len(names) != len(sample.images) or (encoder is not None and encoder.paints):
             names = [self._painted(image) for image in sample.images]
+        self.shown.append(tuple(names))
         marked = [self._blank(name, size) for name, size in zip(names, sample.sizes, strict=True)]
         return replace(sample, images=[self.stored.mark(*pair) for pair in zip(marked, names, strict=True)])
 

@@ -9,6 +9,7 @@ from typing import Any
 from pvit_ext.hosts.chat import Chat, Ends
 from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.hosts.image_features import ImageFeatures
+from pvit_ext.hosts.prefix import PLAIN_OPTIONS
 from pvit_ext.hosts.shown_images import SharedImages
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
@@ -41,8 +42,8 @@ def ask(
         system: system prompt in place of the template's.
         progress: show a progress bar over the batches.
         features: what the towers make of an image is taken from there, and kept there for further questions on it, in
-            this call and later ones. The answers are those without. A model of transformers without region modules
-            keeps nothing.
+            this call and later ones. Batches about one image read the beginning of their prompts once. The answers are
+            those without, to the rounding of sums. A model of transformers without region modules keeps nothing.
         generate_kwargs: for transformers' ``generate``.
 
     Returns:
@@ -59,6 +60,7 @@ def ask(
     options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     check_encoder(model, prompts)
+    prefix = {*generate_kwargs} <= PLAIN_OPTIONS
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -67,7 +69,7 @@ def ask(
     answers: list[Any] = []
     for start in starts:
         part = queries[start : start + batch_size]
-        batch = one_batch(chat, part, prompts[start : start + batch_size], shared)
+        batch = one_batch(chat, part, prompts[start : start + batch_size], shared, prefix)
         with naming_queries(start):
             ids = model.generate(**batch, **options)
         texts = chat.answers(ids, batch)
@@ -99,10 +101,29 @@ def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> Sha
 
 
 def one_batch(
-    chat: Chat, queries: Sequence[Query], prompts: Sequence[RegionPrompt], shared: SharedImages | None
+    chat: Chat,
+    queries: Sequence[Query],
+    prompts: Sequence[RegionPrompt],
+    shared: SharedImages | None,
+    prefix: bool = False,
 ) -> dict[str, Any]:
-    """Arguments of the model's ``generate``, with what its towers make of shared images."""
-    return chat.batch(queries, prompts, *([] if shared is None else [shared.batch()]))
+    """Arguments of the model's ``generate``, with what its towers make of shared images.
+
+    Args:
+        chat: of the model.
+        queries, prompts: of the batch.
+        shared: the images of the call.
+        prefix: whether the language model may read the beginning that questions about the same images share once.
+    """
+    if shared is None:
+        return chat.batch(queries, prompts)
+    shown = shared.batch()
+    batch = chat.batch(queries, prompts, shown)
+    if not prefix or len(queries) < 2 or len(shown.shown) < len(queries) or len({*shown.shown}) > 1:
+        return batch
+    return chat.with_prefix(
+        batch, lambda: chat.batch(queries[:1], prompts[:1], shared.batch()), shown.shown[0], shared.prefix
+    )
 
 
 _SET_BY_ASK = {

@@ -32,6 +32,7 @@ from tests.hosts.tiny_hosts import (
     LLAVA,
     MIXED,
     ON_EVERY_FAMILY,
+    OTHER,
     TALL,
     WIDE,
     Parts,
@@ -116,6 +117,65 @@ def check_same(host: TinyHost, config: RegionConfig) -> None:
         plain, shared = both_logits(parts, query, features)
         torch.testing.assert_close(plain, shared, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(*pair) for pair in zip(kept, before, strict=True))
+
+
+def read_by(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Positions of each pass of the language model's first layer, over all rows."""
+    found: list[int] = []
+    inner = (
+        parts.model.get_model() if hasattr(parts.model, "get_vision_tower") else parts.model.base_model.language_model
+    )
+    layer = inner.layers[0]
+    stock = layer.forward
+
+    def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found.append(hidden.shape[0] * hidden.shape[1])
+        return stock(hidden, *args, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", forward)
+    return found
+
+
+ABOUT_ONE = [
+    *MANY,
+    Query(TALL, "where is a cat and a dog ?"),
+    Query(TALL, "which is larger <region> and <region> ?", [OTHER, Region.point(20, 45)]),
+    Query(TALL, "and <region> ?", [OTHER, BOX], history=[("what is <region> ?", "a dog")]),
+]
+
+
+def check_prefix(host: TinyHost, config: RegionConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Answers about one image, of different lengths; positions that the language model reads, without and with."""
+    parts = host.talking(config)
+    read = read_by(parts, monkeypatch)
+    expected = asked(parts, ABOUT_ONE, None, batch_size=4)
+    plain = sum(read)
+    read.clear()
+    assert asked(parts, ABOUT_ONE, ImageFeatures(NO_LIMIT), batch_size=4) == expected
+    shared = sum(read)
+    assert asked(parts, [*ABOUT_ONE, *MIXED[2:3]], ImageFeatures(NO_LIMIT), num_beams=1)[: len(expected)] == expected
+    return plain, shared
+
+
+NOT_SHARED = ("qwen", "glm4v", "gemma", "paligemma", "mistral", "pixtral", "llava_next")
+"""Families whose positions or masks do not follow from the padding, or whose language model has a window."""
+
+
+@pytest.mark.slow
+@ON_EVERY_FAMILY
+def test_a_shared_beginning_changes_no_answer(host: TinyHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, shared = check_prefix(host, CHOSEN, monkeypatch)
+    assert (shared < plain) == (not any(name in getattr(host, "family", "") for name in NOT_SHARED))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", BOTH, indirect=True)
+@pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.encoder)
+def test_a_shared_beginning_with_every_kind_of_encoder(
+    host: TinyHost, config: RegionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, shared = check_prefix(host, config, monkeypatch)
+    assert (shared < plain) == (config.encoder != "overlay")
 
 
 @pytest.mark.slow

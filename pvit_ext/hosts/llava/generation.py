@@ -38,6 +38,17 @@ class RegionGeneration:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
         raise NotImplementedError
 
+    def tasks_of(self, regions: Regions, batch: Tensor, questions: Tensor | None) -> dict[str, Tensor]:
+        """The argument of ``forward`` that says what adapters samples take; none for a model without tasks.
+
+        Args:
+            regions: of each sample.
+            batch: (B, ...), of the samples.
+            questions: that a router reads, as ``generate`` takes them.
+        """
+        mix = self._mix(None, regions, batch, questions)
+        return {} if mix is None else {"tasks": mix}
+
     def _mix(
         self,
         tasks: TaskNames,
@@ -94,6 +105,8 @@ class RegionGeneration:
         With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
+        if inputs is None and images is None and {"inputs_embeds", "past_key_values"} <= {*kwargs}:
+            return self.language_model_class.generate(self, **kwargs)  # a prompt whose beginning has been read
         if (mix := self._mix(tasks, regions, inputs, questions)) is not None:
             kwargs["tasks"] = mix
         special = tower_output is not None or holds_hints(inputs)

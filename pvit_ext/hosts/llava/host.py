@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,12 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava import embedded, loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
 from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.llava.prefix import with_prefix
 from pvit_ext.hosts.llava.scored import answer_ids, log_probs
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
 from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.hosts.vision_pass import HostTower
@@ -81,6 +83,12 @@ class LlavaChat:
     ) -> dict[str, Any]:
         """Arguments of the model's ``generate``; see :func:`~pvit_ext.hosts.llava.batch.collate`."""
         return collate(self.model, self.tokenizer, self.image_processor, queries, prompts, shown)
+
+    def with_prefix(
+        self, batch: dict[str, Any], first: Callable[[], dict[str, Any]], names: object, prefix: Prefix
+    ) -> dict[str, Any]:
+        """The batch with its beginning read; see :func:`~pvit_ext.hosts.llava.prefix.with_prefix`."""
+        return with_prefix(self.model, batch, prefix)
 
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt; see :func:`~pvit_ext.hosts.llava.batch.count_positions`."""

@@ -70,5 +70,6 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
             limit = getattr(model.config, "tokenizer_model_max_length", None)
             raise RegionError(f"sample {number}: prompt and answer take more positions than the model's {limit}")
     named = {} if position_ids is None else {"position_ids": position_ids}
+    named |= model.tasks_of(batch["regions"], labels, batch.get("questions"))
     shown = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
     return log_probs_of(model(**shown, **named, attention_mask=here).logits, labels)

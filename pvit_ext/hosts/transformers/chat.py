@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 from torch import Tensor
 
 from pvit_ext.hosts.chat import Ends
+from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers import embedded
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
+from pvit_ext.hosts.transformers.prefix import with_prefix
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 from pvit_ext.hosts.transformers.scored import answer_ids, log_probs
 from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
@@ -126,6 +128,12 @@ class TransformersChat:
     def _processor_of(self, shown: ShownImages | None) -> Any:
         """The processor, with what its image processor made of shared images."""
         return self.processor if shown is None else with_images_by(self.processor, Reading(shown.stored))
+
+    def with_prefix(
+        self, batch: dict[str, Any], first: Callable[[], dict[str, Any]], names: object, prefix: Prefix
+    ) -> dict[str, Any]:
+        """The batch with its beginning read; see :func:`~pvit_ext.hosts.transformers.prefix.with_prefix`."""
+        return with_prefix(self.model, batch, first, names, prefix)
 
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt, which its ids take already."""

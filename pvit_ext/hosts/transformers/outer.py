@@ -115,7 +115,9 @@ class OuterMixin:
             _drop_cached_images(kwargs, self.config.image_token_id)
             kwargs["suppress_tokens"] = self._never_written(kwargs)
         elif kwargs.get(TOWER_OUTPUT) is not None:
+            kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
             self.base_model.region_host.run_tower(kwargs)
+            _drop_cached_images(kwargs, self.config.image_token_id)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def mix(
