@@ -16,28 +16,39 @@ def text_model(model_class: Any, config: Any, tensors: Mapping[str, Tensor]) -> 
     Args:
         model_class: of transformers.
         config: of it.
-        tensors: by their names in it; others may be there too.
+        tensors: by their names in it; those of other modules may be there too.
 
     Raises:
-        ValueError: when some are missing, as of a quantised model.
+        ValueError: when some are missing, as of a quantised model, or its own modules have more, such as adapters.
     """
     with torch.device("meta"):
         found = model_class(config)
     wanted = found.state_dict()
     tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
     own = {name: tensors[name] for name in wanted if name in tensors}
+    modules = {*map(_module_of, wanted)}
+    more = sorted(name for name in {*tensors} - {*wanted} if _module_of(name) in modules)
+    if more:
+        raise ValueError(
+            f"the language model has {len(more)} tensors that a {model_class.__name__} has no place for, such as "
+            f"{more[0]}: it answers with them, and would answer otherwise without"
+        )
     missing = sorted({*wanted} - {*own} - tied)
     wrong = sorted(name for name, one in own.items() if one.shape != wanted[name].shape or not one.is_floating_point())
     if missing or wrong:
         raise ValueError(
             f"the language model cannot be written as a {model_class.__name__}: {len(missing)} tensors are missing "
-            f"{missing[:3]}, {len(wrong)} are of another form {wrong[:3]}; it goes without quantisation, and without "
-            "adapters that follow the task of a sample"
+            f"{missing[:3]}, {len(wrong)} are of another form {wrong[:3]}; load the model without quantisation"
         )
     found.load_state_dict(own, strict=False, assign=True)
     found.tie_weights()
     _fill_buffers(found, model_class, config, next(iter(own.values())).device)
     return found.eval()
+
+
+def _module_of(name: str) -> str:
+    """The part of the language model that a tensor belongs to, such as ``model.layers``."""
+    return ".".join(name.split(".")[:2])
 
 
 def _fill_buffers(found: Any, model_class: Any, config: Any, device: torch.device) -> None:

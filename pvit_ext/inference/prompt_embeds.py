@@ -50,7 +50,7 @@ def export_prompt_embeds(
 
     Raises:
         RegionError: naming the query.
-        ValueError: for a family whose language model needs more than embeddings, with what it is.
+        ValueError: for a model whose language model needs more than embeddings, with what it is.
     """
     if not isinstance(queries, Mapping):
         raise TypeError(f"queries is a {type(queries).__name__}; give a dict of queries by id")
@@ -99,7 +99,10 @@ def _embeds(
     check_encoder(model, prompts)
     for start in range(0, len(queries), batch_size):
         end = start + batch_size
-        yield from chat.prompt_embeds(one_batch(chat, queries[start:end], prompts[start:end], shared))
+        found = chat.prompt_embeds(one_batch(chat, queries[start:end], prompts[start:end], shared))
+        if not start:
+            chat.language_model()  # refuses a model that is more than embeddings and a language model
+        yield from found
 
 
 def _ends(chat: Chat) -> dict[str, Any]:

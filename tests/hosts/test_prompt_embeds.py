@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_the_files_answer_as_the_model(host: TinyHost, tmp_path: Path) -> None:
         assert parts.tokenizer.decode(made[0], skip_special_tokens=True).strip() == answer
     with pytest.raises(FileExistsError):
         export_language_model(*parts, folder)
+
+
+@pytest.mark.parametrize("host", BOTH, indirect=True)
+def test_adapters_that_a_language_model_alone_lacks_are_refused(host: TinyHost, tmp_path: Path) -> None:
+    parts = host.talking(replace(CHOSEN, lion_adapters=4))
+    with pytest.raises(ValueError, match="tensors that a LlamaForCausalLM has no place for"):
+        export_prompt_embeds(*parts, {"a": WITH_IMAGES[0]}, tmp_path / "r.jsonl", "text")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_request_holds_one_tensor_and_not_what_it_is_a_view_of() -> None:
