@@ -41,7 +41,7 @@ def with_prefix(
     begin = len(prefix.rows)
     new: dict[str, Any] = dict(batch)
     for key, value in batch.items():
-        if isinstance(value, Tensor) and value.shape == ids.shape:
+        if isinstance(value, Tensor) and value.shape == ids.shape and key != "questions":
             new[key] = laid_out([row[here] for row, here in zip(value, mask, strict=True)], begin)
     return {**new, "past_key_values": prefix.repeated(len(rows))}
 

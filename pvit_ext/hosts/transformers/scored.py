@@ -46,7 +46,9 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
     ids, mask = batch["input_ids"], batch["attention_mask"]
     given = {key: value for key, value in batch.items() if key != "labels"}  # PaliGemma's
     for key, value in given.items():
-        if isinstance(value, Tensor) and value.shape == ids.shape:  # types of tokens and the like
+        if (
+            isinstance(value, Tensor) and value.shape == ids.shape and key != "questions"
+        ):  # types of tokens and the like
             behind = int(key == "attention_mask" or (key == "token_type_ids" and both_ways))
             own = answers if key == "input_ids" else [[behind] * len(one) for one in answers]
             given[key] = with_answers(value, mask, own, 0)
