@@ -131,6 +131,7 @@ def test_a_torch_that_cannot_start_cuda_says_why(monkeypatch: pytest.MonkeyPatch
     assert problem.endswith("for CUDA 13.0 cannot start CUDA: the driver is too old")
 
 
+@pytest.mark.slow
 def test_runs_are_written_failures_named_and_time_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = tmp_path / "test_it.py"
     test.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")

@@ -78,6 +78,7 @@ def moved(region: Region, scale: tuple[float, float], shift: tuple[float, float]
 
 @given(shapes(), st.sampled_from(SIZES))
 @FAST
+@pytest.mark.slow
 def test_mask_is_what_brute_force_finds(region: Region, size: tuple[int, int]) -> None:
     """Also for shapes that reach outside: the oracle sees the whole shape, so clipping must not bend an edge."""
     region = resolved(region, size)

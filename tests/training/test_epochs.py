@@ -31,6 +31,7 @@ def test_every_epoch_has_an_order_of_its_own(
 UNEVEN = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}  # four micro-batches in an epoch
 
 
+@pytest.mark.slow
 def test_resuming_is_exact_where_accumulation_does_not_divide_an_epoch(
     llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

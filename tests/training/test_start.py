@@ -51,6 +51,7 @@ def logits_of(model: Any, batch: Any) -> torch.Tensor:
         return model.eval()(**copy.deepcopy(batch)).logits
 
 
+@pytest.mark.slow
 def test_a_second_lora_round_continues_from_the_first(
     llava_checkpoint: Path,
     data: Path,
@@ -191,6 +192,7 @@ def test_checkpoints_of_a_run_load_to_the_original_ids(
                 assert (folder / "tokenizer.model").read_bytes() == original
 
 
+@pytest.mark.slow
 def test_llavas_own_first_stage_leaves_no_regions(
     llava_checkpoint: Path,
     data: Path,

@@ -23,6 +23,7 @@ from tests.training.runs import flags
 from tests.training.tracked import assert_box_drawn, train
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_same_of_a_lora_run(
     llava_checkpoint: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
     tokenizer, images = processor.tokenizer, processor.image_processor
     before = len(tokenizer)
     token_id = _token_id(tokenizer, config, folder, REGION_PLACEHOLDER)
-    hints = regions["lion_tags"] == HINT_STYLE
+    hints = regions.get("lion_tags") == HINT_STYLE  # named where it is used
     hint_id = _token_id(tokenizer, config, folder, HINT_PLACEHOLDER) if hints else None
     if len(tokenizer) != before:
         tokenizer.save_pretrained(folder)

@@ -62,6 +62,7 @@ def test_what_a_worker_notes_is_in_the_ledger_at_once(tmp_path: Path) -> None:
         remote.close()
 
 
+@pytest.mark.slow
 def test_limits_hold_for_all_workers_together(tmp_path: Path) -> None:
     with desk(tmp_path, Prices(1e6, 0), ceiling=5, rate=60) as one:
         first, second = RemoteDesk(one.address), RemoteDesk(one.address)
