@@ -40,7 +40,7 @@ def text_model(model_class: Any, config: Any, tensors: Mapping[str, Tensor]) -> 
             f"the language model cannot be written as a {model_class.__name__}: {len(missing)} tensors are missing "
             f"{missing[:3]}, {len(wrong)} are of another form {wrong[:3]}; load the model without quantisation"
         )
-    found.load_state_dict(own, strict=False, assign=True)
+    _take(found, own)
     found.tie_weights()
     _fill_buffers(found, model_class, config, next(iter(own.values())).device)
     return found.eval()
@@ -49,6 +49,17 @@ def text_model(model_class: Any, config: Any, tensors: Mapping[str, Tensor]) -> 
 def _module_of(name: str) -> str:
     """The part of the language model that a tensor belongs to, such as ``model.layers``."""
     return ".".join(name.split(".")[:2])
+
+
+def _take(found: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors in place of those on the meta device; ``load_state_dict(assign=True)`` came with torch 2.1."""
+    for name, tensor in tensors.items():
+        parent, _, own = name.rpartition(".")
+        module = found.get_submodule(parent)
+        if own in module._parameters:
+            module._parameters[own] = torch.nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[own] = tensor
 
 
 def _fill_buffers(found: Any, model_class: Any, config: Any, device: torch.device) -> None:

@@ -47,7 +47,7 @@ class Batching(NamedTuple):
     Args:
         most: questions of a batch.
         places: questions that wait for the batch after it.
-        window: seconds that the first question to an idle engine waits for a second one.
+        window: seconds that a question to an idle engine waits for one more; see ``serving/waiting.py``.
     """
 
     most: int = 16

@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from functools import partial
 
 from pvit_ext.serving.answer import Answer
+
+WINDOWS = 4
+"""Answers go out together and their clients ask again together, as fast as bodies are read: a few windows, not one."""
 
 
 class QueueFull(RuntimeError):
@@ -31,7 +35,7 @@ class Waiting:
     Args:
         places: most that wait.
         most: of a batch.
-        window: seconds to wait for a second question when one came to an idle engine.
+        window: seconds to wait for one more question after each that comes, at most :data:`WINDOWS` of them together.
     """
 
     def __init__(self, places: int, most: int, window: float) -> None:
@@ -70,11 +74,15 @@ class Waiting:
         """Wait for a question and return it with those that have come; none once closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._answers or self._closed)
-            until = time.monotonic() + self.window
-            while self._answers and len(self._answers) < self.most and not self._closed:
-                if not self._changed.wait(until - time.monotonic()):
+            last = time.monotonic() + WINDOWS * self.window
+            while 0 < (count := len(self._answers)) < self.most and not self._closed:
+                more = partial(self._has_changed, count)
+                if not self._changed.wait_for(more, min(self.window, last - time.monotonic())):
                     break
             return [self._answers.popleft() for _ in range(min(self.most, len(self._answers)))]
+
+    def _has_changed(self, count: int) -> bool:
+        return len(self._answers) != count or self._closed
 
     def drop(self, answer: Answer) -> None:
         """Free the place of one that nobody waits for; nothing happens when it has none."""
