@@ -139,15 +139,15 @@ class RegionConfig:
         """
         kept = {name: getattr(self, name) or getattr(before, name) for name in ("conv_version", "lion_tags")}
         config = replace(self, **kept)
-        if not self.lion_adapters:
-            tasks = before.lion_tasks if self.lion_tasks == LION_TASKS else self.lion_tasks
-            config = replace(config, lion_adapters=before.lion_adapters, lion_tasks=tasks)
-        if self.lion_routing == "task":
-            config = replace(config, lion_routing=before.lion_routing)
-        if not self.lion_aggregator:
-            own, old = self.lion_aggregator_depths, before.lion_aggregator_depths
-            depths = old if own == AGGREGATOR_DEPTHS else own
-            config = replace(config, lion_aggregator=before.lion_aggregator, lion_aggregator_depths=depths)
+        lion = {
+            "lion_adapters": 0,
+            "lion_tasks": LION_TASKS,
+            "lion_routing": "task",
+            "lion_aggregator": None,
+            "lion_aggregator_depths": AGGREGATOR_DEPTHS,
+        }
+        unnamed = {name: getattr(before, name) for name, usual in lion.items() if getattr(self, name) == usual}
+        config = replace(config, **unnamed)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers

@@ -78,6 +78,16 @@ def test_what_stays_of_the_config_before() -> None:
     assert text == RegionConfig("text", conv_version="v1")
 
 
+def test_options_of_lion_that_are_not_named_stay() -> None:
+    before = RegionConfig(
+        lion_adapters=4, lion_tasks="caption,ground", lion_aggregator="added", lion_aggregator_depths="1,0.6,0.2"
+    )
+    for given in ({}, {"lion_adapters": 4}, {"lion_aggregator": "added"}, {"lion_adapters": 8}):
+        after = RegionConfig(**given).continuing(before, 1)
+        assert after == replace(before, **given), given
+    assert RegionConfig(lion_tasks="a,b").continuing(before, 1).lion_tasks == "a,b"
+
+
 @pytest.mark.parametrize("layers", [-1, "2", 1.5])
 def test_a_number_of_cross_layers_that_there_cannot_be(layers) -> None:
     with pytest.raises(ValueError, match=r"cross_layers is .*: how many blocks, 0 or more"):
