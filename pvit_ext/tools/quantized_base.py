@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.tasks import any_task
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
@@ -39,7 +40,7 @@ def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokeni
     """
     trained = host_of_checkpoint(kind).load(kind, replace(call, as_trained=True)).model
     ids = torch.tensor([tokenizer(_TEXT).input_ids])
-    before, after = (_logits(model, ids) for model in (trained, merged))
+    before, after = (logits_of_text(model, ids) for model in (trained, merged))
     moved = (before - after).abs()
     return (
         f"the adapter was trained on a base in {quantization_of(kind)} and is merged into full weights: logits of a "
@@ -48,7 +49,13 @@ def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokeni
     )
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def logits_of_text(model: Any, ids: Tensor) -> Tensor:
+    """Logits (1, L, V) in float32 of a text (1, L), by the adapters of any task where there are some.
+
+    Args:
+        model: of either host.
+        ids: of the text.
+    """
     with torch.no_grad():
-        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return found.float()  # (1, L, V)
+        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **any_task(model, 1)).logits
+    return found.float()

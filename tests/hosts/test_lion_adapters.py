@@ -17,7 +17,9 @@ from pvit_ext import Query, RegionError
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
+from pvit_ext.tools.quantized_base import logits_of_text
 from pvit_ext.tools.swap import swap_encoder
+from pvit_ext.training.plan.activations import Precision, count_activations
 from tests.adapters.models import learned
 from tests.hosts.tiny_hosts import (
     FEW,
@@ -92,6 +94,17 @@ def test_a_mixed_batch_answers_as_each_sample_alone(host: TinyHost, beams: int, 
     assert pvit_ext.ask(*parts, queries, **options) == alone
     ids = [host.generate(parts.model, batch_of(parts, [query]), **options).tolist() for query in queries]
     assert ids[3] != ids[4]  # the task decides
+
+
+@pytest.mark.parametrize("own", [{"lion_tasks": "caption,ground"}, {"lion_routing": "question"}])
+def test_logits_of_a_text_and_a_plan_need_no_task(host: TinyHost, own: dict[str, str]) -> None:
+    """A merge of quantised weights compares logits, a plan counts activations; any task does for both."""
+    model = host.attached(replace(LION, **own)).model
+    ids = torch.tensor([[1, 9, 12, 10]])
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), tasks=[0]).logits
+    assert torch.equal(logits_of_text(model, ids), expected)
+    assert count_activations(model, 2, 8, False, Precision()).saved > 0
 
 
 def by_question(host: TinyHost) -> Parts:

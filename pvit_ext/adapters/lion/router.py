@@ -42,20 +42,13 @@ class QuestionRouter(nn.Module):
         mix: Tensor = hard + (soft - soft.detach())  # exactly one-hot
         return mix
 
-    def route(self, embed: Callable[[Tensor], Tensor], questions: Tensor | None) -> Tensor:
+    def route(self, embed: Callable[[Tensor], Tensor], questions: Tensor) -> Tensor:
         """The choice (B, K) for a batch.
 
         Args:
             embed: the language model's embedding of ids.
             questions: from :func:`pad_questions`.
-
-        Raises:
-            ValueError: when there are none.
         """
-        if questions is None:
-            raise ValueError(
-                "the model chooses its adapters by the question: pass questions=, or tasks= for each sample"
-            )
         words = (questions > 0)[..., None]  # (B, Q, 1)
         with torch.no_grad():
             embedded = embed((questions - 1).clamp(min=0)).float()  # (B, Q, D)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,6 +114,18 @@ class Tasks:
         return torch.nn.functional.one_hot(numbers.clamp(min=0), len(self.names)).float()
 
 
+def any_task(model: Any, samples: int) -> dict[str, Tensor]:
+    """The argument of a model's ``forward`` for samples whose task does not matter; none for one without adapters.
+
+    Args:
+        model: of either host.
+        samples: of the batch.
+    """
+    config: RegionConfig | None = getattr(model, "region_config", None)
+    known = None if config is None else Tasks.of(config)
+    return {} if known is None else {TASKS: known.mix(torch.zeros(samples, dtype=torch.long))}
+
+
 def mix_of(
     config: RegionConfig | None,
     tasks: Tensor | Sequence[str | int] | None,
@@ -127,10 +140,11 @@ def mix_of(
         tasks: names or numbers, one for each sample, or such weights; None for the usual ones.
         has_regions: whether each sample has any.
         continued: the batch goes on from a cache.
-        by_question: gives the weights (B, T) that a model chooses which has a router.
+        by_question: gives the weights (B, T) that a model's router chooses; None without a router or questions.
 
     Raises:
-        ValueError: for tasks that the model does not know, too few, or any for a model without adapters.
+        ValueError: for tasks that the model does not know, too few, or any for a model without adapters, and for one
+            that a router would have to choose without questions.
     """
     known = None if config is None else Tasks.of(config)
     if known is None:
@@ -140,7 +154,11 @@ def mix_of(
     if isinstance(tasks, Tensor) and tasks.ndim == 2:
         return tasks
     numbers = known.numbers(tasks, has_regions, continued)
-    if not known.by_question or by_question is None:
+    if by_question is None:
+        if known.by_question and bool((numbers < 0).any()):
+            raise ValueError(
+                "the model chooses its adapters by the question: pass questions=, or tasks= for each sample"
+            )
         return known.mix(numbers)
     chosen = by_question()  # also where all tasks are said: under ZeRO every rank has to run every module
     return torch.where(numbers.to(chosen.device)[:, None] < 0, chosen, known.mix(numbers).to(chosen))

@@ -59,7 +59,7 @@ class RegionGeneration:
     ) -> Tensor | None:
         given = regions or [None] * (0 if batch is None else len(batch))
         router, choose = getattr(self.get_model(), ROUTER, None), None  # type: ignore[attr-defined]
-        if router is not None:
+        if router is not None and questions is not None:
             choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
         return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
 

@@ -134,7 +134,7 @@ class OuterMixin:
             getattr(self, ROUTER, None),
             None,
         )
-        if router is not None:
+        if router is not None and questions is not None:
             choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
         return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
 

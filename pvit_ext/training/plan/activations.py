@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from pvit_ext.adapters.lion.tasks import any_task
+
 _BEFORE, _AFTER = -1, -2
 """Sections of a forward pass beside the numbers of blocks."""
 
@@ -82,7 +84,7 @@ def count_activations(model: Any, batch: int, length: int, checkpointing: bool, 
             learns = checkpointing or _learns_before(base, blocks)  # checkpointing asks for gradients of inputs always
             inputs = torch.empty(batch, length, width, dtype=dtype, requires_grad=learns)
             labels = torch.zeros(batch, length, dtype=torch.long)
-            logits = call(inputs_embeds=inputs, labels=labels, use_cache=False).logits
+            logits = call(inputs_embeds=inputs, labels=labels, use_cache=False, **any_task(base, batch)).logits
     return Activations(count.most(checkpointing), count.most(checkpointing, 4 * logits.numel()))
 
 

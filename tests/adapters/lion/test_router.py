@@ -44,9 +44,12 @@ def test_a_task_that_somebody_says_goes_before_the_question() -> None:
         mix_of(RegionConfig(lion_adapters=4), torch.tensor([-1]), [True])
 
 
-def test_without_questions_it_says_what_to_pass(words: nn.Embedding) -> None:
-    with pytest.raises(ValueError, match="pass questions=, or tasks= for each sample"):
-        QuestionRouter(12, 2).route(words, None)
+def test_without_questions_all_tasks_have_to_be_said() -> None:
+    said = mix_of(CONFIG, ["image", "region"], [True, False])
+    assert torch.equal(said, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    for tasks in (None, torch.tensor([0, -1])):
+        with pytest.raises(ValueError, match="pass questions=, or tasks= for each sample"):
+            mix_of(CONFIG, tasks, [True, False])
 
 
 def test_routing_without_adapters_and_unknown_routing_are_refused() -> None:
