@@ -96,6 +96,15 @@ def test_a_mixed_batch_answers_as_each_sample_alone(host: TinyHost, beams: int, 
     assert ids[3] != ids[4]  # the task decides
 
 
+def test_scores_of_texts_are_by_the_task_that_the_query_says(host: TinyHost) -> None:
+    parts = with_adapters(host)
+    for query, usual in ((PLAIN[1], "image"), (MIXED[0], "region")):
+        queries = [replace(query, task=task) for task in (None, "image", "region")]
+        by_rule, *said = (own[0].log_likelihood for own in pvit_ext.score(*parts, queries, [["a dog"]] * 3))
+        assert by_rule == pytest.approx(said[("image", "region").index(usual)], abs=1e-4)
+        assert abs(said[0] - said[1]) > 1e-3
+
+
 @pytest.mark.parametrize("own", [{"lion_tasks": "caption,ground"}, {"lion_routing": "question"}])
 def test_logits_of_a_text_and_a_plan_need_no_task(host: TinyHost, own: dict[str, str]) -> None:
     """A merge of quantised weights compares logits, a plan counts activations; any task does for both."""

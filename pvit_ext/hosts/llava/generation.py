@@ -38,17 +38,6 @@ class RegionGeneration:
         """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
         raise NotImplementedError
 
-    def tasks_of(self, regions: Regions, batch: Tensor, questions: Tensor | None) -> dict[str, Tensor]:
-        """The argument of ``forward`` that says what adapters samples take; none for a model without tasks.
-
-        Args:
-            regions: of each sample.
-            batch: (B, ...), of the samples.
-            questions: that a router reads, as ``generate`` takes them.
-        """
-        mix = self._mix(None, regions, batch, questions)
-        return {} if mix is None else {"tasks": mix}
-
     def _mix(
         self,
         tasks: TaskNames,

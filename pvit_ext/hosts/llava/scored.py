@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.router import QUESTIONS
+from pvit_ext.adapters.lion.tasks import TASKS
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.hosts.scored import IGNORE_INDEX, behind_prompt, ids_behind, log_probs_of, with_answers
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
@@ -70,6 +72,6 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
             limit = getattr(model.config, "tokenizer_model_max_length", None)
             raise RegionError(f"sample {number}: prompt and answer take more positions than the model's {limit}")
     named = {} if position_ids is None else {"position_ids": position_ids}
-    named |= model.tasks_of(batch["regions"], labels, batch.get("questions"))
+    named |= {key: batch[key] for key in (TASKS, QUESTIONS) if key in batch}
     shown = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
     return log_probs_of(model(**shown, **named, attention_mask=here).logits, labels)
