@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,26 @@ _KNOWS_CACHES = Version(transformers.__version__) >= Version("5")
 """Before, ``generate`` takes embeddings or a cache, not both."""
 PLAIN_OPTIONS = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p", "stop_strings", "stopping_criteria"})
 """Options of ``generate`` with which a beginning may be shared; beams and the like lay out caches of their own."""
+
+_NEUTRAL = {
+    **{"num_beams": 1, "num_return_sequences": 1, "no_repeat_ngram_size": 0, "guidance_scale": 1},
+    **dict.fromkeys(("cache_implementation", "penalty_alpha", "prompt_lookup_num_tokens", "prefill_chunk_size")),
+}
+"""Values of a model's own options with which it may be shared; None is one of each."""
+
+_BY_LENGTH = "mrope_section", "longrope", "dynamic"
+"""What rotary positions that follow from more than the mask are called; the last two turn by the prompt's length."""
+
+
+def is_plain_generation(own: Any, given: Collection[str]) -> bool:
+    """Whether a beginning may be shared in ``generate``.
+
+    Args:
+        own: the model's ``generation_config``.
+        given: names of options that the caller gives.
+    """
+    found = {name: getattr(own, name, None) for name in _NEUTRAL}
+    return {*given} <= PLAIN_OPTIONS and all(one in (None, _NEUTRAL[name]) for name, one in found.items())
 
 
 class Prefix:
@@ -68,7 +88,7 @@ def can_share(config: Any, language: nn.Module, forward: Any) -> bool:
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if not _KNOWS_CACHES or "position_ids" not in inspect.signature(forward).parameters:
         return False
-    if getattr(config, "sliding_window", None) is not None or "mrope_section" in str(rope):
+    if getattr(config, "sliding_window", None) is not None or any(one in str(rope) for one in _BY_LENGTH):
         return False
     return not any(type(one).__module__.startswith("pvit_ext.adapters.lion") for one in language.modules())
 

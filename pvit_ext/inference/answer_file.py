@@ -16,6 +16,9 @@ from typing import Any, BinaryIO, ClassVar
 
 from pvit_ext.files import atomic_write, lock
 
+_HEAD = b'{"run": '
+"""How every file of answers begins."""
+
 
 class AnswerFile:
     """A file of answers; as a context manager it is used by one run at a time.
@@ -62,14 +65,14 @@ class AnswerFile:
         """Repair the file, and take in what other ranks wrote; for rank 0, while no other writes.
 
         Raises:
-            ValueError: when the answers that are there depend on something else.
+            ValueError: for a file of something else, or when the answers that are there depend on something else.
         """
-        _repair(self.main)
+        self._repair(self.main)
         if not self.main.exists() or not self.main.stat().st_size:
             _append(self.main, [{"run": self.depends}])
         found = self.lines()
         for path in sorted(self.main.parent.glob(f"{self.main.stem}.rank*{self.main.suffix}")):
-            _repair(path)
+            self._repair(path)
             if path.stat().st_size:
                 self._check(path)
             _append(self.main, [line for line in _lines(path) if "run" not in line and line["id"] not in found])
@@ -104,10 +107,20 @@ class AnswerFile:
         with atomic_write(self.main) as path:
             _append(path, [{"run": self.depends}, *(found[one] for one in dict.fromkeys(order))])
 
+    def _repair(self, path: Path) -> None:
+        """Cut off what a killed run wrote last, if that is no whole line: it is asked again."""
+        if path.exists() and not (raw := path.read_bytes()).endswith(b"\n"):
+            if not raw.startswith(_HEAD[: len(raw)]):  # a whole file may end without a line break
+                raise self._is_another(path)
+            os.truncate(path, raw.rfind(b"\n") + 1)
+
+    def _is_another(self, path: Path) -> ValueError:
+        return ValueError(f"{path} is no file of answers of `{self.made_by}`: name another --out")
+
     def _check(self, path: Path) -> None:
         first = next(_lines(path), {})
         if "run" not in first:
-            raise ValueError(f"{path} is no file of answers of `{self.made_by}`: name another --out")
+            raise self._is_another(path)
         there, depends = first["run"], self.depends
         if differ := [name for name in {**there, **depends} if there.get(name) != depends.get(name)]:
             said = "; ".join(f"{name} was {there.get(name)!r}, is {depends.get(name)!r}" for name in sorted(differ))
@@ -119,12 +132,6 @@ def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _repair(path: Path) -> None:
-    """Cut off what a killed run wrote last, if that is no whole line: it is asked again."""
-    if path.exists() and not (raw := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, raw.rfind(b"\n") + 1)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from pvit_ext.hosts.chat import Chat, Ends
 from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.hosts.prefix import PLAIN_OPTIONS
+from pvit_ext.hosts.prefix import is_plain_generation
 from pvit_ext.hosts.shown_images import SharedImages
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
@@ -60,7 +60,7 @@ def ask(
     options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     check_encoder(model, prompts)
-    prefix = {*generate_kwargs} <= PLAIN_OPTIONS
+    prefix = is_plain_generation(model.generation_config, generate_kwargs)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm

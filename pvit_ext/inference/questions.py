@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.image_files import path_of, short
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.records import Record
@@ -38,6 +39,7 @@ class Question:
         location: file, line and id, for messages.
         about: what the answer's line repeats, in plain JSON types.
         tags: of the images, for a model that reads them.
+        task: see :class:`~pvit_ext.Query`.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Question:
     location: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] | None = None
+    task: str | None = None
 
     def query(self) -> Query:
         """As ``ask`` takes it; masks are read now.
@@ -58,7 +61,7 @@ class Question:
             RegionError: for a mask that cannot be read.
         """
         regions: list[Region] = Record({}, self.specs, self.location, self.folder).regions
-        return Query(list(self.images), self.text, regions, self.history, tags=self.tags)
+        return Query(list(self.images), self.text, regions, self.history, self.task, self.tags)
 
     @property
     def mark(self) -> str:
@@ -66,6 +69,7 @@ class Question:
         images = [image.removeprefix(f"{self.folder}/") for image in self.images]
         asked = [images, self.text, [repr(spec) for spec in self.specs], self.history, self.choices]
         asked += [] if self.tags is None else [self.tags]
+        asked += [] if self.task is None else [{RECORD_KEY: self.task}]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
@@ -148,8 +152,21 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
         history=tuple(zip(texts[0:-1:2], texts[1:-1:2], strict=True)),
         choices=_choices_of(value) or tuple(choices),
         location=location,
-        tags=None if value.get(TAGS_KEY) is None else tuple(clean_tags(value[TAGS_KEY])),
+        tags=tags_of(value),
+        task=_task_of(value),
     )
+
+
+def tags_of(value: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The tags of a record's images; None where it says none."""
+    return None if value.get(TAGS_KEY) is None else tuple(clean_tags(value[TAGS_KEY]))
+
+
+def _task_of(value: dict[str, Any]) -> str | None:
+    task = value.get(RECORD_KEY)
+    if task is not None and not isinstance(task, str):
+        raise ValueError(f"{RECORD_KEY} is the name of a task, got {short(task)}")
+    return task
 
 
 def _id_of(value: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import nn
 import pvit_ext
 from pvit_ext import ImageFeatures, Query, Region, RegionConfig
 from pvit_ext.encoders.own_tower import TowerEncoder
+from pvit_ext.hosts import prefix
 from pvit_ext.hosts.find import host_of
 from pvit_ext.hosts.image_names import name_and_file
 from pvit_ext.hosts.stored_vision import returning_output
@@ -166,6 +168,32 @@ NOT_SHARED = ("qwen", "glm4v", "gemma", "paligemma", "mistral", "pixtral", "llav
 def test_a_shared_beginning_changes_no_answer(host: TinyHost, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, shared = check_prefix(host, CHOSEN, monkeypatch)
     assert (shared < plain) == (not any(name in getattr(host, "family", "") for name in NOT_SHARED))
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_positions_that_turn_by_the_length_share_no_beginning(kind: str, key: str) -> None:
+    """Keys of a short beginning are turned otherwise than those of the whole prompt."""
+    plain, language = {"rope_type": "default"}, nn.Linear(1, 1)
+
+    def forward(position_ids: Any = None) -> None:
+        """The arguments of a language model's."""
+
+    assert prefix.can_share(SimpleNamespace(**{key: plain}), language, forward) == prefix._KNOWS_CACHES
+    assert not prefix.can_share(SimpleNamespace(**{key: {"rope_type": kind}}), language, forward)
+
+
+@pytest.mark.parametrize("host", BOTH, indirect=True)
+@pytest.mark.parametrize(
+    "own", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}, {"no_repeat_ngram_size": 2}], ids=str
+)
+def test_a_model_that_brings_beams_shares_no_beginning(
+    host: TinyHost, own: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = host.talking(CHOSEN)
+    for name, value in own.items():
+        monkeypatch.setattr(parts.model.generation_config, name, value)
+    assert asked(parts, MANY, ImageFeatures(NO_LIMIT)) == asked(parts, MANY, None)
 
 
 @pytest.mark.slow

@@ -109,6 +109,21 @@ def test_a_mark_changes_with_the_question_alone(folder: Path) -> None:
     for key, value in {"question": "Is it <region>?", "regions": [[10, 10, 30, 31]], "image": "b.png"}.items():
         assert question_of({**FLAT, key: value}, "line 1", folder).mark != one.mark
     assert question_of(FLAT, "line 1", folder, ("a", "b")).mark != one.mark
+    assert question_of({**FLAT, "lion_task": "image"}, "line 1", folder).mark != one.mark
+
+
+def test_what_a_record_says_to_a_model_reaches_it(folder: Path) -> None:
+    said = {"lion_task": "region", "tags": ["dog"]}
+    for value in (FLAT, TALK):
+        query = question_of({**value, **said}, "q", folder).query()
+        assert (query.task, list(query.tags)) == ("region", ["dog"])
+    path = folder / "r.json"
+    path.write_text(json.dumps([{**TALK, **said}]))
+    assert [one.query().tags for one in region_questions(path, folder, Template("What is <region>?")).questions] == [
+        ("dog",)
+    ] * 3
+    with pytest.raises(ValueError, match="lion_task"):
+        question_of({**FLAT, "lion_task": 3}, "q", folder)
 
 
 def coco(folder: Path) -> Path:
@@ -150,6 +165,24 @@ def test_a_question_about_every_region_of_records(folder: Path) -> None:
 def test_a_template_has_one_region(text: str) -> None:
     with pytest.raises(ValueError, match="has one <region>, this has"):
         Template(text)
+
+
+@pytest.mark.parametrize("held", ['{"images": []}', "a\nb", '{"id": "1"}\n{"id": "2"}'])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, held: str) -> None:
+    """One written by another program may end without a line break, as COCO's do."""
+    path = tmp_path / "instances.json"
+    path.write_text(held)
+    with pytest.raises(ValueError, match="is no file of answers"), AnswerFile(path, {"model": "m"}) as answers:
+        answers.gather()
+    assert path.read_text() == held
+
+
+def test_what_was_not_written_to_its_end_is_written_again(tmp_path: Path) -> None:
+    answers = AnswerFile(tmp_path / "out.jsonl", {"model": "m"})
+    for torn in ("", '{"ru', '{"run": {"model"', '{"run": {"model": "m"}}\n{"id": "1", "ans'):
+        answers.main.write_text(torn)
+        answers.gather()
+        assert answers.main.read_text() == '{"run": {"model": "m"}}\n'
 
 
 @pytest.mark.parametrize("given", [["a"], ["a", "a"], ["a", ""], ["a", "<region>"], ["a", 3]])
