@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar
@@ -71,7 +72,7 @@ class AnswerFile:
         if not self.main.exists() or not self.main.stat().st_size:
             _append(self.main, [{"run": self.depends}])
         found = self.lines()
-        for path in sorted(self.main.parent.glob(f"{self.main.stem}.rank*{self.main.suffix}")):
+        for path in sorted(self.main.parent.glob(f"{escape(self.main.stem)}.rank*{escape(self.main.suffix)}")):
             self._repair(path)
             if path.stat().st_size:
                 self._check(path)

@@ -199,3 +199,13 @@ def test_answers_are_arranged_in_the_order_of_the_questions(tmp_path: Path) -> N
     assert [*answers.lines()] == [*"abcx"]
     answers.append([{"id": "d", "answer": "d"}])
     assert [*AnswerFile(answers.main, {"model": "m"}).lines()] == [*"abcxd"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out[1].jsonl", "out*.jsonl"])
+def test_answers_of_every_rank_are_taken_in(tmp_path: Path, name: str) -> None:
+    for rank in (1, 2):
+        AnswerFile(tmp_path / name, {"model": "m"}, rank).append([{"id": f"{rank}", "answer": "a"}])
+    answers = AnswerFile(tmp_path / name, {"model": "m"})
+    answers.gather()
+    assert [*answers.lines()] == ["1", "2"]
+    assert [*tmp_path.iterdir()] == [answers.main]
