@@ -16,11 +16,13 @@ from pvit_ext.data.records import Record
 from pvit_ext.data.scan import BadRecord, name_of
 from pvit_ext.data.schema import Spec, images_of, parse_record
 from pvit_ext.data.tags.tags import TAGS_KEY, clean_tags
+from pvit_ext.data.unread import meant_key
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.region import Region
 from pvit_ext.tokens.query import Query
 
 _EXAMPLE = '{"id": "1", "image": "a.jpg", "question": "What is <region>?", "regions": [[10, 20, 200, 300]]}'
+_OWN = {"question", "history", "choices", "conversations"}
 _TURNS = '"history" is a list of [question, answer]'
 
 
@@ -130,7 +132,9 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
     if "conversations" in value and "question" in value:
         raise ValueError('it has "question" and "conversations"; give one of them')
     turns = _turns_of(value) if "conversations" in value else _flat_turns(value)
-    record = {key: value[key] for key in ("image", "regions") if value.get(key) is not None}
+    record = {key: item for key, item in value.items() if item is not None and key not in _OWN}
+    if "image" not in record and (hint := meant_key(value, "image")):
+        raise ValueError(f"it has no image{hint}")
     if "conversations" in value and isinstance(record.get("regions"), list):
         record["regions"] = _asked_regions(value["conversations"], record["regions"])
     if wrong := [turn for turn in turns if not isinstance(turn, str)]:

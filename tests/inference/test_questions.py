@@ -89,6 +89,19 @@ def test_what_is_wrong_is_said(folder: Path, value: Any, said: str) -> None:
         question_of(value, "q", folder)
 
 
+@pytest.mark.parametrize("value", [{"question": "What?"}, {"conversations": [{"from": "human", "value": "What?"}]}])
+@pytest.mark.parametrize("key", ["images", "img", "image_path", "Image"])
+def test_an_image_under_another_name_is_not_left_out(folder: Path, value: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValueError, match=f"it has '{key}', the key is \"image\""):
+        question_of({"id": 1, key: "a.png", **value}, "q", folder)
+
+
+@pytest.mark.parametrize("key", ["boxes", "bbox", "gt_bboxes"])
+def test_regions_under_another_name_are_not_left_out(folder: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"the key '{key}' is not read"):
+        question_of({"id": 1, "image": "a.png", "question": "What?", key: [BOX]}, "q", folder)
+
+
 def test_bad_lines_do_not_lose_the_rest_and_ids_are_unique(folder: Path) -> None:
     path = folder / "q.jsonl"
     path.write_text(
