@@ -69,7 +69,7 @@ class Question:
     def mark(self) -> str:
         """Tells one question from another of the same id; images count by their names."""
         images = [image.removeprefix(f"{self.folder}/") for image in self.images]
-        asked = [images, self.text, [repr(spec) for spec in self.specs], self.history, self.choices]
+        asked: list[Any] = [images, self.text, [repr(spec) for spec in self.specs], self.history, self.choices]
         asked += [] if self.tags is None else [self.tags]
         asked += [] if self.task is None else [{RECORD_KEY: self.task}]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
