@@ -38,7 +38,7 @@ def is_plain_generation(own: Any, given: Collection[str]) -> bool:
     """Whether a beginning may be shared in ``generate``.
 
     Args:
-        own: the model's ``generation_config``.
+        own: the model's ``generation_config``; None for a registered host's model without one.
         given: names of options that the caller gives.
     """
     found = {name: getattr(own, name, None) for name in _NEUTRAL}

@@ -60,7 +60,7 @@ def ask(
     options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
     prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
     check_encoder(model, prompts)
-    prefix = is_plain_generation(model.generation_config, generate_kwargs)
+    prefix = is_plain_generation(getattr(model, "generation_config", None), generate_kwargs)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
