@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -10,16 +11,18 @@ from torch import Tensor
 IGNORE_INDEX = -100
 
 
-def behind_prompt(open_prompt: str, closed_prompt: str, answer: str) -> str:
-    """What a template writes between the end of a prompt and an answer.
+def behind_prompt(said: Callable[[str | None], str], answer: str) -> str:
+    """An answer and what a template writes between it and the end of its prompt; nothing for an empty answer.
 
     Args:
-        open_prompt: a conversation that waits for the answer.
-        closed_prompt: the same with it.
-        answer: the text.
+        said: a conversation with an answer, or one that waits for it.
+        answer: text; the template's own may hold it too, so that it is not looked for there.
     """
-    rest = closed_prompt[len(open_prompt) :] if closed_prompt.startswith(open_prompt) else ""
-    return rest[: rest.index(answer)] if answer in rest else ""
+    prompt, one, other = map(said, (None, "a", "b"))
+    if not answer or not one.startswith(prompt) or not other.startswith(prompt):
+        return answer
+    pairs = zip(one[len(prompt) :], other[len(prompt) :], strict=False)
+    return "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) + answer
 
 
 def ids_behind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import pvit_ext
 from pvit_ext import ImageFeatures, Query
 from pvit_ext.hosts.find import host_of
+from pvit_ext.hosts.transformers.scored import answer_ids
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.test_shared_images import BOTH, mixed
 from tests.hosts.tiny_hosts import BOX, ON_EVERY_FAMILY, WIDE, Parts, TinyHost, logits
@@ -83,3 +85,22 @@ def test_texts_belong_to_queries(host: TinyHost) -> None:
         pvit_ext.score(*parts, [ASKED], ["a dog"])  # type: ignore[list-item]
     (found,) = pvit_ext.score(*parts, [ASKED], [[""]])
     assert (found[0].log_likelihood, found[0].tokens, found[0].per_token) == (0, 0, 0)
+
+
+class Thinking:
+    """A processor whose template writes an empty thought before an answer; ids are letters."""
+
+    def apply_chat_template(self, turns: Any, add_generation_prompt: bool = False, tokenize: bool = False) -> str:
+        said = [turn["content"][0]["text"] for turn in turns]
+        if add_generation_prompt:
+            return f"user {said[0]}<|im_end|>assistant "
+        return f"user {said[0]}<|im_end|>assistant <think>\n\n</think>\n\n{said[1]}<|im_end|>"
+
+    def tokenizer(self, text: str, **_: Any) -> Any:
+        return SimpleNamespace(input_ids=[*map(ord, text)])
+
+
+@pytest.mark.parametrize("answer", ["think", "a dog", "end", "|"])
+def test_an_answer_stands_behind_what_the_template_writes_before_it(answer: str) -> None:
+    found = answer_ids(Thinking(), "user ?<|im_end|>assistant ", answer)
+    assert "".join(map(chr, found)) == f"<think>\n\n</think>\n\n{answer}"

@@ -34,7 +34,7 @@ def answer_ids(tokenizer: Any, template: Any, prompt: str, answer: str) -> list[
         text: str = conv.get_prompt()
         return text
 
-    text = behind_prompt(said(None), said(answer), answer) + answer
+    text = behind_prompt(said, answer)
 
     def alone(one: str) -> list[int]:
         return list(tokenizer(one, add_special_tokens=False).input_ids)

@@ -20,12 +20,13 @@ def answer_ids(processor: Any, prompt: str, answer: str) -> list[int]:
         prompt: text, with placeholders.
         answer: text.
     """
-    asked, said = message("user", "?"), message("assistant", answer)
-    texts = (
-        processor.apply_chat_template([asked], add_generation_prompt=True, tokenize=False),
-        processor.apply_chat_template([asked, said], tokenize=False),
-    )
-    text = behind_prompt(*texts, answer) + answer
+
+    def said(one: str | None) -> str:
+        turns = [message("user", "?"), *([] if one is None else [message("assistant", one)])]
+        text: str = processor.apply_chat_template(turns, add_generation_prompt=one is None, tokenize=False)
+        return text
+
+    text = behind_prompt(said, answer)
 
     def encode(one: str) -> list[int]:
         return list(processor.tokenizer(one, add_special_tokens=False).input_ids)
