@@ -61,18 +61,21 @@ def run(
 
     Raises:
         RecordError: for more bad records than ``--max_bad_records``.
-        ValueError: for questions with choices of their own.
+        ValueError: for questions with choices of their own, and for another checkpoint's language model.
     """
     from pvit_ext.data.records import RecordError
+    from pvit_ext.evaluation.identity import checkpoint_mark
     from pvit_ext.hosts.loading import load_pretrained_model
     from pvit_ext.inference import ImageFeatures
-    from pvit_ext.inference.prompt_embeds import export_language_model, export_prompt_embeds
+    from pvit_ext.inference.prompt_embeds import check_language_model, export_language_model, export_prompt_embeds
 
     limit = args.max_bad_records or 0
     if len(bad) > limit or not questions:
         raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
     if chosen := [one.location for one in questions if one.choices]:
         raise ValueError(f"{chosen[0]} has choices, which a request cannot hold; leave them out")
+    mark = checkpoint_mark(model, args.base)
+    written = check_language_model(args.language_model, model, mark)
     tokenizer, loaded, processor, _ = load_pretrained_model(model, base=args.base, device=args.device, dtype=args.dtype)
     parts = loaded, tokenizer, processor
     export_prompt_embeds(
@@ -86,7 +89,7 @@ def run(
         features=ImageFeatures(cache) if cache else None,
         **({} if args.batch_size is None else {"batch_size": args.batch_size}),
     )
-    if not args.language_model.exists():
-        export_language_model(*parts, args.language_model)
+    if not written:
+        export_language_model(*parts, args.language_model, mark)
     print(f"{args.out}: {len(questions)} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")
     return 0

@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.files import atomic_folder, atomic_write
+from pvit_ext.files import atomic_folder, atomic_write, read_json
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.inference.asking import check_encoder, check_queries, model_host, one_batch, shared_images
 from pvit_ext.tokens.query import Query
+
+_MADE_OF = "made_of.json"
+"""File in a language model's folder that holds the mark of its checkpoint."""
 
 
 def export_prompt_embeds(
@@ -65,12 +68,15 @@ def export_prompt_embeds(
     return Path(out)
 
 
-def export_language_model(model: Any, tokenizer: Any, image_processor: Any, folder: str | os.PathLike[str]) -> Path:
+def export_language_model(
+    model: Any, tokenizer: Any, image_processor: Any, folder: str | os.PathLike[str], mark: str | None = None
+) -> Path:
     """Write the language model of a model and its tokenizer as a checkpoint of text alone.
 
     Args:
         model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`.
         folder: a new one.
+        mark: of the checkpoint's files, by which :func:`check_language_model` knows it again.
 
     Raises:
         ValueError: for a quantised model.
@@ -81,7 +87,33 @@ def export_language_model(model: Any, tokenizer: Any, image_processor: Any, fold
     with atomic_folder(folder, size) as path:
         found.save_pretrained(path)
         tokenizer.save_pretrained(path)
+        if mark is not None:
+            (path / _MADE_OF).write_text(json.dumps({"checkpoint": mark}) + "\n", encoding="utf-8")
     return Path(folder)
+
+
+def check_language_model(folder: Path, model: str, mark: str) -> bool:
+    """Whether a folder has a model's language model already; False where one can be written.
+
+    Args:
+        folder: of :func:`export_language_model`.
+        model: folder or hub id of the checkpoint, for messages.
+        mark: of its files.
+
+    Raises:
+        ValueError: for a folder of something else, whose server would read embeddings that were not made for it.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    made = folder / _MADE_OF
+    if not made.is_file():
+        raise ValueError(f"--language-model {folder} does not say of which checkpoint it was made; name a new folder")
+    if read_json(made).get("checkpoint") != mark:
+        raise ValueError(
+            f"--language-model {folder} holds the language model of another checkpoint than {model} as it is now; "
+            "name a new folder, or remove this one, and serve the new one"
+        )
+    return True
 
 
 def encoded(embeds: Tensor) -> str:
