@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,7 @@ def run(
     from pvit_ext.evaluation.identity import checkpoint_mark
     from pvit_ext.hosts.loading import load_pretrained_model
     from pvit_ext.inference import ImageFeatures
+    from pvit_ext.inference.bad_questions import BadQuestions, said_of
     from pvit_ext.inference.prompt_embeds import check_language_model, export_language_model, export_prompt_embeds
 
     limit = args.max_bad_records or 0
@@ -80,7 +82,7 @@ def run(
     parts = loaded, tokenizer, processor
     export_prompt_embeds(
         *parts,
-        {one.id: one.query() for one in questions},
+        {one.id: one.query().read_by(loaded) for one in questions},
         args.out,
         str(args.language_model),
         max_new_tokens=args.max_new_tokens or 64,
@@ -91,5 +93,9 @@ def run(
     )
     if not written:
         export_language_model(*parts, args.language_model, mark)
+    listed = BadQuestions(args.out)
+    listed.start(bad)
+    if bad:
+        print(said_of(listed.problems(), listed.path), file=sys.stderr)
     print(f"{args.out}: {len(questions)} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")
     return 0

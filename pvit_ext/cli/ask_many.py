@@ -69,7 +69,8 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         return ask_embeds.run(args, model, questions, bad, cache)
 
     from pvit_ext.evaluation.identity import checkpoint_mark
-    from pvit_ext.inference.answering import Asking, answer_file, said_of
+    from pvit_ext.inference.answering import Asking, answer_file
+    from pvit_ext.inference.bad_questions import said_of
 
     asking = Asking(
         model,
@@ -90,9 +91,7 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         return 0
     print(f"{args.out}: {outcome.answers} answers, {outcome.before} of them from before")
     if outcome.problems:
-        print(
-            f"{len(outcome.problems)} bad questions, in {outcome.listed}:\n{said_of(outcome.problems)}", file=sys.stderr
-        )
+        print(said_of(outcome.problems, outcome.listed), file=sys.stderr)
     return int(len(outcome.problems) > limit)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError
+from pvit_ext.data.records import RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.image_features import ImageFeatures
@@ -115,12 +115,6 @@ def answer_file(
         answers.gather()
         answers.arrange(one.id for one in questions)
         return Outcome(len(answers.lines()), len(found), listed.problems(), listed.path)
-
-
-def said_of(problems: Sequence[str]) -> str:
-    """The problems for a terminal, the first of many."""
-    more = len(problems) - SHOWN_PROBLEMS
-    return "\n".join(problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
 
 
 def _check_same(found: Mapping[str, Mapping[str, Any]], questions: Iterable[Question], out: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pvit_ext.data.records import SHOWN_PROBLEMS
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.files import atomic_write
 
@@ -44,6 +45,13 @@ class BadQuestions:
         if not self.path.exists():
             return []
         return [json.loads(line)["problem"] for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def said_of(problems: Sequence[str], listed: Path) -> str:
+    """The problems of a list for a terminal, the first of many."""
+    more = len(problems) - SHOWN_PROBLEMS
+    shown = "\n".join(problems[:SHOWN_PROBLEMS]) + (f"\n... and {more} more" if more > 0 else "")
+    return f"{len(problems)} bad questions, in {listed}:\n{shown}"
 
 
 def _line(one: BadRecord) -> bytes:

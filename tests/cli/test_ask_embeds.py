@@ -65,3 +65,15 @@ def test_another_models_language_model_is_not_served(
     (tmp_path / "empty").mkdir()
     assert ask("--language-model", "empty") == 0
     assert (tmp_path / "empty" / "model.safetensors").exists()
+
+
+def test_bad_lines_are_listed_and_tags_reach_only_a_model_that_reads_them(
+    ask: Ask, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask() == 0
+    told = capsys.readouterr().err
+    assert "1 bad questions, in r.jsonl.bad.jsonl:" in told
+    assert "q.jsonl line 2 (id '2'): " in told
+    (listed,) = map(json.loads, (tmp_path / "r.jsonl.bad.jsonl").read_text().splitlines())
+    assert listed["record"] == "q.jsonl line 2 (id '2')"
+    assert [query.tags for query in asked[0].values()] == [None]
