@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from transformers import PretrainedConfig
 
 from pvit_ext.config import EncoderFacts, RegionConfig
@@ -50,6 +51,14 @@ class ModelHost(Protocol):
 
         Raises:
             ValueError: when parts do not fit together.
+        """
+
+    def dtype(self, path: str, call: LoadCall) -> torch.dtype:
+        """The dtype that :meth:`load` gives a model, known without its weights.
+
+        Args:
+            path: of the whole checkpoint at the end of the chain.
+            call: device, dtype and the like.
         """
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pvit_ext.config import EncoderFacts, RegionConfig
-from pvit_ext.hosts.checkpoint_kind import find_kind
+from pvit_ext.hosts.checkpoint_kind import find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall, name_positional
 
@@ -93,3 +93,19 @@ def load_pretrained_model(
     if call.region_config is not None:
         host.attach(loaded.model, call.region_config, call.path, False, None, loaded.processor)
     return loaded.tokenizer, loaded.model, loaded.processor, loaded.context_len
+
+
+def dtype_of_load(
+    path: str,
+    base: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> torch.dtype:
+    """The dtype of the model that :func:`load_pretrained_model` makes of the same arguments, without loading it.
+
+    Args:
+        path, base, device, dtype: as there.
+    """
+    call = LoadCall.of(path, base, None, device, dtype, {})
+    kind = find_kind(call.path, call.base)
+    return host_of_checkpoint(kind).dtype(lowest_checkpoint(kind), call)

@@ -11,7 +11,7 @@ from pvit_ext.data.records import RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.hosts.loading import load_pretrained_model
+from pvit_ext.hosts.loading import dtype_of_load, load_pretrained_model
 from pvit_ext.inference.answer_file import AnswerFile
 from pvit_ext.inference.asking import ask
 from pvit_ext.inference.bad_questions import BadQuestions
@@ -56,7 +56,7 @@ class Asking:
             "conv version": self.conv_version,
             "system": self.system,
             "max new tokens": self.max_new_tokens,
-            "dtype": self.dtype,
+            "dtype": str(dtype_of_load(self.model, self.base, self.device, self.dtype)).removeprefix("torch."),
             "scores": self.scores,
         }
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 import pvit_ext
 from pvit_ext.cli.parser import main
+from pvit_ext.inference.answering import Asking
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, Parts, make, photo, save
 
@@ -92,6 +93,31 @@ def test_what_is_wrong_missing_or_does_not_apply(
     assert main(["ask", "--model", "m", *words.split()]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "cuda"),
+    [
+        ({"model_type": "llava_llama"}, "float16"),
+        *(
+            [({"model_type": "llava", "dtype": "bfloat16", "vision_config": {}}, "bfloat16")]
+            if HAS_TRANSFORMERS_HOST
+            else []
+        ),
+    ],
+)
+def test_a_run_is_not_continued_in_another_dtype(
+    config: dict[str, Any], cuda: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
+    model = str(tmp_path)
+    assert Asking(model, "mark", device="cpu").depends()["dtype"] == "float32"
+    assert Asking(model, "mark", device="cpu", dtype="bf16").depends()["dtype"] == "bfloat16"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert Asking(model, "mark").depends()["dtype"] == cuda
+    assert Asking(model, "mark", dtype="float16").depends()["dtype"] == "float16"
 
 
 @pytest.mark.parametrize(("words", "said"), [("--choices a", "two or more"), ("--batch-size 0", "no whole number")])

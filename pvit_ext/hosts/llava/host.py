@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
@@ -144,6 +145,10 @@ class LlavaHost:
         """Load a LLaVA and what lies on it; see :func:`~pvit_ext.hosts.llava.loading.load`."""
         check_installed()
         return loading.load(kind, call)
+
+    def dtype(self, path: str, call: LoadCall) -> torch.dtype:
+        """LLaVA's function knows the call alone."""
+        return call.dtype
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
         """Write the tokenizer with its original files; the image processor is in the vision tower's own folder."""

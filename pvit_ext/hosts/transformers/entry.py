@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
@@ -35,6 +37,13 @@ class TransformersModels:
         """Load a checkpoint; see :func:`pvit_ext.hosts.transformers.loading.load`."""
         loaded: Loaded = _module("loading").load(kind, call)
         return loaded
+
+    def dtype(self, path: str, call: LoadCall) -> torch.dtype:
+        """By the config of a checkpoint; see :func:`pvit_ext.hosts.transformers.loading.dtype_of`."""
+        from transformers import AutoConfig
+
+        found: torch.dtype = _module("loading").dtype_of(AutoConfig.from_pretrained(path), call)
+        return found
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
         """Write the processor, tokenizer and chat template included."""
