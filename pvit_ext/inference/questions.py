@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +23,11 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.region import Region
 from pvit_ext.tokens.query import Query
 
+logger = logging.getLogger(__name__)
+
 _EXAMPLE = '{"id": "1", "image": "a.jpg", "question": "What is <region>?", "regions": [[10, 20, 200, 300]]}'
 _OWN = {"question", "history", "choices", "conversations"}
+_FLAT = ("id", "image", "question", "regions", "history", "choices", TAGS_KEY, RECORD_KEY)
 _TURNS = '"history" is a list of [question, answer]'
 
 
@@ -76,7 +81,7 @@ class Question:
 
 
 def read_questions(path: Path, folder: Path, choices: Sequence[str] = ()) -> tuple[list[Question], list[BadRecord]]:
-    """The questions of a file, and what is wrong with the others.
+    """The questions of a file, and what is wrong with the others; keys of flat ones that nothing reads are logged.
 
     Args:
         path: JSON Lines, or a JSON array.
@@ -88,14 +93,29 @@ def read_questions(path: Path, folder: Path, choices: Sequence[str] = ()) -> tup
     """
     found: list[Question] = []
     bad: list[BadRecord] = []
+    unread: Counter[str] = Counter()
     for one in read_json_records(path):
+        unread.update(_unread_keys(one.value))
         location = name_of(path.name, one.line, one.value)
         try:
             found.append(question_of(one.value, location, folder, choices))
         except ValueError as error:
             bad.append(BadRecord(location, f"{location}: {error}"))
+    if unread:
+        keys = ", ".join(f"{key!r} ({count} question{'s' * (count > 1)})" for key, count in unread.items())
+        logger.warning(
+            "%s: %s %s not read; a question has %s, and the rest is of the command, such as --system",
+            path.name, keys, "are" if len(unread) > 1 else "is", ", ".join(map(repr, _FLAT)),
+        )  # fmt: skip
     check_ids(found)
     return found, bad
+
+
+def _unread_keys(value: Any) -> list[str]:
+    """Keys of a flat question that are ignored; records are shared with training, which may have others."""
+    if not isinstance(value, dict) or "conversations" in value:
+        return []
+    return [key for key, item in value.items() if key not in _FLAT and item is not None]
 
 
 def check_ids(questions: Sequence[Question]) -> None:

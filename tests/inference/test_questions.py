@@ -102,6 +102,21 @@ def test_regions_under_another_name_are_not_left_out(folder: Path, key: str) -> 
         question_of({"id": 1, "image": "a.png", "question": "What?", key: [BOX]}, "q", folder)
 
 
+def test_keys_that_no_question_reads_are_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder / "q.jsonl"
+    lines = [{**FLAT, "id": number, "choice": ["a", "b"], "tags": ["dog"], "system": None} for number in range(3)]
+    lines[1]["max_new_tokens"] = 5
+    path.write_text("\n".join(map(json.dumps, [*lines, {**TALK, "source": "x"}])))
+    read_questions(path, folder)
+    (said,) = caplog.messages
+    assert "q.jsonl: 'choice' (3 questions), 'max_new_tokens' (1 question) are not read" in said
+    assert "'choices'" in said
+    caplog.clear()
+    path.write_text(json.dumps({**FLAT, "history": [], "choices": ["a", "b"], "lion_task": "region"}))
+    read_questions(path, folder)
+    assert not caplog.messages
+
+
 def test_bad_lines_do_not_lose_the_rest_and_ids_are_unique(folder: Path) -> None:
     path = folder / "q.jsonl"
     path.write_text(
