@@ -70,7 +70,7 @@ def ask(
     for start in starts:
         part = queries[start : start + batch_size]
         batch = one_batch(chat, part, prompts[start : start + batch_size], shared, prefix)
-        with naming_queries(start):
+        with naming_queries(range(start, start + len(part))):
             ids = model.generate(**batch, **options)
         texts = chat.answers(ids, batch)
         each = len(texts) // len(part)
@@ -221,11 +221,24 @@ def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dic
 
 
 @contextmanager
-def naming_queries(first: int) -> Iterator[None]:
-    """Name the first query of a batch in its errors, whose samples the model counts from 0."""
+def naming_queries(numbers: Sequence[int]) -> Iterator[None]:
+    """Name the queries of a batch in its errors, whose samples the model counts from 0.
+
+    Args:
+        numbers: of the query of each sample.
+    """
     try:
         yield
     except RegionError as error:
         if str(error).startswith("query "):  # the name of a region
             raise
-        raise RegionError(f"in the batch whose sample 0 is query {first}: {error}") from error
+        raise RegionError(f"in the batch {_samples(numbers)}: {error}") from error
+
+
+def _samples(numbers: Sequence[int]) -> str:
+    first, count = numbers[0], len(numbers)
+    if list(numbers) == list(range(first, first + count)):
+        return f"whose sample 0 is query {first}"
+    if set(numbers) == {first}:
+        return f"of query {first}"
+    return f"whose samples are of queries {', '.join(map(str, numbers))}"

@@ -71,7 +71,7 @@ def score(
         part = rows[start : start + batch_size]
         numbers = [number for number, _ in part]
         batch = one_batch(chat, [queries[one] for one in numbers], [prompts[one] for one in numbers], shared)
-        with naming_queries(numbers[0]):
+        with naming_queries(numbers):
             each = chat.log_probs(batch, [ids[number][place] for number, place in part])
         for (number, place), own in zip(part, each, strict=True):
             found[number][place] = Score(texts[number][place], float(own.double().sum()), len(own))

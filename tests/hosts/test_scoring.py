@@ -12,6 +12,7 @@ import pvit_ext
 from pvit_ext import ImageFeatures, Query
 from pvit_ext.hosts.find import host_of
 from pvit_ext.hosts.transformers.scored import answer_ids
+from pvit_ext.regions.region import RegionError
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.test_shared_images import BOTH, mixed
 from tests.hosts.tiny_hosts import BOX, ON_EVERY_FAMILY, WIDE, Parts, TinyHost, logits
@@ -85,6 +86,29 @@ def test_texts_belong_to_queries(host: TinyHost) -> None:
         pvit_ext.score(*parts, [ASKED], ["a dog"])  # type: ignore[list-item]
     (found,) = pvit_ext.score(*parts, [ASKED], [[""]])
     assert (found[0].log_likelihood, found[0].tokens, found[0].per_token) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("host", BOTH[:1], indirect=True)
+@pytest.mark.parametrize(
+    ("texts", "size", "said"),
+    [
+        ([["a"], ["b"], ["c"]], 2, "sample 0 is query 0"),
+        ([["a", "b"], ["c"], ["d"]], 3, "samples are of queries 0, 0, 1"),
+        ([["a"], ["", "b"], [""]], 2, "sample 0 is query 0"),
+        ([["a", "b"], ["c"], ["d"]], 2, "batch of query 0"),
+    ],
+)
+def test_errors_name_the_queries_of_the_choices(
+    texts: list[list[str]], size: int, said: str, host: TinyHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = host.talking(CHOSEN)
+
+    def fail(*_: Any) -> Any:
+        raise RegionError("sample 1: no pixels")
+
+    monkeypatch.setattr(type(host_of(parts.model).chat(*parts, None, None)), "log_probs", fail)
+    with pytest.raises(RegionError, match=f"{said}: sample 1"):
+        pvit_ext.score(*parts, [ASKED] * 3, texts, batch_size=size)
 
 
 class Thinking:
