@@ -36,11 +36,15 @@ def _adapter(part: nn.Module) -> tuple[Any, ...]:
     return tuple(getattr(part, name, None) for name in names)
 
 
-def _mixed_precision() -> tuple[bool, ...]:
+def _mixed_precision() -> tuple[torch.dtype | None, ...]:
+    """The dtype of autocast on the CPU and on CUDA, None where it is off."""
     try:
-        return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-    except TypeError:  # before torch 2.4 it has no argument
-        return torch.is_autocast_enabled(), torch.is_autocast_cpu_enabled()
+        return tuple(
+            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in ("cpu", "cuda")
+        )
+    except (AttributeError, TypeError):  # before torch 2.4 each kind has functions of its own
+        cpu = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+        return cpu, torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 def _values(image_processor: Any) -> str:

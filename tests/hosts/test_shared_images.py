@@ -332,8 +332,9 @@ def test_a_tower_is_another_after_any_change() -> None:
     found.append(state_of(module.half()))
     found.append(state_of(module.float()))
     found.append(state_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
-    with torch.autocast("cpu", torch.bfloat16):
-        found.append(state_of(module))
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", kind):
+            found.append(state_of(module))
     assert len(set(found)) == len(found)
 
 
