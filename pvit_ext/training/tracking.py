@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_wandb_available
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.tags import TAGS_KEY
@@ -86,7 +87,8 @@ class Sample:
         *earlier, question = [_image_first(turn) for turn in turns[:-1]]
         given = sum(turn.count(REGION_PLACEHOLDER) for turn in turns[:-1])  # the reference may point at more
         history = list(zip(earlier[::2], earlier[1::2], strict=True))
-        query = Query(path, question, regions[:given], history, tags=record.data.get(TAGS_KEY))
+        task, tags = record.data.get(RECORD_KEY), record.data.get(TAGS_KEY)
+        query = Query(path, question, regions[:given], history, task, tags)
         return cls(query, draw_regions(image, regions), "\n".join(asked), reference)
 
 

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 from pvit_ext import RegionError
+from pvit_ext.data.records import load_records
 from pvit_ext.training import held_out
 from pvit_ext.training.llava.arguments import RegionTrainingArguments
+from pvit_ext.training.tracking import Sample
 from tests.training.records import record
 from tests.training.runs import flags
 from tests.training.tracked import assert_box_drawn, train
@@ -106,6 +108,13 @@ def test_bad_validation_data_stops_the_run_before_its_first_step(
     with pytest.raises(RegionError, match=r"outside\.json line 1.*outside its image"):
         train(monkeypatch, llava_checkpoint, world, tmp_path, report_to="wandb", region_eval_data=outside)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_row_is_asked_with_the_task_and_the_tags_of_its_record(world: Path) -> None:
+    (world / "task.json").write_text(json.dumps([{**record(0), "lion_task": "image", "tags": ["dog"]}]))
+    (one,) = load_records(str(world / "task.json"), str(world))
+    query = Sample.of(one).query
+    assert (query.task, query.tags) == ("image", ["dog"])
 
 
 def test_answering_draws_no_random_number_and_goes_back_to_training() -> None:
