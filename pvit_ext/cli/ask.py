@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
+    parser.add_argument("--task", metavar="NAME", help="for a model with adapters by task (LION), such as region")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
     parser.add_argument("--dtype", help="default float16 on cuda, float32 on the cpu")
     ask_tags.add(parser)
@@ -85,7 +86,8 @@ def _ask_one(args: argparse.Namespace) -> int:
     tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(
         path, base=args.base, device=args.device, dtype=args.dtype
     )
-    query = pvit_ext.Query(image, args.question, regions, tags=tags)
+    _check_task(args.task, model)
+    query = pvit_ext.Query(image, args.question, regions, task=args.task, tags=tags)
     how = {"conv_version": args.conv_version, "system": args.system}
     texts = args.choices
     if texts is None:
@@ -100,7 +102,7 @@ def _ask_one(args: argparse.Namespace) -> int:
     return 0
 
 
-_OF_ONE = ("question", "image", "regions", "normalized", *ask_tags.OPTIONS)
+_OF_ONE = ("question", "image", "regions", "normalized", "task", *ask_tags.OPTIONS)
 
 
 def _refuse_for_many(args: argparse.Namespace) -> None:
@@ -109,6 +111,14 @@ def _refuse_for_many(args: argparse.Namespace) -> None:
         flags = [one for name in given for one in {"question": ["QUESTION"], "regions": kinds}.get(name, [f"--{name}"])]
         many = "--file" if args.file is not None else "--folder"
         raise ValueError(f"{', '.join(dict.fromkeys(flags))} is of one question, {many} brings many; leave it out")
+
+
+def _check_task(task: str | None, model: Any) -> None:
+    from pvit_ext.adapters.lion.tasks import Tasks
+
+    config = getattr(model, "region_config", None)
+    if task is not None and (config is None or Tasks.of(config) is None):
+        raise ValueError(f"--task {task}: the model has no adapters by task; leave it out")
 
 
 def _check_one(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ import pvit_ext
 from pvit_ext import Query, RegionError
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.adapters.lora import find_all_linear_names
+from pvit_ext.cli.parser import main
 from pvit_ext.tokens.serialization import load_region_modules, save_region_modules
 from pvit_ext.tools.quantized_base import logits_of_text
 from pvit_ext.tools.swap import swap_encoder
@@ -248,6 +249,20 @@ def test_lora_leaves_them_alone(host: TinyHost) -> None:
     merged = wrapped.merge_and_unload()
     assert len(mixtures_in(merged)) == len(mixtures_in(parts.model))
     assert (logits(merged, batch) - expected).abs().max() < 1e-4
+
+
+def test_the_command_asks_with_the_task_that_it_is_told(
+    host: TinyHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = with_adapters(host)
+    loaded = parts.tokenizer, parts.model, parts.processor, 512
+    monkeypatch.setattr(pvit_ext, "load_pretrained_model", lambda *_, **__: loaded)
+    asked: list[Query] = []
+    monkeypatch.setattr(pvit_ext, "ask", lambda *given, **_: asked.extend(given[3]) or ["there"])
+    WIDE.save(image := tmp_path / "wide.png")
+    words = ["ask", "where is it ?", "--image", str(image), "--model", str(tmp_path)]
+    assert [main([*words, *more]) for more in (["--task", "region"], [])] == [0, 0]
+    assert [query.task for query in asked] == ["region", None]
 
 
 def test_an_unknown_task_names_the_query(host: TinyHost) -> None:

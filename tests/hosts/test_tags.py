@@ -246,6 +246,8 @@ def test_ask_by_a_tagger_says_what_it_found(
     assert capsys.readouterr() == ("a dog\n", "tags: Dog, a b\n")
     assert main([*words, "--tags", "cat, red dog"]) == 0
     assert [query.tags for query in asked] == [["Dog", "a b"], ["cat", "red dog"]]
+    assert main([*words, "--task", "region"]) == 2
+    assert "--task region: the model has no adapters by task" in capsys.readouterr().err
     tags.write_text("{}")
     assert main([*words, "--tagger", str(tags)]) == 2
     assert f"knows nothing of {image}; give --tags, or leave --tagger out" in capsys.readouterr().err
