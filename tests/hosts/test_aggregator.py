@@ -108,6 +108,20 @@ CANNOT_BE: list[tuple[str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(
+    ("host", "how", "problem"),
+    [
+        ("transformers/llava", "appended", "their own processors count"),
+        ("transformers/qwen2_5_vl", "added", "the language model gets one row for"),
+    ],
+    indirect=["host"],
+)
+def test_swap_writes_no_folder_that_would_not_load(host: TinyHost, how: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=problem):
+        swap_encoder(host.folder(), replace(OSPREY, lion_aggregator=how), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("host", "values", "problem"),
     [one for one in CANNOT_BE if HAS_TRANSFORMERS_HOST or one[0].startswith("llava/")],
     indirect=["host"],

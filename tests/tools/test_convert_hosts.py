@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +19,13 @@ from transformers import AutoConfig, AutoProcessor, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext import Region, cli
+from pvit_ext.config import CONFIG_KEY
+from pvit_ext.files import read_json
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
+from pvit_ext.tools.convert.to_transformers import to_transformers
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import relayout
 from tests.hosts.transformers.zoo import ZOO
@@ -256,3 +261,15 @@ def test_what_has_no_place_is_refused(
     assert cli.main(["convert", str(folder), *more, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_transformers_cannot_count_are_refused_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, source := tmp_path / "appended")
+    values = read_json(source / "config.json")
+    values[CONFIG_KEY]["lion_aggregator"] = "appended"
+    (source / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="lion_aggregator='appended' does not go with models of transformers'"):
+        to_transformers(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["appended"]

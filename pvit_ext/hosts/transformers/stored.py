@@ -17,6 +17,7 @@ from pvit_ext.hosts.transformers.facts import HostFacts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
+from pvit_ext.hosts.transformers.model_regions import check_rows
 from pvit_ext.hosts.transformers.placeholder import token_of
 from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER
 
@@ -45,9 +46,12 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
         regions: the nested key of config.json.
 
     Raises:
-        ValueError: when the model has no row of the embedding for ``<region>``, or for the ``<hint>`` that it reads.
+        ValueError: when the model has no row of the embedding for ``<region>``, or for the ``<hint>`` that it reads, or
+            takes no vision aggregator such as theirs.
     """
     config, processor = AutoConfig.from_pretrained(folder), load_processor(str(folder))
+    if how := regions.get("lion_aggregator"):
+        check_rows(config, how)
     tokenizer, images = processor.tokenizer, processor.image_processor
     before = len(tokenizer)
     token_id = _token_id(tokenizer, config, folder, REGION_PLACEHOLDER)
