@@ -9,12 +9,12 @@ from torch import nn
 
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.adapters.lion.parts import ADAPTERS, ROUTER
-from pvit_ext.adapters.lion.tasks import IMAGE, Tasks
+from pvit_ext.adapters.lion.tasks import IMAGE, MIXED, Tasks
 from pvit_ext.adapters.quantization import count
 from pvit_ext.adapters.tensors import adapter_parameters
 
-ALIGN, FINETUNE, LION_MIXED = "align", "finetune", "lion_mixed"
 _OF_LION = "lion_"
+ALIGN, FINETUNE, LION_MIXED = "align", "finetune", f"{_OF_LION}{MIXED}"
 _ALWAYS = ("region_hint",)
 """LION's parts that train in each of its stages."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import pvit_ext
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.training.llava.host import LlavaHost
 from pvit_ext.training.stages import check_stage, freeze_for_stage, parameter_table
 
@@ -62,6 +63,11 @@ def test_stages_that_the_model_does_not_have(loaded: Any, model: Any) -> None:
         freeze_for_stage(model, "lion_caption")
     with pytest.raises(ValueError, match="known: align, finetune, lion_mixed, and lion_TASK"):
         check_stage("lion")
+
+
+def test_no_task_has_the_name_of_the_mixed_stage() -> None:
+    with pytest.raises(ValueError, match="lion_tasks is 'image,mixed': 'mixed' is the stage of all tasks"):
+        Tasks.parse("image,mixed")
 
 
 def test_without_adapters_there_is_nothing_to_train(loaded: Any) -> None:

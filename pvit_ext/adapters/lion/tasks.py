@@ -13,6 +13,8 @@ from pvit_ext.config import RegionConfig
 
 REGION, IMAGE = "region", "image"
 """Task of a sample with regions, and of one without, unless somebody says another."""
+MIXED = "mixed"
+"""No task's name: it stands for all of them in the name of a stage."""
 TASKS = "tasks"
 """Key of an item, and keyword of a model: the task of each sample."""
 UNSAID = -1
@@ -41,11 +43,13 @@ class Tasks:
             text: names with commas between.
 
         Raises:
-            ValueError: for none, an empty name, or one that is there twice.
+            ValueError: for none, an empty name, one that is there twice, or :data:`MIXED`.
         """
         names = tuple(name.strip() for name in text.split(","))
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"lion_tasks is {text!r}: give different names with commas between, such as region,image")
+        if MIXED in names:
+            raise ValueError(f"lion_tasks is {text!r}: {MIXED!r} is the stage of all tasks; give the task another name")
         return cls(names)
 
     @classmethod
