@@ -13,7 +13,7 @@ from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.region_cache import use_caches
-from pvit_ext.training.stages import freeze_for_stage, parameter_table
+from pvit_ext.training.stages import freeze_for_stage, parameter_table, take_unsaid
 
 _DESCRIPTION = (
     f"Train region modules and their model. Further flags: {FLAG} NAME, the kind of model ({', '.join(HOSTS.names())}; "
@@ -38,6 +38,7 @@ def main(attn_implementation: str | None = None) -> None:
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)
         data = host.load_data(args, model, processor)
+        take_unsaid(data["train_dataset"], training.stage)
         trainer = host.make_trainer(args, model, processor, data)
         for text in use_caches(host, args, model, processor, data["train_dataset"]):
             trainer.say(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -79,6 +80,21 @@ def _freeze_for_lion(model: Any, stage: str) -> None:
     for name, part in module.lion.items():
         if name != ADAPTERS:
             part.requires_grad_(name in _ALWAYS or (mixed if name == ROUTER else looks_closer))
+
+
+def take_unsaid(dataset: Any, stage: str) -> None:
+    """Take records that say no task for the one that a stage trains, if the model's router would choose.
+
+    It does not train there, and would send them to frozen adapters.
+
+    Args:
+        dataset: :class:`~pvit_ext.data.record_dataset.RecordDataset` that knows its model.
+        stage: that :func:`freeze_for_stage` accepted.
+    """
+    samples = dataset.region_processor
+    if stage.startswith(_OF_LION) and stage != LION_MIXED and samples.tasks is not None:
+        tasks = replace(samples.tasks, alone=stage.removeprefix(_OF_LION))
+        dataset.region_processor = replace(samples, tasks=tasks)
 
 
 def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:

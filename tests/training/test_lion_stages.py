@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import pvit_ext
-from pvit_ext.adapters.lion.tasks import Tasks
+from pvit_ext.adapters.lion.tasks import UNSAID, Tasks
+from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.training.llava.host import LlavaHost
-from pvit_ext.training.stages import check_stage, freeze_for_stage, parameter_table
+from pvit_ext.training.stages import check_stage, freeze_for_stage, parameter_table, take_unsaid
 
 ADAPTERS = {f"adapters.{number}" for number in range(3)}
 
@@ -68,6 +70,18 @@ def test_stages_that_the_model_does_not_have(loaded: Any, model: Any) -> None:
 def test_no_task_has_the_name_of_the_mixed_stage() -> None:
     with pytest.raises(ValueError, match="lion_tasks is 'image,mixed': 'mixed' is the stage of all tasks"):
         Tasks.parse("image,mixed")
+
+
+def test_a_record_that_says_no_task_is_of_the_one_that_a_stage_trains(loaded: Any) -> None:
+    """A router does not train there, and would send the record to frozen adapters."""
+    config = replace(loaded[1].region_config, lion_adapters=4, lion_routing="question")
+    model = pvit_ext.attach(loaded[1], config)
+    for stage, unsaid in (("lion_image", 1), ("lion_mixed", UNSAID), ("align", UNSAID)):
+        dataset = SimpleNamespace(region_processor=RegionProcessor.of(model.region_module))
+        take_unsaid(dataset, stage)
+        asked = [dataset.region_processor.task(task, True, "record 0") for task in (None, "region")]
+        assert asked == [unsaid, 0]
+        assert dataset.region_processor.tasks.by_question, "under ZeRO every rank runs the router"
 
 
 def test_without_adapters_there_is_nothing_to_train(loaded: Any) -> None:

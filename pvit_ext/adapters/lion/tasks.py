@@ -30,10 +30,12 @@ class Tasks:
     Args:
         names: of them.
         by_question: the model chooses by the question where nobody says the task.
+        alone: the task that is taken there instead, in a stage that trains no other.
     """
 
     names: tuple[str, ...]
     by_question: bool = False
+    alone: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Tasks:
@@ -71,7 +73,7 @@ class Tasks:
             ValueError: naming the sample, for a task that the model does not know.
         """
         if asked is None and self.by_question:
-            return UNSAID
+            return UNSAID if self.alone is None else self.names.index(self.alone)
         usual = REGION if has_regions else IMAGE
         if (found := usual if asked is None else asked) in self.names:
             return self.names.index(found)

@@ -18,7 +18,7 @@ from pvit_ext.training.arguments import check_data, expand_command_line
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
-from pvit_ext.training.stages import freeze_for_stage, parameter_table
+from pvit_ext.training.stages import freeze_for_stage, parameter_table, take_unsaid
 from pvit_ext.training.start import resolve_model
 
 _MODULE, _ARGUMENTS = "llava.train.train", "pvit_ext.training.llava.arguments"
@@ -91,6 +91,7 @@ class TreeTrainer(LlavaRegionTrainer):
         if self.without_regions:
             stage0.freeze_regions(model)
         llava.connect_data(train_dataset, model, args)
+        take_unsaid(train_dataset, args.stage)
         llava.fit_to_machine(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **keywords)
         self.say(parameter_table(model, llava.parts(model)))
