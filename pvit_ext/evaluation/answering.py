@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.evaluation.arms import Arm, Shown
 from pvit_ext.evaluation.sample import Prediction, Sample
 from pvit_ext.evaluation.task import Task
@@ -87,7 +88,7 @@ def _answers(
 ) -> list[tuple[str, Prediction]]:
     tokenizer, model, processor, _ = loaded
     shown = [show(task, sample, arm) for sample in batch]
-    queries = [one.query.read_by(model) for one in shown]
+    queries = [query_for(model, sample, one.query) for sample, one in zip(batch, shown, strict=True)]
     try:
         answers = ask(
             model, tokenizer, processor, queries, options.max_new_tokens, len(batch),
@@ -99,6 +100,21 @@ def _answers(
         raise RegionError(f"{error} (its queries are {', '.join(sample.name for sample in batch)})") from error
     found = zip(batch, shown, answers, strict=True)
     return [(sample.id, Prediction(answer, one.areas)) for sample, one, answer in found]
+
+
+def query_for(model: Any, sample: Sample, query: Query) -> Query:
+    """The question as a model reads it: without tags that it does not read, and of the sample's task.
+
+    Args:
+        model: of either host.
+        sample: that is asked.
+        query: as an arm shows it.
+    """
+    config = getattr(model, "region_config", None)
+    tasks = None if config is None else Tasks.of(config)
+    if query.task is None and tasks is not None and sample.adapters_if_known in tasks.names:
+        query = replace(query, task=sample.adapters_if_known)
+    return query.read_by(model)
 
 
 def _name(ranks: Ranks) -> str:

@@ -28,6 +28,7 @@ class Sample:
         extra: what else the task needs for its score; plain JSON types.
         adapters: the task that a model with adapters by task takes it for; None for the usual one.
         tags: of the images, for a model that reads them.
+        adapters_if_known: the task that takes the place of the usual one, for a model that has it.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
     adapters: str | None = None
     tags: Any = None
+    adapters_if_known: str | None = None
 
     @property
     def name(self) -> str:

@@ -6,13 +6,17 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pvit_ext.config import RegionConfig
+from pvit_ext.evaluation.answering import query_for
 from pvit_ext.evaluation.boxes import find_boxes, iou, to_pixels
 from pvit_ext.evaluation.task import TASKS, TaskOptions
+from pvit_ext.tokens.query import Query
 
 DATA = os.environ.get("PVIT_EXT_DATA")
 SIZES = {"101.jpg": (64, 48), "102.jpg": (48, 64), "103.jpg": (80, 40)}
@@ -75,6 +79,22 @@ def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:
     data.write_text('{"image": "101.jpg", "sent": "dog", "bbox": [1, 2, 3]}\n')
     with pytest.raises(ValueError, match=r"rec.jsonl line 1: expected image, sent and bbox"):
         list(TASKS.require("grounding")(TaskOptions(data, str(images))).load())
+
+
+def test_grounding_is_of_the_task_region_for_a_model_that_has_it(images: Path) -> None:
+    data = lines(images / "rec.jsonl", [{"image": "101.jpg", "sent": "dog", "bbox": [8, 16, 32, 40]}])
+    asked = {}
+    for name in ("region", "box", ""):
+        settings = {} if name == "region" else {"lion_task": name}
+        (sample,) = TASKS.require("grounding")(TaskOptions(data, str(images), settings)).load()
+        for tasks in ("", "region,image", "box,image"):
+            config = RegionConfig(lion_adapters=4, lion_tasks=tasks) if tasks else RegionConfig()
+            query = query_for(SimpleNamespace(region_config=config), sample, Query(None, "", task=sample.adapters))
+            asked[name, tasks] = query.task
+    assert asked["region", "region,image"] == "region"
+    assert [asked["region", tasks] for tasks in ("", "box,image")] == [None, None]
+    assert {asked["box", tasks] for tasks in ("", "region,image", "box,image")} == {"box"}, "a wrong one is an error"
+    assert {asked["", tasks] for tasks in ("", "region,image", "box,image")} == {None}
 
 
 def test_grounding_reads_a_converted_file(images: Path) -> None:

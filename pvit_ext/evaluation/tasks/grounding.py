@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+from pvit_ext.adapters.lion.tasks import REGION
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import read_json_records
@@ -27,6 +28,9 @@ class Grounding(Task):
     settings: ClassVar[dict[str, Setting]] = {
         "question": Setting(_QUESTION, "with {phrase}"),
         "scale": Setting("auto", "what the numbers of an answer count; auto: fractions, above 1 thousandths", SCALES),
+        "lion_task": Setting(
+            REGION, "whose adapters: region if the model has it; another name, or empty for the usual"
+        ),
         "iou": Setting("ge", "an IoU of just 0.5 is right (InternVL, lmms-eval) or wrong (gt: Shikra)", ("ge", "gt")),
     }
     scoring = ("scale", "iou")
@@ -99,7 +103,11 @@ class Grounding(Task):
         question = self.chosen["question"].replace("{phrase}", phrase)
         area = (box[2] - box[0]) * (box[3] - box[1])
         extra = {"box": list(box), "size": list(image_size(image)), "areas": [area]}
-        return Sample(id, (image,), question, phrase, location=location, extra=extra)
+        named = self.chosen["lion_task"] or None
+        own, known = (None, named) if named == REGION else (named, None)
+        return Sample(
+            id, (image,), question, phrase, location=location, extra=extra, adapters=own, adapters_if_known=known
+        )
 
 
 def _target(sample: Sample) -> Box:
