@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.adapters.lion.parts import PARTS, build_parts
+from pvit_ext.adapters.lion.parts import PARTS, build_parts, starts_at_random
 from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
@@ -104,7 +104,8 @@ class RegionModule(nn.Module):
     def added_parts(self) -> dict[str, Any]:
         """Parts that a stage may add, by the beginnings of their tensors' names: a checkpoint may lack them.
 
-        Each changes nothing until it is trained, and has a ``reset()`` that gives it its start values.
+        Each has a ``reset()`` that gives it its start values. It then changes nothing until it is trained, unless it is
+        one of those that start at random: see :func:`~pvit_ext.adapters.lion.parts.starts_at_random`.
         """
         found = {f"region_projector.{name}": getattr(self.region_projector, name, None) for name in _OF_PROJECTOR}
         return {name: part for name, part in found.items() if part is not None} | self.lion
@@ -231,7 +232,10 @@ class RegionModule(nn.Module):
             with gathered(list(part.parameters()), write=True):
                 part.reset()
             others -= own
-            logger.info("the checkpoint has no %s: it changes nothing until it is trained", name)
+            if starts_at_random(name, self.config):
+                logger.warning("the checkpoint has no %s: it starts at random; train it", name)
+            else:
+                logger.info("the checkpoint has no %s: it changes nothing until it is trained", name)
         return others
 
     def has_encoder_of(self, config: RegionConfig, sha256: str | None = None) -> bool:

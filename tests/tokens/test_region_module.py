@@ -111,6 +111,20 @@ def test_transplant_keeps_what_fits_and_says_what_starts_anew(caplog: pytest.Log
     assert "features starts anew" in caplog.text
 
 
+def test_of_missing_parts_those_that_start_at_random_are_said_to(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pvit_ext")
+    lion = {"lion_adapters": 4, "lion_routing": "question", "lion_tags": "hint"}
+    for how, aggregator_is in (("added", "changes nothing"), ("appended", "starts at random")):
+        module = made(RegionConfig("text", lion_aggregator=how, **lion), blocks=2)
+        caplog.clear()
+        assert not module.reset_missing(module.tensors())
+        said = {one.message.split(": ")[0].split()[-1]: one.message.split(": ")[1] for one in caplog.records}
+        assert said.keys() == module.added_parts.keys()
+        assert said["lion_adapters"].startswith("it changes nothing until it is trained")
+        assert said["region_aggregator"].startswith(f"it {aggregator_is}")
+        assert all(said[name].startswith("it starts at random") for name in ("region_router", "region_hint"))
+
+
 def test_a_successor_keeps_the_encoder_of_the_same_name_and_options() -> None:
     old = made()
     same = successor(old, TRAINS, WIDTH, TOWER)

@@ -23,6 +23,16 @@ PARTS = (ADAPTERS, HINT, ROUTER, AGGREGATOR)
 model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
 
 
+def starts_at_random(name: str, config: RegionConfig) -> bool:
+    """Whether a new part starts at random; any other changes nothing until it is trained.
+
+    Args:
+        name: of :data:`PARTS`, or another part of a region module, which does not.
+        config: of the model.
+    """
+    return name in (HINT, ROUTER) or (name == AGGREGATOR and config.lion_aggregator == "appended")
+
+
 def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, blocks: int) -> dict[str, nn.Module]:
     """New parts, each with a ``reset()`` that gives it its start values.
 
