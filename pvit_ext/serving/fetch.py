@@ -6,8 +6,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -58,9 +60,11 @@ def fetch(url: str, most: int, seconds: float, param: str, allowed: Callable[[Ad
             raise wrong(param, f"{parts.hostname} answered {response.status} {response.reason}")
         return _read(response, most, until, param)
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if time.monotonic() > until:
+            raise _slow(param) from error
         raise wrong(param, f"{parts.hostname} cannot be read: {error}") from error
     finally:
-        connection.close()
+        connection.end()
 
 
 def _parts(url: str, param: str) -> SplitResult:
@@ -95,26 +99,46 @@ def _port(parts: SplitResult) -> int:
 
 
 class _To(http.client.HTTPConnection):
-    """A connection to an address that was resolved before."""
+    """A connection to an address that was resolved before, which is hung up once its time is over.
 
-    def __init__(self, host: str, port: int, address: str, timeout: float, context: ssl.SSLContext | None) -> None:
-        super().__init__(host, port, timeout=timeout)
+    A timeout of the socket is that of one read: a host that sends a byte now and then would hold it for hours.
+    """
+
+    def __init__(self, host: str, port: int, address: str, seconds: float, context: ssl.SSLContext | None) -> None:
+        super().__init__(host, port, timeout=min(seconds, 10.0))
         self._address, self._context = address, context
+        self._open: socket.socket | None = None
+        self._watch = threading.Timer(seconds, self._hang_up)
+        self._watch.daemon = True
 
     def connect(self) -> None:
         """Connect to the address; certificates are those of the name."""
         self.sock: Any = socket.create_connection((self._address, self.port), self.timeout)
         if self._context is not None:
-            self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
+            self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self._open = self.sock  # http.client forgets its own before the body is read
+        self._watch.start()
+        if self._context is not None:
+            self.sock.do_handshake()
+
+    def end(self) -> None:
+        """Close it, and watch it no longer."""
+        self._watch.cancel()
+        self.close()
+
+    def _hang_up(self) -> None:
+        if self._open is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)  # not TLS's, whose object a reader holds
 
 
 def _connect(parts: SplitResult, address: str, seconds: float, param: str) -> _To:
     context = ssl.create_default_context() if parts.scheme == "https" else None
-    connection = _To(str(parts.hostname), _port(parts), address, min(seconds, 10.0), context)
+    connection = _To(str(parts.hostname), _port(parts), address, seconds, context)
     try:
         connection.connect()
     except OSError as error:
-        connection.close()
+        connection.end()
         raise wrong(param, f"{parts.hostname} cannot be reached: {error}") from error
     return connection
 
@@ -128,5 +152,11 @@ def _read(response: http.client.HTTPResponse, most: int, until: float, param: st
         if size > most:
             raise ApiError(400, f"{param}: the file has more than {most:,} bytes", param, "too_large")
         if time.monotonic() > until:
-            raise ApiError(400, f"{param}: the file takes too long to come", param, "timeout")
+            break
+    if time.monotonic() > until:
+        raise _slow(param)
     return b"".join(parts)
+
+
+def _slow(param: str) -> ApiError:
+    return ApiError(400, f"{param}: the file takes too long to come", param, "timeout")

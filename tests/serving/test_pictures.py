@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import ipaddress
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -168,6 +170,24 @@ def test_addresses_that_fail(port: int) -> None:
         ("http://localhost:1/", "cannot be reached"),
     ):
         assert why in refused(lambda url=url: fetch(url, 10_000, 9, "url", any_address)), url
+
+
+def test_a_host_that_drips_is_hung_up_on() -> None:
+    """Headers that come byte by byte end no read in vain, and would hold a decoder for hours."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            taken, _ = listening.accept()
+            with taken, contextlib.suppress(OSError):
+                taken.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(40):
+                    taken.sendall(b"x")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url, started = f"http://127.0.0.1:{listening.getsockname()[1]}/", time.monotonic()
+        assert "takes too long" in refused(lambda: fetch(url, 10_000, 0.3, "url", any_address))
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize(
