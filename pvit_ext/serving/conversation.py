@@ -65,7 +65,7 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
             "too_many_regions",
         )
     regions = [_region(reader, item, param) for item, param in reader.regions]
-    regions += _alpha_regions(reader, texts)
+    regions += _alpha_regions(reader, texts, images)
     history = list(zip(texts[:-1:2], texts[1::2], strict=True))
     return Query([one.data for one in reader.images], texts[-1], regions, history), system
 
@@ -187,18 +187,27 @@ def _numbers(item: Any, most: int) -> int:
     return count
 
 
-def _alpha_regions(reader: _Reader, texts: list[str]) -> list[Region]:
-    """The masks in alpha channels, for ``<region>`` that is written, for "the masked region", else behind the text."""
+def _alpha_regions(reader: _Reader, texts: list[str], images: Sequence[int]) -> list[Region]:
+    """The masks in alpha channels, for ``<region>`` that is written, else where the image's own turn has them."""
     masks = [(number, one.mask) for number, one in enumerate(reader.images) if one.mask is not None]
     if not masks:
         return []
     if reader.regions:
         raise wrong(reader.regions[0][1], f"image {masks[0][0]} has an alpha channel, which is the mask of a region; "
                     "give regions, or images with alpha channels, not both")  # fmt: skip
-    written = sum(region is None for text in texts for region in find_placeholders(text, "messages"))
-    for _ in range(len(masks) - written):
-        here = MASKED_REGION in texts[-1]
-        texts[-1] = (
-            texts[-1].replace(MASKED_REGION, REGION_PLACEHOLDER, 1) if here else f"{texts[-1]} {REGION_PLACEHOLDER}"
-        )
+    written = [sum(region is None for region in find_placeholders(text, "messages")) for text in texts]
+    missing, first = len(masks) - sum(written), 0
+    for turn, count in enumerate(images):
+        own = sum(first <= number < first + count for number, _ in masks)
+        first += count
+        for _ in range(min(missing, own - written[turn])):
+            texts[turn] = _with_placeholder(texts[turn])
+            missing -= 1
     return [Region.mask(mask, image=number) for number, mask in masks]
+
+
+def _with_placeholder(text: str) -> str:
+    """One ``<region>`` more: for "the masked region", else behind the text."""
+    if MASKED_REGION in text:
+        return text.replace(MASKED_REGION, REGION_PLACEHOLDER, 1)
+    return f"{text} {REGION_PLACEHOLDER}"

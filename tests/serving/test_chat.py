@@ -13,6 +13,10 @@ from PIL import Image
 import pvit_ext
 from pvit_ext import Query, Region
 from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving.chat_request import read_request
+from pvit_ext.serving.conversation import read_query
+from pvit_ext.serving.limits import Limits, Places
+from pvit_ext.serving.pictures import Pictures
 from tests.hosts.tiny_hosts import TALL, WIDE
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
 
@@ -135,6 +139,23 @@ def test_an_alpha_channel_is_a_mask(client: Any, loaded: Loaded) -> None:
     assert said(client, [message(image_part(shown), "what is this ?")]) == behind
     shown.putalpha(255)  # as many programs write
     assert said(client, [message(image_part(shown), QUESTION)], [BOX]) == expected(loaded, WIDE, QUESTION, [REGION])
+
+
+def test_alpha_channels_stay_in_their_turns() -> None:
+    """A client sends the conversation again with each further question."""
+    shown = WIDE.convert("RGBA")
+    shown.putalpha(Image.fromarray(mask_of(WIDE)))
+    masked = [image_part(shown)]
+    turns = [
+        message(*masked, "Describe the masked region."), {"role": "assistant", "content": "A dog."},
+        message(*masked, "And this?"), {"role": "assistant", "content": "A cat."},
+        message("Which is larger?"),
+    ]  # fmt: skip
+    limits = Limits()
+    request = read_request(json.dumps({"model": "tiny", "messages": turns}).encode())
+    query, _ = read_query(request, Pictures(limits), Places(limits).enter(1))
+    assert query.history == [("<image>\nDescribe <region>.", "A dog."), ("<image>\nAnd this? <region>", "A cat.")]
+    assert (query.text, [one.image for one in query.regions]) == ("Which is larger?", [0, 1])
 
 
 def test_stop_and_seed(client: Any) -> None:
