@@ -129,16 +129,20 @@ class Engine:
             QueueFull: when no place is free.
             Draining: after :meth:`drain`.
         """
+        self._check_length(system or "", name)  # before it is kept
         prompt = self._chat(system).prompt(query, name)
-        most = _CHARACTERS * self.context_len
-        if (length := len(prompt.texts[0])) > most:  # said before a tokenizer works on it for minutes
-            raise RegionError(
-                f"{name}: the text has {length:,} characters; the model's context takes fewer than {most:,}"
-            )
+        self._check_length(prompt.texts[0], name)
         check_encoder(self.model, [prompt])
         answer = Answer(query, prompt, settings, pieces, self._waiting.drop)
         self._waiting.put(answer, self.patience)
         return answer
+
+    def _check_length(self, text: str, name: str) -> None:
+        """Said before a tokenizer works on it for minutes."""
+        if len(text) > (most := _CHARACTERS * self.context_len):
+            raise RegionError(
+                f"{name}: the text has {len(text):,} characters; the model's context takes fewer than {most:,}"
+            )
 
     @property
     def state(self) -> Literal["ok", "draining", "failed"]:

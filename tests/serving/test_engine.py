@@ -207,6 +207,14 @@ def test_a_failing_model_fails_its_batch_alone(engine: Engine, monkeypatch: Any)
     assert engine.submit(FINE, Settings(2)).result(60).ids
 
 
+def test_a_system_prompt_beyond_the_context_is_not_kept(loaded: Loaded) -> None:
+    with Engine(loaded) as engine:
+        kept = cast(Any, engine._chat).cache_info().currsize
+        with pytest.raises(RegionError, match="characters"):
+            engine.submit(FINE, system="x" * 100_000)
+        assert cast(Any, engine._chat).cache_info().currsize == kept
+
+
 def test_answers_end_with_the_context(loaded: Loaded) -> None:
     with Engine(loaded._replace(context_len=10_000)) as engine:
         taken = engine.submit(FINE, Settings(1)).result(60).prompt_tokens
