@@ -153,6 +153,27 @@ def test_problems_are_said_and_the_question_stays(page: Page, picture: Path) -> 
     assert "no region 7" in page.until("document.querySelector('#problem').textContent")
 
 
+def test_a_region_that_no_question_names_is_said(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    drag(page, (10, 20), (100, 120))
+    drag(page, (200, 20), (300, 120))
+    asked = len(demo.model.answers)
+    ask(page, "What is in the picture?")
+    said = page.until("document.querySelector('#problem').textContent")
+    assert said == "Regions 1, 2 are drawn, but the question names none: press their numbers, or delete them"
+    page.run("document.querySelector('#question').value = ''")
+    ask(page, "What is <region 1>?")
+    wanted = "Region 2 is drawn, but the question does not name it: press its number, or delete it"
+    page.until(f"document.querySelector('#problem').textContent === {json.dumps(wanted)}")
+    assert len(demo.model.answers) == asked
+    assert page.run("document.querySelector('#question').value") == "What is <region 1>?"
+    page.run("document.querySelector('#question').value = ''")
+    ask(page, "What is <region 1> to <region 2>?")
+    page.until("document.querySelector('.answer.complete')")
+    ask(page, "And what else?")  # the first question named them
+    page.until("document.querySelectorAll('.answer.complete').length === 2")
+
+
 def test_the_command_line_parses_and_holds_the_numbers(page: Page, picture: Path) -> None:
     import shlex
 
@@ -219,7 +240,10 @@ def test_a_phones_width(width: int, page: Page, demo: Demo, picture: Path) -> No
     for y in (20, 100, 180):
         drag(page, (10.25, y), (390, y + 60))
     page.run("document.querySelector('#copies').open = true")
-    ask(page, "What is averyveryveryveryveryveryveryveryveryveryveryverylongword?")
+    ask(
+        page,
+        "What are <region 1>, <region 2> and <region 3> in averyveryveryveryveryveryveryveryveryveryveryverylongword?",
+    )
     page.until("document.querySelector('.answer.complete')")
     assert page.run("document.documentElement.scrollWidth") <= width
     cut = """[...document.querySelectorAll('#pvit button, #pvit canvas, #pvit pre, #pvit input, #pvit textarea')]

@@ -27,6 +27,18 @@ function compiled(text) {
   return {question: question.trim(), used};
 }
 
+// A drawn region that no turn names would not reach the model, and nobody would notice.
+function checkAllNamed(used) {
+  const asked = store.turns.filter((turn) => turn.state !== "error").flatMap((turn) => turn.regions);
+  const named = new Set([...asked, ...used].map((one) => one.number));
+  const numbers = store.regions.map((one) => one.number).filter((number) => !named.has(number));
+  if (!numbers.length) return;
+  const many = numbers.length > 1, them = many ? "them" : "it";
+  const subject = many ? `Regions ${numbers.join(", ")} are` : `Region ${numbers[0]} is`;
+  const lack = used.length ? `the question does not name ${them}` : "the question names none";
+  throw new Error(`${subject} drawn, but ${lack}: press ${many ? "their numbers" : "its number"}, or delete ${them}`);
+}
+
 // Text with `<region>` as numbers in their regions' colours.
 function marked(text, numbers) {
   const parts = document.createDocumentFragment();

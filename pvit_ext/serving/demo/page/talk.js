@@ -13,6 +13,7 @@ function request(asking) {
   if (asking) {
     const mentions = store.regions.map(() => "<region>").join(" and ");
     const {question, used} = compiled(field.value.trim() || (mentions ? `What is ${mentions}?` : "What is in the picture?"));
+    if (field.value.trim()) checkAllNamed(used);
     if (field.value.trim() || !turns.length) turns.push({question, regions: used.map((one) => one.shape), answer: ""});
   }
   return {picture: store.picture.key, turns};
