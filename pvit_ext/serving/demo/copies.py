@@ -14,7 +14,7 @@ _POINTS = ("polygon", "scribble")
 def command_line(talk: Talk, model: str) -> str:
     """``pvit-ext ask`` for the last question; it has no flag for earlier turns.
 
-    A mask stands as a file's name, ``mask-2.png`` for the second region; the page offers the file.
+    A mask stands as a file's name, ``mask-2.png`` for region 2 of the page, which offers the file by that name.
 
     Args:
         talk: its regions are good.
@@ -25,7 +25,8 @@ def command_line(talk: Talk, model: str) -> str:
     """
     last = talk.turns[-1]
     words = ["pvit-ext", "ask", "--model", model, "--image", talk.picture.name]
-    for number, shape in enumerate(last.shapes, 1):
+    numbers = last.numbers or range(1, len(last.shapes) + 1)
+    for number, shape in zip(numbers, last.shapes, strict=True):
         words += _flag(shape, number)
     return shlex.join([*words, last.question])
 

@@ -22,12 +22,14 @@ class Turn:
         shapes: the regions as they stand in a data file.
         answer: "" for a question that is not answered yet.
         corrected: whether a person wrote the answer anew.
+        numbers: of the regions on the page; () where they have none but their place in the question.
     """
 
     question: str
     shapes: Sequence[Any] = field(default_factory=tuple)
     answer: str = ""
     corrected: bool = False
+    numbers: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def read_talk(value: Any, pictures: Pictures) -> Talk:
     """What the page sent.
 
     Args:
-        value: ``{"picture": key, "turns": [{"question", "regions", "answer"}]}``.
+        value: ``{"picture": key, "turns": [{"question", "regions", "numbers", "answer"}]}``; numbers may be missing.
         pictures: that were opened.
 
     Raises:
@@ -120,4 +122,13 @@ def _turn(value: Any, number: int) -> Turn:
     if (wanted := question.count("<region>")) != len(shapes):
         raise ValueError(f"turn {number}: {wanted} <region> in its question but {len(shapes)} regions")
     named = tuple({"box": shape} if isinstance(shape, list) else shape for shape in shapes)
-    return Turn(question, named, answer, bool(value.get("corrected")))
+    return Turn(question, named, answer, bool(value.get("corrected")), _numbers(value, number, len(shapes)))
+
+
+def _numbers(turn: dict[str, Any], number: int, count: int) -> tuple[int, ...]:
+    given = turn.get("numbers")
+    if given is None:
+        return ()
+    if not isinstance(given, list) or len(given) != count or not all(type(one) is int and one > 0 for one in given):
+        raise ValueError(f"turn {number}: numbers is a list of one whole number from 1 for each region")
+    return tuple(given)

@@ -242,7 +242,7 @@ def test_a_phones_width(width: int, page: Page, demo: Demo, picture: Path) -> No
     page.run("document.querySelector('#copies').open = true")
     ask(
         page,
-        "What are <region 1>, <region 2> and <region 3> in averyveryveryveryveryveryveryveryveryveryveryverylongword?",
+        "What are <region 1>, <region 2>, <region 3> in averyveryveryveryveryveryveryveryveryveryverylongword?",
     )
     page.until("document.querySelector('.answer.complete')")
     assert page.run("document.documentElement.scrollWidth") <= width

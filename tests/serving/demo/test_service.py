@@ -118,6 +118,14 @@ def test_who_goes_away_stops_the_answer(service: Service, key: str, tmp_path: Pa
         ({"picture": "KEY", "turns": [turn("<region>", {"mask": "mask.png"})]}, "not as the path of a file"),
         ({"picture": "KEY", "turns": [turn("<region>", {"box": [0, 0, 1, 1], "normalized": True})]}, "in pixels"),
         ({"picture": "KEY", "turns": [turn("<region>", {"circle": 3})]}, "one of"),
+        (
+            {"picture": "KEY", "turns": [turn("<region>", BOX, numbers=[1, 2])]},
+            "turn 1: numbers is a list",
+        ),
+        (
+            {"picture": "KEY", "turns": [turn("<region>", BOX, numbers=["../x"])]},
+            "turn 1: numbers is a list",
+        ),
     ],
 )
 def test_bad_requests_are_named(given: dict[str, Any], said: str, service: Service, key: str) -> None:
@@ -155,6 +163,9 @@ def test_copies_are_what_is_sent(service: Service, key: str) -> None:
         ("scribble", [(1, 1), (5, 9)]), ("mask", "mask-5.png"),
     ]  # fmt: skip
     assert json.loads(found["record"])["regions"] == shapes
+    found = service.copies(request=talk(key, turn("<region> <region>?", BOX, mask, numbers=[4, 3])))
+    args = build_parser().parse_args(shlex.split(found["command"])[1:])
+    assert args.regions[1] == ("mask", "mask-3.png")  # the page saves it by its number
     assert service.mask_png(key=key, shape=mask)["url"].startswith("data:image/png")
 
 

@@ -3,8 +3,13 @@ function isAnswered(turn) {
   return Boolean(turn.answer.trim()) && turn.state !== "error" && turn.state !== "running";
 }
 
-function asSent(turn) {
-  return {question: turn.question, regions: turn.regions.map((one) => one.shape), answer: turn.answer, corrected: turn.corrected};
+function asSent({question, regions, answer, corrected}) {
+  return {question, ...sentRegions(regions), answer, corrected};
+}
+
+// With the numbers, by which the page names the files of masks.
+function sentRegions(regions) {
+  return {regions: regions.map((one) => one.shape), numbers: regions.map((one) => one.number)};
 }
 
 // What is sent: the answered turns, and the question in the field where it is asked.
@@ -14,7 +19,7 @@ function request(asking) {
     const mentions = store.regions.map(() => "<region>").join(" and ");
     const {question, used} = compiled(field.value.trim() || (mentions ? `What is ${mentions}?` : "What is in the picture?"));
     if (field.value.trim()) checkAllNamed(used);
-    if (field.value.trim() || !turns.length) turns.push({question, regions: used.map((one) => one.shape), answer: ""});
+    if (field.value.trim() || !turns.length) turns.push({question, ...sentRegions(used), answer: ""});
   }
   return {picture: store.picture.key, turns};
 }
