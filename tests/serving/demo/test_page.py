@@ -153,6 +153,20 @@ def test_problems_are_said_and_the_question_stays(page: Page, picture: Path) -> 
     assert "no region 7" in page.until("document.querySelector('#problem').textContent")
 
 
+def test_a_bare_region_is_the_next_that_has_no_number(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    for x in (10, 110, 210):
+        drag(page, (x, 20), (x + 50, 120))
+    ask(page, "Is <region> like <region 1> or <region>?")
+    page.until("document.querySelector('.answer.complete')", 5)
+    lefts = [region.points[0][0] for region in demo.model.answers[-1].query.regions]
+    assert lefts == pytest.approx([110, 10, 210], abs=0.5)
+    page.run("document.querySelector('#question').value = ''")
+    ask(page, "<region 1> <region 2> <region 3> <region>?")
+    wanted = "The question has more <region> than there are regions that it does not name by number"
+    page.until(f"document.querySelector('#problem').textContent === {json.dumps(wanted)}", 5)
+
+
 def test_a_region_that_no_question_names_is_said(page: Page, demo: Demo, picture: Path) -> None:
     open_picture(page, picture)
     drag(page, (10, 20), (100, 120))

@@ -1,4 +1,4 @@
-// The question: a field of text in which `<region 2>` stands for region 2, and `<region>` for the next one in order.
+// The question: a field of text in which `<region 2>` stands for region 2, and `<region>` for the next without its number.
 const MENTION = /<region(?: (\d+))?>/gi;
 const field = find("question");
 
@@ -13,18 +13,23 @@ function insertRegion(number) {
   say(`Region ${number} put into the question`);
 }
 
+// Each mention with its region; a bare one is the next region that no number and no bare one before it names.
+function mentioned(text) {
+  const found = [...text.matchAll(MENTION)], numbered = new Set(found.map(([, number]) => Number(number)));
+  const others = store.regions.filter((one) => !numbered.has(one.number));
+  return found.map(({0: words, 1: number, index}) => ({
+    words, number, index, region: number ? store.regions.find((one) => one.number === Number(number)) : others.shift(),
+  }));
+}
+
 // The question as it is sent: `<region>` for each, and the regions in that order.
 function compiled(text) {
-  const used = [];
-  let bare = 0;
-  const question = text.replace(MENTION, (_, number) => {
-    const region = number ? store.regions.find((one) => one.number === Number(number)) : store.regions[bare++];
+  const used = mentioned(text).map(({number, region}) => {
     if (!region) throw new Error(number ? `There is no region ${number}: draw it, or take it out of the question`
-      : "The question has more <region> than there are regions");
-    used.push(region);
-    return "<region>";
+      : "The question has more <region> than there are regions that it does not name by number");
+    return region;
   });
-  return {question: question.trim(), used};
+  return {question: text.replace(MENTION, "<region>").trim(), used};
 }
 
 // A drawn region that no turn names would not reach the model, and nobody would notice.
@@ -61,15 +66,14 @@ function badge(number, tag = "b") {
 function paintQuestion() {
   const behind = find("behind"), text = field.value;
   behind.replaceChildren();
-  let at = 0, bare = 0;
-  for (const found of text.matchAll(MENTION)) {
-    const region = found[1] ? store.regions.find((one) => one.number === Number(found[1])) : store.regions[bare++];
+  let at = 0;
+  for (const {words, index, region} of mentioned(text)) {
     const mark = document.createElement("mark");
-    mark.textContent = found[0];
+    mark.textContent = words;
     mark.className = region ? "" : "unknown";
     if (region) mark.style.setProperty("--of", colourOf(region.number));
-    behind.append(text.slice(at, found.index), mark);
-    at = found.index + found[0].length;
+    behind.append(text.slice(at, index), mark);
+    at = index + words.length;
   }
   behind.append(text.slice(at) + "\n");
   behind.scrollTop = field.scrollTop;
