@@ -143,6 +143,31 @@ def test_stop(page: Page, demo: Demo, picture: Path) -> None:
     page.until("!document.querySelector('#send').hidden")
 
 
+def test_a_stopped_answer_is_kept_only_once_corrected(page: Page, demo: Demo, picture: Path) -> None:
+    open_picture(page, picture)
+    ask(page, "a long one")
+    page.until("document.querySelector('.answer .text').textContent.includes('slow')", 10)
+    page.click("#stop")
+    page.until("document.querySelector('.answer.stopped')", 10)
+    assert "neither history nor saved until corrected" in text(page, ".answer em")
+    assert page.run("document.querySelector('#save').disabled")
+    ask(page, "What else?")
+    page.until("document.querySelector('.answer.complete')", 10)
+    assert demo.model.answers[-1].query.history == []
+    page.click("#save")
+    saved = page.until("document.querySelector('#saved').textContent", 10)
+    assert saved.endswith("without 1 stopped answer; correct it, and it is saved too")
+    records = demo.records / "records.jsonl", demo.records / "images"
+    assert "long" not in str(load_records(*records)[-1].data)
+    page.click("article:first-child .answer button")
+    page.key("Enter")  # as it is: a person has read it
+    page.click("#save")
+    page.until("!document.querySelector('#saved').textContent.includes('stopped')", 10)
+    record = load_records(*records)[-1].data
+    assert record["conversations"][0]["value"] == "<image>\na long one"
+    assert record["corrected"] is True
+
+
 def test_problems_are_said_and_the_question_stays(page: Page, picture: Path) -> None:
     open_picture(page, picture)
     ask(page, "a bad one")

@@ -1,6 +1,11 @@
 // The conversation: ask, read the answer as it comes, stop it, correct it, save it.
+// A stopped answer breaks off anywhere: it is no history and no training record until a person has kept it.
 function isAnswered(turn) {
-  return Boolean(turn.answer.trim()) && turn.state !== "error" && turn.state !== "running";
+  return Boolean(turn.answer.trim()) && (turn.state === "complete" || (turn.state === "stopped" && turn.corrected));
+}
+
+function isCutShort(turn) {
+  return turn.state === "stopped" && !turn.corrected;
 }
 
 function asSent({question, regions, answer, corrected}) {
@@ -117,7 +122,8 @@ function turnElement(turn, place) {
 function fill(said, turn, place) {
   said.className = `answer ${turn.state}`;
   const text = Object.assign(document.createElement("span"), {textContent: turn.answer, className: "text"});
-  const notes = {stopped: "stopped", error: turn.error};
+  const notes = {error: turn.error};
+  if (isCutShort(turn)) notes.stopped = "stopped: neither history nor saved until corrected";
   const parts = [text];
   if (turn.state in notes) parts.push(Object.assign(document.createElement("em"), {textContent: notes[turn.state]}));
   if (turn.corrected) parts.push(Object.assign(document.createElement("em"), {textContent: "corrected"}));
@@ -138,7 +144,7 @@ function editor(turn, place) {
   Object.assign(text, {value: turn.answer, rows: 2});
   text.setAttribute("aria-label", `Answer ${place + 1}`);
   const keep = () => {
-    if (text.value.trim() && text.value !== turn.answer) Object.assign(turn, {answer: text.value.trim(), corrected: true});
+    if (text.value.trim() && (text.value !== turn.answer || isCutShort(turn))) Object.assign(turn, {answer: text.value.trim(), corrected: true});
     leave();
   };
   const leave = () => { turn.editing = false; showTurns(); changed(); };
@@ -159,7 +165,14 @@ async function save() {
   if (open) return showProblem("Keep or cancel the correction first");
   const found = await server.save({request: request(false)});
   if (found.error) return showProblem(found.error);
-  find("saved").textContent = `Saved: ${found.file}, line ${found.line}`;
+  find("saved").textContent = `Saved: ${found.file}, line ${found.line}${withoutStopped()}`;
+}
+
+function withoutStopped() {
+  const count = store.turns.filter(isCutShort).length;
+  if (!count) return "";
+  return count > 1 ? `, without ${count} stopped answers; correct them, and they are saved too`
+    : ", without 1 stopped answer; correct it, and it is saved too";
 }
 
 function beginAnew() {
