@@ -58,7 +58,7 @@ class Answering:
         Yields:
             ``{"text", "state"}``; the state is running, complete or stopped, or there is an ``"error"``.
         """
-        name, text = "", ""
+        name, text, answer = "", "", None
         try:
             name = str(request["name"]) if isinstance(request, dict) and request.get("name") else ""
             if not name:
@@ -70,12 +70,13 @@ class Answering:
                 yield {"text": text, "state": "running"}
             yield {"text": text, "state": "complete"}
         except (ValueError, OSError, RuntimeError) as error:
-            if name in self._stopped:
+            if answer is not None and name in self._stopped:
                 yield {"text": text, "state": "stopped"}
             else:
                 yield {"text": text, "state": "error", "error": str(error)}
         finally:
-            self._end(name)
+            if answer is not None:
+                self._end(name, answer)
 
     def stop(self, name: str) -> bool:
         """Stop an answer.
@@ -101,10 +102,9 @@ class Answering:
             answer = self._running[name] = self._ask(query)
         return answer
 
-    def _end(self, name: str) -> None:
+    def _end(self, name: str, answer: Stream) -> None:
         """Also where the reader went away: the model does not go on for nobody."""
         with self._lock:
-            answer = self._running.pop(name, None)
+            self._running.pop(name, None)
             self._stopped.discard(name)
-        if answer is not None:
-            answer.cancel()
+        answer.cancel()

@@ -107,6 +107,19 @@ def test_who_goes_away_stops_the_answer(service: Service, key: str, tmp_path: Pa
     assert asked[0].cancelled
 
 
+@pytest.mark.parametrize("turns", [[], ["What?"]])
+def test_a_second_question_of_the_same_name_leaves_the_first(turns: list[str], service: Service, key: str) -> None:
+    first = service.answering.ask({**talk(key, turn("What?")), "name": "q"})
+    assert [next(first)["text"] for _ in range(2)] == ["", "one"]
+    (refused,) = service.answering.ask({**talk(key, *map(turn, turns)), "name": "q"})
+    assert refused["state"] == "error"
+    assert next(first)["text"] == "one two"
+    assert service.stop(name="q") == {"stopped": True}
+    (refused,) = service.answering.ask({**talk(key, turn("What?")), "name": "q"})
+    assert "being answered already" in refused["error"]
+    assert list(first) == [{"text": "one two", "state": "stopped"}]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
