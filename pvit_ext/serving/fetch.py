@@ -17,18 +17,22 @@ from pvit_ext.serving.api_error import ApiError, wrong
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _CHUNK = 2**16
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out for IPv6's open internet; the rest is local, translated or not yet given out."""
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 addresses behind the network's NAT64 (RFC 6052)."""
 
 
 def is_public(address: Address) -> bool:
     """Whether an address is of the open internet, and does not stand for another one that is not."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if address in ipaddress.ip_network("64:ff9b::/96"):  # translated by the network (RFC 6052)
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None and not is_public(inner):
-            return False
         if address.ipv4_mapped is not None:
-            return True
+            return is_public(address.ipv4_mapped)
+        if address in _TRANSLATED:
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        inner = address.sixtofour or (address.teredo or (None, None))[1]
+        if address not in _UNICAST or (inner is not None and not is_public(inner)):
+            return False
     return address.is_global and not address.is_multicast
 
 

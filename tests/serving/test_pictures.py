@@ -203,6 +203,12 @@ def test_private_addresses_are_not_asked(host: str, port: int) -> None:
     assert "not on the open internet" in said or "has no address" in said
 
 
+def test_addresses_that_stand_for_private_ones() -> None:
+    within = "fec0::1 64:ff9b::7f00:1 64:ff9b::a00:1 ::127.0.0.1 ::ffff:0:127.0.0.1 ::ffff:0:8.8.8.8 ::8.8.8.8"
+    for text in [*within.split(), "2002:a00:1::", "2001:db8::1", "4000::1", "64:ff9b:1::7f00:1", "ff0e::1"]:
+        assert not is_public(ipaddress.ip_address(text)), text
+
+
 def test_public_addresses() -> None:
     for text in ("93.184.216.34", "2606:2800:220:1::1", "::ffff:93.184.216.34", "64:ff9b::5db8:d822"):
         assert is_public(ipaddress.ip_address(text)), text
