@@ -59,10 +59,18 @@ class Model:
         return self.answers[-1]
 
 
+@dataclass
 class Ellipses:
-    """Segments whatever it is given as an ellipse of the same extent; a point as one of ten pixels."""
+    """Segments whatever it is given as an ellipse of the same extent; a point as one of ten pixels.
+
+    Args:
+        seconds: that it takes.
+    """
+
+    seconds: float = 0
 
     def segment(self, image: Path, region: Region) -> NDArray[np.bool_]:
+        time.sleep(self.seconds)
         size = image_size(image)
         (x0, y0), (x1, y1) = region.points if region.kind == "box" else (region.points[0], region.points[0])
         if region.kind == "point":
@@ -80,20 +88,22 @@ class Demo:
         address: for a browser.
         model: that answers.
         records: folder of saved records.
+        segmenter: of the tool Segment.
     """
 
     address: str
     model: Model
     records: Path
+    segmenter: Ellipses
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
-    model, records = Model(), tmp_path_factory.mktemp("demo") / "records"
-    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)), Ellipses())
+    model, records, segmenter = Model(), tmp_path_factory.mktemp("demo") / "records", Ellipses()
+    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)), segmenter)
     with running(parts, Address(port=0)) as address:
-        yield Demo(address, model, records)
+        yield Demo(address, model, records, segmenter)
 
 
 @pytest.fixture(scope="session")

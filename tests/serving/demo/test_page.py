@@ -94,6 +94,21 @@ def test_a_click_and_a_box_become_masks(page: Page, picture: Path) -> None:
         assert not mask[280, 20]
 
 
+def test_a_mask_that_comes_after_another_picture_is_dropped(
+    page: Page, demo: Demo, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_picture(page, picture)
+    tool(page, "segment")
+    monkeypatch.setattr(demo.segmenter, "seconds", 1.5)
+    drag(page, (300, 60))
+    other = picture.with_name("other.png")
+    Image.new("RGB", SIZE, (90, 90, 0)).save(other)
+    page.choose("#file", other)
+    page.until("document.querySelector('#size').textContent.startsWith('other.png')", 10)
+    time.sleep(2)
+    assert page.run("document.querySelectorAll('#regions li').length") == 0
+
+
 def test_a_mask_of_another_size_is_refused(page: Page, picture: Path, tmp_path: Path) -> None:
     open_picture(page, picture)
     Image.new("L", (30, 30), 255).save(tmp_path / "mask.png")

@@ -47,20 +47,28 @@ function openFile(file) {
 
 function openMask(file) {
   if (!file) return;
+  addRegionOf(async (key) => server.add_mask({key, ...(await send(file))}));
+}
+
+// A region that the server makes; one of a picture that is no longer shown is dropped.
+function addRegionOf(make) {
+  const {picture} = store;
   attempt(async () => {
-    const {region, error} = await server.add_mask({key: store.picture.key, ...(await send(file))});
-    showProblem(error);
-    if (region) addRegion(region);
+    let found;
+    try {
+      found = await make(picture.key);
+    } catch (error) {
+      found = {error: error.message || String(error)};
+    }
+    if (store.picture !== picture) return;
+    showProblem(found.error);
+    if (found.region) addRegion(found.region);
   });
 }
 
 function segment(shape) {
   drawing = null;
-  attempt(async () => {
-    const {region, error} = await server.segment({key: store.picture.key, shape});
-    showProblem(error);
-    if (region) addRegion(region);
-  });
+  addRegionOf((key) => server.segment({key, shape}));
 }
 
 function showExamples() {
