@@ -21,6 +21,7 @@ from tests.serving.demo.browser import BROWSER, Page, browser
 
 WORDS = ("It", " is", " a", " <b>slow</b>", " answer.")
 STEP = 0.08
+SIZE = (400, 300)
 
 
 @dataclass
@@ -124,3 +125,10 @@ def page(demo: Demo, tab: Page) -> Iterator[Page]:
     tab.open(demo.address)
     yield tab
     assert not tab.problems
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "two words.png"
+    Image.new("RGB", SIZE, (40, 90, 120)).save(file)
+    return file
