@@ -124,16 +124,20 @@ class Service:
 
     async def _answer(self, request: Request, place: Place, held: ExitStack) -> Response:
         until = time.monotonic() + self.limits.seconds
-        body = await read_body(request, self.limits)
-        asked, answer = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
+        stream, usage, answer = await self._take(request, place)
         held.callback(answer.cancel)
         reply = Reply(self.name)
-        if not asked.stream:
+        if not stream:
             return JSONResponse(reply.whole(await self._while_connected(request, answer.wait(), until)))
         pieces = aiter(answer)
         first = await self._while_connected(request, anext(pieces, ""), until)  # before it an error has a status
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
         return Streamed(reply.events(answer, first, pieces, usage, until), held.pop_all().close, until)
+
+    async def _take(self, request: Request, place: Place) -> tuple[bool, bool, Answer]:
+        """Whether an answer is streamed, whether with its usage, and the answer; images as text are held no longer."""
+        body = await read_body(request, self.limits)
+        asked, answer = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
+        return asked.stream, asked.stream_options is not None and asked.stream_options.include_usage, answer
 
     def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, Answer]:
         """Decode and check a body and hand its question to the engine."""
