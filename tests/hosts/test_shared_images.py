@@ -332,7 +332,8 @@ def test_a_tower_is_another_after_any_change() -> None:
     found.append(state_of(module.half()))
     found.append(state_of(module.float()))
     found.append(state_of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))))
-    for kind in (torch.bfloat16, torch.float16):
+    later = (torch.float16,) if HAS_TRANSFORMERS_HOST else ()  # torch 2.0 has no autocast to it on CPUs
+    for kind in (torch.bfloat16, *later):
         with torch.autocast("cpu", kind):
             found.append(state_of(module))
     assert len(set(found)) == len(found)

@@ -117,7 +117,8 @@ class Tasks:
 
     def mix(self, numbers: Tensor) -> Tensor:
         """Numbers (B,) -> weights (B, T) of each task's gates; any for one that was not said."""
-        return torch.nn.functional.one_hot(numbers.clamp(min=0), len(self.names)).float()
+        # one_hot asks for the largest number, which a plan's fake tensors do not have in torch 2.0
+        return torch.eye(len(self.names), device=numbers.device)[numbers.clamp(min=0)]
 
 
 def any_task(model: Any, samples: int) -> dict[str, Tensor]:
