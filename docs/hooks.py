@@ -17,6 +17,8 @@ ELSEWHERE = {
     "comparison/results.csv": "examples/compare/results.csv",
     "comparison/results.png": "examples/compare/results.png",
     "contributing.md": "CONTRIBUTING.md",
+    "lion/lion.png": "examples/lion/results/lion.png",
+    "lion/metrics.json": "examples/lion/results/metrics.json",
     "patches.md": "patches/README.md",
     "photographs/answers.png": "examples/photographs/results/answers.png",
     "photographs/confusion.png": "examples/photographs/results/confusion.png",
