@@ -148,6 +148,8 @@ class RegionConfig:
         }
         unnamed = {name: getattr(before, name) for name, usual in lion.items() if getattr(self, name) == usual}
         config = replace(config, **unnamed)
+        if {*config.lion_tasks.split(",")} == {*before.lion_tasks.split(",")}:  # adapters go by number
+            config = replace(config, lion_tasks=before.lion_tasks)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers

@@ -86,6 +86,8 @@ def test_options_of_lion_that_are_not_named_stay() -> None:
         after = RegionConfig(**given).continuing(before, 1)
         assert after == replace(before, **given), given
     assert RegionConfig(lion_tasks="a,b").continuing(before, 1).lion_tasks == "a,b"
+    other_order = ",".join(reversed(before.lion_tasks.split(",")))
+    assert RegionConfig(lion_adapters=8, lion_tasks=other_order).continuing(before, 1).lion_tasks == before.lion_tasks
 
 
 @pytest.mark.parametrize("layers", [-1, "2", 1.5])
