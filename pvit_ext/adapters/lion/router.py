@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pvit_ext.adapters.lion.tasks import mix_of
+from pvit_ext.config import RegionConfig
 from pvit_ext.distributed import gathered
 
 _HIDDEN = 384
@@ -60,3 +64,31 @@ class QuestionRouter(nn.Module):
 def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
     """Ids of each sample's questions as one tensor (B, Q): each plus one, and zeros behind a shorter one."""
     return nn.utils.rnn.pad_sequence([torch.tensor(list(own), dtype=torch.long) + 1 for own in ids], batch_first=True)
+
+
+def mix_of_batch(
+    config: RegionConfig | None,
+    router: QuestionRouter | None,
+    embeddings: Callable[[], Callable[[Tensor], Tensor]],
+    tasks: Tensor | Sequence[str | int] | None,
+    regions: Sequence[Any] | None,
+    batch: Tensor | None,
+    questions: Tensor | None,
+    continued: bool = False,
+) -> Tensor | None:
+    """Weights (B, T) of each task's gates, as a host's ``forward`` and ``generate`` get their arguments.
+
+    Args:
+        config: of the model.
+        router: the model's, or None.
+        embeddings: gives the language model's input embeddings.
+        tasks, continued: see :func:`~pvit_ext.adapters.lion.tasks.mix_of`.
+        regions: of each sample, or None for a batch without.
+        batch: (B, ...) ids or embeddings, which say how many samples there are then.
+        questions: (B, L) ids of each sample's questions, or None.
+    """
+    samples = regions or [None] * (0 if batch is None else len(batch))
+    choose = None
+    if router is not None and questions is not None:
+        choose = partial(router.route, embeddings(), questions)
+    return mix_of(config, tasks, [bool(one) for one in samples], continued, choose)

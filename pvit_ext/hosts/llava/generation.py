@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pvit_ext.adapters.lion.parts import ROUTER
-from pvit_ext.adapters.lion.tasks import mix_of
+from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
@@ -46,11 +45,8 @@ class RegionGeneration:
         questions: Tensor | None,
         continued: bool = False,
     ) -> Tensor | None:
-        given = regions or [None] * (0 if batch is None else len(batch))
-        router, choose = getattr(self.get_model(), ROUTER, None), None  # type: ignore[attr-defined]
-        if router is not None and questions is not None:
-            choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
-        return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
+        router, embeddings = getattr(self.get_model(), ROUTER, None), self.get_input_embeddings  # type: ignore[attr-defined]
+        return mix_of_batch(self.region_config, router, embeddings, tasks, regions, batch, questions, continued)
 
     def prepare_inputs_for_generation(
         self,

@@ -6,15 +6,14 @@ Its ``forward`` is stock: what wraps or calls past it (peft, TRL) reaches the in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvit_ext.adapters.lion.parts import ROUTER
+from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.adapters.lion.routing import keep_routes
-from pvit_ext.adapters.lion.tasks import mix_of
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
@@ -128,15 +127,9 @@ class OuterMixin:
         questions: Tensor | None,
         continued: bool = False,
     ) -> Tensor | None:
-        """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.tasks.mix_of`."""
-        given, router, choose = (
-            regions or [None] * (0 if batch is None else len(batch)),
-            getattr(self, ROUTER, None),
-            None,
-        )
-        if router is not None and questions is not None:
-            choose = partial(router.route, self.get_input_embeddings(), questions)  # type: ignore[attr-defined]
-        return mix_of(self.region_config, tasks, [bool(one) for one in given], continued, choose)
+        """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.router.mix_of_batch`."""
+        router, embeddings = getattr(self, ROUTER, None), self.get_input_embeddings  # type: ignore[attr-defined]
+        return mix_of_batch(self.region_config, router, embeddings, tasks, regions, batch, questions, continued)
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:
