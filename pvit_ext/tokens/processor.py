@@ -5,7 +5,6 @@ Asking, training, evaluation and serving all prepare their samples here, whateve
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from pvit_ext.data.tags.tags import HINT_STYLE, clean_tags, with_tags
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.own_tower import MADE, STORED, StoredMaps
 from pvit_ext.prompt import (
-    HINT_PLACEHOLDER,
     IMAGE_TOKEN_INDEX,
     REGION_PLACEHOLDER,
     REGION_TOKEN_INDEX,
@@ -31,12 +29,8 @@ from pvit_ext.prompt import (
 )
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
+from pvit_ext.tokens.hint_text import say_hint_is_text
 from pvit_ext.tokens.region_module import RegionModule
-
-logger = logging.getLogger(__name__)
-_SAID = 5
-_said: list[str] = []
-"""The first samples of this process in which ``<hint>`` was text."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +137,8 @@ class RegionProcessor:
             texts: of the sample.
             name: of the sample.
         """
-        if self.tag_style == HINT_STYLE or len(_said) >= _SAID or name in _said:
-            return
-        if any(HINT_PLACEHOLDER in text for text in texts):
-            _said.append(name)
-            reason = "the model has no hint vector (lion_tags='hint')"
-            logger.warning("%s: %s in its prompt is ordinary text, because %s", name, HINT_PLACEHOLDER, reason)
+        if self.tag_style != HINT_STYLE:
+            say_hint_is_text(texts, name)
 
     def __call__(
         self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str

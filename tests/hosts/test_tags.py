@@ -195,7 +195,7 @@ def test_a_model_without_tags_says_so_and_takes_a_hint_for_text(
     made: tuple[TinyHost, Parts], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, _ = made
-    monkeypatch.setattr("pvit_ext.tokens.processor._said", [])
+    monkeypatch.setattr("pvit_ext.tokens.hint_text._said", [])
     parts = host.attached(OSPREY)
     with pytest.raises(RegionError, match=r"query 0: tags were given, but the model reads none"):
         pvit_ext.ask(*parts, [QUERIES[0]])

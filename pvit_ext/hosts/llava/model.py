@@ -204,11 +204,7 @@ class RegionMixin(RegionGeneration):
         stock = hints.writing(self, super().prepare_inputs_labels_for_multimodal)  # type: ignore[misc]
         stock = image_rows.appending(self, stock)
         has_regions = any(regions or [])
-        encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
-        if encoder is not None and not encoder.tokens_per_region:
-            if has_regions:
-                raise RegionError(WITHOUT_TOKENS.format(encoder.name))
-            encoder = None
+        encoder = self._encoder_of_tokens(has_regions)
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
         if not has_regions and not (can_run and self.training):  # type: ignore[attr-defined]
             refuse_unbound(input_ids)
@@ -236,6 +232,15 @@ class RegionMixin(RegionGeneration):
         elif not has_regions:
             mask = None  # as LLaVA
         return None, position_ids, mask, past_key_values, embeds, None if labels is None else marked
+
+    def _encoder_of_tokens(self, has_regions: bool) -> Any:
+        """The region encoder, or None where there is none or it gives no tokens, which regions would need."""
+        encoder = getattr(self.get_model(), "region_encoder", None)  # type: ignore[attr-defined]
+        if encoder is None or encoder.tokens_per_region:
+            return encoder
+        if has_regions:
+            raise RegionError(WITHOUT_TOKENS.format(encoder.name))
+        return None
 
     def encode_images(self, images: Tensor) -> Tensor:
         """LLaVA's projected features (crops, P, D) of pixels, with the vision aggregator's added where there is one."""
