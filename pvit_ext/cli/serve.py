@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 def _add_limits(group: Any) -> None:
     group.add_argument("--max-batch", type=count, default=16, metavar="N", help="questions answered together (16)")
     group.add_argument("--batch-window", type=count_from_zero, default=5, metavar="MS",
-                       help="milliseconds that a question to an idle model waits for one more (5)")  # fmt: skip
+                       help="milliseconds that a batch which is not full waits for one more (5)")  # fmt: skip
     group.add_argument("--max-queue", type=count, default=128, metavar="N", help="questions that wait (128); then 429")
     group.add_argument("--max-body", type=count, default=32, metavar="MIB", help="of a request (32)")
     group.add_argument("--max-pixels", type=count, default=64, metavar="MILLION", help="of a request's images and "

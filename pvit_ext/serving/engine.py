@@ -1,6 +1,6 @@
 """The engine: questions from many threads, answered by one that owns the model, several to a ``generate`` call.
 
-What arrives while a batch runs is the next batch; to an idle engine a second question may come within a short window.
+What arrives while a batch runs is the next batch; one that is not full waits a short window for more.
 
 transformers' own continuous batching (``model.generate_batch``, ``ContinuousBatchingManager.add_request``, looked at in
 5.23) takes lists of token ids alone: its ``inputs: list[list[int]]`` has no place for ``inputs_embeds`` nor pixel
@@ -47,7 +47,7 @@ class Batching(NamedTuple):
     Args:
         most: questions of a batch.
         places: questions that wait for the batch after it.
-        window: seconds that a question to an idle engine waits for one more; see ``serving/waiting.py``.
+        window: seconds that a batch which is not full waits for one more; see ``serving/waiting.py``.
     """
 
     most: int = 16
