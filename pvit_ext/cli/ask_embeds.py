@@ -64,16 +64,13 @@ def run(
         RecordError: for more bad records than ``--max_bad_records``.
         ValueError: for questions with choices of their own, and for another checkpoint's language model.
     """
-    from pvit_ext.data.records import RecordError
     from pvit_ext.evaluation.identity import checkpoint_mark
     from pvit_ext.hosts.loading import load_pretrained_model
     from pvit_ext.inference import ImageFeatures
-    from pvit_ext.inference.bad_questions import BadQuestions, said_of
+    from pvit_ext.inference.bad_questions import BadQuestions, check_bad, said_of
     from pvit_ext.inference.prompt_embeds import check_language_model, export_language_model, export_prompt_embeds
 
-    limit = args.max_bad_records or 0
-    if len(bad) > limit or not questions:
-        raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
+    check_bad(bad, questions, args.max_bad_records or 0)
     if chosen := [one.location for one in questions if one.choices]:
         raise ValueError(f"{chosen[0]} has choices, which a request cannot hold; leave them out")
     mark = checkpoint_mark(model, args.base)

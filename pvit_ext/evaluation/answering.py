@@ -69,15 +69,14 @@ def answer_all(
     Raises:
         RegionError: naming the sample that cannot be asked.
     """
-    size = options.batch_size
-    batches = [samples[start : start + size] for start in range(0, len(samples), size)][ranks.rank :: ranks.world]
+    batches = ranks.batches(samples, options.batch_size)
     if not batches:
         return
     from tqdm import tqdm
 
     device = ranks.device(options.device)
     loaded = load_pretrained_model(options.path, base=options.base, device=device, dtype=options.dtype)
-    with tqdm(total=sum(map(len, batches)), desc=_name(ranks), unit="sample", disable=ranks.rank > 0) as bar:
+    with tqdm(total=sum(map(len, batches)), desc=ranks.named("asking"), unit="sample", disable=ranks.rank > 0) as bar:
         for batch in batches:
             keep(_answers(task, batch, arm, options, loaded))
             bar.update(len(batch))
@@ -115,7 +114,3 @@ def query_for(model: Any, sample: Sample, query: Query) -> Query:
     if query.task is None and tasks is not None and sample.adapters_if_known in tasks.names:
         query = replace(query, task=sample.adapters_if_known)
     return query.read_by(model)
-
-
-def _name(ranks: Ranks) -> str:
-    return "asking" if ranks.world == 1 else f"asking (rank 0 of {ranks.world})"

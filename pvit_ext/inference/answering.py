@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.records import RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.hosts.loading import dtype_of_load, load_pretrained_model
 from pvit_ext.inference.answer_file import AnswerFile
 from pvit_ext.inference.asking import ask
-from pvit_ext.inference.bad_questions import BadQuestions
+from pvit_ext.inference.bad_questions import BadQuestions, check_bad
 from pvit_ext.inference.questions import Question
 from pvit_ext.inference.ranks import Ranks, ranks
 from pvit_ext.inference.scoring import Score, score
@@ -97,8 +96,7 @@ def answer_file(
         RecordError: for more bad records than that, with the list; the model has not been loaded then.
         ValueError: for answers of another run in ``out``, or to other questions of the same ids.
     """
-    if len(bad) > max_bad_records or not questions:
-        raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {max_bad_records}")
+    check_bad(bad, questions, max_bad_records)
     with ranks() as here, AnswerFile(out, asking.depends(), here.rank) as answers:
         listed = BadQuestions(out)
         if here.rank == 0:
@@ -129,8 +127,7 @@ def _check_same(found: Mapping[str, Mapping[str, Any]], questions: Iterable[Ques
 def _ask_all(
     questions: Sequence[Question], asking: Asking, here: Ranks, answers: AnswerFile, listed: BadQuestions
 ) -> None:
-    size = asking.batch_size
-    batches = [questions[start : start + size] for start in range(0, len(questions), size)][here.rank :: here.world]
+    batches = here.batches(questions, asking.batch_size)
     if not batches:
         return
     from tqdm import tqdm
@@ -138,8 +135,7 @@ def _ask_all(
     device = here.device(asking.device)
     loaded = Loaded(*load_pretrained_model(asking.model, base=asking.base, device=device, dtype=asking.dtype))
     features = ImageFeatures(asking.image_bytes) if asking.image_bytes else None
-    name = "asking" if here.world == 1 else f"asking (rank 0 of {here.world})"
-    with tqdm(total=sum(map(len, batches)), desc=name, unit="question", disable=here.rank > 0) as bar:
+    with tqdm(total=sum(map(len, batches)), desc=here.named("asking"), unit="question", disable=here.rank > 0) as bar:
         for batch in batches:
             answers.append(_lines(batch, loaded, asking, features, listed))
             bar.update(len(batch))

@@ -6,8 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from pvit_ext.data.records import SHOWN_PROBLEMS
+from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.files import atomic_write
 
@@ -45,6 +46,16 @@ class BadQuestions:
         if not self.path.exists():
             return []
         return [json.loads(line)["problem"] for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_bad(bad: Sequence[BadRecord], questions: Sequence[Any], limit: int) -> None:
+    """Refuse a run with too many bad questions, or without a good one, before a model is loaded.
+
+    Raises:
+        RecordError: with the list.
+    """
+    if len(bad) > limit or not questions:
+        raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
 
 
 def said_of(problems: Sequence[str], listed: Path) -> str:

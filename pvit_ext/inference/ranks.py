@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
+T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
 """The first rank that is done waits for the last one."""
 
@@ -32,6 +33,14 @@ class Ranks(NamedTuple):
         """Until all are here."""
         if self.world > 1:
             dist.barrier()
+
+    def batches(self, items: Sequence[T], size: int) -> list[Sequence[T]]:
+        """This process's share of what all have, in batches."""
+        return [items[start : start + size] for start in range(0, len(items), size)][self.rank :: self.world]
+
+    def named(self, work: str) -> str:
+        """The name of the work beside its progress bar, which the first process shows of its own share."""
+        return work if self.world == 1 else f"{work} (rank 0 of {self.world})"
 
     def device(self, asked: str | None) -> str | None:
         """The device of this process: what was asked for, else a CUDA device of its own where there are any."""
