@@ -41,6 +41,9 @@ class ModelFlags(_RegionFlags):
 
     model_name_or_path: str | None = None
     region_modules: str | None = field(default=None, metadata={"help": "folder that stage 1 wrote; start from it"})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "attention as transformers names it: eager, sdpa, flash_attention_2, ..."}
+    )
 
     def drop_empty_paths(self) -> None:
         """Make an empty path None: so a command line takes a recipe's default away."""

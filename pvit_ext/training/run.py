@@ -25,7 +25,8 @@ def main(attn_implementation: str | None = None) -> None:
     """Train with the command line of this process, or continue where a run of the same ``--output_dir`` stopped.
 
     Args:
-        attn_implementation: of the language model; default transformers' own choice.
+        attn_implementation: of the language model where ``--attn_implementation`` does not name one; default
+            transformers' own choice.
 
     Raises:
         ValueError: for flags, data or a checkpoint that do not fit together, before the model is loaded where that
@@ -62,7 +63,7 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
-    return Arguments(model, data, training, attn_implementation)
+    return Arguments(model, data, training, model.attn_implementation or attn_implementation)
 
 
 def run_as_program() -> None:

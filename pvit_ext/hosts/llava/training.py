@@ -55,10 +55,16 @@ def load_language_model(path: str, arguments: Any, attn_implementation: str | No
     Args:
         path: folder or hub id.
         arguments: LLaVA's training arguments.
-        attn_implementation: as transformers takes it; MPT has one of its own.
+        attn_implementation: as transformers takes it.
+
+    Raises:
+        ValueError: for an attention of MPT, which has one of its own.
     """
     options: dict[str, Any] = {"cache_dir": arguments.cache_dir}
-    if not _is_mpt(path):  # LLaVA trains that in float32 always
+    if _is_mpt(path):  # LLaVA trains that in float32 always
+        if attn_implementation is not None:
+            raise ValueError(f"{path} is an MPT, whose attention is its own: drop --attn_implementation")
+    else:
         dtype = torch.bfloat16 if arguments.bf16 else None
         options |= {"attn_implementation": attn_implementation, "torch_dtype": dtype}
     if (quantization := Quantization.of_arguments(arguments)) is not None:
