@@ -66,33 +66,26 @@ def run(
     """
     from pvit_ext.evaluation.identity import checkpoint_mark
     from pvit_ext.hosts.loading import load_pretrained_model
-    from pvit_ext.inference import ImageFeatures
+    from pvit_ext.inference import ImageFeatures, prompt_embeds
     from pvit_ext.inference.bad_questions import BadQuestions, check_bad, said_of
-    from pvit_ext.inference.prompt_embeds import check_language_model, export_language_model, export_prompt_embeds
+    from pvit_ext.inference.session import Session
 
-    check_bad(bad, questions, args.max_bad_records or 0)
+    limit = args.max_bad_records or 0
+    check_bad(bad, questions, limit)
     if chosen := [one.location for one in questions if one.choices]:
         raise ValueError(f"{chosen[0]} has choices, which a request cannot hold; leave them out")
     mark = checkpoint_mark(model, args.base)
-    written = check_language_model(args.language_model, model, mark)
+    written = prompt_embeds.check_language_model(args.language_model, model, mark)
     tokenizer, loaded, processor, _ = load_pretrained_model(model, base=args.base, device=args.device, dtype=args.dtype)
-    parts = loaded, tokenizer, processor
-    export_prompt_embeds(
-        *parts,
-        {one.id: one.query().read_by(loaded) for one in questions},
-        args.out,
-        str(args.language_model),
-        max_new_tokens=args.max_new_tokens or 64,
-        conv_version=args.conv_version,
-        system=args.system,
-        features=ImageFeatures(cache) if cache else None,
-        **({} if args.batch_size is None else {"batch_size": args.batch_size}),
-    )
-    if not written:
-        export_language_model(*parts, args.language_model, mark)
+    features = ImageFeatures(cache) if cache else None
+    session = Session(loaded, tokenizer, processor, args.conv_version, args.system, features)
+    options = prompt_embeds.request_options(session, str(args.language_model), args.max_new_tokens or 64)
     listed = BadQuestions(args.out)
     listed.start(bad)
-    if bad:
-        print(said_of(listed.problems(), listed.path), file=sys.stderr)
-    print(f"{args.out}: {len(questions)} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")
-    return 0
+    count = prompt_embeds.request_file(session, questions, args.out, options, listed, args.batch_size or 8)
+    if not written:
+        prompt_embeds.export_language_model(loaded, tokenizer, processor, args.language_model, mark)
+    if problems := listed.problems():
+        print(said_of(problems, listed.path), file=sys.stderr)
+    print(f"{args.out}: {count} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")
+    return int(len(problems) > limit)

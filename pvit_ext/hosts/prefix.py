@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 LEAST = 16
-"""Positions from which on a beginning is worth it."""
+"""Positions from which on reading them once is worth a pass of its own."""
 _KNOWS_CACHES = Version(transformers.__version__) >= Version("5")
 """Before, ``generate`` takes embeddings or a cache, not both."""
 PLAIN_OPTIONS = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p", "stop_strings", "stopping_criteria"})
@@ -46,7 +46,7 @@ def is_plain_generation(own: Any, given: Collection[str]) -> bool:
 
 
 class Prefix:
-    """The last beginning of a call, kept for its next batches.
+    """The last beginning that was read, kept for the next batches.
 
     Attributes:
         rows: (P, ...) ids or embeddings of its positions.
@@ -59,12 +59,35 @@ class Prefix:
         self.mark: object = None
         self.cache: Any = None
 
-    def fits(self, rows: Tensor, mark: object) -> bool:
-        """Whether it is a beginning of a prompt that is no longer than these rows (P, ...)."""
-        own = self.rows
-        if own is None or mark != self.mark or len(own) > len(rows):
-            return False
-        return torch.equal(own, rows[: len(own)]) and len(rows) - len(own) < LEAST
+    def is_of(self, mark: object) -> bool:
+        """Whether something of this mark has been read."""
+        return self.rows is not None and mark == self.mark
+
+    def known(self, rows: Tensor, mark: object) -> int:
+        """How many positions of a beginning (P, ...) have been read."""
+        if self.rows is None or mark != self.mark:
+            return 0
+        least = min(len(rows), len(self.rows))
+        return _equal(rows[:least], [self.rows[:least]])
+
+    def cut(self, length: int) -> None:
+        """Forget all positions but the first."""
+        if self.rows is not None and (more := len(self.rows) - length):
+            self.cache.crop(-more)
+            self.rows = self.rows[:length]
+
+    def taken(self, known: int, empty: Callable[[], Any]) -> Any:
+        """Keys and values of the first positions, to add others to and to keep then.
+
+        Args:
+            known: how many.
+            empty: makes a cache for none.
+        """
+        if known:
+            self.cut(known)
+        cache = self.cache if known else empty()
+        self.rows = self.cache = None  # what fails while others are added is not found again
+        return cache
 
     def keep(self, rows: Tensor, mark: object, cache: Any) -> None:
         """Keep another one."""
@@ -75,6 +98,17 @@ class Prefix:
         cache = copy.deepcopy(self.cache)
         cache.batch_repeat_interleave(times)
         return cache
+
+
+def is_worth_reading(begin: int, known: int, rows: int) -> bool:
+    """Whether a beginning is read for all rows at once; else each of them reads what is not known of it.
+
+    Args:
+        begin: its positions.
+        known: of these, those that have been read.
+        rows: of the batch.
+    """
+    return rows > 1 and begin - known >= LEAST
 
 
 def can_share(config: Any, language: nn.Module, forward: Any) -> bool:
@@ -106,11 +140,21 @@ def is_plain(cache: Any) -> bool:
 def common(rows: Sequence[Tensor]) -> int:
     """How many positions (L, ...) of all rows are equal; at least one of each stays its own."""
     least = min(map(len, rows)) - 1
-    first = rows[0][:least].flatten(1) if rows[0].ndim > 1 else rows[0][:least, None]
-    same = torch.ones(least, dtype=torch.bool, device=first.device)
-    for row in rows[1:]:
-        same &= (row[:least].reshape(first.shape) == first).all(1)
+    return _equal(rows[0][:least], [row[:least] for row in rows[1:]])
+
+
+def _equal(first: Tensor, others: Sequence[Tensor]) -> int:
+    """How many positions (L, ...) at the beginning are those of all others, which are as long."""
+    same = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    for other in others:
+        equal = other == first
+        same &= equal.flatten(1).all(1) if equal.ndim > 1 else equal
     return int(same.long().cumprod(0).sum())
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """The position ids (B, L) that follow from a mask (B, L)."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
 def laid_out(rows: Sequence[Tensor], begin: int, fill: Any = 0) -> Tensor:

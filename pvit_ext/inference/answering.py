@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.data.scan import BadRecord
-from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.hosts.loading import dtype_of_load, load_pretrained_model
 from pvit_ext.inference.answer_file import AnswerFile
-from pvit_ext.inference.asking import ask
-from pvit_ext.inference.bad_questions import BadQuestions, check_bad
+from pvit_ext.inference.asking import ask_in
+from pvit_ext.inference.bad_questions import BadQuestions, check_bad, made_or_listed
 from pvit_ext.inference.questions import Question
 from pvit_ext.inference.ranks import Ranks, ranks
-from pvit_ext.inference.scoring import Score, score
-from pvit_ext.regions.region import RegionError
+from pvit_ext.inference.scoring import Score, score_in
+from pvit_ext.inference.session import Session
+from pvit_ext.tokens.query import Query
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Asking:
             "dtype": str(dtype_of_load(self.model, self.base, self.device, self.dtype)).removeprefix("torch."),
             "scores": self.scores,
         }
+
+    def session(self, tokenizer: Any, model: Any, image_processor: Any) -> Session:
+        """The loaded checkpoint, asked this way."""
+        features = ImageFeatures(self.image_bytes) if self.image_bytes else None
+        return Session(model, tokenizer, image_processor, self.conv_version, self.system, features)
 
 
 @dataclass(frozen=True)
@@ -133,58 +138,46 @@ def _ask_all(
     from tqdm import tqdm
 
     device = here.device(asking.device)
-    loaded = Loaded(*load_pretrained_model(asking.model, base=asking.base, device=device, dtype=asking.dtype))
-    features = ImageFeatures(asking.image_bytes) if asking.image_bytes else None
+    loaded = load_pretrained_model(asking.model, base=asking.base, device=device, dtype=asking.dtype)
+    session = asking.session(*loaded[:3])
     with tqdm(total=sum(map(len, batches)), desc=here.named("asking"), unit="question", disable=here.rank > 0) as bar:
         for batch in batches:
-            answers.append(_lines(batch, loaded, asking, features, listed))
+            answers.append(made_or_listed(batch, lambda some: _answered(some, session, asking), listed))
             bar.update(len(batch))
 
 
-def _lines(
-    batch: Sequence[Question], loaded: Loaded, asking: Asking, features: ImageFeatures | None, listed: BadQuestions
-) -> list[dict[str, Any]]:
-    """The answers of a batch; where it cannot be asked, its questions are asked one by one, and the bad are listed."""
-    try:
-        return [line for part in _alike(batch) for line in _answered(part, loaded, asking, features)]
-    except RegionError as error:
-        if len(batch) > 1:
-            return [line for one in batch for line in _lines([one], loaded, asking, features, listed)]
-        (bad,) = batch
-        told = str(error).replace("query 0", bad.location)
-        listed.add(BadRecord(bad.location, told if bad.location in told else f"{bad.location}: {told}"))
-        return []
-
-
-def _alike(batch: Sequence[Question]) -> list[list[Question]]:
-    """Questions to answer freely, and those with choices."""
+def _answered(batch: Sequence[Question], session: Session, asking: Asking) -> list[dict[str, Any]]:
+    """The answers of a batch; those to choose come behind those that are written freely."""
     parts = [[one for one in batch if bool(one.choices) is chosen] for chosen in (False, True)]
-    return [part for part in parts if part]
+    lines: list[dict[str, Any]] = []
+    for part, lines_of in zip(parts, (_free, _chosen), strict=True):
+        if part:
+            queries = [one.query().read_by(session.model) for one in part]
+            lines += lines_of(part, queries, session, asking)
+    return lines
 
 
-def _answered(
-    part: Sequence[Question], loaded: Loaded, asking: Asking, features: ImageFeatures | None
-) -> list[dict[str, Any]]:
-    tokenizer, model, processor, _ = loaded
-    queries = [one.query().read_by(model) for one in part]
-    how: dict[str, Any] = {"conv_version": asking.conv_version, "system": asking.system, "features": features}
-    how["batch_size"] = asking.batch_size
-    if part[0].choices:
-        scored = score(model, tokenizer, processor, queries, [one.choices for one in part], **how)
-        return [_chosen(one, own) for one, own in zip(part, scored, strict=True)]
-    texts = ask(model, tokenizer, processor, queries, asking.max_new_tokens, **how)
+def _free(part: Sequence[Question], queries: Sequence[Query], session: Session, asking: Asking) -> list[dict[str, Any]]:
+    texts = ask_in(session, queries, asking.max_new_tokens, asking.batch_size)
     lines = [_line(one, text) for one, text in zip(part, texts, strict=True)]
     if asking.scores:
-        scored = score(model, tokenizer, processor, queries, [[text] for text in texts], **how)
+        scored = score_in(session, queries, [[text] for text in texts], asking.batch_size)
         lines = [{**line, **_numbers(own)} for line, (own,) in zip(lines, scored, strict=True)]
     return lines
+
+
+def _chosen(
+    part: Sequence[Question], queries: Sequence[Query], session: Session, asking: Asking
+) -> list[dict[str, Any]]:
+    scored = score_in(session, queries, [one.choices for one in part], asking.batch_size)
+    return [_choice(one, own) for one, own in zip(part, scored, strict=True)]
 
 
 def _line(one: Question, answer: str) -> dict[str, Any]:
     return {"id": one.id, "answer": answer, **one.about, "asked": one.mark}
 
 
-def _chosen(one: Question, scored: Sequence[Score]) -> dict[str, Any]:
+def _choice(one: Question, scored: Sequence[Score]) -> dict[str, Any]:
     """The likeliest choice; of several as likely, the first."""
     best, by_token = max(scored, key=lambda own: own.log_likelihood), max(scored, key=lambda own: own.per_token)
     choices = [{"text": own.text, **_numbers(own)} for own in scored]

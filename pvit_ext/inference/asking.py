@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.hosts.chat import Chat, Ends
-from pvit_ext.hosts.find import ModelHost, host_of
+from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.hosts.prefix import is_plain_generation
-from pvit_ext.hosts.shown_images import SharedImages
+from pvit_ext.inference.session import Session, naming_queries
 from pvit_ext.regions.image_source import describe
-from pvit_ext.regions.region import RegionError
-from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
 
@@ -42,8 +38,9 @@ def ask(
         system: system prompt in place of the template's.
         progress: show a progress bar over the batches.
         features: what the towers make of an image is taken from there, and kept there for further questions on it, in
-            this call and later ones. Batches about one image read the beginning of their prompts once. The answers are
-            those without, to the rounding of sums. A model of transformers without region modules keeps nothing.
+            this call and later ones. Consecutive batches about one image read the beginning of their prompts once. The
+            answers are those without, to the rounding of sums. A model of transformers without region modules keeps
+            nothing.
         generate_kwargs: for transformers' ``generate``.
 
     Returns:
@@ -55,11 +52,22 @@ def ask(
     """
     check_queries(queries, batch_size)
     _check_options(generate_kwargs)
-    chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
-    shared = shared_images(chat, model, features)
-    options = generate_options(tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
-    prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
-    check_encoder(model, prompts)
+    session = Session(model, tokenizer, image_processor, conv_version, system, features)
+    return ask_in(session, queries, max_new_tokens, batch_size, progress, **generate_kwargs)
+
+
+def ask_in(
+    session: Session,
+    queries: Sequence[Query],
+    max_new_tokens: int = 64,
+    batch_size: int = 8,
+    progress: bool = False,
+    **generate_kwargs: Any,
+) -> Any:
+    """:func:`ask` within a session, whose images and beginnings of prompts are those of earlier calls too."""
+    model, chat = session.model, session.chat
+    options = generate_options(session.tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
+    prompts = session.prompts(queries)
     prefix = is_plain_generation(getattr(model, "generation_config", None), generate_kwargs)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
@@ -69,61 +77,13 @@ def ask(
     answers: list[Any] = []
     for start in starts:
         part = queries[start : start + batch_size]
-        batch = one_batch(chat, part, prompts[start : start + batch_size], shared, prefix)
+        batch = session.batch(part, prompts[start : start + batch_size], prefix)
         with naming_queries(range(start, start + len(part))):
             ids = model.generate(**batch, **options)
         texts = chat.answers(ids, batch)
         each = len(texts) // len(part)
         answers += texts if each == 1 else [texts[first : first + each] for first in range(0, len(texts), each)]
     return answers
-
-
-def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> SharedImages | None:
-    """The images of a call, if what towers make of them is to be kept and the model's images can be shared.
-
-    Args:
-        chat: of the model.
-        model: which answers.
-        features: where it is kept.
-
-    Raises:
-        TypeError: for other objects, and for a host that does not say how its tower sees an image.
-    """
-    if features is None:
-        return None
-    if not isinstance(features, ImageFeatures):
-        raise TypeError(f"features is {describe(features)}; give ImageFeatures(max_bytes)")
-    if not hasattr(chat, "vision_tower"):
-        name = type(chat).__name__
-        raise TypeError(f"the host's {name} does not say how its tower sees an image: leave features= out")
-    tower, module = chat.vision_tower(), getattr(model, "region_module", None)
-    return None if tower is None else SharedImages(features, tower, module and module.region_encoder)
-
-
-def one_batch(
-    chat: Chat,
-    queries: Sequence[Query],
-    prompts: Sequence[RegionPrompt],
-    shared: SharedImages | None,
-    prefix: bool = False,
-) -> dict[str, Any]:
-    """Arguments of the model's ``generate``, with what its towers make of shared images.
-
-    Args:
-        chat: of the model.
-        queries, prompts: of the batch.
-        shared: the images of the call.
-        prefix: whether the language model may read the beginning that questions about the same images share once.
-    """
-    if shared is None:
-        return chat.batch(queries, prompts)
-    shown = shared.batch()
-    batch = chat.batch(queries, prompts, shown)
-    if not prefix or len(queries) < 2 or len(shown.shown) < len(queries) or len({*shown.shown}) > 1:
-        return batch
-    return chat.with_prefix(
-        batch, lambda: chat.batch(queries[:1], prompts[:1], shared.batch()), shown.shown[0], shared.prefix
-    )
 
 
 _SET_BY_ASK = {
@@ -143,21 +103,6 @@ _SET_BY_ASK = {
 _MORE_THAN_TEXT = (
     "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
 )  # fmt: skip
-
-
-def model_host(model: Any) -> ModelHost:
-    """The host of a loaded model.
-
-    Raises:
-        TypeError: for another object.
-    """
-    try:
-        return host_of(model)
-    except TypeError as error:
-        raise TypeError(
-            f"ask(model, tokenizer, processor, queries) got a {type(model).__name__} as the model; load it with "
-            "pvit_ext.load_pretrained_model, which returns (tokenizer, model, processor, context_len)"
-        ) from error
 
 
 def check_queries(queries: Any, batch_size: int) -> None:
@@ -184,20 +129,6 @@ def _check_options(given: dict[str, Any]) -> None:
             raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
 
 
-def check_encoder(model: Any, prompts: Sequence[RegionPrompt]) -> None:
-    """Refuse regions for a model without an encoder: the model itself would name a sample of its batch.
-
-    Raises:
-        RegionError: naming the query and what to do.
-    """
-    with_regions = next((prompt.name for prompt in prompts if prompt.regions), None)
-    if with_regions is not None and getattr(model, "region_module", model) is None:  # a host may keep it elsewhere
-        raise RegionError(
-            f"{with_regions}: regions were given, but the model has no region encoder: load a checkpoint that has one, "
-            "make one (pvit-ext swap CHECKPOINT --encoder NAME --out DIR), or pvit_ext.attach(model, ...) one"
-        )
-
-
 def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate`` beside the batch; what the caller gave wins.
 
@@ -218,27 +149,3 @@ def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dic
         "eos_token_id": ends.ids,
         "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends.ids[0],
     }
-
-
-@contextmanager
-def naming_queries(numbers: Sequence[int]) -> Iterator[None]:
-    """Name the queries of a batch in its errors, whose samples the model counts from 0.
-
-    Args:
-        numbers: of the query of each sample.
-    """
-    try:
-        yield
-    except RegionError as error:
-        if str(error).startswith("query "):  # the name of a region
-            raise
-        raise RegionError(f"in the batch {_samples(numbers)}: {error}") from error
-
-
-def _samples(numbers: Sequence[int]) -> str:
-    first, count = numbers[0], len(numbers)
-    if list(numbers) == list(range(first, first + count)):
-        return f"whose sample 0 is query {first}"
-    if set(numbers) == {first}:
-        return f"of query {first}"
-    return f"whose samples are of queries {', '.join(map(str, numbers))}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.files import atomic_write
+from pvit_ext.inference.questions import Question
+from pvit_ext.regions.region import RegionError
 
+T = TypeVar("T")
 SUFFIX = ".bad.jsonl"
 
 
@@ -56,6 +59,27 @@ def check_bad(bad: Sequence[BadRecord], questions: Sequence[Any], limit: int) ->
     """
     if len(bad) > limit or not questions:
         raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
+
+
+def made_or_listed(
+    batch: Sequence[Question], make: Callable[[Sequence[Question]], list[T]], listed: BadQuestions
+) -> list[T]:
+    """What is made of a batch of questions; where that fails, of each alone, and those that are bad are listed.
+
+    Args:
+        batch: of questions.
+        make: from questions, one or several; a RegionError of one alone says what is wrong with it.
+        listed: for these.
+    """
+    try:
+        return make(batch)
+    except RegionError as error:
+        if len(batch) > 1:
+            return [made for one in batch for made in made_or_listed([one], make, listed)]
+        (bad,) = batch
+        told = str(error).replace("query 0", bad.location)
+        listed.add(BadRecord(bad.location, told if bad.location in told else f"{bad.location}: {told}"))
+        return []
 
 
 def said_of(problems: Sequence[str], listed: Path) -> str:

@@ -11,7 +11,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ from torch import Tensor
 from pvit_ext.files import atomic_folder, atomic_write, read_json
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.inference.asking import check_encoder, check_queries, model_host, one_batch, shared_images
+from pvit_ext.inference.asking import check_queries
+from pvit_ext.inference.bad_questions import BadQuestions, made_or_listed
+from pvit_ext.inference.questions import Question
+from pvit_ext.inference.session import Session, model_host
+from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
 
 _MADE_OF = "made_of.json"
@@ -57,15 +61,69 @@ def export_prompt_embeds(
     """
     if not isinstance(queries, Mapping):
         raise TypeError(f"queries is a {type(queries).__name__}; give a dict of queries by id")
-    given = list(queries.values())
+    ids, given = list(queries), list(queries.values())
     check_queries(given, batch_size)
-    chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
-    options = {"model": name, "prompt": "", "max_tokens": max_new_tokens, "temperature": 0, **_ends(chat)}
-    rows = zip(queries, _embeds(chat, model, given, batch_size, features), strict=True)
+    session = Session(model, tokenizer, image_processor, conv_version, system, features)
+    prompts, options = session.prompts(given), request_options(session, name, max_new_tokens)
     with atomic_write(out) as path, path.open("w", encoding="utf-8") as file:
-        for id, embeds in rows:
-            file.write(json.dumps({"id": id, "body": {**options, "prompt_embeds": encoded(embeds)}}) + "\n")
+        for start in range(0, len(ids), batch_size):
+            here = slice(start, start + batch_size)
+            file.writelines(_requests(session, ids[here], given[here], prompts[here], options))
+            if not start:
+                session.chat.language_model()  # refuses a model that is more than embeddings and a language model
     return Path(out)
+
+
+def request_options(session: Session, name: str, max_new_tokens: int = 64) -> dict[str, Any]:
+    """What all requests say beside their prompts; arguments as of :func:`export_prompt_embeds`."""
+    return {"model": name, "prompt": "", "max_tokens": max_new_tokens, "temperature": 0, **_ends(session.chat)}
+
+
+def request_file(
+    session: Session,
+    questions: Sequence[Question],
+    out: str | os.PathLike[str],
+    options: dict[str, Any],
+    listed: BadQuestions,
+    batch_size: int = 8,
+) -> int:
+    """Write a request for each question that can be asked; the others are listed.
+
+    Args:
+        session: of the model.
+        questions: each with an id of its own.
+        out: JSON Lines; it appears when it is complete.
+        options: of :func:`request_options`.
+        listed: for questions that cannot be asked.
+        batch_size: questions whose embeddings are made at once.
+
+    Returns:
+        how many were written.
+
+    Raises:
+        ValueError: for a model whose language model needs more than embeddings, with what it is.
+    """
+    from tqdm import tqdm
+
+    def requests(some: Sequence[Question]) -> list[str]:
+        queries = [one.query().read_by(session.model) for one in some]
+        return _requests(session, [one.id for one in some], queries, session.prompts(queries), options)
+
+    count = 0
+    with (
+        atomic_write(out) as path,
+        path.open("w", encoding="utf-8") as file,
+        tqdm(total=len(questions), desc="writing", unit="request") as bar,
+    ):
+        for start in range(0, len(questions), batch_size):
+            batch = questions[start : start + batch_size]
+            made = made_or_listed(batch, requests, listed)
+            file.writelines(made)
+            if not start:
+                session.chat.language_model()
+            count += len(made)
+            bar.update(len(batch))
+    return count
 
 
 def export_language_model(
@@ -123,18 +181,17 @@ def encoded(embeds: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _embeds(
-    chat: Chat, model: Any, queries: Sequence[Query], batch_size: int, features: ImageFeatures | None
-) -> Iterator[Tensor]:
-    shared = shared_images(chat, model, features)
-    prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
-    check_encoder(model, prompts)
-    for start in range(0, len(queries), batch_size):
-        end = start + batch_size
-        found = chat.prompt_embeds(one_batch(chat, queries[start:end], prompts[start:end], shared))
-        if not start:
-            chat.language_model()  # refuses a model that is more than embeddings and a language model
-        yield from found
+def _requests(
+    session: Session,
+    ids: Sequence[str],
+    queries: Sequence[Query],
+    prompts: Sequence[RegionPrompt],
+    options: dict[str, Any],
+) -> list[str]:
+    """The lines of a batch."""
+    found = session.chat.prompt_embeds(session.batch(queries, prompts))
+    bodies = [{**options, "prompt_embeds": encoded(embeds)} for embeds in found]
+    return [json.dumps({"id": id, "body": body}) + "\n" for id, body in zip(ids, bodies, strict=True)]
 
 
 def _ends(chat: Chat) -> dict[str, Any]:

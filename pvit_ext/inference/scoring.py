@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.inference.asking import check_encoder, check_queries, model_host, naming_queries, one_batch, shared_images
+from pvit_ext.inference.asking import check_queries
+from pvit_ext.inference.session import Session, naming_queries
 from pvit_ext.tokens.query import Query
 
 
@@ -55,24 +56,34 @@ def score(
         RegionError: naming the query.
         ValueError: when there are not as many lists of texts as queries.
     """
-    check_queries(queries, batch_size)
-    if len(texts) != len(queries) or any(isinstance(one, str) for one in texts):
-        raise ValueError(
-            f"texts holds a list of texts for each of the {len(queries)} queries, got {len(texts)} of them"
-        )
-    chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
-    shared = shared_images(chat, model, features)
-    prompts = [chat.prompt(query, f"query {number}") for number, query in enumerate(queries)]
-    check_encoder(model, prompts)
+    _check_texts(queries, texts, batch_size)
+    session = Session(model, tokenizer, image_processor, conv_version, system, features)
+    return score_in(session, queries, texts, batch_size)
+
+
+def score_in(
+    session: Session, queries: Sequence[Query], texts: Sequence[Sequence[str]], batch_size: int = 8
+) -> list[list[Score]]:
+    """:func:`score` within a session, whose images and beginnings of prompts are those of earlier calls too."""
+    _check_texts(queries, texts, batch_size)
+    chat, prompts = session.chat, session.prompts(queries)
     ids = [[chat.answer_ids(prompt, text) for text in own] for prompt, own in zip(prompts, texts, strict=True)]
     rows = [(number, place) for number, own in enumerate(ids) for place, one in enumerate(own) if one]
     found = [[Score(text, 0.0, 0) for text in own] for own in texts]
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         numbers = [number for number, _ in part]
-        batch = one_batch(chat, [queries[one] for one in numbers], [prompts[one] for one in numbers], shared)
+        batch = session.batch([queries[one] for one in numbers], [prompts[one] for one in numbers], prefix=True)
         with naming_queries(numbers):
             each = chat.log_probs(batch, [ids[number][place] for number, place in part])
         for (number, place), own in zip(part, each, strict=True):
             found[number][place] = Score(texts[number][place], float(own.double().sum()), len(own))
     return found
+
+
+def _check_texts(queries: Sequence[Query], texts: Sequence[Sequence[str]], batch_size: int) -> None:
+    check_queries(queries, batch_size)
+    if len(texts) != len(queries) or any(isinstance(one, str) for one in texts):
+        raise ValueError(
+            f"texts holds a list of texts for each of the {len(queries)} queries, got {len(texts)} of them"
+        )

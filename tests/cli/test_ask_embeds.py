@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from pvit_ext import Query
 from pvit_ext.cli.parser import main
+from pvit_ext.regions.image import reading
 
 Ask = Callable[..., int]
 
 
 @pytest.fixture
-def asked() -> list[Mapping[str, Query]]:
-    """The queries of each export."""
+def asked() -> list[Query]:
+    """The queries that were asked."""
     return []
 
 
+class Asked:
+    """A session of a checkpoint whose language model is an empty file, and whose prompts are of three positions."""
+
+    def __init__(self, asked: list[Query]) -> None:
+        self.model, self.asked = None, asked
+        self.chat = SimpleNamespace(
+            language_model=lambda: SimpleNamespace(
+                parameters=lambda: [], save_pretrained=lambda path: (path / "model.safetensors").touch()
+            ),
+            ends=lambda: SimpleNamespace(ids=[2], criteria=[]),
+            prompt_embeds=lambda batch: [torch.zeros(3, 4)] * len(batch["queries"]),
+        )
+
+    def prompts(self, queries: Sequence[Query]) -> list[Any]:
+        return [None] * len(queries)
+
+    def batch(self, queries: Sequence[Query], prompts: Sequence[Any]) -> dict[str, Any]:
+        for number, query in enumerate(queries):
+            with reading(f"query {number}"):
+                query.load_images()
+        self.asked += queries
+        return {"queries": queries}
+
+
 @pytest.fixture
-def ask(tmp_path: Path, asked: list[Mapping[str, Query]], monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """The command for a checkpoint whose language model is an empty file."""
-    language = SimpleNamespace(parameters=lambda: [], save_pretrained=lambda path: (path / "model.safetensors").touch())
-    chat = SimpleNamespace(language_model=lambda: language)
+def ask(tmp_path: Path, asked: list[Query], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """The command for such a checkpoint."""
     tokenizer = SimpleNamespace(save_pretrained=lambda path: None)
     monkeypatch.setattr("pvit_ext.hosts.loading.load_pretrained_model", lambda *_, **__: (tokenizer, None, None, 0))
-    export = "pvit_ext.inference.prompt_embeds"
-    monkeypatch.setattr(f"{export}.model_host", lambda _: SimpleNamespace(chat=lambda *_: chat))
-    monkeypatch.setattr(f"{export}.export_prompt_embeds", lambda *given, **_: asked.append(given[3]))
-    Image.new("RGB", (60, 50)).save(tmp_path / "a.png")
+    monkeypatch.setattr("pvit_ext.inference.session.Session", lambda *_: Asked(asked))
+    monkeypatch.setattr(
+        "pvit_ext.inference.prompt_embeds.model_host", lambda _: SimpleNamespace(chat=lambda *_: Asked(asked).chat)
+    )
+    Image.effect_noise((60, 50), 9).save(tmp_path / "a.png")
     question = {"id": 1, "image": "a.png", "question": "what is in <region> ?", "regions": [[1, 2, 30, 40]]}
     lines = [json.dumps({**question, "tags": ["dog"]}), '{"id": 2}']
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
@@ -42,6 +67,7 @@ def ask(tmp_path: Path, asked: list[Mapping[str, Query]], monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> int:
+        (tmp_path / "r.jsonl").unlink(missing_ok=True)
         given = ["--model", "m", "--file", "q.jsonl", "--out", "r.jsonl", "--max_bad_records", "1", *words]
         return main(["ask", "--to", "prompt-embeds", "--language-model", "text", *given])
 
@@ -49,7 +75,7 @@ def ask(tmp_path: Path, asked: list[Mapping[str, Query]], monkeypatch: pytest.Mo
 
 
 def test_another_models_language_model_is_not_served(
-    ask: Ask, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+    ask: Ask, tmp_path: Path, asked: list[Query], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask() == 0
     assert (tmp_path / "text" / "model.safetensors").exists()
@@ -68,7 +94,7 @@ def test_another_models_language_model_is_not_served(
 
 
 def test_bad_lines_are_listed_and_tags_reach_only_a_model_that_reads_them(
-    ask: Ask, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+    ask: Ask, tmp_path: Path, asked: list[Query], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ask() == 0
     told = capsys.readouterr().err
@@ -76,4 +102,21 @@ def test_bad_lines_are_listed_and_tags_reach_only_a_model_that_reads_them(
     assert "q.jsonl line 2 (id '2'): " in told
     (listed,) = map(json.loads, (tmp_path / "r.jsonl.bad.jsonl").read_text().splitlines())
     assert listed["record"] == "q.jsonl line 2 (id '2')"
-    assert [query.tags for query in asked[0].values()] == [None]
+    assert [query.tags for query in asked] == [None]
+
+
+def test_an_image_or_mask_that_breaks_off_is_named_and_the_rest_is_written(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"image": "a.png", "question": "what is in <region> ?", "regions": [[1, 2, 30, 40]]}
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
+    of_a_mask = {**good, "regions": [{"mask": "cut.png"}]}
+    asked = [good, {**good, "image": "cut.png"}, good, of_a_mask, good]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"id": n, **one}) + "\n" for n, one in enumerate(asked)))
+    assert ask() == 1
+    told = capsys.readouterr()
+    assert "r.jsonl: 3 requests for" in told.out
+    assert "q.jsonl line 2 (id '1'): cannot read its image" in told.err
+    assert "q.jsonl line 4 (id '3'): cannot read its mask" in told.err
+    assert [json.loads(line)["id"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == ["0", "2", "4"]
+    assert ask("--max_bad_records", "2", "--batch-size", "2") == 0

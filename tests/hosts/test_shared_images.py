@@ -5,19 +5,16 @@ from __future__ import annotations
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import pvit_ext
 from pvit_ext import ImageFeatures, Query, Region, RegionConfig
 from pvit_ext.encoders.own_tower import TowerEncoder
-from pvit_ext.hosts import prefix
 from pvit_ext.hosts.find import host_of
-from pvit_ext.inference.asking import one_batch, shared_images
+from pvit_ext.inference.session import one_batch, shared_images
 from pvit_ext.regions.region import RegionError
 from tests.encoders.regionclip import TINY as REGIONCLIP
 from tests.hosts.test_asking import CHOSEN
@@ -27,7 +24,6 @@ from tests.hosts.tiny_hosts import (
     LLAVA,
     MIXED,
     ON_EVERY_FAMILY,
-    OTHER,
     TALL,
     WIDE,
     Parts,
@@ -112,91 +108,6 @@ def check_same(host: TinyHost, config: RegionConfig) -> None:
         plain, shared = both_logits(parts, query, features)
         torch.testing.assert_close(plain, shared, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(*pair) for pair in zip(kept, before, strict=True))
-
-
-def read_by(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Positions of each pass of the language model's first layer, over all rows."""
-    found: list[int] = []
-    inner = (
-        parts.model.get_model() if hasattr(parts.model, "get_vision_tower") else parts.model.base_model.language_model
-    )
-    layer = inner.layers[0]
-    stock = layer.forward
-
-    def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        found.append(hidden.shape[0] * hidden.shape[1])
-        return stock(hidden, *args, **kwargs)
-
-    monkeypatch.setattr(layer, "forward", forward)
-    return found
-
-
-ABOUT_ONE = [
-    *MANY,
-    Query(TALL, "where is a cat and a dog ?"),
-    Query(TALL, "which is larger <region> and <region> ?", [OTHER, Region.point(20, 45)]),
-    Query(TALL, "and <region> ?", [OTHER, BOX], history=[("what is <region> ?", "a dog")]),
-]
-
-
-def check_prefix(host: TinyHost, config: RegionConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Answers about one image, of different lengths; positions that the language model reads, without and with."""
-    parts = host.talking(config)
-    read = read_by(parts, monkeypatch)
-    expected = asked(parts, ABOUT_ONE, None, batch_size=4)
-    plain = sum(read)
-    read.clear()
-    assert asked(parts, ABOUT_ONE, ImageFeatures(NO_LIMIT), batch_size=4) == expected
-    shared = sum(read)
-    assert asked(parts, [*ABOUT_ONE, *MIXED[2:3]], ImageFeatures(NO_LIMIT), num_beams=1)[: len(expected)] == expected
-    return plain, shared
-
-
-NOT_SHARED = ("qwen", "glm4v", "gemma", "paligemma", "mistral", "pixtral", "llava_next")
-"""Families whose positions or masks do not follow from the padding, or whose language model has a window."""
-
-
-@pytest.mark.slow
-@ON_EVERY_FAMILY
-def test_a_shared_beginning_changes_no_answer(host: TinyHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, shared = check_prefix(host, CHOSEN, monkeypatch)
-    assert (shared < plain) == (not any(name in getattr(host, "family", "") for name in NOT_SHARED))
-
-
-@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
-@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
-def test_positions_that_turn_by_the_length_share_no_beginning(kind: str, key: str) -> None:
-    """Keys of a short beginning are turned otherwise than those of the whole prompt."""
-    plain, language = {"rope_type": "default"}, nn.Linear(1, 1)
-
-    def forward(position_ids: Any = None) -> None:
-        """The arguments of a language model's."""
-
-    assert prefix.can_share(SimpleNamespace(**{key: plain}), language, forward) == prefix._KNOWS_CACHES
-    assert not prefix.can_share(SimpleNamespace(**{key: {"rope_type": kind}}), language, forward)
-
-
-@pytest.mark.parametrize("host", BOTH, indirect=True)
-@pytest.mark.parametrize(
-    "own", [{"num_beams": 2}, {"num_beams": 2, "num_return_sequences": 2}, {"no_repeat_ngram_size": 2}], ids=str
-)
-def test_a_model_that_brings_beams_shares_no_beginning(
-    host: TinyHost, own: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = host.talking(CHOSEN)
-    for name, value in own.items():
-        monkeypatch.setattr(parts.model.generation_config, name, value)
-    assert asked(parts, MANY, ImageFeatures(NO_LIMIT)) == asked(parts, MANY, None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("host", BOTH, indirect=True)
-@pytest.mark.parametrize("config", ENCODERS, ids=lambda config: config.encoder)
-def test_a_shared_beginning_with_every_kind_of_encoder(
-    host: TinyHost, config: RegionConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, shared = check_prefix(host, config, monkeypatch)
-    assert (shared < plain) == (config.encoder != "overlay")
 
 
 @pytest.mark.slow

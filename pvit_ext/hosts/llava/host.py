@@ -89,7 +89,7 @@ class LlavaChat:
         self, batch: dict[str, Any], first: Callable[[], dict[str, Any]], names: object, prefix: Prefix
     ) -> dict[str, Any]:
         """The batch with its beginning read; see :func:`~pvit_ext.hosts.llava.prefix.with_prefix`."""
-        return with_prefix(self.model, batch, prefix)
+        return with_prefix(self.model, batch, names, prefix)
 
     def positions(self, batch: dict[str, Any]) -> list[int]:
         """Positions of each prompt; see :func:`~pvit_ext.hosts.llava.batch.count_positions`."""

@@ -7,32 +7,34 @@ from typing import Any
 import torch
 
 from pvit_ext.hosts.llava.embedded import prompt_embeds
-from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, laid_out, new_cache
+from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, is_worth_reading, laid_out, new_cache
 
 
 @torch.no_grad()
-def with_prefix(model: Any, batch: dict[str, Any], prefix: Prefix) -> dict[str, Any]:
+def with_prefix(model: Any, batch: dict[str, Any], names: object, prefix: Prefix) -> dict[str, Any]:
     """The batch with its prompts as embeddings, and keys and values of their beginning; itself where it has none.
 
     Args:
         model: LLaVA.
         batch: arguments of its ``generate``.
-        prefix: of the call.
+        names: of the images.
+        prefix: that was read last.
     """
     if not can_share(model.config, model.get_model().layers, model.language_model_class.forward):
         return batch
     rows = prompt_embeds(model, batch)
     begin = common(rows)
-    if begin < LEAST:
-        return batch
-    if not prefix.fits(rows[0][:begin], None):
-        cache = new_cache(model.config)
-        model.get_model()(inputs_embeds=rows[0][None, :begin], use_cache=True, past_key_values=cache)
+    known = prefix.known(rows[0][:begin], names)
+    if is_worth_reading(begin, known, len(rows)):
+        cache = prefix.taken(known, lambda: new_cache(model.config))
+        model.get_model()(inputs_embeds=rows[0][None, known:begin], use_cache=True, past_key_values=cache)
         if not is_plain(cache):
             return batch
-        prefix.keep(rows[0][:begin].clone(), None, cache)
-    assert prefix.rows is not None
-    begin = len(prefix.rows)
+        prefix.keep(rows[0][:begin].clone(), names, cache)
+    elif known < LEAST:
+        return batch
+    else:
+        prefix.cut(begin := known)
     mask = laid_out([torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows], begin)
     return {
         "inputs_embeds": laid_out(rows, begin),

@@ -11,6 +11,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.router import QUESTIONS
 from pvit_ext.adapters.lion.tasks import TASKS
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
+from pvit_ext.hosts.prefix import laid_out, positions_of
 from pvit_ext.hosts.scored import IGNORE_INDEX, behind_prompt, ids_behind, log_probs_of, with_answers
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_PLACEHOLDER
@@ -53,12 +54,14 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
 
     Args:
         model: LLaVA.
-        batch: arguments of its ``generate``.
+        batch: arguments of its ``generate``, whose beginning may have been read.
         answers: ids, one list for each prompt.
 
     Raises:
         RegionError: when LLaVA cuts an answer off.
     """
+    if "inputs_embeds" in batch:
+        return _behind_a_beginning(model, batch, answers)
     mask = batch["attention_mask"]
     ids = with_answers(batch["inputs"], mask, answers, 0)
     labels = with_answers(torch.full_like(batch["inputs"], IGNORE_INDEX), mask, answers, IGNORE_INDEX)
@@ -69,9 +72,32 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
     )  # fmt: skip
     for number, (wanted, own) in enumerate(zip(labels, answers, strict=True)):
         if int((wanted != IGNORE_INDEX).sum()) != len(own):
-            limit = getattr(model.config, "tokenizer_model_max_length", None)
-            raise RegionError(f"sample {number}: prompt and answer take more positions than the model's {limit}")
+            raise _too_long(model, number)
     named = {} if position_ids is None else {"position_ids": position_ids}
     named |= {key: batch[key] for key in (TASKS, QUESTIONS) if key in batch}
     shown = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}
     return log_probs_of(model(**shown, **named, attention_mask=here).logits, labels)
+
+
+def _behind_a_beginning(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+    """:func:`log_probs` of a batch of :func:`~pvit_ext.hosts.llava.prefix.with_prefix`."""
+    cache, embed, mask = batch["past_key_values"], model.get_input_embeddings(), batch["attention_mask"].bool()
+    begin, limit = int(cache.get_seq_length()), getattr(model.config, "tokenizer_model_max_length", None)
+    rows, labels = [], []
+    for number, (row, here, own) in enumerate(zip(batch["inputs_embeds"], mask, answers, strict=True)):
+        prompt, ids = row[here], torch.tensor(own, device=row.device)
+        if limit is not None and len(prompt) + len(own) > limit:
+            raise _too_long(model, number)
+        rows.append(torch.cat([prompt, embed(ids).to(prompt)]))
+        labels.append(torch.cat([ids.new_full((len(prompt),), IGNORE_INDEX), ids]))
+    here = laid_out([torch.ones_like(one) for one in labels], begin)  # (B, L)
+    logits = model(
+        inputs_embeds=laid_out(rows, begin)[:, begin:], attention_mask=here, past_key_values=cache,
+        position_ids=positions_of(here)[:, begin:],
+    ).logits  # fmt: skip
+    return log_probs_of(logits, laid_out(labels, begin, IGNORE_INDEX)[:, begin:])
+
+
+def _too_long(model: Any, number: int) -> RegionError:
+    limit = getattr(model.config, "tokenizer_model_max_length", None)
+    return RegionError(f"sample {number}: prompt and answer take more positions than the model's {limit}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, laid_out, new_cache
+from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, is_worth_reading, laid_out, new_cache
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def with_prefix(
         batch: arguments of its ``generate``, all of whose prompts are about the same images.
         first: makes the batch of the first prompt alone.
         names: of the images.
-        prefix: of the call.
+        prefix: that was read last.
     """
     config, language = model.config.get_text_config(), model.base_model.language_model
     if "token_type_ids" in batch or not can_share(config, language, type(language).forward):
@@ -30,15 +30,19 @@ def with_prefix(
     ids, mask = batch["input_ids"], batch["attention_mask"].bool()
     rows = [row[here] for row, here in zip(ids, mask, strict=True)]
     begin = _before_regions(rows, common(rows), model.base_model.region_host.token_id)
-    if begin < LEAST or any(bool((row[begin:] == model.config.image_token_id).any()) for row in rows):
-        return batch
-    if not prefix.fits(rows[0][:begin], names):
-        cache = _read(model, first(), begin, new_cache(config))
+    behind_images = 1 + max(_last(row, model.config.image_token_id) for row in rows)
+    known = prefix.known(rows[0][:begin], names)
+    known = known if known >= behind_images else 0
+    if begin >= behind_images and is_worth_reading(begin, known, len(rows)):
+        cache = prefix.taken(known, lambda: new_cache(config))
+        _read(model, first(), known, begin, cache)
         if not is_plain(cache):
             return batch
         prefix.keep(rows[0][:begin].clone(), names, cache)
-    assert prefix.rows is not None
-    begin = len(prefix.rows)
+    elif known < LEAST:
+        return batch
+    else:
+        prefix.cut(begin := known)
     new: dict[str, Any] = dict(batch)
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.shape == ids.shape and key != "questions":
@@ -52,12 +56,19 @@ def _before_regions(rows: list[Tensor], begin: int, region_id: int) -> int:
     return int(here.long().argmax()) if bool(here.any()) else begin
 
 
-def _read(model: Any, batch: dict[str, Any], begin: int, cache: Any) -> Any:
-    """Keys and values of the beginning of one prompt."""
+def _last(row: Tensor, id: int) -> int:
+    """The last place of an id in a row (L,); -1 where it has none."""
+    found = (row == id).nonzero()
+    return int(found[-1]) if len(found) else -1
+
+
+def _read(model: Any, batch: dict[str, Any], known: int, begin: int, cache: Any) -> None:
+    """Add keys and values of the beginning of one prompt, whose images are all in what is known or all behind it."""
     shape = batch["input_ids"].shape
     given = {key: value for key, value in batch.items() if not key.startswith("region") and key != "labels"}
-    for key, value in given.items():
-        if isinstance(value, Tensor) and value.shape == shape:
-            given[key] = value[:, :begin]
+    for key, value in batch.items():
+        if isinstance(value, Tensor) and value.shape == shape and key in given:
+            given[key] = value[:, 0 if key == "attention_mask" else known : begin]
+        elif known:
+            given.pop(key, None)
     model.base_model(**given, past_key_values=cache, use_cache=True)
-    return cache
