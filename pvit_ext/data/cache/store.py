@@ -51,24 +51,33 @@ class FeatureCache:
             self.about = read_json(self.folder / ABOUT)
             self.key: dict[str, Any] = self.about["key"]
             self._entries = _sharing(read_list(self.folder / IMAGES))
-            self._check_files()
+            self._states = self._check_files()
         except (ValueError, KeyError, OSError) as error:
             raise CacheError(f"the cache {folder} is damaged ({error}): {_ADVICE}") from error
         self._numbers = {entry["name"]: number for number, entry in enumerate(self._entries)}
         self._shards: dict[int, Tensor] = {}
 
-    def _check_files(self) -> None:
-        """Raise ValueError or OSError when a file of maps is missing or too short."""
+    def _check_files(self) -> list[tuple[int, int]]:
+        """The states of the files of maps; raises ValueError or OSError when one is missing or too short."""
         if len(self._entries) != self.about["images"]:
             raise ValueError(f"{IMAGES} lists {len(self._entries)} images of {self.about['images']}")
         ends = [0] * self.about["shards"]
         for entry in self._entries:
             for tensor in entry.get("tensors", ()):
                 ends[entry["shard"]] = max(ends[entry["shard"]], tensor["offset"] + _length(tensor))
-        for number, end in enumerate(ends):
-            path = maps_file(self.folder, number)
-            if path.stat().st_size < end:
-                raise ValueError(f"{path.name} has {path.stat().st_size} bytes, {end} are listed")
+        states = [_state(maps_file(self.folder, number)) for number in range(len(ends))]
+        for number, (end, (size, _)) in enumerate(zip(ends, states, strict=True)):
+            if size < end:
+                raise ValueError(f"{maps_file(self.folder, number).name} has {size} bytes, {end} are listed")
+        return states
+
+    def _check_unchanged(self, shard: int) -> None:
+        """Refuse maps that were written after their list was read: they would be those of other images."""
+        path = maps_file(self.folder, shard)
+        if _state(path) != self._states[shard]:
+            raise CacheError(
+                f"{path} has changed since the cache was opened: start the run again once the cache is complete"
+            )
 
     @property
     def is_of_vision(self) -> bool:
@@ -156,11 +165,13 @@ class FeatureCache:
 
         Raises:
             RegionError: when there is none.
+        CacheError: when its maps were written anew.
         """
         number = self._numbers.get(name)
         if number is None or "problem" in self._entries[number]:
             reason = "it is not in it" if number is None else self._entries[number]["problem"]
             raise RegionError(f"the cache {self.folder} has no map of {name}: {reason}")
+        self._check_unchanged(self._entries[number]["shard"])
         self._read_ahead(self._entries[number])
         return number
 
@@ -186,6 +197,7 @@ class FeatureCache:
     def _shard(self, number: int) -> Tensor:
         if number not in self._shards:
             mapped = np.memmap(maps_file(self.folder, number), np.uint8, "r")
+            self._check_unchanged(number)  # once it is open: what replaces it is another file
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is read-only: nothing writes to it
                 self._shards[number] = torch.from_numpy(mapped)
@@ -200,6 +212,12 @@ class FeatureCache:
             os.posix_fadvise(handle, start, last["offset"] + _length(last) - start, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """By what to see that a file was written anew."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _sharing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

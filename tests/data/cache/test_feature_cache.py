@@ -46,6 +46,25 @@ def test_each_map_is_what_the_tower_makes_of_the_image(data: Path, regionclip_we
     assert torch.equal(again.read(0), cache.read(0))
 
 
+@pytest.mark.parametrize("before", ["opened", "read", "sent to a worker"])
+def test_maps_that_are_written_anew_under_a_reader_are_refused(
+    data: Path, regionclip_weights: Path, before: str
+) -> None:
+    """Another cache under the same name has its maps elsewhere."""
+    cache = fill(job(data, regionclip_weights))
+    number = cache.number("0.png")
+    if before == "read":
+        cache.read(number)
+    elif before == "sent to a worker":
+        cache = pickle.loads(pickle.dumps(cache))
+    for path in cache.folder.glob("*.bin"):
+        raw = path.read_bytes()
+        path.write_bytes(raw[::-1])
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(CacheError, match=r"maps-0000\d.bin has changed since .* was opened: start the run again"):
+        cache.read(cache.number("0.png"))
+
+
 def test_the_plan_tells_the_bytes_that_are_written(
     data: Path, regionclip_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
