@@ -142,7 +142,8 @@ def _ask_all(
     session = asking.session(*loaded[:3])
     with tqdm(total=sum(map(len, batches)), desc=here.named("asking"), unit="question", disable=here.rank > 0) as bar:
         for batch in batches:
-            answers.append(made_or_listed(batch, lambda some: _answered(some, session, asking), listed))
+            lines = made_or_listed(batch, lambda some: _answered(some, session, asking), listed)
+            answers.append(lines)
             bar.update(len(batch))
 
 
