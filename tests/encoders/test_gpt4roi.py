@@ -137,6 +137,7 @@ def test_variants_and_heads() -> None:
     light = tiny(variant="light")
     assert (light.scales, light.options.width, light.options.head) == ((1, 1, 1, 1), 4, "pooled")
     assert tiny(variant="light", width=8, head="flatten").head.in_features == 8 * 16
+    assert (light.reads_tiles, tiny().reads_tiles, tiny(tiles=True).reads_tiles) == (True, False, True)
     assert tiny(layers=[-4, -2]).scales == (2, 1)
     wrong: dict[str, dict[str, Any]] = {
         "unknown gpt4roi variant 'tiny'; known: full, light": {"variant": "tiny"},

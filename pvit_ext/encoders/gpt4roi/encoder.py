@@ -41,6 +41,8 @@ class GPT4RoIOptions:
         tokens: T, a square number; more than 1 with the ``pooled`` head only, which then averages over a grid.
         hidden: C before ``output_dim``; the tower's width by default, 1024 in the released weights.
         output_dim: C after one more Linear, the language model's width in the released weights; none by default.
+        tiles: read the map of all tiles of an ``anyres`` image, at four times the cost or more; else its base view, as
+            released weights were trained. ``light`` reads all tiles by default.
         legacy_geometry: pool where the original does, and released weights were trained: it enlarges maps by
             ``align_corners``, which moves them outwards by up to half a cell, and does not move the boxes.
     """
@@ -54,6 +56,7 @@ class GPT4RoIOptions:
     tokens: int = 1
     hidden: int | None = None
     output_dim: int | None = None
+    tiles: bool = False
     legacy_geometry: bool = False
 
 
@@ -79,7 +82,7 @@ class GPT4RoI(RegionEncoder):
 
     def __init__(self, options: GPT4RoIOptions, tower_config: Any) -> None:
         super().__init__()
-        self.options, self.patch = options, tower_config.patch_size
+        self.options, self.patch, self.reads_tiles = options, tower_config.patch_size, options.tiles
         self.feature_layers = check_layers(options.layers, tower_config)
         levels, tower_width = len(self.feature_layers), tower_config.hidden_size
         self.scales = options.scales or tuple(2**level for level in reversed(range(levels)))
@@ -195,5 +198,10 @@ def build(config: RegionConfig, tower_config: Any = None) -> GPT4RoI:
     light: dict[str, Any] = {}
     if variant == "light":
         layers = check_layers(values.get("layers"), tower)
-        light = {"scales": (1,) * len(layers), "width": max(tower.hidden_size // 16, 1) * 4, "head": "pooled"}
+        light = {
+            "scales": (1,) * len(layers),
+            "width": max(tower.hidden_size // 16, 1) * 4,
+            "head": "pooled",
+            "tiles": True,
+        }
     return GPT4RoI(read_options(GPT4RoIOptions, values, GPT4RoI.name, "variant", **light), tower)

@@ -83,8 +83,12 @@ def test_a_bright_patch_dominates_its_own_region_and_no_other(anyres: Loaded, na
 
 
 @pytest.mark.parametrize("size", SIZES[:3])
-def test_the_base_view_is_as_true(anyres: Loaded, size: Size) -> None:
-    give(anyres, "test_tower_roi").reads_tiles = False
+@pytest.mark.parametrize("name", ["test_tower_roi", "gpt4roi"])
+def test_the_base_view_is_as_true(anyres: Loaded, name: str, size: Size) -> None:
+    if name == "gpt4roi":
+        assert not give(anyres, name, tiles=False).reads_tiles
+    else:
+        give(anyres, name).reads_tiles = False
     share = shares(anyres, size)
     assert share.diag().min() > 0.3, share
     assert share[~torch.eye(4, dtype=torch.bool)].max() < 0.05, share

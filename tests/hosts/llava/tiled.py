@@ -25,7 +25,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "test_tower_roi": {},
     "osprey": {"position_grid": 16, **LOCAL["osprey"]},
     "ferret": {"points": 96, "groups": [32, 8], "neighbors": [12, 6]},
-    "gpt4roi": {"pool": 4, **LOCAL["gpt4roi"]},
+    "gpt4roi": {"pool": 4, "tiles": True, **LOCAL["gpt4roi"]},
     "cross_attention": {"heads": 2, "head_dim": 8},
     "replay": {"grid": 4},
     "focal": {"context": 1.0, "least": 1, "shuffle": 1},
