@@ -52,6 +52,9 @@ def _add_limits(group: Any) -> None:
     group.add_argument("--max-regions", type=count, default=64, metavar="N", help="of a request (64)")
     group.add_argument("--max-points", type=count, default=1000, metavar="N", help="of a region (1000)")
     group.add_argument("--max-tokens", type=count, default=512, metavar="N", help="of an answer (512)")
+    group.add_argument("--max-uploads", type=count, default=100, metavar="N", help="files that are kept (100)")
+    group.add_argument("--max-upload-size", type=count, default=256, metavar="MIB", help="of these together (256)")
+    group.add_argument("--keep-uploads", type=count, default=3600, metavar="S", help="seconds for a file (3600)")
     group.add_argument("--timeout", type=count, default=120, metavar="S", help="seconds for an answer (120); then 408")
 
 
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from pvit_ext.serving.metrics import Metrics
     from pvit_ext.serving.pictures import Pictures
     from pvit_ext.serving.server import run as run_server
+    from pvit_ext.serving.uploads import UploadLimits, Uploads
 
     log_progress()
     loaded = pvit_ext.load_pretrained_model(args.model, base=args.base, device=args.device)
@@ -82,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
     engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, features)
     name = args.served_name or Path(args.model).resolve().name
-    pictures = Pictures(_limits(args), args.image_folder, args.allow_url)
+    uploads = Uploads(UploadLimits(args.max_uploads, args.max_upload_size * 2**20, args.keep_uploads))
+    pictures = Pictures(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
     run_server(Service(engine, name, pictures, metrics, key), listening)
     return 0
 

@@ -1,4 +1,4 @@
-"""The HTTP interface: OpenAI's ``/v1/models`` and ``/v1/chat/completions``, ``/health`` and ``/metrics``."""
+"""The HTTP interface: OpenAI's models, files and chat completions under ``/v1``, ``/health`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pvit_ext.serving.body import disconnected, read_body
 from pvit_ext.serving.chat_request import ChatRequest, read_request
 from pvit_ext.serving.conversation import read_query
 from pvit_ext.serving.engine import Engine
+from pvit_ext.serving.files import Files
 from pvit_ext.serving.limits import Place, Places
 from pvit_ext.serving.metrics import Metrics
 from pvit_ext.serving.pictures import Pictures
@@ -63,7 +64,7 @@ class Service:
         self.limits = self.pictures.limits
         self.places = Places(self.limits)
         self.decoding = anyio.CapacityLimiter(_DECODING)
-        self.metrics.watch(self.engine, self.places)
+        self.metrics.watch(self.engine, self.places, self.pictures.uploads)
         self._draining = False
 
     @property
@@ -83,7 +84,9 @@ class Service:
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
         app.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_model=None)
+        Files(self.pictures, self._check_key, self._enter).add_to(app)
         app.add_exception_handler(ApiError, _show)
+        app.add_exception_handler(ClientDisconnect, _show_nobody)
         app.add_exception_handler(HTTPException, _show_http)
         app.add_exception_handler(Exception, _show_fault)
         app.add_middleware(Counted, metrics=self.metrics)
@@ -112,15 +115,16 @@ class Service:
     async def complete(self, request: Request) -> Response:
         """One answer, whole or as a stream of events."""
         self._check_key(request)
+        with ExitStack() as held:  # the place, and the question's in the engine
+            place = self._enter()
+            held.callback(place.leave)
+            return await self._answer(request, place, held)
+
+    def _enter(self) -> Place:
+        """Take a place, unless no more requests are."""
         if self.state != "ok":
             raise ApiError(503, "the server is shutting down and takes no more requests", None, self.state)
-        with ExitStack() as held:  # the place, and the question's in the engine
-            place = self.places.enter(self.engine.patience)
-            held.callback(place.leave)
-            try:
-                return await self._answer(request, place, held)
-            except ClientDisconnect:
-                return Response(status_code=_NOBODY)
+        return self.places.enter(self.engine.patience)
 
     async def _answer(self, request: Request, place: Place, held: ExitStack) -> Response:
         until = time.monotonic() + self.limits.seconds
@@ -219,13 +223,13 @@ class Counted:
         try:
             await self._app(scope, receive, counting)
         finally:
-            path = scope["path"] if scope["path"] in _COUNTED else "other"
+            path = next((one for one in _COUNTED if f"{scope['path']}/".startswith(f"{one}/")), "other")
             self._metrics.requests.labels(path, str(status)).inc()
             if path == _COUNTED[0]:
                 self._metrics.seconds.observe(time.monotonic() - started)
 
 
-_COUNTED = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
+_COUNTED = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metrics")
 
 
 def late(seconds: float) -> ApiError:
@@ -242,6 +246,10 @@ def _of_question(error: Exception) -> ApiError:
 async def _show(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _show_nobody(_: Request, error: Exception) -> Response:
+    return Response(status_code=_NOBODY)
 
 
 async def _show_http(_: Request, error: Exception) -> Response:

@@ -41,6 +41,21 @@ class ImagePart(_Strict):
     image_url: ImageUrl
 
 
+class FileSource(_Strict):
+    """An image that was uploaded before, or its bytes; the name of bytes says nothing more."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FilePart(_Strict):
+    """An image as OpenAI's clients send files."""
+
+    type: Literal["file"]
+    file: Annotated[FileSource, BeforeValidator(_without_nulls)]
+
+
 class RegionPart(BaseModel):
     """A region where it stands in the text; its other keys are those of a region in our data files."""
 
@@ -48,7 +63,7 @@ class RegionPart(BaseModel):
     type: Literal["region"]
 
 
-Part = Annotated[TextPart | ImagePart | RegionPart, Discriminator("type")]
+Part = Annotated[TextPart | ImagePart | FilePart | RegionPart, Discriminator("type")]
 
 
 def _parts(value: Any) -> Any:

@@ -11,9 +11,10 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, find_placehol
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError
 from pvit_ext.serving.api_error import ApiError, wrong
-from pvit_ext.serving.chat_request import ChatRequest, ImagePart, Message, RegionPart, TextPart
+from pvit_ext.serving.chat_request import ChatRequest, FilePart, ImagePart, Message, RegionPart, TextPart
 from pvit_ext.serving.limits import Place
 from pvit_ext.serving.pictures import Picture, Pictures
+from pvit_ext.serving.uploads import FileId
 from pvit_ext.tokens.query import Query
 
 MASKED_REGION = "the masked region"
@@ -106,18 +107,35 @@ def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
             text += (" " if text and not text[-1].isspace() else "") + REGION_PLACEHOLDER
             behind = "region"
         else:
-            _image(reader, part, f"{param}.image_url.url")
+            _image(reader, *_source(part, param))
             images += 1
     if not text.strip() and message.role == "user":
         raise wrong(f"{name}.content", "it has no text: ask something")
     return text, images
 
 
-def _image(reader: _Reader, part: ImagePart, param: str) -> None:
+def _image(reader: _Reader, source: str | FileId, param: str) -> None:
     most = reader.pictures.limits.images
     if len(reader.images) >= most:
         raise ApiError(400, f"{param}: a request may have {most} images", param, "too_many_images")
-    reader.images.append(reader.pictures.load(part.image_url.url, reader.place, param))
+    reader.images.append(reader.pictures.load(source, reader.place, param))
+
+
+def _source(part: ImagePart | FilePart, param: str) -> tuple[str | FileId, str]:
+    """What is loaded for a part, and its field."""
+    if isinstance(part, ImagePart):
+        return part.image_url.url, f"{param}.image_url.url"
+    file_id, data, param = part.file.file_id, part.file.file_data, f"{param}.file"
+    if (file_id is None) == (data is None):
+        raise wrong(param, "give file_id, of a file that was uploaded before, or file_data, a data: URL of an image")
+    if file_id is not None:
+        if part.file.filename is not None:
+            raise wrong(f"{param}.filename", "the file has the name of its upload; leave it out")
+        return FileId(file_id), f"{param}.file_id"
+    assert data is not None
+    if data[:5].lower() != "data:":
+        raise wrong(f"{param}.file_data", f"{data[:60]!r} is no data: URL of an image, data:image/png;base64,...")
+    return data, f"{param}.file_data"
 
 
 def _explicit_regions(reader: _Reader, text: str, param: str) -> Iterator[tuple[Any, str]]:
@@ -142,10 +160,10 @@ def _place_images(texts: list[str], images: Sequence[int]) -> None:
 
 
 def _region(reader: _Reader, item: Any, param: str) -> Region:
-    """A region in the schema of our data files; a mask may also be a ``data:`` URL."""
+    """A region in the schema of our data files; a mask may also be a ``data:`` URL or an upload."""
     limits, file = reader.pictures.limits, None
-    if isinstance(item, dict) and isinstance(item.get("mask"), str):
-        item, file = {**item, "mask": "mask.png"}, item["mask"]
+    if isinstance(item, dict) and (file := _mask_file(item.get("mask"))) is not None:
+        item = {**item, "mask": "mask.png"}
     if _numbers(item, 2 * limits.points + 1) > 2 * limits.points:
         raise ApiError(400, f"{param}: a region may have {limits.points} points", param, "too_many_points")
     try:
@@ -163,7 +181,14 @@ def _region(reader: _Reader, item: Any, param: str) -> Region:
         raise ApiError(400, str(error), param) from error
 
 
-def _mask(reader: _Reader, found: PendingMask, file: str | None, param: str) -> Region:
+def _mask_file(value: Any) -> str | FileId | None:
+    """The source of a mask that is a file; None for run lengths."""
+    if isinstance(value, dict) and set(value) == {"file_id"} and isinstance(value["file_id"], str):
+        return FileId(value["file_id"])
+    return value if isinstance(value, str) else None
+
+
+def _mask(reader: _Reader, found: PendingMask, file: str | FileId | None, param: str) -> Region:
     """A mask from its file or its run lengths, which say their size before they are decoded."""
     width, height = reader.images[found.image].size
     if file is not None:

@@ -37,6 +37,27 @@ _REQUESTS_OF_MOST_PIXELS = 8
 """How many of the largest requests may be held at once, decoded: 3 bytes a pixel."""
 
 
+def check_pixels(limits: Limits, pixels: int, param: str) -> None:
+    """Refuse more than one request may have.
+
+    Args:
+        limits: of one request.
+        pixels: of its images and masks so far.
+        param: the field of the last of them.
+
+    Raises:
+        ApiError: 400 naming the field.
+    """
+    if pixels > limits.pixels:
+        raise ApiError(
+            400,
+            f"{param}: with it the images and masks of the request have {pixels:,} pixels; at most {limits.pixels:,} "
+            "are taken: scale them down",
+            param,
+            "too_many_pixels",
+        )
+
+
 class Places:
     """Places of requests, and the pixels that they hold together.
 
@@ -96,15 +117,7 @@ class Place:
         Raises:
             ApiError: 400 when the request has too many pixels, 429 when all requests together have.
         """
-        most = self._places._limits.pixels
-        if self._pixels + pixels > most:
-            raise ApiError(
-                400,
-                f"{param}: with it the images and masks of the request have {self._pixels + pixels:,} pixels; at most "
-                f"{most:,} are taken: scale them down",
-                param,
-                "too_many_pixels",
-            )
+        check_pixels(self._places._limits, self._pixels + pixels, param)
         if not self._places.change(0, pixels):
             raise ApiError(429, "the images of other requests fill the memory; ask again soon", None, "queue_full", 2)
         self._pixels += pixels

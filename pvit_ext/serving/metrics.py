@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pvit_ext.serving.answer import Answer
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.limits import Places
+from pvit_ext.serving.uploads import Uploads
 
 _MINUTE = 60.0
 
@@ -35,12 +36,14 @@ class Metrics:
         self._waiting = Gauge("pvit_ext_waiting", "Questions that wait for a batch", registry=own)
         self._running = Gauge("pvit_ext_running", "Questions of the running batch without an answer yet", registry=own)
         self._held = Gauge("pvit_ext_requests_held", "Requests being read, waiting or answered", registry=own)
+        self._uploads = Gauge("pvit_ext_upload_bytes", "Of uploads that are kept", registry=own)
         self._kept = Gauge("pvit_ext_feature_bytes", "Of features of images that are kept", registry=own)
         self._hits = Gauge("pvit_ext_feature_hits", "How often kept features were used", registry=own)
         self._lately: deque[tuple[float, int]] = deque(maxlen=10_000)
 
-    def watch(self, engine: Engine, places: Places) -> None:
-        """Show an engine's queue, and the places of a server before it."""
+    def watch(self, engine: Engine, places: Places, uploads: Uploads) -> None:
+        """Show an engine's queue, and the places and uploads of a server before it."""
+        self._uploads.set_function(lambda: uploads.held)
         self._held.set_function(lambda: places.requests)
         self._waiting.set_function(lambda: engine.waiting)
         self._running.set_function(lambda: engine.running)

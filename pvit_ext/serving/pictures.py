@@ -23,7 +23,8 @@ from pvit_ext.regions.mask_values import mask_of_image, mask_of_values
 from pvit_ext.regions.region import Size
 from pvit_ext.serving.api_error import wrong
 from pvit_ext.serving.fetch import fetch
-from pvit_ext.serving.limits import Limits, Place
+from pvit_ext.serving.limits import Limits, Place, check_pixels
+from pvit_ext.serving.uploads import FileId, Uploads
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
 """Other decoders of Pillow run programs (EPS) or are of no use here."""
@@ -76,18 +77,20 @@ class Pictures:
         folder: in which names are looked up, None for no names.
         urls: whether addresses are fetched.
         opaque: files without a mask that were decoded without fault before.
+        uploads: files that clients name by their id.
     """
 
     limits: Limits
     folder: Path | None = None
     urls: bool = False
     opaque: Seen = field(default_factory=lambda: Seen(4096))
+    uploads: Uploads = field(default_factory=Uploads)
 
-    def load(self, source: str, place: Place, param: str) -> Picture:
+    def load(self, source: str | FileId, place: Place, param: str) -> Picture:
         """An image.
 
         Args:
-            source: a ``data:`` URL, a name in the folder, or an address.
+            source: a ``data:`` URL, an upload, a name in the folder, or an address.
             place: of the request, which holds its pixels.
             param: the field.
 
@@ -111,7 +114,7 @@ class Pictures:
         self.opaque.add(digest)
         return Picture(data, size, None)
 
-    def mask(self, source: str, place: Place, param: str) -> NDArray[np.bool_]:
+    def mask(self, source: str | FileId, place: Place, param: str) -> NDArray[np.bool_]:
         """A mask file, bool (H, W); see :meth:`load`."""
         data, _ = self._checked(source, place, param)
         try:
@@ -120,22 +123,30 @@ class Pictures:
         except ImageError as error:
             raise wrong(param, f"the mask cannot be read: {error.reason}") from error
 
-    def _checked(self, source: str, place: Place, param: str) -> tuple[bytes, Size]:
+    def check(self, data: bytes, param: str) -> Size:
+        """The size of an image that one request may have, from its header.
+
+        Args:
+            data: of its file.
+            param: the field, for messages.
+
+        Raises:
+            ApiError: 400 for a file of no known kind, or of too many pixels.
+        """
+        width, height = _size(data, param)
+        check_pixels(self.limits, width * height, param)
+        return width, height
+
+    def _checked(self, source: str | FileId, place: Place, param: str) -> tuple[bytes, Size]:
         """A file whose pixels the place holds, and its size; nothing is decoded yet."""
         data = self._bytes(source, param)
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS):
-                pass
-            width, height = image_size(data)
-        except ImageError as error:
-            raise wrong(param, f"the image cannot be read: {error.reason}") from error
-        except Exception as error:  # as in open_image: fuzzed headers raise anything
-            kinds = ", ".join(FORMATS)
-            raise wrong(param, f"the {len(data)} bytes are no image of a known kind ({kinds})") from error
+        width, height = _size(data, param)
         place.take(width * height, param)
         return data, (width, height)
 
-    def _bytes(self, source: str, param: str) -> bytes:
+    def _bytes(self, source: str | FileId, param: str) -> bytes:
+        if isinstance(source, FileId):
+            return self.uploads.get(source.id, param).data
         scheme = source[:16].lower()
         if scheme.startswith("data:"):
             return _of_data_url(source, param)
@@ -147,6 +158,18 @@ class Pictures:
             taken = "a data: URL" + (", an address" if self.urls else "") + (", a name" if self.folder else "")
             raise wrong(param, f"{source[:60]!r} is not taken; give {taken}, such as data:image/png;base64,...")
         return read_inside(self.folder, source, self.limits.body, param)
+
+
+def _size(data: bytes, param: str) -> Size:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS):
+            pass
+        return image_size(data)
+    except ImageError as error:
+        raise wrong(param, f"the image cannot be read: {error.reason}") from error
+    except Exception as error:  # as in open_image: fuzzed headers raise anything
+        kinds = ", ".join(FORMATS)
+        raise wrong(param, f"the {len(data)} bytes are no image of a known kind ({kinds})") from error
 
 
 def upright_alpha(image: Image.Image) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.metrics import Metrics
 from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.server import DrainingServer
+from pvit_ext.serving.uploads import Uploads
 from tests.hosts.tiny_hosts import WIDE
 
 QUESTION = "what is in <region> ?"
@@ -76,11 +77,13 @@ def serving(
     folder: Path | None = None,
     key: str | None = None,
     batching: Batching = Batching(),  # noqa: B008 - a NamedTuple does not change
+    uploads: Uploads | None = None,
 ) -> Iterator[Served]:
     """A server of a model, drained at the end."""
     metrics = Metrics()
     engine = Engine(loaded, batching, observer=metrics)
-    service = Service(engine, "tiny", Pictures(limits, folder), metrics, key)
+    pictures = Pictures(limits, folder, uploads=uploads or Uploads())
+    service = Service(engine, "tiny", pictures, metrics, key)
     config = uvicorn.Config(service.app(), port=0, log_level="error", lifespan="off")
     server = DrainingServer(config, service)
     thread = threading.Thread(target=server.run)
