@@ -52,6 +52,7 @@ def _add_limits(group: Any) -> None:
     group.add_argument("--max-regions", type=count, default=64, metavar="N", help="of a request (64)")
     group.add_argument("--max-points", type=count, default=1000, metavar="N", help="of a region (1000)")
     group.add_argument("--max-tokens", type=count, default=512, metavar="N", help="of an answer (512)")
+    group.add_argument("--max-choices", type=count, metavar="N", help="answers to a question, n (8)")
     group.add_argument("--max-uploads", type=count, default=100, metavar="N", help="files that are kept (100)")
     group.add_argument("--max-upload-size", type=count, default=256, metavar="MIB", help="of these together (256)")
     group.add_argument("--keep-uploads", type=count, default=3600, metavar="S", help="seconds for a file (3600)")
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     key = _key(args.host)
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+    if (args.max_choices or 1) > args.max_queue:
+        raise ValueError(f"--max-choices {args.max_choices} do not fit in --max-queue {args.max_queue}; give fewer")
 
     from pvit_ext.serving.server import bind
 
@@ -102,6 +105,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         regions=args.max_regions,
         points=args.max_points,
         tokens=args.max_tokens,
+        choices=args.max_choices or min(Limits.choices, args.max_queue),
         seconds=args.timeout,
         requests=args.max_queue + args.max_batch,
     )

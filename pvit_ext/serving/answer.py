@@ -132,36 +132,33 @@ class Answer:
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text as they come, which joined are the answer's text; raises what :meth:`result` raises."""
-        read = 0
-        while True:
+        read, ended = 0, False
+        while not ended:
             with self._changed:
-                while len(self._pieces) == read and self._end is None:
+                while len(self._pieces) == read and not self.done:
                     self._changed.wait()
-                new, ended = self._pieces[read:], self.done
+            new, ended = self.since(read)
             yield from new
             read += len(new)
-            if ended:
-                self._complete()
-                return
+        self._complete()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """The same in asyncio."""
-        loop, changed, read = asyncio.get_running_loop(), asyncio.Event(), 0
-        with self._changed:
-            self._listeners.append(lambda: _wake(loop, changed))
-        while True:
-            changed.clear()
-            with self._changed:
-                new, ended = self._pieces[read:], self.done
-            for piece in new:
+        async for _, piece in as_they_come([self]):
+            if isinstance(piece, str):
                 yield piece
-            read += len(new)
-            if ended:
-                self._complete()
-                return
-            await changed.wait()
 
-    # What the engine calls
+    # What the engine and :func:`as_they_come` call
+
+    def listen(self, changed: Callable[[], object]) -> None:
+        """Have something called whenever there is more, from any thread."""
+        with self._changed:
+            self._listeners.append(changed)
+
+    def since(self, read: int) -> tuple[list[str], bool]:
+        """The pieces behind the first ``read``, and whether nothing more comes."""
+        with self._changed:
+            return self._pieces[read:], self.done
 
     def push_up_to(self, text: str) -> None:
         """The text so far, of which only what is new becomes a piece."""
@@ -194,6 +191,38 @@ class Answer:
             raise self._end
         assert self._end is not None
         return self._end
+
+
+async def as_they_come(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, str | Completed]]:
+    """Pieces of several answers, each with the answer's number, and each answer as it is complete.
+
+    Args:
+        answers: one may be there several times.
+
+    Raises:
+        BaseException: what :meth:`Answer.result` of one of them raises.
+    """
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    for answer in answers:
+        answer.listen(lambda: _wake(loop, changed))
+    coming = dict.fromkeys(range(len(answers)), 0)
+    while coming:
+        changed.clear()
+        for number, read in list(coming.items()):
+            new, ended = answers[number].since(read)
+            for piece in new:
+                yield number, piece
+            coming[number] += len(new)
+            if ended:
+                del coming[number]
+                yield number, answers[number].result()
+        if coming:
+            await changed.wait()
+
+
+async def all_of(answers: Sequence[Answer]) -> list[Completed]:
+    """Several answers once all are complete; raises what :meth:`Answer.result` of one of them raises."""
+    return [await answer.wait() for answer in answers]
 
 
 def _wake(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:

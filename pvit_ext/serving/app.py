@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pvit_ext.regions.region import RegionError
-from pvit_ext.serving.answer import Answer
+from pvit_ext.serving.answer import Answer, all_of, as_they_come
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.body import disconnected, read_body
 from pvit_ext.serving.chat_request import ChatRequest, read_request
@@ -128,35 +128,37 @@ class Service:
 
     async def _answer(self, request: Request, place: Place, held: ExitStack) -> Response:
         until = time.monotonic() + self.limits.seconds
-        stream, usage, answer = await self._take(request, place)
-        held.callback(answer.cancel)
+        stream, usage, answers = await self._take(request, place)
+        for answer in answers:
+            held.callback(answer.cancel)
         reply = Reply(self.name)
         if not stream:
-            return JSONResponse(reply.whole(await self._while_connected(request, answer.wait(), until)))
-        pieces = aiter(answer)
-        first = await self._while_connected(request, anext(pieces, ""), until)  # before it an error has a status
-        return Streamed(reply.events(answer, first, pieces, usage, until), held.pop_all().close, until)
+            return JSONResponse(reply.whole(await self._while_connected(request, all_of(answers), until)))
+        pieces = as_they_come(answers)
+        first = await self._while_connected(request, anext(pieces), until)  # before it an error has a status
+        return Streamed(reply.events(len(answers), first, pieces, usage, until), held.pop_all().close, until)
 
-    async def _take(self, request: Request, place: Place) -> tuple[bool, bool, Answer]:
-        """Whether an answer is streamed, whether with its usage, and the answer; images as text are held no longer."""
+    async def _take(self, request: Request, place: Place) -> tuple[bool, bool, list[Answer]]:
+        """Whether answers are streamed, whether with their usage, and they; images as text are held no longer."""
         body = await read_body(request, self.limits)
-        asked, answer = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
-        return asked.stream, asked.stream_options is not None and asked.stream_options.include_usage, answer
+        asked, answers = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
+        return asked.stream, asked.stream_options is not None and asked.stream_options.include_usage, answers
 
-    def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, Answer]:
-        """Decode and check a body and hand its question to the engine."""
+    def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, list[Answer]]:
+        """Decode and check a body and hand its question to the engine; one answer for each choice."""
         asked = read_request(body)
         self._check_model(asked.model)
-        settings = asked.settings(self.limits.tokens)
+        settings = asked.settings(self.limits)
         query, system = read_query(asked, self.pictures, place)
         try:
-            return asked, self.engine.submit(query, settings, system, asked.stream, "messages")
+            answers = self.engine.submit_choices(query, settings, system, asked.stream, "messages")
         except QueueFull as error:
             raise ApiError(429, str(error), None, "queue_full", error.seconds) from error
         except Draining as error:
             raise ApiError(503, str(error), None, "draining") from error
         except ValueError as error:  # RegionError is one
             raise _of_question(error) from error
+        return asked, answers if len(answers) == asked.n else answers * asked.n
 
     async def _while_connected(self, request: Request, coming: Awaitable[T], until: float) -> T:
         """What comes, unless the client ends or the time does first."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from pvit_ext.serving.answer import Settings
 from pvit_ext.serving.api_error import ApiError, wrong
+from pvit_ext.serving.limits import Limits
 
 
 def _without_nulls(value: Any) -> Any:
@@ -98,32 +99,40 @@ class ChatRequest(_Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    n: Literal[1] = 1
+    n: int = Field(1, ge=1)
     frequency_penalty: float = Field(0.0, ge=0, le=0)
     presence_penalty: float = Field(0.0, ge=0, le=0)
     logprobs: Literal[False] = False
 
-    def settings(self, most: int) -> Settings:
-        """How the answer is generated.
+    def settings(self, limits: Limits) -> list[Settings]:
+        """How each different choice is generated: one stands for all where they are the likeliest answer.
+
+        With a seed, choice k is the answer that ``seed + k`` gets alone.
 
         Args:
-            most: tokens of an answer.
+            limits: of one request.
 
         Raises:
             ApiError: 400 naming the field.
         """
+        if self.n > limits.choices:
+            raise wrong("n", f"{self.n} is more than the {limits.choices} answers that a question may have here")
+        if self.top_p < 1 and "temperature" not in self.model_fields_set:
+            raise wrong("top_p", "without a temperature the likeliest token is taken each time; give temperature too")
+        if self.stream_options is not None and not self.stream:
+            raise wrong("stream_options", "it is for streams; give stream: true, or leave it out")
+        tokens, count = self._tokens(limits.tokens), self.n if self.temperature > 0 else 1
+        seeds = [None if self.seed is None else self.seed + number for number in range(count)]
+        return [Settings(tokens, self.temperature, self.top_p, seed, tuple(self.stop)) for seed in seeds]
+
+    def _tokens(self, most: int) -> int:
         given = {name: getattr(self, name) for name in ("max_tokens", "max_completion_tokens") if getattr(self, name)}
         if len(set(given.values())) > 1:
             raise wrong("max_tokens", f"it is {self.max_tokens}, max_completion_tokens another; give one of them")
         for name, tokens in given.items():
             if tokens > most:
                 raise wrong(name, f"{tokens} is more than the {most} tokens that an answer may have here")
-        if self.top_p < 1 and "temperature" not in self.model_fields_set:
-            raise wrong("top_p", "without a temperature the likeliest token is taken each time; give temperature too")
-        if self.stream_options is not None and not self.stream:
-            raise wrong("stream_options", "it is for streams; give stream: true, or leave it out")
-        tokens = next(iter(given.values()), most)
-        return Settings(tokens, self.temperature, self.top_p, self.seed, tuple(self.stop))
+        return next(iter(given.values()), most)
 
 
 def read_request(body: bytes) -> ChatRequest:

@@ -129,13 +129,24 @@ class Engine:
             QueueFull: when no place is free.
             Draining: after :meth:`drain`.
         """
+        return self.submit_choices(query, [settings], system, pieces, name)[0]
+
+    def submit_choices(
+        self, query: Query, settings: Sequence[Settings], system: str | None, pieces: bool, name: str
+    ) -> list[Answer]:
+        """Hand in one question for several answers, all or none; see :meth:`submit`.
+
+        Args:
+            query, system, pieces, name: as in :meth:`submit`.
+            settings: how each answer is generated.
+        """
         self._check_length(system or "", name)  # before it is kept
         prompt = self._chat(system).prompt(query, name)
         self._check_length(prompt.texts[0], name)
         check_encoder(self.model, [prompt])
-        answer = Answer(query, prompt, settings, pieces, self._waiting.drop)
-        self._waiting.put(answer, self.patience)
-        return answer
+        answers = [Answer(query, prompt, one, pieces, self._waiting.drop) for one in settings]
+        self._waiting.put(answers, self.patience)
+        return answers
 
     def _check_length(self, text: str, name: str) -> None:
         """Said before a tokenizer works on it for minutes."""

@@ -19,6 +19,7 @@ class Limits:
         regions: number of them, masks of alpha channels included.
         points: of one region.
         tokens: of the answer; also what a request gets that asks for no number.
+        choices: answers to its question.
         seconds: from its first byte to its last answer's.
         requests: at once, being read, waiting or answered.
     """
@@ -29,6 +30,7 @@ class Limits:
     regions: int = 64
     points: int = 1000
     tokens: int = 512
+    choices: int = 8
     seconds: float = 120.0
     requests: int = 144
 

@@ -6,16 +6,18 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import anyio
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pvit_ext.serving.answer import Answer, Completed
+from pvit_ext.serving.answer import Completed
 from pvit_ext.serving.api_error import ApiError
 
+Piece = tuple[int, str | Completed]
+"""Of a choice, by its number."""
 _GRACE = 5.0
 """Seconds for a slow reader to take the rest of a stream whose time is over."""
 
@@ -30,44 +32,60 @@ class Reply:
     def __init__(self, model: str) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, done: Completed) -> dict[str, Any]:
-        """A ``chat.completion``."""
-        message = {"role": "assistant", "content": done.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": done.reason}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(done)}
+    def whole(self, done: Sequence[Completed]) -> dict[str, Any]:
+        """A ``chat.completion``.
+
+        Args:
+            done: one for each choice.
+        """
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": one.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": one.reason,
+            }
+            for index, one in enumerate(done)
+        ]
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": _usage(done)}
 
     async def events(
-        self, answer: Answer, first: str, pieces: AsyncIterator[str], usage: bool, until: float
+        self, choices: int, first: Piece, pieces: AsyncIterator[Piece], usage: bool, until: float
     ) -> AsyncIterator[bytes]:
         """Events of a ``chat.completion.chunk`` each; an error behind the first piece is an event too.
 
         Args:
-            answer: that comes.
+            choices: number of them.
             first: piece, which was waited for before the status was sent.
-            pieces: the others.
+            pieces: the others, and each whole answer at its end.
             usage: whether the last event counts tokens.
             until: time of ``time.monotonic`` by which it must have come.
         """
-        yield self._chunk({"role": "assistant", "content": ""})
+        for index in range(choices):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+        piece: Piece | None = first
+        done: list[Completed] = []
         try:
-            if first:
-                yield self._chunk({"content": first})
-            while piece := await asyncio.wait_for(anext(pieces, ""), until - time.monotonic()):
-                yield self._chunk({"content": piece})
-            done = await answer.wait()
+            while piece is not None:
+                index, said = piece
+                if isinstance(said, Completed):
+                    done.append(said)
+                    yield self._chunk(index, {}, said.reason)
+                else:
+                    yield self._chunk(index, {"content": said})
+                piece = await asyncio.wait_for(anext(pieces, None), until - time.monotonic())
         except (TimeoutError, asyncio.TimeoutError):  # two classes in Python 3.10
             yield _event(ApiError(408, "the answer is not complete within its time", "max_tokens", "timeout").body)
             return
         except Exception:
             yield _event(ApiError(500, "the server failed on this answer; its log says why").body)
             return
-        yield self._chunk({}, done.reason)
         if usage:
             yield _event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(done)})
         yield b"data: [DONE]\n\n"
 
-    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, index: int, delta: dict[str, str], reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         return _event({**self._head, "object": "chat.completion.chunk", "choices": [choice]})
 
 
@@ -94,13 +112,10 @@ class Streamed(StreamingResponse):
             self._leave()
 
 
-def _usage(done: Completed) -> dict[str, int]:
-    answer = len(done.ids)
-    return {
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": answer,
-        "total_tokens": done.prompt_tokens + answer,
-    }
+def _usage(done: Sequence[Completed]) -> dict[str, int]:
+    """The prompt once, the tokens of every choice."""
+    prompt, answers = done[0].prompt_tokens, sum(len(one.ids) for one in done)
+    return {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 
 from pvit_ext.serving.answer import Answer
@@ -52,22 +53,22 @@ class Waiting:
         """Whether no questions are taken any more."""
         return self._closed
 
-    def put(self, answer: Answer, seconds: float) -> None:
-        """Add one.
+    def put(self, answers: Sequence[Answer], seconds: float) -> None:
+        """Add some, all or none.
 
         Args:
-            answer: to be made.
+            answers: to be made.
             seconds: after which a place is likely to be free, for the error.
 
         Raises:
-            QueueFull, Draining: when it is not taken.
+            QueueFull, Draining: when they are not taken.
         """
         with self._changed:
             if self._closed:
                 raise Draining("the server is shutting down and takes no more questions")
-            if len(self._answers) >= self.places:
+            if len(self._answers) + len(answers) > self.places:
                 raise QueueFull(len(self._answers), seconds)
-            self._answers.append(answer)
+            self._answers += answers
             self._changed.notify_all()
 
     def take(self) -> list[Answer]:

@@ -169,6 +169,50 @@ def test_stop_and_seed(client: Any) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def choices(client: Any, **options: Any) -> Any:
+    return client.chat.completions.create(
+        model="tiny", messages=FINE["messages"], max_tokens=6, extra_body={"regions": [BOX]}, **options
+    )
+
+
+def test_several_choices(client: Any, served: Served) -> None:
+    hot: dict[str, Any] = {"temperature": 1.8, "seed": 7}
+    alone = [choices(client, **hot | {"seed": seed}) for seed in (7, 8, 9)]
+    texts = [one.choices[0].message.content for one in alone]
+    assert len(set(texts)) == 3
+    made = choices(client, n=3, **hot)
+    assert [one.message.content for one in made.choices] == texts
+    assert [one.index for one in made.choices] == [0, 1, 2]
+    assert made.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    assert made.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
+    chunks = list(choices(client, n=3, stream=True, stream_options={"include_usage": True}, **hot))
+    said, ends = [""] * 3, [""] * 3
+    for chunk in chunks[:-1]:
+        (one,) = chunk.choices
+        said[one.index] += one.delta.content or ""
+        ends[one.index] += one.finish_reason or ""
+    assert (said, ends) == (texts, [one.choices[0].finish_reason for one in alone])
+    assert [chunk.choices[0].delta.role for chunk in chunks[:3]] == ["assistant"] * 3
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], made.usage)
+    assert served.idle()
+
+
+def test_choices_without_temperature_are_the_likeliest_answer(client: Any) -> None:
+    alone = choices(client)
+    made = choices(client, n=2)
+    assert [one.message.content for one in made.choices] == [alone.choices[0].message.content] * 2
+    assert made.usage.completion_tokens == 2 * alone.usage.completion_tokens
+    said = ["", ""]
+    for chunk in choices(client, n=2, stream=True):
+        said[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert said == [alone.choices[0].message.content] * 2
+
+
+def test_choices_without_a_seed_differ(client: Any) -> None:
+    made = choices(client, n=4, temperature=1.8)
+    assert len({one.message.content for one in made.choices}) > 1
+
+
 def test_errors_reach_the_client(client: Any) -> None:
     with pytest.raises(openai.BadRequestError, match=r"regions.0.: .* lies outside its image") as error:
         said(client, FINE["messages"], [[200, 200, 300, 300]])

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -54,7 +54,9 @@ def with_image(image: Any) -> dict[str, Any]:
 URL = "messages[0].content[0].image_url.url"
 WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     (FINE | {"tools": []}, "tools", "no such field"),
-    (FINE | {"n": 2}, "n", "should be 1, got 2"),
+    (FINE | {"n": 0}, "n", "greater than or equal to 1"),
+    (FINE | {"n": 9}, "n", "9 is more than the 8 answers"),
+    (FINE | {"n": 2.5}, "n", "valid integer"),
     (FINE | {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     (FINE | {"max_tokens": 1001}, "max_tokens", "1001 is more than the 1000"),
     (FINE | {"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "give one of them"),
@@ -154,10 +156,15 @@ def sent(served: Served, body: dict[str, Any], whole: bool = True) -> socket.soc
 
 def holds(served: Served, requests: int) -> bool:
     """Whether so many requests are held soon."""
+    return soon(lambda: served.service.places.requests == requests)
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether something holds within 20 seconds."""
     until = time.monotonic() + 20
-    while served.service.places.requests != requests and time.monotonic() < until:
+    while not holds() and time.monotonic() < until:
         time.sleep(0.005)
-    return served.service.places.requests == requests
+    return holds()
 
 
 def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served, monkeypatch: Any) -> None:
@@ -178,6 +185,27 @@ def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served, mon
         go.set()
         assert served.idle()
     assert ask(served, FINE)[0] == 200
+
+
+def test_choices_count_as_questions(served: Served, monkeypatch: Any) -> None:
+    hot = FINE | {"temperature": 1.5}
+    status, error, _ = ask(served, hot | {"n": 3})  # more than may wait, 2
+    assert (status, error["code"]) == (429, "queue_full")
+    assert ask(served, FINE | {"n": 3})[0] == 200  # one answer, three times
+    model, go = served.service.engine.model, threading.Event()
+    generate = model.generate
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "generate", lambda **k: go.wait(30) and generate(**k))
+        clients = [sent(served, FINE)]
+        assert soon(lambda: served.service.engine.running == 1)
+        clients.append(sent(served, hot | {"n": 2}))
+        assert soon(lambda: served.service.engine.waiting == 2)
+        assert ask(served, FINE)[0] == 429
+        clients[1].close()
+        assert soon(lambda: served.service.engine.waiting == 0)
+        clients[0].close()
+        go.set()
+        assert served.idle()
 
 
 def test_a_client_that_leaves_a_stream_ends_its_answer(served: Served) -> None:
@@ -224,7 +252,7 @@ def test_draining_answers_a_request_whose_body_still_comes(loaded: Loaded) -> No
 def test_metrics(loaded: Loaded) -> None:
     with serving(loaded) as served:
         assert served.ask(FINE)[0] == 200
-        assert served.ask(FINE | {"n": 2})[0] == 400
+        assert served.ask(FINE | {"n": 99})[0] == 400
         until = time.monotonic() + 20
         while "batch_size_count 1.0" not in (text := served.get("/metrics")[1].decode()) and time.monotonic() < until:
             time.sleep(0.01)  # a batch is counted when it has ended, a moment after its last answer
@@ -251,7 +279,7 @@ class Body(bytes):
 
 
 def test_a_body_is_not_held_while_its_answer_is_made(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, submit, requests = app_module.read_body, served.service.engine.submit, app_module.read_request
+    reading, submit, requests = app_module.read_body, served.service.engine.submit_choices, app_module.read_request
     held: list[Any] = []
     found: list[tuple[int, object]] = []
 
@@ -264,7 +292,7 @@ def test_a_body_is_not_held_while_its_answer_is_made(served: Served, monkeypatch
         return asked
 
     def slow(*given: Any) -> Any:
-        answer = submit(*given)
+        (answer,) = submit(*given)
         wait = answer.wait
 
         async def waiting() -> Any:
@@ -273,11 +301,11 @@ def test_a_body_is_not_held_while_its_answer_is_made(served: Served, monkeypatch
             return await wait()
 
         monkeypatch.setattr(answer, "wait", waiting)
-        return answer
+        return [answer]
 
     monkeypatch.setattr(Body, "freed", 0)
     monkeypatch.setattr(app_module, "read_body", read)
     monkeypatch.setattr(app_module, "read_request", request_of)
-    monkeypatch.setattr(served.service.engine, "submit", slow)
+    monkeypatch.setattr(served.service.engine, "submit_choices", slow)
     assert ask(served, FINE | {"max_tokens": 2})[0] == 200
     assert found == [(1, None)]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pvit_ext.serving.waiting import WINDOWS, Waiting
+from pvit_ext.serving.waiting import WINDOWS, QueueFull, Waiting
 
 
 class Taker:
@@ -28,7 +28,7 @@ class Taker:
 
 def put(waiting: Waiting, *answers: str) -> None:
     for answer in answers:
-        waiting.put(cast(Any, answer), 0)
+        waiting.put([cast(Any, answer)], 0)
 
 
 def test_one_more_within_a_window_of_the_last_joins_the_batch() -> None:
@@ -47,6 +47,16 @@ def test_a_full_batch_does_not_wait() -> None:
     put(waiting, "first", "second", "third")
     assert Taker(waiting).result() == ["first", "second"]
     assert len(waiting) == 1
+
+
+def test_the_choices_of_a_question_wait_together_or_not_at_all() -> None:
+    waiting = Waiting(3, 8, window=0)
+    put(waiting, "first")
+    with pytest.raises(QueueFull, match="1 questions are waiting"):
+        waiting.put([cast(Any, name) for name in "abc"], 5)
+    assert len(waiting) == 1
+    waiting.put([cast(Any, name) for name in "ab"], 5)
+    assert Taker(waiting).result() == ["first", "a", "b"]
 
 
 def test_nobody_waits_for_more_than_a_few_windows() -> None:
