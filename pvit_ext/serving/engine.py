@@ -212,6 +212,10 @@ class Engine:
         try:
             if answers:
                 rows = self._rows(answers)
+                if later := rows.beyond(self.context_len):
+                    self._answer([answer for answer in answers if answer not in later])
+                    self._answer(later)
+                    return
                 self._generate(rows)
         except Exception as error:  # of one question, or of the device: the engine goes on with the next batch
             if len(answers) > 1 and (rows is None or not rows.step):

@@ -44,6 +44,17 @@ class Rows(StoppingCriteria):
         self.byte_ids = byte_ids
         self.step = 0
 
+    def beyond(self, context: int) -> list[Answer]:
+        """Those whose answers would reach beyond the model's context, since their prompts are padded to the longest.
+
+        Padding is masked, but ALiBi (MPT) counts its positions, and a key-value cache holds them.
+
+        Args:
+            context: positions of the model.
+        """
+        longest = max(self.prompt_tokens)
+        return [one for one, most in zip(self.answers, self.limits, strict=True) if longest + most > context]
+
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         """One bool, whether all have ended; called once behind each new token, with ids (B, L)."""
         self.step += 1
