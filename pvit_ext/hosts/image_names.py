@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pvit_ext.regions.image import ImageError, load_image
-from pvit_ext.regions.image_source import is_url
+from pvit_ext.regions.image_source import KnownImage, is_url
 
 
 def name_of_pixels(image: Image.Image) -> str:
@@ -30,8 +30,9 @@ def name_and_file(source: Any) -> tuple[str, Any]:
     """
     if isinstance(source, (str, os.PathLike)) and not is_url(source):
         source = Path(source).read_bytes()
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return f"file {hashlib.sha256(source).hexdigest()}", source
+    data = source.data if isinstance(source, KnownImage) else source
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return f"file {hashlib.sha256(data).hexdigest()}", source
     image = load_image(source)
     return name_of_pixels(image), image
 

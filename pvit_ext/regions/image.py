@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pvit_ext.regions.image_source import THE_IMAGE, as_pillow, image_name, is_url
+from pvit_ext.regions.image_source import THE_IMAGE, KnownImage, as_pillow, image_name, is_url
 from pvit_ext.regions.region import RegionError, Size
 
 _EXIF_ORIENTATION = 0x0112
@@ -71,6 +71,8 @@ def image_size(source: Any) -> Size:
         FileNotFoundError: if there is no such file.
         ImageError: if it is not an image; names the file.
     """
+    if isinstance(source, KnownImage):
+        return source.size
     with open_image(source) as image:
         if image.format == "TIFF":
             return _upright(image).size

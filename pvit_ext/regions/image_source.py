@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import reprlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,21 @@ MAX_PATH = 4096
 """Characters of a path on Linux."""
 THE_IMAGE = "the image"
 """The name, in errors, of an image without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownImage:
+    """The file of an image that was decoded before: its name is that of the file, and nobody decodes it for its size.
+
+    Args:
+        data: of the file.
+        size: (width, height), upright.
+        image: what was decoded, upright RGB; None where it was let go.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    image: Image.Image | None = None
 
 
 def as_pillow(source: Any) -> Any:
@@ -31,6 +47,8 @@ def as_pillow(source: Any) -> Any:
         raise ValueError(f"it is {describe(source)} of {len(source)} characters, no path; decode base64 to bytes")
     if isinstance(source, (Image.Image, str, os.PathLike)):
         return source
+    if isinstance(source, KnownImage):
+        return io.BytesIO(source.data) if source.image is None else source.image
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if isinstance(source, np.ndarray):

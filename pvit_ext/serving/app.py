@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -28,14 +29,13 @@ from pvit_ext.serving.conversation import read_query
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.files import Files
 from pvit_ext.serving.limits import Place, Places
+from pvit_ext.serving.lion_fields import check_lion_fields
 from pvit_ext.serving.metrics import Metrics
 from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.replies import Reply, Streamed
 from pvit_ext.serving.waiting import Draining, QueueFull
 
 logger = logging.getLogger(__name__)
-_DECODING = 4
-"""Bodies that are decoded at once."""
 _NOBODY = 499
 """nginx's status for a client that has ended; for the metrics."""
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Service:
     def __post_init__(self) -> None:
         self.limits = self.pictures.limits
         self.places = Places(self.limits)
-        self.decoding = anyio.CapacityLimiter(_DECODING)
+        self.threads = anyio.CapacityLimiter(self.limits.requests)
         self.metrics.watch(self.engine, self.places, self.pictures.uploads)
         self._draining = False
 
@@ -127,60 +127,59 @@ class Service:
         return self.places.enter(self.engine.patience)
 
     async def _answer(self, request: Request, place: Place, held: ExitStack) -> Response:
-        until = time.monotonic() + self.limits.seconds
-        stream, usage, answers = await self._take(request, place)
+        stream, usage, answers = await self._take(request, place, held)
         for answer in answers:
             held.callback(answer.cancel)
-        reply = Reply(self.name)
+        reply, until = Reply(self.name), place.until
         if not stream:
             return JSONResponse(reply.whole(await self._while_connected(request, all_of(answers), until)))
         pieces = as_they_come(answers)
         first = await self._while_connected(request, anext(pieces), until)  # before it an error has a status
         return Streamed(reply.events(len(answers), first, pieces, usage, until), held.pop_all().close, until)
 
-    async def _take(self, request: Request, place: Place) -> tuple[bool, bool, list[Answer]]:
+    async def _take(self, request: Request, place: Place, held: ExitStack) -> tuple[bool, bool, list[Answer]]:
         """Whether answers are streamed, whether with their usage, and they; images as text are held no longer."""
         body = await read_body(request, self.limits)
-        asked, answers = await anyio.to_thread.run_sync(self._submit, body, place, limiter=self.decoding)
+        submitting = asyncio.ensure_future(anyio.to_thread.run_sync(self._submit, body, place, limiter=self.threads))
+        del body
+        try:
+            asked, answers = await _unless_over(
+                request, asyncio.shield(submitting), place.until, place.late("messages")
+            )
+        finally:
+            if not submitting.done():  # a thread cannot be ended: what it holds is given back when it ends itself
+                place.give_up()
+                submitting.add_done_callback(partial(_cancel, held.pop_all()))
         return asked.stream, asked.stream_options is not None and asked.stream_options.include_usage, answers
 
     def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, list[Answer]]:
         """Decode and check a body and hand its question to the engine; one answer for each choice."""
-        asked = read_request(body)
-        self._check_model(asked.model)
-        settings = asked.settings(self.limits)
-        query, system = read_query(asked, self.pictures, place)
-        try:
-            answers = self.engine.submit_choices(query, settings, system, asked.stream, "messages")
-        except QueueFull as error:
-            raise ApiError(429, str(error), None, "queue_full", error.seconds) from error
-        except Draining as error:
-            raise ApiError(503, str(error), None, "draining") from error
-        except ValueError as error:  # RegionError is one
-            raise _of_question(error) from error
+        with place.decoding("messages"):
+            asked = read_request(body)
+            self._check_model(asked.model)
+            settings = asked.settings(self.limits)
+            check_lion_fields(asked, getattr(self.engine.model, "region_config", None))
+            query, system = read_query(asked, self.pictures, place)
+            try:
+                answers = self.engine.submit_choices(query, settings, system, asked.stream, "messages")
+            except QueueFull as error:
+                raise ApiError(429, str(error), None, "queue_full", error.seconds) from error
+            except Draining as error:
+                raise ApiError(503, str(error), None, "draining") from error
+            except ValueError as error:  # RegionError is one
+                raise _of_question(error) from error
         return asked, answers if len(answers) == asked.n else answers * asked.n
 
     async def _while_connected(self, request: Request, coming: Awaitable[T], until: float) -> T:
-        """What comes, unless the client ends or the time does first."""
-        task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request))
+        """What comes of the engine, unless the client ends or the time does first."""
         try:
-            wait = until - time.monotonic()
-            await asyncio.wait((task, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            if gone.done():
-                raise ClientDisconnect
-            raise late(self.limits.seconds)
+            return await _unless_over(request, coming, until, late(self.limits.seconds))
         except RegionError as error:
             raise _of_question(error) from error
         except (ApiError, ClientDisconnect):
             raise
         except Exception as error:  # the model's: the engine has logged it
             raise ApiError(500, "the model failed on this question; the server's log says why") from error
-        finally:
-            for one in (task, gone):
-                one.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
 
     def _check_key(self, request: Request) -> None:
         if self.key is None:
@@ -232,6 +231,28 @@ class Counted:
 
 
 _COUNTED = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metrics")
+
+
+async def _unless_over(request: Request, coming: Awaitable[T], until: float, too_late: ApiError) -> T:
+    """What comes, unless the client ends or the time does first."""
+    task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((task, gone), timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect if gone.done() else too_late
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def _cancel(held: ExitStack, submitting: asyncio.Future[tuple[ChatRequest, list[Answer]]]) -> None:
+    """Give back what a request held that is over before its question was handed in."""
+    if submitting.exception() is None:
+        for answer in submitting.result()[1]:
+            answer.cancel()
+    held.close()
 
 
 def late(seconds: float) -> ApiError:

@@ -90,6 +90,8 @@ class ChatRequest(_Strict):
     model: str
     messages: list[Annotated[Message, BeforeValidator(_without_nulls)]] = Field(min_length=1)
     regions: list[Any] = []
+    lion_task: str | None = None
+    tags: list[str] | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)

@@ -68,7 +68,8 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
     regions = [_region(reader, item, param) for item, param in reader.regions]
     regions += _alpha_regions(reader, texts, images)
     history = list(zip(texts[:-1:2], texts[1::2], strict=True))
-    return Query([one.data for one in reader.images], texts[-1], regions, history), system
+    images_given = [one.source for one in reader.images]
+    return Query(images_given, texts[-1], regions, history, request.lion_task, request.tags), system
 
 
 def _system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message], int]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pvit_ext.data.image_files import check_file, find_file
-from pvit_ext.regions.image import ImageError, image_size, load_image, open_image
+from pvit_ext.regions.image import ImageError, load_image, open_image
+from pvit_ext.regions.image_source import KnownImage
 from pvit_ext.regions.mask_values import mask_of_image, mask_of_values
 from pvit_ext.regions.region import Size
 from pvit_ext.serving.api_error import wrong
@@ -36,18 +37,21 @@ class Picture:
     """An image of a request, which has been decoded without fault.
 
     Args:
-        data: of its file, by which features that are kept are found sooner than by its pixels.
-        size: (width, height), upright.
+        source: for a query; without its pixels where it was seen before, since its features may be kept.
         mask: bool (H, W), where its alpha channel says one.
     """
 
-    data: bytes
-    size: Size
-    mask: NDArray[np.bool_] | None
+    source: KnownImage
+    mask: NDArray[np.bool_] | None = None
+
+    @property
+    def size(self) -> Size:
+        """(width, height), upright."""
+        return self.source.size
 
 
 class Seen:
-    """Digests that were seen, the last ones.
+    """Sizes of images that were seen, the last ones, by the digests of their files.
 
     Args:
         most: that are kept.
@@ -55,17 +59,18 @@ class Seen:
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
-        self._digests: OrderedDict[bytes, None] = OrderedDict()
+        self._sizes: OrderedDict[bytes, Size] = OrderedDict()
 
-    def __contains__(self, digest: bytes) -> bool:
-        return digest in self._digests
+    def get(self, digest: bytes) -> Size | None:
+        """The size of one; None for a new one."""
+        return self._sizes.get(digest)
 
-    def add(self, digest: bytes) -> None:
+    def add(self, digest: bytes, size: Size) -> None:
         """Keep one, and drop the oldest beyond ``most``."""
         with self._lock:
-            self._digests[digest] = None
-            if len(self._digests) > self._most:
-                self._digests.popitem(last=False)
+            self._sizes[digest] = size
+            if len(self._sizes) > self._most:
+                self._sizes.popitem(last=False)
 
 
 @dataclass(frozen=True)
@@ -97,34 +102,35 @@ class Pictures:
         Raises:
             ApiError: 400 naming the field.
         """
-        data, size = self._checked(source, place, param)
+        data = self._checked(source, place, param)
         digest = hashlib.sha256(data).digest()
-        if digest in self.opaque:
-            return Picture(data, size, None)
+        if (size := self.opaque.get(digest)) is not None:
+            return Picture(KnownImage(data, size))
         try:
             with open_image(data) as opened:
                 has_alpha = opened.mode in _ALPHA or "transparency" in opened.info
                 alpha = upright_alpha(opened) if has_alpha else None
-            if alpha is None:
-                load_image(data)
+                image = load_image(opened)
         except ImageError as error:
             raise wrong(param, f"the image cannot be read: {error.reason}") from error
+        image.info = {}  # it is upright now, whatever its file said
+        found = KnownImage(data, image.size, image)
         if alpha is not None and int(alpha.min()) < 255:
-            return Picture(data, size, _alpha_mask(alpha, param))
-        self.opaque.add(digest)
-        return Picture(data, size, None)
+            return Picture(found, _alpha_mask(alpha, param))
+        self.opaque.add(digest, image.size)
+        return Picture(found)
 
     def mask(self, source: str | FileId, place: Place, param: str) -> NDArray[np.bool_]:
         """A mask file, bool (H, W); see :meth:`load`."""
-        data, _ = self._checked(source, place, param)
+        data = self._checked(source, place, param)
         try:
             with open_image(data) as opened:
                 return mask_of_image(opened)
         except ImageError as error:
             raise wrong(param, f"the mask cannot be read: {error.reason}") from error
 
-    def check(self, data: bytes, param: str) -> Size:
-        """The size of an image that one request may have, from its header.
+    def check(self, data: bytes, param: str) -> None:
+        """Refuse what is no image that one request may have, by its header.
 
         Args:
             data: of its file.
@@ -133,18 +139,15 @@ class Pictures:
         Raises:
             ApiError: 400 for a file of no known kind, or of too many pixels.
         """
-        width, height = _size(data, param)
-        check_pixels(self.limits, width * height, param)
-        return width, height
+        check_pixels(self.limits, _pixels(data, param), param)
 
-    def _checked(self, source: str | FileId, place: Place, param: str) -> tuple[bytes, Size]:
-        """A file whose pixels the place holds, and its size; nothing is decoded yet."""
-        data = self._bytes(source, param)
-        width, height = _size(data, param)
-        place.take(width * height, param)
-        return data, (width, height)
+    def _checked(self, source: str | FileId, place: Place, param: str) -> bytes:
+        """A file whose pixels the place holds; nothing is decoded yet."""
+        data = self._bytes(source, place, param)
+        place.take(_pixels(data, param), param)
+        return data
 
-    def _bytes(self, source: str | FileId, param: str) -> bytes:
+    def _bytes(self, source: str | FileId, place: Place, param: str) -> bytes:
         if isinstance(source, FileId):
             return self.uploads.get(source.id, param).data
         scheme = source[:16].lower()
@@ -153,18 +156,21 @@ class Pictures:
         if scheme.startswith(("http://", "https://")):
             if not self.urls:
                 raise wrong(param, "addresses are not fetched here (--allow-url); send the image as a data: URL")
-            return fetch(source, self.limits.body, min(self.limits.seconds, 30.0), param)
+            with place.fetching(param):
+                return fetch(source, self.limits.body, min(place.remaining(param), 30.0), param)
         if self.folder is None or "://" in source:
             taken = "a data: URL" + (", an address" if self.urls else "") + (", a name" if self.folder else "")
             raise wrong(param, f"{source[:60]!r} is not taken; give {taken}, such as data:image/png;base64,...")
         return read_inside(self.folder, source, self.limits.body, param)
 
 
-def _size(data: bytes, param: str) -> Size:
+def _pixels(data: bytes, param: str) -> int:
+    """How many an image has, by its header alone: a PNG would be decoded for the way up."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS):
             pass
-        return image_size(data)
+        with open_image(data) as image:
+            return image.width * image.height
     except ImageError as error:
         raise wrong(param, f"the image cannot be read: {error.reason}") from error
     except Exception as error:  # as in open_image: fuzzed headers raise anything

@@ -13,7 +13,8 @@ from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, make
 
 collect_ignore: list[str] = []
 if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("openai") is None:  # extras serve, generate
-    collect_ignore += ["test_chat.py", "test_refusals.py", "test_pictures.py", "test_process.py", "test_uploads.py"]
+    of_http = ("chat", "lion", "pictures", "process", "refusals", "times", "uploads")
+    collect_ignore += [f"test_{name}.py" for name in of_http]
 OTHERS = ["transformers/llava", "transformers/qwen2_vl"] if HAS_TRANSFORMERS_HOST else []
 HOSTS = ["llava/llama", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 

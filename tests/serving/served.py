@@ -78,11 +78,12 @@ def serving(
     key: str | None = None,
     batching: Batching = Batching(),  # noqa: B008 - a NamedTuple does not change
     uploads: Uploads | None = None,
+    urls: bool = False,
 ) -> Iterator[Served]:
     """A server of a model, drained at the end."""
     metrics = Metrics()
     engine = Engine(loaded, batching, observer=metrics)
-    pictures = Pictures(limits, folder, uploads=uploads or Uploads())
+    pictures = Pictures(limits, folder, urls, uploads=uploads or Uploads())
     service = Service(engine, "tiny", pictures, metrics, key)
     config = uvicorn.Config(service.app(), port=0, log_level="error", lifespan="off")
     server = DrainingServer(config, service)

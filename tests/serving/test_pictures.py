@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pvit_ext.regions.image import load_image
 from pvit_ext.serving import fetch as fetch_module
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.fetch import fetch, is_public
@@ -56,7 +57,7 @@ def test_names_in_the_folder(folder: Path, place: Place) -> None:
     pictures = Pictures(Limits(), folder)
     for _ in range(2):  # decoded, and known
         found = pictures.load("sub/small.png", place, "url")
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.data))), np.asarray(SMALL))
+        assert np.array_equal(np.asarray(load_image(found.source)), np.asarray(SMALL))
     assert pictures.mask("mask.png", place, "url").all()
     assert place.pixels == 3 * 600
     (folder / "inner.png").symlink_to(folder / "sub" / "small.png")

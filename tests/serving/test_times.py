@@ -1,0 +1,162 @@
+"""What takes long holds nobody else, and no longer than a request may: decoding, and images from elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving import pictures as pictures_module
+from pvit_ext.serving.api_error import ApiError
+from pvit_ext.serving.limits import Limits, Places
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+
+
+def about(image: Any) -> dict[str, Any]:
+    return FINE | {"messages": [message(image_part(image), QUESTION)], "max_tokens": 1}
+
+
+def new_image(seed: int) -> Image.Image:
+    """One that no test has sent before."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+
+
+def test_decoding_counts_in_the_time_of_a_request(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, decode = threading.Event(), pictures_module.load_image
+    with serving(loaded, Limits(seconds=0.3)) as served:
+        monkeypatch.setattr(pictures_module, "load_image", lambda source: (go.wait(20), decode(source))[1])
+        begun = time.monotonic()
+        status, found, _ = served.ask(about(new_image(1)))
+        assert (status, found["error"]["code"], found["error"]["param"]) == (408, "timeout", "messages")
+        assert time.monotonic() - begun < 5
+        assert served.service.places.requests == 1  # its thread still works, and holds its pixels
+        go.set()
+        assert served.idle()
+
+
+def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, decoded, decode = threading.Event(), list[int](), pictures_module.load_image
+
+    def slow(source: Any) -> Any:
+        decoded.append(1)
+        go.wait(20)
+        return decode(source)
+
+    with serving(loaded) as served:
+        monkeypatch.setattr(pictures_module, "load_image", slow)
+        two = FINE | {"messages": [message(image_part(new_image(2)), image_part(new_image(3)), QUESTION)]}
+        connection = served.connection()
+        connection.request("POST", "/v1/chat/completions", _json(two), {"Content-Type": "application/json"})
+        until = time.monotonic() + 20
+        while not decoded and time.monotonic() < until:
+            time.sleep(0.005)
+        connection.close()
+        while served.service.places.requests and time.monotonic() < until and not _given_up(served):
+            time.sleep(0.005)
+        go.set()
+        assert served.idle()
+    assert decoded == [1]  # not the second one
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(body).encode()
+
+
+def _given_up(served: Served) -> bool:
+    return "499" in served.get("/metrics")[1].decode()
+
+
+def test_slow_addresses_hold_no_decoder(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, fetching, statuses = threading.Event(), threading.Semaphore(0), list[int]()
+
+    def fetch(*_: Any) -> bytes:
+        fetching.release()
+        go.wait(60)
+        raise ApiError(400, "the file takes too long to come", "url")
+
+    monkeypatch.setattr(pictures_module, "fetch", fetch)
+    with serving(loaded, urls=True) as served:
+        slow = about("https://example.org/slow.png")
+        clients = [threading.Thread(target=lambda: statuses.append(served.ask(slow)[0])) for _ in range(6)]
+        for client in clients:
+            client.start()
+        assert all(fetching.acquire(timeout=10) for _ in clients)
+        assert served.ask(about(new_image(4)))[0] == 200
+        go.set()
+        for client in clients:
+            client.join(20)
+        assert served.idle()
+    assert statuses == [400] * 6
+
+
+def test_an_address_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(pictures_module, "fetch", lambda *a: given.append(a[2]) or b"")
+    place = Places(Limits(seconds=5)).enter(1)
+    with pytest.raises(ApiError, match="no image"), place.decoding("url"):
+        pictures_module.Pictures(Limits(), urls=True).load("https://example.org/a.png", place, "url")
+    assert 4 < given[0] < 5
+    place.give_up()
+    with pytest.raises(ApiError) as error:
+        place.take(1, "url")
+    assert error.value.status == 408
+
+
+def test_few_decode_at_once_and_all_are_free_again() -> None:
+    places = Places(Limits(seconds=0.05))
+    held = [places.enter(1) for _ in range(4)]
+    contexts = [one.decoding("url") for one in held]
+    for context in contexts:
+        context.__enter__()
+    with pytest.raises(ApiError) as error, places.enter(1).decoding("url"):
+        pass
+    assert error.value.status == 408
+    for one, context in zip(held, contexts, strict=True):
+        with pytest.raises(ApiError), one.fetching("url"):  # comes back too late
+            time.sleep(0.06)
+        context.__exit__(None, None, None)
+    assert all(places.decoders.acquire(blocking=False) for _ in range(4))
+    assert not places.decoders.acquire(blocking=False)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each file that Pillow decodes."""
+    found, prepare = list[int](), ImageFile.ImageFile.load_prepare
+
+    def counting(self: Any) -> Any:
+        found.append(1)
+        return prepare(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", counting)
+    return found
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_image_is_decoded_once_for_a_question(loaded: Loaded, decoded: list[int], masked: bool) -> None:
+    image = new_image(5 + masked)
+    if masked:
+        image = image.convert("RGBA")
+        image.putalpha(Image.fromarray(mask_of(image)))
+    body = about(data_url(image)) | {"regions": [] if masked else [BOX]}
+    decoded.clear()
+    with serving(loaded) as served:
+        for asked in 1, 2:
+            assert served.ask(body)[0] == 200
+            assert len(decoded) == asked
+
+
+def test_an_image_of_too_many_pixels_is_not_decoded(loaded: Loaded, decoded: list[int]) -> None:
+    body = about(data_url(new_image(7)))
+    decoded.clear()
+    with serving(loaded, Limits(pixels=5399)) as served:
+        status, found, _ = served.ask(body)
+    assert (status, found["error"]["code"]) == (400, "too_many_pixels")
+    assert not decoded
