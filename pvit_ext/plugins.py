@@ -31,6 +31,8 @@ from typing import Any, TypeVar, cast
 BuilderT = TypeVar("BuilderT")
 GivenT = TypeVar("GivenT")
 FLAG = "--plugin"
+taken: list[str] = []
+"""Modules that were imported for it, in order."""
 
 
 class Registry(dict[str, BuilderT]):
@@ -128,6 +130,7 @@ def take_plugins(arguments: Sequence[str]) -> list[str]:
         modules.append(module)
     for module in modules:
         _import(module)
+        taken.append(module)
     return rest
 
 

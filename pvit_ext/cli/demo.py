@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvit_ext import plugins
 from pvit_ext.cli.ask import QUICKSTART_MODEL, model_path
 from pvit_ext.cli.options import count, count_from_zero, require_extra
 
 if TYPE_CHECKING:
-    from pvit_ext.serving.demo.answering import Asked
     from pvit_ext.serving.demo.service import Segmenter
+    from pvit_ext.serving.engine import Engine
 
 COMMAND, EXTRA = "pvit-ext demo", "demo"
 
@@ -46,6 +45,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
+    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
+                        "towers made of pictures, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
     parser.set_defaults(handler=run)
 
 
@@ -56,31 +57,45 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--examples takes records and --image-folder the folder of their pictures; give both")
     require_extra(EXTRA, COMMAND)
 
+    from pvit_ext.serving.answer import Settings
     from pvit_ext.serving.demo.app import Address, Parts, running
     from pvit_ext.serving.demo.examples import load_examples
+    from pvit_ext.serving.demo.hints import Hints
+    from pvit_ext.serving.demo.service import Setting
 
     address = Address(args.host, args.port)
     address.check()
     examples = tuple(load_examples(args.examples, args.image_folder))
     segmenter = _segmenter(args)
-    with _asking(path, args) as ask, running(Parts(ask, path, args.records, examples, segmenter), address) as url:
-        print(f"{url}  (Ctrl+C ends it; records are saved in {args.records})", flush=True)
-        _wait()
+    with _engine(path, args) as engine:
+        settings = Settings(max_tokens=args.max_new_tokens)
+        hints = Hints.of(getattr(engine.model, "region_config", None))
+        setting = Setting(path, _ask_command(path, args), examples, hints)
+        parts = Parts(lambda query: engine.submit(query, settings, args.system), setting, args.records, segmenter)
+        with running(parts, address) as url:
+            print(f"{url}  (Ctrl+C ends it; records are saved in {args.records})", flush=True)
+            _wait()
     return 0
 
 
-@contextmanager
-def _asking(path: str, args: argparse.Namespace) -> Iterator[Asked]:
-    """The loaded model, as what answers a question."""
+def _engine(path: str, args: argparse.Namespace) -> Engine:
+    """The loaded model, as what answers questions."""
     import pvit_ext
     from pvit_ext.hosts.find import Loaded
-    from pvit_ext.serving.answer import Settings
     from pvit_ext.serving.engine import Engine
 
     loaded = Loaded(*pvit_ext.load_pretrained_model(path, base=args.base, device=args.device))
-    settings = Settings(max_tokens=args.max_new_tokens)
-    with Engine(loaded, conv_version=args.conv_version) as engine:
-        yield lambda query: engine.submit(query, settings, args.system)
+    features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
+    return Engine(loaded, conv_version=args.conv_version, features=features)
+
+
+def _ask_command(path: str, args: argparse.Namespace) -> list[str]:
+    """The words of ``pvit-ext ask`` that give the demo's answers."""
+    words = ["pvit-ext", *(word for module in plugins.taken for word in (plugins.FLAG, module)), "ask", "--model", path]
+    for name in ("base", "conv_version", "system", "device", "max_new_tokens"):
+        if (value := getattr(args, name)) is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return words
 
 
 def _segmenter(args: argparse.Namespace) -> Segmenter | None:

@@ -247,9 +247,12 @@ class Engine:
         return rows
 
     def _come_again(self, queries: Sequence[Query]) -> bool:
-        """Whether an image of a batch is not new: towers see new ones all at once, but those to be kept one by one."""
+        """Whether an image of a batch is not new, or it is of one alone.
+
+        Towers see several new ones all at once, but those to be kept one by one.
+        """
         digests = [name_and_file(source)[0] for query in queries for source in query.sources()]
-        again = len(set(digests)) < len(digests) or any(digest in self._seen for digest in digests)
+        again = len(digests) == 1 or len(set(digests)) < len(digests) or any(digest in self._seen for digest in digests)
         for digest in digests:
             self._seen[digest] = None
             self._seen.move_to_end(digest)

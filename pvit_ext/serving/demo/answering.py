@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.demo.turns import read_talk
 from pvit_ext.tokens.query import Query
@@ -41,10 +42,11 @@ class Answering:
     Args:
         ask: hands a question to the model.
         pictures: that were opened.
+        hints: what the model reads beside questions.
     """
 
-    def __init__(self, ask: Asked, pictures: Pictures) -> None:
-        self._ask, self._pictures = ask, pictures
+    def __init__(self, ask: Asked, pictures: Pictures, hints: Hints = Hints()) -> None:  # noqa: B008 - frozen
+        self._ask, self._pictures, self._hints = ask, pictures, hints
         self._running: dict[str, Stream] = {}
         self._stopped: set[str] = set()
         self._lock = threading.Lock()
@@ -63,7 +65,7 @@ class Answering:
             name = str(request["name"]) if isinstance(request, dict) and request.get("name") else ""
             if not name:
                 raise ValueError("a question has a name, by which it can be stopped")
-            answer = self._start(name, read_talk(request, self._pictures).query())
+            answer = self._start(name, read_talk(request, self._pictures, self._hints).query())
             yield {"text": "", "state": "running"}
             for piece in answer:
                 text += piece

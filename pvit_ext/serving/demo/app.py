@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.serving.demo.answering import Answering, Asked
-from pvit_ext.serving.demo.examples import Example
+from pvit_ext.serving.demo.gate import Gate
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.demo.saving import Saving
 from pvit_ext.serving.demo.service import Segmenter, Service, Setting
+from pvit_ext.serving.demo.sessions import PATIENCE, Sessions
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("shapes", "store", "view", "draw", "pointer", "keys", "question", "panel", "talk", "start")
 """Files of the page's script, in order; they share one scope."""
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; frame-src 'none'; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-"""Whatever Gradio's own page asks for, the browser fetches nothing from elsewhere."""
-_UPLOAD_LIMIT, _LAST_PORT = "100mb", 65535
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -76,17 +71,17 @@ class Parts:
 
     Args:
         ask: hands a question to the model.
-        model: folder of the checkpoint, as the user gave it.
+        setting: what the page shows of it.
         records: folder that records are saved in.
-        examples: the pictures to begin with.
         segmenter: if there is one.
+        patience: seconds in which a page that lost its connection may come back.
     """
 
     ask: Asked
-    model: str
+    setting: Setting
     records: Path
-    examples: tuple[Example, ...] = ()
     segmenter: Segmenter | None = None
+    patience: float = PATIENCE
 
 
 @contextmanager
@@ -108,21 +103,17 @@ def running(parts: Parts, address: Address) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pvit-ext-demo-") as folder:
         kept = Path(folder, "pictures")
         kept.mkdir()
-        service = _service(parts, kept)
-        blocks, options = _blocks(service), _launch_options()
+        pictures = Pictures(kept)
+        sessions = Sessions(pictures.close, parts.patience)
+        answering = Answering(parts.ask, pictures, parts.setting.hints)
+        service = Service(parts.setting, sessions, pictures, answering, Saving(parts.records), parts.segmenter)
+        blocks, options = _blocks(service), _launch_options(sessions)
         try:
             _, url, _ = blocks.launch(server_name=address.host, server_port=address.free_port(), **options)
             yield url
         finally:
+            sessions.close()
             blocks.close(verbose=False)
-
-
-def _service(parts: Parts, folder: Path) -> Service:
-    from gradio.utils import get_upload_folder
-
-    pictures = Pictures(folder)
-    setting = Setting(parts.model, Path(get_upload_folder()), parts.examples)
-    return Service(setting, pictures, Answering(parts.ask, pictures), Saving(parts.records), parts.segmenter)
 
 
 def _blocks(service: Service) -> Any:
@@ -162,7 +153,7 @@ def _plain(method: Callable[..., dict[str, Any]]) -> Callable[[Any], dict[str, A
     return call
 
 
-def _launch_options() -> dict[str, Any]:
+def _launch_options(sessions: Sessions) -> dict[str, Any]:
     import gradio
     from starlette.middleware import Middleware
 
@@ -174,10 +165,9 @@ def _launch_options() -> dict[str, Any]:
         "ssr_mode": False,
         "footer_links": [],
         "run_history": False,
-        "max_file_size": _UPLOAD_LIMIT,
         "theme": theme,
         "head": f"<style>{read_page('page.css')}</style>",
-        "app_kwargs": {"middleware": [Middleware(_Policy)]},
+        "app_kwargs": {"middleware": [Middleware(Gate, sessions=sessions)]},
     }
 
 
@@ -188,22 +178,3 @@ def read_page(name: str) -> str:
         name: of the file.
     """
     return (PAGE / name).read_text(encoding="utf-8")
-
-
-class _Policy:
-    """Middleware that sends the content security policy with every answer.
-
-    Args:
-        app: that it wraps.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", _POLICY.encode())]
-            await send(message)
-
-        await self._app(scope, receive, with_policy if scope["type"] == "http" else send)

@@ -1,38 +1,50 @@
-"""A conversation of the page as a command line and as a data record."""
+"""A conversation of the page as a command and as a data record."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.serving.demo.turns import Talk
 
 _POINTS = ("polygon", "scribble")
 
 
-def command_line(talk: Talk, model: str) -> str:
-    """``pvit-ext ask`` for the last question; it has no flag for earlier turns.
+def command_of(talk: Talk, command: Sequence[str]) -> tuple[str, str]:
+    """``pvit-ext ask`` for the last question, and what to know before it is run.
 
-    A mask stands as a file's name, ``mask-2.png`` for region 2 of the page, which offers the file by that name.
+    Where the flags suffice it is one line. They have no words for earlier turns and polygons of several parts: a first
+    line writes such a question to a file then.
 
     Args:
         talk: its regions are good.
-        model: folder of the checkpoint.
-
-    Raises:
-        ValueError: for a region that the command line has no flag for.
+        command: words of ``pvit-ext ask`` with the demo's model, before those of a question.
     """
-    last = talk.turns[-1]
-    words = ["pvit-ext", "ask", "--model", model, "--image", talk.picture.name]
-    numbers = last.numbers or range(1, len(last.shapes) + 1)
-    for number, shape in zip(numbers, last.shapes, strict=True):
-        words += _flag(shape, number)
-    return shlex.join([*words, last.question])
+    folder = f"Run it in the folder of {talk.picture.name}"
+    if len(talk.turns) == 1 and not any(map(_has_parts, talk.shapes)):
+        masks = [f"mask-{number}.png" for number, shape in _numbered(talk) if "mask" in shape]
+        first = f", and save {', '.join(masks)} there first (the button PNG of the region)" if masks else ""
+        return shlex.join([*command, *_words(talk)]), folder + first + "."
+    question = _question_of(talk)
+    asked, answered = f"question-{question['id']}.jsonl", f"answer-{question['id']}.jsonl"
+    lines = [
+        f"printf '%s\\n' {shlex.quote(as_line(question))} > {asked}",
+        shlex.join([*command, "--file", asked, "--out", answered]),
+        f"cat {answered}",
+    ]
+    why = "earlier turns" if len(talk.turns) > 1 else "polygons of several parts"
+    return "\n".join(lines), f"{folder}. Flags cannot say {why}: the first line writes the question to a file."
 
 
 def record_of(talk: Talk, image: str) -> dict[str, Any]:
     """The conversation as LLaVA's training record with regions.
+
+    Its id is made of all that it holds: a record has the same one each time, and another one has another.
 
     Args:
         talk: its regions are good.
@@ -42,12 +54,10 @@ def record_of(talk: Talk, image: str) -> dict[str, Any]:
     for turn in talk.turns:
         turns += [{"from": "human", "value": turn.question}, {"from": "gpt", "value": turn.answer}]
     turns[0]["value"] = "<image>\n" + turns[0]["value"]
-    record: dict[str, Any] = {"id": talk.picture.key, "image": image, "conversations": turns}
-    if talk.shapes:
-        record["regions"] = talk.shapes
+    record: dict[str, Any] = {"image": image, "conversations": turns, **_beside(talk)}
     if any(turn.corrected for turn in talk.turns):
         record["corrected"] = True
-    return record
+    return {"id": f"{talk.picture.digest}-{_digest(record)}", **record}
 
 
 def as_line(record: dict[str, Any]) -> str:
@@ -55,13 +65,50 @@ def as_line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
+def _question_of(talk: Talk) -> dict[str, Any]:
+    """The last question with all before it, as ``pvit-ext ask --file`` reads it."""
+    question: dict[str, Any] = {"image": talk.picture.name, "question": talk.turns[-1].question}
+    if talk.history:
+        question["history"] = [list(turn) for turn in talk.history]
+    question |= _beside(talk)
+    return {"id": _digest(question), **question}
+
+
+def _beside(talk: Talk) -> dict[str, Any]:
+    """Regions, tags and task, where there are any."""
+    found = {"regions": talk.shapes, TAGS_KEY: list(talk.tags or ()), RECORD_KEY: talk.task}
+    return {key: value for key, value in found.items() if value}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _words(talk: Talk) -> list[str]:
+    """The words of a question of one turn."""
+    words = ["--image", talk.picture.name]
+    for number, shape in _numbered(talk):
+        words += _flag(shape, number)
+    words += [] if talk.tags is None else ["--tags", ",".join(talk.tags)]
+    words += [] if talk.task is None else ["--task", talk.task]
+    return [*words, talk.turns[-1].question]
+
+
+def _numbered(talk: Talk) -> list[tuple[int, dict[str, Any]]]:
+    """The last turn's regions with the numbers that they have on the page."""
+    last = talk.turns[-1]
+    return list(zip(last.numbers or range(1, len(last.shapes) + 1), last.shapes, strict=True))
+
+
+def _has_parts(shape: dict[str, Any]) -> bool:
+    return any(len(point) != 2 or isinstance(point[0], list) for kind in _POINTS for point in shape.get(kind, ()))
+
+
 def _flag(shape: dict[str, Any], number: int) -> list[str]:
     (kind,) = (key for key in shape if key in ("box", "point", *_POINTS, "mask"))
     if kind == "mask":
         return ["--mask", f"mask-{number}.png"]
     if kind in _POINTS:
-        if not all(len(point) == 2 for point in shape[kind]):
-            raise ValueError("the command line takes no polygon of several parts; copy the record")
         return [f"--{kind}", " ".join(f"{_number(x)},{_number(y)}" for x, y in shape[kind])]
     return [f"--{kind}", *map(_number, shape[kind])]
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.records import Record, load_records
+from pvit_ext.data.tags.tags import TAGS_KEY, clean_tags
 from pvit_ext.regions.image import load_image
 from pvit_ext.regions.region import Region
 from pvit_ext.serving.demo.pictures import data_url
@@ -27,11 +28,13 @@ class Example:
         file: of its picture.
         question: its first one, with ``<region>``.
         shapes: its regions as the page sends them.
+        tags: of its picture.
     """
 
     file: Path
     question: str
     shapes: tuple[dict[str, Any], ...]
+    tags: tuple[str, ...] = ()
 
     def thumbnail(self) -> str:
         """Its picture, small, as a data URL."""
@@ -68,7 +71,8 @@ def _example(record: Record) -> Example:
     question = record.data["conversations"][0]["value"].replace("<image>", "").strip()
     size = load_image(file).size
     regions = record.resolve(size)[: question.count("<region>")]
-    return Example(file, question, tuple(shape_of(region) for region in regions))
+    tags = clean_tags(record.data.get(TAGS_KEY) or [])
+    return Example(file, question, tuple(shape_of(region) for region in regions), tuple(tags))
 
 
 def shape_of(region: Region) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,18 @@ from pvit_ext.regions.region import Region
 from pvit_ext.serving.demo.pictures import data_url
 
 
-def read_mask(file: Path, name: str, size: Size) -> dict[str, Any]:
-    """An uploaded mask as a region of the page.
+def read_mask(content: bytes, name: str, size: Size) -> dict[str, Any]:
+    """A mask of the user's as a region of the page.
 
     Args:
-        file: PNG of one channel.
+        content: of a PNG of one channel.
         name: the user's name for it.
         size: (width, height) of the picture.
 
     Raises:
         RegionError: saying what is wrong, by the rules of :mod:`pvit_ext.regions.mask_values`.
     """
-    with reading(name, "mask"), open_image(file) as image:
+    with reading(name, "mask"), open_image(content) as image:
         pixels = mask_of_image(image)
     Region.mask(pixels).resolve(size, name)
     return {"mask": encode_mask(pixels)}

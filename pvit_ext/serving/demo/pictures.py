@@ -1,10 +1,12 @@
-"""Pictures that were opened in the demo: kept by content in a folder of their own, shown upright."""
+"""Pictures that were opened in the demo: kept in a folder of their own for the page that opened them, shown upright."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-import shutil
+import re
+import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from pvit_ext.files import sha256_file
 from pvit_ext.regions.extent import Size, stroke_radius
 from pvit_ext.regions.image import ImageError, load_image
 
@@ -27,16 +28,20 @@ class Picture:
     """One picture.
 
     Args:
-        key: its content's hash.
+        key: known to the page that opened it alone, which names the picture by it.
         name: its file was called, without folders.
         file: the bytes as they were given.
         size: (width, height), upright.
+        digest: of its bytes.
+        session: the page that opened it.
     """
 
     key: str
     name: str
     file: Path
     size: Size
+    digest: str
+    session: str
 
 
 class Pictures:
@@ -52,12 +57,13 @@ class Pictures:
         self._known: OrderedDict[str, Picture] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, file: Path, name: str) -> tuple[Picture, Image.Image]:
-        """Keep a copy of a picture's file.
+    def open(self, content: bytes, name: str, session: str) -> tuple[Picture, Image.Image]:
+        """Keep a picture.
 
         Args:
-            file: of the picture.
+            content: of its file.
             name: what the user calls it.
+            session: the page that opens it.
 
         Returns:
             the picture and its pixels, upright RGB.
@@ -66,19 +72,29 @@ class Pictures:
             ImageError: if it is no picture; names it as the user does.
         """
         try:
-            pixels = load_image(file)
+            pixels = load_image(content)
         except ImageError as error:
             raise ImageError(f"{name} cannot be opened: {error.reason}") from error
-        key = sha256_file(file)[:16]
-        picture = Picture(key, Path(name).name, self._folder / (key + file.suffix.lower()), pixels.size)
+        key, digest = secrets.token_hex(16), hashlib.sha256(content).hexdigest()[:16]
+        file = self._folder / (key + _suffix(name))
+        picture = Picture(key, Path(name).name, file, pixels.size, digest, session)
+        file.write_bytes(content)
         with self._lock:
-            if not picture.file.exists():
-                shutil.copyfile(file, picture.file)
             self._known[key] = picture
-            self._known.move_to_end(key)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)[1].file.unlink(missing_ok=True)
         return picture, pixels
+
+    def close(self, session: str) -> None:
+        """Forget what a page opened.
+
+        Args:
+            session: the page.
+        """
+        with self._lock:
+            for picture in [one for one in self._known.values() if one.session == session]:
+                del self._known[picture.key]
+                picture.file.unlink(missing_ok=True)
 
     def get(self, key: object) -> Picture:
         """A picture by its key.
@@ -91,6 +107,11 @@ class Pictures:
                 raise ValueError("the demo does not have this picture any more; open it again")
             self._known.move_to_end(key)
             return self._known[key]
+
+
+def _suffix(name: str) -> str:
+    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
+    return found.group().lower() if found else ""
 
 
 def describe_picture(picture: Picture, pixels: Image.Image) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import threading
@@ -33,13 +34,13 @@ class Saving:
         self._lock = threading.Lock()
 
     def save(self, talk: Talk) -> dict[str, Any]:
-        """Append the conversation, every answer of which there is.
+        """Append the conversation, every answer of which there is; one that is in the file is not written again.
 
         Args:
             talk: of one or more answered turns.
 
         Returns:
-            ``file`` and ``line`` of the record, counted from 1.
+            ``file`` and ``line`` of the record, counted from 1, and whether it was there ``before``.
 
         Raises:
             ValueError: for what our own reader would refuse.
@@ -52,12 +53,12 @@ class Saving:
             image = self._keep(talk.picture)
             record = record_of(talk, image)
             parse_record(record, str(self.folder / IMAGES))
-            line = append_line(self.folder / RECORDS, as_line(record))
-        return {"file": str(self.folder / RECORDS), "line": line}
+            line, before = append_record(self.folder / RECORDS, record)
+        return {"file": str(self.folder / RECORDS), "line": line, "before": before}
 
     def _keep(self, picture: Picture) -> str:
         """The picture's name in the image folder; its bytes are stored as they were given."""
-        name = picture.key + picture.file.suffix
+        name = picture.digest + picture.file.suffix
         target = self.folder / IMAGES / name
         if not target.exists():
             with atomic_write(target) as temporary:
@@ -65,27 +66,28 @@ class Saving:
         return name
 
 
-def append_line(path: Path, line: str) -> int:
-    """Append a line to a file: all of it, or nothing.
+def append_record(path: Path, record: dict[str, Any]) -> tuple[int, bool]:
+    """Append a record to a file, all of it or nothing; not where the file has one of its id.
 
     Args:
         path: of the file, made where there is none.
-        line: without its end.
+        record: with an ``"id"``.
 
     Returns:
-        its number, counted from 1.
+        its line, counted from 1, and whether it was there before.
 
     Raises:
         OSError: when it cannot be written whole; the file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as stream, _locked(stream):
-        number, last = 1, b"\n"
+        number, last, wanted = 0, b"\n", as_line(record["id"]).encode()
         stream.seek(0)
-        while chunk := stream.read(1 << 20):
-            number, last = number + chunk.count(b"\n"), chunk[-1:]
-        unended = last != b"\n"  # a file that an editor wrote
-        end, rest = stream.tell(), (b"\n" if unended else b"") + line.encode() + b"\n"
+        for number, last in enumerate(_lines(stream), 1):
+            if wanted in last and _id_of(last) == record["id"]:
+                return number, True
+        unended = not last.endswith(b"\n")  # a file that an editor wrote
+        end, rest = stream.seek(0, os.SEEK_END), (b"\n" if unended else b"") + as_line(record).encode() + b"\n"
         try:
             while rest:
                 rest = rest[stream.write(rest) :]
@@ -93,7 +95,21 @@ def append_line(path: Path, line: str) -> int:
         except OSError:
             os.ftruncate(stream.fileno(), end)
             raise
-    return number + unended
+    return number + 1, False
+
+
+def _lines(stream: FileIO) -> Iterator[bytes]:
+    with open(stream.fileno(), "rb", closefd=False) as lines:
+        yield from lines
+
+
+def _id_of(line: bytes) -> Any:
+    """The id of a line; None for what is no record."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record.get("id") if isinstance(record, dict) else None
 
 
 @contextmanager

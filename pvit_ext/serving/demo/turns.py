@@ -9,6 +9,7 @@ from typing import Any
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Picture, Pictures
 from pvit_ext.tokens.query import Query
 
@@ -39,10 +40,14 @@ class Talk:
     Args:
         picture: that was opened.
         turns: one or more.
+        task: that the user chose, of a model that has several.
+        tags: of the picture, for a model that reads them.
     """
 
     picture: Picture
     turns: tuple[Turn, ...]
+    task: str | None = None
+    tags: tuple[str, ...] | None = None
 
     @property
     def shapes(self) -> list[Any]:
@@ -60,9 +65,13 @@ class Talk:
 
     def query(self) -> Query:
         """The last turn as a question, those before it as its history."""
-        *earlier, last = self.turns
-        history = [(turn.question, turn.answer) for turn in earlier]
-        return Query(str(self.picture.file), last.question, self.regions(), history)
+        last = self.turns[-1].question
+        return Query(str(self.picture.file), last, self.regions(), self.history, self.task, self.tags)
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """The turns before the last."""
+        return [(turn.question, turn.answer) for turn in self.turns[:-1]]
 
 
 def read_region(shape: Any, name: str, size: Size) -> Region:
@@ -92,12 +101,14 @@ def read_region(shape: Any, name: str, size: Size) -> Region:
     return spec
 
 
-def read_talk(value: Any, pictures: Pictures) -> Talk:
+def read_talk(value: Any, pictures: Pictures, hints: Hints) -> Talk:
     """What the page sent.
 
     Args:
         value: ``{"picture": key, "turns": [{"question", "regions", "numbers", "answer"}]}``; numbers may be missing.
+            ``"task"`` and ``"tags"`` may be there.
         pictures: that were opened.
+        hints: what the model reads beside questions.
 
     Raises:
         ValueError: saying what is wrong.
@@ -108,7 +119,7 @@ def read_talk(value: Any, pictures: Pictures) -> Talk:
     turns = value.get("turns")
     if not isinstance(turns, list) or not turns:
         raise ValueError("turns is a list of one or more questions")
-    return Talk(picture, tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)))
+    return Talk(picture, tuple(_turn(turn, number) for number, turn in enumerate(turns, 1)), *hints.read(value))
 
 
 def _turn(value: Any, number: int) -> Turn:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,16 @@ from pvit_ext.regions.image import image_size
 from pvit_ext.regions.region import Region
 from pvit_ext.serving.demo.app import Address, Parts, running
 from pvit_ext.serving.demo.examples import load_examples
+from pvit_ext.serving.demo.hints import Hints
+from pvit_ext.serving.demo.service import Service, Setting
 from pvit_ext.tokens.query import Query
 from tests.serving.demo.browser import BROWSER, Page, browser
+from tests.serving.demo.served import made, opened
 
 WORDS = ("It", " is", " a", " <b>slow</b>", " answer.")
 STEP = 0.08
 SIZE = (400, 300)
+COMMAND = ("pvit-ext", "ask", "--model", "runs/quick start", "--system", "Be brief.", "--max-new-tokens", "128")
 
 
 @dataclass
@@ -90,21 +96,33 @@ class Demo:
         model: that answers.
         records: folder of saved records.
         segmenter: of the tool Segment.
+        connected: machines that its process has had connections to.
     """
 
     address: str
     model: Model
     records: Path
     segmenter: Ellipses
+    connected: set[str]
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     model, records, segmenter = Model(), tmp_path_factory.mktemp("demo") / "records", Ellipses()
-    parts = Parts(model, "runs/quick start", records, tuple(load_examples(None, None)), segmenter)
-    with running(parts, Address(port=0)) as address:
-        yield Demo(address, model, records, segmenter)
+    setting = Setting(COMMAND[3], COMMAND, tuple(load_examples(None, None)))
+    connected: set[str] = set()
+    connect = socket.socket.connect
+
+    def noted(one: socket.socket, address: Any) -> None:
+        if one.family in (socket.AF_INET, socket.AF_INET6):
+            connected.add(address[0])
+        connect(one, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", noted)
+        with running(Parts(model, setting, records, segmenter, patience=1), Address(port=0)) as address:
+            yield Demo(address, model, records, segmenter, connected)
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +135,9 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 @pytest.fixture
-def page(demo: Demo, tab: Page) -> Iterator[Page]:
+def page(tab: Page, demo: Demo, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The demo's page, fresh; afterwards its scripts had no error."""
+    assert request.node.get_closest_marker("browser"), "what drives a page is marked browser"
     tab.size(1280, 900)
     tab.requests.clear()
     tab.problems.clear()
@@ -132,3 +151,13 @@ def picture(tmp_path: Path) -> Path:
     file = tmp_path / "two words.png"
     Image.new("RGB", SIZE, (40, 90, 120)).save(file)
     return file
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    return made(tmp_path, Hints())
+
+
+@pytest.fixture
+def key(service: Service) -> str:
+    return opened(service, "a b.png")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import pvit_ext
-from pvit_ext import Query, Region
-from pvit_ext.hosts.find import Loaded
+from pvit_ext import ImageFeatures, Query, Region
+from pvit_ext.hosts.find import Loaded, host_of
 from pvit_ext.serving.answer import Settings
 from pvit_ext.serving.demo.answering import Answering
 from pvit_ext.serving.demo.pictures import Pictures
@@ -23,7 +25,7 @@ def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path
     pictures = Pictures(tmp_path / "kept")
     image = Image.effect_noise((60, 40), 80).convert("RGB")
     image.save(tmp_path / "noise.png")
-    picture, _ = pictures.open(tmp_path / "noise.png", "noise.png")
+    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
     answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=8)), pictures)
     box, polygon = {"box": [3.25, 4.5, 30, 21]}, {"polygon": [[8, 8], [40.5, 9], [20, 30]]}
     first = {"question": "What is in <region>?", "regions": [box], "answer": "a cat"}
@@ -36,11 +38,43 @@ def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path
     assert want
 
 
+def test_the_tower_sees_a_picture_once_for_all_turns(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    pictures = Pictures(tmp_path / "kept")
+    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "noise.png")
+    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
+    tower = host_of(loaded.model).chat(loaded.model, loaded.tokenizer, loaded.processor, None, None).vision_tower()
+    assert tower is not None
+    first = next(one for one in tower.seen.module.modules() if isinstance(one, (torch.nn.Conv2d, torch.nn.Conv3d)))
+    passes: list[None] = []
+    counting = first.register_forward_hook(lambda *_: passes.append(None))
+
+    def conversation(features: ImageFeatures | None) -> tuple[list[str], int]:
+        """Answers of three turns, and how often the tower saw the picture."""
+        passes.clear()
+        turns: list[dict[str, Any]] = []
+        with Engine(loaded, features=features) as engine:
+            answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=4)), pictures)
+            for left in (3, 8, 13):
+                turns.append({"question": "What is in <region>?", "regions": [{"box": [left, 4, 30, 21]}]})
+                *_, last = answering.ask({"picture": picture.key, "turns": turns, "name": f"box at {left}"})
+                turns[-1]["answer"] = last["text"]
+        return [turn["answer"] for turn in turns], len(passes)
+
+    features = ImageFeatures(2**24)
+    answers, seen = conversation(None)
+    assert seen == 3
+    assert conversation(ImageFeatures(1))[0] == answers  # keeps nothing; a host notes once, on a blank, what is read
+    assert conversation(features) == (answers, 1)
+    assert 0 < features.bytes <= features.max_bytes
+    counting.remove()
+
+
 def test_stop_ends_a_running_answer(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     pictures = Pictures(tmp_path / "kept")
     Image.new("RGB", (60, 40)).save(tmp_path / "black.png")
-    picture, _ = pictures.open(tmp_path / "black.png", "black.png")
+    picture, _ = pictures.open((tmp_path / "black.png").read_bytes(), "black.png", "page")
     answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=1000)), pictures)
     stream = answering.ask({"picture": picture.key, "turns": [{"question": "Say much.", "regions": []}], "name": "q"})
     next(stream)

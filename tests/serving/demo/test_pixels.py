@@ -15,7 +15,7 @@ from PIL import Image
 from tests.serving.demo.browser import Page
 from tests.serving.demo.conftest import Demo
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 MARK, GROUND = (255, 0, 255), (20, 120, 60)
 Pixels = tuple[int, int, int, int]
 
@@ -76,9 +76,15 @@ def seen(page: Page, ratio: float) -> tuple[float, float, float, float]:
 
 def regions(page: Page) -> list[Any]:
     """What the page would send, from the record that it shows."""
+    found: list[Any] = record(page).get("regions", [])
+    return found
+
+
+def record(page: Page) -> dict[str, Any]:
+    """The record that the page shows."""
     page.run("document.querySelector('#copies').open = true")
-    page.run("new Promise((done) => setTimeout(done, 400))")
-    found: list[Any] = json.loads(page.until("document.querySelector('#record').textContent"))["regions"]
+    page.until("document.querySelector('#copies').getAttribute('aria-busy') === 'false'")
+    found: dict[str, Any] = json.loads(page.run("document.querySelector('#record').textContent"))
     return found
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import importlib.metadata
-import json
-import os
 import re
-import shlex
 import socket
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pvit_ext import plugins
 from pvit_ext.cli import build_parser
-from pvit_ext.data.records import load_records
 from pvit_ext.regions.region import Region
 from pvit_ext.serving.demo.answering import Answering
 from pvit_ext.serving.demo.app import PAGE, SCRIPTS
-from pvit_ext.serving.demo.examples import load_examples, shape_of
-from pvit_ext.serving.demo.pictures import Pictures
-from pvit_ext.serving.demo.saving import Saving, append_line
-from pvit_ext.serving.demo.service import Service, Setting
+from pvit_ext.serving.demo.examples import shape_of
+from pvit_ext.serving.demo.service import MOST_BYTES, Service
+from pvit_ext.serving.demo.sessions import Sessions
 from pvit_ext.tokens.query import Query
-
-SIZE = (40, 30)
-BOX = {"box": [1.25, 2, 20, 25.5]}
-
-
-class Words:
-    """An answer of three words, the last of which is never waited for."""
-
-    def __init__(self, query: Query) -> None:
-        self.query, self.cancelled = query, False
-
-    def __iter__(self) -> Iterator[str]:
-        for word in ("one", " two", " three"):
-            if self.cancelled:
-                raise RuntimeError("the answer was cancelled")
-            yield word
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Service:
-    for name in ("uploads", "kept"):
-        (tmp_path / name).mkdir()
-    pictures = Pictures(tmp_path / "kept", most=2)
-    setting = Setting("my model", tmp_path / "uploads", load_examples(None, None))
-    return Service(setting, pictures, Answering(Words, pictures), Saving(tmp_path / "records"))
-
-
-@pytest.fixture
-def key(service: Service, tmp_path: Path) -> str:
-    return upload(service, tmp_path, "a b.png")
-
-
-def upload(service: Service, folder: Path, name: str, colour: int = 7) -> str:
-    file = folder / "uploads" / name
-    Image.new("RGB", SIZE, (colour, 0, 0)).save(file)
-    found: str = service.open_picture(path=str(file), name=name)["picture"]["key"]
-    assert not file.exists()
-    return found
-
-
-def talk(key: str, *turns: dict[str, Any]) -> dict[str, Any]:
-    return {"picture": key, "turns": list(turns)}
-
-
-def turn(question: str, *regions: Any, answer: str = "", **more: Any) -> dict[str, Any]:
-    return {"question": question, "regions": list(regions), "answer": answer, **more}
+from tests.serving.demo.served import BOX, SIZE, Words, opened, sent, talk, turn
 
 
 def test_an_answer_comes_in_pieces(service: Service, key: str) -> None:
@@ -147,74 +95,65 @@ def test_bad_requests_are_named(given: dict[str, Any], said: str, service: Servi
     assert re.search(said, last["error"]), last
 
 
-def test_only_uploads_are_opened(service: Service, key: str, tmp_path: Path) -> None:
-    other = tmp_path / "other.png"
-    Image.new("L", SIZE, 255).save(other)
-    (tmp_path / "uploads" / "link.png").symlink_to(other)
-    for path in (other, tmp_path / "uploads" / ".." / "other.png", tmp_path / "uploads" / "link.png", "uploads"):
-        assert "was not uploaded" in service.open_picture(path=str(path), name="x")["error"]
-        assert "was not uploaded" in service.add_mask(key=key, path=str(path), name="x")["error"]
-    assert other.exists()
+@pytest.mark.parametrize("content", ["/etc/hostname", "é", 3, "A" * (MOST_BYTES * 4 // 3 + 8)])
+def test_files_come_as_base64(content: Any, service: Service, key: str) -> None:
+    session = service.start()["session"]
+    for found in (
+        service.open_picture(session=session, content=content, name="x"),
+        service.add_mask(key=key, content=content, name="x"),
+    ):
+        assert "sent as base64" in found["error"]
+
+
+def test_names_of_files_leave_no_folder(service: Service, tmp_path: Path) -> None:
+    for name in ("../../x.png", "x.p/../q", "x.\0", "x." + "y" * 300):
+        opened(service, name)
+    assert {one.suffix for one in (tmp_path / "kept").iterdir()} == {""}
+    assert [one.name for one in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_picture_is_of_its_page_alone_and_goes_with_it(service: Service, tmp_path: Path) -> None:
+    image = sent(Image.new("RGB", SIZE))
+    first, second = (service.start()["session"] for _ in range(2))
+    a, b = (service.open_picture(session=one, content=image, name="a.png")["picture"]["key"] for one in (first, second))
+    assert a != b  # the same picture: what one page knows says nothing of another's
+    assert "load it again" in service.open_picture(session="another", content=image, name="a.png")["error"]
+    assert "load it again" in service.open_example(session="another", number=0)["error"]
+    asyncio.run(left(service._sessions, first))
+    assert "open it again" in service.copies(request=talk(a, turn("What?")))["error"]
+    assert "error" not in service.copies(request=talk(b, turn("What?")))
+    assert [one.stem for one in (tmp_path / "kept").iterdir()] == [b]
+    assert "load it again" in service.open_picture(session=first, content=image, name="a.png")["error"]
+
+
+async def left(sessions: Sessions, session: str) -> None:
+    """A page that comes back once, and then no more."""
+    sessions._patience = 0.2
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def stays() -> None:
+        never = asyncio.Event()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(sessions.stay(session, never.wait), 0.3)
+
+    await asyncio.gather(sessions.stay(session, receive), stays())
+    sessions.check(session)
+    await sessions.stay(session, receive)
 
 
 def test_pictures_beyond_the_bound_are_forgotten(service: Service, key: str, tmp_path: Path) -> None:
     for colour in (20, 30):
-        upload(service, tmp_path, f"{colour}.png", colour)
+        opened(service, f"{colour}.png", colour)
     assert "open it again" in service.copies(request=talk(key, turn("What?")))["error"]
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_copies_are_what_is_sent(service: Service, key: str) -> None:
-    mask = {"mask": {"size": [30, 40], "counts": [0, 300, 900]}}
-    shapes = [BOX, {"point": [3.5, 4]}, {"polygon": [[1, 2], [9, 2.25], [4, 8]]}, {"scribble": [[1, 1], [5, 9]]}, mask]
-    question = "it's " + "<region>" * 5
-    found = service.copies(request=talk(key, turn("Hm?", answer="Hm."), turn(question, *shapes)))
-    args = build_parser().parse_args(shlex.split(found["command"])[1:])
-    assert (args.model, args.image, args.question) == ("my model", "a b.png", question)
-    assert args.regions == [
-        ("box", [1.25, 2, 20, 25.5]), ("point", [3.5, 4]), ("polygon", [(1, 2), (9, 2.25), (4, 8)]),
-        ("scribble", [(1, 1), (5, 9)]), ("mask", "mask-5.png"),
-    ]  # fmt: skip
-    assert json.loads(found["record"])["regions"] == shapes
-    found = service.copies(request=talk(key, turn("<region> <region>?", BOX, mask, numbers=[4, 3])))
-    args = build_parser().parse_args(shlex.split(found["command"])[1:])
-    assert args.regions[1] == ("mask", "mask-3.png")  # the page saves it by its number
-    assert service.mask_png(key=key, shape=mask)["url"].startswith("data:image/png")
-
-
-def test_a_saved_record_is_read_back(service: Service, key: str, tmp_path: Path) -> None:
-    file = tmp_path / "records" / "records.jsonl"
-    question = turn("What is <region>?", BOX, answer="Ein Bär.", corrected=True)
-    assert service.save(request=talk(key, question)) == {"file": str(file), "line": 1}
-    file.write_bytes(file.read_bytes().rstrip())  # as an editor may leave it
-    assert service.save(request=talk(key, turn("Hm?", answer="Hm.")))["line"] == 2
-    first, second = load_records(file, tmp_path / "records" / "images")
-    assert first.data["conversations"][1]["value"] == "Ein Bär."
-    assert (first.data["corrected"], "corrected" in second.data) == (True, False)
-    assert first.resolve(SIZE)[0].points == ((1.25, 2), (20, 25.5))
-    assert "turn 1 has no answer" in service.save(request=talk(key, turn("What?")))["error"]
-    assert len(file.read_text().splitlines()) == 2
-
-
-def test_a_line_that_cannot_be_written_whole_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "records.jsonl"
-    append_line(file, "{}")
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        append_line(file, "x" * 100)
-    assert file.read_text() == "{}\n"
-
-
-def test_masks_and_segmenters(service: Service, key: str, tmp_path: Path) -> None:
-    file = tmp_path / "uploads" / "m.png"
+def test_masks_and_segmenters(service: Service, key: str) -> None:
     pixels = np.zeros(SIZE[::-1], np.uint8)
     pixels[3:9, 4:8] = 1
-    Image.fromarray(pixels).save(file)
-    shape = service.add_mask(key=key, path=str(file), name="m.png")["region"]
+    shape = service.add_mask(key=key, content=sent(Image.fromarray(pixels)), name="m.png")["region"]
     assert shape == shape_of(Region.mask(pixels).resolve(SIZE))
     assert "--segmenter" in service.segment(key=key, shape={"point": [3, 3]})["error"]
 
@@ -223,9 +162,9 @@ def test_examples_are_good_records(service: Service) -> None:
     begin = service.start()
     assert len(begin["examples"]) == 4
     for number, example in enumerate(begin["examples"]):
-        found = service.open_example(number=number)
+        found = service.open_example(session=begin["session"], number=number)
         assert len(found["regions"]) == example["question"].count("<region>") > 0
-    assert "no example" in service.open_example(number=9)["error"]
+    assert "no example" in service.open_example(session=begin["session"], number=9)["error"]
 
 
 def test_the_pages_files_are_there() -> None:
@@ -260,3 +199,24 @@ def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.16.0")
     with pytest.raises(ValueError, match=r"demo needs gradio>=6.31 \(found 4.16.0\): pip install \"pvit-ext\[demo"):
         run("--model", "any")
+
+
+def test_the_commands_options_reach_the_engine_and_the_copied_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pvit_ext.cli import demo
+    from pvit_ext.serving import engine
+
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("pvit_ext.load_pretrained_model", lambda *_, **__: (None,) * 4)
+    monkeypatch.setattr(engine, "Engine", lambda _, **options: made.append(options))
+    monkeypatch.setattr(plugins, "taken", ["my.plugin"])
+    words = ["demo", "--model", "a b", "--base", "base", "--system", "Be brief.", "--conv-version", "v1"]
+    for more in ([], ["--feature-cache", "0"]):
+        args = build_parser().parse_args([*words, *more])
+        demo._engine("a b", args)
+    assert made[0]["features"].max_bytes == 2**30
+    assert made[1] == {"conv_version": "v1", "features": None}
+    command = [*demo._ask_command("a b", args), "--image", "x.png", "Hm?"]
+    assert command[:4] == ["pvit-ext", "--plugin", "my.plugin", "ask"]
+    asked = build_parser().parse_args([*command[3:]])
+    assert (asked.model, asked.base, asked.system) == ("a b", "base", "Be brief.")
+    assert (asked.conv_version, asked.max_new_tokens) == ("v1", 128)

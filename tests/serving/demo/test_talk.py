@@ -14,7 +14,7 @@ from tests.serving.demo.conftest import SIZE, Demo
 from tests.serving.demo.test_page import ask, drag, text
 from tests.serving.demo.test_pixels import open_picture
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 def test_several_turns_and_a_corrected_record(page: Page, demo: Demo, picture: Path) -> None:
@@ -62,23 +62,23 @@ def test_stop(page: Page, demo: Demo, picture: Path) -> None:
 def test_a_stopped_answer_is_kept_only_once_corrected(page: Page, demo: Demo, picture: Path) -> None:
     open_picture(page, picture)
     ask(page, "a long one")
-    page.until("document.querySelector('.answer .text').textContent.includes('slow')", 10)
+    page.until("document.querySelector('.answer .text').textContent.includes('slow')")
     page.click("#stop")
-    page.until("document.querySelector('.answer.stopped')", 10)
+    page.until("document.querySelector('.answer.stopped')")
     assert "neither history nor saved until corrected" in text(page, ".answer em")
     assert page.run("document.querySelector('#save').disabled")
     ask(page, "What else?")
-    page.until("document.querySelector('.answer.complete')", 10)
+    page.until("document.querySelector('.answer.complete')")
     assert demo.model.answers[-1].query.history == []
     page.click("#save")
-    saved = page.until("document.querySelector('#saved').textContent", 10)
+    saved = page.until("document.querySelector('#saved').textContent")
     assert saved.endswith("without 1 stopped answer; correct it, and it is saved too")
     records = demo.records / "records.jsonl", demo.records / "images"
     assert "long" not in str(load_records(*records)[-1].data)
     page.click("article:first-child .answer button")
     page.key("Enter")  # as it is: a person has read it
     page.click("#save")
-    page.until("!document.querySelector('#saved').textContent.includes('stopped')", 10)
+    page.until("!document.querySelector('#saved').textContent.includes('stopped')")
     record = load_records(*records)[-1].data
     assert record["conversations"][0]["value"] == "<image>\na long one"
     assert record["corrected"] is True
@@ -99,13 +99,13 @@ def test_a_bare_region_is_the_next_that_has_no_number(page: Page, demo: Demo, pi
     for x in (10, 110, 210):
         drag(page, (x, 20), (x + 50, 120))
     ask(page, "Is <region> like <region 1> or <region>?")
-    page.until("document.querySelector('.answer.complete')", 5)
+    page.until("document.querySelector('.answer.complete')")
     lefts = [region.points[0][0] for region in demo.model.answers[-1].query.regions]
     assert lefts == pytest.approx([110, 10, 210], abs=0.5)
     page.run("document.querySelector('#question').value = ''")
     ask(page, "<region 1> <region 2> <region 3> <region>?")
     wanted = "The question has more <region> than there are regions that it does not name by number"
-    page.until(f"document.querySelector('#problem').textContent === {json.dumps(wanted)}", 5)
+    page.until(f"document.querySelector('#problem').textContent === {json.dumps(wanted)}")
 
 
 def test_a_region_that_no_question_names_is_said(page: Page, demo: Demo, picture: Path) -> None:

@@ -2,7 +2,6 @@
 const TOOL_KEYS = {v: "select", b: "box", p: "point", g: "polygon", s: "scribble", w: "segment", h: "pan"};
 const ARROWS = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
 let spaceHeld = false;
-let nudged = 0; // time of the last step, so that a held key is undone at once
 
 function drawInTheMiddle() {
   if (drawing && drawing.polygon) return closePolygon();
@@ -22,8 +21,6 @@ function nudge([dx, dy], event) {
   const region = selectedRegion();
   if (!region) return;
   const far = event.shiftKey ? 10 : 1, {shape} = region;
-  if (event.timeStamp - nudged > 1000) remember();
-  nudged = event.timeStamp;
   let next = shape;
   if (!event.altKey) next = moved(shape, dx * far, dy * far, store.picture);
   else if (shape.box) {
@@ -31,6 +28,8 @@ function nudge([dx, dy], event) {
     const to = [Math.max(x1 + dx * far, x0 + 1), Math.max(y1 + dy * far, y0 + 1)];
     next = {box: [x0, y0, ...clampPoint(to, store.picture)]};
   }
+  if (JSON.stringify(next) === JSON.stringify(shape)) return say(`Region ${region.number} goes no further`);
+  remember(`arrows ${region.number}`, event.timeStamp);
   replaceShape(region.number, next);
   say(`Region ${region.number}: ${describe(next)}`);
 }
@@ -48,7 +47,7 @@ function regionKey(event) {
   if (event.ctrlKey || event.metaKey) return false;
   if (event.key in ARROWS) nudge(ARROWS[event.key], event);
   else if (event.key === "Delete" || event.key === "Backspace") {
-    if (drawing && drawing.polygon) drawing = drawing.polygon.length > 1 ? {polygon: drawing.polygon.slice(0, -1)} : null;
+    if (drawing && drawing.polygon) dropCorner();
     else removeSelected();
   } else return false;
   return true;

@@ -34,7 +34,7 @@ function entry({number, shape}) {
   press.append(badge(number), text);
   press.dataset.key = `entry-${number}`;
   press.addEventListener("keydown", (event) => {
-    if (store.selected !== number) store.selected = number;
+    if (store.selected !== number) select(number);
     if (regionKey(event)) { event.preventDefault(); event.stopPropagation(); }
   });
   item.className = chosen ? "chosen" : "";
@@ -82,7 +82,7 @@ function showButtons() {
     one.setAttribute("aria-pressed", String(one.dataset.tool === store.tool));
     one.disabled = !store.picture;
   }
-  const able = {undo: store.past.length, redo: store.future.length, remove: selectedRegion()};
+  const able = {undo: store.past.length || (drawing && drawing.polygon), redo: store.future.length, remove: selectedRegion()};
   for (const name of ["undo", "redo", "remove", "in", "out", "fit", "mask"]) {
     root.querySelector(`[data-do="${name}"]`).disabled = !store.picture || (name in able && !able[name]);
   }
@@ -102,21 +102,27 @@ function showPlace(place) {
   find("where").textContent = inside ? `x ${place[0].toFixed(1)}  y ${place[1].toFixed(1)}` : "";
 }
 
+// Busy until what is shown is what was drawn; an answer that comes late, for an earlier drawing, is not shown.
 let copying = 0;
 function showCopies() {
   if (!find("copies").open) return;
   clearTimeout(copying);
-  copying = setTimeout(fetchCopies, 150);
+  find("copies").setAttribute("aria-busy", "true");
+  copying = setTimeout(() => fetchCopies(copying), 150);
 }
 
-async function fetchCopies() {
-  const show = (command, record) => Object.assign(find("command"), {textContent: command}) && (find("record").textContent = record);
-  if (!store.picture) return show("Open a picture first.", "");
+async function fetchCopies(asked) {
+  const show = (texts) => {
+    if (asked !== copying) return;
+    Object.entries(texts).forEach(([id, text]) => { find(id).textContent = text || ""; });
+    find("copies").setAttribute("aria-busy", "false");
+  };
+  if (!store.picture) return show({command: "Open a picture first.", note: "", record: ""});
   try {
-    const found = await server.copies({request: request(true)});
-    show(found.error || found.command, found.record || "");
+    const {error, command, note, record} = await server.copies({request: request(true)});
+    show({command: error || command, note, record});
   } catch (error) {
-    show(error.message, "");
+    show({command: error.message, note: "", record: ""});
   }
 }
 

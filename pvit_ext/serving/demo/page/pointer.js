@@ -1,4 +1,5 @@
-// Mouse, pen and fingers on the canvas: one draws, two fingers move the view.
+// Mouse, pen and fingers on the canvas: one draws, two fingers move the view. Boxes and edges that are drawn beyond the
+// picture end at its edge; clicks and strokes beside it are on nothing.
 const NEAR = 9; // CSS pixels
 const LEAST_DRAG = 3;
 const touches = new Map();
@@ -34,7 +35,10 @@ function begin(event) {
     select(region ? region.number : null);
     return region ? {...start, kind: "move", region, shape: region.shape} : {...start, kind: "pan"};
   }
-  if (store.tool === "scribble") drawing = {scribble: [clampPoint(place, store.picture)]};
+  if (store.tool === "scribble") {
+    const first = placeOf(event);
+    drawing = {scribble: first ? [first] : []};
+  }
   return {...start, kind: store.tool};
 }
 
@@ -73,13 +77,13 @@ function move(event) {
   if (gesture.kind === "pan") { panBy(event.movementX, event.movementY); return; }
   if (gesture.kind === "resize" || gesture.kind === "move") return edit(place);
   if (["box", "segment"].includes(gesture.kind) && gesture.moved) drawing = {box: boxBetween(gesture.from, place, store.picture)};
-  if (gesture.kind === "scribble") for (const one of event.getCoalescedEvents?.() ?? [event]) stroke(toPicture(one));
+  if (gesture.kind === "scribble") for (const one of event.getCoalescedEvents?.() ?? [event]) stroke(placeOf(one));
   draw();
 }
 
-function stroke(place) {
-  const points = drawing.scribble, next = clampPoint(place, store.picture), last = points[points.length - 1];
-  if (Math.hypot(next[0] - last[0], next[1] - last[1]) * view.scale >= 2) points.push(next);
+function stroke(next) {
+  const points = drawing.scribble, last = points[points.length - 1];
+  if (next && (!last || Math.hypot(next[0] - last[0], next[1] - last[1]) * view.scale >= 2)) points.push(next);
 }
 
 function edit(place) {
@@ -103,10 +107,12 @@ function up(event) {
   const ended = gesture, place = store.picture && toPicture(event);
   if (!ended || touches.size) return;
   gesture = null;
-  if (ended.kind === "corner") addCorner(clampPoint(place, store.picture));
-  else if (ended.kind === "point") finish({point: clampPoint(place, store.picture)});
+  const clicked = placeOf(event);
+  if (["corner", "point", "segment"].includes(ended.kind) && !clicked && !drawing?.box) say("That is beside the picture");
+  else if (ended.kind === "corner") addCorner(clicked);
+  else if (ended.kind === "point") finish({point: clicked});
   else if (ended.kind === "scribble" && drawing) finish(drawing.scribble.length > 1 ? drawing : null);
-  else if (ended.kind === "segment") segment(drawing && hasArea(drawing.box) ? drawing : {point: clampPoint(place, store.picture)});
+  else if (ended.kind === "segment") endSegment(clicked);
   else if (ended.kind === "box") {
     if (drawing && hasArea(drawing.box)) finish(drawing);
     else { finish(null); const region = regionAt(place); if (region) select(region.number); }
@@ -115,6 +121,14 @@ function up(event) {
     say(`Region ${number}: ${describe(shape)}`);
   }
   draw();
+}
+
+// A box, or a click where none was drawn; a box that lies beside the picture has no area in it.
+function endSegment(clicked) {
+  const box = drawing?.box;
+  drawing = null;
+  if (box && hasArea(box)) segment({box});
+  else if (!box) segment({point: clicked});
 }
 
 function cancelled(event) {
@@ -130,6 +144,12 @@ function addCorner(place) {
   if (points.length > 2 && close(points[0])) return closePolygon();
   if (points.length && close(points[points.length - 1])) return points.length > 2 ? closePolygon() : undefined;
   drawing = {polygon: [...points, place]};
+  showButtons();
+}
+
+function dropCorner() {
+  drawing = drawing.polygon.length > 1 ? {polygon: drawing.polygon.slice(0, -1)} : null;
+  showButtons();
 }
 
 function closePolygon() {

@@ -8,11 +8,12 @@ function loadImage(url) {
   });
 }
 
-async function show({picture, regions = [], question = "", error}) {
+async function show({picture, regions = [], question = "", tags = [], error}) {
   if (error) return showProblem(error);
   setPicture(picture, await loadImage(picture.url), regions);
   let k = 0;
   field.value = question.replace(/<region>/g, () => mention(++k));
+  find("tags").value = tags.join(", ");
   drawing = gesture = null;
   view.fitted = true;
   find("saved").textContent = "";
@@ -23,10 +24,16 @@ async function show({picture, regions = [], question = "", error}) {
   say(`${picture.name}, ${picture.width} by ${picture.height} pixels`);
 }
 
-// The upload is Gradio's; the server answers with upright pixels, which are what is drawn on.
+// The file itself is sent, for this page alone; the server answers with upright pixels, which are what is drawn on.
 async function send(file) {
-  const {path} = await upload(file);
-  return {path, name: file.name || "pasted.png"};
+  if (file.size > setting.most_bytes) throw new Error(`${file.name} has over ${setting.most_bytes / 2 ** 20} MiB, the most that the demo takes`);
+  const reader = new FileReader();
+  const url = await new Promise((done, fail) => {
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => fail(new Error(`${file.name} cannot be read`));
+    reader.readAsDataURL(file);
+  });
+  return {content: url.slice(url.indexOf(",") + 1), name: file.name || "pasted.png"};
 }
 
 async function attempt(work) {
@@ -42,7 +49,7 @@ async function attempt(work) {
 
 function openFile(file) {
   if (!file || store.busy) return;
-  attempt(async () => show(await server.open_picture(await send(file))));
+  attempt(async () => show(await server.open_picture({session: setting.session, ...(await send(file))})));
 }
 
 function openMask(file) {
@@ -67,19 +74,26 @@ function addRegionOf(make) {
 }
 
 function segment(shape) {
-  drawing = null;
   addRegionOf((key) => server.segment({key, shape}));
 }
 
 function showExamples() {
   const made = setting.examples.map(({url, question}, number) => {
     const press = button("", `Example ${number + 1}: ${question.replace(/<region>/g, "a region")}`, () => {
-      if (!store.busy) attempt(async () => show(await server.open_example({number})));
+      if (!store.busy) attempt(async () => show(await server.open_example({session: setting.session, number})));
     });
     press.append(Object.assign(new Image(), {src: url, alt: ""}));
     return press;
   });
   find("examples").replaceChildren(...made);
+}
+
+function showHints() {
+  const {tasks, by_question: chosen, tags} = setting.hints, first = new Option(chosen ? "by the question" : "as usual", "");
+  find("task").replaceChildren(first, ...tasks.map((task) => new Option(task, task)));
+  find("taskfield").hidden = !tasks.length;
+  find("tagsfield").hidden = !tags;
+  find("hints").hidden = !tasks.length && !tags;
 }
 
 function listenToFiles() {
@@ -112,6 +126,16 @@ function listenToButtons() {
   find("save").addEventListener("click", () => attempt(save));
   find("anew").addEventListener("click", beginAnew);
   find("copies").addEventListener("toggle", showCopies);
+  for (const id of ["task", "tags"]) find(id).addEventListener("input", showCopies);
+}
+
+// What this page opens goes when this connection ends. A page that the browser keeps for "back" is closed too.
+function stay() {
+  let line;
+  const open = () => { line = new EventSource(new URL(`stay/${setting.session}`, document.baseURI)); };
+  open();
+  window.addEventListener("pagehide", () => line.close());
+  window.addEventListener("pageshow", (event) => { if (event.persisted) open(); });
 }
 
 async function startPage() {
@@ -121,10 +145,12 @@ async function startPage() {
   window.addEventListener("resize", layOut);
   changed();
   setting = await server.start({});
+  stay();
   find("model").textContent = setting.model;
   find("save").title = `Appends a line to ${setting.records}/records.jsonl`;
   toolButton("segment").hidden = !setting.segmenter;
   showExamples();
+  showHints();
   layOut();
   root.dataset.ready = "yes";
 }

@@ -1,6 +1,6 @@
 // What is on the page: the picture, its regions, and the conversation. Regions can be undone.
-const root = element.querySelector("#pvit"); // `element`, `server` and `upload` are Gradio's
-let setting = {colours: [[230, 25, 75]], line: 3, examples: []};
+const root = element.querySelector("#pvit"); // `element` and `server` are Gradio's
+let setting = {colours: [[230, 25, 75]], line: 3, examples: [], hints: {tasks: [], tags: false}};
 
 function find(id) { return root.querySelector("#" + id); }
 
@@ -20,20 +20,31 @@ function changed() {
   listeners.forEach((listener) => listener());
 }
 
-function remember() {
+// What a held key does is one step: changes of one name, none over a second after the one before and nothing between.
+let lastStep = {name: "", time: 0};
+
+function remember(name = "", time = 0) {
+  const goesOn = name && name === lastStep.name && time - lastStep.time <= 1000;
+  lastStep = {name, time};
+  if (goesOn) return;
   store.past.push({regions: store.regions, next: store.next, selected: store.selected});
   if (store.past.length > MOST_UNDONE) store.past.shift();
   store.future = [];
 }
 
 function step(from, to) {
+  lastStep = {name: "", time: 0};
+  gesture = null; // a drag that goes on would change what was just taken back
   if (!from.length) return;
   to.push({regions: store.regions, next: store.next, selected: store.selected});
   Object.assign(store, from.pop());
   changed();
 }
 
-function undo() { step(store.past, store.future); say("Undone"); }
+function undo() {
+  if (drawing && drawing.polygon) { dropCorner(); draw(); } else step(store.past, store.future);
+  say("Undone");
+}
 function redo() { step(store.future, store.past); say("Redone"); }
 
 function addRegion(shape) {
@@ -65,6 +76,7 @@ function selectedRegion() {
 }
 
 function select(number) {
+  if (store.selected !== number) lastStep = {name: "", time: 0};
   store.selected = number;
   changed();
 }

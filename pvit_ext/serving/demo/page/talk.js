@@ -26,7 +26,13 @@ function request(asking) {
     if (field.value.trim()) checkAllNamed(used);
     if (field.value.trim() || !turns.length) turns.push({question, ...sentRegions(used), answer: ""});
   }
-  return {picture: store.picture.key, turns};
+  return {picture: store.picture.key, turns, ...hints()};
+}
+
+// Task and tags, of a model that reads them.
+function hints() {
+  const tags = find("tags").value.split(",").map((one) => one.trim()).filter(Boolean);
+  return {task: find("task").value || null, tags: tags.length ? tags : null};
 }
 
 function showProblem(text) {
@@ -78,13 +84,14 @@ async function follow(given, turn) {
   const {event_id: id} = await asked.json();
   const stream = (await fetch(`${base}/${id}`)).body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
+  while (turn.state === "running") { // the stream ends some time after the answer: the next question need not wait for it
     const {value, done} = await stream.read();
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();
     events.forEach((text) => take(text, turn));
   }
+  stream.cancel();
 }
 
 function take(text, turn) {
@@ -165,7 +172,7 @@ async function save() {
   if (open) return showProblem("Keep or cancel the correction first");
   const found = await server.save({request: request(false)});
   if (found.error) return showProblem(found.error);
-  find("saved").textContent = `Saved: ${found.file}, line ${found.line}${withoutStopped()}`;
+  find("saved").textContent = `${found.before ? "There already" : "Saved"}: ${found.file}, line ${found.line}${withoutStopped()}`;
 }
 
 function withoutStopped() {

@@ -8,6 +8,13 @@ function toPicture(event) {
   return [(event.clientX - frame.left - view.x) / view.scale, (event.clientY - frame.top - view.y) / view.scale];
 }
 
+// A click up to NEAR beside the picture is meant for its edge; one farther out is on nothing.
+function placeOf(event) {
+  const [x, y] = toPicture(event), {width, height} = store.picture;
+  const edge = clampPoint([x, y], store.picture), out = Math.hypot(x - edge[0], y - edge[1]);
+  return out <= near() ? edge : null;
+}
+
 function toCanvas([x, y]) {
   return [x * view.scale + view.x, y * view.scale + view.y];
 }
