@@ -20,6 +20,7 @@ from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.stored import read_answers
 from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+from pvit_ext.hosts.loading import dtype_of_load
 from pvit_ext.inference.ranks import Ranks, ranks
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "data sha256": asked.data_sha256,
         "prompt sha256": identity.prompt_hash(asked.task, asked.every, shown_as),
         "max new tokens": model.max_new_tokens,
+        "dtype": str(dtype_of_load(model.path, model.base, model.device, model.dtype)).removeprefix("torch."),
     }
     with Predictions(settings.out, depends, here.rank) as predictions:
         if here.rank == 0:
@@ -162,7 +164,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "prompt sha256": depends["prompt sha256"],
         "max new tokens": model.max_new_tokens,
         "decoding": "greedy",
-        "dtype": model.dtype or "default of the device",
+        "dtype": depends["dtype"],
     }
     return found, run
 

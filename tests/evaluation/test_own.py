@@ -101,10 +101,11 @@ def test_a_killed_run_goes_on_to_the_same_result(
 def test_another_model_prompt_or_data_is_refused(
     checkpoint: Path, evaluate: Any, own_set: Path, tmp_path: Path
 ) -> None:
-    evaluate("--model", checkpoint, "--max-new-tokens", 2)
+    assert evaluate("--model", checkpoint, "--max-new-tokens", 2)["run"]["dtype"] == "float32"
     data = tmp_path / "other.jsonl"
     data.write_text((own_set / "data.jsonl").read_text().replace("a dog", "two digits"))
-    for change, named in ((["--max-new-tokens", 3], "max new tokens"), (["--arm", "image"], "arm")):
+    changes = (["--max-new-tokens", 3], "max new tokens"), (["--arm", "image"], "arm"), (["--dtype", "bf16"], "dtype")
+    for change, named in changes:
         with pytest.raises(ValueError, match=f"{named} was"):
             evaluate("--model", checkpoint, "--max-new-tokens", 2, *change)
     with pytest.raises(ValueError, match="data sha256 was"):
