@@ -125,9 +125,17 @@ def known_flags(arguments: Sequence[str], known: set[str]) -> list[str]:
         warnings.warn("--warmup_ratio is --warmup_steps below 1 in this transformers; mapped", stacklevel=2)
         words = [_WARMUP_STEPS if word == _WARMUP_RATIO else word for word in words]
     for index, word in enumerate(words[:-1]):
-        if word == _WARMUP_STEPS and "warmup_ratio" in known and 0 < float(words[index + 1]) < 1:
+        if word == _WARMUP_STEPS and "warmup_ratio" in known and _is_fraction(words[index + 1]):
             words[index] = _WARMUP_RATIO
     return words
+
+
+def _is_fraction(text: str) -> bool:
+    """Whether it is a number between 0 and 1; what is no number is the parser's to refuse."""
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
 
 
 def _split_flag(argument: str) -> list[str]:

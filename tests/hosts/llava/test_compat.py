@@ -26,6 +26,7 @@ NEW = {"eval_strategy", "warmup_steps"}
         (OLD, "--evaluation_strategy no --warmup_ratio 0.03", "--evaluation_strategy no --warmup_ratio 0.03"),
         (OLD, "--eval_strategy=no --warmup_steps 0.03", "--evaluation_strategy no --warmup_ratio 0.03"),
         (OLD, "--warmup_steps 10", "--warmup_steps 10"),
+        (OLD, "--warmup_steps abc", "--warmup_steps abc"),
         (OLD | NEW, "--evaluation_strategy no", "--evaluation_strategy no"),
     ],
 )
