@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
-from pvit_ext.hosts.transformers.families import family_of
+from pvit_ext.hosts.transformers.families import family_of, is_of_another_family
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
 from pvit_ext.hosts.transformers.placeholder import claim_token
@@ -88,6 +88,11 @@ def _check_processor(model: Any, processor: Any) -> None:
     kind = type(processor).__name__
     if missing := [name for name in ("tokenizer", "image_processor") if not hasattr(processor, name)]:
         raise ValueError(f"processor is a {kind} without {' and '.join(missing)}: give that of the model, {example}")
+    if is_of_another_family(processor, model.config):
+        raise ValueError(
+            f"processor is a {kind}, which prepares images for models of another family than a {type(model).__name__} "
+            f"of the type {model.config.model_type!r}: give the processor of the same checkpoint, {example}"
+        )
     known = (getattr(processor, "image_token_id", None), getattr(processor.tokenizer, "image_token_id", None))
     found, wanted = {one for one in known if one is not None}, model.config.image_token_id
     if found and wanted not in found:

@@ -86,7 +86,9 @@ def test_errors_say_what_to_do() -> None:
     [
         (None, "tokenizer", "without tokenizer and image_processor: give that of the model"),
         (None, "image_processor", "is a CLIPImageProcessorPil without tokenizer and image_processor"),
-        (None, "another family", r"writes the id \d+ for an image, the LlavaFor\w+ reads \d+"),
+        (None, "another family", r"is a InternVLProcessor, which prepares images for models of another family"),
+        (None, "another one with its ids", r"is a LlavaNextProcessor, which prepares images for models of another fam"),
+        (None, "other ids", r"writes the id \d+ for an image, the LlavaFor\w+ reads \d+"),
         ("inner", None, "a LlavaModel has no head that generates: load it by AutoModelForImageTextToText"),
         ("peft", None, "a PeftModel is around the model: .* get_peft_model and the like after"),
     ],
@@ -98,7 +100,11 @@ def test_what_is_no_model_or_no_processor_of_it_changes_nothing(
 
     model, processor = ZOO["llava"]()
     given = {"inner": lambda: model.model, "peft": lambda: get_peft_model(model, LoraConfig(target_modules=["q_proj"]))}
-    other = {"another family": lambda: ALL["internvl"]()[1]}
+    other = {
+        "another family": lambda: ALL["internvl"]()[1],
+        "another one with its ids": lambda: ALL["llava_next"]()[1],
+        "other ids": lambda: with_image_token(ZOO["llava"]()[1], "dog"),
+    }
     found = given[model_of]() if model_of else model
     kind = type(found)
     made = other[processor_of]() if processor_of in other else getattr(processor, str(processor_of), processor)
@@ -108,6 +114,12 @@ def test_what_is_no_model_or_no_processor_of_it_changes_nothing(
     assert not hasattr(found.config, "pvit_ext")
     assert not hasattr(model, "region_encoder")
     assert "<region>" not in processor.tokenizer.get_vocab()
+
+
+def with_image_token(processor: Any, word: str) -> Any:
+    """A processor that writes a word of its vocabulary for an image."""
+    processor.image_token_id = processor.tokenizer.convert_tokens_to_ids(word)
+    return processor
 
 
 def test_arguments_in_the_wrong_place_are_named() -> None:

@@ -28,6 +28,24 @@ FAMILIES: dict[str, Family] = {
 }
 """Families by ``model_type``, or ``model_type/model_type of its vision tower`` where the tower decides."""
 
+_QWEN2 = "Qwen2VLProcessor", "Qwen2_5_VLProcessor"
+PROCESSORS: dict[str, tuple[str, ...]] = {
+    "gemma3": ("Gemma3Processor",),
+    "glm4v": ("Glm4vProcessor", "Glm46VProcessor"),
+    "internvl": ("InternVLProcessor",),
+    "llava": ("LlavaProcessor",),
+    "llava/pixtral": ("PixtralProcessor",),
+    "llava_next": ("LlavaNextProcessor",),
+    "llava_onevision": ("LlavaOnevisionProcessor",),
+    "mistral3": ("PixtralProcessor",),
+    "paligemma": ("PaliGemmaProcessor",),
+    "qwen2_5_vl": _QWEN2,
+    "qwen2_vl": _QWEN2,
+    "qwen3_vl": ("Qwen3VLProcessor",),
+    "vipllava": ("LlavaProcessor",),
+}
+"""Classes of processors by family, as its checkpoints name them."""
+
 _PAST = "its inner model reads the embeddings of its text model past its own get_input_embeddings"
 _INSIDE = "its text model embeds tokens inside its own forward, where no region token can be put in their place"
 _QFORMER = "its language model gets a question former's queries, and no views of it have been tested"
@@ -71,3 +89,15 @@ def family_key(config: Any) -> str:
     known = ", ".join(sorted(FAMILIES))
     why = f": {REFUSED[kind]}" if kind in REFUSED else ""
     raise ValueError(f"models of type {kind!r} take no regions{why}. Known types: {known}")
+
+
+def is_of_another_family(processor: Any, config: Any) -> bool:
+    """Whether a processor's class is that of other families alone; classes that no family names are of any.
+
+    Args:
+        processor: of transformers, or derived from one.
+        config: of the model.
+    """
+    classes = {one.__name__ for one in type(processor).__mro__}
+    known = classes & {name for names in PROCESSORS.values() for name in names}
+    return bool(known) and not known & {*PROCESSORS.get(family_key(config), known)}
