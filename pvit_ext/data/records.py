@@ -155,6 +155,11 @@ class Records(Sequence[Record]):
         counts: NDArray[np.int64] = np.asarray(self._rows[:, 4])[self._row]
         return counts
 
+    @property
+    def image_folder(self) -> str | None:
+        """Where image and mask files are looked for."""
+        return self._folder
+
     def __len__(self) -> int:
         return len(self._row)
 
@@ -172,6 +177,11 @@ class Records(Sequence[Record]):
             return Record(*parse_record(value, None), location, self._folder)
         except ValueError as error:
             raise RecordError(f"{location}: {error}; the file was changed while it is in use, start again") from error
+
+    def raw(self) -> Iterator[Any]:
+        """The values of all records as the file has them, one after the other: no region is read."""
+        for row in self._rows[self._row]:
+            yield read_record(self._open(), row)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_stream": None, "_rows": np.array(self._rows)}

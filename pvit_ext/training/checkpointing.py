@@ -13,9 +13,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from pvit_ext.files import atomic_write, read_json, sync
 from pvit_ext.training.identity import Identity
-from pvit_ext.training.image_contents import changed_images
+from pvit_ext.training.image_contents import changed_images, changed_states
 
-MARKER = "pvit_ext_complete.json"
+MARKER, IMAGES = "pvit_ext_complete.json", "pvit_ext_images.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
 
 
@@ -26,11 +26,14 @@ def mark_complete(folder: Path, identity: Identity) -> None:
         folder: a ``checkpoint-N`` that every rank has finished writing.
         identity: of the run that wrote it.
     """
+    with atomic_write(folder / IMAGES) as temporary:
+        temporary.write_text(json.dumps(identity.image_states))
     paths = [path for path in sorted(folder.rglob("*")) if path.name != MARKER]
     for path in paths:
         sync(path)
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths if path.is_file()}
-    values = {"checkpoint": folder.name, **vars(identity), "files": files}
+    own = {name: value for name, value in vars(identity).items() if name != "image_states"}  # it may be long
+    values = {"checkpoint": folder.name, **own, "files": files}
     with atomic_write(folder / MARKER) as temporary:
         temporary.write_text(json.dumps(values, indent=1))
 
@@ -97,7 +100,11 @@ def check_same_run(folder: Path, identity: Identity) -> list[str]:
             f"{folder} was written by another run: {'; '.join(other)}. Continue it with its own flags, or name another "
             "--output_dir"
         )
-    changed = changed_images(marker.get("images", {}), identity.images)
+    read = marker.get("images", {})
+    changed = changed_images(read, identity.images)
+    changed += changed_states(
+        marker.get("image_states", {}), identity.image_states, read.keys() & identity.images.keys()
+    )
     return [*_differences(marker["settings"], identity.settings), *changed]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from pvit_ext.config import CONFIG_KEY, options
 from pvit_ext.files import fingerprint, read_json, sha256_file
-from pvit_ext.training.image_contents import image_contents
+from pvit_ext.training.image_contents import image_contents, image_states
 from pvit_ext.training.lora_arguments import adapter_identity
 
 HARMLESS: dict[str, tuple[str, ...]] = {
@@ -71,11 +71,13 @@ class Identity:
         run: what a run that continues from this one's checkpoints must have in common with it.
         settings: what it must have in common for the same sequence of losses.
         images: fingerprints of image files, by name.
+        image_states: of all image files; see :func:`~pvit_ext.training.image_contents.image_states`.
     """
 
     run: dict[str, Any]
     settings: dict[str, Any]
     images: dict[str, str]
+    image_states: dict[str, list[int]] = field(default_factory=dict)
 
 
 def identity(trainer: Any) -> Identity:
@@ -100,8 +102,10 @@ def identity(trainer: Any) -> Identity:
         settings |= dict(_compared(arguments))
     if args.lora_enable:  # an adapter fits its own base alone
         run["model_name_or_path"] = settings.pop("model_name_or_path")
-    images = image_contents(data.records) if args.should_save else {}  # one rank of a machine will do
-    return Identity(_plain(run), _plain({key: value for key, value in settings.items() if key not in run}), images)
+    plain = _plain(run), _plain({key: value for key, value in settings.items() if key not in run})
+    if not args.should_save:  # one rank of a machine will do
+        return Identity(*plain, {})
+    return Identity(*plain, image_contents(data.records), image_states(data.records))
 
 
 def _compared(arguments: Any) -> Iterator[tuple[str, Any]]:

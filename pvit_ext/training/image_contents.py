@@ -1,11 +1,13 @@
-"""Fingerprints of a bounded number of a run's image files, to notice one that changed under its name."""
+"""Contents of a bounded number of a run's image files, size and time of all, to notice one that changed by its name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,10 @@ from pvit_ext.data.schema import images_of
 from pvit_ext.files import fingerprint
 from pvit_ext.regions.mask import PendingMask
 
+States = Mapping[str, Sequence[int]]
 COMPARED = 1000
 """Number of files; reading them takes about a second from a local disk."""
-_READERS = 8
+_READERS, _AT_ONCE = 8, 256
 _SHOWN = 5
 
 
@@ -52,12 +55,68 @@ def _mark(path: str) -> str:
         return "cannot be read"
 
 
+def image_states(records: Records) -> dict[str, list[int]]:
+    """Size and time of change (nanoseconds) of every image and mask file, by name; no file is opened.
+
+    Args:
+        records: of the run.
+    """
+    if (folder := records.image_folder) is None:
+        return {}
+    names = [*dict.fromkeys(name for value in records.raw() for name in _names_in(value))]
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(lambda name: _state(path_of(folder, name)), names, chunksize=_AT_ONCE)
+        return dict(zip(names, found, strict=True))
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Images and mask files of a record as its file has it."""
+    yield from (name for name in images_of(value) if isinstance(name, str))
+    for region in value.get("regions") or ():
+        if isinstance(region, dict) and isinstance(region.get("mask"), str):
+            yield region["mask"]
+
+
+def _state(path: str) -> list[int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
 def changed_images(saved: dict[str, str], own: dict[str, str]) -> list[str]:
     """The warning about files that both runs compared and that have changed; an empty list if none has."""
     both = [name for name in own if name in saved]
     changed = [name for name in both if saved[name] != own[name]]
-    if not changed:
+    said = "of {} image files that were compared hold something else by now"
+    return _warning(changed, said.format(len(both)))
+
+
+def changed_states(
+    saved: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]], read: Collection[str]
+) -> list[str]:
+    """Warnings about files that have another size, or another time where most have kept theirs.
+
+    In a copied folder all times are others.
+
+    Args:
+        saved, own: of :func:`image_states`.
+        read: names of the files whose contents are compared.
+    """
+    both = [name for name in own if name in saved and name not in read]
+    resized = [name for name in both if [*saved[name][:1]] != [*own[name][:1]]]
+    others = {*resized}
+    newer = [name for name in both if name not in others and [*saved[name]] != [*own[name]]]
+    newer = newer if 2 * len(newer) < len(both) else []
+    return [
+        *_warning(resized, f"of {len(both)} further image files have another size by now"),
+        *_warning(newer, f"of {len(both)} further image files were written since"),
+    ]
+
+
+def _warning(names: Sequence[str], said: str) -> list[str]:
+    if not names:
         return []
-    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    names = ", ".join(changed[:_SHOWN])
-    return [f"{len(changed)} of {len(both)} image files that were compared hold something else by now: {names}{more}"]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{len(names)} {said}: {', '.join(names[:_SHOWN])}{more}"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pvit_ext.data.records import Records, load_records
-from pvit_ext.training.image_contents import changed_images, image_contents
+from pvit_ext.training.image_contents import changed_images, changed_states, image_contents, image_states
 from tests.data.records import asked, record, write
 
 
@@ -51,6 +51,25 @@ def test_times_do_not_count_and_contents_do(folder: Path) -> None:
     (folder / "mask.png").unlink()
     (said,) = changed_images(before, image_contents(records))
     assert said == "2 of 41 image files that were compared hold something else by now: mask.png, 9.png"
+
+
+def test_all_files_of_a_large_file_are_compared_by_size_and_time(folder: Path) -> None:
+    records = read(folder)
+    before, contents = image_states(records), image_contents(records, 4)
+    assert before.keys() == {"mask.png", *(f"{number}.png" for number in range(40))}
+    assert changed_states(before, image_states(records), contents) == []
+    (folder / "20.png").write_bytes(b"of another size")
+    os.utime(folder / "21.png", (1, 1))
+    (folder / "22.png").unlink()
+    assert changed_states(before, image_states(records), contents) == [
+        "2 of 37 further image files have another size by now: 20.png, 22.png",
+        "1 of 37 further image files were written since: 21.png",
+    ]
+    for number in range(40):
+        if number != 22:
+            os.utime(folder / f"{number}.png", (number, number))
+    (said,) = changed_states(before, image_states(records), contents)  # a copied folder has other times
+    assert said.startswith("2 of 37")
 
 
 def test_few_are_named_and_other_names_do_not_count() -> None:
