@@ -87,7 +87,7 @@ def _answers(
 ) -> list[tuple[str, Prediction]]:
     tokenizer, model, processor, _ = loaded
     shown = [show(task, sample, arm) for sample in batch]
-    queries = [query_for(model, sample, one.query) for sample, one in zip(batch, shown, strict=True)]
+    queries = [query_for(model, one.query, sample.adapters_if_known) for sample, one in zip(batch, shown, strict=True)]
     try:
         answers = ask(
             model, tokenizer, processor, queries, options.max_new_tokens, len(batch),
@@ -101,16 +101,16 @@ def _answers(
     return [(sample.id, Prediction(answer, one.areas)) for sample, one, answer in found]
 
 
-def query_for(model: Any, sample: Sample, query: Query) -> Query:
-    """The question as a model reads it: without tags that it does not read, and of the sample's task.
+def query_for(model: Any, query: Query, task_if_known: str | None) -> Query:
+    """The question as a model reads it: without tags that it does not read, and of its task.
 
     Args:
         model: of either host.
-        sample: that is asked.
         query: as an arm shows it.
+        task_if_known: takes the place of the usual task, for a model with adapters that has it.
     """
     config = getattr(model, "region_config", None)
     tasks = None if config is None else Tasks.of(config)
-    if query.task is None and tasks is not None and sample.adapters_if_known in tasks.names:
-        query = replace(query, task=sample.adapters_if_known)
+    if query.task is None and tasks is not None and task_if_known in tasks.names:
+        query = replace(query, task=task_if_known)
     return query.read_by(model)

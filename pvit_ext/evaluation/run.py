@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
@@ -196,8 +197,19 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
         "max new tokens": options.call.max_tokens,
         "decoding": f"temperature {options.call.temperature}, seed {options.call.seed}",
         "refused, counted as an empty answer": len(refused),
+        **_not_sent(asked.samples),
     }
     return found, run
+
+
+def _not_sent(samples: Sequence[Sample]) -> dict[str, str]:
+    """What samples say that an external model is not told, so that a baseline is read for what it is."""
+    said = {
+        "tags": sum(sample.tags is not None for sample in samples),
+        RECORD_KEY: sum(sample.adapters is not None for sample in samples),
+    }
+    told = ", ".join(f"{name} of {count} samples" for name, count in said.items() if count)
+    return {"not sent": f"{told}: only our models read them"} if told else {}
 
 
 def _stored(settings: Settings, asked: _Asked) -> dict[str, Prediction]:

@@ -89,7 +89,9 @@ def test_grounding_is_of_the_task_region_for_a_model_that_has_it(images: Path) -
         (sample,) = TASKS.require("grounding")(TaskOptions(data, str(images), settings)).load()
         for tasks in ("", "region,image", "box,image"):
             config = RegionConfig(lion_adapters=4, lion_tasks=tasks) if tasks else RegionConfig()
-            query = query_for(SimpleNamespace(region_config=config), sample, Query(None, "", task=sample.adapters))
+            query = query_for(
+                SimpleNamespace(region_config=config), Query(None, "", task=sample.adapters), sample.adapters_if_known
+            )
             asked[name, tasks] = query.task
     assert asked["region", "region,image"] == "region"
     assert [asked["region", tasks] for tasks in ("", "box,image")] == [None, None]

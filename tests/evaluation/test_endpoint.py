@@ -91,6 +91,18 @@ def test_region_tokens_cannot_be_sent(evaluate: Any) -> None:
         evaluate("--endpoint", "http://localhost:1/v1", "--endpoint-model", "m", "--arm", "regions")
 
 
+def test_what_an_external_model_is_not_told_is_said(evaluate: Any, own_set: Path, tmp_path: Path) -> None:
+    first, *others = map(json.loads, (own_set / "data.jsonl").read_text().splitlines())
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(one) + "\n" for one in [{**first, "tags": ["cat"], "lion_task": "x"}, *others]))
+    with LlmServer(lambda body, again: Reply("dog")) as server:
+        options = ("--endpoint", server.url, "--endpoint-model", "m")
+        run = evaluate(*options, data=data)["run"]
+        assert "not sent" not in evaluate(*options, out="plain")["run"]
+    assert run["not sent"] == "tags of 2 samples, lion_task of 2 samples: only our models read them"
+    assert "cat" not in json.dumps([body["messages"][-1]["content"][1] for body in server.bodies])
+
+
 def test_history_is_a_conversation(evaluate: Any) -> None:
     with LlmServer(lambda body, again: Reply("dog")) as server:
         evaluate("--endpoint", server.url, "--endpoint-model", "m", "--set", "history=yes", "--system", "Be brief.")

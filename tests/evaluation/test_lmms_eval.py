@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvit_ext import cli
+from pvit_ext import RegionConfig, cli
+from pvit_ext.data.tags.tags import HINT_STYLE
+from pvit_ext.evaluation.arms import Arm
 from pvit_ext.regions.region import Region
 
 INSTALLED = importlib.util.find_spec("lmms_eval") is not None
@@ -78,6 +82,31 @@ def test_the_score_is_the_tasks_own(docs: list[dict[str, Any]]) -> None:
 
     items = [functions.results(doc, ["a red cat"])["pvit_ext_score"] for doc in docs]
     assert functions.main_metric(items) == pytest.approx(3 / 9)
+
+
+def test_tags_and_the_task_of_adapters_reach_our_model_alone(adapter: Any, own_set: Path, tmp_path: Path) -> None:
+    from pvit_ext.evaluation.lmms_eval import docs as functions
+
+    first, second = map(json.loads, (own_set / "data.jsonl").read_text().splitlines()[:2])
+    told = {**first, "tags": ["cat", "dog"], "lion_task": "image"}
+    (tmp_path / "data.jsonl").write_text(json.dumps(told) + "\n" + json.dumps(second) + "\n")
+    for image in own_set.glob("*.png"):
+        shutil.copy(image, tmp_path)
+    assert export(tmp_path, tmp_path / "task") == 0
+    with_tags, *_, without = map(json.loads, (tmp_path / "task" / "docs.jsonl").read_text().splitlines())
+    ours = {"arm": "regions"}
+    assert functions.visuals(with_tags, ours)[-1] == functions.Meant("image", None, ["cat", "dog"])
+    assert not any(isinstance(one, functions.Meant) for one in functions.visuals(with_tags, {"arm": "marks"}))
+    assert not any(isinstance(one, functions.Meant) for one in functions.visuals(without, ours))
+    model = adapter.PvitExt.__new__(adapter.PvitExt)
+    model.arm = Arm("regions")
+    config = RegionConfig(lion_adapters=4, lion_tasks="image,region")
+    for own, tags in ((replace(config, lion_tags=HINT_STYLE), ["cat", "dog"]), (config, None)):
+        model.model = SimpleNamespace(region_config=own)
+        asked = request(functions.text(with_tags, ours), functions.visuals(with_tags, ours), {}, 0)
+        model.task_dict = {"t": {"test": [{"visuals": asked.visuals}]}}
+        query = model._query(asked)
+        assert (query.task, query.tags) == ("image", tags)
 
 
 def test_the_task_is_named_in_the_command(own_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

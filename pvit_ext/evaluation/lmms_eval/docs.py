@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,30 @@ Doc = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Meant:
+    """What a sample says of itself beside its text, for our model alone.
+
+    Args:
+        task, task_if_known, tags: ``adapters``, ``adapters_if_known`` and ``tags`` of the sample.
+    """
+
+    task: str | None = None
+    task_if_known: str | None = None
+    tags: Any = None
+
+
 def visuals(doc: Doc, kwargs: Mapping[str, Any] | None = None) -> list[Any]:
-    """The images, and after them the regions where the model takes them.
+    """The images, and after them the regions where the model takes them, and what else the sample says.
 
     Args:
         doc: of the task.
         kwargs: ``lmms_eval_specific_kwargs`` of the model.
     """
-    query = _query(doc, kwargs)
-    return [load_image(image) for image in query.image] + list(query.regions)
+    query, sample = _query(doc, kwargs), _sample(doc)[1]
+    found = [load_image(image) for image in query.image] + list(query.regions)
+    meant = Meant(sample.adapters, sample.adapters_if_known, sample.tags)
+    return [*found, meant] if _is_ours(kwargs) and meant != Meant() else found
 
 
 def text(doc: Doc, kwargs: Mapping[str, Any] | None = None) -> str:
@@ -56,11 +72,24 @@ def main_metric(items: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _query(doc: Doc, kwargs: Mapping[str, Any] | None) -> Query:
-    task, samples = _task(doc["task_file"])
-    sample = samples[doc["id"]]
+    task, sample = _sample(doc)
     query = Query(list(sample.images), task.prompt(sample), sample.regions())
-    arm = (kwargs or {}).get("arm", MARKS)
-    return query if arm == REGIONS or not sample.specs else Arm(arm).show(query, sample.name).query
+    return query if _is_ours(kwargs) or not sample.specs else Arm(_arm(kwargs)).show(query, sample.name).query
+
+
+def _arm(kwargs: Mapping[str, Any] | None) -> str:
+    arm: str = (kwargs or {}).get("arm", MARKS)
+    return arm
+
+
+def _is_ours(kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether the model takes regions: it is ours."""
+    return _arm(kwargs) == REGIONS
+
+
+def _sample(doc: Doc) -> tuple[Task, Sample]:
+    task, samples = _task(doc["task_file"])
+    return task, samples[doc["id"]]
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,8 @@
 """A checkpoint of either host, with or without regions, as a model of lmms-eval.
 
 ``lmms-eval --model pvit_ext --model_args pretrained=runs/stage2 --tasks ...``. A task gives images, and after them
-regions, one for each ``<region>`` of its text; PVIT's inline markup is read too.
+regions, one for each ``<region>`` of its text; PVIT's inline markup is read too. Our own tasks also give tags and the
+task by which adapters are chosen; others give none, and a model that reads tags is asked without.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
+from pvit_ext.evaluation.answering import query_for
 from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
 from pvit_ext.evaluation.identity import stored_region_config
+from pvit_ext.evaluation.lmms_eval.docs import Meant
 from pvit_ext.hosts.loading import load_pretrained_model
 from pvit_ext.inference import ask
 from pvit_ext.inference.ranks import Ranks
@@ -133,28 +136,30 @@ class PvitExt(lmms):
     def _query(self, request: Instance) -> Query:
         text, _, doc_to_visual, doc_id, task, split = request.args
         name = f"{task} {split} {doc_id}"
-        images, regions = _visuals(doc_to_visual, self.task_dict[task][split][doc_id], name)
+        images, regions, meant = _visuals(doc_to_visual, self.task_dict[task][split][doc_id], name)
         if text.count(IMAGE_PLACEHOLDER) != len(images):
             text = text.replace(IMAGE_PLACEHOLDER, "").strip()
         text, regions = bind_regions(text, regions, name)
-        query = Query(images, text, regions)
-        if not regions:
-            return query
-        if self.arm is None:
-            raise ValueError(f"{self.pretrained} has no regions, and {name} has: --model_args arm=image, text or marks")
-        return self.arm.show(query, name).query
+        query = Query(images, text, regions, task=meant.task, tags=meant.tags)
+        if regions:
+            if self.arm is None:
+                told = "--model_args arm=image, text or marks"
+                raise ValueError(f"{self.pretrained} has no regions, and {name} has: {told}")
+            query = self.arm.show(query, name).query
+        return query_for(self.model, query, meant.task_if_known)
 
 
-def _visuals(doc_to_visual: Callable[[Any], Any], doc: Any, name: str) -> tuple[list[Any], list[Region]]:
+def _visuals(doc_to_visual: Callable[[Any], Any], doc: Any, name: str) -> tuple[list[Any], list[Region], Meant]:
     from PIL import Image
 
     visuals = doc_to_visual(doc) or []
     regions = [one for one in visuals if isinstance(one, Region)]
     images = [one for one in visuals if isinstance(one, Image.Image)]
-    if len(images) + len(regions) != len(visuals):
+    meant = [one for one in visuals if isinstance(one, Meant)]
+    if len(images) + len(regions) + len(meant) != len(visuals):
         kinds = ", ".join(sorted({type(one).__name__ for one in visuals}))
         raise ValueError(f"{name}: pvit_ext is shown images and regions, got {kinds}: leave the task out")
-    return images, regions
+    return images, regions, meant[0] if meant else Meant()
 
 
 def _generate_options(options: dict[str, Any]) -> dict[str, Any]:
