@@ -1,11 +1,6 @@
 """A conversion as a whole: workers, resuming, the files it leaves, the command line."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,41 +9,10 @@ from PIL import Image
 from pvit_ext import cli
 from pvit_ext.data.convert import output
 from pvit_ext.data.convert.base import FORMATS, DataFormat, SourceError
-from pvit_ext.data.convert.formats.coco import Coco
 from pvit_ext.data.convert.notes import Reason
 from pvit_ext.data.convert.run import Job, Work, convert
+from tests.data.convert.jobs import job, many
 from tests.data.convert.truth import FIXTURES, converted
-
-
-def _many(folder, count):
-    """A COCO file of so many images of one file's content."""
-    folder.mkdir(exist_ok=True)
-    Image.new("RGB", (64, 48)).save(folder / "0.jpg")
-    for number in range(1, count):
-        os.link(folder / "0.jpg", folder / f"{number}.jpg")
-    images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(count)]
-    annotations = [
-        {"id": 3 * number + one, "image_id": number, "category_id": 1, "bbox": [one, 2, 3 + number % 40, 5]}
-        for one in range(3)
-        for number in reversed(range(count))
-    ]
-    source = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
-    (folder / "coco.json").write_text(json.dumps(source))
-    return folder / "coco.json"
-
-
-def _job(source, out, **fields):
-    return Job("coco", source, source.parent, out, **fields)
-
-
-def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
-    source = _many(tmp_path / "source", 300)
-    written = []
-    for workers in (1, 2, 3):
-        report = convert(_job(source, tmp_path / f"{workers}.jsonl", workers=workers))
-        assert report.counts["objects"] == 900
-        written.append((tmp_path / f"{workers}.jsonl").read_bytes())
-    assert written[0] == written[1] == written[2]
 
 
 class _Stopped(Exception):
@@ -56,8 +20,8 @@ class _Stopped(Exception):
 
 
 def test_an_interrupted_conversion_goes_on_where_it_stood(tmp_path, monkeypatch):
-    source = _many(tmp_path / "source", 300)
-    convert(_job(source, tmp_path / "whole.jsonl"))
+    source = many(tmp_path / "source", 300)
+    convert(job(source, tmp_path / "whole.jsonl"))
     monkeypatch.setattr(output, "_EVERY", 0.0)
     read, calls = Work.__call__, []
 
@@ -69,11 +33,11 @@ def test_an_interrupted_conversion_goes_on_where_it_stood(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Work, "__call__", stopping)
     with pytest.raises(_Stopped):
-        convert(_job(source, tmp_path / "out.jsonl"))
+        convert(job(source, tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
     with open(tmp_path / "out.jsonl.part", "ab") as stream:
         stream.write(b"half a li")  # written after the last place from which to go on
-    report = convert(_job(source, tmp_path / "out.jsonl"))
+    report = convert(job(source, tmp_path / "out.jsonl"))
     assert calls == [64, 64, 64, 64, 64, 44]  # three batches were not read again
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert report.counts["objects"] == 900
@@ -84,7 +48,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stood(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("change", ["seed", "source"])
 def test_parts_of_another_conversion_are_begun_anew(tmp_path, monkeypatch, change):
-    source = _many(tmp_path / "source", 200)
+    source = many(tmp_path / "source", 200)
     monkeypatch.setattr(output, "_EVERY", 0.0)
     real = output.Output.finish
 
@@ -93,13 +57,13 @@ def test_parts_of_another_conversion_are_begun_anew(tmp_path, monkeypatch, chang
 
     monkeypatch.setattr(output.Output, "finish", stop)
     with pytest.raises(_Stopped):
-        convert(_job(source, tmp_path / "out.jsonl"))
+        convert(job(source, tmp_path / "out.jsonl"))
     monkeypatch.setattr(output.Output, "finish", real)
     if change == "source":
         source.write_text(source.read_text().replace("thing", "other thing"))
     seed = 1 if change == "seed" else 0
-    convert(_job(source, tmp_path / "out.jsonl", seed=seed))
-    convert(_job(source, tmp_path / "whole.jsonl", seed=seed))
+    convert(job(source, tmp_path / "out.jsonl", seed=seed))
+    convert(job(source, tmp_path / "whole.jsonl", seed=seed))
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -194,100 +158,6 @@ def test_options_that_are_wrong_or_do_not_go_together(tmp_path, capsys, words, e
 def test_workers_that_are_none(words):
     with pytest.raises(SystemExit):
         cli.main(["data", "convert", "yolo", "x", "--image-folder", "x", "--out", "x", *words])
-
-
-class DyingCoco(Coco):
-    """Its process is killed at its hundredth image, once."""
-
-    def __init__(self, source, options):
-        super().__init__(source, options)
-        self.once, self.calls = source.with_name("killed"), 0
-
-    def read(self, unit, notes):
-        self.calls += 1
-        if self.calls == 100 and not self.once.exists():
-            self.once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().read(unit, notes)
-
-
-@pytest.mark.slow
-def test_ray_writes_the_same_bytes_also_when_a_worker_is_killed(tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
-    source = _many(tmp_path / "source", 1000)
-    convert(_job(source, tmp_path / "one.jsonl"))
-    try:
-        convert(_job(source, tmp_path / "two.jsonl", workers=2, backend="ray"))
-        monkeypatch.setitem(FORMATS, "coco", DyingCoco)
-        convert(_job(source, tmp_path / "three.jsonl", workers=2, backend="ray"))
-    finally:
-        ray.shutdown()
-    assert source.with_name("killed").exists()
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "three.jsonl").read_bytes()
-
-
-class FailingCoco(Coco):
-    """Its second batch cannot be read."""
-
-    def read(self, unit, notes):
-        if "70" in str(unit):
-            raise SourceError("coco.json breaks off")
-        yield from super().read(unit, notes)
-
-
-@pytest.mark.slow
-def test_an_error_of_the_source_on_ray_is_told_in_one_line(tmp_path, monkeypatch, capsys):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
-    source = _many(tmp_path / "source", 130)
-    monkeypatch.setitem(FORMATS, "coco", FailingCoco)
-    words = ["data", "convert", "coco", str(source), "--image-folder", str(source.parent)]
-    try:
-        assert cli.main([*words, "--out", str(tmp_path / "out.jsonl"), "--backend", "ray", "--workers", "2"]) == 2
-    finally:
-        ray.shutdown()
-    assert "pvit-ext: error: coco.json breaks off\n" in capsys.readouterr().err
-
-
-def test_ray_that_does_not_start_is_told_about(tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.data")
-
-    def fail(**_):
-        raise Exception("the node timed out")
-
-    monkeypatch.setattr(ray, "init", fail)
-    with pytest.raises(ChildProcessError, match=r"Ray does not start \(the node timed out\)"):
-        convert(_job(_many(tmp_path / "source", 3), tmp_path / "out.jsonl", workers=2, backend="ray"))
-
-
-@pytest.mark.slow
-def test_a_killed_conversion_leaves_no_file_and_goes_on(tmp_path):
-    source = _many(tmp_path / "source", 4000)
-    words = ["data", "convert", "coco", str(source), "--image-folder", str(source.parent), "--workers", "2", "--out"]
-    code = "import sys; from pvit_ext.data.convert import output, run; output._EVERY = 0.0; from pvit_ext import cli; "
-    command = [sys.executable, "-c", code + "sys.exit(cli.main(sys.argv[1:]))", *words]
-    process = subprocess.Popen([*command, str(tmp_path / "out.jsonl")])
-    state = tmp_path / "out.jsonl.state"
-    while not state.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "out.jsonl").exists()
-    done = json.loads(state.read_text())["batches"]
-    assert 0 < done < 63
-    assert subprocess.run([*command, str(tmp_path / "out.jsonl")], check=False).returncode == 0
-    assert subprocess.run([*command, str(tmp_path / "other.jsonl")], check=False).returncode == 0
-    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "other.jsonl").read_bytes()
-
-
-def test_a_worker_that_dies_is_told_about(tmp_path, monkeypatch):
-    source = _many(tmp_path / "source", 130)
-    monkeypatch.setattr(Work, "__reduce__", lambda self: (os._exit, (9,)), raising=False)
-    with pytest.raises(ChildProcessError, match="a worker process died"):
-        convert(_job(source, tmp_path / "out.jsonl", workers=2))
 
 
 def test_every_format_of_the_package_is_documented():
