@@ -20,7 +20,7 @@ from pvit_ext.files import atomic_write
 
 OWN_DATA = Path(__file__).parent / "data"
 DATA_VARIABLE = "PVIT_EXT_DATA"
-ALWAYS = ("majority", "probe")
+ALWAYS = ("majority", "photograph", "probe")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,9 +52,8 @@ def write_reports(folder: Path, experiment: Experiment, results: Mapping[str, di
     with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(report.table(results) + "\n", encoding="utf-8")
     if found := results.get(MAIN, {}).get(experiment.seed):
-        predictions = experiment.folder / MAIN / "eval-stage2" / "predictions.jsonl"
         report.draw_confusion(folder / "confusion.png", found["confusion"])
-        report.draw_answers(folder / "answers.png", experiment.root, experiment.asked, predictions)
+        report.draw_answers(folder / "answers.png", experiment.root, experiment.asked, experiment.predictions(MAIN))
 
 
 def command(experiment: Experiment) -> str:
@@ -77,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags of ``PHOTOGRAPHS_ARGS``."""
     parser = argparse.ArgumentParser(prog="python -m examples.photographs", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/photographs"), help="default %(default)s")
-    parser.add_argument("--data", type=Path, help="another data set: a folder with data.yaml, in YOLO's layout")
+    parser.add_argument("--data", type=Path, help="another data set: a folder in YOLO's or Pascal VOC's layout")
     parser.add_argument("--thing", default="chess piece", help="what its kinds are, in questions (%(default)s)")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[MAIN], help="default %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default 0")

@@ -45,3 +45,5 @@ ARMS = {
     "crops": Arm("region tokens: crops", Crops.name),
 }
 MAIN = "crops"
+ALIGNED = "_stage1"
+"""Behind an arm's name: the row of the table that asks after stage 1."""

@@ -1,15 +1,17 @@
-"""The questions of ``pvit-ext eval own`` to a checkpoint, and to a linear probe on the same crops."""
+"""The questions of ``pvit-ext eval own`` to a checkpoint, and to linear probes on the same features."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
 
 import pvit_ext
 from examples.photographs import tower
@@ -22,6 +24,10 @@ from pvit_ext.files import atomic_write
 from pvit_ext.regions.image import load_image
 
 BATCH = 32
+GIVEN = "given.jsonl"
+"""Answers that no checkpoint gave."""
+Features = Callable[[tower.EfficientNetTower, Image.Image, Photograph], Tensor]
+"""A row for each box of a photograph."""
 
 
 def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, out: Path) -> dict[str, Any]:
@@ -41,7 +47,7 @@ def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, ou
 
 def score_answers(answers: Sequence[str], images: Path, questions: Path, out: Path) -> dict[str, Any]:
     """Measure answers that no checkpoint gave, one for each record."""
-    file = out / "given.jsonl"
+    file = out / GIVEN
     out.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"id": f"{number}.0", "answer": answer}) for number, answer in enumerate(answers)]
     with atomic_write(file) as temporary:
@@ -49,14 +55,43 @@ def score_answers(answers: Sequence[str], images: Path, questions: Path, out: Pa
     return _measured(Settings("own", questions, str(images), out, answers=file))
 
 
-def probe(images: Path, fit: Sequence[Photograph], asked: Sequence[Photograph], seed: int) -> list[str]:
-    """Answers of a linear classifier on the crops' features: what the region tokens could tell at best.
+def of_crops(eye: tower.EfficientNetTower, image: Image.Image, photograph: Photograph) -> Tensor:
+    """(boxes, T * C): what the region encoder gives, before any projector."""
+    encoder = Crops(CropOptions(), eye.config)
+    regions = [pvit_ext.Region.box(*box).resolve(image.size, photograph.image) for box in photograph.boxes]
+    inputs = pvit_ext.RegionInputs(
+        regions=regions,
+        image_index=torch.zeros(len(regions), dtype=torch.int64),
+        image_sizes=[image.size],
+        extra=[encoder.preprocess(image, regions)],
+        tower=eye,
+    )
+    return encoder(inputs).flatten(1)
+
+
+def of_photograph(eye: tower.EfficientNetTower, image: Image.Image, photograph: Photograph) -> Tensor:
+    """(boxes, C): the mean of the tower's image tokens, the same for each box."""
+    mean = tuple(round(255 * value) for value in tower.MEAN)
+    square = ImageOps.pad(image, (tower.SIDE, tower.SIDE), Image.Resampling.BICUBIC, mean)
+    pixels = eye.image_processor.preprocess(square, return_tensors="pt")["pixel_values"]
+    return eye(pixels).mean(1).expand(len(photograph.boxes), -1)  # (boxes, C)
+
+
+PROBES: dict[str, Features] = {"photograph": of_photograph, "probe": of_crops}
+"""Rows of the table without a language model, by what a linear classifier looks at."""
+
+
+def probe(
+    images: Path, fit: Sequence[Photograph], asked: Sequence[Photograph], seed: int, features: Features
+) -> list[str]:
+    """Answers of a linear classifier: what the features could tell at best.
 
     Args:
         images: folder of the photographs.
         fit: to learn from.
         asked: whose boxes are asked about, photograph by photograph.
         seed: of the classifier.
+        features: that it looks at.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -65,29 +100,16 @@ def probe(images: Path, fit: Sequence[Photograph], asked: Sequence[Photograph], 
     eye = tower.EfficientNetTower(tower.NAME, None).requires_grad_(False)
     eye.load_model()
     eye.eval()
-    encoder = Crops(CropOptions(), eye.config)
     classifier = make_pipeline(
         StandardScaler(), LogisticRegression(C=1e-3, class_weight="balanced", max_iter=300, random_state=seed)
     )
-    classifier.fit(_features(encoder, eye, images, fit), [kind for one in fit for kind in one.kinds])
-    return [str(kind) for kind in classifier.predict(_features(encoder, eye, images, asked))]
 
+    def rows_of(photographs: Sequence[Photograph]) -> NDArray[np.float32]:
+        found = [features(eye, load_image(images / one.image), one).numpy() for one in photographs]
+        return np.concatenate(found)  # (boxes, C)
 
-def _features(encoder: Crops, eye: Any, images: Path, photographs: Sequence[Photograph]) -> NDArray[np.float32]:
-    """(boxes, T * C)."""
-    rows = []
-    for photograph in photographs:
-        image = load_image(images / photograph.image)
-        regions = [pvit_ext.Region.box(*box).resolve(image.size, photograph.image) for box in photograph.boxes]
-        inputs = pvit_ext.RegionInputs(
-            regions=regions,
-            image_index=torch.zeros(len(regions), dtype=torch.int64),
-            image_sizes=[image.size],
-            extra=[encoder.preprocess(image, regions)],
-            tower=eye,
-        )
-        rows.append(encoder(inputs).flatten(1).numpy())
-    return np.concatenate(rows)
+    classifier.fit(rows_of(fit), [kind for one in fit for kind in one.kinds])
+    return [str(kind) for kind in classifier.predict(rows_of(asked))]
 
 
 def _measured(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.data.convert.run import Job, convert
 from pvit_ext.data.split import split_file
 from pvit_ext.files import atomic_write
 
@@ -59,14 +58,6 @@ class Wording:
     def tags(self) -> str:
         """A question about the whole photograph."""
         return f"Which {self.thing}s are in the image?"
-
-
-def convert_split(root: Path, split: str, out: Path) -> None:
-    """``pvit-ext data convert yolo``, one record a photograph, and its objects under ``source``."""
-    source = root / "data.yaml"
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is missing: --data takes a folder in YOLO's layout, with train and val")
-    convert(Job("yolo", source, root, out, settings={"split": split}, turns=0))
 
 
 def hold_out(records: Path, out: Path, seed: int = 0) -> None:

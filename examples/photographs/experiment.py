@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from examples.photographs import asking, data
-from examples.photographs.arms import ARMS
+from examples.photographs.arms import ALIGNED, ARMS
+from examples.photographs.fair import SEVERAL, measure_several_kinds
 from examples.photographs.language import write_language_model
 from examples.photographs.settings import Settings
+from examples.photographs.sources import write_parts
 from examples.photographs.training import Trainer
 from examples.quickstart.phases import Phases, has_run
 
@@ -25,7 +27,7 @@ class Experiment:
     """One seed.
 
     Args:
-        root: the data set's folder, in YOLO's layout.
+        root: the data set's folder, in YOLO's or Pascal VOC's layout.
         output: everything goes there; the language model and converted data are shared by seeds.
         settings: steps and rates.
         seed: of what is drawn, and of the runs.
@@ -74,11 +76,22 @@ class Experiment:
         """What ``pvit-ext eval own`` measured of an arm, by row of the table, with the seconds of each phase.
 
         Args:
-            name: of an arm, or ``probe`` or ``majority``.
+            name: of an arm, or ``photograph``, ``probe`` or ``majority``.
         """
         phases = Phases(self.folder / name, self.described, remedy=REMEDY)
         found = self._run_arm(name, phases) if name in ARMS else self._run_answers(name, phases)
-        return {row: {**values, "seconds": dict(phases.seconds)} for row, values in found.items()}
+        seconds = dict(phases.seconds)
+        return {
+            row: {**values, SEVERAL: measure_several_kinds(self.asked, self.predictions(row)), "seconds": seconds}
+            for row, values in found.items()
+        }
+
+    def predictions(self, row: str) -> Path:
+        """The answers of a row of the table."""
+        name = row.removesuffix(ALIGNED)
+        if name not in ARMS:
+            return self.folder / name / "eval" / asking.GIVEN
+        return self.folder / name / ("eval-stage2" if row == name else "eval-stage1") / "predictions.jsonl"
 
     def has_finished(self, name: str) -> bool:
         """Whether an earlier run measured an arm."""
@@ -113,7 +126,7 @@ class Experiment:
                 f"{name} stage 1", partial(self.trainer.align, arm, base, self._records("regions_align"), aligned)
             )
             ask = partial(asking.ask_checkpoint, arm, aligned, *asked, folder / "eval-stage1")
-            found[f"{name}_stage1"] = phases.run(f"{name} stage 1 questions", ask)
+            found[f"{name}{ALIGNED}"] = phases.run(f"{name} stage 1 questions", ask)
         records = self._records(f"{arm.records}_finetune" if aligned else f"{arm.records}_all")
         phases.run(f"{name} stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
         ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2")
@@ -122,8 +135,9 @@ class Experiment:
 
     def _run_answers(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
         """Rows without a language model."""
-        if name == "probe":
-            answers = phases.run("probe", partial(asking.probe, self.root, self.fit, self.asked, self.seed))
+        if name in asking.PROBES:
+            features = asking.PROBES[name]
+            answers = phases.run(name, partial(asking.probe, self.root, self.fit, self.asked, self.seed, features))
         else:
             kinds = Counter(kind for photograph in self.asked for kind in photograph.kinds)
             answers = [kinds.most_common(1)[0][0]] * kinds.total()
@@ -131,9 +145,7 @@ class Experiment:
 
     def _convert(self) -> None:
         self.shared.mkdir(parents=True, exist_ok=True)
-        for split in ("train", "val"):
-            if not (out := self.shared / f"{split}.jsonl").is_file():
-                data.convert_split(self.root, split, out)
+        write_parts(self.root, self.shared)
         if not (self.shared / "dev.jsonl").is_file():
             data.hold_out(self.shared / "train.jsonl", self.shared)
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.photographs.arms import ARMS
+from examples.photographs.arms import ALIGNED, ARMS
 from examples.photographs.data import Box, Photograph
+from examples.photographs.fair import SEVERAL
 from pvit_ext.evaluation.answers import normalise
 from pvit_ext.evaluation.identity import versions
 from pvit_ext.evaluation.stored import read_answers
@@ -20,25 +21,36 @@ from pvit_ext.regions.image import load_image
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Row of the table -> seed -> what ``pvit-ext eval own`` measured, and seconds."""
 COLUMNS = {"accuracy %": "accuracy", "balanced %": "balanced accuracy"}
-_OTHERS = {"majority": "the most frequent answer, always", "probe": "linear probe on the crops, no language model"}
+_OTHERS = {
+    "majority": "the most frequent answer, always",
+    "photograph": "linear probe on the whole photograph, no language model",
+    "probe": "linear probe on the crops, no language model",
+}
 _SHOWN = 6
 
 
 def title(row: str) -> str:
     """Title of a row of the table."""
-    arm = ARMS.get(row.removesuffix("_stage1"))
+    arm = ARMS.get(row.removesuffix(ALIGNED))
     if arm is None:
         return _OTHERS[row]
-    return f"{arm.title}, stage {1 if row.endswith('_stage1') else 2}" if arm.has_tokens else arm.title
+    return f"{arm.title}, stage {1 if row.endswith(ALIGNED) else 2}" if arm.has_tokens else arm.title
 
 
 def table(results: Results) -> str:
-    """Markdown: per cent, the mean over seeds and their standard deviation; what knows least stands first."""
-    lines = [f"| arm | seeds | {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
-    rows = ["majority", *(row for name in ARMS for row in (f"{name}_stage1", name)), "probe"]
+    """Markdown: per cent, the mean over seeds and their standard deviation; what knows least stands first.
+
+    Photographs with several kinds have columns of their own where there are others too.
+    """
+    every = [one for seeds in results.values() for one in seeds.values()]
+    parts = [SEVERAL] if any(0 < one[SEVERAL]["samples"] < one["samples"] for one in every) else []
+    names = [*COLUMNS, *(f"{part}: {name}" for part in parts for name in COLUMNS)]
+    lines = [f"| arm | seeds | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    rows = ["majority", "photograph", *(row for name in ARMS for row in (f"{name}{ALIGNED}", name)), "probe"]
     for row in rows:
         if found := list(results.get(row, {}).values()):
-            cells = [_mean([one["metrics"][key] for one in found]) for key in COLUMNS.values()]
+            wanted = [(part, key) for part in ("metrics", *parts) for key in COLUMNS.values()]
+            cells = [_mean([one[part][key] for one in found]) for part, key in wanted]
             lines.append(f"| {title(row)} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -49,6 +61,7 @@ def write_metrics(path: Path, results: Results, made_with: Mapping[str, Any]) ->
         row: {
             str(seed): {
                 "metrics": one["metrics"],
+                SEVERAL: one[SEVERAL],
                 "recall": {kind: found["score"] for kind, found in one["groups"]["class"].items()},
                 "questions": one["samples"],
                 "data sha256": one["run"]["data sha256"],

@@ -19,8 +19,8 @@ class Settings:
 
     batch: int = 8
     tags_steps: int = 28
-    align_steps: int = 150
-    finetune_steps: int = 240
+    align_steps: int = 120
+    finetune_steps: int = 180
     tags_rate: float = 2e-3
     align_rate: float = 1.5e-3
     finetune_rate: float = 5e-4

@@ -7,9 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from examples.photographs import data
 from examples.photographs.__main__ import OWN_DATA
+from examples.photographs.fair import measure_several_kinds
+from examples.photographs.sources import write_parts
 
 Parts = dict[str, list[data.Photograph]]
 
@@ -17,8 +20,7 @@ Parts = dict[str, list[data.Photograph]]
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     folder = tmp_path_factory.mktemp("parts")
-    for split in ("train", "val"):
-        data.convert_split(OWN_DATA, split, folder / f"{split}.jsonl")
+    write_parts(OWN_DATA, folder)
     data.hold_out(folder / "train.jsonl", folder)
     return {name: data.read_photographs(folder / f"{name}.jsonl") for name in ("train", "val", "fit", "dev")}
 
@@ -82,6 +84,42 @@ def test_an_arm_without_regions_gets_the_same_conversations(parts: Parts) -> Non
     ]
 
 
-def test_a_folder_without_data_yaml_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml is missing: --data takes a folder in YOLO's layout"):
-        data.convert_split(tmp_path, "train", tmp_path / "out.jsonl")
+def test_a_folder_in_no_known_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"none of data\.yaml, .* and no Annotations/: --data takes a folder in YO"
+    ):
+        write_parts(tmp_path, tmp_path)
+
+
+def test_a_data_set_in_pascal_vocs_layout_is_split(tmp_path: Path) -> None:
+    root = tmp_path / "voc"
+    for folder in ("Annotations", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    for number in range(10):
+        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{number}.jpg")
+        box = "<xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>25</ymax>"
+        (root / "Annotations" / f"{number}.xml").write_text(
+            f"<annotation><filename>{number}.jpg</filename><size><width>40</width><height>30</height></size>"
+            f"<object><name>red_cell</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+    write_parts(root, tmp_path)
+    train, val = (data.read_photographs(tmp_path / f"{name}.jsonl") for name in ("train", "val"))
+    assert (len(train), len(val)) == (8, 2)
+    assert {one.kinds for one in (*train, *val)} == {("red cell",)}
+    assert (root / val[0].image).is_file()
+    written = (tmp_path / "val.jsonl").stat().st_mtime_ns
+    write_parts(root, tmp_path)
+    assert (tmp_path / "val.jsonl").stat().st_mtime_ns == written, "what is there stays"
+
+
+def test_photographs_of_one_kind_do_not_count_among_those_of_several(tmp_path: Path) -> None:
+    box = (0.0, 0.0, 9.0, 9.0)
+    asked = [
+        data.Photograph("a.jpg", (box,) * 3, ("cat", "dog", "cat")),
+        data.Photograph("b.jpg", (box,) * 2, ("cat", "cat")),
+    ]
+    lines = [{"id": f"{number}.0", "answer": text} for number, text in enumerate(["Cat.", "cat", "fox", "dog", "dog"])]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = measure_several_kinds(asked, tmp_path / "predictions.jsonl")
+    assert found == {"samples": 3, "accuracy": pytest.approx(1 / 3), "balanced accuracy": 0.25}
+    assert measure_several_kinds(asked[1:], tmp_path / "predictions.jsonl") == {"samples": 0}

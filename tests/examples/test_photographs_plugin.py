@@ -95,11 +95,20 @@ def test_rows_of_queries_and_keys_come_back_in_order() -> None:
 
 
 def test_the_table_has_a_mean_and_a_spread_over_seeds() -> None:
-    def measured(accuracy: float) -> dict[str, Any]:
-        return {"metrics": {"accuracy": accuracy, "balanced accuracy": accuracy / 2}}
+    def measured(accuracy: float, several: int = 9) -> dict[str, Any]:
+        scores = {"accuracy": accuracy, "balanced accuracy": accuracy / 2}
+        return {
+            "metrics": scores,
+            "samples": 9,
+            "several kinds": {**scores, "samples": several} if several else {"samples": 0},
+        }
 
     found = {"crops": {0: measured(0.9), 1: measured(0.8)}, "majority": {0: measured(0.2)}}
     assert report.table(found).splitlines()[2:] == [
         "| the most frequent answer, always | 1 | 20.0 | 10.0 |",
         "| region tokens: crops, stage 2 | 2 | 85.0 ± 7.1 | 42.5 ± 3.5 |",
     ]
+    assert "several" not in report.table({"majority": {0: measured(0.2, several=0)}})
+    head, _, row = report.table({"majority": {0: measured(0.2, several=5)}}).splitlines()
+    assert head.endswith("| several kinds: accuracy % | several kinds: balanced % |")
+    assert row.endswith("| 20.0 | 10.0 | 20.0 | 10.0 |")

@@ -1,0 +1,35 @@
+"""Answers about photographs that show several kinds: there the photograph alone does not tell what a region holds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from examples.photographs.data import Photograph
+from pvit_ext.evaluation.answers import normalise
+from pvit_ext.evaluation.stored import read_answers
+
+SEVERAL = "several kinds"
+"""Name of what :func:`measure_several_kinds` gives, among the values of a row."""
+
+
+def measure_several_kinds(photographs: Sequence[Photograph], predictions: Path) -> dict[str, Any]:
+    """Accuracy and balanced accuracy on these photographs alone, and the number of questions about them.
+
+    Args:
+        photographs: that were asked about, in that order, box by box.
+        predictions: of the evaluation.
+    """
+    answers = read_answers(predictions)
+    right = defaultdict(list)
+    asked = ((one, kind) for one in photographs for kind in one.kinds)
+    for number, (photograph, kind) in enumerate(asked):
+        if len(set(photograph.kinds)) > 1:
+            right[kind].append(normalise(answers[f"{number}.0"].answer) == normalise(kind))
+    flat = [value for values in right.values() for value in values]
+    if not flat:
+        return {"samples": 0}
+    return {"samples": len(flat), "accuracy": mean(flat), "balanced accuracy": mean(map(mean, right.values()))}
