@@ -61,23 +61,36 @@ def test_a_signal_drains(checkpoint: Path) -> None:
         assert running.wait(60) == 0
 
 
-@pytest.mark.slow
-def test_the_pages_example_with_a_key(checkpoint: Path, tmp_path: Path) -> None:
+def blocks(language: str) -> list[str]:
+    """The examples of the page in a language."""
     page = (ROOT / "docs" / "serving.md").read_text()
-    block = next(text for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in text)
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def run_block(script: str, folder: Path, key: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    env = {**os.environ, "PVIT_EXT_API_KEY": key}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_pages_examples(checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     WIDE.resize((400, 300)).save(tmp_path / "dog.png")
+    monkeypatch.chdir(tmp_path)
     with process(checkpoint, "--served-name", "stage2", PVIT_EXT_API_KEY="secret") as (running, address):
-        script = block.replace("http://127.0.0.1:8000", address)
-        env = {**os.environ, "PVIT_EXT_API_KEY": "secret"}
-        ended = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True,
-                               text=True, check=False)  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
-        assert '"object":"chat.completion"' in ended.stdout
-        env["PVIT_EXT_API_KEY"] = "other"
-        ended = subprocess.run(
-            ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
-        assert "invalid_api_key" in ended.stdout
+        capsys.readouterr()
+        names: dict[str, Any] = {}
+        for block in blocks("python"):
+            text = block.replace("http://127.0.0.1:8000", address).replace("the key, or any word", "secret")
+            exec(text.replace("secret where none is set", "secret"), names)
+            assert names["answer"].choices[0].message.content
+        assert capsys.readouterr().out.strip()
+        asked = [block.replace("http://127.0.0.1:8000", address) for block in blocks("sh") if "curl" in block]
+        found = [run_block(script, tmp_path, "secret") for script in asked]
+        assert not any(one.returncode for one in found), found
+        assert ['"object":"chat.completion"' in one.stdout for one in found] == [True, False]
+        assert '"purpose":"vision"' in found[1].stdout
+        assert all("invalid_api_key" in run_block(script, tmp_path, "other").stdout for script in asked)
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 0
 
