@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     key = _key(args.host)
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+    _check_readable(Path(args.model))
     if (args.max_choices or 1) > args.max_queue:
         raise ValueError(f"--max-choices {args.max_choices} do not fit in --max-queue {args.max_queue}; give fewer")
 
@@ -93,6 +94,13 @@ def run(args: argparse.Namespace) -> int:
     pictures = Pictures(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
     run_server(Service(engine, name, pictures, metrics, key), listening)
     return 0
+
+
+def _check_readable(folder: Path) -> None:
+    """safetensors writes for the owner alone, and says of a file of another that it is not there."""
+    closed = [file for file in folder.glob("*") if not os.access(file, os.R_OK)]
+    if closed:
+        raise PermissionError(f"this user may not read {closed[0]}; its owner can allow it: chmod -R a+rX {folder}")
 
 
 def _limits(args: argparse.Namespace) -> Limits:

@@ -69,7 +69,8 @@ def test_the_image_runs_the_server_for_a_user_without_rights() -> None:
     entry = json.loads(texts("ENTRYPOINT")[0])
     (command,) = (one for one in commands_of_page("docker") if one[1] == "run")
     args = parsed(entry + command[command.index("pvit-server") + 1 :])
-    assert (args.host, args.model) == ("0.0.0.0", "/models/quickstart/stage2")
+    assert (args.host, args.model) == ("0.0.0.0", "$PWD/runs/quickstart/stage2")
+    assert "$PWD/runs:$PWD/runs:ro" in command
     assert texts("EXPOSE") == [str(args.port)]
     assert f"{args.port}:{args.port}" in command
     (build,) = (one for one in commands_of_page("docker") if one[1] == "build")

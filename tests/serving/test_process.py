@@ -123,6 +123,13 @@ def test_options_that_are_wrong(line: str, variables: dict[str, str], why: str, 
     assert why in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_another_user_is_said_to_be_that(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch(0o600)
+    monkeypatch.setattr(os, "access", lambda path, mode: os.stat(path).st_mode & 0o004 or Path(path).is_dir())
+    assert main(["serve", "--model", str(tmp_path)]) == 2
+    assert f"may not read {tmp_path / 'model.safetensors'}; its owner can allow it: chmod" in capsys.readouterr().err
+
+
 def test_a_port_in_use_is_said_before_a_model_is_loaded(capsys: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
