@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ def gathered(parameters: Sequence[Tensor], write: bool = False) -> Any:
     from deepspeed import zero
 
     return zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
+
+
+def loading() -> AbstractContextManager[Any]:
+    """A context in which a model is loaded to train: what is made after it starts as ``--seed`` says, under ZeRO-3 too.
+
+    transformers makes a model on the meta device, where nothing is drawn, but under ZeRO-3 a real one, whose bare
+    parameters draw random numbers; LoRA and projectors would then start from others than on one process (seen with
+    5.23 and CLIP's class embedding). Versions without ``get_init_context`` draw alike on both ways.
+    """
+    from transformers import PreTrainedModel
+
+    if not hasattr(PreTrainedModel, "get_init_context"):
+        return nullcontext()
+    return torch.random.fork_rng(devices=[])  # type: ignore[no-any-return]  # modules are made on the CPU
 
 
 def most_passes(own: int, parameter: Tensor) -> int:

@@ -116,10 +116,15 @@ FEW_BITS = [
     Trial("dora --bits 4", "dora", flags={"bits": 4}),
     Trial("rslora --bits 8", "rslora", flags={"bits": 8}),
 ]
-ON_TRANSFORMERS = [
-    Trial(f"{one.name}, transformers host", one.method, one.options, {**one.flags, "host": "transformers"})
-    for one in METHODS
-]
+_SMALLER = {"loraplus_lr_ratio": 2}  # at 4 its loss rises
+
+
+def _on_transformers(trial: Trial) -> Trial:
+    flags = {key: _SMALLER.get(key, value) for key, value in trial.flags.items()}
+    return Trial(f"{trial.name}, transformers host", trial.method, trial.options, {**flags, "host": "transformers"})
+
+
+ON_TRANSFORMERS = [_on_transformers(trial) for trial in METHODS]
 TRIALS = {trial.name: trial for trial in (*METHODS, *ON_TRANSFORMERS, *FIELDS, *TUNERS_TRIED, *FEW_BITS)}
 
 
@@ -207,6 +212,13 @@ def launch(world: dict[str, Path], zero: str, trials: list[Trial]) -> None:
     print(f"{zero}: exit {done.returncode}", *done.stderr.splitlines()[-5:], sep="\n", file=sys.stderr)
 
 
+def stock_world(folder: Path) -> dict[str, Path]:
+    """A checkpoint of transformers' own LLaVA, and its records."""
+    from tests.training.test_transformers_host import save_stock, write_records
+
+    return {"stock": save_stock("llava", folder / "stock"), "stock data": write_records(folder / "stock data")}
+
+
 def main(words: list[str]) -> None:
     """Try the adapters that are named, without ranks after ``--alone``, else all, and write their rows of the table."""
     names, alone = [word for word in words if word != "--alone"], "--alone" in words
@@ -218,10 +230,7 @@ def main(words: list[str]) -> None:
         )  # as bitsandbytes asks
         world["data"] = write_training_data(Path(folder) / "data")
         if any("host" in trial.flags for trial in trials):
-            from tests.training.test_transformers_host import save_stock, write_records
-
-            world["stock"] = save_stock("llava", Path(folder) / "stock")
-            world["stock data"] = write_records(Path(folder) / "stock data")
+            world |= stock_world(Path(folder))
         world["runs"].mkdir()
         tried = {trial.name: Tried(trial, world) for trial in trials}
         rows = {}

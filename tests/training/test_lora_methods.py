@@ -12,11 +12,15 @@ from tests.tiny import build_llava
 
 
 @pytest.mark.slow
-def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [lora_methods.METHODS, lora_methods.ON_TRANSFORMERS], ids=["llava", "transformers"])
+def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(
+    trials: list[lora_methods.Trial], tmp_path: Path
+) -> None:
     world = {"checkpoint": build_llava(tmp_path / "tiny"), "runs": tmp_path / "runs"}
     world["data"] = write_training_data(tmp_path / "data")
+    world |= lora_methods.stock_world(tmp_path)
     world["runs"].mkdir()
-    tried = [lora_methods.Tried(trial, world) for trial in lora_methods.METHODS]
+    tried = [lora_methods.Tried(trial, world) for trial in trials]
     rows = [one.row() for one in tried]
     assert [row[3:] for row in rows] == [["equal", "equal", "bit-equal"]] * len(rows), rows
     for row in rows:
@@ -24,5 +28,5 @@ def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(tmp_path
         assert "NOTHING" not in row[1], row
         assert last < first - 0.1, row
     for zero in ("zero2", "zero3"):
-        lora_methods.launch(world, zero, lora_methods.METHODS)
+        lora_methods.launch(world, zero, trials)
         assert [one.on_ranks(zero, one.losses()) for one in tried] == ["equal"] * len(tried), zero

@@ -17,7 +17,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from pvit_ext.distributed import gathered
+from pvit_ext.distributed import gathered, loading
 from pvit_ext.hosts.llava.model import RegionMixin
 from pvit_ext.hosts.llava.vision_tower import VISION_TOWERS, registered_tower
 
@@ -186,12 +186,13 @@ def build_vision_tower(vision_tower_cfg: Any, **keywords: Any) -> Any:
         vision_tower_cfg: LLaVA's config, or its model arguments.
         keywords: ``delay_load`` while a model is made, whose weights are read afterwards.
     """
-    tower = registered_tower(vision_tower_cfg)
-    if tower is None:
-        return _build_vision_tower(vision_tower_cfg, **keywords)
-    if not keywords.get("delay_load"):
-        tower.load_model()
-    return tower
+    with loading():
+        tower = registered_tower(vision_tower_cfg)
+        if tower is None:
+            return _build_vision_tower(vision_tower_cfg, **keywords)
+        if not keywords.get("delay_load"):
+            tower.load_model()
+        return tower
 
 
 def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords: Any) -> None:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from pvit_ext.adapters.lora import add_lora
 from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.distributed import loading
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.hosts.llava.classes import (
     ByModelType,
@@ -71,7 +72,8 @@ def load_language_model(path: str, arguments: Any, attn_implementation: str | No
         skipped = unquantized(region_class_of_values(PretrainedConfig.get_config_dict(path)[0], path, plain=True))
         compute = torch.bfloat16 if arguments.bf16 else torch.float32
         options |= quantization.options(compute, arguments.device, skipped)
-    model = ByModelType.from_pretrained(path, **options)
+    with loading():
+        model = ByModelType.from_pretrained(path, **options)
     model.config.use_cache = False
     if arguments.gradient_checkpointing:
         model.enable_input_require_grads()

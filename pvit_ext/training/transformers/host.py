@@ -10,6 +10,7 @@ from torch import nn
 
 from pvit_ext.adapters.lora import add_lora
 from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.distributed import loading
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava import compat
@@ -64,7 +65,8 @@ class TransformersHost:
         if (quantization := Quantization.of_arguments(args.training)) is not None:
             options["quantization"] = quantization
         device = "cpu" if quantization is None else args.training.device  # the Trainer moves no quantised model
-        _, model, processor, _ = load_pretrained_model(path, device=device, dtype=dtype, **options)
+        with loading():
+            _, model, processor, _ = load_pretrained_model(path, device=device, dtype=dtype, **options)
         return self._complete(model, processor, args), processor
 
     def outline_model(self, args: Arguments) -> Any:
