@@ -27,7 +27,7 @@ from tests.hosts.tiny_hosts import (
 
 ADDED = replace(OSPREY, lion_aggregator="added")
 QUERIES = MIXED[:3]
-TAKES = [one for one in FEW if one in ("llava/llama", "transformers/llava")]
+TAKES = [one for one in FEW if one in ("llava/llama", "transformers/llava", "transformers/qwen2_5_vl")]
 on_both = pytest.mark.parametrize("host", TAKES, indirect=True)
 
 
@@ -60,7 +60,9 @@ def test_checkpoints_and_region_files_keep_it(host: TinyHost, tmp_path: Path) ->
     expected = says(Parts(moved(parts.model), *parts[1:]))
     again = load(save(host, parts, tmp_path / "whole"))
     assert torch.equal(says(again), expected)
-    assert again.model.region_module.lion["region_aggregator"].layers == (3, 1)
+    late, early = again.model.region_module.lion["region_aggregator"].layers
+    assert late > 2
+    assert early == 1
     save_region_modules(parts.model, tmp_path / "regions", base=str(host.folder()))
     assert torch.equal(says(load(tmp_path / "regions")), expected)
 
@@ -103,7 +105,7 @@ CANNOT_BE: list[tuple[str, dict[str, str], str]] = [
     ("llava/llama", {"lion_aggregator_depths": "1,0.5"}, "cannot apply without an aggregator"),
     ("llava/llama", {"lion_aggregator": "added", "lion_aggregator_depths": "0.9"}, "give two or more fractions"),
     ("transformers/llava", {"lion_aggregator": "appended"}, "their own processors count"),
-    ("transformers/qwen2_5_vl", {"lion_aggregator": "added"}, "'qwen2_5_vl': the language model gets one row for"),
+    ("transformers/glm4v", {"lion_aggregator": "added"}, "the last one, in which the vision tower of 'glm4v'"),
 ]
 
 
@@ -111,7 +113,7 @@ CANNOT_BE: list[tuple[str, dict[str, str], str]] = [
     ("host", "how", "problem"),
     [
         ("transformers/llava", "appended", "their own processors count"),
-        ("transformers/qwen2_5_vl", "added", "the language model gets one row for"),
+        ("transformers/glm4v", "added", "the last one, in which the vision tower of 'glm4v'"),
     ]
     if HAS_TRANSFORMERS_HOST
     else [],

@@ -106,17 +106,21 @@ class VisionAggregator(nn.Module):
             nn.init.zeros_(self.rows.weight)
             nn.init.zeros_(self.rows.bias)
 
-    def forward(self, layers: Sequence[Tensor], cu_seqlens: Tensor) -> Tensor:
-        """Rows (N, D) in the weights' dtype, one for each cell.
+    def forward(self, layers: Sequence[Tensor], cu_seqlens: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Rows (N, D) in the weights' dtype, one for each cell, or (R, D), one for each group of cells.
 
         Args:
             layers: (N, C) cells of all images, one image after the other, for each of :attr:`layers`.
             cu_seqlens: (B + 1,) integer, on the CPU: cells of image b are ``cu_seqlens[b]:cu_seqlens[b + 1]``.
+            groups: (R, k) int64: the row of a group is the mean of its cells' rows.
         """
         late, *asked = (layer.to(self.norm.weight.dtype) for layer in layers)
         for block, layer in zip(self.blocks, asked, strict=True):
             late = block(late, layer, cu_seqlens)  # (N, C)
-        rows: Tensor = self.rows(F.gelu(self.rise(self.norm(late))))  # (N, D)
+        raised = F.gelu(self.rise(self.norm(late)))  # (N, 4 C)
+        if groups is not None:  # the last layer is linear: before it, the mean takes less
+            raised = raised[groups].mean(1)  # (R, 4 C)
+        rows: Tensor = self.rows(raised)
         return rows
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvit_ext.adapters.lion.aggregator import layers_at
+from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.model_regions import ModelRegions
-from pvit_ext.hosts.transformers.families import FAMILIES, family_of
+from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.tokens.region_module import RegionModule
 
 
@@ -39,27 +41,29 @@ class TransformersRegions(ModelRegions):
 
     def _put(self, module: RegionModule) -> None:
         if module.config.lion_aggregator:
-            check_rows(self.model.config, module.config.lion_aggregator)
+            check_rows(self.model.config, module.config)
         super()._put(module)
 
 
-def check_rows(config: Any, how: str) -> None:
-    """Refuse a vision aggregator that a family's language model has no rows for.
+def check_rows(config: Any, regions: RegionConfig) -> None:
+    """Refuse a vision aggregator that a model has no rows for, or no cells.
 
     Args:
         config: of the model.
-        how: ``lion_aggregator``.
+        regions: its region modules, with ``lion_aggregator``.
 
     Raises:
-        ValueError: naming the model's type, with the reason and the families that take one.
+        ValueError: naming the model's type, with the reason.
     """
-    takes = ", ".join(name for name, family in FAMILIES.items() if not family.merges_cells)
-    if reason := family_of(config).merges_cells:
-        raise ValueError(
-            f"lion_aggregator={how!r} does not go with {config.model_type!r}: {reason}; it goes with {takes}"
-        )
-    if how == "appended":
+    if regions.lion_aggregator == "appended":
         raise ValueError(
             f"lion_aggregator='appended' does not go with models of transformers' ({config.model_type!r}): their own "
             "processors count an image's positions; use 'added', or LLaVA's own checkpoints"
+        )
+    family = family_of(config)
+    count, depths = family.tower_config(config).num_hidden_layers, regions.lion_aggregator_depths
+    if family.merges_last and max(layers_at(depths, count)) == count:
+        raise ValueError(
+            f"lion_aggregator_depths {depths!r} names hidden layer {count}, the last one, in which the vision tower of "
+            f"{config.model_type!r} has merged its cells: begin with {(count - 1) / count:.2g} or less"
         )

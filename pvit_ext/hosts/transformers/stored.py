@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from pvit_ext.config import CONFIG_KEY
+from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.files import read_json
 from pvit_ext.hosts.model_regions import stored_regions
@@ -50,8 +50,8 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
             takes no vision aggregator such as theirs.
     """
     config, processor = AutoConfig.from_pretrained(folder), load_processor(str(folder))
-    if how := regions.get("lion_aggregator"):
-        check_rows(config, how)
+    if (chosen := regions_from_json(regions).config).lion_aggregator:
+        check_rows(config, chosen)
     tokenizer, images = processor.tokenizer, processor.image_processor
     before = len(tokenizer)
     token_id = _token_id(tokenizer, config, folder, REGION_PLACEHOLDER)

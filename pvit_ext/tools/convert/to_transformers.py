@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.config import CONFIG_KEY
+from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import load_config
@@ -64,8 +64,8 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     rows = source.entry("model.embed_tokens.weight").shape[0]
     grown = -(-max(rows, len(tokenizer)) // _MULTIPLE) * _MULTIPLE
     config = hub_config(host, values, tower, grown, image_id, region_id, hint_id)
-    if how := values.get(CONFIG_KEY, {}).get("lion_aggregator"):
-        check_rows(config, how)
+    if (regions := values.get(CONFIG_KEY, {})).get("lion_aggregator"):
+        check_rows(config, regions_from_json(regions).config)
     size = sum(shard.path.stat().st_size for shard in source.shards) + sum(map(nbytes, others.values()))
     change = Change(names.__getitem__, grown, frozenset({EMBEDDING, HEAD}))
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:

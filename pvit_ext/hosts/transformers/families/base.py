@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
+from pvit_ext.hosts.transformers.families.cell_groups import CellGroups
 from pvit_ext.regions.region import Size
 
 
@@ -49,8 +50,7 @@ class Family(ABC):
             learned has to be of type 1.
         images_along: the axis of the tower's output along which images of a batch follow each other.
         prepares_several_differently: whether an image is prepared differently when its prompt has others.
-        merges_cells: why no row of the language model is that of one cell, and no vision aggregator can be added; ""
-            where each is.
+        merges_last: the tower's last hidden layer has one position for several cells.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
@@ -59,7 +59,7 @@ class Family(ABC):
     sees_prompt_both_ways: ClassVar[bool] = False
     images_along: ClassVar[int] = 0
     prepares_several_differently: ClassVar[bool] = False
-    merges_cells: ClassVar[str] = "the language model gets one row for several cells of the tower"
+    merges_last: ClassVar[bool] = False
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""
@@ -118,6 +118,18 @@ class Family(ABC):
         Args:
             inner: the inner model.
         """
+
+    def groups(self, inner: nn.Module, inputs: Mapping[str, Any], hidden: HiddenStates, rows: int) -> CellGroups:
+        """The cells behind each image row of the language model, before tiles are joined.
+
+        Args:
+            inner: the inner model.
+            inputs: arguments of its ``get_image_features``.
+            hidden: layers of the tower.
+            rows: of a crop; of all images where the tower takes them as one sequence.
+        """
+        crops, positions = any_layer(hidden).shape[:2]
+        return CellGroups.of_crops(crops, positions, rows)
 
 
 def image_option(processor: Any, name: str) -> Any:

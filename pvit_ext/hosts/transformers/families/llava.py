@@ -17,8 +17,6 @@ from pvit_ext.regions.view import tower_view
 class Llava(Family):
     """Shortest edge and centre crop (CLIP), a padded square (``do_pad``), or a squeezed square (SigLIP)."""
 
-    merges_cells: ClassVar[str] = ""
-
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
     ) -> list[ImageViews]:
@@ -40,12 +38,6 @@ class Llava(Family):
         check_crops(crops, len(views))
         sizes = [(base.size[0] // patch, base.size[1] // patch) for base, _ in views]
         return [tile_cells(number, per_crop, size, None) for number, size in enumerate(sizes)]
-
-
-class Gemma3(Llava):
-    """Like LLaVA with SigLIP, but its projector pools the cells."""
-
-    merges_cells: ClassVar[str] = Family.merges_cells
 
 
 class PaliGemma(Llava):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family
+from pvit_ext.hosts.transformers.families.cell_groups import CellGroups
 from pvit_ext.regions.region import Size
 from pvit_ext.regions.view import View
 
@@ -50,6 +51,14 @@ class Merged(Family):
             first += height * width
         return found
 
+    def groups(self, inner: nn.Module, inputs: Mapping[str, Any], hidden: HiddenStates, rows: int) -> CellGroups:
+        """Cells that are merged stand together; the squares may stand in another order than the rows."""
+        grids = inputs["image_grid_thw"]
+        lengths = grids.prod(-1).tolist()
+        squares = torch.arange(sum(lengths)).view(rows, -1)
+        order = self.square_order(inner, grids)
+        return CellGroups(lengths, squares if order is None else squares[order])
+
     def square_order(self, inner: nn.Module, grids: Tensor) -> Tensor | None:
         """Position of each square in the tower's sequence, (squares,) int64 on the CPU; None where they are in order.
 
@@ -82,6 +91,8 @@ class Qwen25(Merged):
 
 class Glm4v(Merged):
     """The output of its last layer is merged already: regions read earlier ones."""
+
+    merges_last: ClassVar[bool] = True
 
     def select_layer(self, config: Any) -> int:
         """The last layer that has every cell."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family, any_layer
+from pvit_ext.hosts.transformers.families.cell_groups import CellGroups
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.regions.view import View
 
@@ -20,7 +21,6 @@ class Packed(Family):
     fixed_size: ClassVar[bool] = False
     reports_sizes: ClassVar[bool] = True
     images_along: ClassVar[int] = 1
-    merges_cells: ClassVar[str] = "its tower takes all images of a batch as one sequence"
 
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
@@ -45,6 +45,13 @@ class Packed(Family):
             first += rows * columns
         check_cells(any_layer(hidden), first)
         return found
+
+    def groups(self, inner: nn.Module, inputs: Mapping[str, Any], hidden: HiddenStates, rows: int) -> CellGroups:
+        """Mistral 3 merges squares of cells, LLaVA none."""
+        config: Any = inner.config
+        patch = self.tower_config(config).patch_size
+        sizes = [(int(width) // patch, int(height) // patch) for height, width in inputs["image_sizes"]]
+        return CellGroups.of_sizes(sizes, getattr(config, "spatial_merge_size", 1))
 
 
 def check_cells(hidden: Tensor, expected: int) -> None:

@@ -18,8 +18,6 @@ from pvit_ext.regions.view import View
 class LlavaNext(Family):
     """The base view first, then the tiles of the image fitted into the best resolution, row by row."""
 
-    merges_cells: ClassVar[str] = ""
-
     def views(
         self, processor: Any, out: Mapping[str, Any], sizes: Sequence[Size], per_text: Sequence[int]
     ) -> list[ImageViews]:
