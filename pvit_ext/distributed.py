@@ -36,7 +36,7 @@ def loading() -> AbstractContextManager[Any]:
 
     if not hasattr(PreTrainedModel, "get_init_context"):
         return nullcontext()
-    return torch.random.fork_rng(devices=[])  # type: ignore[no-any-return]  # modules are made on the CPU
+    return torch.random.fork_rng(devices=[])  # modules are made on the CPU
 
 
 def most_passes(own: int, parameter: Tensor) -> int:
