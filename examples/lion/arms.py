@@ -112,6 +112,25 @@ ARMS = {
     "hinted_tags": Arm("two routed adapters, mixed training, hinted tags", tags="hint"),
 }
 NONE, TRUE, REAL, WRONG = QUALITIES
+
+
+def tag_claims(without: str) -> tuple[Claim, ...]:
+    """What the paper says of tags.
+
+    Args:
+        without: the arm that has no tags, and else is as ``plain_tags`` and ``hinted_tags``.
+    """
+    start, image = (without, NONE), (IMAGE,)
+    return (
+        Claim("true tags help image-level scores, plain", ("plain_tags", TRUE), start, image),
+        Claim("true tags help image-level scores, hinted", ("hinted_tags", TRUE), start, image),
+        Claim("a real tagger's help image-level scores, plain", ("plain_tags", REAL), start, image),
+        Claim("a real tagger's help image-level scores, hinted", ("hinted_tags", REAL), start, image),
+        Claim("the hint beats plain tags, a real tagger's", ("hinted_tags", REAL), ("plain_tags", REAL), image),
+        Claim("wrong tags mislead less with the hint", ("hinted_tags", WRONG), ("plain_tags", WRONG), image),
+    )
+
+
 CLAIMS = (
     Claim("two routed adapters beat a shared one, mixed", ("routed_mixed", NONE), ("shared_mixed", NONE)),
     Claim("two routed adapters beat a shared one, in stages", ("routed_stages", NONE), ("shared_stages", NONE)),
@@ -119,10 +138,5 @@ CLAIMS = (
     Claim("stages beat mixed training, routed adapters", ("routed_stages", NONE), ("routed_mixed", NONE)),
     Claim("the aggregator raises region-level scores", ("aggregator", NONE), ("routed_stages", NONE), (REGION,)),
     Claim("the aggregator moves no image-level score", ("aggregator", NONE), ("routed_stages", NONE), (IMAGE,), True),
-    Claim("true tags help image-level scores, plain", ("plain_tags", TRUE), ("routed_mixed", NONE), (IMAGE,)),
-    Claim("true tags help image-level scores, hinted", ("hinted_tags", TRUE), ("routed_mixed", NONE), (IMAGE,)),
-    Claim("a real tagger's help image-level scores, plain", ("plain_tags", REAL), ("routed_mixed", NONE), (IMAGE,)),
-    Claim("a real tagger's help image-level scores, hinted", ("hinted_tags", REAL), ("routed_mixed", NONE), (IMAGE,)),
-    Claim("the hint beats plain tags, a real tagger's", ("hinted_tags", REAL), ("plain_tags", REAL), (IMAGE,)),
-    Claim("wrong tags mislead less with the hint", ("hinted_tags", WRONG), ("plain_tags", WRONG), (IMAGE,)),
+    *tag_claims("routed_mixed"),
 )

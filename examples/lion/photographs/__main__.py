@@ -1,0 +1,72 @@
+"""``python -m examples.lion.photographs``: arms without tags, with plain and with hinted ones, on photographs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.lion import report
+from examples.lion.photographs.arms import ARMS, CLAIMS
+from examples.lion.photographs.coco import lay_out
+from examples.lion.photographs.experiment import TagExperiment
+from examples.lion.photographs.settings import Settings
+
+DATA_VARIABLE = "PVIT_EXT_DATA"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for and not done yet; the report holds what is asked for."""
+    args = build_parser().parse_args(argv)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    if args.fresh:
+        shutil.rmtree(args.output, ignore_errors=True)
+    root = lay_out(_data(args.data), args.output / "coco")
+    settings = Settings().scaled(args.scale)
+    assert isinstance(settings, Settings)  # of its own kind
+    results: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for seed in args.seeds:
+        experiment = TagExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
+        seconds = experiment.base()
+        for name in args.arms:
+            found = experiment.measure(name)
+            results[name][seed] = {**found, "seconds": {**seconds, **found["seconds"]}}
+            made_with = {**experiment.described, "tagger's": experiment.quality}
+            tables = report.write_report(args.output, results, made_with, ARMS, CLAIMS)
+    print(f"\n{tables}\nthe tagger on the photographs that are asked about: {experiment.quality}")
+    print(f"metrics.json, table.md and lion.png are in {args.output}")
+
+
+def _data(given: Path | None) -> Path:
+    """``--data``, else the folder ``coco256`` of PVIT_EXT_DATA."""
+    if given is None and (folder := os.environ.get(DATA_VARIABLE)):
+        return Path(folder, "coco256")
+    if given is None:
+        raise FileNotFoundError(f"give --data, or set {DATA_VARIABLE} to the folder that holds coco256")
+    return given
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="python -m examples.lion.photographs", description=__doc__)
+    parser.add_argument("--tagger", type=Path, required=True, metavar="FILE.onnx", help="FastestDet, or one like it")
+    parser.add_argument("--data", type=Path, help="folder coco256; default that of PVIT_EXT_DATA")
+    parser.add_argument("--output", type=Path, default=Path("runs/lion-photographs"), help="default %(default)s")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
+    parser.add_argument("--develop", action="store_true", help="ask about a part of train, to choose settings")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask about the first N photographs only")
+    parser.add_argument("--fresh", action="store_true", help="start over; default: keep what is done")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of all steps; below 1 only tries the machinery"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
