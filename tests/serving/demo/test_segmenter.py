@@ -1,4 +1,4 @@
-"""SAM 2 behind the page: a tiny one with random weights, and folders that are none."""
+"""SAM 2 behind the page: a tiny one of transformers' own classes with random weights, and folders that are none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from PIL import Image
 from pvit_ext.regions.region import Region
 
 pytest.importorskip("transformers.models.sam2", reason="this transformers has no SAM 2")
+from pvit_ext.serving.demo.app import Address, Parts, running
 from pvit_ext.serving.demo.segmenter import Segmenter, load_segmenter
+from pvit_ext.serving.demo.service import Setting
+from tests.serving.demo.browser import Page
+from tests.serving.demo.conftest import COMMAND, Demo, Model
+from tests.serving.demo.test_page import drag, tool
+from tests.serving.demo.test_pixels import open_picture, regions
 
 pytestmark = pytest.mark.slow
 SIDE, SIZE = 64, (90, 60)
@@ -71,3 +77,23 @@ def test_other_regions_and_folders_are_refused(
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(ValueError, match="its weights cannot be read"):
         load_segmenter(tmp_path, "cpu")
+
+
+@pytest.mark.browser
+def test_a_click_and_a_box_become_masks_on_the_page(
+    page: Page, demo: Demo, segmenter: Segmenter, picture: Path, tmp_path: Path
+) -> None:
+    setting = Setting("a model", COMMAND)
+    with running(Parts(Model(), setting, tmp_path / "records", segmenter), Address(port=0)) as address:
+        page.open(address)
+        open_picture(page, picture)
+        tool(page, "segment")
+        drag(page, (30, 20), size=SIZE)
+        page.until("document.querySelectorAll('#regions li').length === 1")
+        drag(page, (10, 10), (50, 40), size=SIZE)
+        page.until("document.querySelectorAll('#regions li').length === 2")
+        clicked, boxed = (Region.mask(shape["mask"]).resolve(SIZE) for shape in regions(page))
+    for found, region in ((clicked, Region.point(30, 20)), (boxed, Region.box(10, 10, 50, 40))):
+        wanted = segmenter.segment(picture, region.resolve(SIZE))
+        assert (found.to_mask(SIZE) == wanted).mean() > 0.95  # the pointer is on whole pixels of the screen
+    page.open(demo.address)
