@@ -53,8 +53,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command until it is interrupted; the exit status."""
     path = model_path(args.model)
-    if (args.examples is None) != (args.image_folder is None):
-        raise ValueError("--examples takes records and --image-folder the folder of their pictures; give both")
+    _check_places(args)
     require_extra(EXTRA, COMMAND)
 
     from pvit_ext.serving.answer import Settings
@@ -76,6 +75,19 @@ def run(args: argparse.Namespace) -> int:
             print(f"{url}  (Ctrl+C ends it; records are saved in {args.records})", flush=True)
             _wait()
     return 0
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    if (args.examples is None) != (args.image_folder is None):
+        raise ValueError("--examples takes records and --image-folder the folder of their pictures; give both")
+    if args.examples is not None and not args.examples.is_file():
+        raise FileNotFoundError(f"--examples {args.examples}: there is no such file")
+    if args.image_folder is not None and not args.image_folder.is_dir():
+        raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+    if args.records.exists() and not args.records.is_dir():
+        raise NotADirectoryError(
+            f"--records {args.records} is a file; name a folder, which gets records.jsonl and images"
+        )
 
 
 def _engine(path: str, args: argparse.Namespace) -> Engine:

@@ -196,6 +196,13 @@ def test_wrong_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run()
     with pytest.raises(ValueError, match="give both"):
         run("--model", "any", "--examples", "x.jsonl")
+    (tmp_path / "x.jsonl").touch()
+    with pytest.raises(OSError, match="--examples none: there is no such file"):
+        run("--model", "any", "--examples", "none", "--image-folder", ".")
+    with pytest.raises(OSError, match="--image-folder none is not there"):
+        run("--model", "any", "--examples", "x.jsonl", "--image-folder", "none")
+    with pytest.raises(OSError, match=r"--records x\.jsonl is a file; name a folder"):
+        run("--model", "any", "--records", "x.jsonl")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.16.0")
     with pytest.raises(ValueError, match=r"demo needs gradio>=6.31 \(found 4.16.0\): pip install \"pvit-ext\[demo"):
         run("--model", "any")
