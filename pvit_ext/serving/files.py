@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
@@ -50,23 +51,23 @@ class Files:
         place = self._enter()
         try:
             form = await read_form(request, self._pictures.limits, _FIELDS)
-            return self._keep(form).shown()
+            made = await anyio.to_thread.run_sync(self._keep, form, place)
+            return made.shown()
         finally:
             place.leave()
 
-    def _keep(self, form: dict[str, str | FormFile]) -> Upload:
+    def _keep(self, form: dict[str, str | FormFile], place: Place) -> Upload:
         given, purpose = form.get("file"), form.get("purpose")
         if not isinstance(given, FormFile):
             raise wrong("file", "it is missing; send the image as a file of the form")
-        if purpose not in PURPOSES:
-            raise wrong(
-                "purpose", f"it is one of {', '.join(PURPOSES)}" + ("" if purpose is None else f", got {purpose!r:.60}")
-            )
+        if not isinstance(purpose, str) or purpose not in PURPOSES:
+            raise wrong("purpose", f"it is one of {', '.join(PURPOSES)}, got {purpose!r:.60}")
         if len(given.name) > _NAME:
             raise wrong("file", f"its name has {len(given.name)} characters; at most {_NAME} are kept")
         seconds = self._seconds(form)
-        self._pictures.check(given.data, "file")
-        return self._uploads.add(given.name, str(purpose), given.data, seconds)
+        with place.decoding("file"):
+            self._pictures.check(given.data, "file")
+        return self._uploads.add(given.name, purpose, given.data, seconds)
 
     def _seconds(self, form: dict[str, str | FormFile]) -> float | None:
         """For how long its client wants a file to be kept."""

@@ -6,6 +6,7 @@ Run ``python -m tests.benchmarks.soak_serving`` from the repository's root; it e
 from __future__ import annotations
 
 import argparse
+import base64
 import http.client
 import json
 import random
@@ -28,9 +29,13 @@ from tests.serving.process import process
 
 WAIT = 120
 """Seconds after which a request counts as hung."""
+BOUNDARY = "between-two-fields"
 GROWTH = 200
 """MiB by which a server may grow behind its first tenth."""
-KINDS = {"whole": 50, "stream": 15, "abort": 10, "abort stream": 10, "bad": 12, "half a body": 3}
+KINDS = {
+    **{"whole": 40, "stream": 13, "choices": 5, "upload": 7},
+    **{"abort": 10, "abort stream": 10, "bad": 12, "half a body": 3},
+}
 
 
 @dataclass
@@ -74,7 +79,8 @@ class Soak:
         elif kind == "bad":
             self.bad(self.bodies[number])
         else:
-            text = self.streamed(number) if kind == "stream" else self.whole(number)
+            ask = {"stream": self.streamed, "choices": self.choices, "upload": self.uploaded}.get(kind, self.whole)
+            text = ask(number)
             assert text == self.answers[number], f"question {number} got {text!r}, not {self.answers[number]!r}"
         self.seen[kind] += 1
 
@@ -82,6 +88,29 @@ class Soak:
         """The text of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
         found: str = post(connection, self.bodies[number])["choices"][0]["message"]["content"]
+        connection.close()
+        return found
+
+    def choices(self, number: int) -> str:
+        """The text that three choices without temperature have."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        found = post(connection, json.dumps(json.loads(self.bodies[number]) | {"n": 3}).encode())["choices"]
+        connection.close()
+        texts = {one["message"]["content"] for one in found}
+        assert len(found) == 3, f"{len(found)} choices, not 3"
+        assert len(texts) == 1, f"different choices: {texts}"
+        return str(texts.pop())
+
+    def uploaded(self, number: int) -> str:
+        """The text of an answer about an image that was uploaded for it."""
+        body = json.loads(self.bodies[number])
+        part = next(one for one in body["messages"][0]["content"] if one["type"] == "image_url")
+        data = base64.b64decode(part.pop("image_url")["url"].partition(",")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        made = sent(connection, "POST", "/v1/files", form(data), f"multipart/form-data; boundary={BOUNDARY}")
+        part |= {"type": "file", "file": {"file_id": made["id"]}}
+        found: str = post(connection, json.dumps(body).encode())["choices"][0]["message"]["content"]
+        assert sent(connection, "DELETE", f"/v1/files/{made['id']}")["deleted"]
         connection.close()
         return found
 
@@ -97,6 +126,8 @@ class Soak:
 
     def leave(self, kind: str, body: bytes) -> None:
         """Hang up after a while: while the body is sent, before the answer, or within a stream."""
+        if self.random.random() < 0.3:
+            body = json.dumps(json.loads(body) | {"n": 3, "temperature": 1.0}).encode()
         body = streaming(body) if kind == "abort stream" else body
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", self.port), WAIT) as raw:
@@ -119,6 +150,8 @@ class Soak:
             value | {"max_tokens": -1},
             value | {"tools": []},
             value | {"model": "other"},
+            value | {"n": 99},
+            value | {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-0"}}]}]},
             value | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": cut(url)}]}]},
             value | {"messages": "where " * 3000},
             value | {"messages": [{"role": "user", "content": "where " * 5000}], "regions": []},
@@ -132,6 +165,24 @@ class Soak:
         connection.close()
         assert 400 <= response.status < 500, f"{response.status} for {raw[:200]!r}: {said}"
         assert said["error"]["message"]
+
+
+def sent(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", kind: str = "text/plain"
+) -> dict[str, Any]:
+    """The answer to a request that is no question."""
+    connection.request(method, path, body, {"Content-Type": kind})
+    response = connection.getresponse()
+    found: dict[str, Any] = json.loads(response.read())
+    assert response.status == 200, found
+    return found
+
+
+def form(data: bytes) -> bytes:
+    """The body of an upload."""
+    head = 'Content-Disposition: form-data; name="{}"\r\n\r\n'
+    fields = [head.format("purpose").encode() + b"vision", head.format('file"; filename="a.png').encode() + data]
+    return b"".join(b"--" + BOUNDARY.encode() + b"\r\n" + one + b"\r\n" for one in fields) + f"--{BOUNDARY}--".encode()
 
 
 def streaming(body: bytes) -> bytes:
@@ -188,7 +239,7 @@ def gauge(port: int, name: str) -> float:
 def idle(soak: Soak) -> None:
     """Every place is given back soon after the last client has ended."""
     until = time.monotonic() + 30
-    while held := {name: gauge(soak.port, name) for name in ("waiting", "running", "requests_held")}:
+    while held := {name: gauge(soak.port, name) for name in ("waiting", "running", "requests_held", "upload_bytes")}:
         if not any(held.values()):
             return
         if time.monotonic() > until:
