@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -200,6 +201,34 @@ def test_nothing_is_written_to_disk(client: openai.OpenAI, monkeypatch: pytest.M
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rolled.append)
     client.files.create(file=png() + b"\0" * 2_000_000, purpose="vision")
     assert not rolled
+
+
+def test_an_upload_that_breaks_off_or_never_ends_frees_its_place(served: Served) -> None:
+    head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    start = head + f"{len(part):x}\r\n".encode() + part + b"\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
+        raw.sendall(start)
+    assert served.idle()
+    with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
+        raw.sendall(start)
+        for _ in range(3):
+            raw.sendall(b"f4240\r\n" + b" " * 1_000_000 + b"\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+    assert served.idle()
+    assert not served.service.pictures.uploads.all()
+
+
+def test_a_server_that_drains_takes_no_uploads(loaded: Loaded) -> None:
+    with serving(loaded) as served:
+        served.service.drain()
+        with (
+            openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="any", max_retries=0) as client,
+            pytest.raises((openai.InternalServerError, openai.APIConnectionError)),
+        ):
+            client.files.create(file=png(), purpose="vision")
+        assert not served.service.pictures.uploads.all()
 
 
 def test_a_body_that_is_no_form(served: Served) -> None:
