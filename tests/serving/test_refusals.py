@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +13,6 @@ import pytest
 from PIL import Image
 
 from pvit_ext.hosts.find import Loaded
-from pvit_ext.serving import app as app_module
 from pvit_ext.serving.engine import Batching
 from pvit_ext.serving.limits import Limits
 from tests.hosts.tiny_hosts import TALL, WIDE
@@ -267,45 +264,3 @@ def test_metrics(loaded: Loaded) -> None:
         f"pvit_ext_regions_per_second {1 / 60}",
     ):
         assert line in text
-
-
-class Body(bytes):
-    """A body that says when nobody holds it any more."""
-
-    freed = 0
-
-    def __del__(self) -> None:
-        Body.freed += 1
-
-
-def test_a_body_is_not_held_while_its_answer_is_made(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, submit, requests = app_module.read_body, served.service.engine.submit_choices, app_module.read_request
-    held: list[Any] = []
-    found: list[tuple[int, object]] = []
-
-    async def read(*given: Any) -> bytes:
-        return Body(await reading(*given))
-
-    def request_of(body: bytes) -> Any:
-        asked = requests(body)
-        held.append(weakref.ref(asked))
-        return asked
-
-    def slow(*given: Any) -> Any:
-        (answer,) = submit(*given)
-        wait = answer.wait
-
-        async def waiting() -> Any:
-            await asyncio.sleep(0.1)
-            found.append((Body.freed, held[-1]()))
-            return await wait()
-
-        monkeypatch.setattr(answer, "wait", waiting)
-        return [answer]
-
-    monkeypatch.setattr(Body, "freed", 0)
-    monkeypatch.setattr(app_module, "read_body", read)
-    monkeypatch.setattr(app_module, "read_request", request_of)
-    monkeypatch.setattr(served.service.engine, "submit_choices", slow)
-    assert ask(served, FINE | {"max_tokens": 2})[0] == 200
-    assert found == [(1, None)]

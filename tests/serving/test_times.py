@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving import app as app_module
 from pvit_ext.serving import pictures as pictures_module
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.limits import Limits, Places
@@ -51,7 +55,9 @@ def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypat
         monkeypatch.setattr(pictures_module, "load_image", slow)
         two = FINE | {"messages": [message(image_part(new_image(2)), image_part(new_image(3)), QUESTION)]}
         connection = served.connection()
-        connection.request("POST", "/v1/chat/completions", _json(two), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(two).encode(), {"Content-Type": "application/json"}
+        )
         until = time.monotonic() + 20
         while not decoded and time.monotonic() < until:
             time.sleep(0.005)
@@ -61,12 +67,6 @@ def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypat
         go.set()
         assert served.idle()
     assert decoded == [1]  # not the second one
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(body).encode()
 
 
 def _given_up(served: Served) -> bool:
@@ -160,3 +160,47 @@ def test_an_image_of_too_many_pixels_is_not_decoded(loaded: Loaded, decoded: lis
         status, found, _ = served.ask(body)
     assert (status, found["error"]["code"]) == (400, "too_many_pixels")
     assert not decoded
+
+
+class Body(bytes):
+    """A body that says when nobody holds it any more."""
+
+    freed = 0
+
+    def __del__(self) -> None:
+        Body.freed += 1
+
+
+def test_a_body_is_not_held_while_its_answer_is_made(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, requests = app_module.read_body, app_module.read_request
+    held: list[Any] = []
+    found: list[tuple[int, object]] = []
+
+    async def read(*given: Any) -> bytes:
+        return Body(await reading(*given))
+
+    def request_of(body: bytes) -> Any:
+        asked = requests(body)
+        held.append(weakref.ref(asked))
+        return asked
+
+    def slow(*given: Any) -> Any:
+        (answer,) = submit(*given)
+        wait = answer.wait
+
+        async def waiting() -> Any:
+            await asyncio.sleep(0.1)
+            found.append((Body.freed, held[-1]()))
+            return await wait()
+
+        monkeypatch.setattr(answer, "wait", waiting)
+        return [answer]
+
+    monkeypatch.setattr(Body, "freed", 0)
+    monkeypatch.setattr(app_module, "read_body", read)
+    monkeypatch.setattr(app_module, "read_request", request_of)
+    with serving(loaded) as served:
+        submit = served.service.engine.submit_choices
+        monkeypatch.setattr(served.service.engine, "submit_choices", slow)
+        assert served.ask(FINE | {"max_tokens": 2})[0] == 200
+    assert found == [(1, None)]
