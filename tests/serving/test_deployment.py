@@ -79,7 +79,10 @@ def test_the_image_runs_the_server_for_a_user_without_rights() -> None:
 
 
 def test_commands_of_the_page() -> None:
-    assert [parsed(one).model for one in commands_of_page("pvit-ext")] == ["runs/quickstart/stage2"]
+    quickstart, photographs = commands_of_page("pvit-ext")
+    assert parsed(quickstart).model == "runs/quickstart/stage2"
+    assert photographs[1:3] == ["--plugin", "examples.photographs.plugin"]
+    assert parsed([photographs[0], *photographs[3:]]).model == "runs/photographs/seed-0/crops/stage2"
 
 
 def test_the_unit() -> None:
