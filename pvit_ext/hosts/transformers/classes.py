@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.hosts.transformers.image_rows import with_rows
+from pvit_ext.hosts.transformers.image_rows import with_rows, without_rows
 from pvit_ext.hosts.transformers.inner import InnerMixin
 from pvit_ext.hosts.transformers.outer import OuterMixin
 
@@ -21,7 +21,11 @@ def region_class(stock: Any) -> Any:
         return stock
     if stock not in _CLASSES:
         mixin = OuterMixin if hasattr(stock, "prepare_inputs_for_generation") else InnerMixin
-        own = {"get_image_features": with_rows(stock.get_image_features)} if mixin is InnerMixin else {}
+        own = {
+            name: wrap(getattr(stock, name))
+            for name, wrap in {"get_image_features": with_rows, "get_video_features": without_rows}.items()
+            if mixin is InnerMixin and hasattr(stock, name)
+        }
         made = type(stock.__name__, (mixin, stock), {"__module__": __name__, "__doc__": stock.__doc__, **own})
         return _CLASSES.setdefault(stock, made)
     return _CLASSES[stock]

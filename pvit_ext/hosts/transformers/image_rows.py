@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -16,6 +17,7 @@ from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.ops.hooks import own_hooks
 
 _PROJECTOR = "multi_modal_projector"
+_of_video: ContextVar[bool] = ContextVar("of_video", default=False)
 
 
 def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +33,7 @@ def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(stock)
     def get_image_features(self: Any, *args: Any, **kwargs: Any) -> Any:
         part: VisionAggregator | None = getattr(self.outer[0], "region_aggregator", None)
-        if part is None:
+        if part is None or _of_video.get():
             return stock(self, *args, **kwargs)
         host: TransformersHost = self.region_host
         inputs, seen = signature.bind(self, *args, **kwargs).arguments, list[HiddenStates]()
@@ -55,6 +57,24 @@ def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
             return stock(self, *args, **kwargs)
 
     return get_image_features
+
+
+def without_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """An inner model's ``get_video_features``, which gets no rows where it goes by that for images (Qwen3-VL).
+
+    Args:
+        stock: the method of the stock class.
+    """
+
+    @wraps(stock)
+    def get_video_features(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = _of_video.set(True)
+        try:
+            return stock(self, *args, **kwargs)
+        finally:
+            _of_video.reset(before)
+
+    return get_video_features
 
 
 def rows(

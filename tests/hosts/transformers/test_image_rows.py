@@ -130,6 +130,20 @@ def test_a_row_is_of_the_cells_that_the_model_merges_into_it(name: str, monkeypa
     assert torch.allclose(added, torch.cat(expected), atol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_vl"])
+def test_videos_get_no_rows(name: str) -> None:
+    """Qwen3-VL sees them by its method for images."""
+    model, processor = with_regions(name)
+    batch, inner = region_batch(model, processor), model.base_model
+    seen = [batch["pixel_values"], batch["image_grid_thw"]]  # a video of one frame is such a sequence too
+    put(model)
+    found = rows_of(inner.get_video_features(*seen).pooler_output)
+    model.region_aggregator = None
+    assert torch.equal(rows_of(inner.get_video_features(*seen).pooler_output), found)
+
+
 def rows_of(features: Any) -> Tensor:
     """(R, D) of what ``get_image_features`` returns."""
     return torch.cat([one.flatten(0, -2) for one in features])
