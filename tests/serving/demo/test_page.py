@@ -118,6 +118,11 @@ def test_the_command_line_parses_and_holds_the_numbers(page: Page, picture: Path
     assert (args.model, args.image, args.question) == ("runs/quick start", "two words.png", "What is <region>?")
     assert (args.system, args.max_new_tokens) == ("Be brief.", 128)
     assert text(page, "#note") == "Run it in the folder of two words.png."
+    page.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    for name in ("command", "record"):
+        page.click(f'[data-copy="{name}"]')
+        page.until(f"document.querySelector('[data-copy=\"{name}\"]').textContent === 'Copied'")
+        assert page.run("navigator.clipboard.readText()") == text(page, f"#{name}")
     assert args.regions == [("box", box)]
 
 
