@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pvit_ext import RegionConfig
 from pvit_ext.cli import build_parser
 from pvit_ext.data.records import load_records
 from pvit_ext.inference.questions import read_questions
@@ -67,6 +68,13 @@ def test_what_flags_cannot_say_is_a_file(turns: list[Any], service: Service, key
     assert (got.text, list(got.history)) == (want.text, want.history)
     assert [one.to_mask(SIZE).tolist() for one in got.regions] == [one.to_mask(SIZE).tolist() for one in want.regions]
     assert "the first line writes the question to a file" in found["note"]
+
+
+def test_hints_are_those_of_the_models_config() -> None:
+    config = RegionConfig("osprey", lion_adapters=8, lion_tasks="region,image", lion_routing="question")
+    assert Hints.of(config) == Hints(("region", "image"), by_question=True)
+    assert Hints.of(RegionConfig("osprey", lion_tags="plain")) == Hints(tags=True)
+    assert Hints.of(RegionConfig("osprey")) == Hints.of(None) == Hints()
 
 
 def test_task_and_tags_are_sent_copied_and_saved(service: Service, key: str, tmp_path: Path) -> None:
