@@ -63,6 +63,20 @@ def test_arms_see_the_same_conversations_with_tags_or_without(root: Path, tmp_pa
     assert experiment.quality == {"photographs": LEAST + 1, "precision": 0.0, "recall": 0.0}
 
 
+def test_settings_are_chosen_on_photographs_that_nothing_trains_on(root: Path, tmp_path: Path) -> None:
+    settings = Settings(batch=4, tags_steps=2, align_steps=2, finetune_steps=20)
+    experiment = TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx", develop=True)
+    experiment._convert()
+    tags = {f"images/{part}2017/{n:03d}.jpg": ["car"] for part in ("train", "val") for n in range(LEAST + 1)}
+    (experiment.shared / "tagger-0.5.json").write_text(json.dumps(tags))
+    experiment._write_records()
+    seen = {one["image"] for name in ("tags", "regions_align", "tagged") for one in _read(experiment._records(name))}
+    asked = {image for image, _ in experiment.questions_asked}
+    assert asked
+    assert not asked & seen
+    assert all(image.startswith("images/train2017/") for image in asked)
+
+
 def test_tags_are_as_good_as_their_name_says() -> None:
     shown = [Photograph("a.jpg", ((0, 0, 9, 9),) * 3, ("cat", "dog", "cat"))]
     tagging = Tagging(true_tags(shown), {"a.jpg": ["cat", "car"]}, NAMES)
