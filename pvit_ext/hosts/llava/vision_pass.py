@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from llava import mm_utils
 from PIL import Image
 from torch import Tensor, nn
 
@@ -31,6 +30,8 @@ def tower_pixels(image: Image.Image | None, data_args: Any) -> Tensor:
     if image is None:
         side = data_args.image_processor.crop_size
         return torch.zeros(3, side["height"], side["width"])
+    from llava import mm_utils  # models of the other host are read where LLaVA is not installed
+
     pixels: Tensor = mm_utils.process_images([image], data_args.image_processor, data_args)[0]
     return pixels
 

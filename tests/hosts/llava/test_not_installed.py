@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,16 @@ import pytest
 import pvit_ext
 from pvit_ext.tools.examine import examine
 from pvit_ext.training.host import HOSTS
+
+
+def test_every_host_can_be_looked_up() -> None:
+    """In a process of its own: what another test has imported is not looked for again."""
+    code = (
+        "import sys; sys.modules['llava'] = None; from pvit_ext.hosts.find import HOSTS; "
+        "[HOSTS.require(name) for name in HOSTS.names()]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkpoint_of_llava_names_what_is_missing(llava_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
