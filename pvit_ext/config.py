@@ -6,6 +6,8 @@ import json
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from pvit_ext.value_types import check_types
+
 CONFIG_KEY = "pvit_ext"
 FORMAT = 1
 """Format of the nested key and the region tensors; files that name no format have this one."""
@@ -86,11 +88,12 @@ class RegionConfig:
             tokens_per_region: T of the encoder.
 
         Raises:
-            ValueError: for a number of cross layers that there cannot be, and for options of region tokens, of which an
-                encoder with T = 0 has none, and of LION that cannot apply.
+            ValueError: for a value of another type, a number of cross layers that there cannot be, options of region
+                tokens, of which an encoder with T = 0 has none, and options of LION that cannot apply.
         """
+        check_types(RegionConfig, vars(self), "region config")
         self._check_lion()
-        if not isinstance(self.cross_layers, int) or self.cross_layers < 0:
+        if self.cross_layers < 0:
             raise ValueError(f"cross_layers is {self.cross_layers!r}: how many blocks, 0 or more")
         if tokens_per_region:
             return self if self.delimiters is not None else replace(self, delimiters=True)
@@ -105,7 +108,7 @@ class RegionConfig:
         return replace(self, delimiters=False)
 
     def _check_lion(self) -> None:
-        if not isinstance(self.lion_adapters, int) or self.lion_adapters < 0:
+        if self.lion_adapters < 0:
             raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
         for name, usual in (("lion_tasks", LION_TASKS), ("lion_routing", "task")):
             if (found := getattr(self, name)) != usual and not self.lion_adapters:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pvit_ext.adapters.methods import METHODS
 from pvit_ext.config import json_object
+from pvit_ext.value_types import check_types
 
 LORA = "LORA"
 _FLAGS = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "bias": "lora_bias"}
@@ -62,6 +63,7 @@ class AdapterChoice:
         given = {name: value for name, value in self.options.items() if name != "peft_type"}
         self._check(chosen, given, known)
         _check_start(kind, {**chosen, **given})
+        check_types(kind, given, "--lora_options:")
         values = {**(self.flags if self.tuner == LORA else {}), **chosen, **_nested(kind, given)}
         try:
             return kind(**values, task_type="CAUSAL_LM")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.base import RegionEncoder
+from pvit_ext.value_types import check_types
 
 Options = TypeVar("Options")
 EncoderT = TypeVar("EncoderT", bound=RegionEncoder)
@@ -43,13 +44,14 @@ def read_options(kind: type[Options], given: dict[str, Any], name: str, variants
         defaults: values of the chosen variant, instead of the dataclass's own.
 
     Raises:
-        ValueError: for an unknown option.
+        ValueError: for an unknown option, and a value of another type.
     """
     assert is_dataclass(kind)
     known = [item.name for item in fields(kind)]
     if unknown := sorted(set(given) - set(known)):
         known = [variants] * bool(variants) + known
         raise ValueError(f"unknown {name} options {unknown}; known: {', '.join(known)}")
+    check_types(kind, given, f"{name} option")
     values = {**defaults, **given}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
