@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pvit_ext.adapters.lion.tasks import mix_of
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.distributed import gathered
 
 _HIDDEN = 384
@@ -67,28 +67,36 @@ def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
 
 
 def mix_of_batch(
-    config: RegionConfig | None,
+    config: Any,
     router: QuestionRouter | None,
     embeddings: Callable[[], Callable[[Tensor], Tensor]],
     tasks: Tensor | Sequence[str | int] | None,
     regions: Sequence[Any] | None,
     batch: Tensor | None,
     questions: Tensor | None,
-    continued: bool = False,
+    continued: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
     """Weights (B, T) of each task's gates, as a host's ``forward`` and ``generate`` get their arguments.
 
+    A model without adapters returns before anything is parsed, or read from a device: each step of decoding comes here,
+    and ``torch.compile`` would break its graph.
+
     Args:
-        config: of the model.
+        config: of the host, with region modules under their key.
         router: the model's, or None.
         embeddings: gives the language model's input embeddings.
-        tasks, continued: see :func:`~pvit_ext.adapters.lion.tasks.mix_of`.
+        tasks: see :func:`~pvit_ext.adapters.lion.tasks.mix_of`.
         regions: of each sample, or None for a batch without.
         batch: (B, ...) ids or embeddings, which say how many samples there are then.
         questions: (B, L) ids of each sample's questions, or None.
+        continued: whether the batch goes on from a cache.
     """
+    values = getattr(config, CONFIG_KEY, None) or {}
+    if tasks is None and not values.get("lion_adapters"):
+        return None
     samples = regions or [None] * (0 if batch is None else len(batch))
     choose = None
     if router is not None and questions is not None:
         choose = partial(router.route, embeddings(), questions)
-    return mix_of(config, tasks, [bool(one) for one in samples], continued, choose)
+    stored = regions_from_json(values).config if values else None
+    return mix_of(stored, tasks, [bool(one) for one in samples], continued(), choose)

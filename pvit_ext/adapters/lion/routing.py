@@ -7,7 +7,7 @@ ran in between: the checkpointing function of the model keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,18 @@ _MIX: ContextVar[Tensor | None] = ContextVar("mix", default=None)
 _CHECKPOINT = "_gradient_checkpointing_func"
 
 
-@contextmanager
-def routed(mix: Tensor | None) -> Iterator[None]:
+def routed(mix: Tensor | None) -> AbstractContextManager[None]:
     """Say which adapters the language model takes within the block.
 
     Args:
-        mix: (B, T), weight of each task's gates for each sample; None for a model without adapters.
+        mix: (B, T), weight of each task's gates for each sample; None for a model without adapters, where nothing is
+            said: ``torch.compile`` cannot look into a context variable.
     """
+    return nullcontext() if mix is None else _saying(mix)
+
+
+@contextmanager
+def _saying(mix: Tensor) -> Iterator[None]:
     token = _MIX.set(mix)
     try:
         yield

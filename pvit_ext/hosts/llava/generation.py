@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.config import RegionConfig
+from pvit_ext.hosts.base import has_cache
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
 from pvit_ext.hosts.llava.splice import pad_left
@@ -43,10 +45,11 @@ class RegionGeneration:
         regions: Regions | None,
         batch: Tensor | None,
         questions: Tensor | None,
-        continued: bool = False,
+        cache: Any = None,
     ) -> Tensor | None:
         router, embeddings = getattr(self.get_model(), ROUTER, None), self.get_input_embeddings  # type: ignore[attr-defined]
-        return mix_of_batch(self.region_config, router, embeddings, tasks, regions, batch, questions, continued)
+        continued = partial(has_cache, cache)
+        return mix_of_batch(self.config, router, embeddings, tasks, regions, batch, questions, continued)  # type: ignore[attr-defined]
 
     def prepare_inputs_for_generation(
         self,

@@ -19,7 +19,6 @@ from pvit_ext.adapters.lion.routing import keep_routes, routed
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.encoders.base import RegionInputs
-from pvit_ext.hosts.base import has_cache
 from pvit_ext.hosts.llava import compat, hints, image_rows
 from pvit_ext.hosts.llava.generation import RegionGeneration, Regions, TaskNames
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
@@ -146,7 +145,7 @@ class RegionMixin(RegionGeneration):
             raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
         past = past_key_values if cache is None else cache
         batch = input_ids if inputs_embeds is None else inputs_embeds
-        mix = self._mix(tasks, regions, batch, questions, has_cache(past))
+        mix = self._mix(tasks, regions, batch, questions, past)
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
                 input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes,

@@ -121,11 +121,11 @@ class InnerMixin:
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
-        mix = self.outer[0].mix(tasks, regions, batch, questions, _has_cache(kwargs))
+        mix = self.outer[0].mix(tasks, regions, batch, questions, _cache_in(kwargs))
         pending = None if region_tokens is None else Pending(region_tokens)
         if pending is None and any(regions or []):
             batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
-            pending = Pending(self.region_tokens(kwargs, batch, continued=_has_cache(kwargs)))
+            pending = Pending(self.region_tokens(kwargs, batch, continued=has_cache(_cache_in(kwargs))))
         elif (
             pending is None
             and self.training
@@ -203,6 +203,6 @@ class InnerMixin:
         return module
 
 
-def _has_cache(kwargs: dict[str, Any]) -> bool:
-    """Whether a cache holds a beginning of the prompt; its name changes in transformers 5.24."""
-    return has_cache(kwargs.get("past_key_values", kwargs.get("cache")))
+def _cache_in(kwargs: dict[str, Any]) -> Any:
+    """The cache of keys and values, whose name changes in transformers 5.24."""
+    return kwargs.get("past_key_values", kwargs.get("cache"))

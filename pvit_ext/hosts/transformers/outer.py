@@ -6,6 +6,7 @@ Its ``forward`` is stock: what wraps or calls past it (peft, TRL) reaches the in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.adapters.lion.routing import keep_routes
 from pvit_ext.config import RegionConfig
-from pvit_ext.hosts.base import ImageViews
+from pvit_ext.hosts.base import ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
 from pvit_ext.hosts.transformers.families import family_of
@@ -125,11 +126,12 @@ class OuterMixin:
         regions: Sequence[Any] | None,
         batch: Tensor | None,
         questions: Tensor | None,
-        continued: bool = False,
+        cache: Any = None,
     ) -> Tensor | None:
         """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.router.mix_of_batch`."""
         router, embeddings = getattr(self, ROUTER, None), self.get_input_embeddings  # type: ignore[attr-defined]
-        return mix_of_batch(self.region_config, router, embeddings, tasks, regions, batch, questions, continued)
+        continued = partial(has_cache, cache)
+        return mix_of_batch(self.config, router, embeddings, tasks, regions, batch, questions, continued)
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:

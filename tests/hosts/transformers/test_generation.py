@@ -20,6 +20,8 @@ from tests.hosts.transformers.inputs import (
 )
 
 GREEDY = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": SPECIALS}
+COMPILED = ("llava_next", "qwen2_5_vl", "qwen3_vl")
+"""Further families, in the slow lane."""
 
 
 def cache_of(out: Any) -> dict[str, Any]:
@@ -137,8 +139,7 @@ def test_the_model_never_writes_a_placeholder() -> None:
     assert token not in written
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["llava", *(pytest.param(one, marks=pytest.mark.slow) for one in COMPILED)])
 def test_compiled_decoding_has_the_graphs_of_stock(name: str) -> None:
     """One graph without breaks for the steps after the prompt, and the same answer."""
     from transformers import CompileConfig
