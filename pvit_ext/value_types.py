@@ -38,12 +38,15 @@ def check_types(kind: type[Any], values: Mapping[str, Any], name: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """A whole number is a float too, and True is neither; types that JSON does not have fit anything."""
+    """A whole number is a float too, and True is neither; types that JSON does not have fit anything.
+
+    Named values are not all: peft's have patterns among them. Who reads them refuses others.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
         return any(_fits(value, one) for one in inner)
     if origin is Literal:
-        return value in inner
+        return type(value) in map(type, inner)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             return False

@@ -50,7 +50,7 @@ BAD = [
     ({"layers": -2}, r"a list \(a whole number each\) or null, got -2"),
     ({"layers": ["-2"]}, r"got \['-2'\]"),
     ({"pair": [1, 2, 3]}, r"a list of 2, got \[1, 2, 3\]"),
-    ({"start": "no"}, "true or false or 'gaussian' or 'pissa', got 'no'"),
+    ({"start": 1}, "true or false or 'gaussian' or 'pissa', got 1"),
     ({"names": [1]}, r"a list \(a text each\) or a text or null, got \[1\]"),
     ({"more": "{}"}, "an object or null, got '{}'"),
     ({"size": "4"}, "a whole number or null, got '4'"),
