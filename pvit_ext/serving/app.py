@@ -146,10 +146,11 @@ class Service:
             asked, answers = await _unless_over(
                 request, asyncio.shield(submitting), place.until, place.late("messages")
             )
-        finally:
-            if not submitting.done():  # a thread cannot be ended: what it holds is given back when it ends itself
+        except BaseException:
+            if not _failed(submitting):  # a thread cannot be ended: what it holds is given back when it ends itself
                 place.give_up()
                 submitting.add_done_callback(partial(_cancel, held.pop_all()))
+            raise
         return asked.stream, asked.stream_options is not None and asked.stream_options.include_usage, answers
 
     def _submit(self, body: bytes, place: Place) -> tuple[ChatRequest, list[Answer]]:
@@ -247,9 +248,13 @@ async def _unless_over(request: Request, coming: Awaitable[T], until: float, too
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
+def _failed(task: asyncio.Future[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
 def _cancel(held: ExitStack, submitting: asyncio.Future[tuple[ChatRequest, list[Answer]]]) -> None:
     """Give back what a request held that is over before its question was handed in."""
-    if submitting.exception() is None:
+    if not _failed(submitting):
         for answer in submitting.result()[1]:
             answer.cancel()
     held.close()

@@ -69,6 +69,26 @@ def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypat
     assert decoded == [1]  # not the second one
 
 
+def test_an_answer_that_was_handed_in_too_late_is_cancelled(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time may end between the question's last check and its answer's first wait."""
+    go, generate = threading.Event(), loaded.model.generate
+
+    async def over(request: Any, coming: Any, *_: Any) -> None:
+        await coming
+        raise ApiError(408, "late")
+
+    with serving(loaded) as served:
+        monkeypatch.setattr(loaded.model, "generate", lambda **k: (go.wait(20), generate(**k))[1])
+        monkeypatch.setattr(app_module, "_unless_over", over)
+        assert served.ask(FINE)[0] == 408
+        until = time.monotonic() + 10
+        while (served.service.engine.running or served.service.engine.waiting) and time.monotonic() < until:
+            time.sleep(0.005)
+        assert (served.service.engine.running, served.service.engine.waiting) == (0, 0)  # while the model still works
+        go.set()
+        assert served.idle()
+
+
 def _given_up(served: Served) -> bool:
     return "499" in served.get("/metrics")[1].decode()
 
