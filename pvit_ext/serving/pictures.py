@@ -107,10 +107,10 @@ class Pictures:
         if (size := self.opaque.get(digest)) is not None:
             return Picture(KnownImage(data, size))
         try:
-            with open_image(data) as opened:
-                has_alpha = opened.mode in _ALPHA or "transparency" in opened.info
-                alpha = upright_alpha(opened) if has_alpha else None
-                image = load_image(opened)
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)  # its header was read before
+            has_alpha = opened.mode in _ALPHA or "transparency" in opened.info
+            image = load_image(opened)
+            alpha = upright_alpha(opened) if has_alpha else None
         except ImageError as error:
             raise wrong(param, f"the image cannot be read: {error.reason}") from error
         image.info = {}  # it is upright now, whatever its file said

@@ -91,7 +91,7 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     (with_image("data:image/png;base64,a"), URL, "base64 is damaged"),
     (with_image("data:image/png;base64,aGFsbG8="), URL, "5 bytes are no image"),
     (with_image("data:image/png;base64,JSFQUy1BZG9iZS0zLjAgRVBTRi0zLjA="), URL, "no image of a known kind"),
-    (with_image(data_url(WIDE)[:-4000]), URL, "cannot be read"),
+    (with_image(data_url(WIDE)[:-4000]), URL, f"{URL}: the image cannot be read: image file is truncated"),
     (with_image(Image.new("RGB", (200, 101))), URL, "20,200 pixels; at most 20,000"),
     (with_image(soft()), URL, "soft values"),
     (with_image(masked()), "regions[0]", "not both"),
