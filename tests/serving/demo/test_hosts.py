@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from pvit_ext import ImageFeatures, Query, Region
 from pvit_ext.hosts.find import Loaded, host_of
 from pvit_ext.serving.answer import Settings
 from pvit_ext.serving.demo.answering import Answering
+from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.engine import Engine
+from tests.hosts.tiny_hosts import OSPREY, make
 
 pytestmark = pytest.mark.slow
+LION = replace(OSPREY, lion_adapters=4, lion_tags="plain")
 
 
 def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path) -> None:
@@ -81,3 +85,25 @@ def test_stop_ends_a_running_answer(engine: Engine, tmp_path: Path) -> None:
     assert answering.stop("q")
     assert list(stream)[-1]["state"] == "stopped"
     assert engine.waiting == 0
+
+
+def test_task_and_tags_reach_a_lion_model(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    model, tokenizer, processor = make("llava/llama", tmp_path_factory).talking(LION)
+    hints = Hints.of(model.region_config)
+    assert hints == Hints(("region", "image"), tags=True)
+    pictures = Pictures(tmp_path)
+    image = Image.effect_noise((60, 40), 80).convert("RGB")
+    image.save(tmp_path / "noise.png")
+    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
+    question, box = "What is in <region>?", [3, 4, 30, 21]
+    told = set()
+    with Engine(Loaded(tokenizer, model, processor, 2048), features=ImageFeatures(2**24)) as engine:
+        answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=8)), pictures, hints)
+        for task, tags in ((None, None), ("image", None), ("region", ["dog", "car"])):
+            turns = [{"question": question, "regions": [{"box": box}]}]
+            *_, last = answering.ask({"picture": picture.key, "turns": turns, "name": "q", "task": task, "tags": tags})
+            query = Query(image, question, [Region.box(*box)], task=task, tags=tags)
+            (want,) = pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=8)
+            assert last == {"text": want, "state": "complete"}
+            told.add(want)
+    assert len(told) > 1
