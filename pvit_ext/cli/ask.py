@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pvit_ext.regions.region import Region
 
 QUICKSTART_MODEL = Path("runs/quickstart/stage2")
+_KEPT = 1 << 30
+"""Bytes for what was seen of the images of one question."""
 
 
 def add(commands: Any) -> None:
@@ -88,7 +90,8 @@ def _ask_one(args: argparse.Namespace) -> int:
     )
     _check_task(args.task, model)
     query = pvit_ext.Query(image, args.question, regions, task=args.task, tags=tags)
-    how = {"conv_version": args.conv_version, "system": args.system}
+    features = pvit_ext.ImageFeatures(_KEPT) if args.scores or args.choices else None  # several passes over one prompt
+    how = {"conv_version": args.conv_version, "system": args.system, "features": features}
     texts = args.choices
     if texts is None:
         new = args.max_new_tokens or 64

@@ -132,7 +132,7 @@ def _check_same(found: Mapping[str, Mapping[str, Any]], questions: Iterable[Ques
 def _ask_all(
     questions: Sequence[Question], asking: Asking, here: Ranks, answers: AnswerFile, listed: BadQuestions
 ) -> None:
-    batches = here.batches(questions, asking.batch_size)
+    batches = here.batches(questions, asking.batch_size, lambda one: one.images)
     if not batches:
         return
     from tqdm import tqdm

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -34,9 +35,27 @@ class Ranks(NamedTuple):
         if self.world > 1:
             dist.barrier()
 
-    def batches(self, items: Sequence[T], size: int) -> list[Sequence[T]]:
-        """This process's share of what all have, in batches."""
-        return [items[start : start + size] for start in range(0, len(items), size)][self.rank :: self.world]
+    def batches(self, items: Sequence[T], size: int, about: Callable[[T], Hashable] | None = None) -> list[Sequence[T]]:
+        """This process's share of what all have, in batches.
+
+        Args:
+            items: the same on all processes.
+            size: of a batch, at most.
+            about: items of which it is the same share work; a batch that they fill by half ends where it changes.
+        """
+
+        def alike(one: T, other: T) -> bool:
+            return about is None or about(one) == about(other)
+
+        ends = [0]
+        for place in range(1, len(items) + 1):
+            start, last = ends[-1], items[place - 1]
+            full = place == len(items) or place - start == size
+            half = 2 * (place - start) >= size and alike(items[start], last)
+            if full or (half and not alike(items[place], last)):
+                ends.append(place)
+        parts = [items[start:end] for start, end in pairwise(ends)]
+        return parts[self.rank :: self.world]
 
     def named(self, work: str) -> str:
         """The name of the work beside its progress bar, which the first process shows of its own share."""
