@@ -132,7 +132,7 @@ def _check_same(found: Mapping[str, Mapping[str, Any]], questions: Iterable[Ques
 def _ask_all(
     questions: Sequence[Question], asking: Asking, here: Ranks, answers: AnswerFile, listed: BadQuestions
 ) -> None:
-    batches = here.batches(questions, asking.batch_size, lambda one: one.images)
+    batches = here.batches(by_image(questions), asking.batch_size, lambda one: one.images)
     if not batches:
         return
     from tqdm import tqdm
@@ -145,6 +145,12 @@ def _ask_all(
             lines = made_or_listed(batch, lambda some: _answered(some, session, asking), listed)
             answers.append(lines)
             bar.update(len(batch))
+
+
+def by_image(questions: Sequence[Question]) -> list[Question]:
+    """Questions about the same images one after the other, in the order in which the images come first."""
+    first: dict[tuple[str, ...], int] = {}
+    return sorted(questions, key=lambda one: first.setdefault(one.images, len(first)))
 
 
 def _answered(batch: Sequence[Question], session: Session, asking: Asking) -> list[dict[str, Any]]:
