@@ -40,7 +40,7 @@ def ask(
         features: what the towers make of an image is taken from there, and kept there for further questions on it, in
             this call and later ones. Consecutive batches about one image read the beginning of their prompts once. The
             answers are those without, to the rounding of sums. A model of transformers without region modules keeps
-            nothing.
+            nothing, nor does a registered host that does not say how its tower sees an image.
         generate_kwargs: for transformers' ``generate``.
 
     Returns:

@@ -56,7 +56,7 @@ class Session:
 
 
 def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> SharedImages | None:
-    """The images of a call, if what towers make of them is to be kept and the model's images can be shared.
+    """The images of a call; None where nothing is to be kept, or the model's images cannot be shared.
 
     Args:
         chat: of the model.
@@ -64,15 +64,14 @@ def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> Sha
         features: where it is kept.
 
     Raises:
-        TypeError: for other objects, and for a host that does not say how its tower sees an image.
+        TypeError: for other objects.
     """
     if features is None:
         return None
     if not isinstance(features, ImageFeatures):
         raise TypeError(f"features is {describe(features)}; give ImageFeatures(max_bytes)")
-    if not hasattr(chat, "vision_tower"):
-        name = type(chat).__name__
-        raise TypeError(f"the host's {name} does not say how its tower sees an image: leave features= out")
+    if not hasattr(chat, "vision_tower"):  # a registered host may not say how its tower sees an image
+        return None
     tower, module = chat.vision_tower(), getattr(model, "region_module", None)
     return None if tower is None else SharedImages(features, tower, module and module.region_encoder)
 
@@ -96,7 +95,8 @@ def one_batch(
         return chat.batch(queries, prompts)
     shown = shared.batch()
     batch = chat.batch(queries, prompts, shown)
-    if not prefix or len(shown.shown) < len(queries) or len({*shown.shown}) > 1:
+    about_one = len(shown.shown) == len(queries) and len({*shown.shown}) == 1
+    if not (prefix and about_one and hasattr(chat, "with_prefix")):
         return batch
     names = shown.shown[0]
     if len(queries) < 2 and not shared.prefix.is_of(names):
