@@ -90,8 +90,9 @@ def _ask_one(args: argparse.Namespace) -> int:
     )
     _check_task(args.task, model)
     query = pvit_ext.Query(image, args.question, regions, task=args.task, tags=tags)
-    features = pvit_ext.ImageFeatures(_KEPT) if args.scores or args.choices else None  # several passes over one prompt
-    how = {"conv_version": args.conv_version, "system": args.system, "features": features}
+    how: dict[str, Any] = {"conv_version": args.conv_version, "system": args.system}
+    if args.scores or args.choices:
+        how["features"] = pvit_ext.ImageFeatures(_KEPT)  # several passes over one prompt
     texts = args.choices
     if texts is None:
         new = args.max_new_tokens or 64
