@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 import pvit_ext
 from pvit_ext import ImageFeatures, Query
 from pvit_ext.hosts.find import host_of
-from pvit_ext.hosts.transformers.scored import answer_ids
 from pvit_ext.regions.region import RegionError
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.test_shared_images import BOTH, mixed
@@ -109,22 +107,3 @@ def test_errors_name_the_queries_of_the_choices(
     monkeypatch.setattr(type(host_of(parts.model).chat(*parts, None, None)), "log_probs", fail)
     with pytest.raises(RegionError, match=f"{said}: sample 1"):
         pvit_ext.score(*parts, [ASKED] * 3, texts, batch_size=size)
-
-
-class Thinking:
-    """A processor whose template writes an empty thought before an answer; ids are letters."""
-
-    def apply_chat_template(self, turns: Any, add_generation_prompt: bool = False, tokenize: bool = False) -> str:
-        said = [turn["content"][0]["text"] for turn in turns]
-        if add_generation_prompt:
-            return f"user {said[0]}<|im_end|>assistant "
-        return f"user {said[0]}<|im_end|>assistant <think>\n\n</think>\n\n{said[1]}<|im_end|>"
-
-    def tokenizer(self, text: str, **_: Any) -> Any:
-        return SimpleNamespace(input_ids=[*map(ord, text)])
-
-
-@pytest.mark.parametrize("answer", ["think", "a dog", "end", "|"])
-def test_an_answer_stands_behind_what_the_template_writes_before_it(answer: str) -> None:
-    found = answer_ids(Thinking(), "user ?<|im_end|>assistant ", answer)
-    assert "".join(map(chr, found)) == f"<think>\n\n</think>\n\n{answer}"
