@@ -170,6 +170,8 @@ def test_a_beginning_that_was_cut_or_could_not_be_read_is_read_again(
     queries = [Query(TALL, f"{one} {tail} <region> ?", [BOX]) for one in words for tail in "ab"]
     expected = asked(parts, queries, None)
     assert ask_in(session, queries, 3, batch_size=2) == expected
+    if not prefix._KNOWS_CACHES:
+        pytest.skip("this transformers keeps no beginnings of prompts")
     stock, passes = prefix.Prefix.keep, iter(range(9))
 
     def fails_once(*given: Any) -> None:
