@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pvit_ext.data.region_fields import parse_region
@@ -33,6 +34,24 @@ class _Reader:
 
     def __post_init__(self) -> None:
         self._explicit = iter([(item, f"regions[{number}]") for number, item in enumerate(self.request.regions)])
+        self._plain = self._own = self._alpha = 0
+
+    def count(self, param: str, plain: int = 0, own: int = 0, alpha: int = 0) -> None:
+        """Count regions before they are read.
+
+        Args:
+            param: the field that brings them.
+            plain: ``<region>`` that the body's regions or masks of alpha channels fill.
+            own: inline markup and regions among the parts.
+            alpha: masks of alpha channels.
+
+        Raises:
+            ApiError: 400 when the request has too many.
+        """
+        self._plain, self._own, self._alpha = self._plain + plain, self._own + own, self._alpha + alpha
+        if self._own + max(self._plain, self._alpha) > (most := self.pictures.limits.regions):
+            message = f"{param}: with it the request has more than {most} regions; inline markup and masks of alpha "
+            raise ApiError(400, f"{message}channels are counted too", param, "too_many_regions")
 
 
 def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[Query, str | None]:
@@ -57,14 +76,6 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
     if (rest := next(reader._explicit, None)) is not None:
         raise wrong(rest[1], f"no {REGION_PLACEHOLDER} of the messages is left for it; write one for each region")
     _place_images(texts, images)
-    most = pictures.limits.regions
-    if len(reader.regions) > most:
-        raise ApiError(
-            400,
-            f"{reader.regions[most][1]}: a request may have {most} regions",
-            reader.regions[most][1],
-            "too_many_regions",
-        )
     regions = [_region(reader, item, param) for item, param in reader.regions]
     regions += _alpha_regions(reader, texts, images)
     history = list(zip(texts[:-1:2], texts[1::2], strict=True))
@@ -104,11 +115,13 @@ def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
             text += ("\n" if behind == "text" else " " if behind and part.text[:1].isalnum() else "") + part.text
             behind = "text"
         elif isinstance(part, RegionPart):
+            reader.count(param, own=1)
             reader.regions.append((part.model_extra, param))
             text += (" " if text and not text[-1].isspace() else "") + REGION_PLACEHOLDER
             behind = "region"
         else:
             _image(reader, *_source(part, param))
+            reader.count(param, alpha=reader.images[-1].mask is not None)
             images += 1
     if not text.strip() and message.role == "user":
         raise wrong(f"{name}.content", "it has no text: ask something")
@@ -142,9 +155,11 @@ def _source(part: ImagePart | FilePart, param: str) -> tuple[str | FileId, str]:
 def _explicit_regions(reader: _Reader, text: str, param: str) -> Iterator[tuple[Any, str]]:
     """One of the body's regions for each ``<region>`` written in a text; inline markup brings its own."""
     try:
-        plain = sum(region is None for region in find_placeholders(text, param))
+        found = list(islice(find_placeholders(text, param), reader.pictures.limits.regions + 1))
     except RegionError as error:
         raise ApiError(400, str(error), param) from error
+    plain = found.count(None)
+    reader.count(param, plain, len(found) - plain)
     for _ in range(plain):
         given = next(reader._explicit, None)
         if given is not None:
