@@ -14,7 +14,7 @@ from pvit_ext.serving.api_error import ApiError, wrong
 from pvit_ext.serving.body import FormFile, read_form
 from pvit_ext.serving.limits import Place
 from pvit_ext.serving.pictures import Pictures
-from pvit_ext.serving.uploads import Upload
+from pvit_ext.serving.uploads import Upload, not_found
 
 PURPOSES = ("vision", "user_data")
 _FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
@@ -57,10 +57,10 @@ class Files:
             place.leave()
 
     def _keep(self, form: dict[str, str | FormFile], place: Place) -> Upload:
-        given, purpose = form.get("file"), form.get("purpose")
+        given, purpose = form.get("file"), _text(form, "purpose")
         if not isinstance(given, FormFile):
             raise wrong("file", "it is missing; send the image as a file of the form")
-        if not isinstance(purpose, str) or purpose not in PURPOSES:
+        if purpose not in PURPOSES:
             raise wrong("purpose", f"it is one of {', '.join(PURPOSES)}, got {purpose!r:.60}")
         if len(given.name) > _NAME:
             raise wrong("file", f"its name has {len(given.name)} characters; at most {_NAME} are kept")
@@ -71,13 +71,13 @@ class Files:
 
     def _seconds(self, form: dict[str, str | FormFile]) -> float | None:
         """For how long its client wants a file to be kept."""
-        anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+        anchor, seconds = _text(form, "expires_after[anchor]"), _text(form, "expires_after[seconds]")
         if anchor is None and seconds is None:
             return None
         if anchor != "created_at":
             raise wrong("expires_after[anchor]", "it is created_at")
         most = self._uploads.limits.seconds
-        if not isinstance(seconds, str) or not seconds.isdecimal() or not 1 <= float(seconds) <= most:
+        if seconds is None or not seconds.isdecimal() or not 1 <= float(seconds) <= most:
             raise wrong(
                 "expires_after[seconds]", f"it is a whole number from 1 to {most:.0f}, for which files are kept here"
             )
@@ -88,17 +88,17 @@ class Files:
         self._check_key(request)
         query = _query(request, ("purpose", "limit", "order", "after"))
         found = self._uploads.all()
-        order, limit, after = query.get("order", "desc"), query.get("limit", str(_LISTED)), query.get("after")
+        order, limit, after = query.get("order", "desc"), _limit(query), query.get("after")
         if order not in ("asc", "desc"):
             raise wrong("order", f"it is asc or desc, got {order!r:.60}")
-        if not limit.isdecimal() or not 1 <= int(limit[:9]) <= _LISTED:
-            raise wrong("limit", f"it is a whole number from 1 to {_LISTED}, got {limit!r:.60}")
-        found = [one for one in found if query.get("purpose", one.purpose) == one.purpose]
         found = found[::-1] if order == "desc" else found
         if after is not None:
-            self._uploads.get(after, "after")
-            found = found[[one.id for one in found].index(after) + 1 :]
-        shown = [one.shown() for one in found[: int(limit)]]
+            ids = [one.id for one in found]
+            if after not in ids:
+                raise not_found(after, "after")
+            found = found[ids.index(after) + 1 :]
+        found = [one for one in found if query.get("purpose", one.purpose) == one.purpose]
+        shown = [one.shown() for one in found[:limit]]
         ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {}
         return {"object": "list", "data": shown, "has_more": len(found) > len(shown), **ends}
 
@@ -121,6 +121,21 @@ class Files:
         return {"id": file_id, "object": "file", "deleted": True}
 
 
+def _text(form: dict[str, str | FormFile], name: str) -> str | None:
+    """A field that is no file; None where it is missing."""
+    if isinstance(given := form.get(name), FormFile):
+        raise wrong(name, "it is sent as a file; send it as a text of the form, without a file name")
+    return given
+
+
+def _limit(query: dict[str, str]) -> int:
+    """How many files are listed."""
+    text = query.get("limit", str(_LISTED))
+    if not text.isdecimal() or len(text) > len(str(_LISTED)) or not 1 <= int(text) <= _LISTED:
+        raise wrong("limit", f"it is a whole number from 1 to {_LISTED}, got {text!r:.60}")
+    return int(text)
+
+
 def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
     for name in request.query_params:
         if name not in known:
@@ -131,5 +146,13 @@ def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
 def _check_origin(request: Request) -> None:
     """A page in a browser may post a form to another server unasked, with its own origin as a header."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and _host(origin) != request.headers.get("host", ""):
         raise ApiError(403, f"Origin: a page of {origin[:60]!r} may not upload files here", "Origin")
+
+
+def _host(origin: str) -> str | None:
+    """Name and port of an origin; None for what is no address."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None

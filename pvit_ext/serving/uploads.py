@@ -149,8 +149,7 @@ class Uploads:
             self._current()
             found = self._files.get(file_id)
         if found is None:
-            message = f"{param}: there is no file {file_id[:60]!r} here; it was never uploaded, was deleted or expired"
-            raise ApiError(status, message, param, "file_not_found")
+            raise not_found(file_id, param, status)
         return found
 
     def delete(self, file_id: str, param: str, status: int = 400) -> None:
@@ -164,3 +163,15 @@ class Uploads:
         now = self._clock()
         self._files = {name: one for name, one in self._files.items() if one.expires > now}
         return list(self._files.values())
+
+
+def not_found(file_id: str, param: str, status: int = 400) -> ApiError:
+    """There is no such upload.
+
+    Args:
+        file_id: that was asked for.
+        param: the field that holds it.
+        status: of the error.
+    """
+    message = f"{param}: there is no file {file_id[:60]!r} here; it was never uploaded, was deleted or expired"
+    return ApiError(status, message, param, "file_not_found")

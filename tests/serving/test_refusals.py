@@ -81,8 +81,11 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     (FINE | {"messages": [message({"type": "video_url"})]}, "messages[0].content[0]", "'image_url'"),
     (FINE | {"messages": [message({"type": "text", "words": 1})]}, "messages[0].content[0].text", "missing"),
     (FINE | {"messages": [message(*[image_part()] * 3)]}, "messages[0].content[2].image_url.url", "2 images"),
-    (FINE | {"messages": [message(image_part(), "<region> " * 4)], "regions": [BOX] * 4},
-     "messages[0].content[1]", "more than 3 regions"),  # fmt: skip
+    (
+        FINE | {"messages": [message("<region>", "<region> " * 3)], "regions": [BOX] * 4},
+        "messages[0].content[1]",
+        "more than 3 regions",
+    ),
     (FINE | {"messages": [message(image_part(), QUESTION + "</Region>")]}, "messages[0].content[1]", "without its"),
     (FINE | {"messages": [message(image_part(), QUESTION, "where " * 3000)]}, "messages", "positions"),
     (with_image("https://example.org/cat.png"), URL, "--allow-url"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import socket
 import tempfile
@@ -86,6 +87,8 @@ def test_uploads_are_listed_read_and_deleted(client: openai.OpenAI) -> None:
     assert [one.id for one in client.files.list()] == ids[::-1]
     assert [one.id for one in client.files.list(order="asc", limit=1)] == ids  # page after page
     assert [one.id for one in client.files.list(purpose="vision", order="asc")] == ids[:2]
+    behind = client.files.list(purpose="user_data", order="asc", after=ids[0])  # which is of another purpose
+    assert [one.id for one in behind] == ids[2:]
     assert client.files.retrieve(ids[2]) == made[2]
     assert client.files.content(ids[2]).read() == png(TALL)
     assert client.files.delete(ids[0]).deleted
@@ -149,6 +152,8 @@ def test_wrong_uploads_name_their_field(client: openai.OpenAI, served: Served) -
         assert error.value.param == param
     for query, param in (
         ({"limit": "0"}, "limit"),
+        ({"limit": "000000001" + "9" * 5000}, "limit"),
+        ({"limit": "00000000199999999"}, "limit"),
         ({"order": "up"}, "order"),
         ({"page": 1}, "page"),
         ({"after": "x"}, "after"),
@@ -157,6 +162,23 @@ def test_wrong_uploads_name_their_field(client: openai.OpenAI, served: Served) -
             client.files.list(extra_query=query)
         assert error.value.param == param
     assert served.idle()
+
+
+@pytest.mark.parametrize("name", ["purpose", "expires_after[anchor]", "expires_after[seconds]"])
+def test_a_text_that_is_sent_as_a_file(served: Served, name: str) -> None:
+    texts = {"purpose": b"vision", "expires_after[anchor]": b"created_at", "expires_after[seconds]": b"60"}
+    body = b""
+    for field, data in {"file": png(), **texts}.items():
+        as_file = b'; filename="p"' if field in ("file", name) else b""
+        head = b'--x\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n' % (field.encode(), as_file)
+        body += head + data + b"\r\n"
+    connection = served.connection()
+    headers = {"Authorization": "Bearer secret", "Content-Type": "multipart/form-data; boundary=x"}
+    connection.request("POST", "/v1/files", body + b"--x--\r\n", headers)
+    found = json.load(connection.getresponse())["error"]
+    connection.close()
+    assert (found["param"], "send it as a text" in found["message"]) == (name, True)
+    assert not served.service.pictures.uploads.all()
 
 
 @pytest.mark.parametrize(
@@ -190,8 +212,9 @@ def test_uploads_need_the_key_and_no_strange_page(client: openai.OpenAI, served:
         connection.request(method, path, b"", {"Authorization": "Bearer other"})
         assert connection.getresponse().status == 401, (method, path)
         connection.close()
-    with pytest.raises(openai.PermissionDeniedError, match=r"evil\.example"):
-        client.files.create(file=png(), purpose="vision", extra_headers={"Origin": "https://evil.example"})
+    for origin in ("https://evil.example", "http://[", "null"):
+        with pytest.raises(openai.PermissionDeniedError, match="a page of " + re.escape(repr(origin))):
+            client.files.create(file=png(), purpose="vision", extra_headers={"Origin": origin})
     own = {"Origin": f"http://127.0.0.1:{served.port}"}
     assert client.files.create(file=png(), purpose="vision", extra_headers=own).id != made.id
 
