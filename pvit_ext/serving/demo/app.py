@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import tempfile
@@ -22,6 +23,7 @@ PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("shapes", "store", "view", "draw", "pointer", "keys", "question", "panel", "talk", "start")
 """Files of the page's script, in order; they share one scope."""
 _LAST_PORT = 65535
+_GRADIOS_FILES = "GRADIO_TEMP_DIR"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def running(parts: Parts, address: Address) -> Iterator[str]:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, which looks for news otherwise
     address.check()
-    with tempfile.TemporaryDirectory(prefix="pvit-ext-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pvit-ext-demo-") as folder, _gradios_files_in(Path(folder, "gradio")):
         kept = Path(folder, "pictures")
         kept.mkdir()
         pictures = Pictures(kept)
@@ -116,12 +118,25 @@ def running(parts: Parts, address: Address) -> Iterator[str]:
             blocks.close(verbose=False)
 
 
+@contextmanager
+def _gradios_files_in(folder: Path) -> Iterator[None]:
+    """Whatever files Gradio makes go with the demo."""
+    before = os.environ.get(_GRADIOS_FILES)
+    os.environ[_GRADIOS_FILES] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[_GRADIOS_FILES]
+        if before is not None:
+            os.environ[_GRADIOS_FILES] = before
+
+
 def _blocks(service: Service) -> Any:
     """The page; its script calls the service's methods by their names, and reads answers from ``/ask``."""
     import gradio
 
-    def ask(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from service.answering.ask(request)
+    def ask(request: str) -> Iterator[dict[str, Any]]:
+        yield from service.answering.ask(json.loads(request))
 
     methods = (
         service.start, service.open_picture, service.open_example, service.add_mask, service.mask_png,

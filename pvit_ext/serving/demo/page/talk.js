@@ -74,11 +74,12 @@ function withNumbers(turn) {
   return turn.question.replace(/<region>/g, () => mention(turn.regions[k++].number));
 }
 
-// Gradio's own protocol: a request gets an id, and its events come as a stream.
+// Gradio's own protocol: a request gets an id, and its events come as a stream. The question is one text: of objects
+// Gradio takes some for files.
 async function follow(given, turn) {
   const base = new URL("gradio_api/call/ask", document.baseURI);
   const asked = await fetch(base, {
-    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: [given]}),
+    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: [JSON.stringify(given)]}),
   });
   if (!asked.ok) throw new Error(`${asked.status} ${asked.statusText}`);
   const {event_id: id} = await asked.json();
