@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
-    from pvit_ext.data.records import check
+    from pvit_ext.data.check import check
 
     path = args.file
     if args.decode and args.no_images:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -31,19 +30,17 @@ from numpy.typing import NDArray
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.index import load_scan
 from pvit_ext.data.json_records import open_utf8
-from pvit_ext.data.scan import BadRecord, Scan, name_of, read_record, scan, state_of
+from pvit_ext.data.scan import BadRecord, Scan, name_of, read_record, state_of
 from pvit_ext.data.schema import Spec, images_of, kind_of, parse_record
 from pvit_ext.data.summary import Summary
-from pvit_ext.regions.image import ImageError, image_size, load_image
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
+from pvit_ext.regions.region import Region, ResolvedRegion, Size
 
 if TYPE_CHECKING:
     from pvit_ext.data.bad_records import BadRecords
 
-__all__ = ["BadRecord", "Record", "RecordError", "Records", "check", "count_regions", "load_records", "validate"]
+__all__ = ["BadRecord", "Record", "RecordError", "Records", "count_regions", "load_records"]
 SHOWN_PROBLEMS = 20
-_DECODERS = 4
 
 
 class RecordError(ValueError):
@@ -202,7 +199,7 @@ def _replacements(count: int, bad: dict[int, BadRecord]) -> NDArray[np.int64]:
     return good[np.searchsorted(good, row) % len(good)]
 
 
-def _folder(image_folder: str | PathLike[str] | None) -> str | None:
+def folder_of(image_folder: str | PathLike[str] | None) -> str | None:
     """The image folder, which exists: else each record of the file would be a problem."""
     if image_folder is not None and not os.path.isdir(image_folder):
         raise NotADirectoryError(f"the image folder {os.fspath(image_folder)} is not there, or is no folder")
@@ -222,7 +219,7 @@ def load_records(
     Raises:
         RecordError: listing all bad records, if there are more than ``bad`` allows, or an array that breaks off.
     """
-    folder = _folder(image_folder)
+    folder = folder_of(image_folder)
     found = load_scan(path, folder)
     if found.bad and (bad is None or not found.complete or len(found.bad) == len(found.rows)):
         raise RecordError(*(one.problem for one in found.bad.values()))
@@ -238,68 +235,4 @@ def count_regions(path: str | PathLike[str], image_folder: str | PathLike[str] |
         path: JSON array or JSON Lines.
         image_folder: if given, a record whose image is not in it does not count.
     """
-    return load_scan(path, _folder(image_folder)).summary
-
-
-def validate(
-    path: str | PathLike[str], image_folder: str | PathLike[str] | None = None, check_images: bool = False
-) -> list[str]:
-    """Every bad record of a data file, one line each with file, line and id, by line; empty if all are good."""
-    return check(path, image_folder, check_images)[0]
-
-
-def check(
-    path: str | PathLike[str],
-    image_folder: str | PathLike[str] | None = None,
-    check_images: bool = False,
-    decode: bool = False,
-) -> tuple[list[str], Summary]:
-    """Every bad record of a data file, one line each with file, line and id, by line; and what the good ones hold.
-
-    Args:
-        path: JSON array or JSON Lines.
-        image_folder: if given, every image must exist in it.
-        check_images: also read each image's header and resolve the regions against its size.
-        decode: also decode every image, so that a truncated one is found.
-    """
-    folder = _folder(image_folder)
-    if (check_images or decode) and folder is None:
-        raise ValueError("check_images needs the image_folder")
-    found = scan(path, folder)
-    if not (check_images or decode) or len(found.bad) == len(found.rows) or not len(found.rows):
-        return [one.problem for one in found.bad.values()], found.summary
-    problems, summary = dict(found.bad), Summary()
-    good = [row for row in range(len(found.rows)) if row not in found.bad]
-    records = Records(path, folder, found)
-    for row, (problem, record) in zip(good, _checked(records, good, decode), strict=True):
-        if problem:
-            problems[row] = BadRecord(record.location, problem)
-        else:
-            summary.add(len(images_of(record.data)), record.kinds)
-    return [problems[row].problem for row in sorted(problems)], summary
-
-
-def _checked(records: Records, rows: list[int], decode: bool) -> Iterator[tuple[str | None, Record]]:
-    """What is wrong with each record and its images, with a progress bar; images are decoded in threads."""
-    from tqdm import tqdm
-
-    def one(record: Record) -> tuple[str | None, Record]:
-        return _image_problem(record, decode), record
-
-    bar = tqdm(total=len(rows), desc="images", unit="record")
-    with bar, ThreadPoolExecutor(_DECODERS) as pool:
-        for start in range(0, len(rows), 256):
-            for result in pool.map(one, [records[row] for row in rows[start : start + 256]]):
-                bar.update()
-                yield result
-
-
-def _image_problem(record: Record, decode: bool) -> str | None:
-    try:
-        sizes = [load_image(file).size if decode else image_size(file) for file in record.image_files]
-        record.resolve(sizes)
-    except RegionError as error:
-        return str(error)
-    except (ImageError, OSError) as error:
-        return f"{record.location}: {error}"
-    return None
+    return load_scan(path, folder_of(image_folder)).summary

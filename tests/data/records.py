@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pvit_ext.data.records import RecordError, load_records, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.regions.region import Region
 
 

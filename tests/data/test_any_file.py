@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pvit_ext.data.records import validate
+from pvit_ext.data.check import validate
 from tests.data.records import record, write
 
 HOSTILE = {

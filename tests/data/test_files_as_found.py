@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.json_records import read_json_records
-from pvit_ext.data.records import RecordError, load_records, validate
+from pvit_ext.data.records import RecordError, load_records
 from tests.data.records import asked, record, write
 
 

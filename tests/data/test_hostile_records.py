@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvit_ext.data.records import RecordError, load_records, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
 from pvit_ext.regions.region import RegionError
 from tests.data.records import asked, record, write

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pvit_ext.data.records import load_records, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import load_records
 from pvit_ext.regions.region import RegionError
 from tests.data.records import pixels, record, run_lengths, write
 

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError, load_records, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError, load_records
 from tests.data.records import asked, corners, pixels, problem, record, run_lengths, write
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pvit_ext import cli
-from pvit_ext.data.records import count_regions, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import count_regions
 from tests.data.records import asked, problem, record, write
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from pvit_ext.data.records import validate
+from pvit_ext.data.check import validate
 from pvit_ext.regions.image import MAX_ASPECT, MAX_SIDE, ImageError, image_size, load_image
 from tests.data.records import record, write
 

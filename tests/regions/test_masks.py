@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pvit_ext.data.records import load_records, validate
+from pvit_ext.data.check import validate
+from pvit_ext.data.records import load_records
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion
 from pvit_ext.regions.run_lengths import decompress, parse_run_lengths

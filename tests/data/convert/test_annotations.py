@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.records import validate
 from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, TRUTH, boxes_of, converted, objects_of, read, reasons
 

@@ -3,8 +3,8 @@
 import pytest
 from pycocotools import mask as coco_mask
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.records import validate
 from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, TRUTH, box_of, changed, converted, put, read, reasons, texts_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pycocotools import mask as coco_mask
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.run import Job, convert
-from pvit_ext.data.records import validate
 from pvit_ext.regions.image import image_size
 from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, box_of, changed, converted, put, read, reasons, texts_of

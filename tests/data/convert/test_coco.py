@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.source_key import from_source
-from pvit_ext.data.records import load_records, validate
+from pvit_ext.data.records import load_records
 from pvit_ext.data.schema import parse_record
 from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, TRUTH, boxes_of, converted, objects_of, read, reasons

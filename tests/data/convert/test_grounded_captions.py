@@ -7,9 +7,9 @@ import tarfile
 import pytest
 from pycocotools import mask as coco_mask
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.detect import describe, detect
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, box_of, changed, converted, put, read, reasons, texts_of
 
 TRAIN, GRANDF, REFS = "gpt4roi/VG/train.json", "glamm/GranDf_HA_GCG_train.json", "glamm/RefCOCOg_GCG_train.json"

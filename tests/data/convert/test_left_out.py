@@ -6,9 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.annotation import Relation
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, changed, converted, read, reasons, texts_of
 
 EXPORT = "label_studio/project-1-at-2024-01-01.json"

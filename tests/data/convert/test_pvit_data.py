@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, box_of, converted, texts_of
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.formats.qwen_json import resized
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, box_of, changed, converted, put, texts_of
 
 PIXELS, THOUSANDTHS = "qwen/qwen2_5_vl.json", "qwen/qwen3_vl.json"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, box_of, changed, converted, put, read, texts_of
 
 REC, FLICKR = "shikra/REC_ref3_train.jsonl", "shikra/CWB_flickr30k_train.jsonl"

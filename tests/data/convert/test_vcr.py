@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.formats.vcr import WHY
 from pvit_ext.data.convert.formats.vcr_text import vcr_text
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, converted, read, reasons, texts_of
 
 LINES, FOLDER = "vcr/val.jsonl", "vcr/vcr1images"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.detect import detect
-from pvit_ext.data.records import validate
 from tests.data.convert.truth import FIXTURES, TRUTH, boxes_of, converted, objects_of, read, reasons
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from pvit_ext.data.check import check
 from pvit_ext.data.generate import batch
-from pvit_ext.data.records import check
 from tests.data.generate.conftest import Run
 from tests.data.generate.llm_server import Reply, good_reply
 from tests.data.generate.samples import lines_of, scene, write_scenes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pvit_ext import cli
-from pvit_ext.data.records import check
+from pvit_ext.data.check import check
 from tests.data.generate.llm_server import LlmServer, document_of
 from tests.data.generate.samples import lines_of
 

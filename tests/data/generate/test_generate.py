@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from pvit_ext import cli
+from pvit_ext.data.check import check
 from pvit_ext.data.generate.jobs import Jobs
 from pvit_ext.data.generate.scene_file import SceneFile
 from pvit_ext.data.generate.scene_record import annotations_of, parse_scene
 from pvit_ext.data.generate.strategies import STRATEGIES
-from pvit_ext.data.records import check
 from tests.data.generate.conftest import Run
 from tests.data.generate.llm_server import LlmServer, Reply, document_of, good_reply, text_of
 from tests.data.generate.samples import CAPTIONS, lines_of, scene, write_scenes

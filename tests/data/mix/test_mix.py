@@ -10,13 +10,14 @@ from collections import Counter
 import pytest
 
 from pvit_ext import cli
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert import output
 from pvit_ext.data.convert.run import Job, convert
 from pvit_ext.data.mix import run
 from pvit_ext.data.mix.config import Mix, MixSource
 from pvit_ext.data.mix.presets import PRESETS, mix_of_preset
 from pvit_ext.data.mix.run import interleaved, mix_files
-from pvit_ext.data.records import load_records, validate
+from pvit_ext.data.records import load_records
 from tests.data.convert.truth import FIXTURES
 
 

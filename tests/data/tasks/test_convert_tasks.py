@@ -5,9 +5,9 @@ import json
 import pytest
 
 from pvit_ext import cli
+from pvit_ext.data.check import validate
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.run import Job, convert
-from pvit_ext.data.records import validate
 from pvit_ext.data.tasks.base import TASKS, Task, Turn
 from tests.data.convert.truth import FIXTURES, converted
 
