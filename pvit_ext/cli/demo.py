@@ -103,10 +103,13 @@ def _engine(path: str, args: argparse.Namespace) -> Engine:
 
 def _ask_command(path: str, args: argparse.Namespace) -> list[str]:
     """The words of ``pvit-ext ask`` that give the demo's answers."""
-    words = ["pvit-ext", *(word for module in plugins.taken for word in (plugins.FLAG, module)), "ask", "--model", path]
+    from pvit_ext.serving.demo.copies import option_words
+
+    words = ["pvit-ext", *(word for module in plugins.taken for word in (plugins.FLAG, module)), "ask"]
+    words += option_words("--model", path)
     for name in ("base", "conv_version", "system", "device", "max_new_tokens"):
         if (value := getattr(args, name)) is not None:
-            words += ["--" + name.replace("_", "-"), str(value)]
+            words += option_words("--" + name.replace("_", "-"), str(value))
     return words
 
 

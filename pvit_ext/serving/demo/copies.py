@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from pvit_ext.adapters.lion.tasks import RECORD_KEY
@@ -30,7 +31,7 @@ def command_of(talk: Talk, command: Sequence[str]) -> tuple[str, str]:
         masks = [f"mask-{number}.png" for number, shape in _numbered(talk) if "mask" in shape]
         first = f", and save {', '.join(masks)} there first (the button PNG of the region)" if masks else ""
         return shlex.join([*command, *_words(talk)]), folder + first + "."
-    question = _question_of(talk)
+    question = _question_of(talk, command)
     asked, answered = f"question-{question['id']}.jsonl", f"answer-{question['id']}.jsonl"
     lines = [
         f"printf '%s\\n' {shlex.quote(as_line(question))} > {asked}",
@@ -65,13 +66,17 @@ def as_line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def _question_of(talk: Talk) -> dict[str, Any]:
-    """The last question with all before it, as ``pvit-ext ask --file`` reads it."""
+def _question_of(talk: Talk, command: Sequence[str]) -> dict[str, Any]:
+    """The last question with all before it, as ``pvit-ext ask --file`` reads it.
+
+    Its id is made of the picture and the command too: ``--out`` keeps the answers whose ids it finds in its file, and
+    every pasted picture may have the same name.
+    """
     question: dict[str, Any] = {"image": talk.picture.name, "question": talk.turns[-1].question}
     if talk.history:
         question["history"] = [list(turn) for turn in talk.history]
     question |= _beside(talk)
-    return {"id": _digest(question), **question}
+    return {"id": _digest([talk.picture.digest, list(command), question]), **question}
 
 
 def _beside(talk: Talk) -> dict[str, Any]:
@@ -81,17 +86,28 @@ def _beside(talk: Talk) -> dict[str, Any]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _words(talk: Talk) -> list[str]:
     """The words of a question of one turn."""
-    words = ["--image", talk.picture.name]
+    words = option_words("--image", talk.picture.name)
     for number, shape in _numbered(talk):
         words += _flag(shape, number)
-    words += [] if talk.tags is None else ["--tags", ",".join(talk.tags)]
-    words += [] if talk.task is None else ["--task", talk.task]
-    return [*words, talk.turns[-1].question]
+    words += [] if talk.tags is None else option_words("--tags", ",".join(talk.tags))
+    words += [] if talk.task is None else option_words("--task", talk.task)
+    question = talk.turns[-1].question
+    return [*words, *(["--"] if question.startswith("-") else []), question]
+
+
+def option_words(flag: str, value: str) -> list[str]:
+    """An option with its value, which may look like an option itself.
+
+    Args:
+        flag: with its dashes.
+        value: any text.
+    """
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
 def _numbered(talk: Talk) -> list[tuple[int, dict[str, Any]]]:
@@ -109,9 +125,10 @@ def _flag(shape: dict[str, Any], number: int) -> list[str]:
     if kind == "mask":
         return ["--mask", f"mask-{number}.png"]
     if kind in _POINTS:
-        return [f"--{kind}", " ".join(f"{_number(x)},{_number(y)}" for x, y in shape[kind])]
+        return option_words(f"--{kind}", " ".join(f"{_number(x)},{_number(y)}" for x, y in shape[kind]))
     return [f"--{kind}", *map(_number, shape[kind])]
 
 
 def _number(value: float) -> str:
-    return repr(int(value)) if value == int(value) else repr(value)
+    """All its digits, without an exponent: argparse takes -1e-05 for an option."""
+    return str(int(value)) if value == int(value) else format(Decimal(repr(value)), "f")

@@ -17,6 +17,8 @@ from pvit_ext import RegionConfig
 from pvit_ext.cli import build_parser
 from pvit_ext.data.records import load_records
 from pvit_ext.inference.questions import read_questions
+from pvit_ext.plugins import take_plugins
+from pvit_ext.serving.demo.copies import command_of
 from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.saving import append_record
 from pvit_ext.serving.demo.service import Service
@@ -70,6 +72,28 @@ def test_what_flags_cannot_say_is_a_file(turns: list[Any], service: Service, key
     assert "the first line writes the question to a file" in found["note"]
 
 
+@pytest.mark.parametrize("question", ["-h", "--", "--model", "- what is <region>?", "--plugin x"])
+def test_words_that_look_like_options_are_none(question: str, tmp_path: Path) -> None:
+    lion = made(tmp_path, Hints(tags=True))
+    key, regions = opened(lion, "-rf.png"), [{"box": [-0.00001, 2, 20, 25.5]}] * question.count("<region>")
+    command = lion.copies(request={**talk(key, turn(question, *regions)), "tags": ["-v", "dog"]})["command"]
+    args = build_parser().parse_args(take_plugins(shlex.split(command)[1:]))
+    assert (args.image, args.question, args.tags) == ("-rf.png", question, ["-v", "dog"])
+    assert args.regions == [("box", one["box"]) for one in regions]
+
+
+def test_a_file_of_answers_is_of_one_picture_and_one_model(service: Service, key: str) -> None:
+    turns = turn("Who?", answer="Me."), turn("What is <region>?", BOX)
+    command = service._setting.command
+    asked = [(key, command), (opened(service, "a b.png", colour=9), command), (key, [*command, "--device", "cpu"])]
+    found = [command_of(read_talk(talk(one, *turns), service._pictures, Hints()), words)[0] for one, words in asked]
+    last = [one.splitlines()[-1] for one in found]
+    assert len(set(last)) == 3  # ask keeps what it finds there
+    assert found[0] == service.copies(request=talk(key, *turns))["command"]
+    ids = [json.loads(shlex.split(one.splitlines()[0])[2])["id"] for one in found]
+    assert [f"cat answer-{one}.jsonl" for one in ids] == last
+
+
 def test_hints_are_those_of_the_models_config() -> None:
     config = RegionConfig("osprey", lion_adapters=8, lion_tasks="region,image", lion_routing="question")
     assert Hints.of(config) == Hints(("region", "image"), by_question=True)
@@ -105,6 +129,7 @@ def test_ids_are_unique_and_stay(service: Service, key: str, tmp_path: Path) -> 
     assert service.save(request=talk(key, turn("One?", answer="No.")))["line"] == 3
     ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
     assert len(set(ids)) == 3
+    assert {len(one) for one in ids} == {16 + 1 + 16}  # of the picture and of the record: no two meet
     file.write_text(ids[0] + "\n" + json.dumps({"id": "x", "note": ids[0]}) + "\n")  # names it, is it not
     assert service.save(request=first)["line"] == 3
 

@@ -227,3 +227,6 @@ def test_the_commands_options_reach_the_engine_and_the_copied_command(monkeypatc
     asked = build_parser().parse_args([*command[3:]])
     assert (asked.model, asked.base, asked.system) == ("a b", "base", "Be brief.")
     assert (asked.conv_version, asked.max_new_tokens) == ("v1", 128)
+    args = build_parser().parse_args(["demo", "--system=-h", "--base=-b"])
+    asked = build_parser().parse_args([*demo._ask_command("-m", args)[3:], "Hm?"])
+    assert (asked.model, asked.base, asked.system) == ("-m", "-b", "-h")
