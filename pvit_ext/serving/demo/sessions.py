@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 PATIENCE = 60.0
-"""Seconds in which a page that lost its connection may come back."""
+"""Seconds in which a page connects, for the first time or again."""
 _GLANCE = 1.0
 """Seconds between looks whether the demo ends."""
+
+
+@dataclass
+class _Page:
+    """An open page: how many connections it has, and when it began or had its last one."""
+
+    connections: int = 0
+    last: float = field(default_factory=time.monotonic)
 
 
 class Sessions:
@@ -20,20 +29,23 @@ class Sessions:
 
     Args:
         ended: called with the name of a page that was closed.
-        patience: seconds in which a page that lost its connection may come back.
+        patience: seconds in which a page connects, for the first time or again.
     """
 
     def __init__(self, ended: Callable[[str], None], patience: float = PATIENCE) -> None:
         self._ended, self._patience = ended, patience
-        self._open: set[str] = set()
-        self._connected: Counter[str] = Counter()
+        self._pages: dict[str, _Page] = {}
+        self._watcher: threading.Thread | None = None
         self._lock, self._closing = threading.Lock(), threading.Event()
 
     def begin(self) -> str:
         """The name of a new page."""
         session = secrets.token_hex(16)
         with self._lock:
-            self._open.add(session)
+            self._pages[session] = _Page()
+            if self._watcher is None or not self._watcher.is_alive():
+                self._watcher = threading.Thread(target=self._watch, name="pages of the demo", daemon=True)
+                self._watcher.start()
         return session
 
     def check(self, session: object) -> str:
@@ -43,7 +55,7 @@ class Sessions:
             ValueError: for any other.
         """
         with self._lock:
-            if not isinstance(session, str) or session not in self._open:
+            if not isinstance(session, str) or session not in self._pages:
                 raise ValueError("the demo does not know this page any more; load it again")
         return session
 
@@ -58,25 +70,41 @@ class Sessions:
             session: name of the page.
             receive: of the connection, in ASGI's sense.
         """
-        self._connected[session] += 1
+        with self._lock:
+            if (page := self._pages.get(session)) is None:
+                return
+            page.connections += 1
         ended = asyncio.ensure_future(_disconnected(receive))
         try:
             while not ended.done() and not self._closing.is_set():
                 await asyncio.wait([ended], timeout=_GLANCE)
         finally:
             ended.cancel()
-            self._connected[session] -= 1
-        end = asyncio.get_running_loop().time() + self._patience
-        while not self._connected[session] and not self._closing.is_set():
-            if (rest := end - asyncio.get_running_loop().time()) <= 0:
-                return self._end(session)
-            await asyncio.sleep(min(rest, _GLANCE))
+            with self._lock:
+                page.connections -= 1
+                page.last = time.monotonic()
 
-    def _end(self, session: str) -> None:
+    def _watch(self) -> None:
+        """Close pages whose time is over, as long as any is open."""
+        wait: float | None = self._patience
+        while wait is not None and not self._closing.wait(wait):
+            closed, wait = self._take_closed()
+            for session in closed:
+                self._ended(session)
+
+    def _take_closed(self) -> tuple[list[str], float | None]:
+        """Pages whose time is over, which are not open any more, and seconds until the next look; None for no more."""
         with self._lock:
-            self._open.discard(session)
-        del self._connected[session]
-        self._ended(session)
+            over = time.monotonic() - self._patience
+            apart = {session: page.last for session, page in self._pages.items() if not page.connections}
+            closed = [session for session, last in apart.items() if last <= over]
+            for session in closed:
+                del self._pages[session]
+            if not self._pages:
+                self._watcher = None
+                return closed, None
+            # a page that loses its connection after this look has all its time before it
+            return closed, min((last - over for last in apart.values() if last > over), default=self._patience)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

@@ -121,7 +121,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", noted)
-        with running(Parts(model, setting, records, segmenter, patience=1), Address(port=0)) as address:
+        with running(Parts(model, setting, records, segmenter, patience=2), Address(port=0)) as address:
             yield Demo(address, model, records, segmenter, connected)
 
 

@@ -16,7 +16,7 @@ from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.demo.saving import Saving
 from pvit_ext.serving.demo.service import Service, Setting
-from pvit_ext.serving.demo.sessions import Sessions
+from pvit_ext.serving.demo.sessions import PATIENCE, Sessions
 from pvit_ext.tokens.query import Query
 
 SIZE = (40, 30)
@@ -40,12 +40,12 @@ class Words:
         self.cancelled = True
 
 
-def made(folder: Path, hints: Hints) -> Service:
+def made(folder: Path, hints: Hints, patience: float = PATIENCE) -> Service:
     (folder / "kept").mkdir()
     pictures = Pictures(folder / "kept", most=2)
     setting = Setting("my model", COMMAND, load_examples(None, None), hints)
     answering = Answering(Words, pictures, hints)
-    return Service(setting, Sessions(pictures.close), pictures, answering, Saving(folder / "records"))
+    return Service(setting, Sessions(pictures.close, patience), pictures, answering, Saving(folder / "records"))
 
 
 def opened(service: Service, name: str, colour: int = 7) -> str:

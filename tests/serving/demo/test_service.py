@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import re
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from pvit_ext.serving.demo.answering import Answering
 from pvit_ext.serving.demo.app import PAGE, SCRIPTS
 from pvit_ext.serving.demo.examples import shape_of
 from pvit_ext.serving.demo.service import MOST_BYTES, Service
-from pvit_ext.serving.demo.sessions import Sessions
 from pvit_ext.tokens.query import Query
 from tests.serving.demo.served import BOX, SIZE, Words, opened, sent, talk, turn
 
@@ -110,37 +107,6 @@ def test_names_of_files_leave_no_folder(service: Service, tmp_path: Path) -> Non
         opened(service, name)
     assert {one.suffix for one in (tmp_path / "kept").iterdir()} == {""}
     assert [one.name for one in tmp_path.iterdir()] == ["kept"]
-
-
-def test_a_picture_is_of_its_page_alone_and_goes_with_it(service: Service, tmp_path: Path) -> None:
-    image = sent(Image.new("RGB", SIZE))
-    first, second = (service.start()["session"] for _ in range(2))
-    a, b = (service.open_picture(session=one, content=image, name="a.png")["picture"]["key"] for one in (first, second))
-    assert a != b  # the same picture: what one page knows says nothing of another's
-    assert "load it again" in service.open_picture(session="another", content=image, name="a.png")["error"]
-    assert "load it again" in service.open_example(session="another", number=0)["error"]
-    asyncio.run(left(service._sessions, first))
-    assert "open it again" in service.copies(request=talk(a, turn("What?")))["error"]
-    assert "error" not in service.copies(request=talk(b, turn("What?")))
-    assert [one.stem for one in (tmp_path / "kept").iterdir()] == [b]
-    assert "load it again" in service.open_picture(session=first, content=image, name="a.png")["error"]
-
-
-async def left(sessions: Sessions, session: str) -> None:
-    """A page that comes back once, and then no more."""
-    sessions._patience = 0.2
-
-    async def receive() -> dict[str, str]:
-        return {"type": "http.disconnect"}
-
-    async def stays() -> None:
-        never = asyncio.Event()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(sessions.stay(session, never.wait), 0.3)
-
-    await asyncio.gather(sessions.stay(session, receive), stays())
-    sessions.check(session)
-    await sessions.stay(session, receive)
 
 
 def test_pictures_beyond_the_bound_are_forgotten(service: Service, key: str, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def goes(file: Path) -> bool:
 def test_what_was_opened_goes_when_the_page_is_closed(page: Page, demo: Demo, picture: Path) -> None:
     open_picture(page, picture)
     file = kept_file(page, demo)
-    time.sleep(2)  # longer than the demo waits for a page that lost its connection
+    time.sleep(3)  # longer than the demo waits for a page that lost its connection
     assert file.read_bytes() == picture.read_bytes()
     page.send("Page.navigate", url="about:blank")
     assert goes(file)
