@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import RegionConfig
-from pvit_ext.data.tags.tags import clean_tags
+from pvit_ext.serving.lion_fields import check_task, read_by, read_tags
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,8 @@ class Hints:
     @classmethod
     def of(cls, config: RegionConfig | None) -> Hints:
         """What a model reads, by its config."""
-        if config is None:
-            return cls()
-        tasks = Tasks.of(config)
-        names, by_question = ((), False) if tasks is None else (tasks.names, tasks.by_question)
-        return cls(names, by_question, config.lion_tags is not None)
+        tasks, tags = read_by(config)
+        return cls(tags=tags) if tasks is None else cls(tasks.names, tasks.by_question, tags)
 
     def shown(self) -> dict[str, Any]:
         """As the page gets it."""
@@ -43,9 +39,6 @@ class Hints:
         Raises:
             ValueError: for what the model does not know, or has no use for.
         """
-        task, tags = request.get("task"), request.get("tags")
-        if task is not None and task not in self.tasks:
-            raise ValueError(f"the task {task!r} is none of the model's: {', '.join(self.tasks) or 'it has none'}")
-        if tags is not None and not self.tags:
-            raise ValueError("this model reads no tags; leave them out")
-        return task, None if tags is None else tuple(clean_tags(tags))
+        task = request.get("task")
+        check_task(task, self.tasks)
+        return task, read_tags(request.get("tags"), self.tags)

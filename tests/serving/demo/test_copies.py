@@ -114,8 +114,8 @@ def test_task_and_tags_are_sent_copied_and_saved(service: Service, key: str, tmp
     lion.save(request=asked)
     (record,) = load_records(tmp_path / "lion" / "records" / "records.jsonl", tmp_path / "lion" / "records" / "images")
     assert (record.data["lion_task"], record.data["tags"]) == ("region", ["red car", "dog"])
-    assert "none of the model's: image, region" in lion.copies(request={**asked, "task": "box"})["error"]
-    assert "it has none" in service.copies(request={**talk(key, turn("Hm?")), "task": "region"})["error"]
+    assert "the tasks image, region, got 'box'" in lion.copies(request={**asked, "task": "box"})["error"]
+    assert "no adapters by task" in service.copies(request={**talk(key, turn("Hm?")), "task": "region"})["error"]
     assert "reads no tags" in service.copies(request={**talk(key, turn("Hm?")), "tags": ["dog"]})["error"]
 
 
