@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -32,6 +31,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--served-name", metavar="NAME", help="of the model, default the name of its folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default this machine alone")
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default 8000; 0 takes a free one")
+    parser.add_argument("--allow-host", action="append", type=_host_name, metavar="NAME", help="a name that a server "
+                        "of this machine alone without a key answers to as well; again for each")  # fmt: skip
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="also take images and masks by name from here")
     parser.add_argument("--allow-url", action="store_true", help="also fetch images from the open internet")
     _add_limits(parser.add_argument_group("limits; a request beyond one gets an answer that names its field"))
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
     require_extra("serve", "pvit-ext serve")
     key = _key(args.host)
+    hosts = _hosts(args.host, key, args.allow_host)
     if args.image_folder is not None and not args.image_folder.is_dir():
         raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
     _check_readable(Path(args.model))
@@ -92,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.served_name or Path(args.model).resolve().name
     uploads = Uploads(UploadLimits(args.max_uploads, args.max_upload_size * 2**20, args.keep_uploads))
     pictures = Pictures(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
-    run_server(Service(engine, name, pictures, metrics, key), listening)
+    run_server(Service(engine, name, pictures, metrics, key, hosts), listening)
     return 0
 
 
@@ -135,8 +137,26 @@ def _key(host: str) -> str | None:
     return key and key.strip()
 
 
+def _host_name(text: str) -> str:
+    from pvit_ext.serving.host_name import name_of
+
+    name = name_of(text)
+    if name is None or name != text.lower().strip("[]") or "*" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a host; give it alone, without http:// and port")
+    return name
+
+
+def _hosts(host: str, key: str | None, given: list[str] | None) -> list[str] | None:
+    """Names that the server answers to beside its own machine's; None for any."""
+    if key is None and _is_own(host):
+        return given or []
+    if given:
+        why = f"{API_KEY} is set" if key is not None else f"--host {host} is reachable by others"
+        raise ValueError(f"--allow-host {given[0]}: {why}, and so any name is answered to; leave it out")
+    return None
+
+
 def _is_own(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    from pvit_ext.serving.host_name import is_loopback
+
+    return is_loopback(host)

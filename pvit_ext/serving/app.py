@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from pvit_ext.serving.chat_request import ChatRequest, read_request
 from pvit_ext.serving.conversation import read_query
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.files import Files
+from pvit_ext.serving.known_hosts import KnownHosts
 from pvit_ext.serving.limits import Place, Places
 from pvit_ext.serving.lion_fields import check_lion_fields
 from pvit_ext.serving.metrics import Metrics
@@ -51,6 +52,7 @@ class Service:
         pictures: reads images and masks, and knows the limits.
         metrics: of the engine and of requests.
         key: that clients send as a bearer token; None for any client.
+        hosts: names that it answers to without a key, beside those of this machine for itself; None for any name.
     """
 
     engine: Engine
@@ -58,6 +60,7 @@ class Service:
     pictures: Pictures
     metrics: Metrics
     key: str | None = None
+    hosts: Collection[str] | None = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class Service:
         app.add_exception_handler(ClientDisconnect, _show_nobody)
         app.add_exception_handler(HTTPException, _show_http)
         app.add_exception_handler(Exception, _show_fault)
+        if self.key is None and self.hosts is not None:
+            app.add_middleware(KnownHosts, names=self.hosts)
         app.add_middleware(Counted, metrics=self.metrics)
         return app
 

@@ -204,6 +204,7 @@ class Engine:
             self._running = []
             if self._observer is not None:
                 self._observer.batch(answers, taken)
+            del answers  # with their images, which else are held until the next batch
 
     def _answer(self, answers: Sequence[Answer]) -> None:
         """Answer a batch; one that fails before its first token is asked again one by one, so that others go on."""

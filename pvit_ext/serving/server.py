@@ -41,7 +41,9 @@ class DrainingServer(uvicorn.Server):
             logger.info("serving %s at http://%s:%d/v1", self._service.name, shown, port)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to end."""
+        """Ten times a second: whether to end. Uploads that have expired are forgotten, also where nobody asks."""
+        if counter % 10 == 0:
+            self._service.pictures.uploads.forget_expired()
         drained = self._service.state == "draining" and not self._service.places.requests
         if drained:
             self._service.engine.drain()

@@ -99,6 +99,11 @@ class Uploads:
         with self._lock:
             return self._current()
 
+    def forget_expired(self) -> None:
+        """Free what has expired; to be called now and then while nothing else is."""
+        with self._lock:
+            self._current()
+
     def add(self, name: str, purpose: str, data: bytes, seconds: float | None = None) -> Upload:
         """Keep a file.
 

@@ -129,7 +129,7 @@ class Soak:
         if self.random.random() < 0.3:
             body = json.dumps(json.loads(body) | {"n": 3, "temperature": 1.0}).encode()
         body = streaming(body) if kind == "abort stream" else body
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", self.port), WAIT) as raw:
             half = len(body) // 2 if kind == "half a body" else len(body)
             raw.sendall((head + "Content-Type: application/json\r\n\r\n").encode() + body[:half])

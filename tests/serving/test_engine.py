@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -140,6 +142,18 @@ def test_stop_texts(engine: Engine) -> None:
     assert done.text == whole[: whole.find(stop)].rstrip() == "".join(pieces)
     assert done.reason == "stop"
     assert len(done.ids) < 12
+
+
+def test_an_engine_that_waits_holds_no_question(engine: Engine) -> None:
+    query = Query(TALL, "what ?")
+    held, answer = weakref.ref(query), engine.submit(query, Settings(1), pieces=False)
+    answer.result(60)
+    del query, answer
+    until = time.monotonic() + 20
+    while held() is not None and time.monotonic() < until:
+        gc.collect()  # frames of what ended may lie in a circle
+        time.sleep(0.01)
+    assert held() is None
 
 
 # Cancelling and errors

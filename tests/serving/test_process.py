@@ -108,11 +108,19 @@ def test_the_pages_examples(checkpoint: Path, tmp_path: Path, monkeypatch: Any, 
         ("--model X --timeout soon", {}, "no whole number"),
         ("--model X --image-folder missing", {}, "--image-folder missing is not there"),
         ("--model X", {"PVIT_EXT_API_KEY": " "}, "PVIT_EXT_API_KEY is set and empty"),
+        ("--model X --allow-host http://gpu.lan", {}, "'http://gpu.lan' is no name of a host"),
+        ("--model X --allow-host gpu.lan:8000", {}, "give it alone, without http:// and port"),
+        ("--model X --allow-host *", {}, "'*' is no name of a host"),
+        ("--model X --allow-host ''", {}, "'' is no name of a host"),
+        ("--model X --allow-host", {}, "expected one argument"),
+        ("--model X --allow-host gpu.lan", {"PVIT_EXT_API_KEY": "k"}, "--allow-host gpu.lan: PVIT_EXT_API_KEY is set"),
+        ("--model X --host 0.0.0.0 --allow-host gpu.lan", {}, "--host 0.0.0.0 is reachable by others"),
         ("--model missing-folder --port 0", {}, "missing-folder"),
         ("--model X --host 192.0.2.1", {}, "cannot listen on 192.0.2.1, port 8000"),
     ],
 )
 def test_options_that_are_wrong(line: str, variables: dict[str, str], why: str, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.delenv("PVIT_EXT_API_KEY", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     try:

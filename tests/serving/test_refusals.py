@@ -238,7 +238,7 @@ def test_the_models_fault_is_not_the_clients(loaded: Loaded, monkeypatch: Any) -
 def test_draining_answers_a_request_whose_body_still_comes(loaded: Loaded) -> None:
     with serving(loaded) as served:
         body = json.dumps(FINE).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", served.port), 20) as raw:
             raw.sendall((head + "Content-Type: application/json\r\n\r\n").encode() + body[:1000])
             assert holds(served, 1)

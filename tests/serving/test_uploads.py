@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,6 +111,15 @@ def test_an_upload_expires(client: openai.OpenAI) -> None:
         client.files.retrieve(brief.id)
     CLOCK.now += 840
     assert not client.files.list().data
+
+
+def test_an_expired_upload_is_freed_though_nobody_asks(client: openai.OpenAI, served: Served) -> None:
+    client.files.create(file=png(), purpose="vision")
+    CLOCK.now += 901
+    until = time.monotonic() + 20
+    while served.service.pictures.uploads._files and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not served.service.pictures.uploads._files
 
 
 def test_uploads_are_bounded(client: openai.OpenAI, served: Served) -> None:
