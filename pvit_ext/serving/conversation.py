@@ -66,7 +66,7 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
         ApiError: 400 naming the field.
     """
     reader = _Reader(request, pictures, place)
-    system, turns, first = _system(request.messages)
+    system, turns, first = _system(reader, request.messages)
     _check_order(turns, first)
     texts, images = [], []
     for number, message in enumerate(turns, first):
@@ -83,13 +83,17 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
     return Query(images_given, texts[-1], regions, history, request.lion_task, request.tags), system
 
 
-def _system(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message], int]:
+def _system(reader: _Reader, messages: Sequence[Message]) -> tuple[str | None, Sequence[Message], int]:
     """The system prompt, the other messages, and the number of the first of these."""
     count = next((n for n, one in enumerate(messages) if one.role not in ("system", "developer")), len(messages))
+    words = []
     for number, message in enumerate(messages[:count]):
-        if not all(isinstance(part, TextPart) for part in message.content):
+        texts = [part.text for part in message.content if isinstance(part, TextPart)]
+        if len(texts) < len(message.content):
             raise wrong(f"messages[{number}].content", f"a {message.role} message holds text alone")
-    words = ["\n".join(part.text for part in one.content if isinstance(part, TextPart)) for one in messages[:count]]
+        for part, text in enumerate(texts):
+            reader.regions += _explicit_regions(reader, text, f"messages[{number}].content[{part}]")
+        words.append("\n".join(texts))
     return "\n".join(words) if words else None, messages[count:], count
 
 

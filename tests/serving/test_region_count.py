@@ -43,6 +43,12 @@ def read(messages: list[dict[str, Any]], regions: int = 0) -> Query:
         ([message(*[masked(red) for red in range(6)], "what ?")], 0, "messages[0].content[2]"),
         ([message(masked(1), masked(2), "what", INLINE)], 0, "messages[0].content[3]"),
         (
+            [message("be brief", INLINE * 3, role="system"), message(image_part(), "what ?")],
+            0,
+            "messages[0].content[1]",
+        ),
+        ([message(INLINE, role="system"), message(image_part(), "<region> " * 2)], 2, "messages[1].content[1]"),
+        (
             [message(image_part(), INLINE), message(INLINE, role="assistant"), message("and " + INLINE)],
             0,
             "messages[2].content[0]",
@@ -58,5 +64,6 @@ def test_too_many_regions(messages: list[dict[str, Any]], regions: int, param: s
 def test_as_many_as_may_be() -> None:
     assert len(read([message(image_part(), INLINE, "<region>")], 1).regions) == 1
     assert len(read([message(image_part(), "what", PART, PART)]).regions) == 2
+    assert len(read([message("about <region>", role="system"), message(image_part(), "what ?")], 1).regions) == 1
     filled = [message(masked(1), masked(2), "compare <region> and <region>")]
     assert len(read(filled).regions) == 2
