@@ -42,8 +42,8 @@ class KnownHosts:
 def _refused(host: str) -> ApiError:
     return ApiError(
         403,
-        f"Host: got {host[:80]!r}; without a key this server answers to localhost, 127.0.0.1 and [::1] alone. To "
-        "answer to another name, start it with --allow-host NAME, or with a key",
+        f"Host: got {host[:80]!r}; without a key this server answers to localhost, 127.0.0.1, [::1] and the names "
+        "given by --allow-host alone. To use this one, start it with --allow-host NAME, or with a key",
         "Host",
         "unknown_host",
     )
