@@ -108,12 +108,14 @@ async def _checked(scope: Any, receive: Any) -> tuple[Any, Any]:
 
 async def _question(scope: Any, receive: Any) -> bytes:
     """The body of a question: one text, since Gradio takes an object for a file and fetches it where it names one."""
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
 
     from pvit_ext.serving.body import read_body
 
     try:
         given = json.loads(await read_body(Request(scope, receive), Limits()))
+    except ClientDisconnect as error:
+        raise wrong("body", "it broke off") from error
     except (ValueError, RecursionError) as error:
         raise wrong("body", f"it is no JSON: {error}") from error
     match given:

@@ -25,8 +25,8 @@ ASK = "/gradio_api/call/ask"
 JSON = "application/json"
 
 
-def passed(path: str, body: bytes = b"", kind: str = JSON, method: str = "POST") -> bytes | int:
-    """The body that reaches Gradio, or the status that its sender gets."""
+def passed(path: str, body: bytes | None, kind: str = JSON, method: str = "POST") -> bytes | int:
+    """The body that reaches Gradio, or the status that its sender gets; a body of None breaks off."""
     reached: list[bytes] = []
     statuses: list[int] = []
 
@@ -35,12 +35,14 @@ def passed(path: str, body: bytes = b"", kind: str = JSON, method: str = "POST")
         assert dict(scope["headers"])[b"content-length"] == str(len(reached[0])).encode()
 
     async def receive() -> Any:
+        if body is None:
+            return {"type": "http.disconnect"}
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
         statuses.append(message.get("status", 0))
 
-    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body or b"")).encode())]
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(Gate(gradio, Sessions(lambda _: None))(scope, receive, send))
     return reached[0] if reached else statuses[0]
@@ -53,8 +55,8 @@ def test_a_question_is_one_text(data: Any) -> None:
     assert passed(ASK, json.dumps({"data": data}).encode()) == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"x", b"[1]", b"[" * 100_000, b'{"data": ["x"]}'[:-1], b"\xff"])
-def test_what_is_no_question_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize("body", [None, b"", b"x", b"[1]", b"[" * 100_000, b'{"data": ["x"]}'[:-1], b"\xff"])
+def test_what_is_no_question_is_refused(body: bytes | None) -> None:
     assert passed(ASK, body) == 400
 
 
