@@ -99,6 +99,7 @@ _SET_BY_ASK = {
         "the template and the tokenizer give it; to end answers elsewhere pass stopping_criteria=",
     ),
     "max_length": "it would count the prompt; pass max_new_tokens=",
+    "min_length": "it would count the prompt and the padding of its batch; pass min_new_tokens=",
 }
 _MORE_THAN_TEXT = (
     "return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states",

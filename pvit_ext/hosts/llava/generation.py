@@ -15,6 +15,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import has_cache
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
+from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
 from pvit_ext.hosts.llava.splice import pad_left
 from pvit_ext.regions.region import Region, RegionError, Size
 
@@ -94,7 +95,7 @@ class RegionGeneration:
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
         if inputs is None and images is None and {"inputs_embeds", "past_key_values"} <= {*kwargs}:
-            return self.language_model_class.generate(self, **kwargs)  # a prompt whose beginning has been read
+            return self._generate_from_embeddings(**kwargs)  # a prompt whose beginning has been read
         if (mix := self._mix(tasks, regions, inputs, questions)) is not None:
             kwargs["tasks"] = mix
         special = tower_output is not None or holds_hints(inputs)
@@ -111,6 +112,10 @@ class RegionGeneration:
             inputs_embeds = self.get_model().embed_tokens(inputs)  # type: ignore[attr-defined]
         if attention_mask is not None:
             inputs_embeds, attention_mask, position_ids = pad_left(inputs_embeds, attention_mask, position_ids)
-        return self.language_model_class.generate(
-            self, position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        return self._generate_from_embeddings(
+            position_ids=position_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
+
+    def _generate_from_embeddings(self, **options: Any) -> Any:
+        own = self.generation_config  # type: ignore[attr-defined]
+        return self.language_model_class.generate(self, **counting_all_new_tokens(own, options))
