@@ -25,10 +25,16 @@ PLAIN_OPTIONS = frozenset({"do_sample", "temperature", "top_p", "top_k", "min_p"
 """Options of ``generate`` with which a beginning may be shared; beams and the like lay out caches of their own."""
 
 _NEUTRAL = {
-    **{"num_beams": 1, "num_return_sequences": 1, "no_repeat_ngram_size": 0, "guidance_scale": 1},
+    **dict.fromkeys(("num_beams", "num_return_sequences", "guidance_scale"), 1),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty"), 1),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length"), 0),
+    **dict.fromkeys(("sequence_bias", "bad_words_ids")),
     **dict.fromkeys(("cache_implementation", "penalty_alpha", "prompt_lookup_num_tokens", "prefill_chunk_size")),
 }
-"""Values of a model's own options with which it may be shared; None is one of each."""
+"""Values of a model's own options with which it may be shared; None is one of each.
+
+Padding between a beginning and its end changes the prompt's ids, which the second to fourth line read or count.
+"""
 
 _BY_LENGTH = "mrope_section", "longrope", "dynamic"
 """What rotary positions that follow from more than the mask are called; the last two turn by the prompt's length."""

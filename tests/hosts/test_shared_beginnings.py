@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from pvit_ext import ImageFeatures, Query, Region, RegionConfig
 from pvit_ext.hosts import prefix
@@ -82,6 +83,24 @@ def test_positions_that_turn_by_the_length_share_no_beginning(kind: str, key: st
 
     assert prefix.can_share(SimpleNamespace(**{key: plain}), language, forward) == prefix._KNOWS_CACHES
     assert not prefix.can_share(SimpleNamespace(**{key: {"rope_type": kind}}), language, forward)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"repetition_penalty": 1.05},
+        {"encoder_repetition_penalty": 1.2},
+        {"encoder_no_repeat_ngram_size": 2},
+        {"min_length": 9},
+        {"bad_words_ids": [[5, 6]]},
+        {"sequence_bias": {(5, 6): -1.0}},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_what_reads_or_counts_the_prompts_ids_shares_no_beginning(own: dict[str, Any]) -> None:
+    """The padding behind it would be among them; see `laid_out`."""
+    assert prefix.is_plain_generation(GenerationConfig(), ())
+    assert not prefix.is_plain_generation(GenerationConfig(**own), ())
 
 
 @pytest.mark.parametrize("host", BOTH, indirect=True)
