@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,9 @@ def run(
     options = prompt_embeds.request_options(session, str(args.language_model), args.max_new_tokens or 64)
     listed = BadQuestions(args.out)
     listed.start(bad)
-    count = prompt_embeds.request_file(session, questions, args.out, options, listed, args.batch_size or 8)
-    if not written:
-        prompt_embeds.export_language_model(loaded, tokenizer, processor, args.language_model, mark)
+    export = partial(prompt_embeds.export_language_model, loaded, tokenizer, processor, args.language_model, mark)
+    size, export_or_none = args.batch_size or 8, None if written else export
+    count = prompt_embeds.request_file(session, questions, args.out, options, listed, size, export_or_none)
     if problems := listed.problems():
         print(said_of(problems, listed.path), file=sys.stderr)
     print(f"{args.out}: {count} requests for `vllm serve {args.language_model} --enable-prompt-embeds`")

@@ -11,7 +11,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,9 @@ def export_prompt_embeds(
     check_queries(given, batch_size)
     session = Session(model, tokenizer, image_processor, conv_version, system, features)
     prompts, options = session.prompts(given), request_options(session, name, max_new_tokens)
-    with atomic_write(out) as path, path.open("w", encoding="utf-8") as file:
-        for start in range(0, len(ids), batch_size):
-            here = slice(start, start + batch_size)
-            file.writelines(_requests(session, ids[here], given[here], prompts[here], options))
-            if not start:
-                session.chat.language_model()  # refuses a model that is more than embeddings and a language model
+    parts = (slice(start, start + batch_size) for start in range(0, len(ids), batch_size))
+    batches = (_requests(session, ids[here], given[here], prompts[here], options) for here in parts)
+    _write(out, batches, session.chat.language_model)
     return Path(out)
 
 
@@ -86,6 +83,7 @@ def request_file(
     options: dict[str, Any],
     listed: BadQuestions,
     batch_size: int = 8,
+    language_model: Callable[[], object] | None = None,
 ) -> int:
     """Write a request for each question that can be asked; the others are listed.
 
@@ -96,6 +94,7 @@ def request_file(
         options: of :func:`request_options`.
         listed: for questions that cannot be asked.
         batch_size: questions whose embeddings are made at once.
+        language_model: writes it, before the requests appear; None where it is written.
 
     Returns:
         how many were written.
@@ -109,21 +108,14 @@ def request_file(
         queries = [one.query().read_by(session.model) for one in some]
         return _requests(session, [one.id for one in some], queries, session.prompts(queries), options)
 
-    count = 0
-    with (
-        atomic_write(out) as path,
-        path.open("w", encoding="utf-8") as file,
-        tqdm(total=len(questions), desc="writing", unit="request") as bar,
-    ):
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            made = made_or_listed(batch, requests, listed)
-            file.writelines(made)
-            if not start:
-                session.chat.language_model()
-            count += len(made)
-            bar.update(len(batch))
-    return count
+    def batches() -> Iterator[list[str]]:
+        with tqdm(total=len(questions), desc="writing", unit="request") as bar:
+            for start in range(0, len(questions), batch_size):
+                batch = questions[start : start + batch_size]
+                yield made_or_listed(batch, requests, listed)
+                bar.update(len(batch))
+
+    return _write(out, batches(), language_model or session.chat.language_model)
 
 
 def export_language_model(
@@ -179,6 +171,24 @@ def encoded(embeds: Tensor) -> str:
     buffer = io.BytesIO()
     torch.save(embeds.detach().cpu().clone(), buffer)  # of a view, all of its storage would be written
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write(out: str | os.PathLike[str], batches: Iterable[Sequence[str]], language_model: Callable[[], object]) -> int:
+    """Write the lines of batches; how many.
+
+    Args:
+        out: it appears when it is complete.
+        batches: made one by one; the first refuses a model whose language model needs more than embeddings.
+        language_model: called once behind that; refuses a model that is more than embeddings and a language model.
+    """
+    count = 0
+    with atomic_write(out) as path, path.open("w", encoding="utf-8") as file:
+        for number, lines in enumerate(batches):
+            file.writelines(lines)
+            count += len(lines)
+            if not number:
+                language_model()
+    return count
 
 
 def _requests(

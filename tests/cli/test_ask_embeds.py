@@ -120,3 +120,30 @@ def test_an_image_or_mask_that_breaks_off_is_named_and_the_rest_is_written(
     assert "q.jsonl line 4 (id '3'): cannot read its mask" in told.err
     assert [json.loads(line)["id"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == ["0", "2", "4"]
     assert ask("--max_bad_records", "2", "--batch-size", "2") == 0
+
+
+def test_a_run_that_cannot_write_the_language_model_is_not_in_the_way_of_the_next(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--out is refused once it is there."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pvit_ext.inference.prompt_embeds.export_language_model", full)
+        assert ask() == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "r.jsonl").exists()
+    assert ask() == 0
+
+
+def test_a_model_that_is_refused_leaves_no_language_model(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, queries: Any, prompts: Any) -> Any:
+        raise ValueError("it counts positions in several axes")
+
+    monkeypatch.setattr(Asked, "batch", refuse)
+    assert ask() == 2
+    assert not (tmp_path / "text").exists()
