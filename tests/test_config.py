@@ -90,7 +90,10 @@ def test_options_of_lion_that_are_not_named_stay() -> None:
     assert RegionConfig(lion_adapters=8, lion_tasks=other_order).continuing(before, 1).lion_tasks == before.lion_tasks
 
 
-@pytest.mark.parametrize("layers", [-1, "2", 1.5])
-def test_a_number_of_cross_layers_that_there_cannot_be(layers) -> None:
-    with pytest.raises(ValueError, match=r"cross_layers is .*: how many blocks, 0 or more"):
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [(-1, "cross_layers is -1: how many blocks, 0 or more"), ("2", "a whole number, got '2'"), (1.5, "got 1.5")],
+)
+def test_a_number_of_cross_layers_that_there_cannot_be(layers, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         RegionConfig("osprey", cross_layers=layers).resolved(2)
