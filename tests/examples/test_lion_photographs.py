@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def root(tmp_path: Path) -> Path:
     (data / "object_detection" / "config.yaml").write_text(
         yaml.safe_dump({"path": ".", "names": dict(enumerate(NAMES))})
     )
+    (tmp_path / "tagger.onnx").write_bytes(b"a network")
     return lay_out(data, tmp_path / "laid")
 
 
@@ -45,12 +47,38 @@ def test_the_layout_is_read_and_names_its_classes(root: Path, tmp_path: Path) ->
         lay_out(tmp_path / "nothing", tmp_path / "other")
 
 
+def test_a_layout_of_other_data_is_not_taken_for_this_one(root: Path, tmp_path: Path) -> None:
+    assert lay_out(tmp_path / "coco256", root) == root
+    shutil.copytree(tmp_path / "coco256", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"laid was made of .*coco256 .*, --data is .*other: start over with --fresh"):
+        lay_out(tmp_path / "other", root)
+    config = tmp_path / "coco256" / "object_detection" / "config.yaml"
+    config.write_text(config.read_text().replace("cat", "tiger"))
+    with pytest.raises(ValueError, match="as it was then"):
+        lay_out(tmp_path / "coco256", root)
+
+
+def test_tags_and_results_are_of_one_network(root: Path, tmp_path: Path) -> None:
+    """Another one in a file of the same name."""
+
+    def experiment() -> TagExperiment:
+        return TagExperiment(root, tmp_path / "out", Settings(), 0, tmp_path / "tagger.onnx")
+
+    before = experiment()
+    assert (before.described, before.tags_file) == (experiment().described, experiment().tags_file)
+    assert before.described["photographs"] == str((tmp_path / "coco256").resolve())
+    described, file = before.described, before.tags_file
+    (tmp_path / "tagger.onnx").write_bytes(b"another network")
+    assert experiment().described != described
+    assert experiment().tags_file != file
+
+
 def test_arms_see_the_same_conversations_with_tags_or_without(root: Path, tmp_path: Path) -> None:
     settings = Settings(batch=4, tags_steps=2, align_steps=2, finetune_steps=6)
     experiment = TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx")
     experiment._convert()
     tags = {f"images/{part}2017/{n:03d}.jpg": ["car"] for part in ("train", "val") for n in range(LEAST + 1)}
-    (experiment.shared / "tagger-0.5.json").write_text(json.dumps(tags))
+    experiment.tags_file.write_text(json.dumps(tags))
     experiment._write_records()
     plain, tagged = (_read(experiment._records(name)) for name in ("untagged", "tagged"))
     assert len(plain) == 24
@@ -68,7 +96,7 @@ def test_settings_are_chosen_on_photographs_that_nothing_trains_on(root: Path, t
     experiment = TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx", develop=True)
     experiment._convert()
     tags = {f"images/{part}2017/{n:03d}.jpg": ["car"] for part in ("train", "val") for n in range(LEAST + 1)}
-    (experiment.shared / "tagger-0.5.json").write_text(json.dumps(tags))
+    experiment.tags_file.write_text(json.dumps(tags))
     experiment._write_records()
     seen = {one["image"] for name in ("tags", "regions_align", "tagged") for one in _read(experiment._records(name))}
     asked = {image for image, _ in experiment.questions_asked}

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = experiment.measure(name)
             results[name][seed] = {**found, "seconds": {**seconds, **found["seconds"]}}
             made_with = {**experiment.described, "tagger's": experiment.quality}
+            del made_with["photographs"]  # a folder of this machine
             tables = report.write_report(args.output, results, made_with, ARMS, CLAIMS)
     print(f"\n{tables}\nthe tagger on the photographs that are asked about: {experiment.quality}")
     print(f"metrics.json, table.md and lion.png are in {args.output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -20,18 +21,31 @@ def lay_out(data: Path, folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: when the data is not there.
+        ValueError: when the folder is there and of other data.
     """
     source = data / "object_detection" / "config.yaml"
     if not source.is_file():
         raise FileNotFoundError(f"{source} is missing: --data takes a folder with images and object_detection")
+    links = {"images": data.resolve() / "images", "labels": data.resolve() / "object_detection" / "labels"}
+    names = yaml.safe_load(source.read_text(encoding="utf-8"))["names"]
+    about = yaml.safe_dump({**_PARTS, "names": names})
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, 0) as made:
-            (made / "images").symlink_to((data / "images").resolve())
-            (made / "labels").symlink_to((data / "object_detection" / "labels").resolve())
-            names = yaml.safe_load(source.read_text(encoding="utf-8"))["names"]
-            (made / "data.yaml").write_text(yaml.safe_dump({**_PARTS, "names": names}), encoding="utf-8")
+            for name, target in links.items():
+                (made / name).symlink_to(target)
+            (made / "data.yaml").write_text(about, encoding="utf-8")
+    elif not _is_of(folder, links, about):
+        raise ValueError(
+            f"{folder} was made of {(folder / 'images').resolve().parent} as it was then, --data is {data}: start over "
+            "with --fresh, or name another --output"
+        )
     return folder
+
+
+def _is_of(folder: Path, links: Mapping[str, Path], about: str) -> bool:
+    same = all((folder / name).resolve() == target.resolve() for name, target in links.items())
+    return same and (folder / "data.yaml").read_text(encoding="utf-8") == about
 
 
 def class_names(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from examples.lion.photographs.training import Trainer
 from examples.photographs import arms as shown
 from examples.photographs import data, experiment
 from examples.quickstart.phases import Phases
+from pvit_ext.files import fingerprint
 
 _SHOWN = shown.ARMS[shown.MAIN]
 """How all arms are shown regions."""
@@ -52,7 +53,9 @@ class TagExperiment(experiment.Experiment):
     @property
     def described(self) -> dict[str, Any]:
         """What results depend on, as plain JSON."""
-        return {**super().described, "tagger": self.tagger.name}
+        data = str((self.root / "images").resolve().parent)
+        tagger = {"tagger": self.tagger.name, "tagger fingerprint": self._tagger_mark}
+        return {**super().described, "photographs": data, **tagger}
 
     def base(self) -> dict[str, float]:
         """What all arms build on; seconds of each phase."""
@@ -79,6 +82,15 @@ class TagExperiment(experiment.Experiment):
         return {**found, "seconds": dict(phases.seconds)}
 
     @property
+    def tags_file(self) -> Path:
+        """The tags of this very tagger."""
+        return self.shared / f"{self.tagger.stem}-{self._tagger_mark}-{self.settings.threshold}.json"
+
+    @cached_property
+    def _tagger_mark(self) -> str:
+        return fingerprint(self.tagger)
+
+    @property
     def quality(self) -> dict[str, float]:
         """Precision and recall of the tagger on the photographs that are asked about."""
         return self.tagging.quality([one.image for one in self._labelled_asked])
@@ -92,7 +104,7 @@ class TagExperiment(experiment.Experiment):
     def tagging(self) -> Tagging:
         """Tags of all photographs; the tagger runs once for all seeds."""
         true = true_tags([one for part in ("train", "val") for one in self._labelled(part)])
-        classes, file = coco.class_names(self.root), self.shared / f"{self.tagger.stem}-{self.settings.threshold}.json"
+        classes, file = coco.class_names(self.root), self.tags_file
         if not file.is_file():
             write_real_tags(self.tagger, classes, self.settings.threshold, self.root, sorted(true), file)
         return Tagging(true, json.loads(file.read_text(encoding="utf-8")), classes)
