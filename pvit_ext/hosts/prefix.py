@@ -117,6 +117,41 @@ def is_worth_reading(begin: int, known: int, rows: int) -> bool:
     return rows > 1 and begin - known >= LEAST
 
 
+def read_once(
+    prefix: Prefix,
+    rows: Sequence[Tensor],
+    begin: int,
+    mark: object,
+    config: Any,
+    read: Callable[[int, int, Any], object],
+    least: int = 0,
+) -> int:
+    """Read the beginning of rows once for all where that is worth it; how much of it is in the prefix then, 0 for none.
+
+    Args:
+        prefix: that was read last.
+        rows: of a batch, without padding.
+        begin: positions of the beginning.
+        mark: see :class:`Prefix`.
+        config: of the text model.
+        read: adds keys and values of the positions from the first to before the second number to a cache.
+        least: positions without which it cannot be shared.
+    """
+    known = prefix.known(rows[0][:begin], mark)
+    known = known if known >= least else 0
+    if begin >= least and is_worth_reading(begin, known, len(rows)):
+        cache = prefix.taken(known, lambda: new_cache(config))
+        read(known, begin, cache)
+        if not is_plain(cache):
+            return 0
+        prefix.keep(rows[0][:begin].clone(), mark, cache)
+        return begin
+    if known < LEAST:
+        return 0
+    prefix.cut(known)
+    return known
+
+
 def can_share(config: Any, language: nn.Module, forward: Any) -> bool:
     """Whether a language model's positions and keys follow from the mask, whatever padding stands between.
 

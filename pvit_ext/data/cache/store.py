@@ -165,7 +165,7 @@ class FeatureCache:
 
         Raises:
             RegionError: when there is none.
-        CacheError: when its maps were written anew.
+            CacheError: when its maps were written anew.
         """
         number = self._numbers.get(name)
         if number is None or "problem" in self._entries[number]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pvit_ext.hosts.llava.embedded import prompt_embeds
-from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, is_worth_reading, laid_out, new_cache
+from pvit_ext.hosts.prefix import Prefix, can_share, common, laid_out, read_once
 
 
 @torch.no_grad()
@@ -23,18 +23,12 @@ def with_prefix(model: Any, batch: dict[str, Any], names: object, prefix: Prefix
     if not can_share(model.config, model.get_model().layers, model.language_model_class.forward):
         return batch
     rows = prompt_embeds(model, batch)
-    begin = common(rows)
-    known = prefix.known(rows[0][:begin], names)
-    if is_worth_reading(begin, known, len(rows)):
-        cache = prefix.taken(known, lambda: new_cache(model.config))
+
+    def read(known: int, begin: int, cache: Any) -> None:
         model.get_model()(inputs_embeds=rows[0][None, known:begin], use_cache=True, past_key_values=cache)
-        if not is_plain(cache):
-            return batch
-        prefix.keep(rows[0][:begin].clone(), names, cache)
-    elif known < LEAST:
+
+    if not (begin := read_once(prefix, rows, common(rows), names, model.config, read)):
         return batch
-    else:
-        prefix.cut(begin := known)
     mask = laid_out([torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows], begin)
     return {
         "inputs_embeds": laid_out(rows, begin),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.hosts.prefix import LEAST, Prefix, can_share, common, is_plain, is_worth_reading, laid_out, new_cache
+from pvit_ext.hosts.prefix import Prefix, can_share, common, laid_out, read_once
 
 
 @torch.no_grad()
@@ -31,18 +31,12 @@ def with_prefix(
     rows = [row[here] for row, here in zip(ids, mask, strict=True)]
     begin = _before_regions(rows, common(rows), model.base_model.region_host.token_id)
     behind_images = 1 + max(_last(row, model.config.image_token_id) for row in rows)
-    known = prefix.known(rows[0][:begin], names)
-    known = known if known >= behind_images else 0
-    if begin >= behind_images and is_worth_reading(begin, known, len(rows)):
-        cache = prefix.taken(known, lambda: new_cache(config))
+
+    def read(known: int, begin: int, cache: Any) -> None:
         _read(model, first(), known, begin, cache)
-        if not is_plain(cache):
-            return batch
-        prefix.keep(rows[0][:begin].clone(), names, cache)
-    elif known < LEAST:
+
+    if not (begin := read_once(prefix, rows, begin, names, config, read, behind_images)):
         return batch
-    else:
-        prefix.cut(begin := known)
     new: dict[str, Any] = dict(batch)
     for key, value in batch.items():
         if isinstance(value, Tensor) and value.shape == ids.shape and key != "questions":
