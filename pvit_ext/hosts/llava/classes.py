@@ -19,7 +19,7 @@ from transformers import (
 
 from pvit_ext.distributed import gathered, loading
 from pvit_ext.hosts.llava.model import RegionMixin
-from pvit_ext.hosts.llava.vision_tower import VISION_TOWERS, registered_tower
+from pvit_ext.hosts.llava.vision_tower import VISION_TOWERS, of_a_plugin, registered_tower
 
 logger = logging.getLogger(__name__)
 
@@ -185,14 +185,29 @@ def build_vision_tower(vision_tower_cfg: Any, **keywords: Any) -> Any:
     Args:
         vision_tower_cfg: LLaVA's config, or its model arguments.
         keywords: ``delay_load`` while a model is made, whose weights are read afterwards.
+
+    Raises:
+        ValueError: for a name that neither knows.
     """
     with loading():
         tower = registered_tower(vision_tower_cfg)
         if tower is None:
-            return _build_vision_tower(vision_tower_cfg, **keywords)
+            return _llavas_own_tower(vision_tower_cfg, **keywords)
         if not keywords.get("delay_load"):
             tower.load_model()
         return tower
+
+
+def _llavas_own_tower(vision_tower_cfg: Any, **keywords: Any) -> Any:
+    try:
+        return _build_vision_tower(vision_tower_cfg, **keywords)
+    except ValueError as error:
+        said, _, name = str(error).partition(": ")
+        if said != "Unknown vision tower":
+            raise
+        raise ValueError(
+            f"{error}: LLaVA takes a folder, or a CLIP of openai's or laion's; {of_a_plugin(name)}"
+        ) from error
 
 
 def initialize_vision_modules(self: Any, model_args: Any, *args: Any, **keywords: Any) -> None:

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig
 
 from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
-from pvit_ext.hosts.llava.vision_tower import registered_tower
+from pvit_ext.hosts.llava.vision_tower import of_a_plugin, registered_tower
 from pvit_ext.hosts.stored import StoredModel
 
 
@@ -45,9 +45,13 @@ def tower_config(config: Any, origin: Path) -> Any:
         origin: the checkpoint, for messages.
 
     Raises:
-        ValueError: when it names none.
+        ValueError: when it names none, or one that is not found.
     """
     if (tower := getattr(config, "mm_vision_tower", None)) is None:
         raise ValueError(f"{origin} is a language model without a vision tower, not a LLaVA checkpoint")
-    registered = registered_tower(config)
-    return CLIPVisionConfig.from_pretrained(tower) if registered is None else registered.config
+    if (registered := registered_tower(config)) is not None:
+        return registered.config
+    try:
+        return CLIPVisionConfig.from_pretrained(tower)
+    except OSError as error:
+        raise ValueError(f"{origin}: {error}; {of_a_plugin(tower)}") from error

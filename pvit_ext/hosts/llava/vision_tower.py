@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pvit_ext.distributed import gathered
-from pvit_ext.plugins import Registry
+from pvit_ext.plugins import FLAG, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,12 @@ def registered_tower(args: Any) -> VisionTower | None:
         return None
     tower = builder(name, args)
     return tower.requires_grad_(not tower.frozen)
+
+
+def of_a_plugin(name: str) -> str:
+    """What to do about a tower of a name that is nobody's here, to stand behind what was said of it."""
+    known = ", ".join(VISION_TOWERS.names()) or "none"
+    return f"if {name!r} is the vision tower of a plug-in, {FLAG} MODULE imports it; registered now: {known}"
 
 
 def finish_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext.encoders import base as encoders_base
+from pvit_ext.hosts.llava.stored import read_stored
 from tests.checkpoints import (
     OPTIONS,
     config,
@@ -27,6 +29,18 @@ from tests.checkpoints import (
     unfreeze_tower,
 )
 from tests.tiny import build_llava
+
+OF_A_PLUGIN = "if 'a_tower_of_nobody' is the vision tower of a plug-in, --plugin MODULE imports it"
+
+
+def test_a_tower_of_a_plugin_that_was_not_named(llava_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(llava_checkpoint, folder := tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "mm_vision_tower": "a_tower_of_nobody"}))
+    with pytest.raises(ValueError, match=f"Unknown vision tower: a_tower_of_nobody: .*{OF_A_PLUGIN}; registered now: "):
+        pvit_ext.load_pretrained_model(str(folder), device="cpu")
+    with pytest.raises(ValueError, match=OF_A_PLUGIN):
+        read_stored(folder)
 
 
 @pytest.fixture
