@@ -61,6 +61,12 @@ def test_stop_strings(tiny: Loaded, calls: list[Any], conv: str, said: list[str]
     assert [ask_saying(tiny, calls, conv, one)[0] for one in said] == answer
 
 
+@pytest.mark.skipif(not hasattr(transformers, "StopStringCriteria"), reason="this transformers has no stop_strings")
+def test_stop_strings_of_the_caller(tiny: Loaded, calls: list[Any]) -> None:
+    said = ["seven and a cat and a dog</s>", "dog</s>"]
+    assert ask_saying(tiny, calls, "v1", *said, stop_strings=["cat"]) == ["seven and a cat", "dog"]
+
+
 @pytest.mark.parametrize("others", [[], ["a cat</s>"], ["a cat and a dog", "a cat###"]])
 def test_generation_ends_when_every_row_has(tiny: Loaded, monkeypatch: pytest.MonkeyPatch, others: list[str]) -> None:
     tokenizer, lengths = tiny[1], []

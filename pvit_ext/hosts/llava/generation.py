@@ -58,6 +58,7 @@ class RegionGeneration:
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         tasks: Tensor | None = None,
+        tokenizer: Any = None,  # of stop strings: transformers 5 hands it on to the model
         **kwargs: Any,
     ) -> Any:
         """What a step of generation gets, with the task of each row, which transformers has repeated for beams."""
