@@ -154,7 +154,8 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
     encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
     assert isinstance(encoder, RegionCLIP)
     unfold_batch_norms(encoder.backbone)
-    encoder.requires_grad_(True).train()
+    encoder.requires_grad_(True)
+    encoder.backbone.train()  # the encoder itself stays in eval mode: a frozen tower's norms do not move
     head = AttributeHead(encoder.feature_dim)
     pixels, boxes, targets = zip(*(_region_sample(encoder, scene) for scene, _ in scenes), strict=True)
 

@@ -170,6 +170,18 @@ def test_region_tower_is_written_in_the_original_layout(scenes: towers.Scenes, t
     assert torch.allclose(wanted, got, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
+def test_the_region_towers_norms_move_while_it_trains(
+    scenes: towers.Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that counts as frozen stays in eval mode; in that mode the tower learned half of the digits."""
+    monkeypatch.setattr(towers, "fit_tower", lambda _parameters, step, batches, *_: [float(step(next(batches))[0])])
+    towers.train_region_tower(tmp_path / "tower.pth", scenes, steps=1)
+    state = torch.load(tmp_path / "tower.pth")["model"]
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert all(float(value.abs().max()) > 0 for value in means)
+
+
 def test_patch_targets_lie_where_the_digits_are() -> None:
     digit = world.Digit(7, "red", (80.0, 0.0, 160.0, 60.0))  # right upper quarter of a wide image
     scene = world.Scene(Image.new("RGB", (160, 120)), (digit,))
