@@ -87,7 +87,6 @@ class Answer:
         forget: Callable[[Answer], object] = lambda _: None,
     ) -> None:
         self.query, self.prompt, self.settings, self.wants_pieces = query, prompt, settings, pieces
-        self.started = False
         self._forget = forget
         self._pieces: list[str] = []
         self._end: Completed | BaseException | None = None

@@ -265,6 +265,4 @@ class Engine:
         sampling = RowSampling([answer.settings for answer in rows.answers])
         given = {"stopping_criteria": [rows], "logits_processor": LogitsProcessorList([sampling])}
         options = generate_options(self._tokenizer, rows.ends, max(rows.limits), given)
-        for answer in rows.answers:
-            answer.started = True
         self.model.generate(**rows.batch, **options)
