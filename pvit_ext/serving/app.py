@@ -23,9 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pvit_ext.regions.region import RegionError
 from pvit_ext.serving.answer import Answer, all_of, as_they_come
 from pvit_ext.serving.api_error import ApiError
-from pvit_ext.serving.body import disconnected, read_body
+from pvit_ext.serving.body import read_body
 from pvit_ext.serving.chat_request import ChatRequest, read_request
 from pvit_ext.serving.conversation import read_query
+from pvit_ext.serving.disconnected import disconnected
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.files import Files
 from pvit_ext.serving.known_hosts import KnownHosts
@@ -241,7 +242,7 @@ _COUNTED = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metr
 
 async def _unless_over(request: Request, coming: Awaitable[T], until: float, too_late: ApiError) -> T:
     """What comes, unless the client ends or the time does first."""
-    task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request))
+    task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait((task, gone), timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
         if task.done():

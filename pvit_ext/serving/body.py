@@ -104,9 +104,3 @@ def _in_time(limits: Limits) -> Iterator[None]:
 
 def _too_large(limits: Limits) -> ApiError:
     return ApiError(413, f"body: it may have {limits.body:,} bytes; scale its images down", "body", "too_large")
-
-
-async def disconnected(request: Request) -> None:
-    """Return when the client has ended; for a request whose body was read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

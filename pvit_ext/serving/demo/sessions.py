@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pvit_ext.serving.disconnected import disconnected
+
 PATIENCE = 60.0
 """Seconds in which a page connects, for the first time or again."""
 _GLANCE = 1.0
@@ -74,7 +76,7 @@ class Sessions:
             if (page := self._pages.get(session)) is None:
                 return
             page.connections += 1
-        ended = asyncio.ensure_future(_disconnected(receive))
+        ended = asyncio.ensure_future(disconnected(receive))
         try:
             while not ended.done() and not self._closing.is_set():
                 await asyncio.wait([ended], timeout=_GLANCE)
@@ -105,8 +107,3 @@ class Sessions:
                 return closed, None
             # a page that loses its connection after this look has all its time before it
             return closed, min((last - over for last in apart.values() if last > over), default=self._patience)
-
-
-async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
