@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvit_ext.cli.options import count, count_from_zero, require_extra
+from pvit_ext.serving.host_name import is_loopback, name_of
 
 if TYPE_CHECKING:
     from pvit_ext.serving.limits import Limits
@@ -132,14 +133,12 @@ def _key(host: str) -> str | None:
     key = os.environ.get(API_KEY)
     if key is not None and (not key.strip() or not key.isascii()):
         raise ValueError(f"{API_KEY} is set and empty, or not ASCII; set a key, or unset it for a server without one")
-    if key is None and not _is_own(host):
+    if key is None and not is_loopback(host):
         print(f"pvit-ext: warning: {host} is reachable by others, and {API_KEY} is not set", file=sys.stderr)
     return key and key.strip()
 
 
 def _host_name(text: str) -> str:
-    from pvit_ext.serving.host_name import name_of
-
     name = name_of(text)
     if name is None or name != text.lower().strip("[]") or "*" in name:
         raise argparse.ArgumentTypeError(f"{text!r} is no name of a host; give it alone, without http:// and port")
@@ -148,15 +147,9 @@ def _host_name(text: str) -> str:
 
 def _hosts(host: str, key: str | None, given: list[str] | None) -> list[str] | None:
     """Names that the server answers to beside its own machine's; None for any."""
-    if key is None and _is_own(host):
+    if key is None and is_loopback(host):
         return given or []
     if given:
         why = f"{API_KEY} is set" if key is not None else f"--host {host} is reachable by others"
         raise ValueError(f"--allow-host {given[0]}: {why}, and so any name is answered to; leave it out")
     return None
-
-
-def _is_own(host: str) -> bool:
-    from pvit_ext.serving.host_name import is_loopback
-
-    return is_loopback(host)
