@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pvit_ext import plugins
 from pvit_ext.cli.ask import QUICKSTART_MODEL, model_path
-from pvit_ext.cli.options import count, count_from_zero, require_extra
+from pvit_ext.cli.options import (
+    add_feature_cache,
+    check_image_folder,
+    count,
+    count_from_zero,
+    image_features,
+    require_extra,
+)
 
 if TYPE_CHECKING:
     from pvit_ext.serving.demo.service import Segmenter
@@ -45,8 +52,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
-    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
-                        "towers made of pictures, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
+    add_feature_cache(parser, "pictures")
     parser.set_defaults(handler=run)
 
 
@@ -82,8 +88,7 @@ def _check_places(args: argparse.Namespace) -> None:
         raise ValueError("--examples takes records and --image-folder the folder of their pictures; give both")
     if args.examples is not None and not args.examples.is_file():
         raise FileNotFoundError(f"--examples {args.examples}: there is no such file")
-    if args.image_folder is not None and not args.image_folder.is_dir():
-        raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+    check_image_folder(args.image_folder)
     if args.records.exists() and not args.records.is_dir():
         raise NotADirectoryError(
             f"--records {args.records} is a file; name a folder, which gets records.jsonl and images"
@@ -97,8 +102,7 @@ def _engine(path: str, args: argparse.Namespace) -> Engine:
     from pvit_ext.serving.engine import Engine
 
     loaded = Loaded(*pvit_ext.load_pretrained_model(path, base=args.base, device=args.device))
-    features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
-    return Engine(loaded, conv_version=args.conv_version, features=features)
+    return Engine(loaded, conv_version=args.conv_version, features=image_features(args))
 
 
 def _ask_command(path: str, args: argparse.Namespace) -> list[str]:

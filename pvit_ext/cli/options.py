@@ -7,11 +7,14 @@ import importlib.metadata
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvit_ext import config
 from pvit_ext.config import RegionConfig, options
 from pvit_ext.plugins import Registry
+
+if TYPE_CHECKING:
+    from pvit_ext import ImageFeatures
 
 _METAVARS = {
     "encoder": "NAME",
@@ -128,6 +131,34 @@ def require_extra(extra: str, command: str) -> None:
             missing.append(f"{requirement.name}{requirement.specifier} (found {version})")
     if missing:
         raise ValueError(f'{command} needs {", ".join(missing)}: pip install "pvit-ext[{extra}]"')
+
+
+def add_feature_cache(parser: argparse.ArgumentParser, images: str = "images") -> None:
+    """Add the flag of :func:`image_features`.
+
+    Args:
+        parser: of a command.
+        images: what the command calls them.
+    """
+    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
+                        f"towers made of {images}, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
+
+
+def image_features(args: argparse.Namespace) -> ImageFeatures | None:
+    """What keeps features of images, by the flag of :func:`add_feature_cache`; None where nothing is kept."""
+    import pvit_ext
+
+    return pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
+
+
+def check_image_folder(folder: Path | None) -> None:
+    """Refuse an ``--image-folder`` that is none.
+
+    Raises:
+        NotADirectoryError: naming it.
+    """
+    if folder is not None and not folder.is_dir():
+        raise NotADirectoryError(f"--image-folder {folder} is not there, or is no folder")
 
 
 def add_leak_options(parser: argparse.ArgumentParser) -> None:

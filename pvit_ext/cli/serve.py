@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import count, count_from_zero, require_extra
+from pvit_ext.cli.options import (
+    add_feature_cache,
+    check_image_folder,
+    count,
+    count_from_zero,
+    image_features,
+    require_extra,
+)
 from pvit_ext.serving.host_name import is_loopback, name_of
 
 if TYPE_CHECKING:
@@ -37,8 +44,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="also take images and masks by name from here")
     parser.add_argument("--allow-url", action="store_true", help="also fetch images from the open internet")
     _add_limits(parser.add_argument_group("limits; a request beyond one gets an answer that names its field"))
-    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
-                        "towers made of images, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
+    add_feature_cache(parser)
     parser.set_defaults(handler=run)
 
 
@@ -66,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     require_extra("serve", "pvit-ext serve")
     key = _key(args.host)
     hosts = _hosts(args.host, key, args.allow_host)
-    if args.image_folder is not None and not args.image_folder.is_dir():
-        raise NotADirectoryError(f"--image-folder {args.image_folder} is not there, or is no folder")
+    check_image_folder(args.image_folder)
     _check_readable(Path(args.model))
     if (args.max_choices or 1) > args.max_queue:
         raise ValueError(f"--max-choices {args.max_choices} do not fit in --max-queue {args.max_queue}; give fewer")
@@ -90,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = pvit_ext.load_pretrained_model(args.model, base=args.base, device=args.device)
     metrics = Metrics()
     batching = Batching(args.max_batch, args.max_queue, args.batch_window / 1000)
-    features = pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
-    engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, features)
+    engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, image_features(args))
     name = args.served_name or Path(args.model).resolve().name
     uploads = Uploads(UploadLimits(args.max_uploads, args.max_upload_size * 2**20, args.keep_uploads))
     pictures = Pictures(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
