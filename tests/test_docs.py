@@ -24,8 +24,8 @@ from examples.photographs import __main__ as photographs
 from pvit_ext import cli, plugins
 from pvit_ext.cli.data import name_subcommand
 from pvit_ext.hosts.llava import compat
+from tests.pages import FENCE, ROOT, blocks, text_of
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in [
@@ -34,19 +34,9 @@ PAGES = sorted(
         ROOT / "examples/compare/README.md",
     ]
 )
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 SHELLS = ("sh", "bash")
 OTHER_PROGRAMS = {"--unidiff-zero", "--reverse", "--no-deps"}
 """Flags of git and pip that stand in a text on their own."""
-
-
-@cache
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
-def blocks(page: str, *languages: str) -> list[str]:
-    return [match[3] for match in FENCE.finditer(text_of(page)) if match[2] in languages]
 
 
 def prose(page: str) -> str:

@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 
-from tests.test_docs import ROOT, text_of
+from tests.pages import ROOT, text_of
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/encoders.md"])

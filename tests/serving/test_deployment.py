@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pvit_ext.cli.parser import build_parser
+from tests.pages import ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "serving"
 UNIT = FOLDER / "pvit-ext.service"
 
@@ -40,8 +40,7 @@ def texts(name: str) -> list[str]:
 
 def commands_of_page(word: str) -> list[list[str]]:
     """The commands of the page's shell examples that begin with a word."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "\n".join(blocks("docs/serving.md", "sh")).replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if line.startswith(word + " ")]
 
 

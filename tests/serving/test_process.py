@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import socket
@@ -19,8 +18,11 @@ from PIL import Image
 
 from pvit_ext.cli import main
 from tests.hosts.tiny_hosts import WIDE
-from tests.serving.process import ROOT, process
+from tests.pages import blocks
+from tests.serving.process import process
 from tests.serving.served import BOX, QUESTION, image_part, message
+
+PAGE = "docs/serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +63,6 @@ def test_a_signal_drains(checkpoint: Path) -> None:
         assert running.wait(60) == 0
 
 
-def blocks(language: str) -> list[str]:
-    """The examples of the page in a language."""
-    page = (ROOT / "docs" / "serving.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-
-
 def run_block(script: str, folder: Path, key: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-euo", "pipefail", "-c", script]
     env = {**os.environ, "PVIT_EXT_API_KEY": key}
@@ -80,12 +76,12 @@ def test_the_pages_examples(checkpoint: Path, tmp_path: Path, monkeypatch: Any, 
     with process(checkpoint, "--served-name", "stage2", PVIT_EXT_API_KEY="secret") as (running, address):
         capsys.readouterr()
         names: dict[str, Any] = {}
-        for block in blocks("python"):
+        for block in blocks(PAGE, "python"):
             text = block.replace("http://127.0.0.1:8000", address).replace("the key, or any word", "secret")
             exec(text.replace("secret where none is set", "secret"), names)
             assert names["answer"].choices[0].message.content
         assert capsys.readouterr().out.strip()
-        asked = [block.replace("http://127.0.0.1:8000", address) for block in blocks("sh") if "curl" in block]
+        asked = [block.replace("http://127.0.0.1:8000", address) for block in blocks(PAGE, "sh") if "curl" in block]
         found = [run_block(script, tmp_path, "secret") for script in asked]
         assert not any(one.returncode for one in found), found
         assert ['"object":"chat.completion"' in one.stdout for one in found] == [True, False]
