@@ -26,6 +26,7 @@ from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.server import DrainingServer
 from pvit_ext.serving.uploads import Uploads
 from tests.hosts.tiny_hosts import WIDE
+from tests.serving.soon import soon
 
 QUESTION = "what is in <region> ?"
 BOX = [10, 20, 40, 50]
@@ -61,13 +62,8 @@ class Served(NamedTuple):
 
     def idle(self) -> bool:
         """Whether every place is free again, within a few seconds."""
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            engine = self.service.engine
-            if not (self.service.places.requests or engine.waiting or engine.running):
-                return self.service.places.pixels == 0
-            time.sleep(0.01)
-        return False
+        engine, places = self.service.engine, self.service.places
+        return soon(lambda: not (places.requests or engine.waiting or engine.running)) and places.pixels == 0
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from pvit_ext.serving.engine import Batching
 from pvit_ext.serving.limits import Limits
 from tests.hosts.tiny_hosts import TALL, WIDE
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.soon import soon
 
 LIMITS = Limits(body=100_000, pixels=20_000, images=2, regions=3, points=10, tokens=1000, seconds=20, requests=4)
 
@@ -160,14 +161,6 @@ def holds(served: Served, requests: int) -> bool:
     return soon(lambda: served.service.places.requests == requests)
 
 
-def soon(holds: Callable[[], bool]) -> bool:
-    """Whether something holds within 20 seconds."""
-    until = time.monotonic() + 20
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.005)
-    return holds()
-
-
 def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served, monkeypatch: Any) -> None:
     model, go = served.service.engine.model, threading.Event()
     generate = model.generate
@@ -254,9 +247,8 @@ def test_metrics(loaded: Loaded) -> None:
     with serving(loaded) as served:
         assert served.ask(FINE)[0] == 200
         assert served.ask(FINE | {"n": 99})[0] == 400
-        until = time.monotonic() + 20
-        while "batch_size_count 1.0" not in (text := served.get("/metrics")[1].decode()) and time.monotonic() < until:
-            time.sleep(0.01)  # a batch is counted when it has ended, a moment after its last answer
+        soon(lambda: "batch_size_count 1.0" in served.get("/metrics")[1].decode())  # a moment after its last answer
+        text = served.get("/metrics")[1].decode()
     for line in (
         'pvit_ext_requests_total{path="/v1/chat/completions",status="200"} 1.0',
         'pvit_ext_requests_total{path="/v1/chat/completions",status="400"} 1.0',

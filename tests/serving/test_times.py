@@ -19,6 +19,7 @@ from pvit_ext.serving import pictures as pictures_module
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.limits import Limits, Places
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.soon import soon
 
 
 def about(image: Any) -> dict[str, Any]:
@@ -58,12 +59,9 @@ def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypat
         connection.request(
             "POST", "/v1/chat/completions", json.dumps(two).encode(), {"Content-Type": "application/json"}
         )
-        until = time.monotonic() + 20
-        while not decoded and time.monotonic() < until:
-            time.sleep(0.005)
+        soon(lambda: decoded)
         connection.close()
-        while served.service.places.requests and time.monotonic() < until and not _given_up(served):
-            time.sleep(0.005)
+        soon(lambda: not served.service.places.requests or _given_up(served))
         go.set()
         assert served.idle()
     assert decoded == [1]  # not the second one
@@ -81,10 +79,8 @@ def test_an_answer_that_was_handed_in_too_late_is_cancelled(loaded: Loaded, monk
         monkeypatch.setattr(loaded.model, "generate", lambda **k: (go.wait(20), generate(**k))[1])
         monkeypatch.setattr(app_module, "_unless_over", over)
         assert served.ask(FINE)[0] == 408
-        until = time.monotonic() + 10
-        while (served.service.engine.running or served.service.engine.waiting) and time.monotonic() < until:
-            time.sleep(0.005)
-        assert (served.service.engine.running, served.service.engine.waiting) == (0, 0)  # while the model still works
+        engine = served.service.engine
+        assert soon(lambda: (engine.running, engine.waiting) == (0, 0), 10)  # while the model still works
         go.set()
         assert served.idle()
 

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.uploads import UploadLimits, Uploads
 from tests.hosts.tiny_hosts import TALL, WIDE
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.soon import soon
 
 LIMITS = Limits(body=3_000_000, pixels=1_000_000, seconds=20, requests=4)
 UPLOADS = UploadLimits(files=3, bytes=4_000_000, seconds=900)
@@ -116,10 +116,7 @@ def test_an_upload_expires(client: openai.OpenAI) -> None:
 def test_an_expired_upload_is_freed_though_nobody_asks(client: openai.OpenAI, served: Served) -> None:
     client.files.create(file=png(), purpose="vision")
     CLOCK.now += 901
-    until = time.monotonic() + 20
-    while served.service.pictures.uploads._files and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not served.service.pictures.uploads._files
+    assert soon(lambda: not served.service.pictures.uploads._files)
 
 
 def test_uploads_are_bounded(client: openai.OpenAI, served: Served) -> None:

@@ -17,6 +17,7 @@ from tests.serving.demo.browser import Page
 from tests.serving.demo.conftest import COMMAND, Demo, Model
 from tests.serving.demo.test_page import ask, text
 from tests.serving.demo.test_pixels import open_picture, record
+from tests.serving.soon import soon
 
 pytestmark = pytest.mark.browser
 
@@ -28,21 +29,13 @@ def kept_file(page: Page, demo: Demo) -> Path:
     return Path(demo.model.answers[-1].query.image)
 
 
-def goes(file: Path) -> bool:
-    """Whether a file is deleted before long."""
-    end = time.monotonic() + 60
-    while file.exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    return not file.exists()
-
-
 def test_what_was_opened_goes_when_the_page_is_closed(page: Page, demo: Demo, picture: Path) -> None:
     open_picture(page, picture)
     file = kept_file(page, demo)
     time.sleep(3)  # longer than the demo waits for a page that lost its connection
     assert file.read_bytes() == picture.read_bytes()
     page.send("Page.navigate", url="about:blank")
-    assert goes(file)
+    assert soon(lambda: not file.exists(), 60)
 
 
 def test_what_was_opened_goes_when_the_demo_ends(page: Page, demo: Demo, picture: Path, tmp_path: Path) -> None:
