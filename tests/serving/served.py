@@ -95,10 +95,15 @@ def serving(
         assert not thread.is_alive()
 
 
-def data_url(image: Image.Image, kind: str = "PNG") -> str:
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """The file of an image."""
     stream = io.BytesIO()
     image.save(stream, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return stream.getvalue()
+
+
+def data_url(image: Image.Image, kind: str = "PNG") -> str:
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded(image, kind)).decode()}"
 
 
 def image_part(image: Image.Image | str = WIDE) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.fetch import fetch, is_public
 from pvit_ext.serving.limits import Limits, Place, Places
 from pvit_ext.serving.pictures import Pictures
+from tests.serving.served import encoded
 
 SMALL = Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3))
 
@@ -117,9 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/missing":
             self.send_error(404)
         else:
-            stream = io.BytesIO()
-            SMALL.save(stream, "PNG")
-            data = b"\0" * 100_000 if self.path == "/large" else stream.getvalue()
+            data = b"\0" * 100_000 if self.path == "/large" else encoded(SMALL)
             self.send_response(200)
             self.send_header("X-Host", str(self.headers["Host"]))
             self.end_headers()

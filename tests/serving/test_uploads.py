@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import socket
@@ -19,10 +18,11 @@ from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.uploads import UploadLimits, Uploads
 from tests.hosts.tiny_hosts import TALL, WIDE
-from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, encoded, image_part, mask_of, message, serving
 from tests.serving.soon import soon
 
 LIMITS = Limits(body=3_000_000, pixels=1_000_000, seconds=20, requests=4)
+PNG = encoded(WIDE)
 UPLOADS = UploadLimits(files=3, bytes=4_000_000, seconds=900)
 
 
@@ -52,12 +52,6 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
         served.service.pictures.uploads.delete(one.id, "id")
 
 
-def png(image: Image.Image = WIDE) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
 def said(client: openai.OpenAI, *parts: Any, regions: list[Any]) -> Any:
     messages: Any = [message(*parts)]
     made = client.chat.completions.create(
@@ -67,8 +61,8 @@ def said(client: openai.OpenAI, *parts: Any, regions: list[Any]) -> Any:
 
 
 def test_an_upload_is_the_image_of_many_questions(client: openai.OpenAI) -> None:
-    made = client.files.create(file=("dog.png", png()), purpose="vision")
-    assert (made.bytes, made.filename, made.purpose) == (len(png()), "dog.png", "vision")
+    made = client.files.create(file=("dog.png", PNG), purpose="vision")
+    assert (made.bytes, made.filename, made.purpose) == (len(PNG), "dog.png", "vision")
     assert made.expires_at == made.created_at + 900
     part = {"type": "file", "file": {"file_id": made.id}}
     answer = said(client, image_part(), QUESTION, regions=[BOX])
@@ -76,14 +70,14 @@ def test_an_upload_is_the_image_of_many_questions(client: openai.OpenAI) -> None
     inline = {"type": "file", "file": {"file_data": data_url(WIDE), "filename": "dog.png"}}
     assert said(client, inline, QUESTION, regions=[BOX]) == answer
     mask = Image.fromarray(mask_of(WIDE))
-    shape = client.files.create(file=png(mask), purpose="user_data")
+    shape = client.files.create(file=encoded(mask), purpose="user_data")
     drawn = said(client, part, QUESTION, regions=[{"mask": data_url(mask)}])
     assert said(client, part, QUESTION, regions=[{"mask": {"file_id": shape.id}}]) == drawn
 
 
 def test_uploads_are_listed_read_and_deleted(client: openai.OpenAI) -> None:
-    made = [client.files.create(file=png(), purpose="vision") for _ in range(2)]
-    made.append(client.files.create(file=png(TALL), purpose="user_data"))
+    made = [client.files.create(file=PNG, purpose="vision") for _ in range(2)]
+    made.append(client.files.create(file=encoded(TALL), purpose="user_data"))
     ids = [one.id for one in made]
     assert [one.id for one in client.files.list()] == ids[::-1]
     assert [one.id for one in client.files.list(order="asc", limit=1)] == ids  # page after page
@@ -91,7 +85,7 @@ def test_uploads_are_listed_read_and_deleted(client: openai.OpenAI) -> None:
     behind = client.files.list(purpose="user_data", order="asc", after=ids[0])  # which is of another purpose
     assert [one.id for one in behind] == ids[2:]
     assert client.files.retrieve(ids[2]) == made[2]
-    assert client.files.content(ids[2]).read() == png(TALL)
+    assert client.files.content(ids[2]).read() == encoded(TALL)
     assert client.files.delete(ids[0]).deleted
     for read in (client.files.retrieve, client.files.content, client.files.delete):
         with pytest.raises(openai.NotFoundError, match="was deleted or expired") as error:
@@ -103,8 +97,8 @@ def test_uploads_are_listed_read_and_deleted(client: openai.OpenAI) -> None:
 
 
 def test_an_upload_expires(client: openai.OpenAI) -> None:
-    brief = client.files.create(file=png(), purpose="vision", expires_after={"anchor": "created_at", "seconds": 60})
-    longer = client.files.create(file=png(), purpose="vision")
+    brief = client.files.create(file=PNG, purpose="vision", expires_after={"anchor": "created_at", "seconds": 60})
+    longer = client.files.create(file=PNG, purpose="vision")
     CLOCK.now += 61
     assert [one.id for one in client.files.list()] == [longer.id]
     with pytest.raises(openai.NotFoundError):
@@ -114,28 +108,28 @@ def test_an_upload_expires(client: openai.OpenAI) -> None:
 
 
 def test_an_expired_upload_is_freed_though_nobody_asks(client: openai.OpenAI, served: Served) -> None:
-    client.files.create(file=png(), purpose="vision")
+    client.files.create(file=PNG, purpose="vision")
     CLOCK.now += 901
     assert soon(lambda: not served.service.pictures.uploads._files)
 
 
 def test_uploads_are_bounded(client: openai.OpenAI, served: Served) -> None:
     with pytest.raises(openai.APIStatusError, match="body: it may have 3,000,000 bytes") as large:
-        client.files.create(file=png() + b"\0" * 3_000_000, purpose="vision")
+        client.files.create(file=PNG + b"\0" * 3_000_000, purpose="vision")
     assert large.value.status_code == 413
-    padded = png() + b"\0" * 2_500_000  # behind the end of the image
+    padded = PNG + b"\0" * 2_500_000  # behind the end of the image
     client.files.create(file=padded, purpose="vision")
     with pytest.raises(openai.RateLimitError, match="delete one, or wait") as full:
         client.files.create(file=padded, purpose="vision")
     assert (full.value.param, full.value.code) == ("file", "uploads_full")
     assert int(full.value.response.headers["retry-after"]) == 900
     for _ in range(2):
-        client.files.create(file=png(), purpose="vision")
+        client.files.create(file=PNG, purpose="vision")
     with pytest.raises(openai.RateLimitError, match="3 uploads are kept"):
-        client.files.create(file=png(), purpose="vision")
+        client.files.create(file=PNG, purpose="vision")
     shown = re.search(rb"pvit_ext_upload_bytes ([\d.e+]+)", served.get("/metrics")[1])
     assert shown is not None
-    assert float(shown[1]) == len(padded) + 2 * len(png())
+    assert float(shown[1]) == len(padded) + 2 * len(PNG)
     with pytest.raises(ApiError, match="11 bytes; all uploads together may have 10") as error:
         Uploads(UploadLimits(bytes=10)).add("a", "vision", b"12345678901")
     assert error.value.status == 413
@@ -145,13 +139,13 @@ def test_wrong_uploads_name_their_field(client: openai.OpenAI, served: Served) -
     create: Any = client.files.create
     for given, param, why in (
         ({"file": b"hello", "purpose": "vision"}, "file", "5 bytes are no image"),
-        ({"file": png(Image.new("1", (1001, 1000))), "purpose": "vision"}, "file", "1,001,000 pixels; at most 1,0"),
-        ({"file": png(), "purpose": "batch"}, "purpose", "vision, user_data, got 'batch'"),
-        ({"file": ("x" * 256, png()), "purpose": "vision"}, "file", "256 characters"),
-        ({"file": png(), "purpose": "vision", "extra_body": {"color": "red"}}, "color", "no such field"),
-        ({"file": png(), "purpose": "vision", "expires_after": {"anchor": "created_at", "seconds": 901}},
+        ({"file": encoded(Image.new("1", (1001, 1000))), "purpose": "vision"}, "file", "1,001,000 pixels; at most 1,0"),
+        ({"file": PNG, "purpose": "batch"}, "purpose", "vision, user_data, got 'batch'"),
+        ({"file": ("x" * 256, PNG), "purpose": "vision"}, "file", "256 characters"),
+        ({"file": PNG, "purpose": "vision", "extra_body": {"color": "red"}}, "color", "no such field"),
+        ({"file": PNG, "purpose": "vision", "expires_after": {"anchor": "created_at", "seconds": 901}},
          "expires_after[seconds]", "from 1 to 900"),
-        ({"file": png(), "purpose": "vision", "expires_after": {"anchor": "later", "seconds": 9}},
+        ({"file": PNG, "purpose": "vision", "expires_after": {"anchor": "later", "seconds": 9}},
          "expires_after[anchor]", "created_at"),
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError, match=why) as error:
@@ -175,7 +169,7 @@ def test_wrong_uploads_name_their_field(client: openai.OpenAI, served: Served) -
 def test_a_text_that_is_sent_as_a_file(served: Served, name: str) -> None:
     texts = {"purpose": b"vision", "expires_after[anchor]": b"created_at", "expires_after[seconds]": b"60"}
     body = b""
-    for field, data in {"file": png(), **texts}.items():
+    for field, data in {"file": PNG, **texts}.items():
         as_file = b'; filename="p"' if field in ("file", name) else b""
         head = b'--x\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n' % (field.encode(), as_file)
         body += head + data + b"\r\n"
@@ -207,7 +201,7 @@ def test_wrong_file_parts_name_their_field(served: Served, file: dict[str, str],
 
 
 def test_uploads_need_the_key_and_no_strange_page(client: openai.OpenAI, served: Served) -> None:
-    made = client.files.create(file=png(), purpose="vision")
+    made = client.files.create(file=PNG, purpose="vision")
     for method, path in (
         ("POST", "/v1/files"),
         ("GET", "/v1/files"),
@@ -221,15 +215,15 @@ def test_uploads_need_the_key_and_no_strange_page(client: openai.OpenAI, served:
         connection.close()
     for origin in ("https://evil.example", "http://[", "null"):
         with pytest.raises(openai.PermissionDeniedError, match="a page of " + re.escape(repr(origin))):
-            client.files.create(file=png(), purpose="vision", extra_headers={"Origin": origin})
+            client.files.create(file=PNG, purpose="vision", extra_headers={"Origin": origin})
     own = {"Origin": f"http://127.0.0.1:{served.port}"}
-    assert client.files.create(file=png(), purpose="vision", extra_headers=own).id != made.id
+    assert client.files.create(file=PNG, purpose="vision", extra_headers=own).id != made.id
 
 
 def test_nothing_is_written_to_disk(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     rolled: list[Any] = []
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rolled.append)
-    client.files.create(file=png() + b"\0" * 2_000_000, purpose="vision")
+    client.files.create(file=PNG + b"\0" * 2_000_000, purpose="vision")
     assert not rolled
 
 
@@ -257,7 +251,7 @@ def test_a_server_that_drains_takes_no_uploads(loaded: Loaded) -> None:
             openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="any", max_retries=0) as client,
             pytest.raises((openai.InternalServerError, openai.APIConnectionError)),
         ):
-            client.files.create(file=png(), purpose="vision")
+            client.files.create(file=PNG, purpose="vision")
         assert not served.service.pictures.uploads.all()
 
 
