@@ -131,3 +131,10 @@ def mask_of(image: Image.Image) -> np.ndarray[Any, Any]:
     mask = np.zeros(image.size[::-1], dtype=bool)
     mask[20:50, 10:40] = True
     return mask
+
+
+def masked(image: Image.Image = WIDE) -> Image.Image:
+    """An image whose alpha channel is that mask."""
+    found = image.convert("RGBA")
+    found.putalpha(Image.fromarray(mask_of(image)))
+    return found

@@ -18,7 +18,7 @@ from pvit_ext.serving.conversation import read_query
 from pvit_ext.serving.limits import Limits, Places
 from pvit_ext.serving.pictures import Pictures
 from tests.hosts.tiny_hosts import TALL, WIDE
-from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, masked, message, serving
 
 REGION = Region.box(*BOX)
 
@@ -129,9 +129,7 @@ def test_turns_images_of_later_ones_and_a_system_prompt(client: Any, loaded: Loa
 
 
 def test_an_alpha_channel_is_a_mask(client: Any, loaded: Loaded) -> None:
-    mask = mask_of(WIDE)
-    shown = WIDE.convert("RGBA")
-    shown.putalpha(Image.fromarray(mask))
+    mask, shown = mask_of(WIDE), masked()
     answer = expected(loaded, WIDE, "Describe <region> in detail.", [Region.mask(mask)])
     for text in ("Describe <region> in detail.", "Describe the masked region in detail."):
         assert said(client, [message(image_part(shown), text)]) == answer
@@ -143,12 +141,10 @@ def test_an_alpha_channel_is_a_mask(client: Any, loaded: Loaded) -> None:
 
 def test_alpha_channels_stay_in_their_turns() -> None:
     """A client sends the conversation again with each further question."""
-    shown = WIDE.convert("RGBA")
-    shown.putalpha(Image.fromarray(mask_of(WIDE)))
-    masked = [image_part(shown)]
+    shown = image_part(masked())
     turns = [
-        message(*masked, "Describe the masked region."), {"role": "assistant", "content": "A dog."},
-        message(*masked, "And this?"), {"role": "assistant", "content": "A cat."},
+        message(shown, "Describe the masked region."), {"role": "assistant", "content": "A dog."},
+        message(shown, "And this?"), {"role": "assistant", "content": "A cat."},
         message("Which is larger?"),
     ]  # fmt: skip
     limits = Limits()

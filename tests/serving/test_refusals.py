@@ -16,7 +16,7 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.engine import Batching
 from pvit_ext.serving.limits import Limits
 from tests.hosts.tiny_hosts import TALL, WIDE
-from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, masked, message, serving
 from tests.serving.soon import soon
 
 LIMITS = Limits(body=100_000, pixels=20_000, images=2, regions=3, points=10, tokens=1000, seconds=20, requests=4)
@@ -36,12 +36,6 @@ def ask(served: Served, body: Any, **headers: str) -> tuple[int, dict[str, Any],
 def soft() -> Image.Image:
     image = WIDE.convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize(WIDE.size))
-    return image
-
-
-def masked() -> Image.Image:
-    image = WIDE.convert("RGBA")
-    image.putalpha(Image.fromarray(mask_of(WIDE)))
     return image
 
 
