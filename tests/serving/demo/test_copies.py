@@ -30,8 +30,7 @@ MASK = {"mask": {"size": [30, 40], "counts": [0, 300, 900]}}
 
 
 def test_copies_are_what_is_sent(service: Service, key: str) -> None:
-    mask = {"mask": {"size": [30, 40], "counts": [0, 300, 900]}}
-    shapes = [BOX, {"point": [3.5, 4]}, {"polygon": [[1, 2], [9, 2.25], [4, 8]]}, {"scribble": [[1, 1], [5, 9]]}, mask]
+    shapes = [BOX, {"point": [3.5, 4]}, {"polygon": [[1, 2], [9, 2.25], [4, 8]]}, {"scribble": [[1, 1], [5, 9]]}, MASK]
     question = "it's " + "<region>" * 5
     found = service.copies(request=talk(key, turn(question, *shapes)))
     args = build_parser().parse_args(shlex.split(found["command"])[1:])
@@ -43,10 +42,10 @@ def test_copies_are_what_is_sent(service: Service, key: str) -> None:
         ("scribble", [(1, 1), (5, 9)]), ("mask", "mask-5.png"),
     ]  # fmt: skip
     assert json.loads(found["record"])["regions"] == shapes
-    found = service.copies(request=talk(key, turn("<region> <region>?", BOX, mask, numbers=[4, 3])))
+    found = service.copies(request=talk(key, turn("<region> <region>?", BOX, MASK, numbers=[4, 3])))
     args = build_parser().parse_args(shlex.split(found["command"])[1:])
     assert args.regions[1] == ("mask", "mask-3.png")  # the page saves it by its number
-    assert service.mask_png(key=key, shape=mask)["url"].startswith("data:image/png")
+    assert service.mask_png(key=key, shape=MASK)["url"].startswith("data:image/png")
 
 
 @pytest.mark.parametrize(
