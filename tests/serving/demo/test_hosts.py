@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,30 @@ from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.engine import Engine
 from tests.hosts.tiny_hosts import OSPREY, make
+from tests.serving.demo.served import sent
 
 pytestmark = pytest.mark.slow
 LION = replace(OSPREY, lion_adapters=4, lion_tags="plain")
 
 
+def noise() -> Image.Image:
+    return Image.effect_noise((60, 40), 80).convert("RGB")
+
+
+def opened(folder: Path, image: Image.Image) -> tuple[Pictures, str]:
+    """The pictures of a demo, and the key of one that a page has opened."""
+    pictures = Pictures(folder)
+    return pictures, pictures.open(base64.b64decode(sent(image)), "image.png", "page")[0].key
+
+
 def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path) -> None:
-    (tmp_path / "kept").mkdir()
-    pictures = Pictures(tmp_path / "kept")
-    image = Image.effect_noise((60, 40), 80).convert("RGB")
-    image.save(tmp_path / "noise.png")
-    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
+    image = noise()
+    pictures, key = opened(tmp_path, image)
     answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=8)), pictures)
     box, polygon = {"box": [3.25, 4.5, 30, 21]}, {"polygon": [[8, 8], [40.5, 9], [20, 30]]}
     first = {"question": "What is in <region>?", "regions": [box], "answer": "a cat"}
     turns = [first, {"question": "And in <region>?", "regions": [polygon]}]
-    *_, last = answering.ask({"picture": picture.key, "turns": turns, "name": "q"})
+    *_, last = answering.ask({"picture": key, "turns": turns, "name": "q"})
     regions = [Region.box(3.25, 4.5, 30, 21), Region.polygon([(8, 8), (40.5, 9), (20, 30)])]
     query = Query(image, "And in <region>?", regions, [("What is in <region>?", "a cat")])
     (want,) = pvit_ext.ask(loaded.model, loaded.tokenizer, loaded.processor, [query], max_new_tokens=8)
@@ -43,10 +52,7 @@ def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path
 
 
 def test_the_tower_sees_a_picture_once_for_all_turns(loaded: Loaded, tmp_path: Path) -> None:
-    (tmp_path / "kept").mkdir()
-    pictures = Pictures(tmp_path / "kept")
-    Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / "noise.png")
-    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
+    pictures, key = opened(tmp_path, noise())
     tower = host_of(loaded.model).chat(loaded.model, loaded.tokenizer, loaded.processor, None, None).vision_tower()
     assert tower is not None
     first = next(one for one in tower.seen.module.modules() if isinstance(one, (torch.nn.Conv2d, torch.nn.Conv3d)))
@@ -61,7 +67,7 @@ def test_the_tower_sees_a_picture_once_for_all_turns(loaded: Loaded, tmp_path: P
             answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=4)), pictures)
             for left in (3, 8, 13):
                 turns.append({"question": "What is in <region>?", "regions": [{"box": [left, 4, 30, 21]}]})
-                *_, last = answering.ask({"picture": picture.key, "turns": turns, "name": f"box at {left}"})
+                *_, last = answering.ask({"picture": key, "turns": turns, "name": f"box at {left}"})
                 turns[-1]["answer"] = last["text"]
         return [turn["answer"] for turn in turns], len(passes)
 
@@ -75,12 +81,9 @@ def test_the_tower_sees_a_picture_once_for_all_turns(loaded: Loaded, tmp_path: P
 
 
 def test_stop_ends_a_running_answer(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "kept").mkdir()
-    pictures = Pictures(tmp_path / "kept")
-    Image.new("RGB", (60, 40)).save(tmp_path / "black.png")
-    picture, _ = pictures.open((tmp_path / "black.png").read_bytes(), "black.png", "page")
+    pictures, key = opened(tmp_path, Image.new("RGB", (60, 40)))
     answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=1000)), pictures)
-    stream = answering.ask({"picture": picture.key, "turns": [{"question": "Say much.", "regions": []}], "name": "q"})
+    stream = answering.ask({"picture": key, "turns": [{"question": "Say much.", "regions": []}], "name": "q"})
     next(stream)
     assert answering.stop("q")
     assert list(stream)[-1]["state"] == "stopped"
@@ -91,17 +94,15 @@ def test_task_and_tags_reach_a_lion_model(tmp_path_factory: pytest.TempPathFacto
     model, tokenizer, processor = make("llava/llama", tmp_path_factory).talking(LION)
     hints = Hints.of(model.region_config)
     assert hints == Hints(("region", "image"), tags=True)
-    pictures = Pictures(tmp_path)
-    image = Image.effect_noise((60, 40), 80).convert("RGB")
-    image.save(tmp_path / "noise.png")
-    picture, _ = pictures.open((tmp_path / "noise.png").read_bytes(), "noise.png", "page")
+    image = noise()
+    pictures, key = opened(tmp_path, image)
     question, box = "What is in <region>?", [3, 4, 30, 21]
     told = set()
     with Engine(Loaded(tokenizer, model, processor, 2048), features=ImageFeatures(2**24)) as engine:
         answering = Answering(lambda query: engine.submit(query, Settings(max_tokens=8)), pictures, hints)
         for task, tags in ((None, None), ("image", None), ("region", ["dog", "car"])):
             turns = [{"question": question, "regions": [{"box": box}]}]
-            *_, last = answering.ask({"picture": picture.key, "turns": turns, "name": "q", "task": task, "tags": tags})
+            *_, last = answering.ask({"picture": key, "turns": turns, "name": "q", "task": task, "tags": tags})
             query = Query(image, question, [Region.box(*box)], task=task, tags=tags)
             (want,) = pvit_ext.ask(model, tokenizer, processor, [query], max_new_tokens=8)
             assert last == {"text": want, "state": "complete"}
