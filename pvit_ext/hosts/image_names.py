@@ -30,9 +30,10 @@ def name_and_file(source: Any) -> tuple[str, Any]:
     """
     if isinstance(source, (str, os.PathLike)) and not is_url(source):
         source = Path(source).read_bytes()
-    data = source.data if isinstance(source, KnownImage) else source
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return f"file {hashlib.sha256(data).hexdigest()}", source
+    if isinstance(source, KnownImage):
+        return f"file {source.digest}", source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"file {hashlib.sha256(source).hexdigest()}", source
     image = load_image(source)
     return name_of_pixels(image), image
 

@@ -25,11 +25,13 @@ class KnownImage:
 
     Args:
         data: of the file.
+        digest: SHA-256 of these, in hexadecimal digits.
         size: (width, height), upright.
         image: what was decoded, upright RGB; None where it was let go.
     """
 
     data: bytes
+    digest: str
     size: tuple[int, int]
     image: Image.Image | None = None
 

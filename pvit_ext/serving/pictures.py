@@ -59,13 +59,13 @@ class Seen:
 
     def __init__(self, most: int) -> None:
         self._most, self._lock = most, threading.Lock()
-        self._sizes: OrderedDict[bytes, Size] = OrderedDict()
+        self._sizes: OrderedDict[str, Size] = OrderedDict()
 
-    def get(self, digest: bytes) -> Size | None:
+    def get(self, digest: str) -> Size | None:
         """The size of one; None for a new one."""
         return self._sizes.get(digest)
 
-    def add(self, digest: bytes, size: Size) -> None:
+    def add(self, digest: str, size: Size) -> None:
         """Keep one, and drop the oldest beyond ``most``."""
         with self._lock:
             self._sizes[digest] = size
@@ -103,9 +103,9 @@ class Pictures:
             ApiError: 400 naming the field.
         """
         data = self._checked(source, place, param)
-        digest = hashlib.sha256(data).digest()
+        digest = hashlib.sha256(data).hexdigest()
         if (size := self.opaque.get(digest)) is not None:
-            return Picture(KnownImage(data, size))
+            return Picture(KnownImage(data, digest, size))
         try:
             opened = Image.open(io.BytesIO(data), formats=FORMATS)  # its header was read before
             has_alpha = opened.mode in _ALPHA or "transparency" in opened.info
@@ -114,7 +114,7 @@ class Pictures:
         except ImageError as error:
             raise wrong(param, f"the image cannot be read: {error.reason}") from error
         image.info = {}  # it is upright now, whatever its file said
-        found = KnownImage(data, image.size, image)
+        found = KnownImage(data, digest, image.size, image)
         if alpha is not None and int(alpha.min()) < 255:
             return Picture(found, _alpha_mask(alpha, param))
         self.opaque.add(digest, image.size)
