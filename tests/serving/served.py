@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 import threading
 import time
@@ -26,6 +25,7 @@ from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.server import DrainingServer
 from pvit_ext.serving.uploads import Uploads
 from tests.hosts.tiny_hosts import WIDE
+from tests.serving.image_file import encoded
 from tests.serving.soon import soon
 
 QUESTION = "what is in <region> ?"
@@ -93,13 +93,6 @@ def serving(
         engine.close()
         thread.join(30)
         assert not thread.is_alive()
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """The file of an image."""
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
 
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:

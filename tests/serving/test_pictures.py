@@ -24,7 +24,7 @@ from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.fetch import fetch, is_public
 from pvit_ext.serving.limits import Limits, Place, Places
 from pvit_ext.serving.pictures import Pictures
-from tests.serving.served import encoded
+from tests.serving.image_file import encoded
 
 SMALL = Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3))
 

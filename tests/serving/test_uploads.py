@@ -18,7 +18,8 @@ from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.uploads import UploadLimits, Uploads
 from tests.hosts.tiny_hosts import TALL, WIDE
-from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, encoded, image_part, mask_of, message, serving
+from tests.serving.image_file import encoded
+from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, message, serving
 from tests.serving.soon import soon
 
 LIMITS = Limits(body=3_000_000, pixels=1_000_000, seconds=20, requests=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pvit_ext.serving.demo.saving import Saving
 from pvit_ext.serving.demo.service import Service, Setting
 from pvit_ext.serving.demo.sessions import PATIENCE, Sessions
 from pvit_ext.tokens.query import Query
+from tests.serving.image_file import encoded
 
 SIZE = (40, 30)
 BOX = {"box": [1.25, 2, 20, 25.5]}
@@ -56,9 +56,7 @@ def opened(service: Service, name: str, colour: int = 7) -> str:
 
 
 def sent(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
+    return base64.b64encode(encoded(image)).decode()
 
 
 def talk(key: str, *turns: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pvit_ext.serving.demo.hints import Hints
 from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.engine import Engine
 from tests.hosts.tiny_hosts import OSPREY, make
-from tests.serving.demo.served import sent
+from tests.serving.image_file import encoded
 
 pytestmark = pytest.mark.slow
 LION = replace(OSPREY, lion_adapters=4, lion_tags="plain")
@@ -33,7 +32,7 @@ def noise() -> Image.Image:
 def opened(folder: Path, image: Image.Image) -> tuple[Pictures, str]:
     """The pictures of a demo, and the key of one that a page has opened."""
     pictures = Pictures(folder)
-    return pictures, pictures.open(base64.b64decode(sent(image)), "image.png", "page")[0].key
+    return pictures, pictures.open(encoded(image), "image.png", "page")[0].key
 
 
 def test_answers_are_those_of_ask(engine: Engine, loaded: Loaded, tmp_path: Path) -> None:
