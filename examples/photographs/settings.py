@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Settings:
     finetune_rate: float = 5e-4
     evenness: float = 0.7
 
-    def scaled(self, scale: float) -> Settings:
+    def scaled(self: AnySettings, scale: float) -> AnySettings:
         """All steps times ``scale``, at least two."""
         steps = {name: value for name, value in asdict(self).items() if name.endswith("_steps")}
         return replace(self, **{name: max(round(value * scale), 2) for name, value in steps.items()})

@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(args.output, ignore_errors=True)
     root = lay_out(_data(args.data), args.output / "coco")
     settings = Settings().scaled(args.scale)
-    assert isinstance(settings, Settings)  # of its own kind
     results: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for seed in args.seeds:
         experiment = TagExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
