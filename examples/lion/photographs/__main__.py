@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in args.seeds:
         experiment = TagExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
         seconds = experiment.base()
+        made_with = {**experiment.described, "tagger's": experiment.quality}
+        del made_with["photographs"]  # a folder of this machine
         for name in args.arms:
             found = experiment.measure(name)
             results[name][seed] = {**found, "seconds": {**seconds, **found["seconds"]}}
-            made_with = {**experiment.described, "tagger's": experiment.quality}
-            del made_with["photographs"]  # a folder of this machine
             tables = report.write_report(args.output, results, made_with, ARMS, CLAIMS)
     print(f"\n{tables}\nthe tagger on the photographs that are asked about: {experiment.quality}")
     print(f"metrics.json, table.md and lion.png are in {args.output}")
