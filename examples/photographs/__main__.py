@@ -80,13 +80,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--thing", default="chess piece", help="what its kinds are, in questions (%(default)s)")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[MAIN], help="default %(default)s")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="default 0")
+    add_run_flags(parser)
+    return parser
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """What is asked about, what is kept, and how long it trains, whatever the arms are."""
     parser.add_argument("--develop", action="store_true", help="ask about a part of train, to choose settings")
     parser.add_argument("--limit", type=int, metavar="N", help="ask about the first N photographs only")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep what is done")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="factor of all steps; below 1 only tries the machinery"
     )
-    return parser
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from examples.lion.photographs.arms import ARMS, CLAIMS
 from examples.lion.photographs.coco import lay_out
 from examples.lion.photographs.experiment import TagExperiment
 from examples.lion.photographs.settings import Settings
-
-DATA_VARIABLE = "PVIT_EXT_DATA"
+from examples.photographs.__main__ import DATA_VARIABLE, add_run_flags
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,12 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/lion-photographs"), help="default %(default)s")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
-    parser.add_argument("--develop", action="store_true", help="ask about a part of train, to choose settings")
-    parser.add_argument("--limit", type=int, metavar="N", help="ask about the first N photographs only")
-    parser.add_argument("--fresh", action="store_true", help="start over; default: keep what is done")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="factor of all steps; below 1 only tries the machinery"
-    )
+    add_run_flags(parser)
     return parser
 
 
