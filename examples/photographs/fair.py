@@ -8,9 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from examples.photographs.answered import read_answered
 from examples.photographs.data import Photograph
-from pvit_ext.evaluation.answers import normalise
-from pvit_ext.evaluation.stored import read_answers
 
 SEVERAL = "several kinds"
 """Name of what :func:`measure_several_kinds` gives, among the values of a row."""
@@ -23,12 +22,10 @@ def measure_several_kinds(photographs: Sequence[Photograph], predictions: Path) 
         photographs: that were asked about, in that order, box by box.
         predictions: of the evaluation.
     """
-    answers = read_answers(predictions)
     right = defaultdict(list)
-    asked = ((one, kind) for one in photographs for kind in one.kinds)
-    for number, (photograph, kind) in enumerate(asked):
-        if len(set(photograph.kinds)) > 1:
-            right[kind].append(normalise(answers[f"{number}.0"].answer) == normalise(kind))
+    for one in read_answered(photographs, predictions):
+        if len(set(one.photograph.kinds)) > 1:
+            right[one.kind].append(one.is_right)
     flat = [value for values in right.values() for value in values]
     if not flat:
         return {"samples": 0}

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.photographs.answered import Answered, read_answered
 from examples.photographs.arms import ALIGNED, ARMS
 from examples.photographs.data import Box, Photograph
 from examples.photographs.fair import SEVERAL
-from pvit_ext.evaluation.answers import normalise
 from pvit_ext.evaluation.identity import versions
-from pvit_ext.evaluation.stored import read_answers
 from pvit_ext.files import atomic_write
 from pvit_ext.regions.image import load_image
 
@@ -113,20 +112,18 @@ def draw_answers(path: Path, images: Path, photographs: Sequence[Photograph], pr
     """
     from matplotlib.figure import Figure
 
-    asked = [(one.image, box, kind) for one in photographs for box, kind in zip(one.boxes, one.kinds, strict=True)]
-    answers = read_answers(predictions)
-    rows: dict[bool, list[tuple[str, Box, str, str]]] = {True: [], False: []}
-    for number, (image, box, kind) in enumerate(asked):
-        answer = answers[f"{number}.0"].answer
-        rows[normalise(answer) == normalise(kind)].append((image, box, kind, answer))
+    rows: dict[bool, list[Answered]] = {True: [], False: []}
+    for one in read_answered(photographs, predictions):
+        rows[one.is_right].append(one)
     figure = Figure(figsize=(15, 5.6), layout="constrained")
     axes = figure.subplots(2, _SHOWN)
     for line, right in zip(axes, (True, False), strict=True):
         chosen = random.Random(0).sample(rows[right], min(_SHOWN, len(rows[right])))
         for axis in line:
             axis.set_axis_off()
-        for axis, (image, box, kind, answer) in zip(line, chosen, strict=False):
-            _draw_answer(axis, images / image, box, answer if right else f"{answer or '(nothing)'}, not {kind}", right)
+        for axis, one in zip(line, chosen, strict=False):
+            text = one.answer if right else f"{one.answer or '(nothing)'}, not {one.kind}"
+            _draw_answer(axis, images / one.photograph.image, one.box, text, right)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=80, format="png")
 
