@@ -73,13 +73,18 @@ def test_tags_and_results_are_of_one_network(root: Path, tmp_path: Path) -> None
     assert experiment().tags_file != file
 
 
-def test_arms_see_the_same_conversations_with_tags_or_without(root: Path, tmp_path: Path) -> None:
-    settings = Settings(batch=4, tags_steps=2, align_steps=2, finetune_steps=6)
-    experiment = TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx")
+def with_records(experiment: TagExperiment) -> TagExperiment:
+    """Its records are written; its tagger says of every photograph that it shows a car."""
     experiment._convert()
     tags = {f"images/{part}2017/{n:03d}.jpg": ["car"] for part in ("train", "val") for n in range(LEAST + 1)}
     experiment.tags_file.write_text(json.dumps(tags))
     experiment._write_records()
+    return experiment
+
+
+def test_arms_see_the_same_conversations_with_tags_or_without(root: Path, tmp_path: Path) -> None:
+    settings = Settings(batch=4, tags_steps=2, align_steps=2, finetune_steps=6)
+    experiment = with_records(TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx"))
     plain, tagged = (_read(experiment._records(name)) for name in ("untagged", "tagged"))
     assert len(plain) == 24
     assert [{key: value for key, value in one.items() if key != "tags"} for one in tagged] == plain
@@ -93,11 +98,9 @@ def test_arms_see_the_same_conversations_with_tags_or_without(root: Path, tmp_pa
 
 def test_settings_are_chosen_on_photographs_that_nothing_trains_on(root: Path, tmp_path: Path) -> None:
     settings = Settings(batch=4, tags_steps=2, align_steps=2, finetune_steps=20)
-    experiment = TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx", develop=True)
-    experiment._convert()
-    tags = {f"images/{part}2017/{n:03d}.jpg": ["car"] for part in ("train", "val") for n in range(LEAST + 1)}
-    experiment.tags_file.write_text(json.dumps(tags))
-    experiment._write_records()
+    experiment = with_records(
+        TagExperiment(root, tmp_path / "out", settings, 0, tmp_path / "tagger.onnx", develop=True)
+    )
     seen = {one["image"] for name in ("tags", "regions_align", "tagged") for one in _read(experiment._records(name))}
     asked = {image for image, _ in experiment.questions_asked}
     assert asked
