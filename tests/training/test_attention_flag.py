@@ -12,7 +12,12 @@ from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 
 
-@pytest.mark.parametrize("place", ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST], indirect=True)
+@pytest.fixture(params=["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Path]:
+    """What trains a model of a host, a checkpoint, and records."""
+    return runs.of_host(request, tmp_path)
+
+
 def test_the_model_trains_with_the_attention_that_the_flag_names(
     place: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -22,7 +27,6 @@ def test_the_model_trains_with_the_attention_that_the_flag_names(
     assert getattr(model.config, "text_config", model.config)._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("place", ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST], indirect=True)
 def test_an_attention_that_transformers_does_not_know_is_refused(
     place: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,15 +51,3 @@ class Arguments:
     """As far as it is read."""
 
     cache_dir = None
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    from tests.samples import write_training_data
-
-    return write_training_data(tmp_path / "records")
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Path]:
-    return runs.of_host(request, tmp_path)
