@@ -23,13 +23,11 @@ from tests.hosts.test_shared_images import BOTH, ENCODERS, MANY, NO_LIMIT, asked
 from tests.hosts.tiny_hosts import BOX, MIXED, ON_EVERY_FAMILY, OTHER, TALL, Parts, TinyHost
 
 
-def read_by(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def read_by(host: TinyHost, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Positions of each pass of the language model's first layer, over all rows."""
     found: list[int] = []
-    inner = (
-        parts.model.get_model() if hasattr(parts.model, "get_vision_tower") else parts.model.base_model.language_model
-    )
-    layer = inner.layers[0]
+    layers: Any = host.language_model(parts.model).layers
+    layer = layers[0]
     stock = layer.forward
 
     def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -51,7 +49,7 @@ ABOUT_ONE = [
 def check_prefix(host: TinyHost, config: RegionConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Answers about one image, of different lengths; positions that the language model reads, without and with."""
     parts = host.talking(config)
-    read = read_by(parts, monkeypatch)
+    read = read_by(host, parts, monkeypatch)
     expected = asked(parts, ABOUT_ONE, None, batch_size=4)
     plain = sum(read)
     read.clear()
@@ -157,7 +155,7 @@ def test_a_file_reads_the_beginning_of_an_image_once(
         lambda *_, **__: (parts.tokenizer, parts.model, parts.processor, 0),
     )
     monkeypatch.setattr(Asking, "depends", lambda self: {})
-    read = read_by(parts, monkeypatch)
+    read = read_by(host, parts, monkeypatch)
     for image_bytes in (0, NO_LIMIT):
         read.clear()
         asking = Asking("m", "mark", batch_size=4, max_new_tokens=3, scores=how == "scores", image_bytes=image_bytes)
