@@ -102,9 +102,9 @@ def check_same_run(folder: Path, identity: Identity) -> list[str]:
         )
     read = marker.get("images", {})
     changed = changed_images(read, identity.images)
-    changed += changed_states(
-        marker.get("image_states", {}), identity.image_states, read.keys() & identity.images.keys()
-    )
+    if identity.image_states and (folder / IMAGES).is_file():  # versions before wrote none
+        states = read_json(folder / IMAGES)
+        changed += changed_states(states, identity.image_states, read.keys() & identity.images.keys())
     return [*_differences(marker["settings"], identity.settings), *changed]
 
 

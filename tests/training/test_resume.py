@@ -152,6 +152,17 @@ def test_a_checkpoint_from_before_images_were_compared_is_continued(tmp_path: Pa
     assert resume.check_same_run(folder, Identity(RUN, SETTINGS, IMAGES)) == []
 
 
+def test_images_that_changed_since_the_checkpoint_are_said(tmp_path: Path) -> None:
+    folder, states = checkpoint(tmp_path, 2), {"a.jpg": [1, 1], "c.jpg": [5, 1], "d.jpg": [7, 1]}
+    resume.mark_complete(folder, Identity(RUN, SETTINGS, IMAGES, states))
+    assert resume.check_same_run(folder, Identity(RUN, SETTINGS, IMAGES, states)) == []
+    said = ["1 of 2 further image files have another size by now: d.jpg"]
+    changed = Identity(RUN, SETTINGS, IMAGES, {**states, "a.jpg": [2, 2], "d.jpg": [8, 2]})
+    assert resume.check_same_run(folder, changed) == said
+    (folder / resume.IMAGES).unlink()  # a checkpoint of an earlier version
+    assert resume.check_same_run(folder, changed) == []
+
+
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     compat.layernorm_names()
     from llava.train.llava_trainer import LengthGroupedSampler
