@@ -120,8 +120,7 @@ def _refuse_for_many(args: argparse.Namespace) -> None:
 def _check_task(task: str | None, model: Any) -> None:
     from pvit_ext.adapters.lion.tasks import Tasks
 
-    config = getattr(model, "region_config", None)
-    if task is not None and (config is None or Tasks.of(config) is None):
+    if task is not None and Tasks.of(getattr(model, "region_config", None)) is None:
         raise ValueError(f"--task {task}: the model has no adapters by task; leave it out")
 
 

@@ -109,8 +109,7 @@ def query_for(model: Any, query: Query, task_if_known: str | None) -> Query:
         query: as an arm shows it.
         task_if_known: takes the place of the usual task, for a model with adapters that has it.
     """
-    config = getattr(model, "region_config", None)
-    tasks = None if config is None else Tasks.of(config)
+    tasks = Tasks.of(getattr(model, "region_config", None))
     if query.task is None and tasks is not None and task_if_known in tasks.names:
         query = replace(query, task=task_if_known)
     return query.read_by(model)

@@ -55,9 +55,9 @@ class Tasks:
         return cls(names)
 
     @classmethod
-    def of(cls, config: RegionConfig) -> Tasks | None:
-        """The tasks of a model; None where it has no adapters by task."""
-        if not config.lion_adapters:
+    def of(cls, config: RegionConfig | None) -> Tasks | None:
+        """The tasks of a model; None where it has no adapters by task, or no region modules at all."""
+        if config is None or not config.lion_adapters:
             return None
         return cls(cls.parse(config.lion_tasks).names, config.lion_routing == "question")
 
@@ -128,8 +128,7 @@ def any_task(model: Any, samples: int) -> dict[str, Tensor]:
         model: of either host.
         samples: of the batch.
     """
-    config: RegionConfig | None = getattr(model, "region_config", None)
-    known = None if config is None else Tasks.of(config)
+    known = Tasks.of(getattr(model, "region_config", None))
     return {} if known is None else {TASKS: known.mix(torch.zeros(samples, dtype=torch.long))}
 
 
@@ -153,7 +152,7 @@ def mix_of(
         ValueError: for tasks that the model does not know, too few, or any for a model without adapters, and for one
             that a router would have to choose without questions.
     """
-    known = None if config is None else Tasks.of(config)
+    known = Tasks.of(config)
     if known is None:
         if tasks is not None:
             raise ValueError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
