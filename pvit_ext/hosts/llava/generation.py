@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
-from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import has_cache
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
@@ -29,16 +28,10 @@ class RegionGeneration:
     Attributes:
         language_model_class: that LLaVA's class is made of.
         llava_generates: whether LLaVA has a ``generate`` for it.
-        region_config: of the model.
     """
 
     language_model_class: ClassVar[Any]
     llava_generates: ClassVar[bool] = True
-
-    @property
-    def region_config(self) -> RegionConfig | None:
-        """The checkpoint's :class:`RegionConfig`, or None for a stock LLaVA checkpoint."""
-        raise NotImplementedError
 
     def _mix(
         self,
