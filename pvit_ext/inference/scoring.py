@@ -56,7 +56,11 @@ def score(
         RegionError: naming the query.
         ValueError: when there are not as many lists of texts as queries.
     """
-    _check_texts(queries, texts, batch_size)
+    check_queries(queries, batch_size)
+    if len(texts) != len(queries) or any(isinstance(one, str) for one in texts):
+        raise ValueError(
+            f"texts holds a list of texts for each of the {len(queries)} queries, got {len(texts)} of them"
+        )
     session = Session(model, tokenizer, image_processor, conv_version, system, features)
     return score_in(session, queries, texts, batch_size)
 
@@ -65,7 +69,6 @@ def score_in(
     session: Session, queries: Sequence[Query], texts: Sequence[Sequence[str]], batch_size: int = 8
 ) -> list[list[Score]]:
     """:func:`score` within a session, whose images and beginnings of prompts are those of earlier calls too."""
-    _check_texts(queries, texts, batch_size)
     chat, prompts = session.chat, session.prompts(queries)
     ids = [[chat.answer_ids(prompt, text) for text in own] for prompt, own in zip(prompts, texts, strict=True)]
     rows = [(number, place) for number, own in enumerate(ids) for place, one in enumerate(own) if one]
@@ -79,11 +82,3 @@ def score_in(
         for (number, place), own in zip(part, each, strict=True):
             found[number][place] = Score(texts[number][place], float(own.double().sum()), len(own))
     return found
-
-
-def _check_texts(queries: Sequence[Query], texts: Sequence[Sequence[str]], batch_size: int) -> None:
-    check_queries(queries, batch_size)
-    if len(texts) != len(queries) or any(isinstance(one, str) for one in texts):
-        raise ValueError(
-            f"texts holds a list of texts for each of the {len(queries)} queries, got {len(texts)} of them"
-        )
