@@ -151,12 +151,17 @@ class RegionConfig:
         }
         unnamed = {name: getattr(before, name) for name, usual in lion.items() if getattr(self, name) == usual}
         config = replace(config, **unnamed)
-        if {*config.lion_tasks.split(",")} == {*before.lion_tasks.split(",")}:  # adapters go by number
+        if sorted(task_names(config.lion_tasks)) == sorted(task_names(before.lion_tasks)):  # adapters go by number
             config = replace(config, lion_tasks=before.lion_tasks)
         if not tokens_per_region:
             return config
         layers = config.cross_layers or before.cross_layers
         return replace(config, box_embedding=config.box_embedding or before.box_embedding, cross_layers=layers)
+
+
+def task_names(text: str) -> tuple[str, ...]:
+    """The names in ``lion_tasks``, in the order of the adapters; unchecked."""
+    return tuple(name.strip() for name in text.split(","))
 
 
 class Option(NamedTuple):

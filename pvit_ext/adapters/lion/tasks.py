@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import RegionConfig, task_names
 
 REGION, IMAGE = "region", "image"
 """Task of a sample with regions, and of one without, unless somebody says another."""
@@ -47,7 +47,7 @@ class Tasks:
         Raises:
             ValueError: for none, an empty name, one that is there twice, or :data:`MIXED`.
         """
-        names = tuple(name.strip() for name in text.split(","))
+        names = task_names(text)
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"lion_tasks is {text!r}: give different names with commas between, such as region,image")
         if MIXED in names:
