@@ -141,16 +141,9 @@ class RegionConfig:
             tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
         """
         kept = {name: getattr(self, name) or getattr(before, name) for name in ("conv_version", "lion_tags")}
-        config = replace(self, **kept)
-        lion = {
-            "lion_adapters": 0,
-            "lion_tasks": LION_TASKS,
-            "lion_routing": "task",
-            "lion_aggregator": None,
-            "lion_aggregator_depths": AGGREGATOR_DEPTHS,
-        }
-        unnamed = {name: getattr(before, name) for name, usual in lion.items() if getattr(self, name) == usual}
-        config = replace(config, **unnamed)
+        lion = _usual_lion().items()
+        unnamed = {name: getattr(before, name) for name, usual in lion if getattr(self, name) == usual}
+        config = replace(self, **{**unnamed, **kept})
         if sorted(task_names(config.lion_tasks)) == sorted(task_names(before.lion_tasks)):  # adapters go by number
             config = replace(config, lion_tasks=before.lion_tasks)
         if not tokens_per_region:
@@ -162,6 +155,11 @@ class RegionConfig:
 def task_names(text: str) -> tuple[str, ...]:
     """The names in ``lion_tasks``, in the order of the adapters; unchecked."""
     return tuple(name.strip() for name in text.split(","))
+
+
+def _usual_lion() -> dict[str, Any]:
+    """LION's options with their defaults."""
+    return {item.name: item.default for item in fields(RegionConfig) if item.name.startswith("lion_")}
 
 
 class Option(NamedTuple):
@@ -217,7 +215,7 @@ class StoredRegions(NamedTuple):
 
 def regions_to_json(config: RegionConfig, facts: EncoderFacts) -> dict[str, Any]:
     """Plain JSON types, for config.json; LION's options only where they are used, for versions that know none."""
-    usual = {item.name: item.default for item in fields(RegionConfig) if item.name.startswith("lion_")}
+    usual = _usual_lion()
     chosen = {key: value for key, value in asdict(config).items() if key not in usual or value != usual[key]}
     return {"format": FORMAT, **chosen, **asdict(facts)}
 
