@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from pvit_ext.hosts.prefix import laid_out, positions_of
 
 IGNORE_INDEX = -100
 
@@ -53,6 +56,25 @@ def with_answers(values: Tensor, mask: Tensor, answers: Sequence[Sequence[int]],
         torch.cat([row[here.bool()], row.new_tensor(own)]) for row, here, own in zip(values, mask, answers, strict=True)
     ]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)  # (B, L')
+
+
+def behind_beginning(
+    rows: Sequence[Tensor], answers: Sequence[Sequence[int]], cache: Any
+) -> tuple[Tensor, dict[str, Any], Tensor]:
+    """What a model reads behind a beginning that has been read: rows (B, L, ...), other arguments, and labels (B, L).
+
+    Args:
+        rows: (L_i, ...) ids or embeddings of each prompt with its answer, without padding.
+        answers: B lists of ids.
+        cache: keys and values of the beginning, for each row.
+    """
+    begin, labels = int(cache.get_seq_length()), []
+    for row, own in zip(rows, answers, strict=True):
+        ids = torch.tensor(own, device=row.device)
+        labels.append(torch.cat([ids.new_full((len(row) - len(own),), IGNORE_INDEX), ids]))
+    here = laid_out([torch.ones_like(one) for one in labels], begin)  # (B, L of all)
+    given = {"attention_mask": here, "position_ids": positions_of(here)[:, begin:], "past_key_values": cache}
+    return laid_out(rows, begin)[:, begin:], given, laid_out(labels, begin, IGNORE_INDEX)[:, begin:]
 
 
 def log_probs_of(logits: Tensor, labels: Tensor) -> list[Tensor]:

@@ -11,8 +11,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.router import QUESTIONS
 from pvit_ext.adapters.lion.tasks import TASKS
 from pvit_ext.hosts.llava.region_token import tokenizer_region_token
-from pvit_ext.hosts.prefix import laid_out, positions_of
-from pvit_ext.hosts.scored import IGNORE_INDEX, behind_prompt, ids_behind, log_probs_of, with_answers
+from pvit_ext.hosts.scored import IGNORE_INDEX, behind_beginning, behind_prompt, ids_behind, log_probs_of, with_answers
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, IMAGE_TOKEN_INDEX, REGION_PLACEHOLDER
 from pvit_ext.regions.region import RegionError
@@ -81,21 +80,15 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
 
 def _behind_a_beginning(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
     """:func:`log_probs` of a batch of :func:`~pvit_ext.hosts.llava.prefix.with_prefix`."""
-    cache, embed, mask = batch["past_key_values"], model.get_input_embeddings(), batch["attention_mask"].bool()
-    begin, limit = int(cache.get_seq_length()), getattr(model.config, "tokenizer_model_max_length", None)
-    rows, labels = [], []
+    embed, mask = model.get_input_embeddings(), batch["attention_mask"].bool()
+    limit, rows = getattr(model.config, "tokenizer_model_max_length", None), []
     for number, (row, here, own) in enumerate(zip(batch["inputs_embeds"], mask, answers, strict=True)):
         prompt, ids = row[here], torch.tensor(own, device=row.device)
         if limit is not None and len(prompt) + len(own) > limit:
             raise _too_long(model, number)
         rows.append(torch.cat([prompt, embed(ids).to(prompt)]))
-        labels.append(torch.cat([ids.new_full((len(prompt),), IGNORE_INDEX), ids]))
-    here = laid_out([torch.ones_like(one) for one in labels], begin)  # (B, L)
-    logits = model(
-        inputs_embeds=laid_out(rows, begin)[:, begin:], attention_mask=here, past_key_values=cache,
-        position_ids=positions_of(here)[:, begin:],
-    ).logits  # fmt: skip
-    return log_probs_of(logits, laid_out(labels, begin, IGNORE_INDEX)[:, begin:])
+    shown, given, labels = behind_beginning(rows, answers, batch["past_key_values"])
+    return log_probs_of(model(inputs_embeds=shown, **given).logits, labels)
 
 
 def _too_long(model: Any, number: int) -> RegionError:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.hosts.prefix import laid_out, positions_of
-from pvit_ext.hosts.scored import IGNORE_INDEX, behind_prompt, ids_behind, log_probs_of, with_answers
+from pvit_ext.hosts.scored import IGNORE_INDEX, behind_beginning, behind_prompt, ids_behind, log_probs_of, with_answers
 from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.hosts.transformers.dialogue import message
 
@@ -65,18 +64,11 @@ def log_probs(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]
 
 def _behind_a_beginning(model: Any, batch: dict[str, Any], answers: Sequence[Sequence[int]]) -> list[Tensor]:
     """:func:`log_probs` of a batch of :func:`~pvit_ext.hosts.transformers.prefix.with_prefix`."""
-    cache, ids, mask = batch["past_key_values"], batch["input_ids"], batch["attention_mask"].bool()
-    begin = int(cache.get_seq_length())
-    prompts = [row[here] for row, here in zip(ids, mask, strict=True)]
-    behind = [ids.new_tensor(own) for own in answers]
-    rows = [torch.cat(pair) for pair in zip(prompts, behind, strict=True)]
-    labels = [torch.cat([torch.full_like(row, IGNORE_INDEX), own]) for row, own in zip(prompts, behind, strict=True)]
-    here = laid_out([torch.ones_like(row) for row in rows], begin)  # (B, L)
-    given: dict[str, Any] = {"attention_mask": here, "position_ids": positions_of(here)[:, begin:]}
+    parts = zip(batch["input_ids"], batch["attention_mask"].bool(), answers, strict=True)
+    rows = [torch.cat([row[here], row.new_tensor(own)]) for row, here, own in parts]
+    ids, given, labels = behind_beginning(rows, answers, batch["past_key_values"])
     if any(batch.get("regions") or []):
         shown = (batch.get(name) for name in ("region_sizes", "region_views", "region_extra"))
         regions = RegionBatch.of(batch["regions"], *shown)
         given["region_tokens"] = model.base_model.region_tokens(dict(batch), regions)
-    laid = laid_out(rows, begin)[:, begin:]
-    logits = model(input_ids=laid, past_key_values=cache, **given).logits  # (B, L', V)
-    return log_probs_of(logits, laid_out(labels, begin, IGNORE_INDEX)[:, begin:])
+    return log_probs_of(model(input_ids=ids, **given).logits, labels)
