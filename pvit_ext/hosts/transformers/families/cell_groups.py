@@ -35,13 +35,10 @@ class CellGroups:
             rows: of the language model for a crop.
         """
         side = isqrt(positions // rows)
-        lengths = [rows * side**2] * crops
-        if side == 1:
-            return CellGroups(lengths, None)
-        square = isqrt(lengths[0])
-        return CellGroups(
-            lengths, torch.cat([_squares(crop * lengths[0], (square, square), side) for crop in range(crops)])
-        )
+        if side == 1:  # crops need not be square then
+            return CellGroups([rows] * crops, None)
+        cells = isqrt(rows) * side
+        return CellGroups.of_sizes([(cells, cells)] * crops, side)
 
     @staticmethod
     def of_sizes(sizes: Sequence[Size], side: int) -> CellGroups:
