@@ -30,11 +30,9 @@ from examples.quickstart.towers import (
     image_processor,
     original_layout,
     pixels_of,
-    unfold_batch_norms,
+    region_tower_to_train,
 )
-from pvit_ext.config import RegionConfig
 from pvit_ext.data.records import Record, load_records
-from pvit_ext.encoders.base import build_region_encoder
 from pvit_ext.encoders.regionclip.encoder import RegionCLIP
 from pvit_ext.files import atomic_write
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
@@ -137,11 +135,7 @@ def train_region_tower(path: Path, records: Sequence[Record], steps: int, batch:
         steps: of the optimizer.
         batch: regions a step.
     """
-    torch.manual_seed(2)
-    encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
-    assert isinstance(encoder, RegionCLIP)
-    unfold_batch_norms(encoder.backbone)
-    encoder.requires_grad_(True).train()
+    encoder = region_tower_to_train(REGION_OPTIONS)
     samples = _regions_by_answer(encoder, records)
     head, rng = nn.Linear(encoder.feature_dim, len(samples), bias=False), random.Random(2)
 

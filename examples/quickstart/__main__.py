@@ -162,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{report.table(scores, count)}\n\n{sum(phases.seconds.values()):.0f} s in all")
     print(f"{args.output / 'results.json'} and {args.output / 'scenes.png'} are written. Ask for yourself:")
     print(quickstart.command())
+    if args.least is not None and (right := 100 * scores["stage2"]["all"]) < args.least:
+        raise SystemExit(f"error: {right:.1f} % are right after stage 2, --least is {args.least:g}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default %(default)s")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep the phases that are done")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    parser.add_argument("--least", type=float, metavar="PERCENT", help="fail where fewer are right after stage 2")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="factor of scenes and steps; below 1 only tries the machinery"
     )

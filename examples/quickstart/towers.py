@@ -150,12 +150,7 @@ def train_clip_tower(folder: Path, scenes: Scenes, steps: int, batch: int = 32) 
 
 def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) -> list[float]:
     """Pre-train a tiny RegionCLIP tower, save it as the original does, return fractions of right digits and colours."""
-    torch.manual_seed(2)
-    encoder = build_region_encoder(RegionConfig(encoder_options=REGION_OPTIONS))
-    assert isinstance(encoder, RegionCLIP)
-    unfold_batch_norms(encoder.backbone)
-    encoder.requires_grad_(True)
-    encoder.backbone.train()  # the encoder itself stays in eval mode: a frozen tower's norms do not move
+    encoder = region_tower_to_train(REGION_OPTIONS)
     head = AttributeHead(encoder.feature_dim)
     pixels, boxes, targets = zip(*(_region_sample(encoder, scene) for scene, _ in scenes), strict=True)
 
@@ -170,6 +165,21 @@ def train_region_tower(path: Path, scenes: Scenes, steps: int, batch: int = 32) 
     with atomic_write(path) as temporary:
         torch.save({"model": original_layout(encoder.backbone)}, temporary)
     return right
+
+
+def region_tower_to_train(options: dict[str, Any]) -> RegionCLIP:
+    """A RegionCLIP encoder with random weights, all of which train, and norms that count what they see.
+
+    Args:
+        options: of the encoder.
+    """
+    torch.manual_seed(2)
+    encoder = build_region_encoder(RegionConfig(encoder_options=options))
+    assert isinstance(encoder, RegionCLIP)
+    unfold_batch_norms(encoder.backbone)
+    encoder.requires_grad_(True)
+    encoder.backbone.train()  # the encoder itself stays in eval mode: a frozen tower's norms do not move
+    return encoder
 
 
 def _region_sample(encoder: RegionCLIP, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:

@@ -84,6 +84,17 @@ def test_turns_are_questions_without_the_images_placeholder(tmp_path: Path) -> N
     assert tiny_model.turns_of(one) == [("What is <region>?", "a fish")]
 
 
+def test_the_region_towers_norms_move_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that counts as frozen stays in eval mode; in that mode the tower hardly learned."""
+    file = write(tmp_path, [record("a", "<image>\nWhat is <region>?", "a fish", regions=[[0, 0, 9, 9]])])
+    monkeypatch.setattr(tiny_model, "fit_tower", lambda _ps, step, batches, *_: [float(step(next(batches))[0])])
+    tiny_model.train_region_tower(tmp_path / "tower.pth", load_records(file, tmp_path / "images"), steps=1, batch=2)
+    state = torch.load(tmp_path / "tower.pth")["model"]
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert all(float(value.abs().max()) > 0 for value in means)
+
+
 def some_of(folder: Path, out: Path, count: int) -> Path:
     """The first photographs of each split, with all their copies, as the data set lies on a user's disk."""
     for split in ("train", "valid"):

@@ -256,3 +256,5 @@ def test_whole_quickstart_scaled_down(tmp_path: Path, capfd: pytest.CaptureFixtu
     _, report_of_loading = LlavaLlamaForCausalLM.from_pretrained(tmp_path / "run" / "base", output_loading_info=True)
     assert not report_of_loading["missing_keys"]
     assert not report_of_loading["mismatched_keys"]
+    with pytest.raises(SystemExit, match="are right after stage 2, --least is 101"):
+        main(["--output", str(tmp_path / "run"), "--scale", "0.02", "--least", "101"])
