@@ -21,6 +21,7 @@ import yaml
 import pvit_ext
 from examples.lion import __main__ as lion
 from examples.photographs import __main__ as photographs
+from examples.quickstart import __main__ as quickstart
 from pvit_ext import cli, plugins
 from pvit_ext.cli.data import name_subcommand
 from pvit_ext.hosts.llava import compat
@@ -176,7 +177,7 @@ def test_recipes_exist_and_know_the_flags(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_in_a_text_exist(page: str) -> None:
     known = training_flags() | all_pvit_flags(cli.build_parser()) | launcher_flags() | OTHER_PROGRAMS
-    for example in (lion, photographs):
+    for example in (lion, photographs, quickstart):
         known |= set(example.build_parser()._option_string_actions)
     alone = {word for span in spans(page) if span.startswith("--") for word in flags_in(span.split())}
     assert not alone - known, f"{page} names flags that nothing has: {sorted(alone - known)}"

@@ -136,7 +136,7 @@ class Quickstart:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is not done yet, then report."""
-    args = _parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     settings = Settings(seed=args.seed).scaled(args.scale)
     phases = Phases(args.output, asdict(settings), args.fresh)
@@ -166,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {right:.1f} % are right after stage 2, --least is {args.least:g}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of ``QUICKSTART_ARGS``."""
     parser = argparse.ArgumentParser(prog="python -m examples.quickstart", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="default %(default)s")
     parser.add_argument("--fresh", action="store_true", help="start over; default: keep the phases that are done")
