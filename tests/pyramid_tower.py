@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
 import pvit_ext
@@ -64,3 +65,17 @@ class FrozenPyramidTower(PyramidTower):
     """The same, frozen."""
 
     frozen = True
+
+
+@pvit_ext.register_vision_tower("test_layered_pyramid")
+class LayeredPyramidTower(FrozenPyramidTower):
+    """Offers its maps as hidden layers too: pooled to one grid, filled up with zeros; the last as rows."""
+
+    def __init__(self, name: str, args: Any) -> None:
+        super().__init__(name, args)
+        self.config.aggregator_layers, self.config.aggregator_width, self.config.aggregator_heads = 3, WIDTHS[-1], 4
+
+    def hidden_layers(self, output: list[Tensor]) -> list[Tensor]:
+        *maps, last = output
+        pooled = [F.adaptive_avg_pool2d(one, SIDE // STRIDES[-1]) for one in maps]
+        return [*(F.pad(one, (0, 0, 0, 0, 0, WIDTHS[-1] - one.shape[1])) for one in pooled), self.features([last])]

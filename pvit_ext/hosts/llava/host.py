@@ -163,7 +163,15 @@ class LlavaHost:
         return read_stored(folder)
 
     def add_regions(self, folder: Path, regions: dict[str, Any]) -> None:
-        """Name new region modules in config.json, the only file of LLaVA's that does."""
+        """Name new region modules in config.json, the only file of LLaVA's that does.
+
+        Raises:
+            ValueError: for a vision aggregator on a registered vision tower that offers it no layers.
+        """
+        if regions.get("lion_aggregator"):
+            from pvit_ext.hosts.llava.stored import check_aggregator
+
+            check_aggregator(folder)
         path = folder / "config.json"
         path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions}, indent=2) + "\n")
 

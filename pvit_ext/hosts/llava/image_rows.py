@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pvit_ext.adapters.lion.aggregator import VisionAggregator, boundaries
 from pvit_ext.hosts.llava.image_layout import count_crops
 from pvit_ext.hosts.llava.splice import inject_rows, mark_rows
 from pvit_ext.hosts.llava.tower import capture_feature_maps
+from pvit_ext.hosts.llava.vision_tower import check_offers, offered_layers
 from pvit_ext.prompt import IMAGE_TOKEN_INDEX
 
 _appended: ContextVar[list[Tensor] | None] = ContextVar("appended", default=None)
@@ -39,11 +41,7 @@ def layers_read(model: Any) -> tuple[int, ...]:
     """
     if (part := aggregator_of(model)) is None:
         return ()
-    if hasattr(model.get_vision_tower(), "feature_maps"):
-        raise ValueError(
-            f"the vision aggregator reads hidden layers {list(part.layers)} of a CLIP tower, and the registered tower "
-            f"{model.config.mm_vision_tower!r} shows maps of its own: leave lion_aggregator out"
-        )
+    check_offers(model.get_vision_tower())
     return part.layers
 
 
@@ -58,7 +56,9 @@ def encode_images(model: Any, images: Tensor, stock: Callable[[Tensor], Tensor])
     part, wanted = aggregator_of(model), _appended.get()
     if part is None or (part.appended and wanted is None):
         return stock(images)
-    with capture_feature_maps(model.get_vision_tower(), layers_read(model)) as maps:
+    tower, layers = model.get_vision_tower(), layers_read(model)
+    show = partial(offered_layers, tower) if hasattr(tower, "feature_maps") else None
+    with capture_feature_maps(tower, layers, show) as maps:
         features = stock(images)
     rows = _rows(part, maps)
     if not part.appended:

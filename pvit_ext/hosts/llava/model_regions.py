@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from pvit_ext.hosts.llava.vision_tower import check_offers
 from pvit_ext.hosts.model_regions import ModelRegions
+from pvit_ext.tokens.region_module import RegionModule
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ class LlavaRegions(ModelRegions):
         """None for a model without a vision tower."""
         tower = self.model.get_vision_tower()
         return None if tower is None else tower.config
+
+    def _put(self, module: RegionModule) -> None:
+        if module.config.lion_aggregator:
+            check_offers(self.model.get_vision_tower())
+        super()._put(module)
 
 
 def check_missing_tower(model: Any, missing: Iterable[str], checkpoint: str | os.PathLike[str]) -> None:

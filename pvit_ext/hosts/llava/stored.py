@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig
 
 from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.hosts.llava.classes import load_config, region_class_of_config
-from pvit_ext.hosts.llava.vision_tower import of_a_plugin, registered_tower
+from pvit_ext.hosts.llava.vision_tower import check_offers, of_a_plugin, registered_tower
 from pvit_ext.hosts.stored import StoredModel
 
 
@@ -26,6 +26,19 @@ def read_stored(folder: Path) -> StoredModel:
     values = getattr(config, CONFIG_KEY, None)
     regions = None if values is None else regions_from_json(values)
     return StoredModel(checkpoint_prefix(config), config.hidden_size, tower_config(config, folder), regions)
+
+
+def check_aggregator(folder: Path) -> None:
+    """Refuse a vision aggregator on a registered vision tower that offers no layers.
+
+    Args:
+        folder: with the config.json of a LLaVA.
+
+    Raises:
+        ValueError: naming the tower.
+    """
+    if (tower := registered_tower(load_config(str(folder)))) is not None:
+        check_offers(tower)
 
 
 def checkpoint_prefix(config: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +12,15 @@ from pvit_ext.ops.hooks import own_hooks
 
 
 @contextmanager
-def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Tensor]]:
+def capture_feature_maps(
+    tower: Any, layers: Sequence[int], show: Callable[[Any], Sequence[Tensor]] | None = None
+) -> Iterator[list[Tensor]]:
     """Collect the hidden layers of every image that this thread passes through the tower inside the block.
 
     Args:
         tower: LLaVA's CLIPVisionTower, or one that has ``feature_maps(output)``.
         layers: indices into ``hidden_states``, or into those maps; nothing is hooked when empty.
+        show: in the place of ``feature_maps``, what makes maps of the tower's output.
 
     Yields:
         A list that holds, after the tower ran, one (B, C, H, W) map per layer.
@@ -28,7 +31,7 @@ def capture_feature_maps(tower: Any, layers: Sequence[int]) -> Iterator[list[Ten
         return
 
     def collect_offered(_args: tuple[Any, ...], _kwargs: dict[str, Any], output: Any) -> None:
-        offered = tower.feature_maps(output)
+        offered = (show or tower.feature_maps)(output)
         maps.extend(offered[layer] for layer in layers)
 
     def collect(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pvit_ext.adapters.lion.aggregator import HOW_TO_OFFER, OFFERED
 from pvit_ext.distributed import gathered
 from pvit_ext.plugins import FLAG, Registry
 
@@ -25,8 +26,8 @@ class VisionTower(nn.Module):
     """What LLaVA asks of a vision tower; subclass it and register it.
 
     A subclass makes ``vision_tower``, ``image_processor`` and ``config`` in ``__init__``, with random weights, and
-    writes :meth:`load_pretrained`, :meth:`features` and, for region encoders, :meth:`feature_maps`. It keeps no
-    bare parameter outside ``vision_tower``.
+    writes :meth:`load_pretrained`, :meth:`features` and, for region encoders, :meth:`feature_maps`; for a vision
+    aggregator also :meth:`hidden_layers`. It keeps no bare parameter outside ``vision_tower``.
 
     Args:
         name: what ``--vision_tower`` or the checkpoint's config says: the registered name, and perhaps ``:`` and an
@@ -38,7 +39,9 @@ class VisionTower(nn.Module):
         vision_tower: module whose forward takes pixels (B, 3, H, W).
         image_processor: with ``preprocess``, ``crop_size``, ``size`` and ``image_mean`` as CLIP's has them.
         config: at least ``hidden_size``, ``image_size``, ``patch_size`` and ``num_hidden_layers``. A pyramid of maps
-            has ``feature_widths`` and ``feature_strides`` (pixels per cell), one entry per map.
+            has ``feature_widths`` and ``feature_strides`` (pixels per cell), one entry per map. A tower that offers
+            hidden layers has ``aggregator_layers`` (how many), ``aggregator_width`` (C) and ``aggregator_heads``
+            (attention heads, which divide C).
         select_layer: index among the feature maps of the one that cross layers of the region projector look at.
     """
 
@@ -70,6 +73,13 @@ class VisionTower(nn.Module):
         features = self.features(output)
         side = math.isqrt(features.shape[1])
         return [features.transpose(1, 2).unflatten(2, (side, side))]
+
+    def hidden_layers(self, output: Any) -> list[Tensor]:
+        """Layers (B, P, C) or (B, C, H, W), early to late, on the grid of :meth:`features`, for a vision aggregator.
+
+        Optional: ``config`` says whether there are any. Of ``vision_tower``'s output alone, which a cache stores.
+        """
+        raise NotImplementedError(f"the config of {self.vision_tower_name!r} names hidden layers: {HOW_TO_OFFER}")
 
     def train(self, mode: bool = True) -> VisionTower:
         """Switch to training mode, unless nothing of it trains: batch norms would move their statistics."""
@@ -116,6 +126,45 @@ class VisionTower(nn.Module):
     def dummy_feature(self) -> Tensor:
         """(1, hidden_size) zeros."""
         return torch.zeros(1, self.hidden_size, device=self.device, dtype=self.dtype)
+
+
+def check_offers(tower: Any) -> None:
+    """Refuse a vision aggregator on a registered tower that offers no hidden layers.
+
+    Args:
+        tower: of any kind; LLaVA's CLIP has them.
+
+    Raises:
+        ValueError: naming the tower.
+    """
+    if hasattr(tower, "feature_maps") and not getattr(tower.config, OFFERED[0], None):
+        raise ValueError(
+            f"the vision aggregator reads hidden layers, and the registered tower {tower.vision_tower_name!r} shows "
+            f"maps of its own alone: leave lion_aggregator out, or let the tower offer them: {HOW_TO_OFFER}"
+        )
+
+
+def offered_layers(tower: VisionTower, output: Any) -> list[Tensor]:
+    """A tower's :meth:`~VisionTower.hidden_layers` as maps (B, C, H, W).
+
+    Args:
+        tower: that offers them.
+        output: of its ``vision_tower``.
+
+    Raises:
+        ValueError: for layers other than the tower's config and its grid of patch features have.
+    """
+    found, side = tower.hidden_layers(output), tower.num_patches_per_side
+    count, width = tower.config.aggregator_layers, tower.config.aggregator_width
+    fitting = ((side**2, width), (width, side, side))
+    if len(found) != count or any(tuple(one.shape[1:]) not in fitting for one in found):
+        shapes = ", ".join(str(tuple(one.shape)) for one in found) or "none"
+        raise ValueError(
+            f"hidden_layers() of the registered tower {tower.vision_tower_name!r} gave {len(found)} layers of shapes "
+            f"{shapes}: by its config they are {count}, each (B, {side**2}, {width}) or (B, {width}, {side}, {side}), "
+            "a row for each image token"
+        )
+    return [one if one.ndim == 4 else one.transpose(1, 2).unflatten(2, (side, side)) for one in found]
 
 
 TowerT = TypeVar("TowerT", bound=Callable[..., VisionTower])
