@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from examples.lion.settings import Settings
 from examples.lion.tags import QUALITIES
 from examples.lion.tasks import IMAGE, REGION, TASKS
+from examples.quickstart.arms import Flags
 
 SHARED = "shared"
 MIXED = "mixed"
@@ -70,9 +69,13 @@ class Arm:
         """Qualities of the tags with which it is asked."""
         return QUALITIES if self.tags else QUALITIES[:1]
 
-    def flags(self, settings: Settings) -> dict[str, Any]:
-        """Flags of a run that adds its parts of LION to a checkpoint."""
-        flags: dict[str, Any] = {"region_lion_adapters": settings.width * (1 if self.routed else len(TASKS))}
+    def flags(self, width: int) -> Flags:
+        """Flags of a run that adds its parts of LION to a checkpoint.
+
+        Args:
+            width: of an adapter where two are routed; the one that is shared has twice as much.
+        """
+        flags: Flags = {"region_lion_adapters": width * (1 if self.routed else len(TASKS))}
         if not self.routed:
             flags["region_lion_tasks"] = SHARED
         if self.aggregator:
@@ -114,23 +117,6 @@ ARMS = {
 NONE, TRUE, REAL, WRONG = QUALITIES
 
 
-def tag_claims(without: str) -> tuple[Claim, ...]:
-    """What the paper says of tags.
-
-    Args:
-        without: the arm that has no tags, and else is as ``plain_tags`` and ``hinted_tags``.
-    """
-    start, image = (without, NONE), (IMAGE,)
-    return (
-        Claim("true tags help image-level scores, plain", ("plain_tags", TRUE), start, image),
-        Claim("true tags help image-level scores, hinted", ("hinted_tags", TRUE), start, image),
-        Claim("a real tagger's help image-level scores, plain", ("plain_tags", REAL), start, image),
-        Claim("a real tagger's help image-level scores, hinted", ("hinted_tags", REAL), start, image),
-        Claim("the hint beats plain tags, a real tagger's", ("hinted_tags", REAL), ("plain_tags", REAL), image),
-        Claim("wrong tags mislead less with the hint", ("hinted_tags", WRONG), ("plain_tags", WRONG), image),
-    )
-
-
 CLAIMS = (
     Claim("two routed adapters beat a shared one, mixed", ("routed_mixed", NONE), ("shared_mixed", NONE)),
     Claim("two routed adapters beat a shared one, in stages", ("routed_stages", NONE), ("shared_stages", NONE)),
@@ -138,5 +124,10 @@ CLAIMS = (
     Claim("stages beat mixed training, routed adapters", ("routed_stages", NONE), ("routed_mixed", NONE)),
     Claim("the aggregator raises region-level scores", ("aggregator", NONE), ("routed_stages", NONE), (REGION,)),
     Claim("the aggregator moves no image-level score", ("aggregator", NONE), ("routed_stages", NONE), (IMAGE,), True),
-    *tag_claims("routed_mixed"),
+    Claim("true tags help image-level scores, plain", ("plain_tags", TRUE), ("routed_mixed", NONE), (IMAGE,)),
+    Claim("true tags help image-level scores, hinted", ("hinted_tags", TRUE), ("routed_mixed", NONE), (IMAGE,)),
+    Claim("a real tagger's help image-level scores, plain", ("plain_tags", REAL), ("routed_mixed", NONE), (IMAGE,)),
+    Claim("a real tagger's help image-level scores, hinted", ("hinted_tags", REAL), ("routed_mixed", NONE), (IMAGE,)),
+    Claim("the hint beats plain tags, a real tagger's", ("hinted_tags", REAL), ("plain_tags", REAL), (IMAGE,)),
+    Claim("wrong tags mislead less with the hint", ("hinted_tags", WRONG), ("plain_tags", WRONG), (IMAGE,)),
 )

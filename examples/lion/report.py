@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.lion.arms import ARMS, CLAIMS, NONE, Arm, Claim
+from examples.lion.arms import ARMS, CLAIMS, NONE, Claim
 from examples.lion.tasks import TASKS
 from pvit_ext.evaluation.identity import versions
 from pvit_ext.files import atomic_write
@@ -20,10 +20,10 @@ SMALL = 0.01
 """A mean difference that counts as none."""
 
 
-def scores_table(results: Results, arms: Mapping[str, Arm] = ARMS) -> str:
+def scores_table(results: Results) -> str:
     """Markdown: per arm and quality of tags the mean over seeds and their standard deviation, in per cent."""
     lines = [f"| arm | tags | seeds | {' | '.join(TITLES.values())} |", "|---|---|---|---|---|"]
-    for name, arm in arms.items():
+    for name, arm in ARMS.items():
         seeds = results.get(name, {})
         for quality in arm.qualities if seeds else ():
             cells = [_mean([one["scores"][quality][task] for one in seeds.values()]) for task in TASKS]
@@ -31,10 +31,10 @@ def scores_table(results: Results, arms: Mapping[str, Arm] = ARMS) -> str:
     return "\n".join(lines)
 
 
-def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
+def claims_table(results: Results) -> str:
     """Markdown: per claim and task the difference in points, over seeds that have both arms, and whether it shows."""
     lines = ["| claim | score | difference, points | by seed | shows |", "|---|---|---|---|---|"]
-    for claim in claims:
+    for claim in CLAIMS:
         for task in claim.tasks:
             if found := differences(results, claim, task):
                 by_seed = ", ".join(f"{100 * one:+.1f}" for one in found)
@@ -62,36 +62,29 @@ def holds(found: Sequence[float], claim: Claim) -> bool:
     return min(found) > 0 and mean > max(SMALL, statistics.stdev(found) if len(found) > 1 else 0)
 
 
-def write_report(
-    folder: Path,
-    results: Results,
-    made_with: Mapping[str, Any],
-    arms: Mapping[str, Arm] = ARMS,
-    claims: Sequence[Claim] = CLAIMS,
-) -> str:
+def write_report(folder: Path, results: Results, made_with: Mapping[str, Any]) -> str:
     """Write ``metrics.json``, ``table.md`` and ``lion.png``; returns the tables."""
     kept = {name: {str(seed): _numbers(one) for seed, one in seeds.items()} for name, seeds in results.items()}
     content = {"made_with": {**made_with, "versions": versions()}, "results": kept}
-    tables = f"{scores_table(results, arms)}\n\n{claims_table(results, claims)}\n"
+    tables = f"{scores_table(results)}\n\n{claims_table(results)}\n"
     with atomic_write(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with atomic_write(folder / "table.md") as temporary:
         temporary.write_text(tables, encoding="utf-8")
-    draw(folder / "lion.png", results, arms)
+    draw(folder / "lion.png", results)
     return tables
 
 
-def draw(path: Path, results: Results, arms: Mapping[str, Arm] = ARMS) -> None:
+def draw(path: Path, results: Results) -> None:
     """Draw the scores of each arm: a bar for the mean, a dot for each seed.
 
     Args:
         path: PNG to write.
         results: of one arm or more.
-        arms: all of them.
     """
     from matplotlib.figure import Figure
 
-    rows = [(name, quality) for name, arm in arms.items() if name in results for quality in arm.qualities]
+    rows = [(name, quality) for name, arm in ARMS.items() if name in results for quality in arm.qualities]
     figure = Figure(figsize=(12, 1.4 + 0.42 * len(rows)), layout="constrained")
     for number, (axis, task) in enumerate(zip(figure.subplots(1, len(TASKS), sharey=True), TASKS, strict=True)):
         for height, (name, quality) in enumerate(rows):
@@ -99,7 +92,7 @@ def draw(path: Path, results: Results, arms: Mapping[str, Arm] = ARMS) -> None:
             axis.barh(height, statistics.mean(values), 0.6, color=f"C{number}", alpha=0.5)
             axis.plot(values, [height] * len(values), "o", color=f"C{number}", markersize=5)
         axis.set(xlim=(0, 100), xlabel=TITLES[task], yticks=range(len(rows)))
-        axis.set_yticklabels([arms[name].title if quality == NONE else f"{quality} tags" for name, quality in rows])
+        axis.set_yticklabels([ARMS[name].title if quality == NONE else f"{quality} tags" for name, quality in rows])
         axis.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()
     with atomic_write(path) as temporary:

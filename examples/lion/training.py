@@ -7,13 +7,13 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from examples.lion.arms import MIXED, Arm
+from examples.lion.arms import Arm
 from examples.lion.forked import train
 from examples.lion.settings import Settings
+from examples.lion.stages import Record, deal, for_arm, stage_flags
 from examples.lion.tags import tags_of
-from examples.lion.tasks import IMAGE, REGION, TASKS, questions, record_of
+from examples.lion.tasks import REGION, TASKS, questions, record_of
 from examples.quickstart.arms import Flags
 from examples.quickstart.towers import Scenes
 from pvit_ext.files import atomic_write
@@ -36,7 +36,6 @@ _COMMON: Flags = {
     "dataloader_num_workers": 0,
     "report_to": "none",
 }
-Record = dict[str, Any]
 
 
 class Conversations:
@@ -57,29 +56,20 @@ class Conversations:
         chosen = [rng.randrange(len(self.scenes)) for _ in range(self.settings.align_steps * self.settings.batch)]
         return [self._record(number, REGION, rng, None) for number in chosen]
 
-    def arm(self, arm: Arm) -> dict[str, list[list[Record]]]:
-        """By task the conversations of each of an arm's stages that has any."""
+    def arm(self, arm: Arm) -> dict[str, list[Record]]:
+        """An arm's conversations by task."""
         rng, each = random.Random(f"arm-{self.seed}"), self.settings.arm_steps * self.settings.batch // 2
         drawn = {}
         for task in TASKS:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(each)]
             drawn[task] = [self._record(number, task, rng, arm) for number in chosen]
-        return {task: _cut(records, arm, task) for task, records in drawn.items()}
+        return drawn
 
     def _record(self, number: int, task: str, rng: random.Random, arm: Arm | None) -> Record:
         scene = self.scenes[number][0]
         asked, tags = questions(scene, task, rng), tags_of(scene, "real", rng)  # all arms draw alike
-        if arm is None:
-            return record_of(image_name(number), asked)
-        record = record_of(image_name(number), asked) | ({"tags": tags} if arm.tags else {})
-        return record | ({"lion_task": arm.task} if arm.task else {})
-
-
-def _cut(records: list[Record], arm: Arm, task: str) -> list[list[Record]]:
-    """Records for each stage that has this task; a stage of one task has twice as many as a mixed one."""
-    shares = [stage.part * (1 if stage.data == MIXED else 2) for stage in arm.stages if stage.data in (task, MIXED)]
-    ends = [round(sum(shares[: number + 1]) * len(records)) for number in range(len(shares))]
-    return [records[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        record = record_of(image_name(number), asked)
+        return record if arm is None else for_arm(record, arm, tags)
 
 
 def image_name(number: int) -> str:
@@ -109,31 +99,25 @@ class Trainer:
 
     def align(self, records: Sequence[Record], output: Path) -> None:
         """The region projector alone."""
-        self._run("align", records, output, {**ENCODER, "learning_rate": self.settings.align_rate})
+        self._run(records, output, {**ENCODER, "stage": "align", "learning_rate": self.settings.align_rate})
 
     def arm(self, arm: Arm, conversations: Conversations, aligned: Path, folder: Path) -> Path:
         """The stages of an arm; returns the folder of the last one's result."""
-        parts, before = conversations.arm(arm), aligned
-        rng = random.Random(f"order-{self.seed}")
-        for number, stage in enumerate(arm.stages, 1):
-            kinds = TASKS if stage.data == MIXED else (stage.data,)
-            records = [record for kind in kinds for record in parts[kind].pop(0)]
-            rng.shuffle(records)
+        before = aligned
+        for number, (stage, records) in enumerate(deal(conversations.arm(arm), arm, self.seed), 1):
             output = folder / f"stage{number}"
-            own = {"region_modules": before, "learning_rate": self.settings.arm_rate}
-            own["allow_no_gradient"] = stage.data == IMAGE  # a shared adapter's stages train the region projector too
-            self._run(stage.flag, records, output, own | (arm.flags(self.settings) if number == 1 else {}))
+            own = stage_flags(stage, before, self.settings.arm_rate)
+            self._run(records, output, own | (arm.flags(self.settings.width) if number == 1 else {}))
             before = output
         return before
 
-    def _run(self, stage: str, records: Sequence[Record], output: Path, own: Flags) -> None:
+    def _run(self, records: Sequence[Record], output: Path, own: Flags) -> None:
         shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         data = output.with_suffix(".json")
         with atomic_write(data) as path:
             path.write_text(json.dumps(list(records)), encoding="utf-8")
         flags: Flags = {
-            "stage": stage,
             "model_name_or_path": self.base / "base",
             "vision_tower": (self.base / "clip").resolve(),
             "data_path": data,

@@ -73,9 +73,14 @@ def read_photographs(records: Path) -> list[Photograph]:
             record = json.loads(line)
             objects = record["source"]["objects"]
             boxes = tuple(_box(one, record["regions"]) for one in objects)
-            kinds = tuple(one["label"].replace("-", " ").replace("_", " ") for one in objects)
+            kinds = tuple(in_words(one["label"]) for one in objects)
             found.append(Photograph(record["image"], boxes, kinds))
     return found
+
+
+def in_words(label: str) -> str:
+    """The name of a class, with spaces for dashes."""
+    return label.replace("-", " ").replace("_", " ")
 
 
 def usual_kinds(photographs: Sequence[Photograph]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.photographs import asking, data
+from examples.photographs.alone import alone
 from examples.photographs.arms import ALIGNED, ARMS
 from examples.photographs.fair import SEVERAL, measure_several_kinds
 from examples.photographs.language import write_language_model
@@ -59,6 +60,11 @@ class Experiment:
         return {**asdict(self.settings), **own}
 
     @property
+    def source(self) -> dict[str, str]:
+        """What the converted data is made of, as plain JSON."""
+        return {"data": str(self.root)}
+
+    @property
     def questions(self) -> Path:
         """One record for each box that is asked about."""
         return self._records("questions")
@@ -66,7 +72,7 @@ class Experiment:
     def base(self) -> dict[str, float]:
         """Records, language model and stage 0, which all arms build on; seconds of each."""
         self._convert()
-        phases = Phases(self.folder, {**self.described, "data": str(self.root)}, remedy=REMEDY)
+        phases = Phases(self.folder, {**self.described, **self.source}, remedy=REMEDY)
         phases.run("records", self._write_records)
         phases.run("language model", self._write_language_model)
         phases.run(_BASE, partial(self.trainer.tags, self._language, self._records("tags"), self.folder / "base"))
@@ -144,10 +150,11 @@ class Experiment:
         return {name: asking.score_answers(answers, self.root, self.questions, self.folder / name / "eval")}
 
     def _convert(self) -> None:
-        self.shared.mkdir(parents=True, exist_ok=True)
-        write_parts(self.root, self.shared)
-        if not (self.shared / "dev.jsonl").is_file():
-            data.hold_out(self.shared / "train.jsonl", self.shared)
+        with alone(self.shared):
+            Phases(self.shared, self.source, remedy=REMEDY)  # refuses the records of other data
+            write_parts(self.root, self.shared)
+            if not (self.shared / "dev.jsonl").is_file():
+                data.hold_out(self.shared / "train.jsonl", self.shared)
 
     def _photographs(self, part: str) -> list[data.Photograph]:
         return data.only(data.read_photographs(self.shared / f"{part}.jsonl"), self.kinds)
@@ -160,8 +167,9 @@ class Experiment:
         return self.shared / "smollm2"
 
     def _write_language_model(self) -> None:
-        if not self._language.is_dir():
-            write_language_model(self._language)
+        with alone(self.shared):
+            if not self._language.is_dir():
+                write_language_model(self._language)
 
     def _write_records(self) -> None:
         settings, fit, wording = self.settings, self.fit, self.wording

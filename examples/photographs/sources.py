@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from examples.photographs.data import in_words
+from pvit_ext.data.convert.formats.yolo_folders import Folders
 from pvit_ext.data.convert.run import Job, convert
 from pvit_ext.data.split import split_file
 
@@ -11,6 +13,26 @@ _YOLO = ("data.yaml", "config.yaml", "object_detection/config.yaml")
 _VOC = "Annotations"
 _HELD_OUT = {"train": 4 / 5, "val": 1 / 5}
 """Parts of a data set that names none."""
+
+
+def yolo_file(root: Path) -> Path | None:
+    """The YAML file of a data set in YOLO's layout."""
+    return next((root / name for name in _YOLO if (root / name).is_file()), None)
+
+
+def class_names(root: Path) -> list[str]:
+    """The classes of a data set in YOLO's layout, by their numbers, as photographs' kinds are named.
+
+    Args:
+        root: folder of the data set.
+
+    Raises:
+        FileNotFoundError: for another folder.
+    """
+    if (file := yolo_file(root)) is None:
+        raise FileNotFoundError(f"{root} has none of {', '.join(_YOLO)}: --data takes a folder in YOLO's layout")
+    names = Folders(file, root, "").names()
+    return [in_words(names[number]) for number in sorted(names)]
 
 
 def write_parts(root: Path, out: Path) -> None:
@@ -23,7 +45,7 @@ def write_parts(root: Path, out: Path) -> None:
     Raises:
         FileNotFoundError: for a folder in neither layout.
     """
-    if yolo := next((root / name for name in _YOLO if (root / name).is_file()), None):
+    if yolo := yolo_file(root):
         for split in _HELD_OUT:
             if not (part := out / f"{split}.jsonl").is_file():
                 convert(Job("yolo", yolo, root, part, settings={"split": split}, turns=0))

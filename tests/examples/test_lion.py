@@ -11,6 +11,7 @@ import pytest
 from examples.lion import report
 from examples.lion.arms import ARMS, CLAIMS, MIXED
 from examples.lion.settings import Settings
+from examples.lion.stages import deal
 from examples.lion.tags import PRECISION, QUALITIES, RECALL, tags_of
 from examples.lion.tasks import IMAGE, REGION, Asked, questions, record_of, score
 from examples.lion.training import Conversations
@@ -54,8 +55,8 @@ def test_every_arm_sees_the_same_conversations_as_often(scenes: Scenes) -> None:
     drawn = Conversations(scenes, settings, 0)
 
     def seen(name: str) -> list[tuple[str, str]]:
-        parts = drawn.arm(ARMS[name])
-        return [(one["id"], one["conversations"][1]["value"]) for own in parts.values() for each in own for one in each]
+        parts = deal(drawn.arm(ARMS[name]), ARMS[name], 0)
+        return sorted((one["id"], one["conversations"][1]["value"]) for _, records in parts for one in records)
 
     every = [name for name, arm in ARMS.items() if arm.trains]
     assert len(seen(every[0])) == settings.batch * settings.arm_steps
@@ -65,11 +66,12 @@ def test_every_arm_sees_the_same_conversations_as_often(scenes: Scenes) -> None:
 def test_stages_are_as_long_as_they_say(scenes: Scenes) -> None:
     drawn = Conversations(scenes, Settings(batch=4, arm_steps=12), 0)
     arm = ARMS["routed_stages"]
-    assert {task: [len(one) for one in parts] for task, parts in drawn.arm(arm).items()} == {
-        IMAGE: [16, 8],
-        REGION: [16, 8],
-    }
-    assert [stage.flag for stage in arm.stages] == ["lion_image", "lion_region", "lion_mixed"]
+    dealt = deal(drawn.arm(arm), arm, 0)
+    assert [(stage.flag, len(records)) for stage, records in dealt] == [
+        ("lion_image", 16), ("lion_region", 16), ("lion_mixed", 16)
+    ]  # fmt: skip
+    tasks = [{"region" if "regions" in one else "image" for one in records} for _, records in dealt]
+    assert tasks == [{IMAGE}, {REGION}, {IMAGE, REGION}]
     assert ARMS["shared_mixed"].stages[0].data == MIXED
 
 

@@ -1,4 +1,4 @@
-"""``python -m examples.lion.photographs``: arms without tags, with plain and with hinted ones, on photographs."""
+"""``python -m examples.lion.photographs``: the arms of ``examples.lion`` on photographs, with a real tagger."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.lion import report
-from examples.lion.photographs.arms import ARMS, CLAIMS
-from examples.lion.photographs.coco import lay_out
-from examples.lion.photographs.experiment import TagExperiment
+from examples.lion.arms import ARMS
+from examples.lion.photographs.experiment import LionExperiment
 from examples.lion.photographs.settings import Settings
 from examples.photographs.__main__ import DATA_VARIABLE, add_run_flags
 
@@ -25,18 +24,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if args.fresh:
         shutil.rmtree(args.output, ignore_errors=True)
-    root = lay_out(_data(args.data), args.output / "coco")
-    settings = Settings().scaled(args.scale)
+    root, settings = _data(args.data), Settings().scaled(args.scale)
     results: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for seed in args.seeds:
-        experiment = TagExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
+        experiment = LionExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
         seconds = experiment.base()
         made_with = {**experiment.described, "tagger's": experiment.quality}
-        del made_with["photographs"]  # a folder of this machine
         for name in args.arms:
             found = experiment.measure(name)
             results[name][seed] = {**found, "seconds": {**seconds, **found["seconds"]}}
-            tables = report.write_report(args.output, results, made_with, ARMS, CLAIMS)
+            tables = report.write_report(args.output, results, made_with)
     print(f"\n{tables}\nthe tagger on the photographs that are asked about: {experiment.quality}")
     print(f"metrics.json, table.md and lion.png are in {args.output}")
 
@@ -54,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(prog="python -m examples.lion.photographs", description=__doc__)
     parser.add_argument("--tagger", type=Path, required=True, metavar="FILE.onnx", help="FastestDet, or one like it")
-    parser.add_argument("--data", type=Path, help="folder coco256; default that of PVIT_EXT_DATA")
+    parser.add_argument("--data", type=Path, help="folder in YOLO's layout; default coco256 of PVIT_EXT_DATA")
     parser.add_argument("--output", type=Path, default=Path("runs/lion-photographs"), help="default %(default)s")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")

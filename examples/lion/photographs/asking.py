@@ -73,4 +73,4 @@ def ask_arm(
 def _query(arm: Arm, image: str, asked: Asked, root: Path, tagging: Tagging, quality: str) -> pvit_ext.Query:
     regions = [] if asked.box is None else [pvit_ext.Region.box(*asked.box)]
     tags = tagging.of(image, quality) if arm.tags else None
-    return pvit_ext.Query(load_image(root / image), asked.text, regions, tags=tags)
+    return pvit_ext.Query(load_image(root / image), asked.text, regions, task=arm.task, tags=tags)

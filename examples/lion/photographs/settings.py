@@ -12,6 +12,8 @@ class Settings(settings.Settings):
     """Those of the photographs of chess pieces, with steps for this experiment.
 
     Args:
+        finetune_steps, finetune_rate: of an arm, whatever its stages.
+        width: of an adapter where two are routed; the one that is shared has twice as much.
         threshold: of the tagger's scores.
         regions: that are asked about on a photograph, at most.
         most_image, most_region: tokens of an answer.
@@ -20,6 +22,8 @@ class Settings(settings.Settings):
     tags_steps: int = 60
     align_steps: int = 80
     finetune_steps: int = 120
+    finetune_rate: float = 1.5e-3
+    width: int = 64
     threshold: float = 0.5
     regions: int = 2
     most_image: int = 40

@@ -38,13 +38,15 @@ class Tagging:
 
         Args:
             image: its name.
-            quality: ``none``, ``true``, ``real``, or ``wrong``: as many as there are true ones, none of them true.
+            quality: ``none``, ``true``, ``real``, or ``wrong``: as many as there are true ones, none of them true; all
+                others where there are fewer.
         """
         rng, true = random.Random(f"{quality}-{image}"), self.true[image]
         if quality == "none":
             return []
         if quality == "wrong":
-            return rng.sample([one for one in self.classes if one not in true], len(true))
+            others = [one for one in self.classes if one not in true]
+            return rng.sample(others, min(len(true), len(others)))
         found = true if quality == "true" else self.real[image]
         return rng.sample(found, len(found))
 
