@@ -14,7 +14,8 @@ FORMAT = 1
 
 LION_TASKS = "region,image"
 LION_ROUTING = ("task", "question")
-AGGREGATORS = ("added", "appended")
+APPENDED = "appended"
+AGGREGATORS = ("added", APPENDED)
 AGGREGATOR_DEPTHS = "0.95,0.74,0.49"
 PROJECTORS = ("linear", "mlp2x_gelu")
 TAGS = ("hint", "plain")

@@ -23,6 +23,8 @@ REGION_PLACEHOLDER = "<region>"
 IMAGE_PLACEHOLDER = "<image>"
 REGION_TOKEN_INDEX = -300
 HINT_PLACEHOLDER = "<hint>"
+ROW_PLACEHOLDER = "<image_row>"
+"""Stands at the positions of rows that the vision aggregator appends; processors write it, nobody else."""
 HINT_TOKEN_INDEX = -301
 IMAGE_TOKEN_INDEX = -200
 """LLaVA's own sentinel (llava.constants), repeated so that this module does not import llava."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,20 +17,19 @@ from transformers import AutoConfig, AutoProcessor, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext import Region, cli
-from pvit_ext.config import CONFIG_KEY
-from pvit_ext.files import read_json
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
 from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
-from pvit_ext.tools.convert.to_transformers import to_transformers
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import relayout
 from tests.hosts.transformers.zoo import ZOO
 from tests.tiny import build_llava
 
 OPTIONS = {"layers": [-2, -1], "position_grid": 8}
-CONFIG = pvit_ext.RegionConfig(encoder="osprey", encoder_options=OPTIONS, box_embedding=True, lion_tags="hint")
+CONFIG = pvit_ext.RegionConfig(
+    encoder="osprey", encoder_options=OPTIONS, box_embedding=True, lion_tags="hint", lion_aggregator="appended"
+)
 TEXT = "USER: <image>\nBy <hint>: What is <region> ? Compare it with <region> ASSISTANT:"
 REGIONS = [Region.box(30, 12, 60, 50), Region.polygon([(35, 5), (60, 10), (50, 40)])]
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (61, 97, 3), dtype=np.uint8))
@@ -105,7 +102,8 @@ def hub_logits(folder: Path, sentinels: list[int] | None = None) -> tuple[list[i
     region = tokenizer.convert_tokens_to_ids("<region>")
     if sentinels is not None:
         count = int((out["input_ids"] == model.config.image_token_id).sum())
-        places = {-200: [model.config.image_token_id] * count}
+        rows = int((out["input_ids"] == tokenizer.convert_tokens_to_ids("<image_row>")).sum())
+        places = {-200: [model.config.image_token_id] * count + [tokenizer.convert_tokens_to_ids("<image_row>")] * rows}
         places[-300] = [region] * model.region_module.positions_per_region
         places[-301] = [tokenizer.convert_tokens_to_ids("<hint>")]
         ids = torch.tensor([[one for given in sentinels for one in places.get(given, [given])]])
@@ -139,6 +137,7 @@ def test_stock_transformers_loads_it(checkpoint: Path, tmp_path: Path) -> None:
     model, info = stock.from_pretrained(there, output_loading_info=True)
     assert not info["missing_keys"]
     assert {name.split(".")[0] for name in info["unexpected_keys"]} <= {
+        "region_aggregator",
         "region_encoder",
         "region_hint",
         "region_projector",
@@ -261,15 +260,3 @@ def test_what_has_no_place_is_refused(
     assert cli.main(["convert", str(folder), *more, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_rows_that_transformers_cannot_count_are_refused_before_anything_is_written(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(checkpoint, source := tmp_path / "appended")
-    values = read_json(source / "config.json")
-    values[CONFIG_KEY]["lion_aggregator"] = "appended"
-    (source / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="lion_aggregator='appended' does not go with models of transformers'"):
-        to_transformers(source, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["appended"]

@@ -43,11 +43,12 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path, Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["added", "appended"])
 def test_it_trains_is_saved_and_resumes_exactly(
-    made: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Any, Path, Path], how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, checkpoint, data = made
-    common: dict[str, Any] = {"stage": "align", "region_lion_aggregator": "added", "num_train_epochs": 3}
+    common: dict[str, Any] = {"stage": "align", "region_lion_aggregator": how, "num_train_epochs": 3}
     common |= {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 10}
     whole = host.run(monkeypatch, host.flags(checkpoint, data, tmp_path / "whole", **common))
     steps = whole.state.global_step

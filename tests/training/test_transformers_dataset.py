@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,12 @@ LATE = [
     ("human", "which <region> is larger ?"),
     ("gpt", "yes"),
 ]
+LEARNED = "left </s> a red dog </s> no cat </s> yes </s>"
+
+
+def late_record() -> dict[str, Any]:
+    on_images = [[5, 5, 40, 40], {"box": [5, 5, 40, 40], "image": 1}, {"box": [9, 9, 40, 40], "image": 2}]
+    return {"image": ["0.png", "1.png", "2.png"], "regions": on_images, "conversations": as_turns(LATE)}
 
 
 @pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
@@ -117,10 +124,29 @@ def test_images_of_later_turns(name: str, tmp_path: Path) -> None:
     """Their answers are learned all the same, though some processors write an image otherwise beside others."""
     _, processor = with_regions(name)
     path = write_records(tmp_path)
-    on_images = [[5, 5, 40, 40], {"box": [5, 5, 40, 40], "image": 1}, {"box": [9, 9, 40, 40], "image": 2}]
-    record = {"image": ["0.png", "1.png", "2.png"], "regions": on_images, "conversations": as_turns(LATE)}
-    path.write_text(json.dumps([record]))
+    path.write_text(json.dumps([late_record()]))
     item = dataset_of(path, processor)[0]
     learned = item["labels"] != IGNORE_INDEX
-    assert processor.tokenizer.decode(item["labels"][learned]) == "left </s> a red dog </s> no cat </s> yes </s>"
+    assert processor.tokenizer.decode(item["labels"][learned]) == LEARNED
     assert torch.equal(item["input_ids"][learned], item["labels"][learned])
+
+
+@pytest.mark.parametrize("name", ALL_BUT_TWO_SLOW)
+def test_rows_behind_images_are_positions_that_nobody_learns(name: str, tmp_path: Path) -> None:
+    depths = "0.7,0.4" if name == "glm4v" else "0.9,0.4"
+    model, processor = attached(name, lion_aggregator="appended", lion_aggregator_depths=depths)
+    path, row = write_records(tmp_path), processor.tokenizer.convert_tokens_to_ids("<image_row>")
+    path.write_text(json.dumps([late_record(), *json.loads(path.read_text())[-2:]]))
+    dataset = dataset_of(path, processor)
+    items = [dataset[number] for number in range(3)]
+    for item, expected in zip(items, (LEARNED, "a blue dog </s>", "left of the dog </s>"), strict=True):
+        learned = item["labels"] != IGNORE_INDEX
+        assert processor.tokenizer.decode(item["labels"][learned]) == expected
+        assert torch.equal(item["input_ids"][learned], item["labels"][learned])
+        assert int((item["input_ids"] == row).sum()) >= (12 if item is items[0] else 1)
+    batch = RegionCollator(processor.tokenizer.pad_token_id)(items)
+    assert model.train()(**batch).loss.isfinite()
+    taken = items[0]["input_ids"].shape[1]
+    assert dataset.positions_behind_image in (4, 16, 128)
+    with pytest.raises(RecordError, match=rf"it takes {taken} positions, --model_max_length is {taken - 1}; raise it"):
+        dataset_of(path, processor, limit=taken - 1)[0]

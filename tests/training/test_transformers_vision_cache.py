@@ -38,10 +38,13 @@ def test_the_losses_are_those_of_the_uncached_run(name: str, tmp_path: Path, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "gemma3", "mistral3", "llava_next"])
-def test_a_vision_aggregator_reads_the_cache(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its rows are added to what the tower returns, and stand in no cache."""
+@pytest.mark.parametrize("how", ["added", "appended"])
+def test_a_vision_aggregator_reads_the_cache(
+    name: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are made of what the tower returns, and stand in no cache."""
     options = json.dumps({**OSPREY, "layers": [-2]})
-    more = {"region_lion_aggregator": "added", "region_encoder_options": options, "learning_rate": 3e-2}
+    more = {"region_lion_aggregator": how, "region_encoder_options": options, "learning_rate": 3e-2}
     more["region_lion_aggregator_depths"] = "0.7,0.4"
     model, data = save(name, tmp_path / "model"), write_records(tmp_path / "data")
     trainer = run(monkeypatch, flags(model, data, tmp_path / "a", **more))

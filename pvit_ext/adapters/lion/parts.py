@@ -12,7 +12,7 @@ from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
 from pvit_ext.adapters.lion.router import QuestionRouter
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import APPENDED, RegionConfig
 
 ADAPTERS = CHILD
 HINT = "region_hint"
@@ -30,7 +30,7 @@ def starts_at_random(name: str, config: RegionConfig) -> bool:
         name: of :data:`PARTS`, or another part of a region module, which does not.
         config: of the model.
     """
-    return name in (HINT, ROUTER) or (name == AGGREGATOR and config.lion_aggregator == "appended")
+    return name in (HINT, ROUTER) or (name == AGGREGATOR and config.lion_aggregator == APPENDED)
 
 
 def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, blocks: int) -> dict[str, nn.Module]:
@@ -57,6 +57,6 @@ def build_parts(config: RegionConfig, hidden_size: int, tower_config: Any, block
     if config.lion_tags == "hint":
         parts[HINT] = TagHint(hidden_size)
     if config.lion_aggregator:
-        appended = config.lion_aggregator == "appended"
+        appended = config.lion_aggregator == APPENDED
         parts[AGGREGATOR] = aggregator_for(tower_config, hidden_size, config.lion_aggregator_depths, appended)
     return parts

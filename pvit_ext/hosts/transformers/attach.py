@@ -7,15 +7,13 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pvit_ext.config import EncoderFacts, RegionConfig
-from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of, is_of_another_family
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
-from pvit_ext.hosts.transformers.placeholder import claim_token
+from pvit_ext.hosts.transformers.placeholder import claim_token, placeholders_of
 from pvit_ext.hosts.transformers.processor import give_regions
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
-from pvit_ext.prompt import HINT_PLACEHOLDER
 
 
 def attach(
@@ -51,11 +49,10 @@ def attach(
     TransformersRegions(model).replace(config, checkpoint, filled_later, facts)
     if processor is not None:
         images = processor.image_processor
-        token_id = claim_token(model, processor.tokenizer)
-        chosen = TransformersRegions(model).stored
-        hints = chosen is not None and chosen.config.lion_tags == HINT_STYLE
-        hint_id = claim_token(model, processor.tokenizer, HINT_PLACEHOLDER) if hints else None
-        found = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std), hint_id)
+        stored = TransformersRegions(model).stored
+        wanted = placeholders_of(config if stored is None else stored.config).items()
+        ids = {name: claim_token(model, processor.tokenizer, token) for name, token in wanted}
+        found = HostFacts(image_mean=tuple(images.image_mean), image_std=tuple(images.image_std), **ids)
         setattr(model.config, HOST_KEY, found.to_json())
     host_facts(model.config)  # raises
     model.__class__ = region_class(type(model))

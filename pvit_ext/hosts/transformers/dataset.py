@@ -23,6 +23,7 @@ from pvit_ext.hosts.stored_vision import STORED_IMAGES
 from pvit_ext.hosts.transformers.batch import join_padded
 from pvit_ext.hosts.transformers.dialogue import Dialogue, begins_with_bos, render
 from pvit_ext.hosts.transformers.expanded_text import noting, spans_in
+from pvit_ext.hosts.transformers.row_positions import image_pattern
 from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
 from pvit_ext.hosts.transformers.vision_pass import BLANK_SIZE
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
@@ -58,6 +59,12 @@ class RegionDataset(RecordDataset):
         """S, positions of the prompt that one region takes."""
         positions: int = self.processor.pvit_regions.samples.positions_per_region
         return positions
+
+    @property
+    def positions_behind_image(self) -> int:
+        """Rows that a vision aggregator appends to an image that is counted as 128 positions."""
+        known = self.processor.pvit_regions
+        return known.family.rows_behind(self.processor, self.processor.image_token * 128) if known.appends_rows else 0
 
     def use_stored(self, maps: StoredMaps | None, vision: StoredVision | None) -> None:
         """Like the base class's, and let the processor read its image processor's stored output."""
@@ -113,7 +120,8 @@ class RegionDataset(RecordDataset):
             counts = [len(sample.sizes)]
             out.data.update(known.for_model(self.processor, out, [sample], sample.sizes, counts, token_id))
         item, (expanded,) = dict(out), self.noting.tokenizer.texts
-        spans = spans_in(expanded, dialogue.text, self.processor.image_token, dialogue.answers, name)
+        shown = image_pattern(self.processor, known.family)
+        spans = spans_in(expanded, dialogue.text, shown, dialogue.answers, name)
         item["labels"] = self._labels(item["input_ids"], item.pop("offset_mapping")[0], spans)
         if known.family.sees_prompt_both_ways:
             item["token_type_ids"] = (item["labels"] != IGNORE_INDEX).long().cummax(-1).values  # (1, L)

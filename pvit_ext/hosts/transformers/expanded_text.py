@@ -7,6 +7,7 @@ behind the last image and line end behind the text). So the spans are searched i
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,13 +42,13 @@ def noting(processor: Any) -> Any:
     return copied
 
 
-def spans_in(expanded: str, text: str, token: str, spans: Sequence[Sequence[int]], name: str) -> list[list[int]]:
+def spans_in(expanded: str, text: str, image: str, spans: Sequence[Sequence[int]], name: str) -> list[list[int]]:
     """Find spans of a text in the same text with its images written out.
 
     Args:
         expanded: the text that the tokenizer got.
-        text: the same with ``token`` for each image.
-        token: placeholder of an image.
+        text: the same with a placeholder for each image.
+        image: regular expression of it, without groups, and of what the processor may have put more behind.
         spans: (start, end) in characters of ``text``, none of which holds an image.
         name: location of the record, for messages.
 
@@ -55,12 +56,14 @@ def spans_in(expanded: str, text: str, token: str, spans: Sequence[Sequence[int]
         RecordError: when the processor wrote a part of the text differently.
     """
     shifts, start, found = list[tuple[int, int]](), 0, 0  # (end of a part in the text, how far it moved)
-    for part in text.split(token):
+    ends = [match.span() for match in re.finditer(image, text)]
+    for begin, end in [*ends, (len(text), len(text))]:
+        part = text[start:begin]
         found = expanded.find(part, found)
         if found < 0:
             raise RecordError(f"{name}: the processor writes {part!r} differently than its conversation")
-        shifts.append((start + len(part), found - start))
-        start, found = start + len(part) + len(token), found + len(part)
+        shifts.append((begin, found - start))
+        start, found = end, found + len(part)
     return [[index + _shift(shifts, span[1]) for index in span] for span in spans]
 
 

@@ -17,12 +17,15 @@ class HostFacts:
         image_mean: three channels, of the model's image processor.
         image_std: three channels, of the model's image processor.
         hint_token_id: id that stands at the position of a hint; None for a model without a hint vector.
+        row_token_id: id that stands at every position of a row of the vision aggregator; None for a model without one
+            whose rows are appended.
     """
 
     token_id: int
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     hint_token_id: int | None = None
+    row_token_id: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, for config.json."""
@@ -42,7 +45,7 @@ def host_facts(config: Any) -> HostFacts:
     values: Any = getattr(config, HOST_KEY, None)
     try:
         mean, std = tuple(values["image_mean"]), tuple(values["image_std"])
-        return HostFacts(int(values["token_id"]), mean, std, values.get("hint_token_id"))
+        return HostFacts(int(values["token_id"]), mean, std, values.get("hint_token_id"), values.get("row_token_id"))
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"the model's config has {HOST_KEY} = {values!r}, but a model with regions needs token_id, image_mean and "

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.hosts.transformers.facts import host_facts
+from pvit_ext.hosts.transformers.truncation import check_cut
 from pvit_ext.prompt import HINT_PLACEHOLDER
-from pvit_ext.regions.region import RegionError
 
 
 def hint_of(outer: Any) -> TagHint | None:
@@ -41,7 +41,7 @@ def hint_id(config: Any) -> int:
     return found
 
 
-def check_cut(ids_by_text: Any, texts: Sequence[str], token_id: int) -> None:
+def check_hints(ids_by_text: Any, texts: Sequence[str], token_id: int) -> None:
     """Refuse ids that lack a hint.
 
     Args:
@@ -53,11 +53,5 @@ def check_cut(ids_by_text: Any, texts: Sequence[str], token_id: int) -> None:
         RegionError: naming the sample.
     """
     wanted = [text.count(HINT_PLACEHOLDER) for text in texts]
-    if len(ids_by_text) != len(texts):
-        raise RegionError(f"{len(texts)} texts became {len(ids_by_text)} rows of ids: hints need one row for each text")
-    for number, (ids, count) in enumerate(zip(ids_by_text, wanted, strict=True)):
-        if (found := [int(one) for one in ids].count(token_id)) != count:
-            raise RegionError(
-                f"sample {number}: truncation leaves {found} of its {count} {HINT_PLACEHOLDER}: raise max_length, or "
-                "shorten the text or its tags"
-            )
+    names = [f"its {count} {HINT_PLACEHOLDER}" for count in wanted]
+    check_cut(ids_by_text, token_id, wanted, names, "the text or its tags")

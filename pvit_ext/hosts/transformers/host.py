@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers.utils import output_capturing
 
 from pvit_ext.hosts.base import HiddenStates, Host, ImageViews
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT, returning
+from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, aligned, appending_part, collecting
 from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
@@ -86,7 +89,8 @@ class TransformersHost:
     def run_tower(self, inputs: dict[str, Any]) -> HiddenStates | None:
         """Run the vision tower once over images and videos; its output replaces the pixels in ``inputs``.
 
-        For images it does not run where ``inputs`` has its output, or names their numbers in the run's cache.
+        For images it does not run where ``inputs`` has its output, or names their numbers in the run's cache. Rows that
+        the vision aggregator appends join ``inputs``.
         """
         hidden, outputs = None, dict(inputs.get("mm_encoder_outputs") or {})
         known = inputs.pop(STORED_IMAGES, None), inputs.pop(TOWER_OUTPUT, None)
@@ -99,7 +103,7 @@ class TransformersHost:
             if kind == "image":
                 given["output_hidden_states"] = self.kept_layers
             stored, output = known if kind == "image" else (None, None)
-            with returning(self.tower, self.inner.stored_vision, stored, output):
+            with returning(self.tower, self.inner.stored_vision, stored, output), self._collecting(kind, inputs):
                 outputs[kind] = features(**given, return_dict=True)
             if kind == "image":
                 hidden, outputs[kind].hidden_states = outputs[kind].hidden_states, None
@@ -107,6 +111,16 @@ class TransformersHost:
         if outputs:
             inputs["mm_encoder_outputs"] = outputs
         return hidden
+
+    @contextmanager
+    def _collecting(self, kind: str, inputs: dict[str, Any]) -> Iterator[None]:
+        """Let ``inputs`` get the rows behind the images of its prompts, where the aggregator appends them."""
+        if kind != "image" or "input_ids" not in inputs or appending_part(self.inner.outer[0]) is None:
+            yield
+            return
+        with collecting(self.inner.config, ids := inputs["input_ids"]) as found:
+            yield
+        inputs[IMAGE_ROWS] = aligned(self.inner.config, ids, torch.cat(found.rows))
 
     @property
     def kept_layers(self) -> list[int] | bool:

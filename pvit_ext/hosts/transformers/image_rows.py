@@ -1,4 +1,4 @@
-"""The vision aggregator in models of transformers': added to the image's rows, before tiles are joined."""
+"""The vision aggregator in models of transformers': added to the image's rows before tiles are joined, or collected."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.aggregator import VisionAggregator
 from pvit_ext.hosts.base import HiddenStates
+from pvit_ext.hosts.transformers.appended_rows import collected
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.ops.hooks import own_hooks
 
@@ -23,7 +24,8 @@ _of_video: ContextVar[bool] = ContextVar("of_video", default=False)
 def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
     """An inner model's ``get_image_features``, with its aggregator's rows added where there is one.
 
-    They are added behind the projector, or behind a tower that ends with one (Qwen).
+    They are added behind the projector, or behind a tower that ends with one (Qwen). Rows that are appended are
+    collected there, where a pass asks for them.
 
     Args:
         stock: the method of the stock class; its signature is kept, by which a host gives it what it takes.
@@ -33,7 +35,8 @@ def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(stock)
     def get_image_features(self: Any, *args: Any, **kwargs: Any) -> Any:
         part: VisionAggregator | None = getattr(self.outer[0], "region_aggregator", None)
-        if part is None or _of_video.get():
+        wanted = collected()
+        if part is None or _of_video.get() or (part.appended and wanted is None):
             return stock(self, *args, **kwargs)
         host: TransformersHost = self.region_host
         inputs, seen = signature.bind(self, *args, **kwargs).arguments, list[HiddenStates]()
@@ -41,13 +44,19 @@ def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
         def note(_args: Any, _kwargs: Any, output: Any) -> None:
             seen.append(output.hidden_states)
 
-        def add(_args: Any, _kwargs: Any, output: Tensor) -> Tensor:
+        def add(_args: Any, _kwargs: Any, output: Tensor) -> Tensor | None:
+            if part.appended:
+                assert wanted is not None
+                wanted.rows.append(whole_rows(part, host, inputs, seen[-1], output, wanted.ends))
+                return None
             return output + rows(part, host, inputs, seen[-1], output)
 
         def add_to_merged(_args: Any, _kwargs: Any, output: Any) -> Any:
+            note(_args, _kwargs, output)
+            if (merged := add(_args, _kwargs, output.pooler_output)) is None:
+                return None
             changed = copy.copy(output)  # the tower's own may be kept for other questions
-            merged = output.pooler_output
-            changed.pooler_output = merged + rows(part, host, inputs, output.hidden_states, merged)
+            changed.pooler_output = merged
             return changed
 
         kwargs["output_hidden_states"] = host.kept_layers
@@ -75,6 +84,26 @@ def without_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
             _of_video.reset(before)
 
     return get_video_features
+
+
+def whole_rows(
+    part: VisionAggregator,
+    host: TransformersHost,
+    inputs: Mapping[str, Any],
+    hidden: HiddenStates,
+    own: Tensor,
+    ends: Tensor,
+) -> Tensor:
+    """The aggregator's rows (R, D) of the whole view of each image.
+
+    Args:
+        part, host, inputs, hidden, own: see :func:`rows`.
+        ends: see :meth:`~pvit_ext.hosts.transformers.families.base.Family.whole_views`.
+    """
+    crops = host.family.whole_views(host.inner, inputs, ends, own.shape[-2])
+    if crops is not None:
+        own, hidden = own[crops], [None if layer is None else layer[crops] for layer in hidden]
+    return rows(part, host, inputs, hidden, own).flatten(0, -2)
 
 
 def rows(

@@ -7,7 +7,7 @@ that writes region tokens while a forward with regions runs. Without regions, an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -19,6 +19,7 @@ from pvit_ext.adapters.lion.routing import routed
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
+from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part, refuse_unbound, row_id
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
 from pvit_ext.hosts.transformers.hints import hint_of, write_hints
 from pvit_ext.hosts.transformers.host import TransformersHost
@@ -32,12 +33,14 @@ class Pending:
     """Region tokens that a running forward has still to write.
 
     Args:
-        tokens: (B, K, D), right-aligned; of a dummy region (1, S, D); None where there are hints alone to write.
+        tokens: (B, K, D), right-aligned; of a dummy region (1, S, D); None with hints or rows alone to write.
         dummy: they belong nowhere, and only have to be in the graph.
+        rows: (B, K, D), right-aligned, that the vision aggregator appends; None without.
     """
 
     tokens: Tensor | None
     dummy: bool = False
+    rows: Tensor | None = None
 
 
 class InnerMixin:
@@ -78,6 +81,8 @@ class InnerMixin:
 
     def _embed(self, stock: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         pending, embeds = self.pending.pop(get_ident()), write_hints(self.outer[0], stock(ids), ids)
+        if pending.rows is not None:
+            embeds = write_tokens(embeds, ids == row_id(self.outer[0].config), pending.rows)
         if pending.tokens is None:
             return embeds
         if pending.dummy:
@@ -93,6 +98,7 @@ class InnerMixin:
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
         region_tokens: Tensor | None = None,
+        image_rows: Tensor | None = None,
         stored_images: Sequence[int] | None = None,
         tower_output: Any = None,
         tasks: Tensor | Sequence[str | int] | None = None,
@@ -108,6 +114,7 @@ class InnerMixin:
             region_views: what the vision tower sees of each image.
             region_extra: per image the encoder's ``preprocess`` output, or None.
             region_tokens: (B, K, D), right-aligned, from :meth:`region_tokens`, in place of the four above.
+            image_rows: (B, K, D), right-aligned, that the vision aggregator appends, where the tower has run.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
             tower_output: what the vision tower returns for the images, where that is known; it does not run then.
             tasks: names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
@@ -135,10 +142,15 @@ class InnerMixin:
             pending = Pending(self._dummy_tokens(kwargs), dummy=True)
         if pending is None or pending.dummy:
             self._refuse_unbound(input_ids)
-        if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs:
+        appends = appending_part(self.outer[0]) is not None
+        makes_rows = appends and kwargs.get("pixel_values") is not None
+        if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs or makes_rows:
             self.region_host.run_tower(kwargs)
-        if pending is None and input_ids is not None and hint_of(self.outer[0]) is not None:
-            pending = Pending(None)
+        image_rows = kwargs.pop(IMAGE_ROWS, image_rows)
+        if appends and image_rows is None:
+            refuse_unbound(self.outer[0].config, input_ids)
+        if image_rows is not None or (input_ids is not None and hint_of(self.outer[0]) is not None):
+            pending = replace(pending or Pending(None), rows=image_rows)
         if pending is not None and input_ids is None:
             raise RegionError("region_tokens were given without input_ids, in which <region> stands")
         with routed(mix):

@@ -41,12 +41,12 @@ class TransformersRegions(ModelRegions):
 
     def _put(self, module: RegionModule) -> None:
         if module.config.lion_aggregator:
-            check_rows(self.model.config, module.config)
+            check_depths(self.model.config, module.config)
         super()._put(module)
 
 
-def check_rows(config: Any, regions: RegionConfig) -> None:
-    """Refuse a vision aggregator that a model has no rows for, or no cells.
+def check_depths(config: Any, regions: RegionConfig) -> None:
+    """Refuse a vision aggregator that reads a layer in which a model has no cells.
 
     Args:
         config: of the model.
@@ -55,11 +55,6 @@ def check_rows(config: Any, regions: RegionConfig) -> None:
     Raises:
         ValueError: naming the model's type, with the reason.
     """
-    if regions.lion_aggregator == "appended":
-        raise ValueError(
-            f"lion_aggregator='appended' does not go with models of transformers' ({config.model_type!r}): their own "
-            "processors count an image's positions; use 'added', or LLaVA's own checkpoints"
-        )
     family = family_of(config)
     count, depths = family.tower_config(config).num_hidden_layers, regions.lion_aggregator_depths
     if family.merges_last and max(layers_at(depths, count)) == count:

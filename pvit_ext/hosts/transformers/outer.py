@@ -18,6 +18,7 @@ from pvit_ext.adapters.lion.routing import keep_routes
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.base import ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
+from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
@@ -107,17 +108,20 @@ class OuterMixin:
         """
         if (mix := self.mix(tasks, regions, kwargs.get("input_ids", inputs), questions)) is not None:
             kwargs["tasks"] = mix
-        if any(regions or []):
-            batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
-            kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
+        appends = appending_part(self) is not None and kwargs.get("pixel_values") is not None
+        writes = any(regions or []) or appends
+        if writes:
             self._refuse_options(kwargs)
-            kwargs["region_tokens"] = self.base_model.region_tokens(kwargs, batch)
-            _drop_cached_images(kwargs, self.config.image_token_id)
-            kwargs["suppress_tokens"] = self._never_written(kwargs)
-        elif kwargs.get(TOWER_OUTPUT) is not None:
+        if writes or kwargs.get(TOWER_OUTPUT) is not None:
             kwargs["input_ids"], inputs = kwargs.get("input_ids", inputs), None
-            self.base_model.region_host.run_tower(kwargs)
+            if any(regions or []):
+                batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
+                kwargs["region_tokens"] = self.base_model.region_tokens(kwargs, batch)
+            else:
+                self.base_model.region_host.run_tower(kwargs)
             _drop_cached_images(kwargs, self.config.image_token_id)
+        if writes:
+            kwargs["suppress_tokens"] = self._never_written(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def mix(
@@ -136,19 +140,22 @@ class OuterMixin:
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:
             raise RegionError(
-                "assistant_model would draft without the regions: leave it out; prompt_lookup_num_tokens needs no model"
+                "assistant_model would draft without regions and rows of images: leave it out; "
+                "prompt_lookup_num_tokens needs no model"
             )
         config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)):
-            raise RegionError("prefill_chunk_size splits the prompt, and regions lose their positions: leave it out")
+            raise RegionError(
+                "prefill_chunk_size splits the prompt, and regions and rows of images lose their place: leave it out"
+            )
 
     def _never_written(self, kwargs: dict[str, Any]) -> list[int]:
         """Ids to suppress: a placeholder that the model wrote itself would shift the positions of all regions."""
         config = kwargs.get("generation_config") or self.generation_config
         given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
         facts = self.base_model.region_host.facts
-        hints = [] if facts.hint_token_id is None else [facts.hint_token_id]
-        return [*(given or []), facts.token_id, *hints]
+        own = facts.token_id, facts.hint_token_id, facts.row_token_id
+        return [*(given or []), *(one for one in own if one is not None)]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         """transformers' own; blocks that run again keep their adapters."""
@@ -156,12 +163,18 @@ class OuterMixin:
         keep_routes(self)  # type: ignore[arg-type]
 
     def prepare_inputs_for_generation(
-        self, *args: Any, region_tokens: Tensor | None = None, tasks: Tensor | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        region_tokens: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        tasks: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Pass region tokens with the prompt only; the signature tells transformers' check of keywords of them."""
+        """Pass tokens and rows with the prompt only; the signature tells transformers' check of keywords of them."""
         out = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
-        if region_tokens is not None and (kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)):
-            out["region_tokens"] = region_tokens
+        if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
+            given = {"region_tokens": region_tokens, IMAGE_ROWS: image_rows}
+            out.update({name: value for name, value in given.items() if value is not None})
         if tasks is not None:
             out["tasks"] = tasks
         return out

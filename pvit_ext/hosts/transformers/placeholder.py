@@ -1,4 +1,4 @@
-"""The ids that stand at every position of a region and of a hint: rows of the embedding that nothing else uses."""
+"""The ids that stand at positions of regions, hints and appended rows: rows of the embedding that nothing else uses."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ from typing import Any
 
 import torch
 
+from pvit_ext.config import APPENDED, RegionConfig
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.distributed import gathered
-from pvit_ext.prompt import REGION_PLACEHOLDER
+from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER, ROW_PLACEHOLDER
 
 logger = logging.getLogger(__name__)
+
+
+def placeholders_of(config: RegionConfig) -> dict[str, str]:
+    """The placeholders that a model's prompts need, by the name of their id in :class:`~.facts.HostFacts`.
+
+    Args:
+        config: of its region modules.
+    """
+    found = {"token_id": REGION_PLACEHOLDER}
+    if config.lion_tags == HINT_STYLE:
+        found["hint_token_id"] = HINT_PLACEHOLDER
+    if config.lion_aggregator == APPENDED:
+        found["row_token_id"] = ROW_PLACEHOLDER
+    return found
 
 
 def claim_token(model: Any, tokenizer: Any, placeholder: str = REGION_PLACEHOLDER) -> int:
     """Make a placeholder one token with a row of the model's embedding, and return its id.
 
     Most checkpoints have more rows of the embedding than tokens. If there is no spare row, one is added, and the log
-    says so. Region tokens and the hint vector replace it in the input, and generation with regions never writes it.
+    says so. Region tokens, hint vector or rows replace it in the input, and generation with regions never writes it.
 
     Args:
         model: whose embedding grows if it must.
         tokenizer: gets the token, unless it has it.
-        placeholder: ``<region>`` or ``<hint>``.
+        placeholder: ``<region>`` or another of :func:`placeholders_of`.
 
     Raises:
         ValueError: when the tokenizer gives the placeholder an id that another token has.
@@ -43,7 +59,7 @@ def token_of(tokenizer: Any, placeholder: str = REGION_PLACEHOLDER) -> int:
 
     Args:
         tokenizer: gets the token, unless it has it.
-        placeholder: ``<region>`` or ``<hint>``.
+        placeholder: ``<region>`` or another of :func:`placeholders_of`.
 
     Raises:
         ValueError: when the tokenizer gives the placeholder an id that another token has.

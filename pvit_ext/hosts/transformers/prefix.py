@@ -24,13 +24,15 @@ def with_prefix(
         names: of the images.
         prefix: that was read last.
     """
+    host = model.base_model.region_host
     config, language = model.config.get_text_config(), model.base_model.language_model
     if "token_type_ids" in batch or not can_share(config, language, type(language).forward):
         return batch
     ids, mask = batch["input_ids"], batch["attention_mask"].bool()
     rows = [row[here] for row, here in zip(ids, mask, strict=True)]
-    begin = _before_regions(rows, common(rows), model.base_model.region_host.token_id)
-    behind_images = 1 + max(_last(row, model.config.image_token_id) for row in rows)
+    begin = _before_regions(rows, common(rows), host.token_id)
+    of_images = [model.config.image_token_id, *([] if host.facts.row_token_id is None else [host.facts.row_token_id])]
+    behind_images = 1 + max(_last(row, id) for row in rows for id in of_images)
 
     def read(known: int, begin: int, cache: Any) -> None:
         _read(model, first(), known, begin, cache)

@@ -16,9 +16,10 @@ from PIL import Image
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.data.tags.tags import HINT_STYLE
-from pvit_ext.hosts.transformers.hints import check_cut
+from pvit_ext.hosts.transformers.hints import check_hints
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions, stored_in
 from pvit_ext.hosts.transformers.processor_text import expand, images_per_text, nested, regions_per_text, take_regions
+from pvit_ext.hosts.transformers.row_positions import call_with_rows
 from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders
 from pvit_ext.regions.image import load_image
 from pvit_ext.regions.region import RegionError
@@ -63,7 +64,7 @@ class RegionProcessorMixin:
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         if regions is None and not any(_speaks_of_regions(one) for one in texts):
-            return self._checked(super().__call__(images, text, *args, **kwargs), texts)  # type: ignore[misc]
+            return self._checked(self._call(images, text, *args, **kwargs), texts)
         if self.pvit_regions is None:
             raise RegionError("this processor knows no region encoder: pvit_ext.attach(model, config, processor=...)")
         self.pvit_regions.check_call(kwargs)
@@ -93,18 +94,25 @@ class RegionProcessorMixin:
         shown = [sample.images for sample in prepared]
         token, positions = REGION_PLACEHOLDER, self.pvit_regions.samples.positions_per_region
         prompts = [expand(sample.texts[0], token, positions) for sample in prepared]
-        made = super().__call__(shown if sizes else None, prompts, *args, **kwargs)  # type: ignore[misc]
-        out = self._checked(made, prompts)
+        out = self._checked(self._call(shown if sizes else None, prompts, *args, **kwargs), prompts)
         if any(sample.regions for sample in prepared):
             token_id = self.tokenizer.convert_tokens_to_ids(token)
             out.data.update(self.pvit_regions.for_model(self, out, prepared, sizes, counts, token_id))
         return out
 
+    def _call(self, images: Any, text: Any, *args: Any, **kwargs: Any) -> Any:
+        """The stock output; with positions behind each image, where the model appends rows there."""
+        stock: Any = super(RegionProcessorMixin, type(self)).__call__  # type: ignore[misc]
+        known = self.pvit_regions
+        if known is None or not known.appends_rows or images is None or text is None:
+            return stock(self, images, text, *args, **kwargs)
+        return call_with_rows(stock, self, known.family, images, text, *args, **kwargs)
+
     def _checked(self, out: Any, texts: Sequence[str]) -> Any:
         """The stock output, of which truncation cut no hint."""
         reads_hints = self.pvit_regions is not None and self.pvit_regions.config.lion_tags == HINT_STYLE
         if reads_hints and any(HINT_PLACEHOLDER in text for text in texts):
-            check_cut(out["input_ids"], texts, self.tokenizer.convert_tokens_to_ids(HINT_PLACEHOLDER))
+            check_hints(out["input_ids"], texts, self.tokenizer.convert_tokens_to_ids(HINT_PLACEHOLDER))
         return out
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:

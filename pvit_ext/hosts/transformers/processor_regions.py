@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_from_json, regions_to_json
+from pvit_ext.config import APPENDED, CONFIG_KEY, EncoderFacts, RegionConfig, regions_from_json, regions_to_json
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.hosts.transformers.families import FAMILIES, family_key
 from pvit_ext.hosts.transformers.families.base import Family, TowerConfig
 from pvit_ext.hosts.transformers.keys import FILE_OPTIONS
+from pvit_ext.hosts.transformers.truncation import check_cut
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.tokens.processor import RegionProcessor, RegionSample
 
@@ -84,8 +85,13 @@ class ProcessorRegions:
         chosen, facts = self.config, self.facts
         tasks = (chosen.lion_tasks, chosen.lion_routing) if chosen.lion_adapters else None
         given = chosen.encoder, chosen.encoder_options, chosen.delimiters
-        values = *given, facts.tokens_per_region, self.family_key, tasks, chosen.lion_tags
+        values = *given, facts.tokens_per_region, self.family_key, tasks, chosen.lion_tags, self.appends_rows
         return json.dumps(values, sort_keys=True)
+
+    @property
+    def appends_rows(self) -> bool:
+        """Whether rows of the vision aggregator stand behind each image."""
+        return self.config.lion_aggregator == APPENDED
 
     @property
     def family(self) -> Family:
@@ -144,7 +150,9 @@ class ProcessorRegions:
         Raises:
             RegionError: for a region that truncation cut off, or that a view crops away.
         """
-        check_truncation(out["input_ids"], prepared, token_id, self.samples.positions_per_region)
+        counted = [(len(one.regions), self.samples.positions_per_region * len(one.regions)) for one in prepared]
+        names = [f"the {wanted} positions of its {regions} region(s)" for regions, wanted in counted]
+        check_cut(out["input_ids"], token_id, [wanted for _, wanted in counted], names, "the text")
         views, regions, first = self.family.views(processor, out, sizes, counts), [], 0
         for sample, count in zip(prepared, counts, strict=True):
             regions.append([replace(region, image=first + region.image) for region in sample.regions])
@@ -156,31 +164,6 @@ class ProcessorRegions:
         # Plain tuples: BatchFeature.to() and the Trainer make tuples of one generator, which named ones refuse.
         plain = [tuple(view) for view in views]
         return {"regions": regions, "region_sizes": list(sizes), "region_views": plain, "region_extra": extra}
-
-
-def check_truncation(ids_by_text: Any, prepared: Sequence[RegionSample], token_id: int, positions: int) -> None:
-    """Refuse ids that lack a region's position.
-
-    Args:
-        ids_by_text: ids of each text.
-        prepared: the samples.
-        token_id: of ``<region>``.
-        positions: S.
-
-    Raises:
-        RegionError: naming the sample.
-    """
-    if len(ids_by_text) != len(prepared):
-        raise RegionError(
-            f"{len(prepared)} texts became {len(ids_by_text)} rows of ids: regions need one row for each text"
-        )
-    for number, (ids, sample) in enumerate(zip(ids_by_text, prepared, strict=True)):
-        found, wanted = [int(one) for one in ids].count(token_id), positions * len(sample.regions)
-        if found != wanted:
-            raise RegionError(
-                f"sample {number}: truncation leaves {found} of the {wanted} positions of its {len(sample.regions)} "
-                "region(s): raise max_length, or shorten the text"
-            )
 
 
 def stored_in(path: str | os.PathLike[str], **kwargs: Any) -> ProcessorRegions | None:

@@ -9,7 +9,6 @@ from typing import Any
 from transformers import AutoConfig
 
 from pvit_ext.config import CONFIG_KEY, regions_from_json
-from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.files import read_json
 from pvit_ext.hosts.model_regions import stored_regions
 from pvit_ext.hosts.stored import StoredModel
@@ -17,9 +16,8 @@ from pvit_ext.hosts.transformers.facts import HostFacts
 from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
-from pvit_ext.hosts.transformers.model_regions import check_rows
-from pvit_ext.hosts.transformers.placeholder import token_of
-from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER
+from pvit_ext.hosts.transformers.model_regions import check_depths
+from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of
 
 _PROCESSOR_FILE = "processor_config.json"
 
@@ -46,20 +44,18 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
         regions: the nested key of config.json.
 
     Raises:
-        ValueError: when the model has no row of the embedding for ``<region>``, or for the ``<hint>`` that it reads, or
-            takes no vision aggregator such as theirs.
+        ValueError: when the model has no row of the embedding for a placeholder of theirs, or takes no such vision
+            aggregator.
     """
     config, processor = AutoConfig.from_pretrained(folder), load_processor(str(folder))
     if (chosen := regions_from_json(regions).config).lion_aggregator:
-        check_rows(config, chosen)
+        check_depths(config, chosen)
     tokenizer, images = processor.tokenizer, processor.image_processor
     before = len(tokenizer)
-    token_id = _token_id(tokenizer, config, folder, REGION_PLACEHOLDER)
-    hints = regions.get("lion_tags") == HINT_STYLE  # named where it is used
-    hint_id = _token_id(tokenizer, config, folder, HINT_PLACEHOLDER) if hints else None
+    ids = {name: _token_id(tokenizer, config, folder, token) for name, token in placeholders_of(chosen).items()}
     if len(tokenizer) != before:
         tokenizer.save_pretrained(folder)
-    facts = HostFacts(token_id, tuple(images.image_mean), tuple(images.image_std), hint_id)
+    facts = HostFacts(image_mean=tuple(images.image_mean), image_std=tuple(images.image_std), **ids)
     path = folder / "config.json"
     path.write_text(json.dumps({**read_json(path), CONFIG_KEY: regions, HOST_KEY: facts.to_json()}, indent=2) + "\n")
     _forget_regions(folder / _PROCESSOR_FILE)

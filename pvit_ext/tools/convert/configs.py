@@ -46,8 +46,7 @@ def hub_config(
     tower: Tower,
     rows: int,
     image_id: int,
-    region_id: int | None,
-    hint_id: int | None = None,
+    ids: dict[str, int],
 ) -> Any:
     """The config of ``LlavaForConditionalGeneration`` or ``LlavaNextForConditionalGeneration``.
 
@@ -57,8 +56,7 @@ def hub_config(
         tower: its vision tower.
         rows: of the embedding.
         image_id: of ``<image>``.
-        region_id: of ``<region>``, for a checkpoint with regions.
-        hint_id: of ``<hint>``, for one with a hint vector.
+        ids: of the placeholders of its regions, by their names in ``HostFacts``; none for a checkpoint without.
     """
     import transformers
 
@@ -80,8 +78,8 @@ def hub_config(
         config = transformers.LlavaConfig(**shared)
     config.architectures = [type(config).__name__.replace("Config", "ForConditionalGeneration")]
     config.dtype = values.get("dtype", values.get("torch_dtype"))
-    if region_id is not None:
-        facts = HostFacts(region_id, tuple(tower.images.image_mean), tuple(tower.images.image_std), hint_id)
+    if ids:
+        facts = HostFacts(image_mean=tuple(tower.images.image_mean), image_std=tuple(tower.images.image_std), **ids)
         setattr(config, CONFIG_KEY, values[CONFIG_KEY])
         setattr(config, HOST_KEY, facts.to_json())
     return config

@@ -9,7 +9,8 @@ from typing import Any
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.hosts.llava.tokenizer import with_original_ids
-from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
+from pvit_ext.hosts.transformers.placeholder import token_of
+from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.tools.convert.configs import pinpoints_of
 from pvit_ext.tools.convert.tower import Tower
 
@@ -47,13 +48,9 @@ _OF_VERSION = {
 """LLaVA's names of templates, and keys of :data:`TEMPLATES`."""
 
 
-def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
-    """A LLaVA checkpoint's tokenizer with ``<image>``, a padding token and, with regions, ``<region>``.
-
-    Returns:
-        tokenizer, and the ids of ``<image>`` and ``<region>``.
-    """
-    from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+def hub_tokenizer(folder: Path) -> tuple[Any, int]:
+    """A LLaVA checkpoint's tokenizer with ``<image>`` and a padding token, and the id of ``<image>``."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     found = with_original_ids(AutoTokenizer.from_pretrained(folder))
     marks = {name: getattr(found, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
@@ -63,15 +60,10 @@ def hub_tokenizer(folder: Path, regions: bool) -> tuple[Any, int, int | None]:
         padding_side="left",
         **{name: mark for name, mark in marks.items() if mark is not None},
     )
-
-    def add(token: str) -> int:
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
-        return int(tokenizer.convert_tokens_to_ids(token))
-
-    image_id = add(IMAGE_PLACEHOLDER)
+    image_id = token_of(tokenizer, IMAGE_PLACEHOLDER)
     if tokenizer.pad_token in (None, tokenizer.unk_token):
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    return tokenizer, image_id, add(REGION_PLACEHOLDER) if regions else None
+    return tokenizer, image_id
 
 
 def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> None:

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.config import CONFIG_KEY, regions_from_json
-from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.files import atomic_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import load_config
-from pvit_ext.hosts.transformers.model_regions import check_rows
-from pvit_ext.hosts.transformers.placeholder import token_of
-from pvit_ext.prompt import HINT_PLACEHOLDER
+from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of
 from pvit_ext.tools.convert.configs import check_is_convertible, hub_config
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, TOWER, to_hub
 from pvit_ext.tools.convert.origin import Origin
@@ -30,8 +27,8 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     """Write a checkpoint that ``AutoModelForImageTextToText`` and :func:`pvit_ext.load_pretrained_model` load.
 
     Language model, vision tower, mm_projector and region modules stay bit for bit; the embedding grows by rows for
-    ``<image>``, ``<pad>``, ``<region>`` and ``<hint>``. The folder ``llava`` in the new one keeps what converting back
-    needs.
+    ``<image>``, ``<pad>`` and the placeholders of regions. The folder ``llava`` in the new one keeps what converting
+    back needs.
 
     Args:
         checkpoint: folder of a whole LLaVA checkpoint on LLaMA or Mistral.
@@ -58,14 +55,12 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
         names |= dict.fromkeys(own)
         others = {TOWER + name: tensor for name, tensor in tower.tensors().items()}
         digests = {name: digest(tensor) for name, tensor in others.items()}
-    tokenizer, image_id, region_id = hub_tokenizer(source.folder, regions=CONFIG_KEY in values)
-    reads_hints = values.get(CONFIG_KEY, {}).get("lion_tags") == HINT_STYLE
-    hint_id = token_of(tokenizer, HINT_PLACEHOLDER) if reads_hints else None
+    tokenizer, image_id = hub_tokenizer(source.folder)
+    placeholders = placeholders_of(regions_from_json(values[CONFIG_KEY]).config) if CONFIG_KEY in values else {}
+    ids = {name: token_of(tokenizer, token) for name, token in placeholders.items()}
     rows = source.entry("model.embed_tokens.weight").shape[0]
     grown = -(-max(rows, len(tokenizer)) // _MULTIPLE) * _MULTIPLE
-    config = hub_config(host, values, tower, grown, image_id, region_id, hint_id)
-    if (regions := values.get(CONFIG_KEY, {})).get("lion_aggregator"):
-        check_rows(config, regions_from_json(regions).config)
+    config = hub_config(host, values, tower, grown, image_id, ids)
     size = sum(shard.path.stat().st_size for shard in source.shards) + sum(map(nbytes, others.values()))
     change = Change(names.__getitem__, grown, frozenset({EMBEDDING, HEAD}))
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:

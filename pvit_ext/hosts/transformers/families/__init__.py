@@ -6,13 +6,13 @@ from typing import Any
 
 from pvit_ext.hosts.transformers.families.base import Family
 from pvit_ext.hosts.transformers.families.internvl import InternVL
-from pvit_ext.hosts.transformers.families.llava import Llava, PaliGemma
+from pvit_ext.hosts.transformers.families.llava import Gemma3, Llava, PaliGemma
 from pvit_ext.hosts.transformers.families.merged import Glm4v, Merged, Qwen2, Qwen25
 from pvit_ext.hosts.transformers.families.packed import Packed
 from pvit_ext.hosts.transformers.families.tiles import LlavaNext, LlavaOnevision
 
 FAMILIES: dict[str, Family] = {
-    "gemma3": Llava(),
+    "gemma3": Gemma3(),
     "glm4v": Glm4v(),
     "internvl": InternVL(),
     "llava": Llava(),

@@ -51,6 +51,7 @@ class Family(ABC):
         images_along: the axis of the tower's output along which images of a batch follow each other.
         prepares_several_differently: whether an image is prepared differently when its prompt has others.
         merges_last: the tower's last hidden layer has one position for several cells.
+        image_end: what chat templates write behind an image's placeholder; empty where the processor writes its end.
     """
 
     tower_name: ClassVar[str] = "vision_tower"
@@ -60,6 +61,7 @@ class Family(ABC):
     images_along: ClassVar[int] = 0
     prepares_several_differently: ClassVar[bool] = False
     merges_last: ClassVar[bool] = False
+    image_end: ClassVar[str] = ""
 
     def tower(self, inner: nn.Module) -> nn.Module:
         """The vision tower of an inner model."""
@@ -130,6 +132,26 @@ class Family(ABC):
         """
         crops, positions = any_layer(hidden).shape[:2]
         return CellGroups.of_crops(crops, positions, rows)
+
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """How many rows the language model has of the whole view of an image.
+
+        Args:
+            processor: of the model.
+            before: the prompt up to the end of this image, from the end of the one before it on, written out.
+        """
+        return before.count(processor.image_token)
+
+    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor | None:
+        """Which crops show all of an image, (images,) int64, on the CPU; None where each does, or for one sequence.
+
+        Args:
+            inner: the inner model.
+            inputs: arguments of its ``get_image_features``.
+            ends: (images,) int64: image tokens of a batch up to the end of each image.
+            per_crop: image tokens of a crop, before tiles are joined.
+        """
+        return None
 
 
 def image_option(processor: Any, name: str) -> Any:

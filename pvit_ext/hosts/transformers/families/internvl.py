@@ -35,6 +35,14 @@ class InternVL(Family):
             found.append(ImageViews(base, tiles))
         return found
 
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """Those of the base view."""
+        return int(processor.image_seq_length)
+
+    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+        """The last of each image; frames of videos are crops too, of none."""
+        return ends // per_crop - 1
+
     def cells(
         self,
         inner: nn.Module,

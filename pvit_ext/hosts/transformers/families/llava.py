@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pvit_ext.hosts.base import HiddenStates, ImageViews
 from pvit_ext.hosts.transformers.families.base import Family, any_layer
@@ -38,6 +39,18 @@ class Llava(Family):
         check_crops(crops, len(views))
         sizes = [(base.size[0] // patch, base.size[1] // patch) for base, _ in views]
         return [tile_cells(number, per_crop, size, None) for number, size in enumerate(sizes)]
+
+
+class Gemma3(Llava):
+    """Like LLaVA; crops of an image may follow it (pan and scan)."""
+
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """Those of one view."""
+        return int(processor.image_seq_length)
+
+    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+        """The first of each image."""
+        return pad(ends[:-1], (1, 0)) // per_crop
 
 
 class PaliGemma(Llava):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ class Merged(Family):
     """All images are one sequence, in which the cells that are merged stand together (Qwen3-VL, GLM-4V)."""
 
     tower_name: ClassVar[str] = "visual"
+    image_end: ClassVar[str] = "<|vision_end|>"
     fixed_size: ClassVar[bool] = False
     reports_sizes: ClassVar[bool] = True
 
@@ -59,6 +61,12 @@ class Merged(Family):
         order = self.square_order(inner, grids)
         return CellGroups(lengths, squares if order is None else squares[order])
 
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """All of its squares; GLM-4V writes frames of a video before it by the same token."""
+        token = re.escape(processor.image_token)
+        found = re.search(rf"((?:{token})+)(?:{re.escape(self.image_end)})?$", before)
+        return 0 if found is None else found[1].count(processor.image_token)
+
     def square_order(self, inner: nn.Module, grids: Tensor) -> Tensor | None:
         """Position of each square in the tower's sequence, (squares,) int64 on the CPU; None where they are in order.
 
@@ -93,6 +101,7 @@ class Glm4v(Merged):
     """The output of its last layer is merged already: regions read earlier ones."""
 
     merges_last: ClassVar[bool] = True
+    image_end: ClassVar[str] = "<|end_of_image|>"
 
     def select_layer(self, config: Any) -> int:
         """The last layer that has every cell."""

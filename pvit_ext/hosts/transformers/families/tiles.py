@@ -38,6 +38,29 @@ class LlavaNext(Family):
         tiles = cells_in_a_row(View.fit(size, (width, height)), side, side // patch * patch)
         return ImageViews(View.resize(size, (side, side)), tiles)
 
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """Those of the base view, as the processor counts them."""
+        cells = (tile_side(processor.image_processor) // self.patch_size(processor)) ** 2
+        more = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
+        return int(cells + more)
+
+    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+        """The first of each image."""
+        counts = torch.tensor([self.crops(inner.config, size) for size in inputs["image_sizes"].tolist()])
+        return counts.cumsum(0) - counts
+
+    def crops(self, config: Any, size: Sequence[int]) -> int:
+        """How many the model takes of an image, base view and tiles.
+
+        Args:
+            config: of the model.
+            size: (height, width) of the image.
+        """
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        points, side = config.image_grid_pinpoints, config.vision_config.image_size
+        return int(image_size_to_num_patches(list(size), points, side))
+
     def patch_size(self, processor: Any) -> int:
         """Pixels per side of a cell, by what the processor knows of the tower."""
         return int(processor.patch_size)
@@ -80,6 +103,19 @@ class LlavaOnevision(LlavaNext):
                 square = View.pad_to_square(size)
                 found.append(ImageViews(square.then(View.resize(square.size, (side, side)))))
         return found
+
+    def rows_behind(self, processor: Any, before: str) -> int:
+        """Those of a crop, which its processor knows."""
+        return int(processor.num_image_tokens)
+
+    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+        """The first of each image; one of several in a prompt has no other."""
+        several = inputs.get("batch_num_images")
+        sizes = inputs["image_sizes"].tolist()
+        tiled = [True] * len(sizes) if several is None else [n == 1 for n in several for _ in range(n)]
+        pairs = zip(sizes, tiled, strict=True)
+        counts = torch.tensor([self.crops(inner.config, size) if has_tiles else 1 for size, has_tiles in pairs])
+        return counts.cumsum(0) - counts
 
     def patch_size(self, processor: Any) -> int:
         """Its processor knows how many cells a crop has."""
