@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from examples.lion.arms import ARMS
+from examples.lion.arms import ARMS, Arm
 from examples.lion.photographs import asking
 from examples.lion.photographs.asking import held_out_questions
 from examples.lion.photographs.experiment import LionExperiment
@@ -23,6 +23,7 @@ from examples.lion.photographs.training import Trainer
 from examples.lion.stages import deal
 from examples.lion.tasks import IMAGE, REGION
 from examples.photographs import experiment as photographs
+from examples.photographs import training as shown
 from examples.photographs.data import LEAST, Photograph, Wording, in_words
 from examples.photographs.sources import class_names
 
@@ -145,7 +146,7 @@ def test_an_arm_trains_its_stages_one_after_another_and_keeps_them(
         {"model": model, "records": len(_read(data)), "output": output.name, **own}
     ))  # fmt: skip
     monkeypatch.setattr(asking, "ask_arm", lambda arm, last, *_: answers | {"last": str(last)})
-    start = experiment.folder / "start" / "aligned"
+    start = experiment._aligned
     assert experiment.measure("start")["last"] == str(start)
     assert not runs
     assert experiment.measure("aggregator")["last"].endswith("aggregator/stage3")
@@ -160,6 +161,24 @@ def test_an_arm_trains_its_stages_one_after_another_and_keeps_them(
     assert len(runs) == 3
     experiment.measure("shared_mixed")
     assert (runs[3]["stage"], runs[3]["records"], runs[3]["region_lion_adapters"]) == ("align", 24, 128)
+
+
+def test_what_is_done_is_kept(experiment: LionExperiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by the arm that is asked as all others start."""
+    runs: list[str] = []
+    monkeypatch.setattr(photographs, "write_language_model", lambda folder: runs.append("language"))
+    monkeypatch.setattr(shown.Trainer, "_run", lambda _self, model, data, output, own: runs.append(output.name))
+
+    def ask(arm: Arm, *_: Any) -> dict[str, Any]:
+        runs.append(arm.title)
+        return {}
+
+    monkeypatch.setattr(asking, "ask_arm", ask)
+    for _ in range(2):
+        experiment.base()
+        experiment.measure("start")
+        experiment.measure("routed_mixed")
+    assert runs == ["language", "base", "aligned", ARMS["start"].title, "stage1", ARMS["routed_mixed"].title]
 
 
 def test_what_seeds_share_is_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ class LionExperiment(experiment.Experiment):
     def base(self) -> dict[str, float]:
         """What all arms build on; seconds of each phase."""
         seconds = super().base()
-        phases = Phases(self.folder / "start", self.described)
+        phases = Phases(self._aligned.parent, self.described)
         run = partial(self.trainer.align, _SHOWN, self._base, self._records("regions_align"), self._aligned)
         phases.run("region projector", run)
         return {**seconds, **phases.seconds}
@@ -159,7 +159,7 @@ class LionExperiment(experiment.Experiment):
     @property
     def _aligned(self) -> Path:
         """The region modules that all arms start from."""
-        return self.folder / "start" / "aligned"
+        return self.folder / "regions" / "aligned"
 
     def _write_records(self) -> None:
         """Stage 0 names what is on a photograph, the region projector's run what is in a region."""
