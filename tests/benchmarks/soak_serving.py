@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.bench_serving import questions, tiny
-from tests.serving.load import HEADERS, post
+from tests.serving.load import HEADERS, post, sent
 from tests.serving.process import process
 
 WAIT = 120
@@ -165,17 +165,6 @@ class Soak:
         connection.close()
         assert 400 <= response.status < 500, f"{response.status} for {raw[:200]!r}: {said}"
         assert said["error"]["message"]
-
-
-def sent(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", kind: str = "text/plain"
-) -> dict[str, Any]:
-    """The answer to a request that is no question."""
-    connection.request(method, path, body, {"Content-Type": kind})
-    response = connection.getresponse()
-    found: dict[str, Any] = json.loads(response.read())
-    assert response.status == 200, found
-    return found
 
 
 def form(data: bytes) -> bytes:

@@ -50,7 +50,14 @@ def run(port: int, bodies: list[bytes], clients: int, requests: int) -> Load:
 
 def post(connection: http.client.HTTPConnection, body: bytes) -> dict[str, Any]:
     """The answer to one body."""
-    connection.request("POST", "/v1/chat/completions", body, HEADERS)
+    return sent(connection, "POST", "/v1/chat/completions", body, HEADERS["Content-Type"])
+
+
+def sent(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", kind: str = "text/plain"
+) -> dict[str, Any]:
+    """The answer to any request."""
+    connection.request(method, path, body, {"Content-Type": kind})
     response = connection.getresponse()
     found: dict[str, Any] = json.loads(response.read())
     assert response.status == 200, found
