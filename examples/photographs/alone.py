@@ -18,7 +18,10 @@ def alone(folder: Path) -> Iterator[None]:
         folder: is made; the lock ends with the process that has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        while not lock(stream):
-            time.sleep(0.5)
-        yield
+    while True:
+        with (folder / ".lock").open("a") as stream:  # anew each time: --fresh of another process removes the file
+            if lock(stream):
+                yield
+                return
+        time.sleep(0.5)
+        folder.mkdir(parents=True, exist_ok=True)

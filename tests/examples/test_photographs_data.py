@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from PIL import Image
 
 from examples.photographs import data
 from examples.photographs.__main__ import OWN_DATA
+from examples.photographs.alone import alone
 from examples.photographs.fair import measure_several_kinds
 from examples.photographs.sources import write_parts
 
@@ -123,3 +127,20 @@ def test_photographs_of_one_kind_do_not_count_among_those_of_several(tmp_path: P
     found = measure_several_kinds(asked, tmp_path / "predictions.jsonl")
     assert found == {"samples": 3, "accuracy": pytest.approx(1 / 3), "balanced accuracy": 0.25}
     assert measure_several_kinds(asked[1:], tmp_path / "predictions.jsonl") == {"samples": 0}
+
+
+def test_a_process_that_waits_finds_its_turn_though_the_folder_was_removed(tmp_path: Path) -> None:
+    """``--fresh`` of another process removes the file that both lock."""
+    folder, turns = tmp_path / "shared", list[str]()
+
+    def wait() -> None:
+        with alone(folder):
+            turns.append("second")
+
+    with alone(folder):
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        time.sleep(0.1)
+        shutil.rmtree(folder)
+    waiting.join(timeout=5)
+    assert turns == ["second"]

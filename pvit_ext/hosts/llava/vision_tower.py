@@ -137,7 +137,10 @@ def check_offers(tower: Any) -> None:
     Raises:
         ValueError: naming the tower.
     """
-    if hasattr(tower, "feature_maps") and not getattr(tower.config, OFFERED[0], None):
+    if not hasattr(tower, "feature_maps"):
+        return
+    names_some = any(getattr(tower.config, name, None) for name in OFFERED)  # aggregator_for asks for all of them
+    if not names_some or getattr(type(tower), "hidden_layers", None) in (None, VisionTower.hidden_layers):
         raise ValueError(
             f"the vision aggregator reads hidden layers, and the registered tower {tower.vision_tower_name!r} shows "
             f"maps of its own alone: leave lion_aggregator out, or let the tower offer them: {HOW_TO_OFFER}"

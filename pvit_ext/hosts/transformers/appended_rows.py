@@ -71,8 +71,8 @@ def collecting(config: Any, ids: Tensor | None) -> Iterator[Collected]:
     if not bool(begins.any()):
         raise RegionError(
             f"images were given, but the prompts have no position for the vision aggregator's rows (id "
-            f"{row_id(config)}): make them with the processor that attach was given, or AutoProcessor; frames of a "
-            "video that a model takes as images (InternVL) go with lion_aggregator='added' alone"
+            f"{row_id(config)}): make them with the processor that attach was given, or AutoProcessor, from texts that "
+            "show them; frames of a video that a model takes as images (InternVL) go with lion_aggregator='added' alone"
         )
     found = Collected((ids.flatten() == config.image_token_id).cumsum(0)[begins].cpu())
     token = _collected.set(found)

@@ -46,6 +46,8 @@ def attach(
 
     _check_model(model)
     _check_processor(model, processor)
+    if processor is None and not filled_later:
+        _check_placeholders(model, config)
     TransformersRegions(model).replace(config, checkpoint, filled_later, facts)
     if processor is not None:
         images = processor.image_processor
@@ -60,6 +62,16 @@ def attach(
     if processor is not None and (regions := ProcessorRegions.of(model.config)) is not None:
         give_regions(processor, regions)
     return model
+
+
+def _check_placeholders(model: Any, config: RegionConfig) -> None:
+    """Refuse region modules that need a placeholder which the model's prompts have not had so far."""
+    known, wanted = host_facts(model.config), placeholders_of(config)
+    if lacking := [token for name, token in wanted.items() if getattr(known, name) is None]:
+        raise ValueError(
+            f"the model's prompts need {', '.join(lacking)}, which they had no use for before: "
+            "pvit_ext.attach(model, config, processor=processor)"
+        )
 
 
 def _check_model(model: Any) -> None:

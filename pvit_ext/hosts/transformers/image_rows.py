@@ -16,6 +16,7 @@ from pvit_ext.hosts.base import HiddenStates
 from pvit_ext.hosts.transformers.appended_rows import collected
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.ops.hooks import own_hooks
+from pvit_ext.regions.region import RegionError
 
 _PROJECTOR = "multi_modal_projector"
 _of_video: ContextVar[bool] = ContextVar("of_video", default=False)
@@ -99,9 +100,17 @@ def whole_rows(
     Args:
         part, host, inputs, hidden, own: see :func:`rows`.
         ends: see :meth:`~pvit_ext.hosts.transformers.families.base.Family.whole_views`.
+
+    Raises:
+        RegionError: for fewer crops than the prompts' images have.
     """
     crops = host.family.whole_views(host.inner, inputs, ends, own.shape[-2])
     if crops is not None:
+        if len(crops) and int(crops.max()) >= len(own):  # on a GPU an index out of bounds ends the process
+            raise RegionError(
+                f"the prompts show {len(crops)} image(s), whose whole views are crops {crops.tolist()}, but the images "
+                f"given have {len(own)} crop(s): pass all that one call of the processor returns"
+            )
         own, hidden = own[crops], [None if layer is None else layer[crops] for layer in hidden]
     return rows(part, host, inputs, hidden, own).flatten(0, -2)
 

@@ -52,15 +52,23 @@ def call_with_rows(
         images, text, args, kwargs: of the call.
 
     Raises:
-        RegionError: for a text that has such positions already, and naming the sample of whose positions truncation cut
-            some.
+        RegionError: for a text that has such positions already, for images that no text shows, for a tokenizer that
+            does not know the placeholder, and naming the sample of whose positions truncation cut some.
     """
+    if ROW_PLACEHOLDER not in processor.tokenizer.get_vocab():
+        raise RegionError(
+            f"the model appends rows of its vision aggregator, but the processor's tokenizer does not know "
+            f"{ROW_PLACEHOLDER}: give the processor to pvit_ext.attach(model, config, processor=processor), and save "
+            "it beside the model"
+        )
     texts = [text] if isinstance(text, str) else list(text)
     if any(ROW_PLACEHOLDER in one for one in texts):
         raise RegionError(
             f"{ROW_PLACEHOLDER} stands in a text: the processor writes it behind each image itself, leave it out"
         )
     behind = re.compile(image_pattern(processor, family))
+    if _holds_any(images) and not any(map(behind.search, texts)):
+        raise RegionError(f"images were given, but no text shows one: write {processor.image_token} where it stands")
     marked = [behind.sub(lambda image: image[0] + ROW_PLACEHOLDER, one) for one in texts]
     changed = copy.copy(processor)
     changed.tokenizer = RowTokenizer(processor.tokenizer, lambda before: family.rows_behind(processor, before))
@@ -70,6 +78,11 @@ def call_with_rows(
     token_id = processor.tokenizer.convert_tokens_to_ids(ROW_PLACEHOLDER)
     check_cut(out["input_ids"], token_id, wanted, names, "the text")
     return out
+
+
+def _holds_any(images: Any) -> bool:
+    """Whether there is an image in lists of lists."""
+    return any(map(_holds_any, images)) if isinstance(images, (list, tuple)) else images is not None
 
 
 def image_pattern(processor: Any, family: Family) -> str:

@@ -258,6 +258,8 @@ def test_prompts_and_images_that_do_not_fit_are_refused(llava: Parts) -> None:
         model(inputs_embeds=torch.zeros(1, 40, 64), pixel_values=batch["pixel_values"])
     with pytest.raises(RegionError, match=f"{ROW_PLACEHOLDER} stands in a text"):
         processor(images=IMAGES[:1], text=[f"<image> {ROW_PLACEHOLDER} what"])
+    with pytest.raises(RegionError, match="no text shows one: write <image>"):
+        processor(images=IMAGES[:1], text=["what"])
     with pytest.raises(RegionError, match="prefill_chunk_size splits the prompt"):
         model.generate(**batch, prefill_chunk_size=4)
     facts = getattr(model.config, HOST_KEY)
@@ -268,6 +270,25 @@ def test_prompts_and_images_that_do_not_fit_are_refused(llava: Parts) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3", "internvl"])
+def test_fewer_crops_than_the_prompts_show_are_named(name: str) -> None:
+    one = parts_of(name)
+    batch = plain_batch(one.processor)
+    with pytest.raises(RegionError, match=r"but the images given have 1 crop\(s\)"):
+        one.model(**{**batch, "pixel_values": batch["pixel_values"][:1]})
+
+
+def test_a_processor_and_a_model_that_do_not_know_the_positions_are_refused() -> None:
+    model, processor = with_regions("llava")
+    with pytest.raises(ValueError, match=r"prompts need <image_row>, which they had no use for before: .*processor="):
+        pvit_ext.attach(model, pvit_ext.RegionConfig("replay", lion_aggregator="appended"))
+    assert model.region_config.lion_aggregator is None  # as it was
+    processor.pvit_regions = parts_of("llava").processor.pvit_regions
+    with pytest.raises(RegionError, match="the processor's tokenizer does not know <image_row>"):
+        processor(images=IMAGES[:1], text=["<image> what"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
 def test_videos_have_none(name: str) -> None:
