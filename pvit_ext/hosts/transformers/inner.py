@@ -129,32 +129,36 @@ class InnerMixin:
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
         mix = self.outer[0].mix(tasks, regions, batch, questions, _cache_in(kwargs))
-        pending = None if region_tokens is None else Pending(region_tokens)
-        if pending is None and any(regions or []):
-            batch = RegionBatch.of(regions or [], region_sizes, region_views, region_extra)
-            pending = Pending(self.region_tokens(kwargs, batch, continued=has_cache(_cache_in(kwargs))))
-        elif (
-            pending is None
-            and self.training
-            and input_ids is not None
-            and self._region_module().facts.tokens_per_region
-        ):
-            pending = Pending(self._dummy_tokens(kwargs), dummy=True)
+        given = (regions, region_sizes, region_views, region_extra)
+        pending = self._pending_tokens(kwargs, given) if region_tokens is None else Pending(region_tokens)
         if pending is None or pending.dummy:
             self._refuse_unbound(input_ids)
-        appends = appending_part(self.outer[0]) is not None
-        makes_rows = appends and kwargs.get("pixel_values") is not None
-        if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs or makes_rows:
-            self.region_host.run_tower(kwargs)
-        image_rows = kwargs.pop(IMAGE_ROWS, image_rows)
-        if appends and image_rows is None:
-            refuse_unbound(self.outer[0].config, input_ids)
+        image_rows = self._run_tower(kwargs, image_rows)
         if image_rows is not None or (input_ids is not None and hint_of(self.outer[0]) is not None):
             pending = replace(pending or Pending(None), rows=image_rows)
         if pending is not None and input_ids is None:
             raise RegionError("region_tokens were given without input_ids, in which <region> stands")
         with routed(mix):
             return super().forward(**kwargs) if pending is None else self._forward_with(pending, kwargs)  # type: ignore[misc]
+
+    def _pending_tokens(self, kwargs: dict[str, Any], given: tuple[Any, Any, Any, Any]) -> Pending | None:
+        """Tokens of a forward's regions, those of a dummy in training, or None; ``given`` is of ``RegionBatch.of``."""
+        if any(given[0] or []):
+            return Pending(self.region_tokens(kwargs, RegionBatch.of(*given), continued=has_cache(_cache_in(kwargs))))
+        if self.training and kwargs["input_ids"] is not None and self._region_module().facts.tokens_per_region:
+            return Pending(self._dummy_tokens(kwargs), dummy=True)
+        return None
+
+    def _run_tower(self, kwargs: dict[str, Any], image_rows: Tensor | None) -> Tensor | None:
+        """Run the vision tower where it must run before the model; rows that the aggregator appends, or None."""
+        appends = appending_part(self.outer[0]) is not None
+        makes_rows = appends and kwargs.get("pixel_values") is not None
+        if STORED_IMAGES in kwargs or TOWER_OUTPUT in kwargs or makes_rows:
+            self.region_host.run_tower(kwargs)
+        image_rows = kwargs.pop(IMAGE_ROWS, image_rows)
+        if appends and image_rows is None:
+            refuse_unbound(self.outer[0].config, kwargs["input_ids"])
+        return image_rows
 
     def _forward_with(self, pending: Pending, kwargs: dict[str, Any]) -> Any:
         self.pending[get_ident()] = pending

@@ -75,3 +75,18 @@ def region_batch(
     found = (batch["input_ids"] == model.base_model.region_host.token_id).sum(1).tolist()
     assert found == [len(own or []) * model.region_module.positions_per_region for own in regions]
     return batch
+
+
+def second_turn(
+    model: Any, processor: Any, batch: dict[str, Any], sequences: torch.Tensor, image: Image.Image
+) -> dict[str, Any]:
+    """A batch of one prompt, its answer (both in ``sequences``) and a question about another region of its image."""
+    question = "and <region> ?".replace("<region>", "<region>" * model.region_module.positions_per_region)
+    tail = processor.tokenizer(question, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    ids = torch.cat([sequences, tail], 1)
+    more = [[*batch["regions"][0], Region.box(3, 4, 60, 58).resolve(image.size)]]
+    second = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids), "regions": more}
+    if "mm_token_type_ids" in batch:
+        added = ids.shape[1] - batch["input_ids"].shape[1]
+        second["mm_token_type_ids"] = torch.nn.functional.pad(batch["mm_token_type_ids"], (0, added))
+    return second

@@ -16,6 +16,7 @@ from tests.hosts.transformers.inputs import (
     REGIONS,
     SPECIALS,
     region_batch,
+    second_turn,
     with_regions,
 )
 
@@ -83,14 +84,7 @@ def test_a_second_turn_on_the_cache_of_the_first(name: str) -> None:
     options = {**GREEDY, "eos_token_id": None}
     batch = region_batch(model, processor, QUESTIONS[:1], regions, image)
     first = model.generate(**batch, **options, return_dict_in_generate=True)
-    question = "and <region> ?".replace("<region>", "<region>" * model.region_module.positions_per_region)
-    tail = processor.tokenizer(question, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    ids = torch.cat([first.sequences, tail], 1)
-    more = [[*batch["regions"][0], Region.box(3, 4, 60, 58).resolve(image[0].size)]]
-    second = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids), "regions": more}
-    if "mm_token_type_ids" in batch:
-        added = ids.shape[1] - batch["input_ids"].shape[1]
-        second["mm_token_type_ids"] = torch.nn.functional.pad(batch["mm_token_type_ids"], (0, added))
+    second = second_turn(model, processor, batch, first.sequences, image[0])
     continued = model.generate(**second, **options, **cache_of(first))
     assert torch.equal(continued, model.generate(**second, **options))
 
