@@ -55,7 +55,8 @@ def call_with_rows(
         RegionError: for a text that has such positions already, for images that no text shows, for a tokenizer that
             does not know the placeholder, and naming the sample of whose positions truncation cut some.
     """
-    if ROW_PLACEHOLDER not in processor.tokenizer.get_vocab():
+    token_id = processor.tokenizer.convert_tokens_to_ids(ROW_PLACEHOLDER)
+    if token_id in (None, processor.tokenizer.unk_token_id):
         raise RegionError(
             f"the model appends rows of its vision aggregator, but the processor's tokenizer does not know "
             f"{ROW_PLACEHOLDER}: give the processor to pvit_ext.attach(model, config, processor=processor), and save "
@@ -75,7 +76,6 @@ def call_with_rows(
     out = call(changed, images, marked[0] if isinstance(text, str) else marked, *args, **kwargs)
     wanted = [one.count(ROW_PLACEHOLDER) for one in changed.tokenizer.texts]
     names = [f"the {count} positions of its image(s) for rows of the vision aggregator" for count in wanted]
-    token_id = processor.tokenizer.convert_tokens_to_ids(ROW_PLACEHOLDER)
     check_cut(out["input_ids"], token_id, wanted, names, "the text")
     return out
 
