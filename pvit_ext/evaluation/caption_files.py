@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,24 @@ def kind_of(path: Path) -> str:
     return PIXELREFER if isinstance(first, dict) and {"caption", "mask"} <= first.keys() else CONVERTED
 
 
-def captioned_regions(path: Path, image_folder: str) -> Iterator[Found]:
+def captioned_regions(path: Path, image_folder: str, leave_out: Callable[[str], None]) -> Iterator[Found]:
     """The regions of a file with their captions.
 
     Args:
         path: of the file.
         image_folder: that its images are in.
+        leave_out: is told why something of the file is no region.
 
     Raises:
         ValueError: naming what is none of its kind.
     """
-    readers = {CONVERTED: objects_of, GRIT: _grit, PIXELREFER: _pixelrefer}
+    readers = {CONVERTED: objects_of, GRIT: partial(_grit, leave_out=leave_out), PIXELREFER: _pixelrefer}
     return readers[kind_of(path)](path, image_folder)
 
 
-def _grit(path: Path, image_folder: str) -> Iterator[Found]:
+def _grit(path: Path, image_folder: str, leave_out: Callable[[str], None]) -> Iterator[Found]:
     """COCO's layout with a caption for each annotation; in the test file each phrase has an image of its own."""
-    for item, image in CocoFile.read(path).objects():
+    for item, image in CocoFile.read(path).objects(leave_out):
         if "caption" not in item:
             raise ValueError(f"{path.name} annotation {item['id']} has no caption: give GRiT's test_caption.json")
         x, y, width, height = item["bbox"]

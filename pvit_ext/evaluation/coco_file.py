@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,33 @@ class CocoFile:
         """Names by id."""
         return {one["id"]: one["name"] for one in self.values["categories"]}
 
-    def objects(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Each annotation with its image; crowds, and boxes without an area, are left out."""
+    def objects(
+        self, leave_out: Callable[[str], None] = lambda reason: None
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each annotation with its image; crowds, and boxes without an area, are left out.
+
+        Args:
+            leave_out: is told why, for each that is.
+
+        Raises:
+            ValueError: naming an annotation without a box, or of an image that is not in the file.
+        """
         images = {one["id"]: one for one in self.values["images"]}
-        for item in self.values["annotations"]:
-            if not item.get("iscrowd") and item["bbox"][2] > 0 and item["bbox"][3] > 0:
-                yield item, images[item["image_id"]]
+        for number, item in enumerate(self.values["annotations"]):
+            if item.get("iscrowd"):
+                leave_out("a crowd")
+                continue
+            try:
+                (_, _, width, height), image, _ = item["bbox"], images[item["image_id"]], item["id"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path.name} annotation {item.get('id', f'at place {number}')} has no id, no bbox [x, y, "
+                    f"width, height], or an image_id that no image of the file has ({error!r})"
+                ) from error
+            if width > 0 and height > 0:
+                yield item, image
+            else:
+                leave_out("a box without an area")
 
 
 def image_path(image: Mapping[str, Any], folder: str) -> str:

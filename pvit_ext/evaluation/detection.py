@@ -29,10 +29,11 @@ def mean_average_precision(
     from faster_coco_eval import COCO, COCOeval_faster
 
     images = [{"id": number} for number in sorted({item["image_id"] for item in objects})]
-    kept = ("id", "image_id", "category_id", "bbox", "area")
-    truth = [{**{key: item[key] for key in kept if key in item}, "iscrowd": 0} for item in objects]
-    for item in truth:
-        item.setdefault("area", item["bbox"][2] * item["bbox"][3])
+    kept = ("image_id", "category_id", "bbox")
+    truth = []
+    for number, item in enumerate(objects, 1):  # COCO's measure takes an id of 0 for "no object"
+        area = item.get("area", item["bbox"][2] * item["bbox"][3])
+        truth.append({**{key: item[key] for key in kept}, "id": number, "area": area, "iscrowd": 0})
     found = [
         {"image_id": item["image_id"], "category_id": number, "bbox": item["bbox"], "score": score}
         for item, number, score in detections

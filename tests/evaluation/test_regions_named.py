@@ -67,11 +67,42 @@ def test_detections_give_coco_s_own_measure(coco: Path) -> None:
     assert values["metrics"]["accuracy"] == pytest.approx(2 / 3)
     # the dog's one true box comes second, behind a false one: a precision of 1/2 at every recall
     assert values["metrics"]["mAP"] == pytest.approx((0.5 + 1 + 0) / 3, abs=1e-4)
+    assert values["left_out"] == {"a crowd": 1, "a box without an area": 1}
     with pytest.raises(ValueError, match="takes a confidence for each answer, and 3 of 3 have none"):
         run("region-classification", coco, coco / "instances.json", said(coco, "dog", "dog", "dog"), "map=yes")
     path.write_text(json.dumps([{**found[0], "bbox": [1, 2, 3, 4]}]))
     with pytest.raises(ValueError, match="box of detection 0 is no object"):
         run("region-classification", coco, coco / "instances.json", path)
+
+
+def test_ids_from_0_are_as_good_for_mean_average_precision() -> None:
+    """COCO's measure takes a match with the object 0 for none; Roboflow's files count from 0."""
+    pytest.importorskip("faster_coco_eval")
+    from pvit_ext.evaluation.detection import mean_average_precision
+
+    objects = [{"id": n, "image_id": 0, "category_id": n % 2, "bbox": [10 * n, 0, 8, 8]} for n in range(4)]
+    assert mean_average_precision(objects, [(one, one["id"] % 2, 0.9) for one in objects], [0, 1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_id": 7}, "annotation 11 has no id, no bbox .* or an image_id that no image of the file has"),
+        ({"bbox": None}, "annotation 11 has no id, no bbox"),
+        ({"category_id": 9}, "annotation 11: the file has no category with the id 9"),
+        ({}, "annotation 11 has no segmentation: leave --set region=mask out"),
+    ],
+)
+def test_an_annotation_that_lacks_something_is_named(coco: Path, change: dict[str, Any], said: str) -> None:
+    values = json.loads((coco / "instances.json").read_text())
+    values["annotations"][0] |= change
+    (coco / "instances.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"instances.json {said}"):
+        list(
+            TASKS.require("region-classification")(
+                TaskOptions(coco / "instances.json", str(coco), {"region": "mask"} if not change else {})
+            ).load()
+        )
 
 
 def test_an_image_that_is_not_there_is_named(coco: Path) -> None:

@@ -55,7 +55,7 @@ class RegionCaptions(Task):
 
     def load(self) -> Iterator[Sample]:
         """A sample for each region, or each sentence; see :class:`~pvit_ext.evaluation.task.Task`."""
-        for found in captioned_regions(self.options.data, self.options.image_folder):
+        for found in captioned_regions(self.options.data, self.options.image_folder, self.leave_out):
             captions = list(found.captions)
             if not captions:
                 self.leave_out("an object without a caption")

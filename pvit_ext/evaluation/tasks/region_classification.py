@@ -69,20 +69,26 @@ class RegionClassification(Task):
         self._found: dict[str, tuple[str, float]] = {}
 
     def load(self) -> Iterator[Sample]:
-        """A sample for each object that is no crowd; see :class:`~pvit_ext.evaluation.task.Task`."""
+        """A sample for each object that is no crowd; see :class:`~pvit_ext.evaluation.task.Task`.
+
+        Raises:
+            ValueError: naming an annotation that lacks something.
+        """
         kind = self.chosen["region"]
-        for item, image in self.file.objects():
+        for item, image in self.file.objects(self.leave_out):
             location = f"{self.options.data.name} annotation {item['id']}"
             x, y, width, height = item["bbox"]
             box = [x, y, x + width, y + height]
+            if (category := item.get("category_id")) not in self.categories:
+                raise ValueError(f"{location}: the file has no category with the id {category!r}")
             yield Sample(
                 id=str(item["id"]),
                 images=(image_path(image, self.options.image_folder),),
                 question=self.chosen["question"],
-                reference=self.categories[item["category_id"]],
-                specs=(parse_region(box if kind == "box" else _outline(item), location, None),),
+                reference=self.categories[category],
+                specs=(parse_region(box if kind == "box" else _outline(item, location), location, None),),
                 location=location,
-                extra={"class": self.names[item["category_id"]], "item": item},
+                extra={"class": self.names[category], "item": item},
             )
 
     def parse(self, sample: Sample, answer: str) -> Judged:
@@ -154,6 +160,7 @@ class RegionClassification(Task):
         return embedding.embed(self.classes)
 
 
-def _outline(item: Mapping[str, Any]) -> dict[str, Any]:
-    shape = item["segmentation"]
+def _outline(item: Mapping[str, Any], location: str) -> dict[str, Any]:
+    if (shape := item.get("segmentation")) is None:
+        raise ValueError(f"{location} has no segmentation: leave --set region=mask out")
     return {"polygon": shape} if isinstance(shape, list) else {"mask": shape}
