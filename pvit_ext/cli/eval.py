@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="answers and results")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task")
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
-    parser.add_argument("--seed", type=int, default=0, help="seed of --limit and of the cases shown (default 0)")
+    parser.add_argument("--seed", type=int, help="seed of --limit and of the cases shown (default 0)")
     parser.add_argument(
         "--lmms-eval",
         action="store_true",
@@ -113,7 +113,7 @@ def _export(args: argparse.Namespace) -> int:
     _check_data(args)
     _refuse(
         args,
-        (*_NO_USE, *_OF_JUDGE, *_OF_CALLS, "endpoint", "limit", "report_to", *_NO_USE["answers"]),
+        (*_NO_USE, *_OF_JUDGE, *_OF_CALLS, "endpoint", "limit", "seed", "report_to", *_NO_USE["answers"]),
         "with --lmms-eval",
     )
     from pvit_ext.evaluation.lmms_eval.export import export_task
@@ -205,10 +205,10 @@ def _settings(args: argparse.Namespace) -> Settings:
         answers=args.answers,
         judge=_judge(args),
         arm=args.arm,
-        words=args.region_words or WORDS,
+        words=WORDS if args.region_words is None else args.region_words,
         settings=name_values(args.set),
         limit=args.limit,
-        seed=args.seed,
+        seed=args.seed or 0,
     )
 
 
@@ -249,7 +249,7 @@ def _calls(
         image_side=args.image_side or IMAGE_SIDE,
         response_format="none",
         temperature=0.0,
-        seed=args.seed,
+        seed=args.seed or 0,
         max_tokens=tokens,
         max_tokens_name="max_tokens" if url else "max_completion_tokens",
     )

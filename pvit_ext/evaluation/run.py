@@ -18,7 +18,7 @@ from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
-from pvit_ext.evaluation.stored import read_answers
+from pvit_ext.evaluation.stored import read_answers, with_areas
 from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 from pvit_ext.hosts.loading import dtype_of_load
@@ -85,7 +85,7 @@ def evaluate(settings: Settings) -> dict[str, Any] | None:
     asked = _asked(settings)
     with ranks() as here:
         if settings.answers is not None:
-            found, run = _stored(settings, asked), {"answers": str(settings.answers)}
+            found, run = with_areas(asked.task, asked.samples, _stored(settings, asked), str(settings.answers))
         elif settings.endpoint is not None:
             found, run = _of_endpoint(settings, asked, here)
         else:
@@ -112,7 +112,12 @@ def _asked(settings: Settings) -> _Asked:
     indices: Sequence[int] = range(len(every))
     if settings.limit is not None and settings.limit < len(every):
         indices = sorted(random.Random(settings.seed).sample(indices, settings.limit))
-    return _Asked(task, [every[index] for index in indices], identity.data_hash(task), every)
+    asked = _Asked(task, [every[index] for index in indices], identity.data_hash(task), every)
+    if settings.arm is not None and not _has_regions(asked):
+        raise ValueError(
+            f"--arm {settings.arm} cannot apply: no question of {settings.task} has a region: leave it out"
+        )
+    return asked
 
 
 def _check_judge(settings: Settings, task: Task) -> None:
@@ -135,11 +140,9 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     arm = Arm(name, config, settings.words)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
-        "task": f"{settings.task} {asked.task.version}",
-        "task settings": asked.task.asking(),
+        **_questions(settings, asked),
         "model": identity.checkpoint_mark(model.path, model.base),
         "arm": name,
-        "data sha256": asked.data_sha256,
         "prompt sha256": identity.prompt_hash(asked.task, asked.every, shown_as),
         "max new tokens": model.max_new_tokens,
         "dtype": str(dtype_of_load(model.path, model.base, model.device, model.dtype)).removeprefix("torch."),
@@ -170,12 +173,25 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     return found, run
 
 
+def _questions(settings: Settings, asked: _Asked) -> dict[str, Any]:
+    """What is asked, whoever answers."""
+    return {
+        "task": f"{settings.task} {asked.task.version}",
+        "task settings": asked.task.asking(),
+        "data sha256": asked.data_sha256,
+    }
+
+
 def _arm(settings: Settings, asked: _Asked, config: RegionConfig | None) -> tuple[str, str | None]:
     """The arm, and what is to be said about it; questions without regions are asked as they are."""
     assert settings.model is not None
-    if not any(sample.specs for sample in asked.every):
+    if not _has_regions(asked):
         return REGIONS, "the questions have no regions"
     return check_arm(settings.arm, config, settings.model.path)
+
+
+def _has_regions(asked: _Asked) -> bool:
+    return any(sample.specs for sample in asked.every)
 
 
 def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:
@@ -215,7 +231,11 @@ def _not_sent(samples: Sequence[Sample]) -> dict[str, str]:
 def _stored(settings: Settings, asked: _Asked) -> dict[str, Prediction]:
     assert settings.answers is not None
     own = asked.task.stored_answers(settings.answers)
-    found = read_answers(settings.answers) if own is None else {key: Prediction(text) for key, text in own.items()}
+    found = (
+        read_answers(settings.answers, _questions(settings, asked))
+        if own is None
+        else {key: Prediction(text) for key, text in own.items()}
+    )
     if missing := [sample.id for sample in asked.samples if sample.id not in found]:
         raise ValueError(
             f"{settings.answers} has no answer to {len(missing)} of {len(asked.samples)} samples, such as "

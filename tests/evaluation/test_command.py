@@ -35,6 +35,24 @@ def test_what_cannot_apply_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--model m --arm text", "--arm text cannot apply: no question of pope has a region"),
+        ("--endpoint http://localhost:1/v1 --endpoint-model m --arm marks", "--arm marks cannot apply"),
+        ("--lmms-eval --seed 5", "--seed cannot apply with --lmms-eval"),
+    ],
+)
+def test_what_cannot_apply_to_whole_images_is_refused(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "pope.jsonl"
+    data.write_text('{"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"}\n')
+    words = ["eval", "pope", "--data", str(data), "--image-folder", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main([*words, *options.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_tasks_are_listed_with_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", "--tasks"]) == 0
     listed = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -173,6 +174,27 @@ def test_stored_answers_are_scored_without_a_model(evaluate: Any, tmp_path: Path
     assert evaluate("--answers", path, "--set", "match=words")["metrics"]["accuracy"] == pytest.approx(7 / 9)
     path.write_text("\n".join(path.read_text().splitlines()[1:]))
     with pytest.raises(ValueError, match=r"no answer to 1 of 9 samples, such as '0\.0'"):
+        evaluate("--answers", path)
+
+
+def test_stored_answers_of_another_run_are_refused(evaluate: Any, own_set: Path, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    answers = "".join(json.dumps({"id": f"{n}.{k}", "answer": "dog"}) + "\n" for n in range(5) for k in range(3))
+    sha = hashlib.sha256((own_set / "data.jsonl").read_bytes()).hexdigest()
+    same = {"task": "own 1", "task settings": {"history": "no"}, "data sha256": sha, "model": "m"}
+    path.write_text(json.dumps({"run": same}) + "\n" + answers)
+    values = evaluate("--answers", path)
+    assert {name: one["samples"] for name, one in values["groups"]["size of region"].items()} == {
+        "small": 5,
+        "medium": 2,
+        "large": 2,
+    }
+    for key, value in (("data sha256", "ab"), ("task", "gqa 1"), ("task settings", {"history": "yes"})):
+        path.write_text(json.dumps({"run": {**same, key: value}}) + "\n" + answers)
+        with pytest.raises(ValueError, match=f"answers other questions \\({key} was"):
+            evaluate("--answers", path)
+    path.write_text(answers + json.dumps({"id": "0.0", "answer": "cat"}))
+    with pytest.raises(ValueError, match=r"line 16: another answer to '0.0', which has one"):
         evaluate("--answers", path)
 
 
