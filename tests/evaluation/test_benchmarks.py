@@ -68,6 +68,34 @@ def test_rec_counts_the_first_box_at_half(images: Path) -> None:
     assert run("grounding", images, data, answers, "scale=fraction")["metrics"]["accuracy@0.5"] == 2 / 6
     page = (images / "out" / "report.html").read_text()
     assert page.count("<img") == page.count("<figure>") > 6
+    boxes = [json.loads(line) for line in (images / "out" / "boxes.jsonl").read_text().splitlines()]
+    assert [one["phrase"] for one in boxes] == [sent for _, sent, *_ in REC]
+    assert boxes[0]["box"] == pytest.approx([8, 15.984, 32, 39.984])
+    assert boxes[0]["true_box"] == [8, 16, 32, 40]
+    assert boxes[3]["box"] is None
+    assert boxes[3]["iou"] == 0
+
+
+def test_a_file_of_phrases_may_not_be_empty(images: Path) -> None:
+    with pytest.raises(ValueError, match="holds no sample of grounding: it is empty"):
+        run("grounding", images, lines(images / "rec.jsonl", []), answered(images / "answers.jsonl", ["x"]))
+
+
+def test_without_an_image_the_size_is_unknown_and_said_to_be(images: Path) -> None:
+    choice = {"bbox": [8, 16, 32, 40], "name": "dog", "synonyms": [], "neg_class": "cat"}
+    data = lines(images / "roc.jsonl", [{**choice, "image_path": name} for name in ("101.jpg", "not.jpg")])
+    values = run("lvis-roc", images, data, answered(images / "answers.jsonl", ["a dog", "a dog"]))
+    assert values["groups"]["size of region"]["small"]["samples"] == 1
+    assert values["run"]["regions of unknown size"].startswith("of 1 samples: roc.jsonl line 2: ")
+
+
+def test_spans_of_gqa_that_end_at_one_word_are_all_regions() -> None:
+    from pvit_ext.evaluation.tasks.gqa import _with_regions
+
+    objects = {str(n): {"x": n, "y": 0, "w": n, "h": 5} for n in range(3)}
+    text, regions = _with_regions("Is the red dog big?", {"2:4": "1", "3": "2,0,9", "1:4": "1"}, objects)
+    assert text == "Is the red dog <region> <region> big?"  # the box 0 has no area, and 9 is no object
+    assert len(regions) == 2
 
 
 def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:

@@ -69,7 +69,7 @@ class Gqa(Task):
                     location=location,
                     extra={"type": (item.get("types") or {}).get("structural")},
                 )
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
                 raise ValueError(f"{location} is none of GQA's ({error!r})") from error
 
     def parse(self, sample: Sample, answer: str) -> Judged:
@@ -112,9 +112,12 @@ def _with_regions(
     """
     words = text.split(" ")
     found: list[Region] = []
-    ends = {int(key.rpartition(":")[2]) - 1 if ":" in key else int(key): ids for key, ids in spans.items()}
+    ends: dict[int, list[str]] = {}  # two spans may end at one word
+    for key, ids in spans.items():
+        ends.setdefault(int(key.rpartition(":")[2]) - (":" in key), []).extend(ids.split(","))
     for index in sorted(ends):
-        boxes = [objects[id] for id in ends[index].split(",") if id in objects]
+        named = [objects[id] for id in dict.fromkeys(ends[index]) if id in objects]
+        boxes = [one for one in named if one["w"] > 0 and one["h"] > 0]
         found += [Region.box(one["x"], one["y"], one["x"] + one["w"], one["y"] + one["h"]) for one in boxes]
         word = words[index].rstrip("?.,")
         words[index] = word + " <region>" * len(boxes) + words[index][len(word) :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from pvit_ext.adapters.lion.tasks import REGION
@@ -14,10 +16,12 @@ from pvit_ext.evaluation.converted import objects_of
 from pvit_ext.evaluation.measures import mean, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
+from pvit_ext.files import atomic_write
 from pvit_ext.regions.image import image_size
 from pvit_ext.regions.raster import Box
 from pvit_ext.regions.region import Region, Size
 
+BOXES = "boxes.jsonl"
 _QUESTION = "Where is {phrase}? Answer with its box [x0,y0,x1,y1], in fractions of the image's width and height."
 
 
@@ -44,7 +48,9 @@ class Grounding(Task):
         """
         if "{phrase}" not in self.chosen["question"]:
             raise ValueError(f"--set question={self.chosen['question']!r} has no {{phrase}}")
-        first = next(iter(read_json_records(self.options.data))).value
+        first = next((one.value for one in read_json_records(self.options.data)), None)
+        if first is None:
+            return
         yield from self._lines() if isinstance(first, dict) and "sent" in first else self._converted()
 
     def parse(self, sample: Sample, answer: str) -> Judged:
@@ -76,6 +82,17 @@ class Grounding(Task):
         """The true box, then the answer's."""
         box = self._box(result.sample, result.prediction.answer)
         return drawable([_target(result.sample), box], _size(result.sample))
+
+    def write(self, out: Path, results: Sequence[Result]) -> list[Path]:
+        """``boxes.jsonl``: for each phrase the box of the answer (None without one) and the true one, pixels."""
+        lines = []
+        for one in results:
+            box, target = self._box(one.sample, one.prediction.answer), _target(one.sample)
+            found = {"id": one.sample.id, "image": one.sample.images[0], "phrase": one.sample.reference, "box": box}
+            lines.append(json.dumps(found | {"true_box": target, "iou": 0.0 if box is None else iou(box, target)}))
+        with atomic_write(out / BOXES) as temporary:
+            temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return [out / BOXES]
 
     def _box(self, sample: Sample, answer: str) -> Box | None:
         found = find_boxes(answer)
