@@ -54,7 +54,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--base", metavar="DIR", help="checkpoint under a folder of region modules only")
     group.add_argument("--answers", type=Path, metavar="FILE", help="score stored answers; no model is needed")
     group.add_argument(
-        "--arm", choices=("regions", "image", "text", "marks"), help="how regions are shown, default the checkpoint's"
+        "--arm",
+        choices=("regions", "features", "features-box", "image", "text", "marks"),
+        help="how regions are shown, default the checkpoint's",
     )
     group.add_argument(
         "--region-words", metavar="TEXT", help="words for a region with --arm image, default: the object"

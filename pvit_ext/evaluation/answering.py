@@ -76,6 +76,7 @@ def answer_all(
 
     device = ranks.device(options.device)
     loaded = load_pretrained_model(options.path, base=options.base, device=device, dtype=options.dtype)
+    arm.prepare(loaded[1])
     with tqdm(total=sum(map(len, batches)), desc=ranks.named("asking"), unit="sample", disable=ranks.rank > 0) as bar:
         for batch in batches:
             keep(_answers(task, batch, arm, options, loaded))

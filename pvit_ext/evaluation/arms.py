@@ -18,8 +18,13 @@ from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.tokens.query import Query
 
 REGIONS, IMAGE, TEXT, MARKS = "regions", "image", "text", "marks"
+FEATURES, FEATURES_BOX = "features", "features-box"
+TOKENS = (REGIONS, FEATURES, FEATURES_BOX)
+"""Arms of region tokens."""
 ARMS = {
     REGIONS: "what the checkpoint's region encoder makes of them",
+    FEATURES: "as region tokens without an embedding of their box",
+    FEATURES_BOX: "as region tokens with an embedding of their box",
     IMAGE: "not at all: the image only",
     TEXT: "as coordinates in the question",
     MARKS: "as marks drawn on the image, and named in the question",
@@ -34,7 +39,7 @@ class Shown:
 
     Args:
         query: to be asked.
-        regions: resolved, in the order of their placeholders; the query has them only where the arm is ``regions``.
+        regions: resolved, in the order of their placeholders; the query has them only in an arm of :data:`TOKENS`.
         sizes: (width, height) of each image.
     """
 
@@ -77,6 +82,15 @@ class Arm:
         found = {"arm": self.name, "options": None if options is None else asdict(options)}
         return found | ({"words": self.words} if self.name == IMAGE else {})
 
+    def prepare(self, model: Any) -> None:
+        """Bring a loaded model to this arm: ``features`` takes the embedding of boxes away.
+
+        Args:
+            model: of either host.
+        """
+        if self.name == FEATURES:
+            model.region_module.region_projector.box_embedding = None
+
     def show(self, query: Query, name: str) -> Shown:
         """A query as this arm has it; images are read only where they are drawn on.
 
@@ -91,7 +105,7 @@ class Arm:
             sizes = query.image_sizes()
         given = query.all_regions(name)
         regions = [one.resolve(sizes[one.image], f"{name}, region {k}") for k, one in enumerate(given)]
-        if self.name == REGIONS:
+        if self.name in TOKENS:
             return Shown(replace(query, regions=regions), regions, sizes)
         words = self.encoder.describe(regions, sizes) if self.encoder and regions else [self.words] * len(regions)
         history, question = _written([*(text for turn in query.history for text in turn), query.text], words)
@@ -130,15 +144,30 @@ def check_arm(asked: str | None, config: RegionConfig | None, model: str) -> tup
         ValueError: when nothing was asked for and the checkpoint has no regions, or when it cannot take the arm.
     """
     native = native_arm(config)
-    if config is None and asked in (None, REGIONS):
+    arm = asked or REGIONS
+    if config is None and arm in TOKENS:
         raise ValueError(
-            f"{model} has no region encoder, so it was not trained for the arm {REGIONS!r}: name another arm (--arm "
+            f"{model} has no region encoder, so it was not trained for the arm {arm!r}: name another arm (--arm "
             f"{IMAGE}, {TEXT} or {MARKS}), or a checkpoint with regions"
         )
-    arm = asked or REGIONS
+    if config is not None and arm in (FEATURES, FEATURES_BOX):
+        return arm, _check_features(arm, native, config, model)
     if arm in (native, REGIONS):
         return arm, None
     return arm, f"{model} was trained for the arm {native!r}, not for {arm!r}, which was asked for by name."
+
+
+def _check_features(arm: str, native: str, config: RegionConfig, model: str) -> str | None:
+    """What to say about an arm that says whether boxes have an embedding."""
+    if native != REGIONS:
+        raise ValueError(f"{model} has no region tokens, but the arm {native!r}: --arm {arm} cannot apply")
+    if arm == FEATURES_BOX and not config.box_embedding:
+        raise ValueError(
+            f"{model} has no embedding of boxes (--region_box_embedding of its training): --arm {arm} cannot apply"
+        )
+    if arm == FEATURES and config.box_embedding:
+        return f"{model} was trained with an embedding of boxes, which the arm {arm!r} takes away."
+    return None
 
 
 def _encoder(name: str, config: RegionConfig | None) -> RegionEncoder | None:

@@ -12,7 +12,7 @@ from pvit_ext.adapters.lion.tasks import RECORD_KEY
 from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
-from pvit_ext.evaluation.arms import MARKS, REGIONS, WORDS, Arm, check_arm
+from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
 from pvit_ext.evaluation.judge.task import JudgedTask
 from pvit_ext.evaluation.page import write_page
@@ -200,7 +200,7 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
 
     assert settings.endpoint is not None
     options, name = settings.endpoint, settings.arm or MARKS
-    if name == REGIONS:
+    if name in TOKENS:
         raise ValueError(f"an external model takes no region tokens: show regions by --arm {MARKS}, text or image")
     if here.world > 1:
         raise ValueError("an endpoint is asked by one process: start without a launcher, and set --concurrency")

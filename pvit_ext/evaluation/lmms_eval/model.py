@@ -76,6 +76,8 @@ class PvitExt(lmms):
         self.tokenizer, self.model, self.processor, _ = load_pretrained_model(
             pretrained, base=base, device=device, dtype=dtype
         )
+        if self.arm is not None:
+            self.arm.prepare(self.model)
 
     @property
     def rank(self) -> int:
