@@ -41,7 +41,11 @@ def captioned_regions(path: Path, image_folder: str, leave_out: Callable[[str], 
     Raises:
         ValueError: naming what is none of its kind.
     """
-    readers = {CONVERTED: objects_of, GRIT: partial(_grit, leave_out=leave_out), PIXELREFER: _pixelrefer}
+    readers: dict[str, Callable[[Path, str], Iterator[Found]]] = {
+        CONVERTED: objects_of,
+        GRIT: partial(_grit, leave_out=leave_out),
+        PIXELREFER: _pixelrefer,
+    }
     return readers[kind_of(path)](path, image_folder)
 
 

@@ -53,7 +53,8 @@ def with_areas(
         found: their answers; of one that has areas they stay.
         source: file of the answers.
     """
-    answers, unknown, arm = dict(found), [], Arm(REGIONS)
+    answers, arm = dict(found), Arm(REGIONS)
+    unknown: list[str] = []
     wanting = [one for one in samples if task.by_size and one.specs and not found[one.id].areas]
     for sample in wanting:
         try:

@@ -89,6 +89,29 @@ def test_without_an_image_the_size_is_unknown_and_said_to_be(images: Path) -> No
     assert values["run"]["regions of unknown size"].startswith("of 1 samples: roc.jsonl line 2: ")
 
 
+GAR = {"question": "What is <Prompt0>?", "choices": ["A. x"], "answer": "A", "type": "t", "image": "1", "mask_rles": []}
+INSTANCES: dict[str, Any] = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "dog"}]}
+INSTANCES["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "stored", "said"),
+    [
+        ("gar-bench-vqa", [GAR], [GAR], "item 0 has no model_output"),
+        ("gqa", {}, [{"questionId": "7"}], "question 7 has no prediction"),
+        ("region-classification", INSTANCES, [{"category_id": 1, "image_id": 1}], "detection 0 has not got .*'bbox'"),
+        ("region-classification", INSTANCES, [{"category_id": 5}], "detection 0 has not got"),
+        ("pope", {"label": "yes", "text": "a dog?"}, None, "expected image, text and label"),
+    ],
+)
+def test_what_a_file_lacks_is_named(tmp_path: Path, task: str, data: Any, stored: Any, said: str) -> None:
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    (tmp_path / "answers.json").write_text(json.dumps(stored))
+    made = TASKS.require(task)(TaskOptions(tmp_path / "data.json", str(tmp_path)))
+    with pytest.raises(ValueError, match=said):
+        list(made.load()) if stored is None else made.stored_answers(tmp_path / "answers.json")
+
+
 def test_spans_of_gqa_that_end_at_one_word_are_all_regions() -> None:
     from pvit_ext.evaluation.tasks.gqa import _with_regions
 

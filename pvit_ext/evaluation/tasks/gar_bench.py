@@ -96,13 +96,15 @@ class GarBenchVqa(Task):
         """The ``model_output`` of GAR's own files.
 
         Raises:
-            ValueError: for answers to other questions.
+            ValueError: for answers to other questions, or naming an item without one.
         """
         if path.suffix != ".json":
             return None
         stored, asked = items_of(path), items_of(self.options.data)
         if [one.get("question") for one in stored] != [one.get("question") for one in asked]:
             raise ValueError(f"{path} answers other questions than those of {self.options.data}")
+        if missing := [number for number, one in enumerate(stored) if "model_output" not in one]:
+            raise ValueError(f"{path} item {missing[0]} has no model_output")
         return {str(number): str(one["model_output"]) for number, one in enumerate(stored)}
 
 

@@ -86,13 +86,19 @@ class Gqa(Task):
         return Score("accuracy", {"accuracy": mean_score(results)}, {"type": types} if types else {}, notes=notes)
 
     def stored_answers(self, path: Path) -> Mapping[str, str] | None:
-        """GQA's own form, a list of questionId and prediction."""
+        """GQA's own form, a list of questionId and prediction.
+
+        Raises:
+            ValueError: for a question without a prediction.
+        """
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return None
         if not isinstance(found, list) or not all(isinstance(one, dict) and "questionId" in one for one in found):
             return None
+        if missing := [one for one in found if "prediction" not in one]:
+            raise ValueError(f"{path}: question {missing[0]['questionId']} has no prediction")
         return {str(one["questionId"]): str(one["prediction"]) for one in found}
 
 

@@ -79,7 +79,11 @@ class MdvpBench(JudgedTask):
             ValueError: naming a question that is none of MDVP-Bench's.
         """
         for path in self.files()[1:]:
-            for item in json.loads(path.read_text(encoding="utf-8")):
+            try:
+                items = [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path} is no list of MDVP-Bench's questions ({error})") from error
+            for item in items:
                 location = f"{path.name} question {item.get('question_id')}"
                 try:
                     yield self._sample(path.parent.name, location, item)

@@ -43,7 +43,11 @@ class Pope(Task):
         """
         for number, found in enumerate(read_json_records(self.options.data)):
             line, location = found.value, f"{self.options.data.name} line {found.line}"
-            if not isinstance(line, dict) or line.get("label") not in ("yes", "no") or "text" not in line:
+            if (
+                not isinstance(line, dict)
+                or line.get("label") not in ("yes", "no")
+                or not {"text", "image"} <= set(line)
+            ):
                 raise ValueError(f"{location}: expected image, text and label yes or no, got {str(line)[:80]}")
             question = "\n".join(filter(None, [line["text"], self.chosen["suffix"]]))
             image = path_of(self.options.image_folder, line["image"])

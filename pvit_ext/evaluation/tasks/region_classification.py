@@ -139,10 +139,16 @@ class RegionClassification(Task):
             free.setdefault((item["image_id"], *item["bbox"]), []).append(str(item["id"]))
         answers = {}
         for number, one in enumerate(found):
-            if not (ids := free.get((one["image_id"], *one["bbox"]))):
+            try:
+                ids, name = free.get((one["image_id"], *one["bbox"])), self.categories[one["category_id"]]
+                score = float(one["score"])
+            except (KeyError, TypeError, ValueError) as error:
+                wanted = "image_id, bbox, a category_id of the data and a score"
+                raise ValueError(f"{path}: detection {number} has not got {wanted} ({error!r})") from error
+            if not ids:
                 raise ValueError(f"{path}: the box of detection {number} is no object's in {self.options.data}")
-            answers[ids[0]] = self.categories[one["category_id"]]
-            self.confidences[ids.pop(0)] = float(one["score"])
+            answers[ids[0]], self.confidences[ids[0]] = name, score
+            ids.pop(0)
         return answers
 
     def _nearest(self, sample: Sample, answer: str) -> str:

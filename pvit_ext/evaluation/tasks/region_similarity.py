@@ -94,14 +94,14 @@ class RegionSimilarity(Task):
         for number, item in enumerate(items):
             location = f"{self.options.data.name} item {number}"
             try:
-                pairs = list(zip(item["categories"], item["annotations"], strict=True))
+                shapes = [one["segmentation"] for one in item["annotations"]]
+                pairs = list(zip(item["categories"], shapes, strict=True))
                 image = path_of(self.options.image_folder, item["file_name"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{location}: expected file_name, categories and as many annotations ({error!r})"
+                    f"{location}: expected file_name, categories and as many segmentations ({error!r})"
                 ) from error
-            for index, (name, annotation) in enumerate(pairs):
-                shape = annotation["segmentation"]
+            for index, (name, shape) in enumerate(pairs):
                 region = {"polygon": shape} if isinstance(shape, list) else {"mask": shape}
                 spec = parse_region(region, f"{location}, object {index}", None)
                 yield self._sample(f"{number}.{index}", (image,), name, spec, location, None)
