@@ -80,7 +80,9 @@ def test_ids_from_0_are_as_good_for_mean_average_precision() -> None:
     pytest.importorskip("faster_coco_eval")
     from pvit_ext.evaluation.detection import mean_average_precision
 
-    objects = [{"id": n, "image_id": 0, "category_id": n % 2, "bbox": [10 * n, 0, 8, 8]} for n in range(4)]
+    objects: list[dict[str, Any]] = [
+        {"id": n, "image_id": 0, "category_id": n % 2, "bbox": [10 * n, 0, 8, 8]} for n in range(4)
+    ]
     assert mean_average_precision(objects, [(one, one["id"] % 2, 0.9) for one in objects], [0, 1]) == 1
 
 
