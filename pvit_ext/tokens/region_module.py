@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.adapters.lion.parts import PARTS, build_parts, starts_at_random
-from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json
+from pvit_ext.adapters.lion.parts import BY_TASK, PARTS, build_parts, starts_at_random
+from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json, task_names
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
 from pvit_ext.encoders.weights import read_checkpoint, shapes
@@ -177,12 +177,17 @@ class RegionModule(nn.Module):
     def transplant(self, old: RegionModule) -> None:
         """Copy each old part whose tensors all have the new one's shapes; say what starts anew.
 
-        The encoder is kept by making this module with it: see :func:`successor`.
+        What goes by the number of a task starts anew under other tasks. The encoder is kept by making this module with
+        it: see :func:`successor`.
         """
+        tasks = [task_names(one.config.lion_tasks) for one in (old, self)]
         before = old._replaced_parts()
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
             for name, part in self._replaced_parts().items():
-                if name in before:
+                if name in before and name in BY_TASK and tasks[0] != tasks[1]:
+                    said = [", ".join(names) for names in tasks]
+                    logger.warning("%s starts anew, the old one is of the tasks %s, not %s", name, *said)
+                elif name in before:
                     _keep_if_it_fits(name, before[name], part)
 
     def _replaced_parts(self) -> dict[str, nn.Module]:

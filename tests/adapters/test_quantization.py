@@ -98,7 +98,19 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return run
 
 
-@pytest.mark.parametrize("own", [{"bits": 4, "lora_method": "dora"}, {"bits": 8}], ids=["4", "8"])
+BY_TASK = {"region_lion_adapters": 4, "region_lion_routing": "question", "allow_no_gradient": True}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"bits": 4, "lora_method": "dora"},
+        {"bits": 8},
+        pytest.param({"bits": 4, **BY_TASK}, marks=pytest.mark.slow),
+        pytest.param({"bits": 8, **BY_TASK}, marks=pytest.mark.slow),
+    ],
+    ids=["4", "8", "4-by-task", "8-by-task"],
+)
 def test_an_adapter_learns_on_quantised_weights(
     start: Any, tmp_path: Path, own: dict[str, Any], caplog: Any, capsys: Any
 ) -> None:
@@ -107,7 +119,7 @@ def test_an_adapter_learns_on_quantised_weights(
     assert losses[-1] < losses[0]
     names = quantized(trainer.model)
     assert len(names) >= 14
-    assert not [name for name in names if any(part in name for part in ("vision", "projector", "region", "lora_"))]
+    assert not [name for name in names if any(part in name for part in ("vision", "projector", "region", "lora_", "lion_"))]
     batch = getattr(trainer, "batch_of_all", None)  # of LLaVA's data, which are read while its names are rebound
     if batch is None:
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])

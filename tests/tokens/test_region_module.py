@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,19 @@ def test_transplant_keeps_what_fits_and_says_what_starts_anew(caplog: pytest.Log
     assert torch.equal(new.region_projector.features.weight, before)
     assert "delimiters is kept" in caplog.text
     assert "features starts anew" in caplog.text
+
+
+def test_adapters_of_other_tasks_start_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """They go by number: the adapter of one task would be that of another, and so would the router's choice."""
+    config = replace(TRAINS, lion_adapters=4, lion_routing="question")
+    old, new = (made(replace(config, lion_tasks=tasks), blocks=2) for tasks in ("region,image", "image,caption"))
+    for parameter in old.parameters():
+        parameter.data.fill_(0.5)
+    with caplog.at_level(logging.WARNING):
+        new.transplant(old)
+    assert not any(bool((one == 0.5).all()) for part in new.lion.values() for one in part.parameters())
+    assert "lion_adapters starts anew, the old one is of the tasks region, image, not image, caption" in caplog.text
+    assert "region_router starts anew" in caplog.text
 
 
 def test_of_missing_parts_those_that_start_at_random_are_said_to(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,9 @@ PARTS = (ADAPTERS, HINT, ROUTER, AGGREGATOR)
 """Names of all parts. :data:`ADAPTERS` is a list, whose members stand beside the feed-forward layers of a language
 model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
 
+BY_TASK = (ADAPTERS, ROUTER)
+"""Those that have something for each task, by its number."""
+
 
 def starts_at_random(name: str, config: RegionConfig) -> bool:
     """Whether a new part starts at random; any other changes nothing until it is trained.
