@@ -98,6 +98,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return run
 
 
+NOT_QUANTISED = ("vision", "projector", "region", "lora_", "lion_")
 BY_TASK = {"region_lion_adapters": 4, "region_lion_routing": "question", "allow_no_gradient": True}
 
 
@@ -119,7 +120,7 @@ def test_an_adapter_learns_on_quantised_weights(
     assert losses[-1] < losses[0]
     names = quantized(trainer.model)
     assert len(names) >= 14
-    assert not [name for name in names if any(part in name for part in ("vision", "projector", "region", "lora_", "lion_"))]
+    assert not [name for name in names if any(part in name for part in NOT_QUANTISED)]
     batch = getattr(trainer, "batch_of_all", None)  # of LLaVA's data, which are read while its names are rebound
     if batch is None:
         batch = trainer.data_collator([trainer.train_dataset[number] for number in range(4)])
