@@ -34,17 +34,26 @@ def test_losses_do_not_depend_on_how_a_batch_is_spread(world: dict[str, Any], tm
 def test_nor_in_models_of_transformers(name: str, how: str, tmp_path: Path) -> None:
     from tests.training.test_transformers_host import save_stock, write_records
 
-    data = write_records(tmp_path / "records")
+    data = write_records(tmp_path / "records", 9)
     records = json.loads(data.read_text())[:-1]
     for number, record in enumerate(records):
-        record["conversations"] = record["conversations"][:2]
+        record["conversations"] = [record["conversations"][0], {"from": "gpt", "value": "a red dog"}]
         record["regions"] = record["regions"][:1]
         if number % 2:
             del record["image"], record["regions"]
             record["conversations"][0]["value"] = "where is a cat ?"
     stock = save_stock(name, tmp_path / "stock")
-    some = {"MODEL": stock, "STAGE1": "", "IMAGES": data.parent, "DATA": data}
-    own = ("--host", "transformers", "--region_encoder", "osprey", "--region_encoder_options", json.dumps(OSPREY))
+    some = {"MODEL": stock, "IMAGES": data.parent, "DATA": data}
+    own = (
+        "--host",
+        "transformers",
+        "--region_modules",
+        "",
+        "--region_encoder",
+        "osprey",
+        "--region_encoder_options",
+        json.dumps(OSPREY),
+    )
     check_spread(with_records(some, records, tmp_path), tmp_path, *own, "--region_lion_aggregator", how)
 
 
