@@ -124,12 +124,24 @@ def _layers_of(model: Any, folder: Path) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
     keys = [key.removeprefix(PEFT_PREFIX) for key in read_adapter(folder) if PEFT_PREFIX in key]
     own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
-    named = model.named_modules()  # a layer with another adapter on it has children, and its weight all the same
-    layers = {name for name, module in named if hasattr(module, "weight") or not any(module.children())}
+    layers = _names_of_layers(model)
     found = {key: _layer(key, layers) for key in keys if key not in own}
     if unknown := sorted(key for key, layer in found.items() if layer is None):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
     return {layer for layer in found.values() if layer is not None}
+
+
+def _names_of_layers(model: Any) -> set[str]:
+    """Names of modules that hold a weight, or nothing else; one with an adapter on it counts without its parts."""
+    adapted, layers = "", set()
+    for name, module in model.named_modules():
+        if adapted and name.startswith(adapted):
+            continue
+        if hasattr(module, "base_layer"):
+            adapted = f"{name}."
+        if hasattr(module, "base_layer") or hasattr(module, "weight") or not any(module.children()):
+            layers.add(name)
+    return layers
 
 
 def _layer(name: str, layers: set[str]) -> str | None:

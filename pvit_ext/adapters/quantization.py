@@ -8,10 +8,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pvit_ext.files import read_json
 
 BITS = (4, 8)
 KINDS = ("nf4", "fp4")
@@ -65,6 +68,26 @@ class Quantization:
         kind, double = values.get("bnb_4bit_quant_type", "nf4"), values.get("bnb_4bit_use_double_quant", False)
         return cls(4, kind, double) if values.get("load_in_4bit") else cls(8) if values.get("load_in_8bit") else None
 
+    @classmethod
+    def of_folder(cls, folder: Path) -> Quantization | None:
+        """The quantization of the base that a folder's adapter was trained on; None for the base's own dtype.
+
+        Args:
+            folder: with a config.json, or without one.
+        """
+        config = folder / "config.json"
+        return cls.of_config(read_json(config).get("quantization_config")) if config.is_file() else None
+
+    @classmethod
+    def of_model(cls, model: Any) -> Quantization | None:
+        """How a loaded model is quantised; None for its dtype.
+
+        Args:
+            model: of either host.
+        """
+        found = getattr(model.config, "quantization_config", None)
+        return cls.of_config(found if found is None or isinstance(found, dict) else found.to_dict())
+
     def options(self, dtype: torch.dtype, device: Any, skipped: Sequence[str]) -> dict[str, Any]:
         """Keywords of ``from_pretrained``.
 
@@ -87,7 +110,8 @@ class Quantization:
 
     def __str__(self) -> str:
         """A few words for the log."""
-        return f"4 bits ({self.kind})" if self.bits == 4 else "8 bits"
+        scales = "" if self.double else ", full scales"
+        return f"4 bits ({self.kind}{scales})" if self.bits == 4 else "8 bits"
 
 
 def is_quantized(parameter: Tensor) -> bool:

@@ -13,7 +13,6 @@ import torch
 
 from pvit_ext.adapters.quantization import BITS, Quantization
 from pvit_ext.config import RegionConfig
-from pvit_ext.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +87,9 @@ class LoadCall:
         Args:
             folder: of the adapter.
         """
-        config = folder / "config.json"
-        if self.quantization is not None or not self.as_trained or not config.is_file():
+        if self.quantization is not None or not self.as_trained:
             return self
-        found = Quantization.of_config(read_json(config).get("quantization_config"))
+        found = Quantization.of_folder(folder)
         if found is not None:
             logger.info("%s was trained on a base in %s, which is used again; merge it for full weights", folder, found)
         return replace(self, quantization=found)

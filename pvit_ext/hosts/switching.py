@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
+from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import state_of
 from pvit_ext.encoders.weights import read_checkpoint
@@ -19,6 +20,7 @@ from pvit_ext.hosts.loading import attach
 from pvit_ext.tokens.serialization import MODULES_FILE, load_region_modules, read_region_config
 
 _MOVES_BASE = ("pissa", "olora")
+_MOVING_FIELDS = ("kasa_config",)
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,13 @@ class Adapters:
             name: to call it by.
             folder: LLaVA's or ours.
 
-        A base that the folder names and that cannot be compared with the model is a warning.
+        A base that the folder names and that cannot be compared with the model is a warning, and so is a model that is
+        quantised under an adapter of full weights.
 
         Raises:
-            ValueError: for a name that is taken, a folder without an adapter, one that was trained on other weights,
-                one whose region modules are others than the model's, or an adapter that changes the weights under it.
+            ValueError: for a name that is taken, a folder without an adapter, one that was trained on other weights or
+                on fewer bits, one whose region modules are others than the model's, or an adapter that changes the
+                weights under it.
         """
         if name in self._tensors or not name.isidentifier():
             raise ValueError(f"{name!r} is taken or no name: give letters and digits that none of {self.names} has")
@@ -64,10 +68,9 @@ class Adapters:
         if not kind.adapter or kind.folder is None:
             raise ValueError(f"{kind}: no adapter to put beside others")
         self._check_base(kind)
-        config = config_of(self.model, kind.folder)
-        start = getattr(config, "init_lora_weights", None)
-        if isinstance(start, str) and start.startswith(_MOVES_BASE):
-            raise ValueError(f"{folder}: {start} changes the weights under it, and would change them for all others")
+        config = config_of(self.model, kind.folder, self._check_bits(kind.folder))
+        if mover := _moves_base(config):
+            raise ValueError(f"{folder}: {mover} changes the weights under it, and would change them for all others")
         others = {tuner_of(one) for one in self._wrapped.peft_config.values()} if self._wrapped is not None else set()
         if others - {tuner_of(config)}:
             raise ValueError(f"{folder}: {tuner_of(config)} does not go beside {others.pop()}; merge one of them")
@@ -121,6 +124,18 @@ class Adapters:
                 f"{named} in its place"
             )
 
+    def _check_bits(self, folder: Path) -> int:
+        """Bits per weight of the model; an adapter of fewer bits is refused, since it makes up for their rounding."""
+        own = Quantization.of_model(self.model)
+        if (trained := Quantization.of_folder(folder)) != own:
+            text = (
+                f"{folder} was trained on a base in {trained or 'its dtype'}, and the model is in {own or 'its dtype'}"
+            )
+            if trained is not None:
+                raise ValueError(f"{text}: load the model in the same bits (load_{trained.bits}bit=True), or merge")
+            logger.warning("%s: its answers are off by the rounding", text)
+        return 16 if own is None else own.bits
+
     def _take_regions(self, folder: Path) -> None:
         """Attach a result's region modules if the model has none; else check that they are of the same kind."""
         saved, own = read_region_config(folder), getattr(self.model, "region_config", None)
@@ -167,6 +182,14 @@ class Adapters:
         with torch.no_grad():
             for key, value in tensors.items():
                 own[key].copy_(value)
+
+
+def _moves_base(config: Any) -> str | None:
+    """What in a config of peft changes the base's weights; None if nothing does."""
+    start = getattr(config, "init_lora_weights", None)
+    if isinstance(start, str) and start.startswith(_MOVES_BASE):
+        return start
+    return next((name for name in _MOVING_FIELDS if getattr(config, name, None) is not None), None)
 
 
 def _weight_files(folder: Path) -> list[Path]:

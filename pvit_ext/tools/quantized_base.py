@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.tasks import any_task
 from pvit_ext.adapters.quantization import Quantization
-from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
@@ -24,9 +23,7 @@ def quantization_of(kind: CheckpointKind) -> Quantization | None:
     Args:
         kind: of any folder.
     """
-    if not kind.adapter or kind.folder is None or not (kind.folder / "config.json").is_file():
-        return None
-    return Quantization.of_config(read_json(kind.folder / "config.json").get("quantization_config"))
+    return Quantization.of_folder(kind.folder) if kind.adapter and kind.folder is not None else None
 
 
 def distance_to_merged(kind: CheckpointKind, call: LoadCall, merged: Any, tokenizer: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import pvit_ext
 from pvit_ext.adapters.options import field_names
+from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.hosts.switching import Adapters
 from pvit_ext.training import lora_checkpoint
 from tests.adapters.models import learned
@@ -113,6 +115,54 @@ def test_methods_that_cannot_stand_beside_others(loaded: Any, llava_checkpoint: 
     adapters.add("one", one)
     with pytest.raises(ValueError, match="VERA does not go beside LORA; merge one of them"):
         adapters.add("vera", vera)
+
+
+@pytest.mark.parametrize("tuner", ["LOHA", "VERA"])
+@pytest.mark.skipif(not HAS_METHODS, reason="unknown to this peft")
+def test_two_results_of_another_tuner(tuner: str, loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    options = json.dumps({"peft_type": tuner})
+    folders = {
+        name: result(model, tmp_path / name, seed, llava_checkpoint, lora_options=options)
+        for name, seed in (("one", 2), ("two", 3))
+    }
+    adapters = Adapters(model)
+    for name, folder in folders.items():
+        adapters.add(name, folder)
+    for name, folder in folders.items():
+        adapters.use(name)
+        assert (answers(model) - answers(with_encoder_of(model, load(folder)))).abs().max() < 2e-5, name
+
+
+@pytest.mark.skipif("kasa_config" not in field_names("LORA"), reason="unknown to this peft")
+def test_a_field_that_changes_the_weights_under_it(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    kasa = result(model, tmp_path / "kasa", 2, llava_checkpoint, lora_options='{"kasa_config": {}}')
+    before = answers(model)
+    adapters = Adapters(model)
+    with pytest.raises(ValueError, match="kasa_config changes the weights under it"):
+        adapters.add("kasa", kasa)
+    assert torch.equal(answers(model), before)
+
+
+def test_a_result_of_few_bits_needs_a_model_of_these(
+    loaded: Any, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    _, model, _ = loaded
+    few = {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}}
+    folder = result(model, tmp_path / "few", 2, llava_checkpoint)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | few))
+    monkeypatch.setattr(Quantization, "__post_init__", lambda self: None)  # bitsandbytes may be missing
+    adapters = Adapters(model)
+    with pytest.raises(
+        ValueError, match=r"few was trained on a base in 4 bits \(fp4, full scales\), and the model is in its dtype"
+    ):
+        adapters.add("few", folder)
+    whole = result(model, tmp_path / "whole", 2, llava_checkpoint)
+    model.config.quantization_config = {"load_in_8bit": True}
+    adapters.add("whole", whole)
+    assert "whole was trained on a base in its dtype, and the model is in 8 bits" in caplog.text
 
 
 @pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="transformers is too old for its own host")
