@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,6 +128,25 @@ def _host_classes() -> list[Any]:
     return [LlavaHost, TransformersHost]
 
 
+def resumed(outcome: Outcome, whole: Path, words: list[str]) -> str:
+    """How a run that continues from the second step of another one ends, compared with that.
+
+    Args:
+        outcome: of the other.
+        whole: its folder.
+        words: the command line of the run that continues.
+    """
+    folder = Path(words[words.index("--output_dir") + 1]) / "checkpoint-2"
+    if int(os.environ.get("RANK", "0")) == 0:
+        shutil.copytree(whole / folder.name, folder)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    found = train(words)
+    if found.losses != outcome.losses:
+        return f"losses {found.losses}, not {outcome.losses}"
+    return "bit-equal" if torch.equal(found.logits, outcome.logits) else "other logits"
+
+
 def ranks(zero: str, world: dict[str, Path]) -> None:
     """On each rank: all trials of a list, one after the other; what came of each is written beside the list."""
     trials = json.loads((Path(world["runs"]) / f"{zero}.list.json").read_text())
@@ -136,8 +156,10 @@ def ranks(zero: str, world: dict[str, Path]) -> None:
         own = {**given, "deepspeed": RECIPES / f"{zero}.json"}
         print("trial", zero, name, flush=True)
         try:
+            own |= {"save_strategy": "steps", "save_steps": 2}
             outcome = train(command_line(world, folder / f"{name}-run", own, 2))
             found: dict[str, Any] = {"losses": outcome.losses, "moved": outcome.moved}
+            found["resumes"] = resumed(outcome, folder / f"{name}-run", command_line(world, folder / name, own, 2))
         except Exception as error:
             import traceback
 

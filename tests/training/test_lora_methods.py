@@ -29,4 +29,4 @@ def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(
         assert last < first - 0.1, row
     for zero in ("zero2", "zero3"):
         lora_methods.launch(world, zero, trials)
-        assert [one.on_ranks(zero, one.losses()) for one in tried] == ["equal"] * len(tried), zero
+        assert [one.on_ranks(zero, one.losses()) for one in tried] == ["equal, resumes bit-equal"] * len(tried), zero
