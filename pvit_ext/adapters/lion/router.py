@@ -70,7 +70,7 @@ def mix_of_batch(
     config: Any,
     router: QuestionRouter | None,
     embeddings: Callable[[], Callable[[Tensor], Tensor]],
-    tasks: Tensor | Sequence[str | int] | None,
+    tasks: Tensor | Sequence[str | int | None] | None,
     regions: Sequence[Any] | None,
     batch: Tensor | None,
     questions: Tensor | None,

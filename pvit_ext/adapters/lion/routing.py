@@ -46,7 +46,7 @@ def current() -> Tensor:
     if (mix := _MIX.get()) is None:
         raise ValueError(
             "the language model was called directly, and its adapters do not know the tasks of the samples: call the "
-            "model around it (tasks=...)"
+            "model around it (tasks=...). So do blocks that FSDP's wrapper runs again: use gradient_checkpointing"
         )
     return mix
 

@@ -87,30 +87,33 @@ class Tasks:
         )
 
     def numbers(
-        self, tasks: Tensor | Sequence[str | int] | None, has_regions: Sequence[bool], continued: bool = False
+        self, tasks: Tensor | Sequence[str | int | None] | None, has_regions: Sequence[bool], continued: bool = False
     ) -> Tensor:
         """Numbers (B,) int64 of a batch's tasks, :data:`UNSAID` where the model chooses by the question.
 
         Args:
-            tasks: names or numbers, one for each sample; None for the usual ones.
+            tasks: names or numbers, one for each sample; None for the usual ones, of all samples or of one.
             has_regions: whether each sample has any.
             continued: the batch goes on from a cache, and does not show whether its beginning had regions.
 
         Raises:
             ValueError: for an unknown task, or too few.
         """
-        if tasks is None:
-            if continued:
-                raise ValueError("the batch goes on from a cache: pass tasks=, as with its beginning")
-            tasks = [self.number(None, has, f"sample {index}") for index, has in enumerate(has_regions)]
-        given = tasks.tolist() if isinstance(tasks, Tensor) else list(tasks)
+        if isinstance(tasks, str):
+            raise ValueError(f"tasks is the text {tasks!r}: give a list of names, one for each sample")
+        if isinstance(tasks, Tensor) and tasks.is_floating_point():
+            raise ValueError(f"tasks are numbers of {tasks.dtype}: give whole ones, or weights (B, {len(self.names)})")
+        given = [None] * len(has_regions) if tasks is None else tasks.tolist() if isinstance(tasks, Tensor) else tasks
         if len(given) != len(has_regions):
             raise ValueError(f"tasks holds {len(given)}, the batch {len(has_regions)} sample(s)")
-        return torch.tensor([self._number(one, f"sample {index}") for index, one in enumerate(given)])
+        if continued and None in given:
+            raise ValueError("the batch goes on from a cache: pass tasks=, as with its beginning")
+        pairs = enumerate(zip(given, has_regions, strict=True))
+        return torch.tensor([self._number(one, has, f"sample {index}") for index, (one, has) in pairs])
 
-    def _number(self, task: str | int, name: str) -> int:
-        if isinstance(task, str):
-            return self.number(task, False, name)
+    def _number(self, task: str | int | None, has_regions: bool, name: str) -> int:
+        if task is None or isinstance(task, str):
+            return self.number(task, has_regions, name)
         if not (UNSAID if self.by_question else 0) <= task < len(self.names):
             raise ValueError(f"{name}: task number {task}, the model has {len(self.names)}: {', '.join(self.names)}")
         return task
@@ -134,7 +137,7 @@ def any_task(model: Any, samples: int) -> dict[str, Tensor]:
 
 def mix_of(
     config: RegionConfig | None,
-    tasks: Tensor | Sequence[str | int] | None,
+    tasks: Tensor | Sequence[str | int | None] | None,
     has_regions: Sequence[bool],
     continued: bool = False,
     by_question: Callable[[], Tensor] | None = None,
@@ -143,7 +146,7 @@ def mix_of(
 
     Args:
         config: of the model.
-        tasks: names or numbers, one for each sample, or such weights; None for the usual ones.
+        tasks: names or numbers, one for each sample, or such weights; None for the usual ones, of all or of one.
         has_regions: whether each sample has any.
         continued: the batch goes on from a cache.
         by_question: gives the weights (B, T) that a model's router chooses; None without a router or questions.
@@ -158,6 +161,9 @@ def mix_of(
             raise ValueError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
         return None
     if isinstance(tasks, Tensor) and tasks.ndim == 2:
+        if tasks.shape[1] != len(known.names):
+            size = f"{len(known.names)}: {', '.join(known.names)}"
+            raise ValueError(f"tasks of shape {tuple(tasks.shape)}, the model has {size}")
         return tasks
     numbers = known.numbers(tasks, has_regions, continued)
     if by_question is None:

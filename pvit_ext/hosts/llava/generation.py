@@ -19,7 +19,7 @@ from pvit_ext.hosts.llava.splice import pad_left
 from pvit_ext.regions.region import Region, RegionError, Size
 
 Regions = list[list[Region] | None]
-TaskNames = Tensor | Sequence[str | int] | None
+TaskNames = Tensor | Sequence[str | int | None] | None
 
 
 class RegionGeneration:

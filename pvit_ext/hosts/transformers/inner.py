@@ -101,7 +101,7 @@ class InnerMixin:
         image_rows: Tensor | None = None,
         stored_images: Sequence[int] | None = None,
         tower_output: Any = None,
-        tasks: Tensor | Sequence[str | int] | None = None,
+        tasks: Tensor | Sequence[str | int | None] | None = None,
         questions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:

@@ -94,7 +94,7 @@ class OuterMixin:
         region_sizes: Sequence[Size] | None = None,
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
-        tasks: Tensor | Sequence[str | int] | None = None,
+        tasks: Tensor | Sequence[str | int | None] | None = None,
         questions: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,25 @@ def test_the_task_of_a_sample() -> None:
         mix_of(RegionConfig(), ["image"], [False])
     with pytest.raises(ValueError, match=r"without regions is of the task 'image', and the model has a, b: say which"):
         mix_of(RegionConfig(lion_adapters=4, lion_tasks="a,b"), None, [False])
+
+
+def test_some_samples_may_say_no_task() -> None:
+    config = RegionConfig(lion_adapters=4)
+    found = mix_of(config, [None, "region", None], [True, False, False])
+    assert found is not None
+    assert found.argmax(1).tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match="goes on from a cache: pass tasks="):
+        mix_of(config, [None, "region"], [False, False], continued=True)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (torch.ones(2, 3), r"tasks of shape \(2, 3\), the model has 2: region, image"),
+        (torch.tensor([0.0, 1.0]), "tasks are numbers of torch.float32: give whole ones"),
+        ("region", "tasks is the text 'region': give a list of names, one for each sample"),
+    ],
+)
+def test_tasks_that_are_none(tasks: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        mix_of(RegionConfig(lion_adapters=4), tasks, [False, False])
