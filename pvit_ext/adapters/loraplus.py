@@ -33,7 +33,7 @@ def check(ratio: float, tuner: str, optimizer: str, deepspeed: dict[str, Any]) -
         raise ValueError(f"{given}: give B's learning rate as a multiple above 0; the paper takes 16")
     if tuner != LORA:
         raise ValueError(f"{given}: {tuner} has no matrices A and B; it goes with peft_type LORA")
-    if not optimizer.startswith("adamw"):
+    if not optimizer.removeprefix("paged_").startswith("adamw"):
         raise ValueError(f"{given} is a ratio of AdamW's rates, --optim {optimizer} has others: use adamw_torch")
     if "optimizer" in deepspeed:
         raise ValueError(f"{given}: the DeepSpeed config makes its own optimizer with one rate: drop its entry")

@@ -12,6 +12,7 @@ from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.training.stages import trains_parts_alone
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
+BITS_UNDER_ZERO3 = "ZeRO-3 cannot partition quantised weights; use recipes/zero2.json, or 16 bits"
 
 
 @dataclass
@@ -65,9 +66,7 @@ def _check_bits(arguments: Any) -> None:
             "True (--stage finetune), or drop the flag"
         )
     if zero_stage(arguments) == 3:
-        raise ValueError(
-            f"--bits {arguments.bits}: ZeRO-3 cannot partition quantised weights; use recipes/zero2.json, or 16 bits"
-        )
+        raise ValueError(f"--bits {arguments.bits}: {BITS_UNDER_ZERO3}")
 
 
 def adapter_identity(arguments: Any) -> dict[str, Any]:

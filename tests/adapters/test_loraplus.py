@@ -41,6 +41,11 @@ def test_no_group_stays_empty() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
 
 
+@pytest.mark.parametrize("name", ["adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"])
+def test_every_adamw_goes(name: str) -> None:
+    loraplus.check(16.0, "LORA", name, {})
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from pvit_ext.adapters import refusals
 from pvit_ext.adapters.methods import METHODS, LoraMethod
 from pvit_ext.adapters.options import AdapterChoice
+from pvit_ext.training.lora_arguments import BITS_UNDER_ZERO3
 from tests.adapters.models import arguments
 
 
@@ -97,3 +100,13 @@ def test_what_would_lose_something_is_refused_with_the_reason(options: str, stat
 @pytest.mark.parametrize("options", ['{"peft_type": "DELORA"}', '{"init_lora_weights": "olora"}'])
 def test_what_fails_under_a_condition_is_accepted_without_it(options: str) -> None:
     refusals.check(config(lora_options=options))
+
+
+def test_the_page_gives_the_reasons_of_today() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lora.md").read_text()
+    always = {f"`peft_type` {name}": why for name, why in refusals.TUNERS.items()}
+    always |= {f"`init_lora_weights` {name}": why for name, why in refusals.INITS.items()}
+    always |= {one.name: one.reason for one in refusals.FIELDS}
+    assert [f"| {name} | {why} |" for name, why in always.items() if f"| {name} | {why} |" not in page] == []
+    found = set(re.findall(r"\| refused: ([^|]+?) (?=\|)", page))
+    assert found - {one.reason for one in refusals.CONDITIONS} == {BITS_UNDER_ZERO3}
