@@ -60,6 +60,15 @@ class _Saved:
         self.kept.add(self.tensor, -1)
 
 
+def _scales(model: torch.nn.Module) -> Iterator[Any]:
+    """What bitsandbytes keeps beside weights of few bits."""
+    for one in model.parameters():
+        state = getattr(one, "quant_state", None)
+        yield from (getattr(part, "absmax", None) for part in (state, getattr(state, "state2", None)))
+        yield getattr(one, "SCB", None)
+    yield from (getattr(getattr(module, "state", None), "SCB", None) for module in model.modules())
+
+
 @contextmanager
 def _measuring(found: dict[str, Any]) -> Iterator[None]:
     """Fill ``found`` while a run trains."""
@@ -91,7 +100,7 @@ def _measuring(found: dict[str, Any]) -> Iterator[None]:
     def note_end(trainer: Any) -> None:
         inner = trainer.accelerator.unwrap_model(trainer.model)
         weights = [getattr(one, "ds_tensor", one) for one in inner.parameters()]
-        found["weights"] = held(one if one.numel() else None for one in weights)
+        found["weights"] = held([*(one if one.numel() else None for one in weights), *_scales(inner)])
         states = trainer.optimizer.state.values()
         found["optimizer"] = held(value for state in states for value in state.values())
 

@@ -23,6 +23,7 @@ from pvit_ext.training.plan.plan import Question, make_plan
 from pvit_ext.training.plan.recipe import flags_of
 from pvit_ext.training.plan.sharding import Sharding
 from pvit_ext.training.plan.steps import check_batch, count_steps
+from tests.tiny import build_llava
 from tests.training.held_memory import measure
 from tests.training.runs import flags
 
@@ -207,6 +208,22 @@ def test_a_run_holds_what_was_planned(
     words = flags(llava_checkpoint, data, tmp_path / "out", **{"per_device_train_batch_size": 8, **case})
     found = {**measure(words), "half_on_gpu": not case.get("bf16")}
     assert found["padded"] or "per_device_train_batch_size" in case  # else no mask is kept, which a plan counts
+    check(words, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [{"bits": 4}, {"bits": 8}, {"bits": 4, "double_quant": False, "bf16": True}])
+def test_few_bits_are_as_many_as_was_planned(
+    case: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("transformers", minversion="5.0", reason="older ones quantise on CUDA alone")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    checkpoint = build_llava(tmp_path / "tiny", hidden_size=64, intermediate_size=128)  # multiples of 64, for a CPU
+    given = {**LORA, **case, "per_device_train_batch_size": 8}
+    words = flags(checkpoint, data, tmp_path / "out", **given)
+    found = {**measure(words), "half_on_gpu": not case.get("bf16")}
+    assert found["weights"] < 2e6  # in full they are 2.1e6
     check(words, found)
 
 

@@ -10,8 +10,8 @@ from pvit_ext.training.stages import format_counts
 GIB = 2**30
 NOT_COUNTED = (
     "the CUDA context, NCCL and the kernels (about 1 GiB), gaps between blocks of memory",
-    "what a vision tower or region encoder that trains, mm_projector and the region projector keep for the backward "
-    "pass; a frozen tower keeps nothing, but its own forward pass needs room for a moment",
+    "what a vision tower or region encoder that trains, mm_projector, the region projector and the vision aggregator "
+    "keep for the backward pass; a frozen tower keeps nothing, but its own forward pass needs room for a moment",
     "evaluation, and gathering the weights when a checkpoint is written",
 )
 
