@@ -1,0 +1,54 @@
+"""The numbers on README and docs' pages are those of the runs whose results stand in the examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pages import ROOT
+
+PHOTOGRAPHS = ROOT / "examples/photographs/results"
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of all tables in a Markdown text, cell by cell."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def page(name: str) -> list[list[str]]:
+    return rows((ROOT / name).read_text())
+
+
+def measured(table: Path) -> dict[str, list[str]]:
+    """The scores of a `table.md` by arm, without the number of seeds."""
+    return {arm: scores for arm, _, *scores in rows(table.read_text())[2:]}
+
+
+def test_the_photographs_page_has_the_runs_table() -> None:
+    shown = page("docs/photographs.md")
+    for row in rows((PHOTOGRAPHS / "table.md").read_text())[2:]:
+        assert row[:4] in shown, row
+
+
+def test_readmes_results_are_the_photographs() -> None:
+    scores = measured(PHOTOGRAPHS / "table.md")
+    without = [scores[arm] for arm in ("image only", "coordinates as text", "drawn marks")]
+    shown = {row[0]: row[1:] for row in page("README.md") if len(row) == 3}
+    arms = {
+        "region tokens off the tower's maps (`osprey`), stage 2": "region tokens: osprey, on the tower's maps, stage 2",
+        "region tokens of crops, stage 1": "region tokens: crops, stage 1",
+        "region tokens of crops, stage 2": "region tokens: crops, stage 2",
+    }
+    for named, arm in arms.items():
+        assert shown[named] == scores[arm][:2], named
+    assert shown["image only · coordinates as text · drawn marks, each trained as long"] == [
+        " · ".join(arm[column].split()[0] for arm in without) for column in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("results", ["examples/lion/results"])
+def test_lions_page_has_its_runs_tables(results: str) -> None:
+    shown = page("docs/lion-experiment.md")
+    for row in page(f"{results}/table.md"):
+        assert row in shown, row
