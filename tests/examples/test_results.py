@@ -31,6 +31,14 @@ def test_the_photographs_page_has_the_runs_table() -> None:
         assert row[:4] in shown, row
 
 
+def test_the_other_photographs_are_those_of_their_runs() -> None:
+    sets = [measured(PHOTOGRAPHS / name / "table.md") for name in ("bccd", "aquarium", "coco256")]
+    shown = {row[0]: row[1:] for row in page("docs/photographs.md") if len(row) == 6}
+    for arm in sets[0]:
+        columns = [scores[arm][at : at + 2] for scores in sets for at in range(0, len(scores[arm]), 2)]
+        assert shown[arm] == [f"{accuracy} ({balanced})" for accuracy, balanced in columns], arm
+
+
 def test_readmes_results_are_the_photographs() -> None:
     scores = measured(PHOTOGRAPHS / "table.md")
     without = [scores[arm] for arm in ("image only", "coordinates as text", "drawn marks")]
