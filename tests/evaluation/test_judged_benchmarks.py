@@ -78,6 +78,12 @@ def test_gar_captions_are_true_by_that_one_word(tmp_path: Path) -> None:
         run("gar-bench-captions", tmp_path / "out", *options)
 
 
+def test_the_simple_captions_questions_are_the_benchmarks_own(tmp_path: Path) -> None:
+    options = stored(tmp_path, "answered.json", "stored.json", gar_captions(tmp_path))
+    with pytest.raises(ValueError, match=r"--set question cannot apply: .* has questions of its own; leave it out"):
+        run("gar-bench-captions", tmp_path / "out", *options, "--set", "question=What is <Prompt0>?")
+
+
 def test_gar_captions_show_image_crops_and_masks(tmp_path: Path) -> None:
     data = gar_captions(tmp_path)
     options = ("--data", data, "--image-folder", tmp_path, "--answers", tmp_path / "answered.json")

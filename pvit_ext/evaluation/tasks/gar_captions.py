@@ -80,6 +80,8 @@ class GarBenchCaptions(JudgedTask):
         super().__init__(options)
         self.items = items_of(options.data)
         self.kind = _DETAILED if self.items and "subject_name" in self.items[0] else _SIMPLE
+        if self.kind == _SIMPLE and "question" in options.settings:
+            raise ValueError(f"--set question cannot apply: {options.data} has questions of its own; leave it out")
         self.published = [
             Published(f"{system}, judge {_JUDGE}", "accuracy", value, _SOURCE, verified=True)
             for system, value in _THEIRS[self.kind].items()
