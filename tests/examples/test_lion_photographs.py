@@ -211,6 +211,17 @@ def test_tags_are_as_good_as_their_name_says() -> None:
     assert tagging.quality(["a.jpg"]) == {"photographs": 1, "precision": 0.5, "recall": 0.5}
 
 
+def test_scores_without_a_model_are_those_of_one_kind_and_of_the_taggers_tags() -> None:
+    box = (0.0, 0.0, 9.0, 9.0)
+    shown = [Photograph("a.jpg", (box, box), ("cat", "dog")), Photograph("b.jpg", (box,), ("cat",))]
+    tagging = Tagging(true_tags(shown), {"a.jpg": ["cat", "dog"], "b.jpg": ["car"]}, NAMES)
+    asked = held_out_questions(shown, ["cat", "dog"], Wording("object", "cat"), 2)
+    assert asking.without_a_model(asked, tagging) == {
+        "the most frequent kind": {IMAGE: pytest.approx((2 / 3 + 1) / 2), REGION: pytest.approx(2 / 3)},
+        "the tagger's tags": {IMAGE: 0.5},
+    }
+
+
 def test_few_boxes_of_a_photograph_are_asked_about_and_always_the_same() -> None:
     shown = [Photograph("a.jpg", tuple((0.0, 0.0, 9.0, n + 1.0) for n in range(5)), ("cat",) * 5)]
     first, second = (held_out_questions(shown, ["cat"], Wording("object", "cat"), 2) for _ in range(2))
@@ -237,7 +248,9 @@ def test_a_small_run_leaves_its_reports_and_is_resumed(tmp_path: Path, capfd: py
     main(words)
     for name in ("metrics.json", "table.md", "lion.png"):
         assert (out / name).stat().st_size
-    scores = json.loads((out / "metrics.json").read_text())["results"]["hinted_tags"]["0"]["scores"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["made_with"]["without a model"]["the tagger's tags"].keys() == {"image"}
+    scores = metrics["results"]["hinted_tags"]["0"]["scores"]
     assert {*scores} == {"none", "true", "real", "wrong"}
     capfd.readouterr()
     main(words)

@@ -29,12 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in args.seeds:
         experiment = LionExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
         seconds = experiment.base()
-        made_with = {**experiment.described, "tagger's": experiment.quality}
+        made_with = {
+            **experiment.described,
+            "tagger's": experiment.quality,
+            "without a model": experiment.without_a_model,
+        }
         for name in args.arms:
             found = experiment.measure(name)
             results[name][seed] = {**found, "seconds": {**seconds, **found["seconds"]}}
             tables = report.write_report(args.output, results, made_with)
     print(f"\n{tables}\nthe tagger on the photographs that are asked about: {experiment.quality}")
+    print(f"scores without a model: {experiment.without_a_model}")
     print(f"metrics.json, table.md and lion.png are in {args.output}")
 
 

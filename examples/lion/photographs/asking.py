@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from examples.lion.arms import Arm
 from examples.lion.asking import score_all
 from examples.lion.photographs.settings import Settings
 from examples.lion.photographs.tagging import Tagging
-from examples.lion.tasks import IMAGE, REGION, TASKS, Asked
+from examples.lion.tasks import IMAGE, REGION, TASKS, Asked, score
 from examples.photographs.data import Photograph, Wording, only
 from pvit_ext.regions.image import load_image
 
@@ -68,6 +70,26 @@ def ask_arm(
         found["scores"][quality] = score_all([one for own in by_task.values() for _, one in own], answers)
         found["answers"][quality] = answers
     return found
+
+
+def without_a_model(asked: Sequence[Question], tagging: Tagging) -> dict[str, dict[str, float]]:
+    """Scores of answers that no model gave: the most frequent kind each time, and the tagger's tags as they are.
+
+    Args:
+        asked: questions of both tasks.
+        tagging: of their images.
+    """
+    by_task = {task: [one for one in asked if one[1].task == task] for task in TASKS}
+    found: dict[str, dict[str, float]] = {"the most frequent kind": {}}
+    for task, own in by_task.items():
+        most, _ = Counter(kind for _, one in own for kind in one.answer.split(", ")).most_common(1)[0]
+        found["the most frequent kind"][task] = _mean_score(own, [most] * len(own))
+    named = [", ".join(tagging.of(image, "real")) for image, _ in by_task[IMAGE]]
+    return found | {"the tagger's tags": {IMAGE: _mean_score(by_task[IMAGE], named)}}
+
+
+def _mean_score(asked: Sequence[Question], answers: Sequence[str]) -> float:
+    return statistics.mean(score(one, answer) for (_, one), answer in zip(asked, answers, strict=True))
 
 
 def _query(arm: Arm, image: str, asked: Asked, root: Path, tagging: Tagging, quality: str) -> pvit_ext.Query:

@@ -124,6 +124,11 @@ class LionExperiment(experiment.Experiment):
         """Precision and recall of the tagger on the photographs that are asked about."""
         return self.tagging.quality([one.image for one in self._labelled_asked])
 
+    @property
+    def without_a_model(self) -> dict[str, dict[str, float]]:
+        """What arms have to be above, by task."""
+        return asking.without_a_model(self.questions_asked, self.tagging)
+
     @cached_property
     def questions_asked(self) -> list[asking.Question]:
         """The same for every arm and seed."""
