@@ -55,7 +55,7 @@ def test_readmes_results_are_the_photographs() -> None:
     ]
 
 
-@pytest.mark.parametrize("results", ["examples/lion/results"])
+@pytest.mark.parametrize("results", ["examples/lion/results", "examples/lion/results/photographs"])
 def test_lions_page_has_its_runs_tables(results: str) -> None:
     shown = page("docs/lion-experiment.md")
     for row in page(f"{results}/table.md"):
