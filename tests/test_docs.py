@@ -203,6 +203,22 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in anchors(target), f"{page}: {link}; there are {sorted(anchors(target))}"
 
 
+def elsewhere() -> set[str]:
+    """The files outside of docs/ that the site has; read, not imported: the tests do without mkdocs."""
+    for node in ast.parse(text_of("docs/hooks.py")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ELSEWHERE":
+            return {*ast.literal_eval(node.value).values()}
+    raise AssertionError("docs/hooks.py has no ELSEWHERE")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_the_site_has_the_files_that_its_pages_link_to(page: str) -> None:
+    known = elsewhere()
+    for link in re.findall(r"\]\((?!https?:|#)([^)\s#]+)", prose(page)):
+        target = ((ROOT / page).parent / link).resolve().relative_to(ROOT).as_posix()
+        assert target.startswith("docs/") or target in known, f"{page}: {link} is none of docs/hooks.py's files"
+
+
 def anchors(path: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}

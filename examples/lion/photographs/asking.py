@@ -58,7 +58,7 @@ def ask_arm(
     """
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(checkpoint), device="cpu", dtype="bfloat16")
     lengths = {IMAGE: settings.most_image, REGION: settings.most_region}
-    by_task = {task: [one for one in asked if one[1].task == task] for task in TASKS}
+    by_task = _by_task(asked)
     found: dict[str, Any] = {"scores": {}, "answers": {}}
     for quality in arm.qualities:
         answers: list[str] = []
@@ -79,13 +79,17 @@ def without_a_model(asked: Sequence[Question], tagging: Tagging) -> dict[str, di
         asked: questions of both tasks.
         tagging: of their images.
     """
-    by_task = {task: [one for one in asked if one[1].task == task] for task in TASKS}
+    by_task = _by_task(asked)
     found: dict[str, dict[str, float]] = {"the most frequent kind": {}}
     for task, own in by_task.items():
         most, _ = Counter(kind for _, one in own for kind in one.answer.split(", ")).most_common(1)[0]
         found["the most frequent kind"][task] = _mean_score(own, [most] * len(own))
     named = [", ".join(tagging.of(image, "real")) for image, _ in by_task[IMAGE]]
     return found | {"the tagger's tags": {IMAGE: _mean_score(by_task[IMAGE], named)}}
+
+
+def _by_task(asked: Sequence[Question]) -> dict[str, list[Question]]:
+    return {task: [one for one in asked if one[1].task == task] for task in TASKS}
 
 
 def _mean_score(asked: Sequence[Question], answers: Sequence[str]) -> float:
