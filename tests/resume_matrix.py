@@ -46,7 +46,7 @@ Written by `python -m tests.resume_matrix`: {versions}.
 Each mode is trained once in one go, and once through a chain of interruptions, after each of which the same command
 is started again. A tiny LLaVA, {steps} steps in three epochs, a checkpoint after each, `save_total_limit` 1, box
 jitter, two data workers (none in the first row), records without a region or image among them, dropout with LoRA,
-float32 but bf16 under ZeRO-3 on two processes, `group_by_modality_length` and persistent workers in stage 2 without
+float32 (bf16 under ZeRO-3 on two processes), `group_by_modality_length` and persistent workers in stage 2 without
 DeepSpeed. In every row **the loss of each step, in full precision, and every exported tensor equal the uninterrupted
 run's, bit by bit**: after the chain, and after starting the finished run once more.
 
