@@ -13,6 +13,15 @@ from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY
 from tests.training.test_transformers_host import flags, losses, run, write_records
 from tests.training.test_vision_cache import fill, refuse_decoding
 
+# Their tower reads the images of a batch as one sequence. A CPU's matrix products may round by how long that is: for
+# mistral3 on a machine without AVX-512 the tower's output was 2e-7 off, and a loss 5e-7 of 5.7.
+PACKED = ("mistral3", "pixtral")
+
+
+def same(found: list[float], expected: list[float], name: str) -> bool:
+    """To the last bit, or within what a packed tower rounds."""
+    return bool(found == (pytest.approx(expected, rel=5e-7) if name in PACKED else expected))
+
 
 def save(name: str, folder: Path) -> Path:
     for part in ALL[name]():
@@ -32,7 +41,7 @@ def test_the_losses_are_those_of_the_uncached_run(name: str, tmp_path: Path, mon
     cache = fill(tmp_path / "cache", flags(model, data, tmp_path / "c", **more))
     refuse_decoding(monkeypatch)
     found = losses(run(monkeypatch, flags(model, data, tmp_path / "b", **more, region_cache=cache)))
-    assert found == expected
+    assert same(found, expected, name)
     assert len(set(expected)) > 2
 
 
@@ -52,7 +61,8 @@ def test_a_vision_aggregator_reads_the_cache(
     assert trainer.model.region_aggregator.rows.weight.any()
     cache = fill(tmp_path / "cache", flags(model, data, tmp_path / "c", **more))
     refuse_decoding(monkeypatch)
-    assert losses(run(monkeypatch, flags(model, data, tmp_path / "b", **more, region_cache=cache))) == expected
+    found = losses(run(monkeypatch, flags(model, data, tmp_path / "b", **more, region_cache=cache)))
+    assert same(found, expected, name)
 
 
 @pytest.mark.slow
