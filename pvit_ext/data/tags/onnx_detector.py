@@ -51,10 +51,20 @@ class OnnxDetector:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's classes have no base of their own
             raise ValueError(f"{self.path} is no ONNX model that onnxruntime reads: {error}") from error
-        shape = session.get_inputs()[0].shape
-        if len(session.get_inputs()) != 1 or len(shape) != 4 or not all(isinstance(side, int) for side in shape[2:]):
-            raise ValueError(f"{self.path} takes {shape}, a detector here takes one image (1, 3, H, W) of a fixed size")
+        if not _takes_an_image(given := session.get_inputs()):
+            taken = ", ".join(f"{one.type} {one.shape}" for one in given) or "nothing"
+            raise ValueError(
+                f"{self.path} takes {taken}, a detector here takes one image, tensor(float) [1, 3, H, W] of fixed size"
+            )
         return session
+
+    def check(self) -> None:
+        """Look at a blank image.
+
+        Raises:
+            ValueError: for a file that is no detector of these classes, see :attr:`session` and :meth:`scores`.
+        """
+        self.scores(Image.new("RGB", (1, 1)))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the session, which each process opens for itself."""
@@ -69,19 +79,30 @@ class OnnxDetector:
         """The best score of each class, float32 (K,), 0 for one that no cell has as its best.
 
         Raises:
-            ValueError: for a model with another output than one map of 5 + K channels.
+            ValueError: for a model that fails, and one with another output than one map of 5 + K channels.
         """
         given = self.session.get_inputs()[0]
         height, width = given.shape[2:]
         small = image.resize((width, height), Image.Resampling.BILINEAR)
         pixels = np.asarray(small, np.float32)[:, :, ::-1].transpose(2, 0, 1)[None] / 255  # BGR (1, 3, H, W)
-        output = self.session.run(None, {given.name: np.ascontiguousarray(pixels)})[0]
-        if output.ndim != 4 or output.shape[:2] != (1, _BOX + len(self.names)):
-            wanted = (1, _BOX + len(self.names), "H", "W")
-            raise ValueError(f"{self.path} gives {output.shape}, with {len(self.names)} names it would be {wanted}")
+        try:
+            output = self.session.run(None, {given.name: np.ascontiguousarray(pixels)})[0]
+        except Exception as error:  # onnxruntime's classes have no base of their own
+            raise ValueError(f"{self.path} cannot take an image: {type(error).__name__}: {error}") from error
+        shape = getattr(output, "shape", ())
+        if len(shape) != 4 or shape[:2] != (1, _BOX + len(self.names)):
+            wanted, count = (1, _BOX + len(self.names), "H", "W"), len(self.names)
+            raise ValueError(f"{self.path} gives {shape}, with {count} names it would be {wanted}")
         cells = output[0].reshape(output.shape[1], -1)  # (5 + K, N)
         classes = cells[_BOX:]
         best, score = classes.argmax(0), cells[0] ** 0.6 * classes.max(0) ** 0.4  # (N,)
         scores = np.zeros(len(self.names), np.float32)
         np.maximum.at(scores, best, score.astype(np.float32))
         return scores
+
+
+def _takes_an_image(inputs: list[Any]) -> bool:
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+        return False
+    _, channels, *sides = inputs[0].shape  # a size that is free is a name or None
+    return channels == 3 and all(isinstance(side, int) for side in sides)

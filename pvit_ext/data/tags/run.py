@@ -18,7 +18,7 @@ from pvit_ext.data.json_records import JsonFileError, json_line, read_json_recor
 from pvit_ext.data.map_step import map_in_order
 from pvit_ext.data.scan import name_of, state_of
 from pvit_ext.data.schema import images_of, parse_record
-from pvit_ext.data.tags.taggers import Tagger, union
+from pvit_ext.data.tags.taggers import TagFile, Tagger, TaggerError, union
 from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.regions.image import load_image
 
@@ -76,6 +76,8 @@ class _Work:
             try:
                 parse_record(value, self.folder)
                 lines.append(json_line(self._tagged(value, notes, unknown)))
+            except TaggerError:  # no fault of the record
+                raise
             except (ValueError, OSError, RecursionError) as error:
                 notes.bad(location, str(error))
         return Tagged(b"".join(lines), notes, unknown)
@@ -119,8 +121,8 @@ def tag_records(job: TagJob) -> Report:
         how many records have tags and how many have none, and why; also as FILE.report.json.
 
     Raises:
-        ValueError: for bad records, a tagger that knows none of the images, and one that looks at images where there
-            is no folder of them.
+        ValueError: for bad records, a tagger that fails, that knows none of the images or not which of two, and one
+            that looks at images where there is no folder of them.
     """
     from tqdm import tqdm
 
@@ -133,18 +135,28 @@ def tag_records(job: TagJob) -> Report:
     key = repr((VERSION, state_of(job.source), folder, job.tagger.key))
     report, unknown = Report("tags", job.source, job.max_bad_records), list[str]()
     with Output(job.out, key, report) as output:
+        if isinstance(job.tagger, TagFile):  # here, since no worker sees all records
+            job.tagger.check_names(_images(job.source))
         total = sum(1 for _ in read_json_records(job.source))
         with tqdm(total=total, unit=" records", desc="tags", initial=min(output.batches * _BATCH, total)) as bar:
             work = _Work(job.tagger, folder)
             batches = _batches(job.source, output.batches)
             for batch, tagged in map_in_order(work, batches, job.workers, job.backend):
                 output.add(tagged.lines, tagged.notes)
-                unknown += tagged.unknown[: _SHOWN - len(unknown)]
+                new = [name for name in dict.fromkeys(tagged.unknown) if name not in unknown]
+                unknown += new[: _SHOWN - len(unknown)]
                 bar.update(len(batch))
         _check(report, job.tagger, unknown)
         report.remarks = [f"no tags for images such as {', '.join(unknown)}"] if unknown else []
         output.finish()
     return report
+
+
+def _images(source: Path) -> Iterator[str]:
+    """Names of the images of all records, as they come."""
+    for found in read_json_records(source):
+        named = found.value.get("image") if isinstance(found.value, dict) else None
+        yield from (name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str))
 
 
 def _check(report: Report, tagger: Tagger, unknown: Sequence[str]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
+import posixpath
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,14 @@ from pvit_ext.data.image_files import short
 from pvit_ext.data.scan import state_of
 from pvit_ext.data.tags.onnx_detector import OnnxDetector
 from pvit_ext.data.tags.tags import clean_tags
-from pvit_ext.files import read_json
 
 THRESHOLD = 0.65
 """Of a detector's score, as in FastestDet's own repository."""
 FORMS = "a FILE.json of image names and tags, a detector FILE.onnx, or MODULE:FUNCTION"
+
+
+class TaggerError(ValueError):
+    """A tagger that fails at an image. No record is to blame: the next image would hardly fare better."""
 
 
 class Tagger(Protocol):
@@ -51,7 +56,8 @@ class Tagger(Protocol):
             load: reads the upright image, for a tagger that looks at it.
 
         Raises:
-            ValueError: for tags that are none, naming the image.
+            TaggerError: naming tagger and image, for tags that are none, and for whatever the tagger itself raises.
+            OSError, ValueError: of an image that cannot be loaded.
         """
         ...
 
@@ -82,9 +88,15 @@ class TagFile:
         """What the file holds.
 
         Raises:
-            ValueError: naming the file, for anything but a JSON object.
+            ValueError: naming the file, for anything but a JSON object, and for a name that stands there twice.
         """
-        return read_json(self.path)
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+        except ValueError as error:
+            raise ValueError(f"{self.path} {error}; correct the file") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.path} holds a JSON {type(values).__name__}, not an object")
+        return values
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the table, which each process reads for itself."""
@@ -92,8 +104,32 @@ class TagFile:
 
     def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
         """See :class:`Tagger`; the image is not read."""
-        found = next((key for key in (name, Path(name).name) if key in self.table), None)
-        return None if found is None else _cleaned(self.table[found], f"{self.path}: {found}")
+        found = self._found(name)
+        return None if found is None else _cleaned(self.table[found], f"tagger {self.path} on {found}")
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Refuse images that share the tags of one name because its last part is all that they are found by.
+
+        Args:
+            names: of all images of the data, in any order.
+
+        Raises:
+            ValueError: naming two of them.
+        """
+        users, by_last_part = dict[str, str](), set[str]()
+        for name in map(posixpath.normpath, names):
+            if (found := self._found(name)) is None:
+                continue
+            by_last_part.update([found] if found != name else [])
+            other = users.setdefault(found, name)
+            if other != name and found in by_last_part:
+                raise ValueError(
+                    f"{self.path}: the images {other}, {name} would both have the tags of {found!r}: name each image "
+                    "there as the records do"
+                )
+
+    def _found(self, name: str) -> str | None:
+        return next((key for key in (name, Path(name).name) if key in self.table), None)
 
 
 @dataclass(frozen=True)
@@ -123,6 +159,8 @@ class FunctionTagger:
             found: Any = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"tagger {self.source}: {error}; name a function that Python finds from here") from error
+        except Exception as error:  # whatever stands in a user's module
+            raise ValueError(f"tagger {self.source}: its module cannot be imported: {_said(error)}") from error
         if not callable(found):
             raise ValueError(f"tagger {self.source} is {short(found)}, not a function of an image")
         function: Callable[[Image.Image], Any] = found
@@ -134,8 +172,12 @@ class FunctionTagger:
 
     def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
         """See :class:`Tagger`; None from the function is no answer."""
-        value = self._function(load())
-        return None if value is None else _cleaned(value, f"{self.source} on {name}")
+        image, what = load(), f"tagger {self.source} on {name}"
+        try:
+            value = self._function(image)
+        except Exception as error:  # whatever a user's function raises
+            raise TaggerError(f"{what}: {_said(error)}") from error
+        return None if value is None else _cleaned(value, what)
 
 
 @dataclass(frozen=True)
@@ -161,11 +203,15 @@ class DetectorTagger:
 
     def tags(self, name: str, load: Callable[[], Image.Image]) -> list[str] | None:
         """See :class:`Tagger`."""
-        return _cleaned(self.detector(load()), f"{self.source} on {name}")
+        image, what = load(), f"tagger {self.source} on {name}"
+        try:
+            return _cleaned(self.detector(image), what)
+        except ValueError as error:
+            raise TaggerError(f"{what}: {error}") from error
 
 
 def load_tagger(source: str, names: str | None = None, threshold: float | None = None) -> Tagger:
-    """The tagger that a user names; what can be checked without an image is.
+    """The tagger that a user names; what can be checked without the images is.
 
     Args:
         source: a ``FILE.json``, a detector ``FILE.onnx``, or ``MODULE:FUNCTION``.
@@ -208,7 +254,7 @@ def _detector(path: Path, names: str | None, threshold: float) -> Tagger:
         raise ValueError(f"--names {names} holds no name")
     _cleaned(classes, f"--names {names}")
     detector = OnnxDetector(path, classes, threshold)
-    detector.session  # noqa: B018  a missing package or a damaged file is said before the first image
+    detector.check()  # a missing package, a damaged file or another model is said before the first image
     return DetectorTagger(detector)
 
 
@@ -224,7 +270,20 @@ def _cleaned(value: Any, name: str) -> list[str]:
     try:
         return clean_tags(sorted(plain) if isinstance(value, (set, frozenset)) else plain)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise TaggerError(f"{name}: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict[str, Any]()
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"names {key!r} twice: keep one")
+        values[key] = value
+    return values
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def union(parts: Sequence[Sequence[str]]) -> list[str]:

@@ -13,11 +13,10 @@ from PIL import Image
 
 from pvit_ext.cli import main
 from pvit_ext.data.tags import run
-from pvit_ext.data.tags.onnx_detector import OnnxDetector
 from pvit_ext.data.tags.run import TagJob, tag_records
-from pvit_ext.data.tags.taggers import load_tagger
+from pvit_ext.data.tags.taggers import TaggerError, load_tagger
 from tests.data.records import record, write
-from tests.data.tags.tiny_onnx import COLOURS, write_detector
+from tests.data.tags.tiny_onnx import COLOURS, write_detector, write_op
 
 
 def colour(image: Image.Image) -> list[str]:
@@ -26,6 +25,14 @@ def colour(image: Image.Image) -> list[str]:
 
 def nothing(image: Image.Image) -> None:
     return None
+
+
+def fails(image: Image.Image) -> list[str]:
+    raise KeyError("x")
+
+
+def of_two(image: Image.Image, more: int) -> list[str]:
+    return []
 
 
 def no_list(image: Image.Image) -> str:
@@ -57,15 +64,37 @@ def test_a_detector_gives_the_classes_it_finds(images: Path, names: str) -> None
     assert tagger.tags("a", lambda: Image.open(images / "red.png")) == ["red"]
     assert tagger.tags("a", lambda: Image.open(images / "black.png")) == []
     assert tagger.tags("a", lambda: Image.new("RGB", (8, 8), (200, 255, 0))) == ["green"]
-    wrong = OnnxDetector(images / "d.onnx", ("one", "two"), 0.5)
-    with pytest.raises(ValueError, match=r"gives \(1, 8, 4, 4\), with 2 names it would be \(1, 7"):
-        wrong(Image.new("RGB", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "out", "kind", "said"),
+    [
+        (
+            "Relu",
+            (1, 1, 4, 4),
+            (1, 1, 4, 4),
+            1,
+            r"takes tensor\(float\) \[1, 1, 4, 4\], a detector here takes one image",
+        ),
+        ("Relu", (1, 3, 4, 4), (1, 3, 4, 4), 10, r"takes tensor\(float16\) \[1, 3, 4, 4\]"),
+        ("Relu", (2, 3, 4, 4), (2, 3, 4, 4), 1, r"cannot take an image: InvalidArgument"),
+        ("Flatten", (1, 3, 4, 4), (1, 48), 1, r"gives \(1, 48\), with 3 names it would be \(1, 8"),
+        ("Relu", (1, 3, 4, 4), (1, 3, 4, 4), 1, r"gives \(1, 3, 4, 4\), with 3 names it would be \(1, 8"),
+        ("Shape", (1, 3, 4, 4), (4,), 1, r"no ONNX model that onnxruntime reads"),
+    ],
+)
+def test_a_model_that_is_no_detector_of_these_names_is_said_at_load(
+    op: str, shape: tuple[int, ...], out: tuple[int, ...], kind: int, said: str, tmp_path: Path, names: str
+) -> None:
+    path = write_op(tmp_path / "m.onnx", op, shape, out, kind)
+    with pytest.raises(ValueError, match=rf"m\.onnx.* {said}"):
+        load_tagger(str(path), names)
 
 
 def test_any_callable_is_a_tagger() -> None:
     tagger = load_tagger("builtins:sorted")
     assert tagger.key == ("builtins:sorted", None)
-    with pytest.raises(ValueError, match=r"builtins:sorted on a\.png: tags\[0\] is a text, got 0"):
+    with pytest.raises(TaggerError, match=r"builtins:sorted on a\.png: tags\[0\] is a text, got 0"):
         tagger.tags("a.png", lambda: [0, 1])  # type: ignore[arg-type, return-value]
 
 
@@ -83,6 +112,13 @@ def test_any_callable_is_a_tagger() -> None:
         ("no_such_module:tag", {}, "No module named 'no_such_module'"),
         (f"{HERE}:absent", {}, "has no attribute 'absent'"),
         (f"{HERE}:HERE", {}, "not a function of an image"),
+        ("raises_here:tag", {}, "tagger raises_here:tag: its module cannot be imported: RuntimeError: no card"),
+        (
+            "no_python:tag",
+            {},
+            "tagger no_python:tag: its module cannot be imported: SyntaxError: .*no_python.py, line 1",
+        ),
+        ("twice.json", {}, r"twice.json names 'a\.png' twice: keep one"),
     ],
 )
 def test_what_is_no_tagger_is_said(
@@ -93,6 +129,10 @@ def test_what_is_no_tagger_is_said(
     (images / "names.onnx").write_text("text")
     (images / "t.json").write_text("{}")
     (images / "list.json").write_text("[]")
+    (images / "twice.json").write_text('{"a.png": ["red"], "b.png": [], "a.png": ["blue"]}')
+    (images / "raises_here.py").write_text("raise RuntimeError('no card')")
+    (images / "no_python.py").write_text("def (")
+    monkeypatch.syspath_prepend(str(images))
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         load_tagger(source, **options)
 
@@ -135,19 +175,53 @@ def test_a_function_is_asked_once_for_an_image_in_any_number_of_workers(images: 
     ("source", "folder", "said"),
     [
         (f"{HERE}:colour", None, "looks at the images: give --image-folder"),
-        (f"{HERE}:nothing", "", "knows none of the images of 1 records, such as red.png"),
-        (f"{HERE}:no_list", "", r"line 2 \(id '0'\): .*no_list on red.png: tags is a list of texts"),
+        (f"{HERE}:nothing", "", "knows none of the images of 3 records, such as red.png: are"),
+        (
+            f"{HERE}:no_list",
+            "",
+            r"^tagger .*no_list on red.png: tags is a list of texts, such as \S+ \S+, got 'red, green'$",
+        ),
+        (f"{HERE}:fails", "", r"^tagger .*:fails on red.png: KeyError: 'x'$"),
+        (f"{HERE}:of_two", "", r"^tagger .*:of_two on red.png: TypeError: of_two\(\) missing 1 .*'more'$"),
+        ("builtins:len", "", r"^tagger builtins:len on red.png: TypeError: "),
+        ("builtins:NotImplementedError", "", "NotImplementedError on red.png: tags is a list of texts"),
         (f"{HERE}:colour", "absent", "is not there, or is no folder"),
     ],
 )
 def test_what_cannot_be_tagged_is_said_and_nothing_is_written(
     source: str, folder: str | None, said: str, images: Path
 ) -> None:
-    path = write(images, [record(image="red.png")])
+    path = write(images, [record(number, image="red.png") for number in range(3)])
     job = TagJob(path, images / "out.jsonl", load_tagger(source), None if folder is None else images / folder)
     with pytest.raises((ValueError, OSError), match=said):
         tag_records(job)
     assert not list(images.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "said"),
+    [
+        ({"1.png": ["red"]}, ["a/1.png", "b/1.png"], r"a/1\.png, b/1\.png .* '1\.png'"),
+        ({"1.png": ["red"]}, ["1.png", "2.png", ["2.png", "b/1.png"]], r"1\.png, b/1\.png .* '1\.png'"),
+        ({"1.png": ["red"]}, ["a/1.png", "a/1.png", "./a//1.png"], None),
+        ({"1.png": ["red"], "b/1.png": ["blue"]}, ["a/1.png", "b/1.png"], None),
+        ({"1.png": "red"}, ["1.png"], r"^tagger .*tags\.json on 1\.png: tags is a list of texts"),
+    ],
+)
+def test_two_images_do_not_share_the_tags_of_one_name(
+    table: dict[str, Any], names: list[Any], said: str | None, tmp_path: Path
+) -> None:
+    turns = {True: {"regions": None, "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]}}
+    records = [record(number, image=name, **turns.get(isinstance(name, list), {})) for number, name in enumerate(names)]
+    path = write(tmp_path, [*records, record(99, image=7), 5])
+    tagger = load_tagger(str(write(tmp_path, json.dumps(table), "tags.json")))
+    job = TagJob(path, tmp_path / "out.jsonl", tagger, max_bad_records=2)
+    if said is None:
+        assert tag_records(job).counts[run.FOUND] == len(names)
+        return
+    with pytest.raises(ValueError, match=said):
+        tag_records(job)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_bad_record_and_a_broken_image_are_named_or_passed_over(images: Path) -> None:

@@ -21,6 +21,14 @@ def write_detector(path: Path, side: int = 4) -> Path:
     return path
 
 
+def write_op(path: Path, op: str, shape: Sequence[int], out: Sequence[int], kind: int = 1) -> Path:
+    """One operator without weights, from x to y: no detector, but a model that loads. ``kind`` is ONNX's of a dtype."""
+    graph = _field(1, _text(1, "x") + _text(2, "y") + _text(4, op)) + _text(2, "op")
+    graph += _field(11, _value("x", shape, kind)) + _field(12, _value("y", out, kind))
+    path.write_bytes(_number(1, 8) + _field(7, graph) + _field(8, _text(1, "") + _number(2, 13)))
+    return path
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
@@ -46,6 +54,6 @@ def _tensor(name: str, shape: Sequence[int], values: Sequence[float]) -> bytes:
     return sizes + _number(2, 1) + _text(8, name) + _field(9, struct.pack(f"<{len(values)}f", *values))
 
 
-def _value(name: str, shape: Sequence[int]) -> bytes:
+def _value(name: str, shape: Sequence[int], kind: int = 1) -> bytes:
     sizes = b"".join(_field(1, _number(1, size)) for size in shape)
-    return _text(1, name) + _field(2, _field(1, _number(1, 1) + _field(2, sizes)))
+    return _text(1, name) + _field(2, _field(1, _number(1, kind) + _field(2, sizes)))
