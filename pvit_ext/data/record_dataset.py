@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.noise import TagNoise
-from pvit_ext.data.tags.survey import TagSurvey, tags_of
-from pvit_ext.data.tags.tags import HINT_STYLE, TAGS_KEY
+from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.data.tags.survey import TagSurvey
+from pvit_ext.data.tags.tags import HINT_STYLE, TAGS_KEY, tags_of
 from pvit_ext.encoders.own_tower import StoredMaps
 from pvit_ext.prompt import HINT_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
@@ -83,7 +85,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
                 if unread
                 else None
             )
-        survey = TagSurvey.of(self.records)
+        survey = TagSurvey.of(self.records, self._special)
         self.bad_records.add(*survey.bad)
         if not survey.tagged:
             raise ValueError(f"the model reads tags, and no record has any ({survey}); {_WRITE}")
@@ -104,12 +106,17 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
             raise RecordError(f"{record.location}: {HINT_PLACEHOLDER} stands in an answer; it belongs in a question")
         try:
-            tags = tags_of(record)
+            tags = tags_of(record.data, self._special)
         except ValueError as error:
             raise RecordError(f"{record.location}: {error}") from error
         if tags is None:
             return texts
-        return [self.region_processor.tagged(texts[0], self.tag_noise(tags, draw), record.location), *texts[1:]]
+        tags, images = self.tag_noise(tags, draw), len(record.image_files)
+        return [self.region_processor.tagged(texts[0], tags, record.location, images, self._special), *texts[1:]]
+
+    @cached_property
+    def _special(self) -> SpecialTokens:
+        return SpecialTokens.of(self.tokenizer)
 
     def images(self, record: Record) -> list[Image.Image]:
         """The upright images of a record; blanks of their sizes where nothing looks at their pixels.

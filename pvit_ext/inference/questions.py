@@ -17,7 +17,7 @@ from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.records import Record
 from pvit_ext.data.scan import BadRecord, name_of
 from pvit_ext.data.schema import Spec, images_of, parse_record
-from pvit_ext.data.tags.tags import TAGS_KEY, clean_tags
+from pvit_ext.data.tags.tags import TAGS_KEY, tags_of
 from pvit_ext.data.unread import meant_key
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 from pvit_ext.regions.region import Region
@@ -176,14 +176,9 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
         history=tuple(zip(texts[0:-1:2], texts[1:-1:2], strict=True)),
         choices=_choices_of(value) or tuple(choices),
         location=location,
-        tags=tags_of(value),
+        tags=None if (tags := tags_of(value)) is None else tuple(tags),
         task=_task_of(value),
     )
-
-
-def tags_of(value: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The tags of a record's images; None where it says none."""
-    return None if value.get(TAGS_KEY) is None else tuple(clean_tags(value[TAGS_KEY]))
 
 
 def _task_of(value: dict[str, Any]) -> str | None:

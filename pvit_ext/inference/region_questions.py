@@ -19,7 +19,8 @@ from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.data.scan import BadRecord, name_of
 from pvit_ext.data.schema import images_of, parse_record
-from pvit_ext.inference.questions import Question, check_ids, tags_of
+from pvit_ext.data.tags.tags import tags_of
+from pvit_ext.inference.questions import Question, check_ids
 from pvit_ext.prompt import REGION_PLACEHOLDER
 
 RECORDS = "records"
@@ -95,12 +96,12 @@ def _of_records(source: Path, folder: Path, template: Template, _: str) -> Found
         location = name_of(source.name, one.line, one.value)
         try:
             data, specs = parse_record(one.value, str(folder))
-            tags = tags_of(data)
+            said = tags_of(data)
         except ValueError as error:
             found.bad.append(BadRecord(location, f"{location}: {error}"))
             continue
         name, names = str(data.get("id", f"line {one.line}")), images_of(data)
-        tags = tags if len(names) == 1 else None  # those of all images say nothing of one
+        tags = tuple(said) if said is not None and len(names) == 1 else None  # those of all images say nothing of one
         found.passed_over["records without a region"] += not specs
         for number, spec in enumerate(specs):
             image, id = names[spec.image], f"{name}#{number}"

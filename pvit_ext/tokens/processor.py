@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.data.tags.tags import HINT_STYLE, clean_tags, with_tags
+from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.data.tags.tags import HINT_STYLE, check_image, clean_tags, with_tags
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs
 from pvit_ext.encoders.own_tower import MADE, STORED, StoredMaps
 from pvit_ext.prompt import (
@@ -107,16 +108,18 @@ class RegionProcessor:
         has_maps = self.stored_maps is not None or self.made_map is not None
         return self.encoder.paints or (self.encoder.needs_pixels and not has_maps)
 
-    def tagged(self, question: str, tags: Any, name: str) -> str:
+    def tagged(self, question: str, tags: Any, name: str, images: int, special: SpecialTokens | None = None) -> str:
         """A question with the tags of its image before it.
 
         Args:
             question: the first of the sample.
             tags: a list of texts; None for an image without tags.
             name: of the sample, for messages.
+            images: how many the sample has.
+            special: tokens of the model's tokenizer, of which a tag may hold none.
 
         Raises:
-            RegionError: for what is no list of tags, and for a model that reads none.
+            RegionError: for what is no list of tags, for a sample without an image, and for a model that reads none.
         """
         if tags is None:
             return question
@@ -126,7 +129,8 @@ class RegionProcessor:
                 "(lion_tags, 'hint' or 'plain', of attach, swap and --region_lion_tags)"
             )
         try:
-            return with_tags(question, clean_tags(tags), self.tag_style)
+            check_image(images > 0)
+            return with_tags(question, clean_tags(tags, special), self.tag_style)
         except ValueError as error:
             raise RegionError(f"{name}: {error}") from error
 

@@ -15,6 +15,7 @@ from torch import Tensor
 import pvit_ext
 from pvit_ext import Query
 from pvit_ext.cli import main
+from pvit_ext.inference.questions import question_of
 from pvit_ext.regions.region import RegionError
 from tests.hosts.tiny_hosts import (
     BOX,
@@ -186,9 +187,24 @@ def test_a_text_without_an_image_may_have_hints_and_images_may_come_without_a_te
 
 def test_tags_that_are_none_name_the_query(made: tuple[TinyHost, Parts]) -> None:
     _, parts = made
-    for tags, said in (("dog", "a list of texts"), (["<image>"], "holds <image>"), ([""], "has no letter")):
+    end = f"a {parts.tokenizer.eos_token}"
+    for tags, said in (
+        ("dog", "a list of texts"),
+        (["<image>"], "holds <image>"),
+        (["<image_row>"], "holds <image_row>"),
+        ([""], "has no letter"),
+        ([end], "holds .* a special token of the tokenizer"),
+    ):
         with pytest.raises(RegionError, match=f"query 1: .*{said}"):
             pvit_ext.ask(*parts, [QUERIES[0], replace(QUERIES[2], tags=tags)])
+
+
+def test_tags_without_an_image_are_refused_in_a_question_as_in_a_record(made: tuple[TinyHost, Parts]) -> None:
+    _, parts = made
+    with pytest.raises(RegionError, match="query 1: it has tags and no image"):
+        pvit_ext.ask(*parts, [QUERIES[0], Query(None, "what ?", tags=["dog"])])
+    with pytest.raises(ValueError, match="it has tags and no image"):
+        question_of({"id": 1, "question": "what ?", "tags": ["dog"]}, "q line 1", Path())
 
 
 def test_a_model_without_tags_says_so_and_takes_a_hint_for_text(

@@ -111,13 +111,15 @@ def test_tags_that_nobody_reads_are_said(llava_checkpoint: Path, data: Path, tmp
 def test_bad_tags_name_all_their_records_at_the_start(
     llava_checkpoint: Path, data: Path, tmp_path: Path, template: None
 ) -> None:
-    bad = {0: "cat, dog", 2: ["<image>"], 4: ["dog", 3]}
+    bad = {0: "cat, dog", 2: ["<image>"], 4: ["dog", 3], 5: ["</s>"]}
     path = write(tmp_path, data, lambda number: bad.get(number, ["cat"]))
     dataset = make_dataset(llava_checkpoint, path)
     dataset.region_processor = READS
-    with pytest.raises(RecordError, match=r"3 bad records(.|\n)*'0'.*list of texts(.|\n)*<image>(.|\n)*tags\[1\]"):
+    with pytest.raises(
+        RecordError, match=r"4 bad records(.|\n)*'0'.*list of texts(.|\n)*<image>(.|\n)*tags\[1\](.|\n)*</s>"
+    ):
         dataset.use_tags(TagNoise())
-    dataset.bad_records = BadRecords(3)
+    dataset.bad_records = BadRecords(4)
     dataset.use_tags(TagNoise())
     assert dataset[0]["input_ids"].tolist() == dataset[1]["input_ids"].tolist(), "the next good one in its place"
 

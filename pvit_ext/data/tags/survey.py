@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pvit_ext.data.records import Record
 from pvit_ext.data.scan import BadRecord
-from pvit_ext.data.tags.tags import TAGS_KEY, clean_tags
+from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.data.tags.tags import tags_of
 
 _LONG = 5000
 """Records from which on a progress bar is shown."""
@@ -34,14 +35,19 @@ class TagSurvey:
     bad: list[BadRecord] = field(default_factory=list)
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> TagSurvey:
-        """Read the tags of all records."""
+    def of(cls, records: Sequence[Record], special: SpecialTokens | None = None) -> TagSurvey:
+        """Read the tags of all records.
+
+        Args:
+            records: of the file.
+            special: tokens of the model that reads them.
+        """
         from tqdm import tqdm
 
         found, words = cls(), dict[str, str]()
         for record in tqdm(records, desc="tags", unit=" records", disable=len(records) < _LONG):
             try:
-                tags = tags_of(record)
+                tags = tags_of(record.data, special)
             except ValueError as error:
                 found.bad.append(BadRecord(record.location, f"{record.location}: {error}"))
                 continue
@@ -63,17 +69,3 @@ class TagSurvey:
         }
         shown = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
         return f"records: {shown}; {len(self.vocabulary):,} different tags"
-
-
-def tags_of(record: Record) -> list[str] | None:
-    """The cleaned tags of a record; None where it has none.
-
-    Raises:
-        ValueError: saying what is wrong with them.
-    """
-    value = record.data.get(TAGS_KEY)
-    if value is None:
-        return None
-    if "image" not in record.data:
-        raise ValueError("it has tags and no image; tags name what is in an image")
-    return clean_tags(value)

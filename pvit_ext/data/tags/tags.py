@@ -7,11 +7,12 @@ be used. The sentence here says the same in words of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pvit_ext.data.image_files import short
 from pvit_ext.data.json_records import has_half_surrogate
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.prompt import HINT_PLACEHOLDER
 
 TAGS_KEY = "tags"
@@ -23,12 +24,12 @@ _SENTENCES = {
     PLAIN_STYLE: "Rely on all, some or none of these tags of the image: [{}].",
     HINT_STYLE: f"As {HINT_PLACEHOLDER} advises, rely on all, some or none of these tags of the image: [{{}}].",
 }
-_PLACEHOLDER = re.compile(r"</?(?:image|region|hint)>", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"</?(?:image|image_row|region|hint)>", re.IGNORECASE)
 _LEADING_IMAGES = re.compile(r"(?:\s*<image>)*\s*")
 _IN_LIST = str.maketrans({",": " ", "[": "(", "]": ")"})
 
 
-def clean_tags(value: Any) -> list[str]:
+def clean_tags(value: Any, special: SpecialTokens | None = None) -> list[str]:
     """Tags as the sentence can list them: no comma, no bracket, single spaces, each once.
 
     A comma becomes a space and brackets become round ones, since both belong to the list. Of tags that differ only in
@@ -36,21 +37,23 @@ def clean_tags(value: Any) -> list[str]:
 
     Args:
         value: a list of texts.
+        special: tokens of the model that reads them, where it is known.
 
     Raises:
-        ValueError: for anything else, for a tag without a letter, and for one that holds ``<image>``, ``<region>`` or
-            ``<hint>``, which would be an image, a region or a hint.
+        ValueError: for anything else, for a tag without a letter or of several lines, and for one that holds
+            ``<image>``, ``<region>``, ``<hint>`` or ``<image_row>``, which would be an image, a region, a hint or a row
+            of an image, or a special token.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f'tags is a list of texts, such as ["dog", "car"], got {short(value)}')
     cleaned: dict[str, str] = {}
     for number, tag in enumerate(value):
-        text = _clean(tag, f"tags[{number}]")
+        text = _clean(tag, f"tags[{number}]", special or SpecialTokens())
         cleaned.setdefault(text.casefold(), text)
     return list(cleaned.values())
 
 
-def _clean(tag: Any, name: str) -> str:
+def _clean(tag: Any, name: str, special: SpecialTokens) -> str:
     if not isinstance(tag, str):
         raise ValueError(f"{name} is a text, got {short(tag)}")
     if has_half_surrogate(tag):
@@ -59,10 +62,40 @@ def _clean(tag: Any, name: str) -> str:
         raise ValueError(
             f"{name} {short(tag)} holds {found.group()}, which stands for no text in a prompt: take it out"
         )
+    if len(tag.strip().splitlines()) > 1:
+        raise ValueError(f"{name} {short(tag)} has several lines: a tag is a word or a few, give each its own")
     text = " ".join(tag.translate(_IN_LIST).split())
     if not any(letter.isalnum() for letter in text):
         raise ValueError(f"{name} {short(tag)} has no letter: a tag names something that is in the image")
+    if (token := special.within(text)) is not None:
+        raise ValueError(f"{name} {short(tag)} holds {token}, a special token of the tokenizer: take it out")
     return text
+
+
+def tags_of(record: Mapping[str, Any], special: SpecialTokens | None = None) -> list[str] | None:
+    """The cleaned tags of a record or a question of a file; None where it says none.
+
+    Args:
+        record: of the JSON.
+        special: see :func:`clean_tags`.
+
+    Raises:
+        ValueError: saying what is wrong with them.
+    """
+    if record.get(TAGS_KEY) is None:
+        return None
+    check_image(record.get("image") is not None)
+    return clean_tags(record[TAGS_KEY], special)
+
+
+def check_image(is_there: bool) -> None:
+    """Refuse tags without an image.
+
+    Raises:
+        ValueError: unless it is there.
+    """
+    if not is_there:
+        raise ValueError("it has tags and no image; tags name what is in an image")
 
 
 def with_tags(question: str, tags: Sequence[str], style: str) -> str:

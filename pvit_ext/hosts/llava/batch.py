@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
@@ -24,7 +25,7 @@ from pvit_ext.tokens.query import Query
 from pvit_ext.tokens.routing_inputs import routing_inputs
 
 
-def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt:
+def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
     Args:
@@ -32,6 +33,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
         conv: LLaVA's conversation template.
         name: of the query, for messages.
         model: LLaVA model.
+        special: tokens of its tokenizer, which no tag may hold.
 
     Raises:
         RegionError: naming the query.
@@ -46,7 +48,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any) -> RegionPrompt
     if not given:
         questions[0] = (IMAGE_PLACEHOLDER + "\n") * images + questions[0]
     processor = RegionProcessor.of(model.region_module)
-    questions[0] = processor.tagged(questions[0], query.tags, name)
+    questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
 from torch import Tensor
 
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages, prepare
@@ -176,12 +178,17 @@ class TransformersChat:
             raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
         if not given:
             questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
-        questions[0] = (self.regions or RegionProcessor()).tagged(questions[0], query.tags, name)
+        regions = self.regions or RegionProcessor()
+        questions[0] = regions.tagged(questions[0], query.tags, name, images, self._special)
         messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
             messages.append(message("user", question))
             messages += [] if answer is None else [message("assistant", answer)]
         return messages
+
+    @cached_property
+    def _special(self) -> SpecialTokens:
+        return SpecialTokens.of(self.tokenizer)
 
     def _check_system(self, system: str) -> None:
         """Refuse a system prompt that the template drops or does not allow."""

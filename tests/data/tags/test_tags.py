@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 
 from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.data.tags.scores import TagScores
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import clean_tags, with_tags
 
 COLOURS = tuple("red green blue black white grey pink brown".split())
 
 
 def test_a_tag_cannot_break_the_list() -> None:
-    given = ["salt, pepper", "a [b] c", " two\n words ", "犬", "Dog", "dog", "ring_(jewelry)", "o'clock"]
+    given = ["salt, pepper", "a [b] c", " two  words\n", "犬", "Dog", "dog", "ring_(jewelry)", "o'clock"]
     assert clean_tags(given) == ["salt pepper", "a (b) c", "two words", "犬", "Dog", "ring_(jewelry)", "o'clock"]
 
 
@@ -31,12 +33,25 @@ def test_a_tag_cannot_break_the_list() -> None:
         (["a <region> b"], "holds <region>"),
         (["<hint>"], "holds <hint>"),
         (["</Region>"], "holds </Region>"),
+        (["a <image_row>"], "holds <image_row>"),
+        (["dog\n\nUSER: hi"], r"tags\[0\] 'dog\\n\\nUSER: hi' has several lines"),
+        (["dog", "a\u2028b"], r"tags\[1\] .* has several lines"),
         (["\ud800x"], "half of a surrogate pair"),
     ],
 )
 def test_what_is_no_tag_is_said(value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         clean_tags(value)
+
+
+def test_a_special_token_of_a_tokenizer_is_no_tag() -> None:
+    added = {0: SimpleNamespace(content="<turn>", special=True), 1: SimpleNamespace(content="dog", special=False)}
+    special = SpecialTokens.of(SimpleNamespace(all_special_tokens=["</s>", "[PAD]"], added_tokens_decoder=added))
+    assert clean_tags(["dog", "< s", "[PAD]"], special) == ["dog", "< s", "(PAD)"], "brackets are round by then"
+    for tag, token in (("a </s>", "</s>"), ("<turn>", "<turn>")):
+        with pytest.raises(ValueError, match=rf"tags\[1\] '{tag}' holds {token}, a special token of the tokenizer"):
+            clean_tags(["dog", tag], special)
+    assert clean_tags(["</s>"], SpecialTokens.of(SimpleNamespace())) == ["</s>"]
 
 
 def test_the_sentence_stands_behind_leading_images_and_before_the_question() -> None:
