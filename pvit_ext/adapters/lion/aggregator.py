@@ -197,6 +197,14 @@ def _zero(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def dummy_rows(part: VisionAggregator) -> Tensor:
+    """A row (1, D) of no image, for a batch that shows none: every rank has to run every module in every step."""
+    weight: Tensor = part.norm.weight
+    cell = torch.linspace(-1, 1, part.norm.normalized_shape[0], device=weight.device)[None]  # (1, C)
+    rows: Tensor = part([cell] * len(part.layers), boundaries(1, 1))
+    return rows
+
+
 def boundaries(images: int, cells: int) -> Tensor:
     """``cu_seqlens`` (B + 1,) of images that have this many cells each."""
     return torch.arange(images + 1) * cells

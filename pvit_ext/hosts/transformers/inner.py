@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters.lion.aggregator import dummy_rows
 from pvit_ext.adapters.lion.routing import routed
 from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
@@ -36,11 +37,13 @@ class Pending:
         tokens: (B, K, D), right-aligned; of a dummy region (1, S, D); None with hints or rows alone to write.
         dummy: they belong nowhere, and only have to be in the graph.
         rows: (B, K, D), right-aligned, that the vision aggregator appends; None without.
+        unseen: (1, D), a row of the aggregator that belongs nowhere, and only has to be in the graph; None without.
     """
 
     tokens: Tensor | None
     dummy: bool = False
     rows: Tensor | None = None
+    unseen: Tensor | None = None
 
 
 class InnerMixin:
@@ -81,6 +84,8 @@ class InnerMixin:
 
     def _embed(self, stock: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
         pending, embeds = self.pending.pop(get_ident()), write_hints(self.outer[0], stock(ids), ids)
+        if pending.unseen is not None:
+            embeds = keep_in_graph(embeds, pending.unseen)
         if pending.rows is not None:
             embeds = write_tokens(embeds, ids == row_id(self.outer[0].config), pending.rows)
         if pending.tokens is None:
@@ -129,13 +134,15 @@ class InnerMixin:
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
         mix = self.outer[0].mix(tasks, regions, batch, questions, _cache_in(kwargs))
+        unseen = None if image_rows is not None else self._unseen_rows(kwargs)
         given = (regions, region_sizes, region_views, region_extra)
         pending = self._pending_tokens(kwargs, given) if region_tokens is None else Pending(region_tokens)
         if pending is None or pending.dummy:
             self._refuse_unbound(input_ids)
         image_rows = self._run_tower(kwargs, image_rows)
-        if image_rows is not None or (input_ids is not None and hint_of(self.outer[0]) is not None):
-            pending = replace(pending or Pending(None), rows=image_rows)
+        has_hints = input_ids is not None and hint_of(self.outer[0]) is not None
+        if image_rows is not None or unseen is not None or has_hints:
+            pending = replace(pending or Pending(None), rows=image_rows, unseen=unseen)
         if pending is not None and input_ids is None:
             raise RegionError("region_tokens were given without input_ids, in which <region> stands")
         with routed(mix):
@@ -148,6 +155,14 @@ class InnerMixin:
         if self.training and kwargs["input_ids"] is not None and self._region_module().facts.tokens_per_region:
             return Pending(self._dummy_tokens(kwargs), dummy=True)
         return None
+
+    def _unseen_rows(self, kwargs: dict[str, Any]) -> Tensor | None:
+        """Dummy rows of the vision aggregator in training on a batch without images; else None."""
+        part = getattr(self.outer[0], "region_aggregator", None)
+        shown = kwargs.get("pixel_values") is not None or "image" in (kwargs.get("mm_encoder_outputs") or {})
+        if part is None or shown or not self.training or kwargs["input_ids"] is None:
+            return None
+        return dummy_rows(part)
 
     def _run_tower(self, kwargs: dict[str, Any], image_rows: Tensor | None) -> Tensor | None:
         """Run the vision tower where it must run before the model; rows that the aggregator appends, or None."""

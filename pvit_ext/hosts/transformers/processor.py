@@ -35,6 +35,7 @@ class RegionProcessorMixin:
 
     pvit_regions: ProcessorRegions | None = None
     tokenizer: Any
+    image_token: str
 
     def __call__(
         self,
@@ -104,8 +105,16 @@ class RegionProcessorMixin:
         """The stock output; with positions behind each image, where the model appends rows there."""
         stock: Any = super(RegionProcessorMixin, type(self)).__call__  # type: ignore[misc]
         known = self.pvit_regions
-        if known is None or not known.appends_rows or images is None or text is None:
+        if known is None or not known.appends_rows or images is None:
             return stock(self, images, text, *args, **kwargs)
+        if text is None:
+            out = stock(self, images, text, *args, **kwargs)
+            if "input_ids" in out:  # of a text that the family writes itself, without positions for rows
+                raise RegionError(
+                    "images were given without a text, and the model appends rows of its vision aggregator behind "
+                    f"each: give text= with {self.image_token} where an image stands"
+                )
+            return out
         return call_with_rows(stock, self, known.family, images, text, *args, **kwargs)
 
     def _checked(self, out: Any, texts: Sequence[str]) -> Any:
