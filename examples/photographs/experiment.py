@@ -15,7 +15,7 @@ from examples.photographs.arms import ALIGNED, ARMS
 from examples.photographs.fair import SEVERAL, measure_several_kinds
 from examples.photographs.language import write_language_model
 from examples.photographs.settings import Settings
-from examples.photographs.sources import write_parts
+from examples.photographs.sources import contents, write_parts
 from examples.photographs.training import Trainer
 from examples.quickstart.phases import Phases, has_run
 
@@ -62,7 +62,12 @@ class Experiment:
     @property
     def source(self) -> dict[str, str]:
         """What the converted data is made of, as plain JSON."""
-        return {"data": str(self.root)}
+        return {"data": str(self.root), "contents": self._contents}
+
+    @cached_property
+    def _contents(self) -> str:
+        """Of the data set: its photographs and labels may change, and its folder keep its name."""
+        return contents(self.root)
 
     @property
     def questions(self) -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from examples.photographs.data import in_words
 from pvit_ext.data.convert.formats.yolo_folders import Folders
 from pvit_ext.data.convert.run import Job, convert
 from pvit_ext.data.split import split_file
+from pvit_ext.files import fingerprint
 
 _YOLO = ("data.yaml", "config.yaml", "object_detection/config.yaml")
 _VOC = "Annotations"
+_READ = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp .txt .xml .yaml .yml".split())
+"""What files of a data set count; tools leave caches of their own beside them."""
 _HELD_OUT = {"train": 4 / 5, "val": 1 / 5}
 """Parts of a data set that names none."""
 
@@ -33,6 +37,18 @@ def class_names(root: Path) -> list[str]:
         raise FileNotFoundError(f"{root} has none of {', '.join(_YOLO)}: --data takes a folder in YOLO's layout")
     names = Folders(file, root, "").names()
     return [in_words(names[number]) for number in sorted(names)]
+
+
+def contents(root: Path) -> str:
+    """A short digest of the images, labels and settings of a data set: names, sizes and contents.
+
+    Args:
+        root: folder of the data set.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(one for one in root.rglob("*") if one.suffix.lower() in _READ and one.is_file()):
+        digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0{fingerprint(file)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def write_parts(root: Path, out: Path) -> None:

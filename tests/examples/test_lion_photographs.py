@@ -88,6 +88,23 @@ def test_records_of_other_data_are_not_taken_for_these(root: Path, tmp_path: Pat
         make(root, seed=2)._convert()
 
 
+@pytest.mark.parametrize("change", ["replaced", "added", "labels"])
+def test_records_and_tags_are_of_these_very_photographs(root: Path, change: str) -> None:
+    """Also where the folder's name stays the same."""
+    before = make(root)
+    before._convert()
+    images, labels = root / "images" / "val2017", root / "object_detection" / "labels" / "val2017"
+    file, described = before.tags_file, before.described
+    if change == "labels":
+        (labels / "003.txt").write_text("1 0.5 0.5 0.4 0.4")
+    else:
+        Image.new("RGB", (40, 30), "red").save(images / ("003.jpg" if change == "replaced" else "new.jpg"))
+    assert make(root).tags_file != file
+    assert make(root).described == described, "which names what is compared, not where the data lies"
+    with pytest.raises(ValueError, match="shared was made with other settings; start over with --fresh"):
+        make(root, seed=1)._convert()
+
+
 def test_tags_and_results_are_of_one_network(root: Path, tmp_path: Path) -> None:
     """Another one in a file of the same name."""
     before = make(root)

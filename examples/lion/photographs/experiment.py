@@ -107,8 +107,9 @@ class LionExperiment(experiment.Experiment):
 
     @property
     def tags_file(self) -> Path:
-        """The tags of this very tagger."""
-        return self.shared / f"{self.tagger.stem}-{self._tagger_mark}-{self.settings.threshold}.json"
+        """The tags of this very tagger on these very photographs."""
+        name = f"{self.tagger.stem}-{self._tagger_mark}-{self._contents}-{self.settings.threshold}.json"
+        return self.shared / name
 
     @cached_property
     def _tagger_mark(self) -> str:
