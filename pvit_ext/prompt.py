@@ -8,13 +8,16 @@ a normalised box. Their values are checked later, like those of every region, by
 
 Anything else in ``<Region>`` tags, a tag without its partner and ``</region>`` are errors: the original leaves such
 markup in the prompt as text, so that the model never sees the region. ``<L204>`` outside the tags is ordinary text.
+
+Placeholders of other data sets (``<region1>``, ``<bbox>``, ``<mask>``) would stay in the prompt as text too:
+:func:`foreign_tag` finds them in records, :func:`foreign_tag_of_question` in what a user asks.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TypeVar
 
 from pvit_ext.regions.region import Region, RegionError
@@ -34,6 +37,22 @@ _BINS = re.compile(r"\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})>\s*<L(\d{1,4})
 _NUMBER = r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
 _FRACTIONS = re.compile(rf"\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\s*")
 RegionT = TypeVar("RegionT")
+
+_OURS = r"(?!</?[Rr]egion>)"  # find_placeholders reads these, or says what is wrong with them
+_TAG = r"(?i:(?:<|&lt;)[/|]?\s?(?:im(?:age|g)[ _-]?)?(?:{words})(?:[\d\s_:#-][\w\s:#-]{{0,40}})?[/|]?(?:>|&gt;))"
+_REGION_WORDS = r"regions?|bbox(?:es)?|boxes|bounding[ _-]?box(?:es)?|rois?|spi"
+_OTHER_WORDS = (
+    r"area|box|crop|mask|masks|rle|seg|segmentation|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|"
+    r"pos|vp|visual[ _-]?prompt|prompt"
+)
+_IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
+_IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
+_UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
+"""What is an error in questions of records: a template of Python's that nobody filled, and brackets of another kind."""
+_AROUND_WORDS = re.compile(r"<([\w -]+)>(?=[^<>]*[^\W\d_])[^<>]*</\1>", re.IGNORECASE)
+_OF_PAGES = frozenset(("<area>", "<object>", "<polygon>"))
+"""Elements of HTML and SVG, which a question may ask for."""
+NOT_READ = "is text that no encoder reads"
 
 
 def parse_regions(text: str, sample: str = "prompt") -> tuple[str, list[Region]]:
@@ -65,7 +84,7 @@ def bind_regions(text: str, regions: Sequence[Region] = (), sample: str = "promp
     Raises:
         RegionError: on malformed markup, or another number of regions than of placeholders.
     """
-    filled = fill_placeholders(list(find_placeholders(text, sample)), regions, sample)
+    filled = fill_placeholders(list(find_placeholders(text, sample)), regions, sample, [text])
     return replace_markup(text), filled
 
 
@@ -92,9 +111,15 @@ def find_placeholders(text: str, sample: str = "prompt") -> Iterator[Region | No
 
 
 def fill_placeholders(
-    found: Sequence[Region | None], regions: Sequence[RegionT], sample: str
+    found: Sequence[Region | None], regions: Sequence[RegionT], sample: str, texts: Sequence[str] = ()
 ) -> list[Region | RegionT]:
     """Put the explicit regions where :func:`find_placeholders` gave None.
+
+    Args:
+        found: by it.
+        regions: one for each None.
+        sample: its name in error messages.
+        texts: of the sample; a tag in them that means a region elsewhere is named where the numbers differ.
 
     Raises:
         RegionError: on another number of regions than of plain placeholders.
@@ -103,9 +128,46 @@ def fill_placeholders(
         inline = f" ({len(found) - wanted} more written inline)" if len(found) > wanted else ""
         raise RegionError(
             f"{sample}: {wanted} {REGION_PLACEHOLDER} placeholders{inline} but {len(regions)} regions given"
+            f"{hint_of_tags(texts)}"
         )
     explicit = iter(regions)
     return [next(explicit) if region is None else region for region in found]
+
+
+def foreign_tag(text: str, answer: bool = False) -> str | None:
+    """The first tag in a record's text that means a region elsewhere, None if there is none.
+
+    Args:
+        text: of one turn.
+        answer: whether it is one; ``<box>``, ``<ref>`` and ``<mask>`` are ordinary text there, as in code.
+    """
+    found = (_IN_ANSWERS if answer else _IN_QUESTIONS).search(text) if "<" in text or "&lt;" in text else None
+    if found is None and not answer and ("[" in text or "{" in text):
+        found = _UNFILLED.search(text)
+    return found and found[0]
+
+
+def foreign_tag_of_question(text: str, known: Container[str] = ()) -> str | None:
+    """The first tag in a user's question that means a region elsewhere, None if there is none.
+
+    A user may mean more as text than a record: a pair of tags around words, which is a form for the answer or markup,
+    and elements of HTML and SVG.
+
+    Args:
+        text: question about an image.
+        known: tokens of the model's own, such as Qwen's ``<|box_start|>``; ``<mask>``, of masked language models, is
+            none that means a region.
+    """
+    if "<" not in text and "&lt;" not in text:
+        return None
+    tags = (found[0] for found in _IN_QUESTIONS.finditer(_AROUND_WORDS.sub("", text)))
+    return next((tag for tag in tags if tag.lower() not in _OF_PAGES and (tag not in known or tag == "<mask>")), None)
+
+
+def hint_of_tags(texts: Sequence[str]) -> str:
+    """What to add to an error about the number of ``<region>``: a tag that may stand for one, or nothing."""
+    tag = next(filter(None, map(foreign_tag, texts)), None)
+    return "" if tag is None else f"; {tag[:40]!r} {NOT_READ}: write {REGION_PLACEHOLDER}"
 
 
 def number_regions(texts: Sequence[str]) -> list[str]:

@@ -71,9 +71,12 @@ def run(args: argparse.Namespace) -> int:
 def _ask_one(args: argparse.Namespace) -> int:
     regions = [_region(kind, value, args.normalized) for kind, value in args.regions]
     if regions and "<region>" not in args.question:
+        from pvit_ext.prompt import hint_of_tags
+
         raise ValueError(
             f"{len(regions)} region(s) given, but the question has no <region>: {args.question!r}; "
             'write <region> where a region is meant, such as "What is <region>?"'
+            f"{hint_of_tags([args.question])}"
         )
     tagger = ask_tags.chosen_tagger(args)
     path = model_path(args.model)

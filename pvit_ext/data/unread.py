@@ -6,17 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-_OURS = r"(?!</?[Rr]egion>)"  # pvit_ext.prompt reads these, or says what is wrong with them
-_TAG = r"(?i:(?:<|&lt;)[/|]?\s?(?:im(?:age|g)[ _-]?)?(?:{words})(?:[\d\s_:#-][\w\s:#-]{{0,40}})?[/|]?(?:>|&gt;))"
-_REGION_WORDS = r"regions?|bbox(?:es)?|boxes|bounding[ _-]?box(?:es)?|rois?|spi"
-_OTHER_WORDS = (
-    r"area|box|crop|mask|masks|rle|seg|segmentation|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|"
-    r"pos|vp|visual[ _-]?prompt|prompt"
-)
-_UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
-"""What is an error in questions alone: a template of Python's that nobody filled, and brackets of another kind."""
-_IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
-_IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
+from pvit_ext.prompt import NOT_READ, foreign_tag
 
 _BOXES = '"regions": [[x0, y0, x1, y1], ...] in pixels, one for each <region>'
 _SHAPES = '"regions": [{"polygon": [[x, y], ...]}, ...], one for each <region>'
@@ -53,12 +43,9 @@ def unread_placeholder(turns: Sequence[str]) -> str | None:
             text in an answer, as in one that shows code.
     """
     for number, text in enumerate(turns):
-        found = (_IN_ANSWERS if number % 2 else _IN_QUESTIONS).search(text) if "<" in text or "&lt;" in text else None
-        if found is None and not number % 2 and ("[" in text or "{" in text):
-            found = _UNFILLED.search(text)
-        if found:
+        if (found := foreign_tag(text, answer=number % 2 == 1)) is not None:
             return (
-                f"conversations[{number}]: {found[0][:40]!r} is text that no encoder reads; "
+                f"conversations[{number}]: {found[:40]!r} {NOT_READ}; "
                 'write <region>, as it stands here, once for each of "regions", in their order'
             )
     return None

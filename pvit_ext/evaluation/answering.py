@@ -49,7 +49,7 @@ def show(task: Task, sample: Sample, arm: Arm) -> Shown:
         RegionError: naming the sample.
     """
     given = sample.regions(), sample.history, sample.adapters, sample.tags
-    query = Query(list(sample.images), task.prompt(sample), *given)
+    query = Query(list(sample.images), task.prompt(sample), *given, literal=not sample.specs)
     return arm.show(query, sample.name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +164,10 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
     placed = any(IMAGE_PLACEHOLDER in turn for turn in turns)
     asked = turns if placed else [(IMAGE_PLACEHOLDER + "\n") * count + turns[0], *turns[1:]]
     said = [{"from": ("human", "gpt")[number % 2], "value": turn} for number, turn in enumerate([*asked, "?"])]
-    data, specs = parse_record({**record, "conversations": said}, str(folder))
+    try:
+        data, specs = parse_record({**record, "conversations": said}, str(folder))
+    except ValueError as error:
+        raise error if "conversations" in value else _said_of_flat(error, len(turns)) from error
     texts = [turn["value"] for turn in data["conversations"][:-1]]
     if not placed:
         texts[0] = texts[0].removeprefix((IMAGE_PLACEHOLDER + "\n") * count)
@@ -179,6 +183,18 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
         tags=None if (tags := tags_of(value)) is None else tuple(tags),
         task=_task_of(value),
     )
+
+
+def _said_of_flat(error: ValueError, turns: int) -> ValueError:
+    """An error about a record, in the words of the flat question that it was made of."""
+
+    def place(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return "its texts"
+        number = int(found[1])
+        return '"question"' if number == turns - 1 else f'"history"[{number // 2}][{number % 2}]'
+
+    return ValueError(re.sub(r"^conversations(?:\[(\d+)\])?(?= |:)", place, str(error)))
 
 
 def _task_of(value: dict[str, Any]) -> str | None:

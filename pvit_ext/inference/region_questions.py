@@ -21,7 +21,7 @@ from pvit_ext.data.scan import BadRecord, name_of
 from pvit_ext.data.schema import images_of, parse_record
 from pvit_ext.data.tags.tags import tags_of
 from pvit_ext.inference.questions import Question, check_ids
-from pvit_ext.prompt import REGION_PLACEHOLDER
+from pvit_ext.prompt import NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question, hint_of_tags
 
 RECORDS = "records"
 """The format of our own data files."""
@@ -53,7 +53,7 @@ class Template:
         choices: of the answer; none where it is written freely.
 
     Raises:
-        ValueError: for a text without ``<region>``, or with several.
+        ValueError: for a text without ``<region>``, with several, or with a placeholder of other data sets.
     """
 
     text: str
@@ -63,7 +63,10 @@ class Template:
         if (count := self.text.count(REGION_PLACEHOLDER)) != 1:
             raise ValueError(
                 f"--question is asked about each region in turn and has one <region>, this has {count}: {self.text!r}"
+                f"{hint_of_tags([self.text])}"
             )
+        if (tag := foreign_tag_of_question(self.text)) is not None:
+            raise ValueError(f"--question: {tag[:40]!r} {NOT_READ}; write {REGION_PLACEHOLDER} for the one region")
 
 
 def region_questions(source: Path, folder: Path, template: Template, format_name: str = "auto") -> Found:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders, hint_of_tags
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError
 from pvit_ext.serving.api_error import ApiError, wrong
@@ -74,7 +74,8 @@ def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[
         texts.append(text)
         images.append(found)
     if (rest := next(reader._explicit, None)) is not None:
-        raise wrong(rest[1], f"no {REGION_PLACEHOLDER} of the messages is left for it; write one for each region")
+        raise wrong(rest[1], f"no {REGION_PLACEHOLDER} of the messages is left for it; write one for each region"
+                    f"{hint_of_tags(texts)}")  # fmt: skip
     _place_images(texts, images)
     regions = [_region(reader, item, param) for item, param in reader.regions]
     regions += _alpha_regions(reader, texts, images)

@@ -202,7 +202,7 @@ class RegionProcessor:
         self.say_what_is_text(texts, name)
         given = [
             _resolve(region, sizes, name, number)
-            for number, region in enumerate(fill_placeholders(found, regions, name))
+            for number, region in enumerate(fill_placeholders(found, regions, name, texts))
         ]
         if self.encoder is not None:
             self.encoder.check_kinds(given)

@@ -32,6 +32,8 @@ class Query:
         task: name of its task for a model with adapters by task, such as ``region`` for a question that asks for a box;
             None for the usual one, by whether it has regions. Other models have no use for it.
         tags: of the images, a list of texts that stand before the first question; for a model that reads them.
+        literal: text such as ``<bbox>`` is meant as it stands, as in the questions of a benchmark. Otherwise it is an
+            error in a question about an image: no encoder reads it.
     """
 
     image: Any
@@ -40,6 +42,7 @@ class Query:
     history: Sequence[tuple[str, str]] = ()
     task: str | None = None
     tags: Any = None
+    literal: bool = False
 
     def __post_init__(self) -> None:
         """Read a stream once: its size and its pixels are asked for at different times."""

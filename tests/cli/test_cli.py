@@ -86,6 +86,7 @@ def test_default_model_is_the_quickstarts(asked, image, tmp_path, monkeypatch, c
     ("arguments", "message"),
     [
         (["--box", "0", "0", "9", "9", "What is this?"], "the question has no <region>"),
+        (["--box", "0", "0", "9", "9", "What is <region1>?"], "'<region1>' is text that no encoder reads"),
         (["--box", "50", "0", "60", "9", "What is <region>?"], "outside its image"),
         (["--box", "9", "0", "0", "9", "What is <region>?"], "inverted"),
         (["--box", "nan", "0", "0", "9", "What is <region>?"], "not finite"),
@@ -112,6 +113,13 @@ def test_answer_is_the_one_of_the_library(loaded, llava_checkpoint, image, tmp_p
     assert cli.main(["ask", "--model", str(tmp_path / "modules"), "--image", image, *arguments]) == 0
     assert capsys.readouterr().out == expected + "\n"
     assert expected
+
+
+def test_a_placeholder_that_nothing_reads_is_one_line(loaded, llava_checkpoint, image, tmp_path, capsys):
+    pvit_ext.save_region_modules(loaded[1], tmp_path / "modules", base=str(llava_checkpoint))
+    arguments = ["--image", image, "--device", "cpu", "What is <region1>?"]
+    assert cli.main(["ask", "--model", str(tmp_path / "modules"), *arguments]) == 2
+    assert "error: query 0: '<region1>' in its question is text" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_traceback_on_request(image):

@@ -154,6 +154,12 @@ def test_a_turned_picture_is_upright_for_regions(talking: Parts, tmp_path: Path)
     [
         (Query(WIDE, "what is <region> ?"), r"^query 2: 1 <region> placeholders but 0 regions"),
         (Query(WIDE, "what is it ?", [BOX]), r"^query 2: 0 <region> placeholders but 1 regions"),
+        (
+            Query(WIDE, "what is <region1> ?"),
+            r"^query 2: '<region1>' in its question is text that no encoder reads",
+        ),
+        (Query(WIDE, "<region> or <region2> ?", [BOX]), r"^query 2: '<region2>' in its question is text"),
+        (Query(WIDE, "what ?", history=[("<bbox> ?", "a dog")]), r"^query 2, history\[0\]: '<bbox>' in its question"),
         (Query(None, "what is <region> ?", [BOX]), r"^query 2, region 0: lies on image 0, the sample has 0 image"),
         (Query(WIDE, "<region> ?", [Region.box(0, 0, 9, 9, image=1)]), r"^query 2, region 0: lies on image 1"),
         (Query(WIDE, "<region> <region> ?", [BOX, Region.box(100, 0, 120, 9)]), r"^query 2, region 1: .*outside its"),

@@ -51,6 +51,12 @@ def check_scores(host: TinyHost) -> None:
 
 
 @pytest.mark.parametrize("host", BOTH, indirect=True)
+def test_a_placeholder_that_nothing_reads_is_named(host: TinyHost) -> None:
+    with pytest.raises(RegionError, match=r"^query 1: '<bbox>' in its question is text that no encoder reads"):
+        pvit_ext.score(*host.talking(CHOSEN), [ASKED, Query(WIDE, "what is <bbox> ?")], [TEXTS] * 2)
+
+
+@pytest.mark.parametrize("host", BOTH, indirect=True)
 def test_scores_are_those_of_a_plain_forward(host: TinyHost) -> None:
     check_scores(host)
 

@@ -77,6 +77,13 @@ def test_of_a_record_the_last_question_is_asked_without_its_answer(folder: Path)
         ({**FLAT, "image": "../a.png"}, "must stay inside the image folder"),
         ({**FLAT, "regions": []}, "1 <region> placeholders but 0 regions"),
         ({**FLAT, "regions": [[1, 2, 3]]}, "box is a list of 4 numbers"),
+        ({**FLAT, "regions": []}, "^its texts: 1 <region>"),
+        (
+            {**FLAT, "question": "<region1>?"},
+            "^\"question\": '<region1>' is text that no encoder reads; write <region>",
+        ),
+        ({**FLAT, "history": [["<bbox>?", "a"]]}, r'^"history"\[0\]\[0\]: \'<bbox>\' is text'),
+        ({**FLAT, "history": [["a", "a"], ["b", " "]]}, r'^"history"\[1\]\[1\] has an empty value'),
         ({**FLAT, "history": [["a"]]}, r"\[question, answer\]"),
         ({**FLAT, "history": [["a", 3]]}, "a turn is a text, got 3"),
         ({**FLAT, "choices": "ab"}, "is a list of texts"),
@@ -193,6 +200,13 @@ def test_a_question_about_every_region_of_records(folder: Path) -> None:
 def test_a_template_has_one_region(text: str) -> None:
     with pytest.raises(ValueError, match="has one <region>, this has"):
         Template(text)
+
+
+def test_a_template_has_no_placeholder_of_other_data_sets() -> None:
+    with pytest.raises(ValueError, match=r"has one <region>, this has 0: '<region1>.'; '<region1>' is text that no"):
+        Template("<region1>?")
+    with pytest.raises(ValueError, match=r"^--question: '<region2>' is text that no encoder reads; write <region>"):
+        Template("<region> or <region2>?")
 
 
 @pytest.mark.parametrize("held", ['{"images": []}', "a\nb", '{"id": "1"}\n{"id": "2"}'])

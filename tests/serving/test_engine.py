@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import re
 import threading
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +22,8 @@ from pvit_ext import Query, Region, RegionError
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.answer import Answer, Cancelled, Completed, Settings
+from pvit_ext.serving.demo.answering import Answering
+from pvit_ext.serving.demo.pictures import Pictures
 from pvit_ext.serving.engine import Batching, Engine
 from pvit_ext.serving.rows import Rows, byte_ids
 from pvit_ext.serving.waiting import Draining, QueueFull
@@ -41,6 +45,18 @@ def asked(engine: Engine, queries: list[Query], settings: list[Settings]) -> lis
     with engine._waiting._changed:
         answers = [engine.submit(query, one, pieces=False) for query, one in zip(queries, settings, strict=True)]
     return [answer.result(60) for answer in answers]
+
+
+def test_a_placeholder_that_nothing_reads_is_named(engine: Engine, tmp_path: Path) -> None:
+    """Also on the demo's page, whose questions come here."""
+    with pytest.raises(RegionError, match=r"^question: '<bbox>' in its question is text that no encoder reads"):
+        engine.submit(Query(WIDE, "what is <bbox> ?"), VARIED[0], pieces=False)
+    pictures = Pictures(tmp_path, most=1)
+    WIDE.save(content := io.BytesIO(), "png")
+    key = pictures.open(content.getvalue(), "a.png", "page")[0].key
+    given = {"name": "q", "picture": key, "turns": [{"question": "what is <region1> ?"}]}
+    (said,) = Answering(lambda query: engine.submit(query, VARIED[0], None), pictures).ask(given)
+    assert "'<region1>' in its question is text that no encoder reads" in said["error"]
 
 
 class Batches:

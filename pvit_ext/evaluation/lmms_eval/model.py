@@ -142,7 +142,7 @@ class PvitExt(lmms):
         if text.count(IMAGE_PLACEHOLDER) != len(images):
             text = text.replace(IMAGE_PLACEHOLDER, "").strip()
         text, regions = bind_regions(text, regions, name)
-        query = Query(images, text, regions, task=meant.task, tags=meant.tags)
+        query = Query(images, text, regions, task=meant.task, tags=meant.tags, literal=not regions)
         if regions:
             if self.arm is None:
                 told = "--model_args arm=image, text or marks"

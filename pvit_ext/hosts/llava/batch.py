@@ -23,9 +23,12 @@ from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt, RegionSample
 from pvit_ext.tokens.query import Query
 from pvit_ext.tokens.routing_inputs import routing_inputs
+from pvit_ext.tokens.turns import read_turns
 
 
-def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
+def build_prompt(
+    query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None, tokenizer: Any = None
+) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
     Args:
@@ -34,21 +37,15 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
         name: of the query, for messages.
         model: LLaVA model.
         special: tokens of its tokenizer, which no tag may hold.
+        tokenizer: its, see :func:`~pvit_ext.tokens.turns.read_turns`.
 
     Raises:
         RegionError: naming the query.
     """
-    questions, answers = query.turns(name)
     with reading(name):
         sizes = query.image_sizes()
-    images = len(sizes)
-    given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
-    if given not in (0, images):
-        raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
-    if not given:
-        questions[0] = (IMAGE_PLACEHOLDER + "\n") * images + questions[0]
     processor = RegionProcessor.of(model.region_module)
-    questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
+    questions, answers = read_turns(query, len(sizes), processor, tokenizer, name, "\n", special)
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)

@@ -68,7 +68,7 @@ class LlavaChat:
 
     def prompt(self, query: Query, name: str) -> RegionPrompt:
         """The conversation as one text; see :func:`~pvit_ext.hosts.llava.batch.build_prompt`."""
-        return build_prompt(query, self.template, name, self.model, self._special)
+        return build_prompt(query, self.template, name, self.model, self._special, self.tokenizer)
 
     @cached_property
     def _special(self) -> SpecialTokens:

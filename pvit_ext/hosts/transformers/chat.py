@@ -22,12 +22,12 @@ from pvit_ext.hosts.transformers.scored import answer_ids, log_probs
 from pvit_ext.hosts.transformers.stored_processor import Reading, with_images_by
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.hosts.vision_pass import HostTower
-from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor, RegionPrompt
 from pvit_ext.tokens.query import Query
 from pvit_ext.tokens.routing_inputs import routing_inputs
+from pvit_ext.tokens.turns import read_turns
 
 
 class TransformersChat:
@@ -172,14 +172,8 @@ class TransformersChat:
         return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def _messages(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
-        questions, answers = query.turns(name)
-        given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
-        if given not in (0, images):
-            raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
-        if not given:
-            questions[0] = IMAGE_PLACEHOLDER * images + questions[0]
         regions = self.regions or RegionProcessor()
-        questions[0] = regions.tagged(questions[0], query.tags, name, images, self._special)
+        questions, answers = read_turns(query, images, regions, self.tokenizer, name, special=self._special)
         messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
             messages.append(message("user", question))

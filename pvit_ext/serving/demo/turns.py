@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvit_ext.data.region_fields import parse_region
+from pvit_ext.prompt import hint_of_tags
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError, Size
 from pvit_ext.serving.demo.hints import Hints
@@ -131,7 +132,9 @@ def _turn(value: Any, number: int) -> Turn:
     if not isinstance(shapes, list) or not isinstance(answer, str):
         raise ValueError(f"turn {number}: regions is a list, and answer is text")
     if (wanted := question.count("<region>")) != len(shapes):
-        raise ValueError(f"turn {number}: {wanted} <region> in its question but {len(shapes)} regions")
+        raise ValueError(
+            f"turn {number}: {wanted} <region> in its question but {len(shapes)} regions{hint_of_tags([question])}"
+        )
     named = tuple({"box": shape} if isinstance(shape, list) else shape for shape in shapes)
     return Turn(question, named, answer, bool(value.get("corrected")), _numbers(value, number, len(shapes)))
 

@@ -72,6 +72,7 @@ def test_a_second_question_of_the_same_name_leaves_the_first(turns: list[str], s
         ({"picture": "KEY", "turns": []}, "one or more"),
         ({"picture": "KEY", "turns": [turn("  ")]}, "turn 1 has no question"),
         ({"picture": "KEY", "turns": [turn("What is <region>?")]}, "1 <region> in its question but 0 regions"),
+        ({"picture": "KEY", "turns": [turn("What is <region1>?", BOX)]}, "but 1 regions; '<region1>' is text that no"),
         ({"picture": "KEY", "turns": [turn("<region>", {"box": [50, 2, 60, 9]})]}, "region 1: .*outside its image"),
         ({"picture": "KEY", "turns": [turn("<region>", {"mask": "mask.png"})]}, "not as the path of a file"),
         ({"picture": "KEY", "turns": [turn("<region>", {"box": [0, 0, 1, 1], "normalized": True})]}, "in pixels"),

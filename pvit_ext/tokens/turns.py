@@ -1,0 +1,61 @@
+"""The turns of a query as a host's template gets them, without placeholders that nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.prompt import IMAGE_PLACEHOLDER, NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question
+from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.processor import RegionProcessor
+from pvit_ext.tokens.query import Query
+
+
+def read_turns(
+    query: Query,
+    images: int,
+    processor: RegionProcessor,
+    tokenizer: Any,
+    name: str,
+    behind_image: str = "",
+    special: SpecialTokens | None = None,
+) -> tuple[list[str], list[str | None]]:
+    """Questions and answers of a query, the last answer None.
+
+    Args:
+        query: the question.
+        images: how many it has.
+        processor: of the model.
+        tokenizer: of the model, whose own tokens a question may hold.
+        name: of the query, for messages.
+        behind_image: text behind each ``<image>`` that is put before the first question.
+        special: tokens of the tokenizer, which no tag may hold.
+
+    Raises:
+        RegionError: naming the query, for anything but text, another number of ``<image>``, tags that the model does
+            not read, or a placeholder of other data sets, which would stay in the prompt as text.
+    """
+    questions, answers = query.turns(name)
+    if images and not query.literal:
+        _refuse_foreign_tags(questions, tokenizer, name)
+    given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
+    if given not in (0, images):
+        raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
+    if not given:
+        questions[0] = (IMAGE_PLACEHOLDER + behind_image) * images + questions[0]
+    questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
+    return questions, answers
+
+
+def _refuse_foreign_tags(questions: Sequence[str], tokenizer: Any, name: str) -> None:
+    for number, question in enumerate(questions):
+        if foreign_tag_of_question(question) is None:
+            continue
+        own = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else ()
+        if (tag := foreign_tag_of_question(question, own)) is not None:
+            place = "" if number == len(questions) - 1 else f", history[{number}]"
+            raise RegionError(
+                f"{name}{place}: {tag[:40]!r} in its question {NOT_READ}; write {REGION_PLACEHOLDER}, as it stands "
+                "here, once for each region, in their order; what is meant as text goes without its angle brackets"
+            )
