@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.encoders.weights import KeyMap, StateDict
+from pvit_ext.ops.frozen import FrozenInEval
 from pvit_ext.plugins import Registry
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
@@ -96,7 +97,7 @@ class RegionInputs:
         return {size: torch.tensor(found, device=self.image_index.device) for size, found in regions.items()}
 
 
-class RegionEncoder(nn.Module):
+class RegionEncoder(FrozenInEval):
     """Turns M regions into (M, T, C) features; subclass it and register it.
 
     An encoder is deterministic and batch-invariant: a region's features do not depend on what else is in the batch.
@@ -134,10 +135,10 @@ class RegionEncoder(nn.Module):
         """Whether the vision tower sees another image than the original, see :meth:`paint`."""
         return type(self).paint is not RegionEncoder.paint
 
-    def train(self, mode: bool = True) -> RegionEncoder:
-        """Switch to training mode, unless frozen: batch norms would move their statistics, dropout would be on."""
-        super().train(mode and not self.frozen)
-        return self
+    @property
+    def can_train(self) -> bool:
+        """Whether its class trains, which decides about its mode."""
+        return not self.frozen
 
     def check_kinds(self, regions: Sequence[ResolvedRegion]) -> None:
         """Refuse a kind that is not among :attr:`region_kinds`.

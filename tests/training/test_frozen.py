@@ -55,10 +55,18 @@ def test_two_steps_move_no_buffer_of_what_is_frozen(
     fresh, trained = BatchNormTower(None), trainer.model.get_model().region_encoder
     for name, value in fresh.named_buffers():
         assert torch.equal(value, trained.get_buffer(name)), name
-    trainer.model.train()
     tower = trainer.model.get_vision_tower()
-    assert not any(module.training for part in (trained, tower) for module in part.modules())
+    for holder in (trainer.model, trainer.model.get_model(), tower, trained):
+        holder.train()
+        assert not any(module.training for part in (trained, tower) for module in part.modules())
     assert trainer.model.lm_head.training
+    for module in trainer.model.modules():
+        module.train()
+    assert not tower.training
+    pixels = torch.zeros(1, 3, 28, 28)
+    tower(pixels)
+    trained(RegionInputs([], torch.zeros(0, dtype=torch.long), []))
+    assert not any(module.training for part in (trained, tower) for module in part.modules())
     next(tower.parameters()).requires_grad_(True)
     trainer.model.train()
-    assert tower.training
+    assert all(module.training for module in tower.modules())

@@ -232,8 +232,15 @@ def test_no_group_of_the_optimizer_is_empty(llava: Path, tmp_path: Path, monkeyp
 def test_a_frozen_tower_stays_in_eval_mode() -> None:
     model, processor = ZOO["llava"]()
     attach(model, pvit_ext.RegionConfig("osprey", encoder_options=OSPREY), processor=processor)
-    model.model.vision_tower.requires_grad_(False)
-    assert model.train().training
-    assert not model.model.vision_tower.training
-    model.model.vision_tower.requires_grad_(True)
-    assert model.train().model.vision_tower.training
+    tower = model.model.vision_tower.requires_grad_(False)
+    for holder in (model, model.base_model, tower):
+        holder.train()
+        assert not any(module.training for module in tower.modules())
+    assert model.training
+    for module in model.modules():
+        module.train()
+    side = model.config.vision_config.image_size
+    tower(torch.zeros(1, 3, side, side))
+    assert not any(module.training for module in tower.modules())
+    tower.requires_grad_(True)
+    assert all(module.training for module in model.train().model.vision_tower.modules())

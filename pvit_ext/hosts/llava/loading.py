@@ -17,6 +17,7 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava.model_regions import LlavaRegions
 from pvit_ext.hosts.llava.quantizing import unquantized
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.ops.frozen import keep_frozen_in_eval
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def attach(
     kind = region_class(type(model))
     LlavaRegions(model).replace(config, checkpoint, filled_later, facts)
     model.__class__ = kind
+    keep_frozen_in_eval(model.get_vision_tower())
     return model
 
 

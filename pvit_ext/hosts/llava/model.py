@@ -30,6 +30,7 @@ from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
 from pvit_ext.hosts.llava.vision_tower import VisionTower, finish_tower
 from pvit_ext.hosts.stored_vision import returning
+from pvit_ext.ops.frozen import keep_frozen_in_eval
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
 from pvit_ext.tokens.region_module import RegionModule
@@ -49,6 +50,7 @@ class RegionMixin(RegionGeneration):
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
         with patched((TOWER_POINT,)), compat.vision_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        keep_frozen_in_eval(self.get_vision_tower())  # type: ignore[attr-defined]
         LlavaRegions(self).create()
 
     @classmethod
@@ -78,17 +80,10 @@ class RegionMixin(RegionGeneration):
             kwargs["state_dict"] = compat.own_storage(kwargs["state_dict"])
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
-    def train(self, mode: bool = True) -> Any:
-        """Switch to training mode, except a vision tower that is not trained."""
-        super().train(mode)  # type: ignore[misc]
-        tower = self.get_vision_tower()  # type: ignore[attr-defined]
-        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
-            tower.eval()
-        return self
-
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
         """LLaVA's last step of building a model for training; then the region modules its arguments ask for."""
         super().initialize_vision_tokenizer(model_args, tokenizer)  # type: ignore[misc]
+        keep_frozen_in_eval(self.get_vision_tower())  # type: ignore[attr-defined]
         if not hasattr(model_args, "region_config"):
             return
         follow_checkpoint(model_args.version, self, tokenizer)

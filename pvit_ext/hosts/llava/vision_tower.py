@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from pvit_ext.adapters.lion.aggregator import HOW_TO_OFFER, OFFERED
 from pvit_ext.distributed import gathered
+from pvit_ext.ops.frozen import FrozenInEval
 from pvit_ext.plugins import FLAG, Registry
 
 logger = logging.getLogger(__name__)
 
 
-class VisionTower(nn.Module):
+class VisionTower(FrozenInEval):
     """What LLaVA asks of a vision tower; subclass it and register it.
 
     A subclass makes ``vision_tower``, ``image_processor`` and ``config`` in ``__init__``, with random weights, and
@@ -80,11 +81,6 @@ class VisionTower(nn.Module):
         Optional: ``config`` says whether there are any. Of ``vision_tower``'s output alone, which a cache stores.
         """
         raise NotImplementedError(f"the config of {self.vision_tower_name!r} names hidden layers: {HOW_TO_OFFER}")
-
-    def train(self, mode: bool = True) -> VisionTower:
-        """Switch to training mode, unless nothing of it trains: batch norms would move their statistics."""
-        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
-        return self
 
     def load_model(self, device_map: Any = None) -> None:
         """LLaVA's call for the weights; those of a checkpoint stay."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.image_rows import with_rows, without_rows
 from pvit_ext.hosts.transformers.inner import InnerMixin
 from pvit_ext.hosts.transformers.outer import OuterMixin
+from pvit_ext.ops.frozen import keep_frozen_in_eval
 
 _CLASSES: dict[type, type] = {}
 
@@ -32,10 +34,11 @@ def region_class(stock: Any) -> Any:
 
 
 def adopt_inner(model: Any) -> None:
-    """Give the inner model of an outer one its region class."""
+    """Give the inner model of an outer one its region class; its vision tower stays in evaluation mode if frozen."""
     inner = model.base_model
     inner.__class__ = region_class(type(inner))
     inner.outer, inner.pending = (model,), {}
+    keep_frozen_in_eval(family_of(model.config).tower(inner))
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,6 @@ from pvit_ext.hosts.base import ImageViews, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
-from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.tokens.region_module import RegionModule
@@ -66,14 +65,6 @@ class OuterMixin:
         """transformers' ``save_pretrained`` without the frozen encoder, which the config names by file and sha256."""
         self._keys_to_ignore_on_save = TransformersRegions(self).keys_to_ignore()
         return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch to training mode, except a vision tower that is not trained."""
-        super().train(mode)  # type: ignore[misc]
-        tower = family_of(self.config).tower(self.base_model)
-        if not any(parameter.requires_grad for parameter in tower.parameters()):
-            tower.eval()
-        return self
 
     @property
     def region_config(self) -> RegionConfig | None:
