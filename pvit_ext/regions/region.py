@@ -52,8 +52,8 @@ MAX_FRACTION = 2
 """Sides of the image. A normalised polygon may leave its image, but not beyond this; larger numbers are pixels."""
 FRACTIONS = (-0.1, 1.1)
 """Decimals in this range are fractions: detectors overshoot 0..1, and nobody points inside the top-left pixel."""
-_FULL_IMAGE, _FEW_PIXELS = ((0.0, 0.0), (1.0, 1.0)), 16
-"""The whole image as fractions. As pixels it is the top-left one, which nobody means, except on a tiny image."""
+_FULL_IMAGE, _FEW_PIXELS = (0.0, 0.0, 1.0, 1.0), 16
+"""What the whole image is as fractions, by any kind but one point. As pixels it is the top-left one, which nobody means, except on a tiny image."""
 _TOP_LEFT = (
     'lies in the top-left pixel; for fractions 0..1 say normalized=True, "normalized": true in a data file, '
     "--normalized on the command line"
@@ -179,7 +179,7 @@ class Region:
             if (width, height) != tuple(size):
                 raise RegionError(f"{name}: mask is {width}x{height}, its image {size[0]}x{size[1]}")
             return ResolvedRegion("mask", pixels=self.pixels, image=self.image, size=(width, height), name=name)
-        if self.kind == "box" and self.points == _FULL_IMAGE and not self.normalized and max(size) > _FEW_PIXELS:
+        if not self.normalized and max(size) > _FEW_PIXELS and hull(self.points) == _FULL_IMAGE:
             raise RegionError(f"{name}: {self} {_TOP_LEFT}")
         scale = size if self.normalized else (1, 1)
         points = tuple((x * scale[0], y * scale[1]) for x, y in self.points)

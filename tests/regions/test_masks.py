@@ -277,6 +277,23 @@ def test_all_of_an_image_and_overshooting_fractions_are_no_pixels(values: tuple[
     assert Region.box(*values, normalized=True).resolve((640, 480)).bounds((640, 480))[2] > 400
 
 
+CORNERS = [(0, 0), (1, 0), (1, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("points", [CORNERS, CORNERS[:3], [(0, 0), (0, 1), (1, 0)]])
+@pytest.mark.parametrize("make", [Region.polygon, Region.scribble, lambda points: Region.polygon([points, points])])
+def test_all_of_an_image_as_another_kind_is_no_pixel_either(make: Any, points: list[tuple[float, float]]) -> None:
+    with pytest.raises(RegionError, match=r"lies in the top-left pixel; for fractions 0\.\.1 say normalized=True"):
+        make(points).resolve((640, 480))
+    assert make(points).resolve((8, 8))
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 1), (0, 1)])
+def test_one_point_in_the_first_pixel_is_meant(x: float, y: float) -> None:
+    assert Region.point(x, y).resolve((640, 480)).points == ((x, y),)
+    assert Region.scribble([(x, y)]).resolve((640, 480)).points == ((x, y),)
+
+
 def test_all_of_a_small_image_is_a_pixel_of_it() -> None:
     assert Region.box(0, 0, 1, 1).resolve((8, 8)).bounds((8, 8)) == (0, 0, 1, 1)
 
