@@ -9,7 +9,8 @@ floats                                  0 and 1 only; probabilities: error
 several channels                        error, even if they are equal
 palette                                 by index, as integers: 0 is background and must be black, and
                                         there is one other; a second black in use: error
-lossy file (JPEG)                       error: its noise around edges would count as region
+lossy (JPEG, also in TIFF; JPEG 2000,   error: its noise around edges would count as region
+AVIF)
 ======================================  ==========================================================
 """
 
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_LOSSY = ("JPEG", "MPO", "JPEG2000")
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")
+"""Formats that change values; they may be told to keep them, which their files do not say."""
 
 
 def mask_of_values(values: Any) -> NDArray[np.bool_]:
@@ -62,9 +64,9 @@ def mask_of_image(image: Image.Image) -> NDArray[np.bool_]:
     Raises:
         ValueError: saying which rule is broken and what to do.
     """
-    if image.format in _LOSSY:
+    if (lossy := _lossy(image)) is not None:
         raise ValueError(
-            f"a mask in a {image.format} file has noise around its edges, which would count as region: save it as PNG "
+            f"a mask in a {lossy} file has noise around its edges, which would count as region: save it as PNG "
             "where it is made, or threshold it (> 127) into one"
         )
     bands = len(image.getbands())
@@ -74,6 +76,14 @@ def mask_of_image(image: Image.Image) -> NDArray[np.bool_]:
     if image.mode == "P":
         return _of_palette(image)
     return mask_of_values(np.asarray(image))
+
+
+def _lossy(image: Image.Image) -> str | None:
+    """The compression of an open file that changes values; None for any other."""
+    if image.format in _LOSSY:
+        return image.format
+    inside = str(image.info.get("compression", ""))
+    return f"{image.format} with JPEG inside" if "jpeg" in inside else None
 
 
 def _of_palette(image: Image.Image) -> NDArray[np.bool_]:

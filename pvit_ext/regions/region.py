@@ -53,7 +53,8 @@ MAX_FRACTION = 2
 FRACTIONS = (-0.1, 1.1)
 """Decimals in this range are fractions: detectors overshoot 0..1, and nobody points inside the top-left pixel."""
 _FULL_IMAGE, _FEW_PIXELS = (0.0, 0.0, 1.0, 1.0), 16
-"""What the whole image is as fractions, by any kind but one point. As pixels it is the top-left one, which nobody means, except on a tiny image."""
+"""The whole image as fractions, by any kind but one point. As pixels it is the top-left one, which nobody means, except
+on a tiny image."""
 _TOP_LEFT = (
     'lies in the top-left pixel; for fractions 0..1 say normalized=True, "normalized": true in a data file, '
     "--normalized on the command line"
