@@ -16,7 +16,6 @@ from PIL import Image
 from pvit_ext.data.check import validate
 from pvit_ext.data.records import load_records
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.mask_values import mask_of_image
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion
 from pvit_ext.regions.run_lengths import decompress, parse_run_lengths
 from tests.data.records import record, write
@@ -276,40 +275,6 @@ def test_all_of_an_image_and_overshooting_fractions_are_no_pixels(values: tuple[
     with pytest.raises(RegionError, match=r"lies in the top-left pixel; for fractions 0\.\.1 say normalized=True"):
         Region.box(*values).resolve((640, 480))
     assert Region.box(*values, normalized=True).resolve((640, 480)).bounds((640, 480))[2] > 400
-
-
-CORNERS = [(0, 0), (1, 0), (1, 1), (0, 1)]
-
-
-@pytest.mark.parametrize("points", [CORNERS, CORNERS[:3], [(0, 0), (0, 1), (1, 0)]])
-@pytest.mark.parametrize("make", [Region.polygon, Region.scribble, lambda points: Region.polygon([points, points])])
-def test_all_of_an_image_as_another_kind_is_no_pixel_either(make: Any, points: list[tuple[float, float]]) -> None:
-    with pytest.raises(RegionError, match=r"lies in the top-left pixel; for fractions 0\.\.1 say normalized=True"):
-        make(points).resolve((640, 480))
-    assert make(points).resolve((8, 8))
-
-
-def test_jpeg_in_a_tiff_file_is_lossy_too(tmp_path: Path) -> None:
-    image = Image.fromarray(disc().astype(np.uint8) * 255)
-    image.save(tmp_path / "lossy.tif", compression="jpeg")
-    image.save(tmp_path / "lzw.tif", compression="tiff_lzw")
-    with Image.open(tmp_path / "lossy.tif") as lossy, pytest.raises(ValueError, match="TIFF with JPEG inside file has"):
-        mask_of_image(lossy)
-    with Image.open(tmp_path / "lzw.tif") as exact:
-        assert np.array_equal(mask_of_image(exact), disc())
-
-
-def test_avif_is_lossy() -> None:
-    image = Image.fromarray(disc().astype(np.uint8) * 255)
-    image.format = "AVIF"  # Pillow reads it where it was built so
-    with pytest.raises(ValueError, match="a mask in a AVIF file has noise"):
-        mask_of_image(image)
-
-
-@pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 1), (0, 1)])
-def test_one_point_in_the_first_pixel_is_meant(x: float, y: float) -> None:
-    assert Region.point(x, y).resolve((640, 480)).points == ((x, y),)
-    assert Region.scribble([(x, y)]).resolve((640, 480)).points == ((x, y),)
 
 
 def test_all_of_a_small_image_is_a_pixel_of_it() -> None:
