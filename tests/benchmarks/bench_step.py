@@ -1,7 +1,8 @@
 """A training step with regions against the same step without, at equal length, through the whole model.
 
 The models are transformers' LLaVA and LLaVA's own, with 336-pixel images and a language model that dominates the time.
-Every parameter but those of the vision tower trains. The process's own time (``--clock process``, with
+Every parameter but those of the vision tower trains. On CUDA the dtype is bfloat16, as recipes train and flash kernels
+need. The process's own time (``--clock process``, with
 ``OMP_NUM_THREADS=1``) tells less of a machine that others load.
 Run ``python -m tests.benchmarks.bench_step`` from the repository's root.
 """
@@ -34,7 +35,7 @@ SIZE, PATCH = 336, 14
 IMAGE = make_image(640, 480)
 BOXES = [Region.box(20, 30, 220, 330), Region.box(60, 30, 260, 330)]
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
-
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 Case = tuple[Any, Any, dict[str, Any], torch.Tensor]
 """A model without regions, one with them, its batch, and the ids of the same length for the first."""
@@ -108,6 +109,15 @@ def of_llava(config: RegionConfig, width: int, layers: int) -> Case:
 HOSTS = {"transformers": of_transformers, "llava": of_llava}
 
 
+def placed(value: Any, device: str, dtype: torch.dtype) -> Any:
+    """A part of a batch on a device, floating point values in a dtype."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {key: placed(one, device, dtype) for key, one in value.items()}
+    return [placed(one, device, dtype) for one in value] if isinstance(value, list) else value
+
+
 def step(model: Any, batch: dict[str, Any]) -> Callable[[], None]:
     """Forward and backward on a batch."""
     labels = batch["input_ids"].masked_fill(batch["input_ids"] < 0, -100)
@@ -123,16 +133,17 @@ def case(host: str, encoder: str, given: argparse.Namespace) -> list[dict[str, A
     """Time both on two samples with two regions each."""
     plain, model, inputs, ids = HOSTS[host](ENCODERS[encoder], given.width, given.layers)
     device = given.device
-    batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
+    dtype = DTYPES[given.dtype or ("bfloat16" if device == "cuda" else "float32")]
+    batch = {key: placed(value, device, dtype) for key, value in inputs.items()}
     without = {key: value for key, value in batch.items() if not key.startswith("region")} | {
         "input_ids": ids.to(device)
     }
     for one in (plain, model):
-        one.to(device).train()
+        one.to(device, dtype).train()
     forms = {"without regions": step(plain, without), "with regions": step(model, batch)}
     length = ids.shape[1] + (host == "llava") * ((SIZE // PATCH) ** 2 - 1)  # its images take one id
     size = f"width {given.width}, {given.layers} layers, 2 samples of {length} positions, {len(BOXES)} regions each"
-    facts = {"host": host, "dtype": "float32", "time": given.clock}
+    facts = {"host": host, "dtype": str(dtype)[6:], "time": given.clock}
     return compare(f"{encoder}, {size}", forms, given.rounds, CLOCKS[given.clock], **facts)
 
 
@@ -143,6 +154,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="number of layers, default %(default)s")
     parser.add_argument("--host", choices=HOSTS, nargs="+", default=[*HOSTS], help="default both")
     parser.add_argument("--encoder", choices=ENCODERS, nargs="+", default=[*ENCODERS], help="default all")
+    parser.add_argument("--dtype", choices=DTYPES, help="default bfloat16 on cuda, float32 on the cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="default %(default)s")
     given = parser.parse_args()
     cases = (case(host, encoder, given) for host in given.host for encoder in given.encoder)

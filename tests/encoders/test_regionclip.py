@@ -222,7 +222,7 @@ def test_cuda_equals_cpu() -> None:
     encoder = tiny()
     inputs = inputs_of(encoder, batch_of(0))
     expected = encoder(inputs)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         features = encoder.cuda()(inputs)
     assert relative(features.cpu(), expected) < 1e-5
     assert relative(encoder.bfloat16()(inputs).cpu(), expected) < 0.02
