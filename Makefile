@@ -7,7 +7,8 @@
 # make test-pinned  the host tests on LLaVA's own pins (Python 3.10); STACK=github for those of its repository
 # make test-newest  the tests of both hosts, asking and training with the newest transformers on the index
 # make bench        tests/benchmarks/bench_*.py, results to tests/benchmarks/results; BENCH_ARGS='--rounds 3'
-# make gpu          on a machine with one: the tests marked gpu and the benchmarks, in ten minutes, with a row for each
+# make gpu          on a machine with one: the tests marked gpu and the benchmarks, in ten minutes, with a row for each;
+#                   GPU_PYTHON=python3 for its own Python as it is, GPU_ARGS='--only serving' for single steps
 # make dist         wheel and sdist in dist/, built and checked in an environment of their own
 # make lint         ruff, mypy and the import contract (setup.cfg, [importlinter])
 # make docs         docs/ as a site in site/, strict: a broken link or an unknown name fails it
@@ -23,6 +24,7 @@ PHOTOGRAPHS_ARGS ?=
 LION_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+GPU_PYTHON ?=
 
 # The constrained transformers needs Python 3.11; pvit-ext itself runs on 3.10 with older versions (PYTHON=python3.10 CONSTRAINTS=).
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell \
@@ -73,10 +75,16 @@ bench: install
 	for file in tests/benchmarks/bench_*.py; do THP_MEM_ALLOC_ENABLE=1 $(RUN) python -m tests.benchmarks.$$(basename $$file .py) $(BENCH_ARGS) || exit 1; done
 
 # What is missing is said before anything is installed; the rest, a torch without CUDA for one, by the module.
+# GPU_PYTHON=python3 takes that Python with its own packages, and installs nothing: for machines without a network.
 gpu:
 	@command -v nvidia-smi >/dev/null || { echo "error: nvidia-smi is not on PATH: install NVIDIA's driver, or start the container with --gpus all" >&2; exit 1; }
+ifeq ($(GPU_PYTHON),)
 	$(MAKE) install
 	$(RUN) python -m tests.benchmarks.gpu $(GPU_ARGS)
+else
+	$(GPU_PYTHON) -c "import setuptools; setuptools.setup()" -q egg_info # the entry points
+	HF_HUB_OFFLINE=1 $(GPU_PYTHON) -m tests.benchmarks.gpu $(GPU_ARGS)
+endif
 
 quickstart: install
 	$(RUN) python -m examples.quickstart $(QUICKSTART_ARGS)

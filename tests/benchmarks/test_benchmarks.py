@@ -1,13 +1,11 @@
-"""The benchmarks' harness: rows as they come, shared options, and what `make gpu` says and does."""
+"""The benchmarks' harness: rows as they come, and shared options."""
 
 from __future__ import annotations
 
 import csv
 import importlib
-import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import gpu, harness
+from tests.benchmarks import harness
 
 ROOT = Path(__file__).parents[2]
+BENCHMARKS = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -45,7 +44,7 @@ def test_each_row_is_printed_and_written_before_the_next_is_measured(
     assert first["transformers"]
 
 
-@pytest.mark.parametrize("name", gpu.BENCHMARKS)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_takes_rounds_device_and_folder(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,56 +99,3 @@ def test_convert_is_measured_with_all_its_processes(tmp_path: Path) -> None:
     rows = read(tmp_path / "convert.csv")
     assert [row["form"] for row in rows] == ["json.load", "1 worker", "2 workers", "2 workers, no pictures opened"]
     assert all(float(row["cpu_ms"]) > 0 for row in rows)
-
-
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver here")
-def test_make_gpu_names_a_missing_driver_before_it_installs_anything(tmp_path: Path) -> None:
-    command = ["make", "gpu", f"VENV={tmp_path}/venv"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode != 0
-    assert "nvidia-smi is not on PATH" in ended.stderr + ended.stdout
-    assert not (tmp_path / "venv").exists()
-
-
-def test_all_that_is_missing_is_said_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(sys, "argv", ["gpu"])
-    assert gpu.main() == 2
-    said = capsys.readouterr().err
-    assert "nvidia-smi is not on PATH" in said
-    assert "is built without CUDA" in said
-
-
-def test_a_torch_that_cannot_start_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError("the driver is too old")
-
-    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "init", fail)
-    (problem,) = gpu.missing()
-    assert problem.endswith("for CUDA 13.0 cannot start CUDA: the driver is too old")
-
-
-@pytest.mark.slow
-def test_runs_are_written_failures_named_and_time_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    test = tmp_path / "test_it.py"
-    test.write_text("def test_good(): pass\ndef test_bad(): assert 0\n")
-    python = [sys.executable, "-c"]
-    monkeypatch.setattr(gpu, "machine", lambda device: {"device": device})
-    monkeypatch.setattr(gpu, "TESTS", [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)])
-    monkeypatch.setattr(gpu, "BENCHMARKS", [])
-    rows = gpu.run_all(Namespace(minutes=9, to=tmp_path, rounds=1))
-    assert [(row["run"].split("::")[-1], row["outcome"]) for row in rows] == [
-        ("test_good", "passed"),
-        ("test_bad", "failure"),
-        ("tests marked gpu", "exit status 1"),
-    ]
-    assert [row["outcome"] for row in read(tmp_path / "gpu_runs.csv")] == [row["outcome"] for row in rows]
-    assert gpu.run([*python, "import time; time.sleep(60)"], 0.2)[0] == "stopped after 0 s"
-    assert gpu.run([*python, ""], 0)[0] == "not run, no time remained"
-    assert gpu.run([*python, ""], 60)[0] == "passed"
