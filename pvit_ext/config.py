@@ -20,28 +20,49 @@ AGGREGATOR_DEPTHS = "0.95,0.74,0.49"
 PROJECTORS = ("linear", "mlp2x_gelu")
 TAGS = ("hint", "plain")
 
+_OPTIONS_OF = {
+    "lion_tasks": ("lion_adapters", "adapters"),
+    "lion_routing": ("lion_adapters", "adapters"),
+    "lion_aggregator_depths": ("lion_aggregator", "an aggregator"),
+}
+"""Options of a part, which stay None without it: the option that asks for the part, and what users call it."""
+_OF_TOKENS = ("box_embedding", "cross_layers")
+"""Parts that a new encoder keeps, if it has region tokens."""
+
+
+def _unsaid(usual: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field that is None until somebody says a value, and has this one where nobody did."""
+    return field(default=None, metadata={"help": text, "usual": usual, "choices": choices})
+
 
 @dataclass(frozen=True)
 class RegionConfig:
     """How regions become tokens: what the user chose.
 
+    None is what nobody said: :meth:`continuing` takes it from the model that is there, :meth:`resolved` decides the
+    rest. What is said is done or refused, also where it is the default.
+
     Args:
         encoder: registered name of the region encoder.
         weights: file with the encoder's own weights, or None for random weights or none to load.
-        embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file; always so for an
-            encoder that trains.
+        embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file, default False;
+            always so for an encoder that trains, and for one without a file.
         projector: region features to language-model width: ``linear`` (PVIT) or ``mlp2x_gelu``.
-        box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2).
-        cross_layers: gated attention blocks behind the encoder, through which regions see the whole image; 0 for none.
+        box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2), default
+            False.
+        cross_layers: gated attention blocks behind the encoder, through which regions see the whole image; 0, the
+            default, for none.
         delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>); None is True
             for an encoder that gives features, and False for one that writes text.
         conv_version: LLaVA conversation template the checkpoint was trained with.
         encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
-        lion_adapters: hidden width of LION's adapters beside each feed-forward layer of the language model, 0: none.
-        lion_tasks: names of the tasks that have an adapter each, with commas between.
+        lion_adapters: hidden width of LION's adapters beside each feed-forward layer of the language model; 0, the
+            default, for none.
+        lion_tasks: names of the tasks that have an adapter each, with commas between, default ``region,image``.
         lion_tags: read tags of images before the question: ``hint`` with LION's learned hint, ``plain`` without; None
             to read none.
-        lion_routing: what chooses a sample's adapters where nobody says its task: regions (``task``) or its question.
+        lion_routing: what chooses a sample's adapters where nobody says its task: regions (``task``, the default) or
+            its ``question``.
         lion_aggregator: LION's vision aggregator, None for none: its rows are ``added`` to those of an image, or
             ``appended`` behind them.
         lion_aggregator_depths: the vision tower's layers that it reads, late to early, as fractions of its depth; the
@@ -50,36 +71,29 @@ class RegionConfig:
 
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
     weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
-    embed_weights: bool = field(default=False, metadata={"help": "copy the weights into checkpoints"})
+    embed_weights: bool | None = _unsaid(False, "copy the weights into checkpoints")
     projector: str = field(
         default="linear", metadata={"help": "features to language-model width, default linear", "choices": PROJECTORS}
     )
-    box_embedding: bool = field(default=False, metadata={"help": "add an embedding of the normalised box"})
-    cross_layers: int = field(default=0, metadata={"help": "gated attention blocks to the image"})
+    box_embedding: bool | None = _unsaid(False, "add an embedding of the normalised box")
+    cross_layers: int | None = _unsaid(0, "gated attention blocks to the image")
     delimiters: bool | None = field(
         default=None,
         metadata={"help": "learn two embeddings around each region, default for encoders with features"},
     )
     conv_version: str | None = None
     encoder_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "JSON object for the encoder"})
-    lion_adapters: int = field(default=0, metadata={"help": "hidden width of LION's adapters by task, 64 in the paper"})
-    lion_tasks: str = field(
-        default=LION_TASKS, metadata={"help": f"names of the adapters' tasks, default {LION_TASKS}"}
+    lion_adapters: int | None = _unsaid(0, "hidden width of LION's adapters by task, 64 in the paper")
+    lion_tasks: str | None = _unsaid(LION_TASKS, f"names of the adapters' tasks, default {LION_TASKS}")
+    lion_tags: str | None = _unsaid(None, "read tags of images, with LION's learned hint or without", TAGS)
+    lion_routing: str | None = _unsaid(
+        "task", "what chooses adapters where nobody says the task, default task", LION_ROUTING
     )
-    lion_tags: str | None = field(
-        default=None, metadata={"help": "read tags of images, with LION's learned hint or without", "choices": TAGS}
+    lion_aggregator: str | None = _unsaid(
+        None, "LION's vision aggregator: added to image rows, or appended", AGGREGATORS
     )
-    lion_routing: str = field(
-        default="task",
-        metadata={"help": "what chooses adapters where nobody says the task, default task", "choices": LION_ROUTING},
-    )
-    lion_aggregator: str | None = field(
-        default=None,
-        metadata={"help": "LION's vision aggregator: added to image rows, or appended", "choices": AGGREGATORS},
-    )
-    lion_aggregator_depths: str = field(
-        default=AGGREGATOR_DEPTHS,
-        metadata={"help": f"layers that it reads as fractions of the tower's depth, default {AGGREGATOR_DEPTHS}"},
+    lion_aggregator_depths: str | None = _unsaid(
+        AGGREGATOR_DEPTHS, f"layers that it reads as fractions of the tower's depth, default {AGGREGATOR_DEPTHS}"
     )
 
     def resolved(self, tokens_per_region: int) -> RegionConfig:
@@ -94,73 +108,82 @@ class RegionConfig:
         """
         check_types(RegionConfig, vars(self), "region config")
         self._check_lion()
-        if self.cross_layers < 0:
+        if self.cross_layers is not None and self.cross_layers < 0:
             raise ValueError(f"cross_layers is {self.cross_layers!r}: how many blocks, 0 or more")
+        config = self.decided()
         if tokens_per_region:
-            return self if self.delimiters is not None else replace(self, delimiters=True)
-        off = RegionConfig(projector="linear", box_embedding=False, cross_layers=0, delimiters=False)
-        asked = {name: getattr(self, name) for name in ("delimiters", "box_embedding", "cross_layers", "projector")}
-        if useless := {name: value for name, value in asked.items() if value not in (None, getattr(off, name))}:
+            return config if self.delimiters is not None else replace(config, delimiters=True)
+        off = {"delimiters": False, "box_embedding": False, "cross_layers": 0, "projector": "linear"}
+        asked = {name: getattr(self, name) for name in off}
+        if useless := {name: value for name, value in asked.items() if value not in (None, off[name])}:
             given = ", ".join(f"{name}={value!r}" for name, value in useless.items())
             raise ValueError(
                 f"region encoder {self.encoder!r} gives no features (T = 0), so {given} cannot apply: leave it out, or "
                 "choose an encoder that gives features"
             )
-        return replace(self, delimiters=False)
+        return replace(config, delimiters=False)
+
+    def decided(self) -> RegionConfig:
+        """The same config with usual values for what nobody said; the rest needs an encoder: see :meth:`resolved`."""
+        usual: dict[str, Any] = {
+            item.name: item.metadata.get("usual") for item in fields(self) if getattr(self, item.name) is None
+        }
+        config = replace(self, **{name: value for name, value in usual.items() if name not in _OPTIONS_OF})
+        there = [name for name, (part, _) in _OPTIONS_OF.items() if getattr(config, part)]
+        return replace(config, **{name: usual[name] for name in there if name in usual})
 
     def _check_lion(self) -> None:
-        if self.lion_adapters < 0:
+        if self.lion_adapters is not None and self.lion_adapters < 0:
             raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
-        for name, usual in (("lion_tasks", LION_TASKS), ("lion_routing", "task")):
-            if (found := getattr(self, name)) != usual and not self.lion_adapters:
-                raise ValueError(f"{name} {found!r} cannot apply without adapters: give lion_adapters too")
-        if self.lion_routing not in LION_ROUTING:
+        if self.lion_routing not in (None, *LION_ROUTING):
             raise ValueError(f"lion_routing is {self.lion_routing!r}; known: {', '.join(LION_ROUTING)}")
         if self.lion_tags not in (None, *TAGS):
             raise ValueError(f"lion_tags is {self.lion_tags!r}: {' or '.join(TAGS)}, or None for a model without tags")
         if self.lion_aggregator not in (None, *AGGREGATORS):
             raise ValueError(f"lion_aggregator is {self.lion_aggregator!r}: {' or '.join(AGGREGATORS)}, or None")
-        if self.lion_aggregator_depths != AGGREGATOR_DEPTHS and not self.lion_aggregator:
-            raise ValueError(
-                f"lion_aggregator_depths {self.lion_aggregator_depths!r} cannot apply without an aggregator: give "
-                "lion_aggregator too"
-            )
+        for name, (part, called) in _OPTIONS_OF.items():
+            if (found := getattr(self, name)) is not None and not getattr(self, part):
+                raise ValueError(f"{name} {found!r} cannot apply without {called}: give {part} too")
 
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
         later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags", "lion_aggregator")
         names = {name for name in later if not getattr(self, name)}
-        names |= {"lion_tasks"} if "lion_adapters" in names else set()
-        names |= {"lion_aggregator_depths"} if "lion_aggregator" in names else set()
+        names |= {name for name, (part, _) in _OPTIONS_OF.items() if part in names}
         return names | ({"lion_routing"} if self.lion_routing == "task" else set())
 
-    def continuing(self, before: RegionConfig, tokens_per_region: int) -> RegionConfig:
-        """The same config, with what a model keeps of the config that it replaces.
+    def continuing(self, before: RegionConfig, tokens_per_region: int = 0) -> RegionConfig:
+        """The same config, with what a model keeps of the config that it replaces where this one says nothing.
 
         Args:
             before: of the model until now.
             tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
+
+        Raises:
+            ValueError: for a value of another type, and for an end of adapters that are there.
         """
-        kept = {name: getattr(self, name) or getattr(before, name) for name in ("conv_version", "lion_tags")}
-        lion = _usual_lion().items()
-        unnamed = {name: getattr(before, name) for name, usual in lion if getattr(self, name) == usual}
-        config = replace(self, **{**unnamed, **kept})
-        if sorted(task_names(config.lion_tasks)) == sorted(task_names(before.lion_tasks)):  # adapters go by number
-            config = replace(config, lion_tasks=before.lion_tasks)
-        if not tokens_per_region:
-            return config
-        layers = config.cross_layers or before.cross_layers
-        return replace(config, box_embedding=config.box_embedding or before.box_embedding, cross_layers=layers)
+        check_types(RegionConfig, vars(self), "region config")
+        if self.lion_adapters == 0 and before.lion_adapters:
+            raise ValueError(
+                f"lion_adapters is 0, and the model has adapters of width {before.lion_adapters}, which stay: leave it "
+                "out, or start from the checkpoint that they were added to"
+            )
+        kept = ["conv_version", *_usual_lion(), *(_OF_TOKENS if tokens_per_region else ())]
+        config = replace(self, **{name: getattr(before, name) for name in kept if getattr(self, name) is None})
+        names, others = (sorted(task_names(one.lion_tasks)) for one in (config, before))
+        if before.lion_adapters and names == others:  # adapters go by number
+            return replace(config, lion_tasks=before.lion_tasks)
+        return config
 
 
-def task_names(text: str) -> tuple[str, ...]:
+def task_names(text: str | None) -> tuple[str, ...]:
     """The names in ``lion_tasks``, in the order of the adapters; unchecked."""
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(name.strip() for name in (LION_TASKS if text is None else text).split(","))
 
 
 def _usual_lion() -> dict[str, Any]:
-    """LION's options with their defaults."""
-    return {item.name: item.default for item in fields(RegionConfig) if item.name.startswith("lion_")}
+    """LION's options with their usual values."""
+    return {item.name: item.metadata["usual"] for item in fields(RegionConfig) if item.name.startswith("lion_")}
 
 
 class Option(NamedTuple):
@@ -217,7 +240,8 @@ class StoredRegions(NamedTuple):
 def regions_to_json(config: RegionConfig, facts: EncoderFacts) -> dict[str, Any]:
     """Plain JSON types, for config.json; LION's options only where they are used, for versions that know none."""
     usual = _usual_lion()
-    chosen = {key: value for key, value in asdict(config).items() if key not in usual or value != usual[key]}
+    values = asdict(config.decided()).items()
+    chosen = {key: value for key, value in values if key not in usual or value not in (None, usual[key])}
     return {"format": FORMAT, **chosen, **asdict(facts)}
 
 
@@ -236,7 +260,10 @@ def regions_from_json(values: dict[str, Any]) -> StoredRegions:
     chosen, reported = ({item.name for item in fields(kind)} for kind in (RegionConfig, EncoderFacts))
     if unknown := sorted(set(values) - chosen - reported - {"format"}):
         raise ValueError(f"unknown RegionConfig keys {unknown}; this version knows {sorted(chosen | reported)}")
-    config = RegionConfig(**{key: value for key, value in values.items() if key in chosen})
+    said = {key: value for key, value in values.items() if key in chosen}
+    usual = _usual_lion()  # which an earlier version wrote without the part as well
+    said |= {key: None for key, (part, _) in _OPTIONS_OF.items() if not said.get(part) and said.get(key) == usual[key]}
+    config = RegionConfig(**said).decided()
     report = {key: value for key, value in values.items() if key in reported}
     built = report.get("feature_dim") is not None and report.get("tokens_per_region") is not None
     return StoredRegions(config, EncoderFacts(**report) if built else None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
 
 from pvit_ext.config import EncoderFacts, RegionConfig, regions_from_json, regions_to_json
 
-CHOSEN = RegionConfig("osprey", "osprey.pt", True, "mlp2x_gelu", True, 2, False, "v1", {"position_grid": 8})
+CHOSEN = RegionConfig("osprey", "osprey.pt", True, "mlp2x_gelu", True, 2, False, "v1", {"position_grid": 8}).decided()
 FACTS = EncoderFacts(1024, 2, "ab" * 32)
 OLD = {
     **{"encoder": "regionclip", "weights": "r.pth", "weights_sha256": None, "embed_weights": False},
@@ -28,19 +28,29 @@ def test_roundtrip() -> None:
 
 def test_options_of_lion_are_written_where_they_are_used() -> None:
     assert not any(key.startswith("lion_") for key in regions_to_json(CHOSEN, FACTS))
-    chosen = replace(CHOSEN, lion_adapters=8, lion_tasks="a,b")
+    chosen = replace(CHOSEN, lion_adapters=8, lion_tasks="a,b", lion_routing="task")
     values = json.loads(json.dumps(regions_to_json(chosen, FACTS)))
     assert (values["lion_adapters"], values["lion_tasks"], "lion_routing" in values) == (8, "a,b", False)
     assert regions_from_json(values) == (chosen, FACTS)
+    unused = {"lion_adapters": 0, "lion_tasks": "region,image", "lion_routing": "task"}  # as the first version wrote
+    assert regions_from_json({**OLD, **unused}) == regions_from_json(OLD)
 
 
 def test_what_was_written_before_formats_loads() -> None:
     config, facts = regions_from_json(OLD)
-    assert config == RegionConfig(
-        "regionclip", "r.pth", box_embedding=True, delimiters=True, conv_version="v1", encoder_options={"arch": "rn50"}
+    assert (
+        config
+        == RegionConfig(
+            "regionclip",
+            "r.pth",
+            box_embedding=True,
+            delimiters=True,
+            conv_version="v1",
+            encoder_options={"arch": "rn50"},
+        ).decided()
     )
     assert facts == EncoderFacts(1024, 1)
-    assert regions_from_json({"encoder": "text"}) == (RegionConfig("text"), None)
+    assert regions_from_json({"encoder": "text"}) == (RegionConfig("text").decided(), None)
 
 
 @pytest.mark.parametrize("found", [2, 0, "1.1", None])
@@ -62,8 +72,13 @@ def test_frozen() -> None:
 
 def test_defaults_are_decided_by_the_encoder() -> None:
     config = RegionConfig("x")
-    assert config.resolved(3) == replace(config, delimiters=True)
-    assert config.resolved(0) == replace(config, delimiters=False)
+    decided = RegionConfig("x", embed_weights=False, box_embedding=False, cross_layers=0, lion_adapters=0)
+    assert config.resolved(3) == replace(decided, delimiters=True)
+    assert config.resolved(0) == replace(decided, delimiters=False)
+    assert config.resolved(3).resolved(3) == config.resolved(3)
+    lion = replace(config, lion_adapters=4, lion_aggregator="added").decided()
+    assert (lion.lion_tasks, lion.lion_routing) == ("region,image", "task")
+    assert lion.lion_aggregator_depths == "0.95,0.74,0.49"
     assert replace(config, delimiters=False).resolved(3).delimiters is False
     assert replace(config, delimiters=False).resolved(0).delimiters is False
 
@@ -76,6 +91,64 @@ def test_what_stays_of_the_config_before() -> None:
     assert RegionConfig("b", cross_layers=1, conv_version="mpt").continuing(before, 1).cross_layers == 1
     text = RegionConfig("text").continuing(before, 0)
     assert text == RegionConfig("text", conv_version="v1")
+
+
+BEFORE = RegionConfig(
+    "osprey", "osprey.pt", True, "mlp2x_gelu", True, 2, False, "v1", {"position_grid": 8}, 4, "caption,ground", "hint",
+    "question", "appended", "1,0.5",
+)  # fmt: skip
+"""All that a model can have, and nothing of it the default."""
+SAID: dict[str, Any] = {
+    "encoder": "regionclip", "weights": None, "embed_weights": False, "projector": "linear", "box_embedding": False,
+    "cross_layers": 0, "delimiters": True, "conv_version": "", "encoder_options": {}, "lion_tasks": "region,image",
+    "lion_tags": "plain", "lion_routing": "task", "lion_aggregator": "added",
+    "lion_aggregator_depths": "0.95,0.74,0.49",
+}  # fmt: skip
+"""Of each option the default, where one can say it, or the smallest value."""
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(RegionConfig) if item.name != "lion_adapters"])
+def test_what_is_said_is_done_though_it_is_the_default(name: str) -> None:
+    said = RegionConfig(**{name: SAID[name]})
+    assert getattr(said.continuing(BEFORE, 2).resolved(2), name) == SAID[name] != getattr(BEFORE, name)
+    again = replace(replace(RegionConfig("osprey"), delimiters=True), **{name: SAID[name]})  # replace says nothing more
+    assert getattr(again.continuing(BEFORE, 2).resolved(2), name) == SAID[name]
+
+
+def test_what_is_not_said_stays() -> None:
+    kept = ("box_embedding", "cross_layers", "conv_version")
+    lion = [item.name for item in fields(RegionConfig) if item.name.startswith("lion_")]
+    after = RegionConfig("text").continuing(BEFORE, 2)
+    assert [getattr(after, name) for name in (*kept, *lion)] == [getattr(BEFORE, name) for name in (*kept, *lion)]
+
+
+def test_adapters_do_not_end() -> None:
+    with pytest.raises(ValueError, match=r"lion_adapters is 0, and the model has adapters of width 4.*start from the"):
+        RegionConfig(lion_adapters=0).continuing(BEFORE)
+    assert RegionConfig(lion_adapters=0).continuing(RegionConfig().decided()).resolved(2).lion_adapters == 0
+
+
+@pytest.mark.parametrize("given", [{"lion_tasks": ["a", "b"]}, {"lion_adapters": "4"}, {"box_embedding": "no"}])
+def test_a_value_of_another_type_is_no_config_after_another(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"region config '{next(iter(given))}' is .* got "):
+        RegionConfig(**given).continuing(BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lion_tasks": "region,image"}, "lion_tasks 'region,image' cannot apply without adapters: give lion_adapters"),
+        ({"lion_routing": "task"}, "lion_routing 'task' cannot apply without adapters"),
+        ({"lion_aggregator_depths": "0.95,0.74,0.49"}, "cannot apply without an aggregator: give lion_aggregator too"),
+        ({"lion_tags": ""}, "lion_tags is ''"),
+        ({"lion_aggregator": ""}, "lion_aggregator is ''"),
+        ({"lion_adapters": 4, "lion_routing": ""}, "lion_routing is ''"),
+    ],
+)
+def test_an_option_that_cannot_apply_is_refused_though_it_is_the_default(given: dict[str, Any], message: str) -> None:
+    for config in (RegionConfig(**given), RegionConfig(**given).continuing(RegionConfig().decided(), 2)):
+        with pytest.raises(ValueError, match=message):
+            config.resolved(2)
 
 
 def test_options_of_lion_that_are_not_named_stay() -> None:
@@ -93,7 +166,11 @@ def test_options_of_lion_that_are_not_named_stay() -> None:
 
 @pytest.mark.parametrize(
     ("layers", "message"),
-    [(-1, "cross_layers is -1: how many blocks, 0 or more"), ("2", "a whole number, got '2'"), (1.5, "got 1.5")],
+    [
+        (-1, "cross_layers is -1: how many blocks, 0 or more"),
+        ("2", "a whole number or null, got '2'"),
+        (1.5, "got 1.5"),
+    ],
 )
 def test_a_number_of_cross_layers_that_there_cannot_be(layers, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,8 @@ from typing import Any
 
 from pvit_ext.cli.options import add_map_options, add_region_options, count, log_progress, region_config
 
-_BY_RUN = ("file", "image_folder", "encoder", "weights", "encoder_options", "region_modules", "dtype")
+_OF_ENCODER = ("encoder", "weights", "encoder_options")
+_BY_RUN = ("file", "image_folder", *_OF_ENCODER, "region_modules", "dtype")
 
 
 def add(commands: Any) -> None:
@@ -25,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="folder of the images, unless --run names it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="print what it will take, and stop")
-    add_region_options(parser, ("encoder", "weights", "encoder_options"))
+    add_region_options(parser, _OF_ENCODER)
     parser.add_argument(
         "--region-modules", type=Path, metavar="DIR", help="folder that names the encoder, instead of the flags above"
     )
@@ -69,6 +70,10 @@ def _fill_encoder(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
     if args.file is None or args.image_folder is None:
         raise ValueError("give FILE and --image-folder, or --run and the flags of a run")
+    if args.region_modules and (given := [name for name in _OF_ENCODER if getattr(args, name) is not None]):
+        raise ValueError(
+            f"{', '.join(given)}: --region-modules {args.region_modules} names the encoder; give one of both"
+        )
     dtype = DTYPES[args.dtype or "bfloat16"]
     source = RegionTowerSource.of(region_config(args), dtype, args.region_modules, needs_weights=not args.dry_run)
     job = CacheJob(args.file, args.image_folder, args.out, source, **options)

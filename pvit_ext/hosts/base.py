@@ -26,6 +26,11 @@ def has_cache(cache: Any) -> bool:
     return int(torch.as_tensor(cache.get_seq_length())) > 0
 
 
+def cache_in(arguments: Mapping[str, Any]) -> Any:
+    """The cache of keys and values among a model's arguments, whose name changes in transformers 5.24; or None."""
+    return arguments.get("past_key_values", arguments.get("cache"))
+
+
 class ImageViews(NamedTuple):
     """What the vision tower sees of one image.
 

@@ -23,10 +23,10 @@ def attach(
 ) -> Any:
     """Give a loaded model a region encoder, in place; an encoder it has is replaced.
 
-    An encoder of the same name, options and weights file is kept; so are the conversation template and the box
-    embedding, unless the config names others. Each part of the region projector is kept where its width fits the new
-    encoder; the log names the parts that are new. Language model, vision tower and image projector are not touched. If
-    the new encoder cannot be built, nothing changes.
+    An encoder of the same name, options and weights file is kept; so are the conversation template, box embedding,
+    cross layers and LION's options, unless the config names others. Each part of the region projector is kept where its
+    width fits the new encoder; the log names the parts that are new. Language model, vision tower and image projector
+    are not touched. If the new encoder cannot be built, nothing changes.
 
     Args:
         model: stock or region-enabled model of LLaVA, or of transformers.

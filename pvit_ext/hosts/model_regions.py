@@ -181,6 +181,9 @@ class ModelRegions(ABC):
                 put_beside(feed_forwards(self.language_model), mixtures_in(part))
             else:
                 setattr(holder, name, part)
+        for name in {*PARTS} - {ADAPTERS, *module.lion}:
+            if getattr(holder, name, None) is not None:  # of a config before this one
+                delattr(holder, name)
         keep_routes(self.model)
         setattr(self.model.config, CONFIG_KEY, regions_to_json(module.config, module.facts))
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from pvit_ext.adapters.lion.aggregator import different_depths
 from pvit_ext.config import EncoderFacts, RegionConfig
-from pvit_ext.encoders.base import build_region_encoder
+from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.files import absolute
 from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
+from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
 
 
 def successor(
@@ -41,13 +44,19 @@ def successor(
         FileNotFoundError: listing where the weights file was looked for.
         ValueError: when the encoder cannot be built, or the file's checksum is another.
     """
-    if config.weights is not None:  # from another folder, a relative name would be another file
+    if isinstance(config.weights, (str, os.PathLike)):  # from another folder, a relative name would be another file
         config = replace(config, weights=absolute(config.weights))
+    config = config if old is None else config.continuing(old.config)
     kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
     encoder = kept if kept is not None else build_region_encoder(config, tower_config)
     if old is not None:
         sha256 = old.facts.weights_sha256 if kept is not None else sha256
         config = config.continuing(old.config, encoder.tokens_per_region)
+    if filled_later and Path(checkpoint, CONFIG_FILE).is_file():
+        config = _with_depths(config, read_region_config(checkpoint).config, tower_config)
+    else:
+        config = _with_depths(config, None if old is None else old.config, tower_config)
+        _check_embedding(config, encoder)
     facts = EncoderFacts(encoder.feature_dim, encoder.tokens_per_region, sha256)
     new = RegionModule(config, hidden_size, tower_config, facts, encoder, blocks)
     if kept is None:
@@ -60,3 +69,21 @@ def successor(
     if old is not None:
         new.transplant(old)
     return new
+
+
+def _with_depths(config: RegionConfig, before: RegionConfig | None, tower_config: Any) -> RegionConfig:
+    """Decide the layers of a new aggregator; one that is there keeps its own, which its tensors go by."""
+    if not config.lion_aggregator:
+        return config
+    if before is not None and before.lion_aggregator and config.lion_aggregator_depths == before.lion_aggregator_depths:
+        return config
+    depths = different_depths(tower_config, config.lion_aggregator_depths)
+    return replace(config, lion_aggregator_depths=depths)
+
+
+def _check_embedding(config: RegionConfig, encoder: RegionEncoder) -> None:
+    if config.embed_weights is False and not encoder.frozen:
+        raise ValueError(
+            f"embed_weights is False, and region encoder {encoder.name!r} trains, so that its weights belong into "
+            "checkpoints: leave it out"
+        )

@@ -133,6 +133,25 @@ def test_a_stage_adds_a_box_embedding_and_takes_none_away() -> None:
         off.region_config(RegionConfig("osprey", box_embedding=True))
 
 
+def test_a_flag_at_its_default_is_done_or_refused() -> None:
+    """As in swap: nothing that is said is dropped."""
+    before = RegionConfig(
+        "osprey", "w.pth", True, "mlp2x_gelu", True, 2, False, "v1", {"a": 1}, 4, "a,b", "hint", "question", "added",
+        "1,0.5",
+    )  # fmt: skip
+    said = {"encoder": "regionclip", "weights": "x.pth", "embed_weights": "False", "projector": "linear"}
+    said |= {"box_embedding": "False", "cross_layers": "0", "delimiters": "True", "encoder_options": "{}"}
+    said |= {"lion_adapters": "0", "lion_tasks": "region,image", "lion_tags": "plain", "lion_routing": "task"}
+    said |= {"lion_aggregator": "appended", "lion_aggregator_depths": "0.95,0.74,0.49"}
+    assert {option.name for option in options()} == set(said)
+    for name, word in said.items():
+        given = parse(["--version", "v1", f"--region_{name}", word])
+        with pytest.raises(ValueError, match=f"other region modules than the flags say: {{'{name}'"):
+            given.region_config(before)
+        if name != "weights":
+            assert getattr(given.region_config(None), name) is not None
+
+
 def test_a_projector_that_does_not_exist_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--region_projector", "mlp"])

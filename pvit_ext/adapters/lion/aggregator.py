@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,13 @@ OFFERED = ("aggregator_layers", "aggregator_width", "aggregator_heads")
 """What the config of a registered vision tower says that offers layers: how many, C of all of them, attention heads."""
 _ALL_OFFERED = ", ".join(OFFERED)
 HOW_TO_OFFER = f"a registered vision tower writes hidden_layers(output), and says {_ALL_OFFERED} in its config"
+logger = logging.getLogger(__name__)
+
 _STD = 0.02
 _BLOCK_EPS = 1e-12
 
 
-def aggregator_for(tower_config: Any, hidden_size: int, depths: str, appended: bool) -> VisionAggregator:
+def aggregator_for(tower_config: Any, hidden_size: int, depths: str | None, appended: bool) -> VisionAggregator:
     """The aggregator of a vision tower, with as many attention heads as the tower has.
 
     Args:
@@ -33,35 +36,95 @@ def aggregator_for(tower_config: Any, hidden_size: int, depths: str, appended: b
     Raises:
         ValueError: for a tower that neither offers layers nor is made of layers of one width with attention heads.
     """
-    given = [name for name in OFFERED if getattr(tower_config, name, None)]
+    tower = _tower_of(tower_config)
+    layers = [number - tower.first for number in tower.numbers(depths)]
+    return VisionAggregator(tower.width, hidden_size, layers, tower.heads, appended=appended)
+
+
+def different_depths(tower_config: Any, depths: str | None) -> str | None:
+    """The depths of a new aggregator, which name different layers of the vision tower.
+
+    Args:
+        tower_config: see :func:`aggregator_for`.
+        depths: that somebody said; None for the default, of which a small tower repeats layers.
+
+    Returns:
+        The same, or the default depths of different layers.
+
+    Raises:
+        ValueError: for depths that name a layer twice, and for a tower of one layer.
+    """
+    tower = _tower_of(tower_config)
+    if tower.layers - tower.first < 1:
+        raise ValueError(
+            "lion_aggregator lets one layer of the vision tower ask others, and this tower has a single layer: leave "
+            "it out, or take another tower"
+        )
+    numbers = tower.numbers(depths)
+    distinct = dict(zip(reversed(numbers), reversed((depths or AGGREGATOR_DEPTHS).split(",")), strict=True))
+    if len(distinct) == len(numbers):
+        return depths
+    if depths is not None:
+        layer = next(number for number in numbers if numbers.count(number) > 1)
+        times = {2: "twice"}.get(numbers.count(layer), f"{numbers.count(layer)} times")
+        raise ValueError(
+            f"lion_aggregator_depths {depths!r} read layer {layer} of {tower.layers} {times}: give fractions that name "
+            "different layers"
+        )
+    kept = ",".join(reversed(distinct.values()))
+    text = "lion_aggregator_depths: of the default %s, a vision tower of %d layers reads some twice; it takes %s"
+    logger.info(text, AGGREGATOR_DEPTHS, tower.layers, kept)
+    return kept
+
+
+class _Tower(NamedTuple):
+    """What an aggregator needs to know of a vision tower.
+
+    Args:
+        layers: how many, without the embedding of patches.
+        width: C.
+        heads: attention heads.
+        first: number of the first layer that can be read, 0 for the embedding of patches.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    first: int
+
+    def numbers(self, depths: str | None) -> list[int]:
+        """See :func:`layers_at`."""
+        return [max(number, self.first) for number in layers_at(depths, self.layers)]
+
+
+def _tower_of(config: Any) -> _Tower:
+    given = [name for name in OFFERED if getattr(config, name, None)]
     if given:
         if len(given) < len(OFFERED):
             raise ValueError(f"the vision tower's config says {', '.join(given)}: it has to say all of {_ALL_OFFERED}")
-        count, width, heads = (getattr(tower_config, name) for name in OFFERED)
-        layers = [max(number, 1) - 1 for number in layers_at(depths, count)]  # it offers no embedding of patches
-        return VisionAggregator(width, hidden_size, layers, heads, appended=appended)
-    heads = getattr(tower_config, "num_attention_heads", None)
-    if not heads or hasattr(tower_config, "feature_widths"):
+        layers, width, heads = [int(getattr(config, name)) for name in OFFERED]
+        return _Tower(layers, width, heads, first=1)  # it offers no embedding of patches
+    own = getattr(config, "num_attention_heads", None)
+    if not own or hasattr(config, "feature_widths"):
         raise ValueError(
             "lion_aggregator reads several layers of one width of a vision tower, and "
-            + ("there is none" if tower_config is None else f"the config of this one names none: {HOW_TO_OFFER}")
+            + ("there is none" if config is None else f"the config of this one names none: {HOW_TO_OFFER}")
         )
-    layers = layers_at(depths, tower_config.num_hidden_layers)
-    return VisionAggregator(tower_config.hidden_size, hidden_size, layers, heads, appended=appended)
+    return _Tower(config.num_hidden_layers, config.hidden_size, own, first=0)
 
 
-def layers_at(depths: str, count: int) -> list[int]:
+def layers_at(depths: str | None, count: int) -> list[int]:
     """Numbers of hidden layers, 0 for the embedding of patches.
 
     Args:
-        depths: fractions of the tower's depth, the late one first, with commas between.
+        depths: fractions of the tower's depth, the late one first, with commas between; None for the default.
         count: the tower's layers, without the embedding.
 
     Raises:
         ValueError: for fewer than two depths, and for depths that do not fall or lie outside 0..1.
     """
     try:
-        parts = [float(part) for part in depths.split(",")]
+        parts = [float(part) for part in (AGGREGATOR_DEPTHS if depths is None else depths).split(",")]
     except ValueError:
         parts = []
     falling = all(late >= early for late, early in pairwise(parts))

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.adapters.lion.tasks import mix_of
+from pvit_ext.adapters.lion.tasks import has_values, mix_of
 from pvit_ext.config import CONFIG_KEY, regions_from_json
 from pvit_ext.distributed import gathered
+from pvit_ext.regions.region import RegionError
 
 _HIDDEN = 384
+_WHOLE = (torch.int64, torch.int32)
 QUESTIONS = "questions"
 """Key of an item, and keyword of a model: the words of each sample's questions."""
 
@@ -52,7 +54,11 @@ class QuestionRouter(nn.Module):
         Args:
             embed: the language model's embedding of ids.
             questions: from :func:`pad_questions`.
+
+        Raises:
+            RegionError: for what is no such tensor, or not of the language model's ids.
         """
+        _check(questions, getattr(embed, "num_embeddings", None))
         words = (questions > 0)[..., None]  # (B, Q, 1)
         with torch.no_grad():
             embedded = embed((questions - 1).clamp(min=0)).float()  # (B, Q, D)
@@ -64,6 +70,23 @@ class QuestionRouter(nn.Module):
 def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
     """Ids of each sample's questions as one tensor (B, Q): each plus one, and zeros behind a shorter one."""
     return nn.utils.rnn.pad_sequence([torch.tensor(list(own), dtype=torch.long) + 1 for own in ids], batch_first=True)
+
+
+def _check(questions: Any, rows: int | None) -> None:
+    if not isinstance(questions, Tensor) or questions.ndim != 2 or questions.dtype not in _WHOLE:
+        what = f"{tuple(questions.shape)} of {questions.dtype}" if isinstance(questions, Tensor) else repr(questions)
+        raise RegionError(
+            f"questions is {what}: give whole numbers (B, Q), as pvit_ext.adapters.lion.router.pad_questions "
+            "makes them of the ids of each sample's questions"
+        )
+    if rows is None or not has_values(questions) or not questions.numel():
+        return
+    least, most = (int(found) - 1 for found in torch.aminmax(questions))
+    if least < -1 or most >= rows:
+        raise RegionError(
+            f"questions holds the id {most if most >= rows else least}, the language model has 0 to {rows - 1}: make "
+            "them of its own tokenizer's ids"
+        )
 
 
 def mix_of_batch(
@@ -90,13 +113,23 @@ def mix_of_batch(
         batch: (B, ...) ids or embeddings, which say how many samples there are then.
         questions: (B, L) ids of each sample's questions, or None.
         continued: whether the batch goes on from a cache.
+
+    Raises:
+        RegionError: for tasks or questions that are none, or that the model has no use for.
     """
     values = getattr(config, CONFIG_KEY, None) or {}
-    if tasks is None and not values.get("lion_adapters"):
+    if tasks is None and questions is None and not values.get("lion_adapters"):
         return None
     samples = regions or [None] * (0 if batch is None else len(batch))
     choose = None
-    if router is not None and questions is not None:
+    if questions is not None:
+        if router is None:
+            raise RegionError(
+                "questions were given, but the model does not choose its adapters by them: leave them out, or "
+                'RegionConfig(lion_adapters=64, lion_routing="question")'
+            )
+        if len(questions) != len(samples):
+            raise RegionError(f"questions holds {len(questions)}, the batch {len(samples)} sample(s)")
         choose = partial(router.route, embeddings(), questions)
     stored = regions_from_json(values).config if values else None
     return mix_of(stored, tasks, [bool(one) for one in samples], continued(), choose)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pvit_ext.config import RegionConfig, task_names
+from pvit_ext.regions.region import RegionError
 
 REGION, IMAGE = "region", "image"
 """Task of a sample with regions, and of one without, unless somebody says another."""
@@ -38,11 +40,11 @@ class Tasks:
     alone: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Tasks:
+    def parse(cls, text: str | None) -> Tasks:
         """The tasks that a config names.
 
         Args:
-            text: names with commas between.
+            text: names with commas between; None for the default.
 
         Raises:
             ValueError: for none, an empty name, one that is there twice, or :data:`MIXED`.
@@ -97,31 +99,61 @@ class Tasks:
             continued: the batch goes on from a cache, and does not show whether its beginning had regions.
 
         Raises:
-            ValueError: for an unknown task, or too few.
+            RegionError: for an unknown task, too few, and what is no task at all.
         """
-        if isinstance(tasks, str):
-            raise ValueError(f"tasks is the text {tasks!r}: give a list of names, one for each sample")
         if isinstance(tasks, Tensor) and tasks.is_floating_point():
-            raise ValueError(f"tasks are numbers of {tasks.dtype}: give whole ones, or weights (B, {len(self.names)})")
-        given = [None] * len(has_regions) if tasks is None else tasks.tolist() if isinstance(tasks, Tensor) else tasks
+            raise RegionError(f"tasks are numbers of {tasks.dtype}: give whole ones, or weights (B, {len(self.names)})")
+        given = [None] * len(has_regions) if tasks is None else tasks.tolist() if hasattr(tasks, "tolist") else tasks
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            kind = "the text " if isinstance(given, str) else ""
+            raise RegionError(f"tasks is {kind}{tasks!r}: give a list of names or numbers, one for each sample")
         if len(given) != len(has_regions):
-            raise ValueError(f"tasks holds {len(given)}, the batch {len(has_regions)} sample(s)")
+            raise RegionError(f"tasks holds {len(given)}, the batch {len(has_regions)} sample(s)")
         if continued and None in given:
-            raise ValueError("the batch goes on from a cache: pass tasks=, as with its beginning")
+            raise RegionError("the batch goes on from a cache: pass tasks=, as with its beginning")
         pairs = enumerate(zip(given, has_regions, strict=True))
         return torch.tensor([self._number(one, has, f"sample {index}") for index, (one, has) in pairs])
 
-    def _number(self, task: str | int | None, has_regions: bool, name: str) -> int:
+    def _number(self, task: Any, has_regions: bool, name: str) -> int:
         if task is None or isinstance(task, str):
             return self.number(task, has_regions, name)
-        if not (UNSAID if self.by_question else 0) <= task < len(self.names):
-            raise ValueError(f"{name}: task number {task}, the model has {len(self.names)}: {', '.join(self.names)}")
-        return task
+        known = f"the model has {len(self.names)}: {', '.join(self.names)}"
+        if isinstance(task, bool) or not isinstance(task, Integral):
+            raise RegionError(f"{name}: the task {task!r} is neither a name nor a whole number, {known}")
+        if not (UNSAID if self.by_question else 0) <= int(task) < len(self.names):
+            raise RegionError(f"{name}: task number {task}, {known}")
+        return int(task)
+
+    def check_weights(self, weights: Tensor, samples: int, continued: bool) -> None:
+        """Refuse weights of gates that are none.
+
+        Args:
+            weights: (B, T).
+            samples: B, of the batch.
+            continued: the batch goes on from a cache, and values were looked at with its beginning: each look waits for
+                a device.
+
+        Raises:
+            RegionError: for another shape or type, and for values that are not finite.
+        """
+        wanted = samples, len(self.names)
+        if tuple(weights.shape) != wanted or not weights.is_floating_point():
+            raise RegionError(
+                f"tasks of shape {tuple(weights.shape)}, the model has {len(self.names)}: {', '.join(self.names)}; "
+                f"give a name or number for each of {samples} sample(s), or weights {wanted} that are no whole numbers"
+            )
+        if not continued and has_values(weights) and not bool(weights.isfinite().all()):
+            raise RegionError(f"tasks has weights that are not finite: {weights.tolist()}; give such as 0.0 and 1.0")
 
     def mix(self, numbers: Tensor) -> Tensor:
         """Numbers (B,) -> weights (B, T) of each task's gates; any for one that was not said."""
         # one_hot asks for the largest number, which a plan's fake tensors do not have in torch 2.0
         return torch.eye(len(self.names), device=numbers.device)[numbers.clamp(min=0)]
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be looked at; those of a plan's fake tensors cannot."""
+    return type(tensor) is Tensor
 
 
 def any_task(model: Any, samples: int) -> dict[str, Tensor]:
@@ -152,23 +184,21 @@ def mix_of(
         by_question: gives the weights (B, T) that a model's router chooses; None without a router or questions.
 
     Raises:
-        ValueError: for tasks that the model does not know, too few, or any for a model without adapters, and for one
+        RegionError: for tasks that the model does not know, too few, or any for a model without adapters, and for one
             that a router would have to choose without questions.
     """
     known = Tasks.of(config)
     if known is None:
         if tasks is not None:
-            raise ValueError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
+            raise RegionError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
         return None
     if isinstance(tasks, Tensor) and tasks.ndim == 2:
-        if tasks.shape[1] != len(known.names):
-            size = f"{len(known.names)}: {', '.join(known.names)}"
-            raise ValueError(f"tasks of shape {tuple(tasks.shape)}, the model has {size}")
+        known.check_weights(tasks, len(has_regions), continued)
         return tasks
     numbers = known.numbers(tasks, has_regions, continued)
     if by_question is None:
         if known.by_question and bool((numbers < 0).any()):
-            raise ValueError(
+            raise RegionError(
                 "the model chooses its adapters by the question: pass questions=, or tasks= for each sample"
             )
         return known.mix(numbers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
-from pvit_ext.hosts.base import has_cache
+from pvit_ext.hosts.base import cache_in, has_cache
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
 from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
@@ -88,10 +88,12 @@ class RegionGeneration:
         With ``regions``, even empty ones, prompts are padded on the left whatever the config says: generation continues
         at the right end. transformers 4.36 and 4.37 put BOS before the new tokens, with regions and without.
         """
-        if inputs is None and images is None and {"inputs_embeds", "past_key_values"} <= {*kwargs}:
-            return self._generate_from_embeddings(**kwargs)  # a prompt whose beginning has been read
-        if (mix := self._mix(tasks, regions, inputs, questions)) is not None:
+        batch = kwargs.get("inputs_embeds") if inputs is None else inputs
+        cache = cache_in(kwargs) if inputs is None else None  # else the prompt is whole
+        if (mix := self._mix(tasks, regions, batch, questions, cache)) is not None:
             kwargs["tasks"] = mix
+        if batch is not inputs and images is None and regions is None:
+            return self._generate_from_embeddings(**kwargs)
         special = tower_output is not None or holds_hints(inputs)
         if regions is None and self.llava_generates and not special:
             refuse_unbound(inputs)

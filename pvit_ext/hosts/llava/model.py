@@ -210,7 +210,7 @@ class RegionMixin(RegionGeneration):
         assert module is not None
         batch = mark_regions(input_ids, labels, attention_mask, module.positions_per_region)
         tower = self.get_vision_tower()  # type: ignore[attr-defined]
-        layers = [*encoder.feature_layers, *[tower.select_layer] * (module.config.cross_layers > 0)]
+        layers = [*encoder.feature_layers, *[tower.select_layer] * bool(module.config.cross_layers)]
         with self._tower_returning(stored_images, tower_output), capture_feature_maps(tower, layers) as maps:
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes

@@ -18,7 +18,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.aggregator import dummy_rows
 from pvit_ext.adapters.lion.routing import routed
 from pvit_ext.data.cache.vision import StoredVision
-from pvit_ext.hosts.base import HiddenStates, ImageViews, has_cache
+from pvit_ext.hosts.base import HiddenStates, ImageViews, cache_in, has_cache
 from pvit_ext.hosts.stored_vision import STORED_IMAGES, TOWER_OUTPUT
 from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part, refuse_unbound, row_id
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, dummy_inputs, is_cross
@@ -133,7 +133,7 @@ class InnerMixin:
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
-        mix = self.outer[0].mix(tasks, regions, batch, questions, _cache_in(kwargs))
+        mix = self.outer[0].mix(tasks, regions, batch, questions, cache_in(kwargs))
         unseen = None if image_rows is not None else self._unseen_rows(kwargs)
         given = (regions, region_sizes, region_views, region_extra)
         pending = self._pending_tokens(kwargs, given) if region_tokens is None else Pending(region_tokens)
@@ -151,7 +151,7 @@ class InnerMixin:
     def _pending_tokens(self, kwargs: dict[str, Any], given: tuple[Any, Any, Any, Any]) -> Pending | None:
         """Tokens of a forward's regions, those of a dummy in training, or None; ``given`` is of ``RegionBatch.of``."""
         if any(given[0] or []):
-            return Pending(self.region_tokens(kwargs, RegionBatch.of(*given), continued=has_cache(_cache_in(kwargs))))
+            return Pending(self.region_tokens(kwargs, RegionBatch.of(*given), continued=has_cache(cache_in(kwargs))))
         if self.training and kwargs["input_ids"] is not None and self._region_module().facts.tokens_per_region:
             return Pending(self._dummy_tokens(kwargs), dummy=True)
         return None
@@ -232,8 +232,3 @@ class InnerMixin:
         module: RegionModule | None = self.outer[0].region_module
         assert module is not None
         return module
-
-
-def _cache_in(kwargs: dict[str, Any]) -> Any:
-    """The cache of keys and values, whose name changes in transformers 5.24."""
-    return kwargs.get("past_key_values", kwargs.get("cache"))

@@ -16,7 +16,7 @@ from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.adapters.lion.routing import keep_routes
 from pvit_ext.config import RegionConfig
-from pvit_ext.hosts.base import ImageViews, has_cache
+from pvit_ext.hosts.base import ImageViews, cache_in, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
@@ -97,7 +97,9 @@ class OuterMixin:
             RegionError: naming the sample, when regions, placeholders and images do not fit together.
             ValueError: for tasks that the model does not know.
         """
-        if (mix := self.mix(tasks, regions, kwargs.get("input_ids", inputs), questions)) is not None:
+        ids, embeds = kwargs.get("input_ids", inputs), kwargs.get("inputs_embeds")
+        batch, cache = (embeds, cache_in(kwargs)) if ids is None else (ids, None)
+        if (mix := self.mix(tasks, regions, batch, questions, cache)) is not None:
             kwargs["tasks"] = mix
         appends = appending_part(self) is not None and kwargs.get("pixel_values") is not None
         writes = any(regions or []) or appends
@@ -156,12 +158,15 @@ class OuterMixin:
     def prepare_inputs_for_generation(
         self,
         *args: Any,
+        inputs_embeds: Tensor | None = None,
         region_tokens: Tensor | None = None,
         image_rows: Tensor | None = None,
         tasks: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Pass tokens and rows with the prompt only; the signature tells transformers' check of keywords of them."""
+        if inputs_embeds is not None:  # in the signature, where transformers looks for it
+            kwargs["inputs_embeds"] = inputs_embeds
         out = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
             given = {"region_tokens": region_tokens, IMAGE_ROWS: image_rows}
@@ -177,7 +182,7 @@ def _drop_cached_images(kwargs: dict[str, Any], image_token: int) -> None:
     Raises:
         RegionError: when some of the images are cached and others are not.
     """
-    cache = kwargs.get("past_key_values", kwargs.get("cache"))
+    cache = cache_in(kwargs)
     length = 0 if cache is None else int(cache.get_seq_length())
     if not length or "mm_encoder_outputs" not in kwargs:
         return

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pvit_ext.adapters.lion.aggregator import VisionAggregator, boundaries, layers_at
+from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for, boundaries, different_depths, layers_at
 from pvit_ext.config import AGGREGATOR_DEPTHS
 from tests.goldens import rules
 
@@ -108,6 +110,53 @@ def test_layers_follow_the_depth() -> None:
 def test_depths_that_do_not_fall_from_one_to_zero_are_refused(depths: str) -> None:
     with pytest.raises(ValueError, match="give two or more fractions"):
         layers_at(depths, 24)
+
+
+def tower(layers: int, offers: bool) -> Any:
+    if offers:
+        return SimpleNamespace(aggregator_layers=layers, aggregator_width=16, aggregator_heads=2)
+    return SimpleNamespace(num_hidden_layers=layers, hidden_size=16, num_attention_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "offers", "depths", "said"),
+    [
+        (
+            24,
+            False,
+            "1,1",
+            "lion_aggregator_depths '1,1' read layer 24 of 24 twice: give fractions that name different",
+        ),
+        (24, False, "1,0.99,0.98", "read layer 24 of 24 3 times"),
+        (24, False, "0.5,0.5", "read layer 12 of 24 twice"),
+        (2, False, AGGREGATOR_DEPTHS, "read layer 1 of 2 twice"),
+        (2, True, "1,0.5,0", "read layer 1 of 2 twice"),
+        (1, True, None, "this tower has a single layer"),
+        (1, True, "1,0", "this tower has a single layer"),
+    ],
+)
+def test_a_new_aggregator_reads_no_layer_twice(layers: int, offers: bool, depths: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        different_depths(tower(layers, offers), depths)
+
+
+@pytest.mark.parametrize(
+    ("layers", "offers", "wanted", "found"),
+    [
+        (24, False, None, (23, 18, 12)),
+        (2, False, "0.95,0.74", (2, 1)),
+        (1, False, "0.95,0.49", (1, 0)),
+        (2, True, "0.95,0.74", (1, 0)),
+        (3, True, None, (2, 1, 0)),
+    ],
+)
+def test_default_depths_of_a_small_tower(
+    layers: int, offers: bool, wanted: str | None, found: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pvit_ext")
+    assert (depths := different_depths(tower(layers, offers), None)) == wanted
+    assert aggregator_for(tower(layers, offers), 8, depths, False).layers == found
+    assert ("reads some twice" in caplog.text) == (wanted is not None)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

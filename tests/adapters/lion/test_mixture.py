@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ from pvit_ext.adapters.lion.mixture import MixtureOfAdapters
 from pvit_ext.adapters.lion.routing import KeepingRoute, routed
 from pvit_ext.adapters.lion.tasks import Tasks, mix_of
 from pvit_ext.config import RegionConfig
+from pvit_ext.regions.region import RegionError
 from tests.goldens import rules
 
 GOLDEN = load_file(Path(__file__).parents[2] / "goldens" / "g9_lion_mixture.safetensors")
@@ -181,9 +183,27 @@ def test_some_samples_may_say_no_task() -> None:
     [
         (torch.ones(2, 3), r"tasks of shape \(2, 3\), the model has 2: region, image"),
         (torch.tensor([0.0, 1.0]), "tasks are numbers of torch.float32: give whole ones"),
-        ("region", "tasks is the text 'region': give a list of names, one for each sample"),
+        ("region", "tasks is the text 'region': give a list of names or numbers, one for each sample"),
+        ({"region", "image"}, r"tasks is \{.*\}: give a list of names or numbers"),
+        (5, "tasks is 5: give a list of names or numbers"),
+        ([1.5, 0], "sample 0: the task 1.5 is neither a name nor a whole number, the model has 2: region, image"),
+        ([0, ["region"]], r"sample 1: the task \['region'\] is neither"),
+        ([True, False], "sample 0: the task True is neither"),
+        (torch.tensor([True, False]), "sample 0: the task True is neither"),
+        (np.array([0.0, 1.0]), "sample 0: the task 0.0 is neither"),
+        ([0, 2], "sample 1: task number 2, the model has 2: region, image"),
+        (torch.tensor([[3.0, 0], [0, float("nan")]]), "weights that are not finite"),
+        (torch.zeros(2, 2, dtype=torch.long), r"tasks of shape \(2, 2\).*give a name or number for each of 2"),
+        (torch.ones(3, 2), r"tasks of shape \(3, 2\).*or weights \(2, 2\)"),
     ],
 )
 def test_tasks_that_are_none(tasks: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(RegionError, match=said):
         mix_of(RegionConfig(lion_adapters=4), tasks, [False, False])
+
+
+@pytest.mark.parametrize("tasks", [[1, "region"], (1, 0), np.array([1, 0]), torch.tensor([1, 0], dtype=torch.int32)])
+def test_tasks_by_number_or_name(tasks: Any) -> None:
+    found = mix_of(RegionConfig(lion_adapters=4), tasks, [False, False])
+    assert found is not None
+    assert found.tolist() == [[0, 1], [1, 0]]

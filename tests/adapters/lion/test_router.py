@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from pvit_ext.adapters.lion.router import QuestionRouter, pad_questions
+from pvit_ext.adapters.lion.router import QuestionRouter, mix_of_batch, pad_questions
 from pvit_ext.adapters.lion.tasks import mix_of
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import CONFIG_KEY, RegionConfig
+from pvit_ext.regions.region import RegionError
 
 CONFIG = RegionConfig(lion_adapters=4, lion_routing="question")
 
@@ -33,6 +37,40 @@ def test_one_adapter_a_question_whatever_else_is_in_the_batch(words: nn.Embeddin
     assert all(bool(parameter.grad.any()) for parameter in router.parameters() if parameter.grad is not None)
     assert router.choice.weight.grad is not None
     assert words.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("questions", "said"),
+    [
+        (["what ?"], r"questions is \['what \?'\]: give whole numbers \(B, Q\), as .*pad_questions"),
+        (torch.ones(1, 2), r"questions is \(1, 2\) of torch.float32"),
+        (torch.ones(3, dtype=torch.long), r"questions is \(3,\) of torch.int64"),
+        (torch.full((1, 2), 51), "questions holds the id 50, the language model has 0 to 49"),
+        (torch.full((1, 2), -3), "questions holds the id -4"),
+    ],
+)
+def test_questions_that_are_none(words: nn.Embedding, questions: Any, said: str) -> None:
+    with pytest.raises(RegionError, match=said):
+        QuestionRouter(12, 3).route(words, questions)
+
+
+def test_the_last_id_and_no_words_are_questions(words: nn.Embedding) -> None:
+    router = QuestionRouter(12, 3)
+    assert router.route(words, pad_questions([[49], []])).shape == (2, 3)
+    assert router.route(words, torch.zeros(2, 0, dtype=torch.long)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("values", [None, {"encoder": "osprey"}, {"encoder": "osprey", "lion_adapters": 4}])
+def test_questions_for_a_model_without_a_router_are_refused(values: Any) -> None:
+    config = SimpleNamespace(**{} if values is None else {CONFIG_KEY: values})
+    with pytest.raises(RegionError, match="the model does not choose its adapters by them"):
+        mix_of_batch(config, None, lambda: words, None, None, torch.ones(2, 3), pad_questions([[1], [2]]))
+
+
+def test_questions_of_another_batch_are_refused(words: nn.Embedding) -> None:
+    config = SimpleNamespace(**{CONFIG_KEY: {"lion_adapters": 4, "lion_routing": "question"}})
+    with pytest.raises(RegionError, match=r"questions holds 3, the batch 2 sample\(s\)"):
+        mix_of_batch(config, QuestionRouter(12, 2), lambda: words, None, None, torch.ones(2, 3), torch.ones(3, 1))
 
 
 def test_a_task_that_somebody_says_goes_before_the_question() -> None:

@@ -1,0 +1,113 @@
+"""LION's options and arguments on models of both hosts: what is said is done or refused, never dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pvit_ext
+from pvit_ext import RegionConfig, RegionError
+from pvit_ext.config import CONFIG_KEY, regions_to_json
+from pvit_ext.hosts.prefix import new_cache
+from pvit_ext.tokens.serialization import load_region_modules, write_region_files
+from tests.hosts.test_lion_adapters import moved
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, logits
+
+BOTH = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
+pytestmark = pytest.mark.parametrize("host", BOTH, indirect=True)
+LION = replace(OSPREY, lion_adapters=4)
+IDS = torch.tensor([[1, 9, 12, 10, 30, 31]])
+
+
+def continued(host: TinyHost, config: RegionConfig, **after: Any) -> Any:
+    host.folder()
+    parts = host.attached(config)
+    return pvit_ext.attach(parts.model, replace(OSPREY, **after), processor=getattr(parts, "processor", None))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"lion_adapters": 4, "lion_tasks": "caption,ground"}, {"lion_tasks": "region,image"}),
+        ({"lion_adapters": 4, "lion_routing": "question"}, {"lion_routing": "task"}),
+        ({"lion_tags": "hint"}, {"lion_tags": "plain"}),
+        ({"box_embedding": True, "cross_layers": 1}, {"box_embedding": False, "cross_layers": 0}),
+    ],
+)
+def test_what_attach_is_told_is_done_though_it_is_the_default(
+    host: TinyHost, before: dict[str, Any], after: dict[str, Any], tmp_path: Path
+) -> None:
+    model = continued(host, replace(OSPREY, **before), **after)
+    found = {name: getattr(model.region_config, name) for name in after}
+    assert found == after
+    expected = host.attached(replace(OSPREY, **{**before, **after})).model.region_module.tensors()
+    assert model.region_module.tensors().keys() == expected.keys()  # nothing stays of a part that went
+    pvit_ext.save_region_modules(model, tmp_path)
+    load_region_modules(model, tmp_path)
+
+
+def test_attach_refuses_what_it_cannot_do(host: TinyHost) -> None:
+    host.folder()
+    parts = host.attached(LION)
+    given = {"lion_adapters": 0}, {"lion_tags": ""}, {"lion_tasks": ["a", "b"]}, {"embed_weights": False}
+    said = "adapters of width 4, which stay", "lion_tags is ''", "'lion_tasks' is a text or null", "embed_weights is F"
+    for values, message in zip(given, said, strict=True):
+        with pytest.raises(ValueError, match=message):
+            pvit_ext.attach(parts.model, replace(OSPREY, **values), processor=parts.processor)
+
+
+def test_a_new_aggregator_reads_different_layers_and_an_old_one_its_own(host: TinyHost, tmp_path: Path) -> None:
+    host.folder()
+    added = replace(OSPREY, lion_aggregator="added")
+    with pytest.raises(ValueError, match=r"lion_aggregator_depths '0\.9,0\.9' read layer . of . twice"):
+        host.attached(replace(added, lion_aggregator_depths="0.9,0.9"))
+    model = host.attached(added).model
+    layers = model.region_module.lion["region_aggregator"].layers
+    assert len(set(layers)) == len(layers) >= 2
+    stock = host.stock_parts()
+    stored = replace(added, lion_aggregator_depths="0.5,0.5,0.4").decided()  # as an earlier version made it
+    values = regions_to_json(stored, model.region_module.facts)
+    write_region_files(tmp_path, {"none": torch.ones(1)}, values, None, adapter=False)
+    processor = getattr(stock, "processor", None)
+    pvit_ext.attach(stock.model, stored, str(tmp_path), filled_later=True, processor=processor)
+    assert len(stock.model.region_module.lion["region_aggregator"].blocks) == 2
+    assert getattr(stock.model.config, CONFIG_KEY)["lion_aggregator_depths"] == "0.5,0.5,0.4"
+    pvit_ext.attach(stock.model, OSPREY, processor=processor)
+    assert stock.model.region_config.lion_aggregator_depths == "0.5,0.5,0.4"
+
+
+def test_questions_are_refused_without_a_router(host: TinyHost) -> None:
+    host.folder()
+    for config in (OSPREY, LION):
+        model = host.attached(config).model
+        with pytest.raises(RegionError, match="questions were given, but the model does not choose"):
+            model(input_ids=IDS, questions=torch.ones(1, 2, dtype=torch.long))
+        with pytest.raises(RegionError, match="questions were given, but the model does not choose"):
+            model.generate(IDS, questions=torch.ones(1, 2, dtype=torch.long), max_new_tokens=1)
+
+
+def test_generate_takes_tasks_with_embeddings_and_from_a_cache(host: TinyHost) -> None:
+    host.folder()
+    model = moved(host.attached(LION).model)
+    embeds, ones = model.get_input_embeddings()(IDS), torch.ones_like(IDS)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    found = []
+    for task in ("image", "region"):
+        expected = host.generate(model, {"input_ids": IDS, "attention_mask": ones, "tasks": [task]}, **options)
+        given = model.generate(inputs_embeds=embeds, attention_mask=ones, tasks=[task], **options)
+        assert torch.equal(given[:, -expected.shape[1] :], expected)
+        cache = new_cache(getattr(model.config, "text_config", model.config))
+        begin = {"input_ids": IDS[:, :3], "attention_mask": ones[:, :3], "past_key_values": cache, "use_cache": True}
+        with torch.no_grad():
+            model(**begin, tasks=[task])
+        rest = {"inputs_embeds": embeds, "attention_mask": ones, "past_key_values": cache}
+        with pytest.raises(RegionError, match="goes on from a cache: pass tasks="):
+            model.generate(**rest, **options)
+        gone_on = model.generate(**rest, tasks=[task], **options)
+        assert torch.equal(gone_on[:, -expected.shape[1] :], expected)
+        found.append(logits(model, {"inputs_embeds": embeds, "tasks": [task]}))
+    assert not torch.equal(*found)
