@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,10 @@ def test_attach_keeps_layers_that_fit(llava_checkpoint: Path) -> None:
     after = model.get_model().region_projector.cross_layers.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
-    pvit_ext.attach(model, config("test_boxes", 0))
+    pvit_ext.attach(model, replace(config("test_boxes", 0), cross_layers=None))
     assert not any(block.gates.weight.any() for block in model.get_model().region_projector.cross_layers.blocks)
+    pvit_ext.attach(model, config("test_boxes", 0))  # said, so done
+    assert model.get_model().region_projector.cross_layers is None
     pvit_ext.attach(model, RegionConfig("text"))
     assert model.region_config.cross_layers == 0
 
@@ -167,7 +170,7 @@ def test_command_line_flag(llava_checkpoint: Path) -> None:
         return RegionModelArguments(model_name_or_path=str(llava_checkpoint), **values)
 
     assert arguments(region_cross_layers=2).region_config(None).cross_layers == 2
-    assert arguments().region_config(None).cross_layers == 0
+    assert arguments().region_config(None).cross_layers is None
     assert arguments(region_cross_layers=2).region_config(RegionConfig("osprey")).cross_layers == 2
     assert arguments().region_config(RegionConfig("osprey", cross_layers=3)).cross_layers == 3
     with pytest.raises(ValueError, match=r"\{'cross_layers': 2\}; drop those flags or swap"):
