@@ -69,6 +69,43 @@ def seeing_modules(model: Any) -> Iterator[nn.Module]:
     return chain((module for part in parts for module in _listed(part)), mixtures_in(model))
 
 
+def names_of_layers(model: Any) -> set[str]:
+    """Names of modules that hold a weight, or nothing else; one with an adapter on it counts without its parts.
+
+    Args:
+        model: of either host, with adapters or without.
+    """
+    adapted, layers = "", set()
+    for name, module in model.named_modules():
+        if adapted and name.startswith(adapted):
+            continue
+        if has_adapter(module):
+            adapted = f"{name}."
+        if has_adapter(module) or hasattr(module, "weight") or not any(module.children()):
+            layers.add(name)
+    return layers
+
+
+def has_adapter(module: nn.Module) -> bool:
+    """Whether a module is a layer of peft's with an adapter; transformers' models have a method of this name."""
+    return hasattr(module, "base_layer") or isinstance(getattr(module, "active_adapter", None), (str, list))
+
+
+def adapted_layers(model: Any, config: Any) -> list[str]:
+    """The names of the language model's layers that a saved config of peft means.
+
+    Args:
+        model: of either host, with adapters or without.
+        config: of peft, with ``target_modules``.
+    """
+    wanted, unwanted, within = config.target_modules, getattr(config, "exclude_modules", None), _within(config)
+    known = names_of_layers(model)
+    found = [(name, module) for name, module in _modules(model) if name in known and matches(wanted, name)]
+    if wanted == "all-linear":
+        found = [(name, one) for name, one in found if isinstance(getattr(one, "base_layer", one), nn.Linear)]
+    return [name for name, _ in found if within(name) and not (unwanted and matches(unwanted, name))]
+
+
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
     """The language model's modules by their names in the model."""
     root, prefix = model.base_model, model.base_model_prefix

@@ -8,7 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from pvit_ext.adapters import refusals
-from pvit_ext.adapters.layers import choose_layers, find_all_linear_names, matches, seeing_modules
+from pvit_ext.adapters.layers import (
+    adapted_layers,
+    choose_layers,
+    find_all_linear_names,
+    matches,
+    names_of_layers,
+    seeing_modules,
+)
 from pvit_ext.adapters.options import AdapterChoice, config_class
 from pvit_ext.adapters.tensors import adapter_names, wrap
 from pvit_ext.encoders.weights import read_checkpoint
@@ -70,13 +77,16 @@ def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.
-        ValueError: when the folder trains a tensor or a layer that the model lacks, or its adapter cannot be loaded.
+        ValueError: when the folder trains a tensor or a layer that the model lacks, or lacks some of its adapter, or
+            its adapter cannot be loaded.
     """
-    from peft import PeftModel
+    from pvit_ext.adapters.saved import SavedAdapter, loading
 
+    config = config_of(model, folder, bits)
     if (folder / NON_LORA_FILE).is_file():
         load_non_lora_weights(model, folder, PEFT_PREFIX)
-    wrapped = PeftModel.from_pretrained(model, str(folder), config=config_of(model, folder, bits))
+    with loading(folder):
+        wrapped = SavedAdapter.from_pretrained(model, str(folder), config=config)
     return wrapped.merge_and_unload() if bits == 16 else wrapped.get_base_model()
 
 
@@ -90,7 +100,7 @@ def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
 
     Raises:
         FileNotFoundError: when the adapter's weights are missing.
-        ValueError: for an adapter that is refused, or layers that the model lacks.
+        ValueError: for an adapter that is refused, layers that the model lacks, or layers of the model that it lacks.
     """
     kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
     config = kind.from_pretrained(str(folder))
@@ -101,7 +111,13 @@ def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
     layers = _layers_of(model, folder)
     wanted = getattr(config, "target_modules", None)
     if wanted and layers:  # LLaVA's last names mean layers of the vision tower as well; Uni-LoRA's are one vector
+        if lacking := [layer for layer in adapted_layers(model, config) if layer not in layers]:
+            raise ValueError(
+                f"{folder}: its {ADAPTER_CONFIG} names {len(lacking)} layers of which its file has no tensors, such as "
+                f"{lacking[0]}: fetch or save the adapter again"
+            )
         config.target_modules = {layer for layer in layers if matches(wanted, layer)}
+    config.task_type = None  # peft chooses the class of its wrapper by it
     return config
 
 
@@ -124,24 +140,11 @@ def _layers_of(model: Any, folder: Path) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
     keys = [key.removeprefix(PEFT_PREFIX) for key in read_adapter(folder) if PEFT_PREFIX in key]
     own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
-    layers = _names_of_layers(model)
+    layers = names_of_layers(model)
     found = {key: _layer(key, layers) for key in keys if key not in own}
     if unknown := sorted(key for key, layer in found.items() if layer is None):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
     return {layer for layer in found.values() if layer is not None}
-
-
-def _names_of_layers(model: Any) -> set[str]:
-    """Names of modules that hold a weight, or nothing else; one with an adapter on it counts without its parts."""
-    adapted, layers = "", set()
-    for name, module in model.named_modules():
-        if adapted and name.startswith(adapted):
-            continue
-        if hasattr(module, "base_layer"):
-            adapted = f"{name}."
-        if hasattr(module, "base_layer") or hasattr(module, "weight") or not any(module.children()):
-            layers.add(name)
-    return layers
 
 
 def _layer(name: str, layers: set[str]) -> str | None:

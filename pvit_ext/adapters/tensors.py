@@ -58,6 +58,11 @@ def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield start + name, buffer
 
 
+def plain_names(model: nn.Module) -> dict[str, str]:
+    """The names of ``state_dict()`` by those that the base's tensors have without an adapter on their layer."""
+    return {name.replace(".base_layer.", "."): name for name, _ in state_of(model)}
+
+
 def _names_in_layers(model: nn.Module) -> frozenset[str]:
     from peft.tuners.lora import LoraLayer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import cached_file
 
@@ -20,6 +21,10 @@ _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin", NON_LORA_FIL
 _WEIGHT_FILES = tuple(
     f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")
 )
+
+_CONFIGS = ("config.json", PROJECTOR_FILE)
+_PUT_ON = "pvit_ext_put_on"
+"""Attribute of a model."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +102,24 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
             f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=..., for training as MODEL with "
             "--pretrain_mm_mlp_adapter)"
         )
+    if local is not None and not has_weights and not any((local / name).is_file() for name in _CONFIGS):
+        raise FileNotFoundError(f"{path} has no config.json: name the folder of a checkpoint")
     if base is None:
         return CheckpointKind(path, local)
     if not has_weights and (projector := file_of(path, PROJECTOR_FILE)) is not None:
         file_of(path, "config.json")
         return CheckpointKind(path, projector.parent, _base_of(path, base, None, PROJECTOR_FILE), projector=True)
     raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")
+
+
+def note_put_on(model: Any, kind: CheckpointKind) -> None:
+    """Keep with a model what was put on it: ``name_or_path`` stays that of the checkpoint under it."""
+    setattr(model, _PUT_ON, (*getattr(model, _PUT_ON, ()), kind))
+
+
+def adapter_on(model: Any) -> CheckpointKind | None:
+    """The last adapter that was loaded onto a model, merged or not; None for a model without."""
+    return next((kind for kind in reversed(getattr(model, _PUT_ON, ())) if kind.adapter), None)
 
 
 def lowest_checkpoint(kind: CheckpointKind) -> str:

@@ -9,18 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
+from pvit_ext.adapters.layers import has_adapter
+from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
-from pvit_ext.adapters.tensors import state_of
+from pvit_ext.adapters.tensors import plain_names, state_of
+from pvit_ext.adapters.undo import undone_on_failure
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import fingerprint
-from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
 from pvit_ext.hosts.loading import attach
 from pvit_ext.tokens.serialization import MODULES_FILE, load_region_modules, read_region_config
 
 _MOVES_BASE = ("pissa", "olora")
 _MOVING_FIELDS = ("kasa_config",)
+_ALONE = "target_parameters"
+"""Field of peft's LoRA that wraps a tensor, which nothing else may have wrapped."""
+_TOKENS = "trainable_token_indices"
+_PREFIX = "result_"
+"""Of our names in peft, which would take some for attributes of modules (``keys``) or for parts of its own names."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,31 +62,30 @@ class Adapters:
             folder: LLaVA's or ours.
 
         A base that the folder names and that cannot be compared with the model is a warning, and so is a model that is
-        quantised under an adapter of full weights.
+        quantised under an adapter of full weights. If it fails, the model stays as it was.
 
         Raises:
-            ValueError: for a name that is taken, a folder without an adapter, one that was trained on other weights or
-                on fewer bits, one whose region modules are others than the model's, or an adapter that changes the
-                weights under it.
+            ValueError: for a name that is taken or none, a folder without an adapter or without all of its tensors, one
+                that was trained on other weights or on fewer bits, one whose region modules are others than the
+                model's, an adapter that changes the weights under it, or a model that has an adapter on it already.
         """
-        if name in self._tensors or not name.isidentifier():
-            raise ValueError(f"{name!r} is taken or no name: give letters and digits that none of {self.names} has")
+        if name in self._tensors:
+            raise ValueError(f"{name!r} is taken: give a name that none of {self.names} has")
+        if not name.isidentifier():
+            raise ValueError(f"{name!r} is no name: give letters, digits and _, with no digit in front")
         kind = self._kind_of(str(folder))
         if not kind.adapter or kind.folder is None:
             raise ValueError(f"{kind}: no adapter to put beside others")
         self._check_base(kind)
         config = config_of(self.model, kind.folder, self._check_bits(kind.folder))
-        if mover := _moves_base(config):
-            raise ValueError(f"{folder}: {mover} changes the weights under it, and would change them for all others")
-        others = {tuner_of(one) for one in self._wrapped.peft_config.values()} if self._wrapped is not None else set()
-        if others - {tuner_of(config)}:
-            raise ValueError(f"{folder}: {tuner_of(config)} does not go beside {others.pop()}; merge one of them")
+        self._check_beside_others(config, folder)
+        before = self.active
         self.use(None)
-        if kind.regions:
-            self._take_regions(kind.folder)
-        tensors = self._beside(kind.folder)
-        self._insert(name, config, read_adapter(kind.folder))
-        self._keep(name, tensors, folder)
+        try:
+            self._put(name, kind.folder, config, kind.regions)
+        except BaseException:
+            self.use(before)
+            raise
 
     def use(self, name: str | None) -> None:
         """Answer with a result; for None, with the base.
@@ -95,7 +101,7 @@ class Adapters:
             self._wrapped.base_model.disable_adapter_layers()
         else:
             self._wrapped.base_model.enable_adapter_layers()
-            self._wrapped.set_adapter(name)
+            self._wrapped.set_adapter(_PREFIX + name)
             self._wrapped.requires_grad_(False)
         self._copy(self._base if name is None else self._base | self._tensors[name])
         self.active = name
@@ -111,9 +117,20 @@ class Adapters:
 
     def _check_base(self, kind: CheckpointKind) -> None:
         """Refuse an adapter of other weights than the model's, and warn where that cannot be told."""
-        own, named = str(self.model.name_or_path), str(kind.recorded or kind.base)
+        named = _weights_of(str(kind.recorded or kind.base))
+        loaded = adapter_on(self.model)
+        own = str(self.model.name_or_path) if loaded is None else loaded.path
         if Path(own).resolve() == Path(named).resolve():
+            if self._wrapped is None and any(map(has_adapter, self.model.modules())):
+                raise ValueError(f"the model has adapters already: load {named} anew, and add them to one Adapters")
             return
+        if loaded is not None:
+            raise ValueError(
+                f"the model carries the adapter of {own}, and {kind.path} was trained without it: load {named}, not "
+                f"{own}"
+            )
+        if Path(named, ADAPTER_CONFIG).is_file():
+            raise ValueError(f"{kind.path} was trained on {named} and its adapter: load {named}, not {own}")
         ours, others = (_weight_files(Path(one)) for one in (own, named))
         if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
             text = "%s was trained on %s, the model is %s: right only if both hold the same weights"
@@ -123,6 +140,18 @@ class Adapters:
                 f"{kind.path} was trained on {named}, whose weights are others than those of the model, {own}: load "
                 f"{named} in its place"
             )
+
+    def _check_beside_others(self, config: Any, folder: str | Path) -> None:
+        """Refuse an adapter that would change the others' answers, or that peft cannot put beside them."""
+        if mover := _moves_base(config):
+            raise ValueError(f"{folder}: {mover} changes the weights under it, and would change them for all others")
+        there = [] if self._wrapped is None else list(self._wrapped.peft_config.values())
+        if others := {tuner_of(one) for one in there} - {tuner_of(config)}:
+            raise ValueError(f"{folder}: {tuner_of(config)} does not go beside {others.pop()}; merge one of them")
+        if any(getattr(one, _TOKENS, None) for one in there) and not getattr(config, _TOKENS, None):
+            raise ValueError(f"{folder}: only another with {_TOKENS} goes beside one that has them; merge one of them")
+        if there and any(getattr(one, _ALONE, None) for one in (config, *there)):
+            raise ValueError(f"{folder}: an adapter with {_ALONE} does not go beside another; merge one of them")
 
     def _check_bits(self, folder: Path) -> int:
         """Bits per weight of the model; an adapter of fewer bits is refused, since it makes up for their rounding."""
@@ -145,43 +174,82 @@ class Adapters:
         elif own != saved.config:
             raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
 
+    def _put(self, name: str, folder: Path, config: Any, regions: bool) -> None:
+        """Take all of a result, or nothing."""
+        from pvit_ext.adapters.saved import loading
+
+        wrapped = self._wrapped
+        with loading(folder), undone_on_failure(self.model if wrapped is None else wrapped):
+            if regions:
+                self._take_regions(folder)
+            tensors, adapter = self._beside(folder), read_adapter(folder)
+            plain = plain_names(self.model)
+            inside = {key: key.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".") for key in adapter}
+            tensors |= {inside[key]: adapter.pop(key) for key in inside if inside[key] in plain}  # --lora_bias
+            wrapped = self._insert(name, config, adapter)
+        self._wrapped = wrapped
+        self._keep(name, tensors)
+
     def _beside(self, folder: Path) -> dict[str, Tensor]:
-        """The tensors of a folder beside its adapter, by the model's names."""
-        modules, others = folder / MODULES_FILE, folder / NON_LORA_FILE
+        """The tensors of a folder beside its adapter, by the names that they have in a model without adapters."""
         names = {id(tensor): name for name, tensor in state_of(self.model)}
         own: dict[str, str] = {}
         module = getattr(self.model, "region_module", None)
         parts = {} if module is None else module.parts()
         for part, of_part in parts.items():
             own |= {f"{part}.{key}": names[id(tensor)] for key, tensor in state_of(of_part)}
-        found = {own[key]: value for key, value in _read(modules).items()}
-        return found | {key.removeprefix(PEFT_PREFIX): value for key, value in _read(others).items()}
+        found = {own.get(key, key): value for key, value in _read(folder / MODULES_FILE).items()}
+        others = {key.removeprefix(PEFT_PREFIX): value for key, value in _read(folder / NON_LORA_FILE).items()}
+        found |= {key.replace(".base_layer.", "."): value for key, value in others.items()}
+        tensors = self._own()
+        if unknown := sorted(found.keys() - tensors.keys()):
+            raise ValueError(f"trained tensors that the model lacks: {', '.join(unknown)}")
+        if wrong := sorted(key for key, value in found.items() if value.shape != tensors[key].shape):
+            raise ValueError(f"trained tensors of other shapes than the model's: {', '.join(wrong)}")
+        return found
 
-    def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> None:
-        from peft import get_peft_model, set_peft_model_state_dict
+    def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> Any:
+        """Put an adapter on the model; peft's wrapper."""
+        from peft import set_peft_model_state_dict
 
-        if self._wrapped is None:
-            self._wrapped = get_peft_model(self.model, config, name)
+        from pvit_ext.adapters.saved import SavedAdapter
+
+        wrapped = self._wrapped
+        if wrapped is None:
+            wrapped = SavedAdapter(self.model, config, _PREFIX + name)
         else:
-            self._wrapped.add_adapter(name, config)
-        set_peft_model_state_dict(self._wrapped, weights, adapter_name=name)
-        self._wrapped.requires_grad_(False)
-        self._wrapped.eval()
+            wrapped.add_adapter(_PREFIX + name, config)
+        set_peft_model_state_dict(wrapped, weights, adapter_name=_PREFIX + name)
+        wrapped.requires_grad_(False)
+        wrapped.eval()
+        return wrapped
 
-    def _keep(self, name: str, tensors: dict[str, Tensor], folder: str | Path) -> None:
+    def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Keep a result's tensors, and the base's own that they replace."""
-        own = self.model.state_dict()
-        if unknown := sorted(tensors.keys() - own.keys()):
-            raise ValueError(f"{folder} trained tensors that the model lacks: {unknown}")
+        own = self._own()
         self._tensors[name] = tensors
         self._base = {key: own[key].clone() for key in tensors} | self._base
         self.use(None)
 
     def _copy(self, tensors: dict[str, Tensor]) -> None:
-        own = self.model.state_dict()
+        own = self._own()
         with torch.no_grad():
             for key, value in tensors.items():
                 own[key].copy_(value)
+
+    def _own(self) -> dict[str, Tensor]:
+        """The model's tensors by the names that they have without adapters."""
+        tensors = self.model.state_dict()
+        return {plain: tensors[name] for plain, name in plain_names(self.model).items()}
+
+
+def _weights_of(path: str) -> str:
+    """The folder of the language model's weights in what a folder's name stands for, under region modules alone."""
+    try:
+        kind = find_kind(path)
+    except (OSError, ValueError):
+        return path
+    return path if kind.adapter or kind.base is None else _weights_of(kind.base)
 
 
 def _moves_base(config: Any) -> str | None:

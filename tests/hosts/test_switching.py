@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def result(model: Any, folder: Path, seed: int, base: Path, **given: Any) -> Pat
         part.requires_grad_(True)
     wrapped.name_or_path = str(base)
     lora_checkpoint.save_adapter(wrapped, str(folder), "none", True)
+    return folder
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    """Change the file with an adapter's tensors; peft 0.4 writes a .bin."""
+    path = next(folder.glob("adapter_model.*"))
+    safe = path.suffix == ".safetensors"
+    tensors = load_file(path) if safe else torch.load(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"}) if safe else torch.save(tensors, path)
     return folder
 
 
@@ -99,7 +110,7 @@ def test_what_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tm
     with pytest.raises(ValueError, match="no adapter to put beside others"):
         adapters.add("base", llava_checkpoint)
     adapters.add("one", result(model, tmp_path / "one", 2, llava_checkpoint))
-    with pytest.raises(ValueError, match="'one' is taken or no name"):
+    with pytest.raises(ValueError, match="'one' is taken: give a name"):
         adapters.add("one", tmp_path / "one")
 
 
@@ -190,6 +201,16 @@ def test_on_a_model_of_transformers(tmp_path: Path) -> None:
             torch.testing.assert_close(base(input_ids=ids).logits, alone(input_ids=ids).logits, rtol=0, atol=2e-5)
         for own, other in zip(base.region_module.parameters(), alone.region_module.parameters(), strict=True):
             assert torch.equal(own, other)
+    with pytest.raises(ValueError, match=r"carries the adapter of .*one, and .*two was trained without it"):
+        Adapters(alone, regions).add("two", folders["two"])
+    adapters.use(None)
+    before = base(input_ids=ids).logits
+    change_tensors(folders["two"], lambda tensors: tensors.pop(sorted(tensors)[0]))
+    with pytest.raises(ValueError, match=r"lacks base_model\.model\..*lora_A\.weight"):
+        adapters.add("three", folders["two"])
+    assert torch.equal(base(input_ids=ids).logits, before)
+    with pytest.raises(ValueError, match=r"lacks base_model\.model\..*lora_A\.weight"):
+        pvit_ext.load_pretrained_model(str(folders["two"]), device="cpu")
 
 
 def test_the_base_that_a_result_names_is_compared_with_the_model(

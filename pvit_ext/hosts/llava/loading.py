@@ -12,7 +12,7 @@ from pvit_ext.adapters.lora import load_adapter
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
-from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind
+from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind, note_put_on
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava.model_regions import LlavaRegions
 from pvit_ext.hosts.llava.quantizing import unquantized
@@ -82,6 +82,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | Non
         load_projector(model, kind.folder / PROJECTOR_FILE)
     if kind.adapter:
         model = load_adapter(model, kind.folder, 16 if call.quantization is None else call.quantization.bits)
+    note_put_on(model, kind)
     return tokenizer, model
 
 

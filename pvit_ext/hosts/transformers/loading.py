@@ -9,7 +9,7 @@ import torch
 
 from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lora import load_adapter
-from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, note_put_on
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.transformers.attach import attach
@@ -60,6 +60,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
         load_region_modules(model, kind.folder)
     if kind.adapter:
         model = load_adapter(model, kind.folder, 16 if call.quantization is None else call.quantization.bits)
+    note_put_on(model, kind)
     return processor, model
 
 

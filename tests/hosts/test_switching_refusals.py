@@ -1,0 +1,112 @@
+"""What does not go beside other results on one model is said, and changes nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvit_ext.adapters.options import field_names
+from pvit_ext.hosts.switching import Adapters
+from tests.checkpoints import load
+from tests.hosts.test_switching import answers, change_tensors, result, with_encoder_of
+
+
+def drop_block(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if ".layers.1." in name]:
+        del tensors[name]
+
+
+def one_more(tensors: dict[str, Tensor]) -> None:
+    name = sorted(tensors)[0]
+    tensors[name.replace("lora_A", "lora_C")] = tensors[name].clone()
+
+
+def other_shape(tensors: dict[str, Tensor]) -> None:
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name][:-1].clone()
+
+
+BROKEN = {
+    "lacks base_model.model.model.layers.0.mlp.down_proj.lora_A.weight: fetch": lambda found: found.pop(min(found)),
+    "names 7 layers of which its file has no tensors, such as model.layers.1.": drop_block,
+    "holds, beside the adapter, base_model.model.model.layers.0.mlp.down_proj.lora_C.weight: fetch": one_more,
+    "has another shape of base_model.model.model.layers.0.mlp.down_proj.lora_A.weight: fetch": other_shape,
+}
+
+
+def test_a_failed_add_changes_nothing(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    good = result(model, tmp_path / "good", 2, llava_checkpoint)
+    folders = {}
+    for number, (said, change) in enumerate(BROKEN.items()):
+        folders[said] = change_tensors(shutil.copytree(good, tmp_path / str(number)), change)
+    unknown = shutil.copytree(good, tmp_path / "unknown")
+    torch.save({"base_model.model.model.nothing.weight": torch.zeros(2)}, unknown / "non_lora_trainables.bin")
+    folders["trained tensors that the model lacks: model.nothing.weight"] = unknown
+    before, adapters = answers(model), Adapters(model)
+    modules = [name for name, _ in model.named_modules()]
+    for said, folder in folders.items():
+        with pytest.raises(ValueError, match=re.escape(said)):
+            adapters.add("one", folder)
+        assert (adapters.names, adapters.active) == ([], None)
+        assert torch.equal(answers(model), before), said
+        assert [name for name, _ in model.named_modules()] == modules
+    adapters.add("one", good)
+    adapters.use("one")
+    expected = answers(model)
+    assert (expected - before).abs().max() > 1e-2
+    for said, folder in folders.items():
+        with pytest.raises(ValueError, match=re.escape(said)):
+            adapters.add("two", folder)
+        assert (adapters.names, adapters.active) == (["one"], "one")
+        assert torch.equal(answers(model), expected), said
+    adapters.add("two", good)
+    adapters.use("two")
+    assert torch.equal(answers(model), expected)
+
+
+def test_a_model_that_carries_an_adapter(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    one, two = (result(model, tmp_path / name, seed, llava_checkpoint) for name, seed in (("one", 2), ("two", 3)))
+    on_one = result(model, tmp_path / "on-one", 4, one)
+    merged = load(one)
+    with pytest.raises(ValueError, match=rf"two was trained without it: load {llava_checkpoint}, not {one}"):
+        Adapters(merged).add("two", two)
+    with pytest.raises(ValueError, match=rf"on-one was trained on {one} and its adapter: load {one}, not"):
+        Adapters(model).add("on_one", on_one)
+    Adapters(merged).add("on_one", on_one)
+    with pytest.raises(ValueError, match="the model has adapters already"):
+        Adapters(merged).add("on_one", on_one)
+
+
+def test_names_that_modules_of_torch_have_themselves(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    adapters, folder = Adapters(model), result(model, tmp_path / "one", 2, llava_checkpoint)
+    for name in ("keys", "training", "weight"):
+        adapters.add(name, folder)
+    for name in ("", "a.b", "a b"):
+        with pytest.raises(ValueError, match="is no name: give letters"):
+            adapters.add(name, folder)
+    adapters.use("training")
+    assert (answers(model) - answers(with_encoder_of(model, load(folder)))).abs().max() < 2e-5
+
+
+@pytest.mark.skipif("target_parameters" not in field_names("LORA"), reason="unknown to this peft")
+def test_fields_that_go_beside_none(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    tokens = result(model, tmp_path / "tokens", 2, llava_checkpoint, lora_options='{"trainable_token_indices": [1]}')
+    tensors = '{"target_parameters": ["layers.0.mlp.up_proj.weight"]}'
+    parameters = result(model, tmp_path / "parameters", 2, llava_checkpoint, lora_options=tensors)
+    one = result(model, tmp_path / "one", 2, llava_checkpoint)
+    adapters = Adapters(model)
+    adapters.add("tokens", tokens)
+    for folder, said in ((one, "another with trainable_token_indices goes"), (parameters, "merge one of them")):
+        with pytest.raises(ValueError, match=said):
+            adapters.add("other", folder)
+    assert adapters.names == ["tokens"]
