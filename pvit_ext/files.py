@@ -45,6 +45,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     sync(target.parent)
 
 
+def check_new_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder to write that is there already.
+
+    Args:
+        path: of the folder, which does not exist yet, or is empty.
+
+    Raises:
+        FileExistsError: when there is something at ``path`` already.
+        ValueError: for no name.
+    """
+    target = Path(path).absolute()
+    if not os.fspath(path):
+        raise ValueError("the name of the folder to write is empty: name a new folder")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder: name a new one, nothing is overwritten")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
     """Fill a new folder under a temporary name beside it; it takes the real name, synced, only if the block succeeds.
@@ -58,11 +75,11 @@ def atomic_folder(path: str | os.PathLike[str], size: int) -> Iterator[Path]:
 
     Raises:
         FileExistsError: when there is something at ``path`` already.
+        ValueError: for no name.
         OSError: when ``size`` bytes are not free, or a write fails; nothing is left then.
     """
     target = Path(path).absolute()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise FileExistsError(f"{path} exists and is not an empty folder: name a new one, nothing is overwritten")
+    check_new_folder(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if size > (free := shutil.disk_usage(target.parent).free):
         raise OSError(f"{path} needs {size:,} bytes, {free:,} are free there: make room, or name another place")

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.adapters.lion.mixture import NOT_MERGED
-from pvit_ext.files import atomic_folder, fingerprint, read_json
+from pvit_ext.files import atomic_folder, check_new_folder, fingerprint, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
@@ -36,9 +36,12 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         dtype: of what is written; by default that of the lowest checkpoint.
 
     Raises:
-        ValueError: when ``source`` is a whole checkpoint, or does not fit its base.
+        ValueError: when ``source`` is a whole checkpoint or its own base, does not fit its base, or ``out`` is empty.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
+    check_new_folder(out)  # again once all is loaded, which takes minutes
+    if base is not None and Path(base).absolute() == Path(source).absolute():
+        raise ValueError(f"{source} is named as its own base: name the checkpoint that it was trained on, or none")
     kind = find_kind(source, base)
     if kind.base is None:
         raise ValueError(f"{kind}, there is nothing to merge")
@@ -46,7 +49,10 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
     lowest = lowest_checkpoint(kind)
     host = host_of_checkpoint(kind)
     call = replace(LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}), as_trained=False)
-    loaded = host.load(kind, call)
+    try:
+        loaded = host.load(kind, call)
+    except RuntimeError as error:
+        raise ValueError(f"{source} does not fit its base, {kind.base}: {error}") from error
     model = loaded.model
     if quantization_of(kind) is not None:
         logger.warning("%s: %s", source, distance_to_merged(kind, call, model, loaded.tokenizer))

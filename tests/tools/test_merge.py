@@ -15,6 +15,8 @@ from pvit_ext import cli
 from pvit_ext.tools.merge import merge_checkpoint
 from tests.checkpoints import config, load, logits, randomize
 from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
+from tests.hosts.test_switching import change_tensors
+from tests.tiny import build_llava
 
 TEXT = "Which is larger,  the first <s> or the second?"
 
@@ -101,3 +103,41 @@ def test_nothing_to_merge(llava_checkpoint: Path, tmp_path: Path, capsys: pytest
     assert cli.main(["merge", str(llava_checkpoint), "--out", str(tmp_path / "out")]) == 2
     assert "a whole checkpoint, there is nothing to merge" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_without_one_of_its_tensors(
+    llava_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
+    change_tensors(folder, lambda tensors: tensors.pop(sorted(tensors)[0]))
+    assert cli.main(["merge", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "lacks base_model.model.model.layers.0.mlp.down_proj.lora_A.weight" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_merged_is_said_before_anything_loads(
+    modules: Path, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(*_: Any) -> None:
+        raise AssertionError("it loads a model")
+
+    monkeypatch.setattr("pvit_ext.tools.merge.host_of_checkpoint", loads)
+    (tmp_path / "file").touch()
+    for out in (modules, llava_checkpoint, tmp_path / "file"):
+        with pytest.raises(FileExistsError, match="exists and is not an empty folder: name a new one"):
+            merge_checkpoint(str(modules), str(out))
+    with pytest.raises(ValueError, match="the name of the folder to write is empty"):
+        merge_checkpoint(str(modules), "")
+    with pytest.raises(ValueError, match="modules is named as its own base"):
+        merge_checkpoint(str(modules), str(tmp_path / "out"), base=f"{modules}/")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"data has no config\.json: name the folder"):
+        merge_checkpoint(str(tmp_path / "data"), str(tmp_path / "out"))
+
+
+def test_a_base_of_another_size(llava_checkpoint: Path, tmp_path: Path) -> None:
+    folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
+    wide = build_llava(tmp_path / "wide", hidden_size=64, intermediate_size=128)
+    with pytest.raises(ValueError, match=r"lora does not fit its base, .*wide: "):
+        merge_checkpoint(str(folder), str(tmp_path / "out"), base=str(wide))
