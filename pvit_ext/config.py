@@ -278,11 +278,18 @@ def json_object(text: str, flag: str = "", example: str = "") -> dict[str, Any]:
         example: of a right one, for messages.
 
     Raises:
-        ValueError: for text that is no JSON object.
+        ValueError: for text that is no JSON object, or gives a key twice.
     """
     given = f"{flag} {text!r}".lstrip()
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{given} gives {', '.join(twice)} twice, and the last would win: drop one")
+        return dict(pairs)
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise ValueError(f"{given} is no JSON: {error}") from error
     if not isinstance(value, dict):

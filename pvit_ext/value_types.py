@@ -52,6 +52,8 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         items = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
         return len(value) == len(items) and all(map(_fits, value, items))
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
     if hint in (int, float) and isinstance(value, bool):
         return False
     plain = origin or hint
@@ -68,4 +70,6 @@ def _words(hint: Any) -> str:
     if origin in (list, tuple):
         fixed = origin is tuple and inner[-1] is not ...
         return f"a list of {len(inner)}" if fixed else f"a list ({_words(inner[0])} each)"
+    if origin is dict and inner[1] is not Any:
+        return f"an object ({_words(inner[1])} each)"
     return _WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.entries import (
+    check_blocks,
+    check_excluded,
+    check_feed_forward,
+    check_parameters,
+    check_patterns,
+    check_targets,
+    matches,
+    shown,
+    unmatched,
+)
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.adapters.lion.parts import PARTS
 
@@ -38,26 +49,54 @@ def choose_layers(model: Any, config: Any) -> None:
         config: of peft; its ``target_modules`` become a pattern of full names.
 
     Raises:
-        ValueError: when it asks for layers that the language model does not have, with the names that it has.
+        ValueError: when an entry of it means layers that the language model does not have, with the names that it has.
     """
     wanted = getattr(config, "target_modules", None)
-    if wanted is None and (config.peft_type in _BY_ITSELF or getattr(config, "target_parameters", None)):
+    by_parameters = check_parameters(model, config)
+    if not wanted and (config.peft_type in _BY_ITSELF or by_parameters):
+        check_patterns(config, by_parameters)
         return
-    within = _within(config)
-    if wanted is None or wanted == "all-linear":
-        chosen = [name for name, module in _modules(model) if isinstance(module, nn.Linear) and within(name)]
-    else:
-        leaves = [name for name, module in _modules(model) if name and not any(module.children())]
-        chosen = [name for name in leaves if matches(wanted, name) and within(name)]
-        if not chosen:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in leaves}))
-            raise ValueError(f"target_modules {_shown(wanted)}: the language model has no such layer; it has {known}")
-    if not chosen:
-        raise ValueError(f"layers_to_transform {config.layers_to_transform}: the language model has no such block")
-    config.target_modules = _pattern(chosen, [name for name, _ in _modules(model)])
+    every = dict(_modules(model))
+    chosen = _chosen(model, config, every)
+    check_excluded(model, config, chosen)
+    left = [name for name in chosen if not matches(getattr(config, "exclude_modules", None) or [], name)]
+    if not left:
+        raise ValueError(f"exclude_modules {shown(config.exclude_modules)} leaves none of the layers that it is for")
+    check_patterns(config, [*left, *by_parameters])
+    check_feed_forward(config, left)
+    check_blocks(config, {name: every[name] for name in left})
+    config.target_modules = _pattern(chosen, list(every))
     for name in ("layers_to_transform", "layers_pattern"):  # applied above; peft refuses them beside a pattern
         if hasattr(config, name):
             setattr(config, name, None)
+
+
+def _chosen(model: Any, config: Any, every: dict[str, nn.Module]) -> list[str]:
+    """Names of the layers that a config asks for, each of whose entries has to mean some of them."""
+    wanted = getattr(config, "target_modules", None)
+    if wanted is None or wanted == "all-linear":
+        asked = [name for name, module in every.items() if isinstance(module, nn.Linear)]
+    else:
+        asked = [name for name, module in every.items() if name and not any(module.children())]
+        check_targets(model, wanted, asked)
+        asked = [name for name in asked if matches(wanted, name)]
+    numbers = _blocks(config)
+    if numbers is None:
+        return asked
+    block = _block_of(config)
+    known = sorted({number for name in asked if (number := block(name)) is not None})
+    if missing := sorted(numbers.difference(known)):
+        raise ValueError(
+            f"layers_to_transform {config.layers_to_transform}: the language model has no such block as "
+            f"{', '.join(map(str, missing))} with layers that are asked for; it has {_ranges(known)}"
+        )
+    chosen = [name for name in asked if block(name) in numbers]
+    if wanted not in (None, "all-linear") and (idle := unmatched(wanted, chosen)):
+        raise ValueError(
+            f"target_modules {', '.join(idle)}: no such layer is in the blocks of layers_to_transform "
+            f"{config.layers_to_transform}"
+        )
+    return chosen
 
 
 def seeing_modules(model: Any) -> Iterator[nn.Module]:
@@ -98,12 +137,14 @@ def adapted_layers(model: Any, config: Any) -> list[str]:
         model: of either host, with adapters or without.
         config: of peft, with ``target_modules``.
     """
-    wanted, unwanted, within = config.target_modules, getattr(config, "exclude_modules", None), _within(config)
+    wanted, unwanted = config.target_modules, getattr(config, "exclude_modules", None)
+    numbers, block = _blocks(config), _block_of(config)
     known = names_of_layers(model)
     found = [(name, module) for name, module in _modules(model) if name in known and matches(wanted, name)]
     if wanted == "all-linear":
         found = [(name, one) for name, one in found if isinstance(getattr(one, "base_layer", one), nn.Linear)]
-    return [name for name, _ in found if within(name) and not (unwanted and matches(unwanted, name))]
+    names = [name for name, _ in found if numbers is None or block(name) in numbers]
+    return [name for name in names if not (unwanted and matches(unwanted, name))]
 
 
 def _modules(model: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -131,36 +172,27 @@ def _pattern(names: list[str], others: Sequence[str] = ()) -> str:
     return "|".join(sorted(exact))
 
 
-def matches(wanted: Any, name: str) -> bool:
-    """Whether a layer of this name is asked for, by peft's own rule.
-
-    Args:
-        wanted: a pattern of full names, or a list of last parts of names.
-        name: full name of a layer.
-    """
-    if wanted == "all-linear":
-        return True
-    if isinstance(wanted, str):
-        return re.fullmatch(wanted, name) is not None
-    return any(name == one or name.endswith(f".{one}") for one in wanted)
-
-
-def _within(config: Any) -> Any:
-    """A test of names: is the layer in a block of ``layers_to_transform``? By peft's own rule too."""
+def _blocks(config: Any) -> set[int] | None:
+    """The numbers in ``layers_to_transform``; None for all."""
     blocks = getattr(config, "layers_to_transform", None)
     if blocks is None or blocks == []:
-        return lambda name: True
-    numbers = {blocks} if isinstance(blocks, int) else set(blocks)
+        return None
+    return {blocks} if isinstance(blocks, int) else set(blocks)
+
+
+def _block_of(config: Any) -> Callable[[str], int | None]:
+    """The number of the block that a layer of a name is in, by peft's own rule; None outside of blocks."""
     given = getattr(config, "layers_pattern", None) or r"[^.]*"
     lists = "|".join([given] if isinstance(given, str) else given)
     block = re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
 
-    def within(name: str) -> bool:
+    def number(name: str) -> int | None:
         found = block.match(name)
-        return found is not None and int(found[1]) in numbers
+        return int(found[1]) if found is not None else None
 
-    return within
+    return number
 
 
-def _shown(wanted: Any) -> str:
-    return repr(wanted) if isinstance(wanted, str) else ", ".join(sorted(wanted))
+def _ranges(numbers: list[int]) -> str:
+    """The numbers of blocks, which follow on each other."""
+    return f"blocks {numbers[0]} to {numbers[-1]}" if numbers else "none"

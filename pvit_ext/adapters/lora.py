@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pvit_ext.adapters import refusals
+from pvit_ext.adapters.entries import matches
 from pvit_ext.adapters.layers import (
     adapted_layers,
     choose_layers,
     find_all_linear_names,
-    matches,
     names_of_layers,
     seeing_modules,
 )
 from pvit_ext.adapters.options import AdapterChoice, config_class
 from pvit_ext.adapters.tensors import adapter_names, wrap
+from pvit_ext.adapters.values import check_tokens
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE
@@ -38,18 +41,32 @@ def add_lora(model: Any, arguments: Any) -> Any:
             ``lora_method`` and ``lora_options``.
 
     Raises:
-        ValueError: for layers that the language model does not have, or that see.
+        ValueError: for layers that the language model does not have, that see, or that peft has no such adapter for.
     """
     config = AdapterChoice.of(arguments).config()
     choose_layers(model, config)
+    check_tokens(config, model.get_input_embeddings().num_embeddings)
     seeing = list(seeing_modules(model))
-    wrapped = wrap(model, config)
+    wrapped = _wrapped(model, config)
     names = {id(parameter): name for name, parameter in wrapped.named_parameters() if name in adapter_names(wrapped)}
     if not names:
         raise ValueError(f"the adapter {config.peft_type} adds no parameter to this model")
     if wrong := sorted(names[id(one)] for part in seeing for one in part.parameters() if id(one) in names):
         raise ValueError(f"an adapter belongs on the language model alone, and this one changes {', '.join(wrong[:3])}")
     return wrapped
+
+
+def _wrapped(model: Any, config: Any) -> Any:
+    """peft's wrapper; what it cannot make is told with the adapter that was asked for."""
+    try:
+        return wrap(model, config)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ImportError) as error:
+        raise ValueError(
+            f"peft {version('peft')} cannot make an adapter of {refusals.tuner_of(config)} with these --lora_options "
+            f"on this model: {error}. Give other values, or other layers by target_modules"
+        ) from error
 
 
 def check_adapter_files(folder: Path) -> bool:

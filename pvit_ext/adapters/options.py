@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
+from pvit_ext.adapters import refusals
 from pvit_ext.adapters.methods import METHODS
+from pvit_ext.adapters.values import check_values, nested
 from pvit_ext.config import json_object
 from pvit_ext.value_types import check_types
 
 LORA = "LORA"
-_FLAGS = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "bias": "lora_bias"}
+FLAGS = {"r": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "bias": "lora_bias"}
 """Field of peft's LoraConfig -> LLaVA's flag for it."""
-_START = "init_lora_weights"
 _OURS = ("task_type", "base_model_name_or_path", "inference_mode", "revision", "auto_mapping", "peft_version")
 """Fields of a config that are not the user's."""
 
@@ -44,7 +44,7 @@ class AdapterChoice:
         Raises:
             ValueError: for options that are no JSON object.
         """
-        flags = {name: getattr(arguments, flag) for name, flag in _FLAGS.items()}
+        flags = {name: getattr(arguments, flag) for name, flag in FLAGS.items()}
         return cls(arguments.lora_method or "lora", parse_options(arguments.lora_options), flags)
 
     @property
@@ -56,19 +56,28 @@ class AdapterChoice:
         """The config, for the layers that peft's own default or the options name.
 
         Raises:
-            ValueError: for an unknown method, tuner or field, with the known ones, and for a field that is set twice.
+            ValueError: for an unknown method, tuner or field, with the known ones, a field that is set twice, and a
+                value that nothing trains with.
         """
         kind, known = config_class(self.tuner), field_names(self.tuner)
         chosen = {name: value for name, value in METHODS.require(self.method).fields.items() if name != "peft_type"}
         given = {name: value for name, value in self.options.items() if name != "peft_type"}
         self._check(chosen, given, known)
-        _check_start(kind, {**chosen, **given})
         check_types(kind, given, "--lora_options:")
-        values = {**(self.flags if self.tuner == LORA else {}), **chosen, **_nested(kind, given)}
+        flags = self.flags if self.tuner == LORA else {}
+        said_by = {name: f"--{FLAGS[name]}" for name in flags}
+        said_by |= {name: f"--lora_method {self.method}: {name}" for name in chosen}
+        check_values(kind, self.tuner, {**flags, **chosen, **given}, said_by)
+        values = {**flags, **chosen, **nested(kind, given)}
         try:
-            return kind(**values, task_type="CAUSAL_LM")
+            config = kind(**values, task_type="CAUSAL_LM")
         except (TypeError, ValueError, ImportError) as error:
             raise ValueError(f"peft {version('peft')} refuses --lora_options {json.dumps(given)}: {error}") from error
+        for name in given:
+            if values[name] and not getattr(config, name):  # peft warns, and goes on without it
+                reason = next((one.reason for one in refusals.FIELDS if one.name == name), "peft drops it")
+                raise ValueError(f"{name} is refused: {reason}")
+        return config
 
     def _check(self, chosen: dict[str, Any], given: dict[str, Any], known: set[str]) -> None:
         if missing := sorted(chosen.keys() - known):
@@ -85,8 +94,8 @@ class AdapterChoice:
             raise ValueError(
                 f"--lora_options names {', '.join(twice)}, which --lora_method {self.method} sets: drop one"
             )
-        if self.tuner == LORA and (flagged := sorted(given.keys() & _FLAGS.keys())):
-            raise ValueError(f"--lora_options names {flagged[0]}, which is the flag --{_FLAGS[flagged[0]]}: use that")
+        if self.tuner == LORA and (flagged := sorted(given.keys() & FLAGS.keys())):
+            raise ValueError(f"--lora_options names {flagged[0]}, which is the flag --{FLAGS[flagged[0]]}: use that")
 
 
 def parse_options(text: str | None) -> dict[str, Any]:
@@ -120,22 +129,3 @@ def config_class(tuner: str) -> Any:
 def field_names(tuner: str) -> set[str]:
     """The fields of a tuner's config that a user may set."""
     return {item.name for item in fields(config_class(tuner)) if item.init} - {*_OURS, "peft_type"}
-
-
-def _check_start(kind: Any, values: dict[str, Any]) -> None:
-    """Refuse a named start that peft takes for ``True``: 0.4 of LLaVA's pins trained plain LoRA under any name."""
-    start = values.get(_START)
-    if isinstance(start, str) and typing.get_type_hints(kind).get(_START) is bool:
-        raise ValueError(f"{_START} {start!r}: peft {version('peft')} knows no such start, only true and false")
-
-
-def _nested(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """JSON objects turned into the config classes that peft declares for their fields, if it declares any."""
-    objects = {name for name, value in values.items() if isinstance(value, dict)}
-    hints = typing.get_type_hints(kind) if objects else {}
-    return {name: _as_class(hints[name], value) if name in objects else value for name, value in values.items()}
-
-
-def _as_class(hint: Any, value: dict[str, Any]) -> Any:
-    kinds = [one for one in (hint, *typing.get_args(hint)) if isinstance(one, type) and is_dataclass(one)]
-    return kinds[0](**value) if kinds else value

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 _NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
@@ -72,6 +72,17 @@ def _starts_with(*starts: str) -> Callable[[Any], bool]:
     return holds
 
 
+def _differs(*names: str, tuner: str = "") -> Callable[[Any], bool]:
+    """Whether one of these fields has another value than its default, of this tuner if it is named."""
+
+    def holds(config: Any) -> bool:
+        defaults = {item.name: item.default for item in fields(config)}
+        other = any(name in defaults and getattr(config, name) not in (None, defaults[name]) for name in names)
+        return other and tuner in ("", tuner_of(config))
+
+    return holds
+
+
 FIELDS = (
     Refusal(
         _starts_with("pissa_niter"), "init_lora_weights pissa_niter_*",
@@ -85,7 +96,33 @@ FIELDS = (
     Refusal(_set("lora_bias"), "lora_bias", "peft cannot merge it into a layer without bias"),
     Refusal(_set("alora_invocation_tokens"), "alora_invocation_tokens", _PROMPT),
     Refusal(_set("megatron_config"), "megatron_config", "the hosts have no layers of Megatron"),
+    Refusal(_differs("megatron_core"), "megatron_core", "the hosts have no layers of Megatron"),
     Refusal(_set("arrow_config"), "arrow_config", "it routes among adapters that are trained already"),
+    Refusal(_set("loftq_config"), "loftq_config", "it is for init_lora_weights loftq, which is refused"),
+    Refusal(_set("eva_config"), "eva_config", "it is for init_lora_weights eva, which is refused"),
+    Refusal(_set("corda_config"), "corda_config", "it is for init_lora_weights corda, which is refused"),
+    Refusal(_set("lora_ga_config"), "lora_ga_config", "it is for init_lora_weights lora_ga, which is refused"),
+    Refusal(_differs("use_qalora", "qalora_group_size"), "use_qalora", "peft has it for layers of GPTQ alone"),
+    Refusal(_set("fan_in_fan_out"), "fan_in_fan_out", "it is for Conv1D layers, which the hosts do not have"),
+    Refusal(
+        lambda config: bool(getattr(config, "apply_GS", False)) and config.r % 2 == 0, "apply_GS with an even r",
+        "its vectors start in equal pairs, and it divides by 0: losses are 0, logits no numbers; an odd r goes",
+    ),
+    Refusal(
+        _set("sample_at_inference"), "sample_at_inference",
+        "the trained model draws its answers, so a loaded or merged one has others",
+    ),
+    Refusal(
+        _set("save_only_topk_weights"), "save_only_topk_weights",
+        "what it leaves out of a checkpoint is missing when the run resumes",
+    ),
+    Refusal(
+        _differs(
+            "use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
+            "asa_uncertainty_beta", "asa_schedule_exponent", tuner="ADAMSS",
+        ),
+        "use_asa", "peft chooses subspaces by calls that the trainer does not make: it trains as without",
+    ),
 )  # fmt: skip
 CONDITIONS = (
     Refusal(_tuner("DELORA"), "DELORA", "it learns nothing where its tensors are partitioned", "zero3"),

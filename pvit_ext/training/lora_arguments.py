@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+import transformers
 
 from pvit_ext.adapters import loraplus, refusals
 from pvit_ext.adapters.methods import METHODS
-from pvit_ext.adapters.options import AdapterChoice, parse_options
+from pvit_ext.adapters.options import FLAGS, LORA, AdapterChoice, parse_options
 from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.adapters.values import check_tokens, has_tokens
 from pvit_ext.training.stages import trains_parts_alone
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
 BITS_UNDER_ZERO3 = "ZeRO-3 cannot partition quantised weights; use recipes/zero2.json, or 16 bits"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,6 +44,7 @@ def check_lora(arguments: Any) -> None:
     """
     _check_bits(arguments)
     given = [name for name in _ADDED if getattr(arguments, name) not in (None, "")]
+    given += _changed(arguments, *FLAGS.values())
     if not arguments.lora_enable:
         if given:
             raise ValueError(
@@ -51,14 +58,29 @@ def check_lora(arguments: Any) -> None:
             "learn; drop the flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
+    if choice.tuner != LORA and (idle := _changed(arguments, *FLAGS.values())):  # the recipe gives some
+        said = ", ".join(f"--{name} {getattr(arguments, name)}" for name in idle)
+        logger.warning("without effect, because %s takes the fields of --lora_options alone: %s", choice.tuner, said)
     refusals.check(choice.config(), zero_stage(arguments) == 3, arguments.bits)
     if arguments.loraplus_lr_ratio is not None:
         optimizer = str(getattr(arguments.optim, "value", arguments.optim))
         loraplus.check(arguments.loraplus_lr_ratio, choice.tuner, optimizer, _deepspeed(arguments))
 
 
+def _changed(arguments: Any, *names: str) -> list[str]:
+    """Which of these flags have another value than their default."""
+    defaults = {item.name: item.default for item in fields(arguments)}
+    return [name for name in names if getattr(arguments, name) != defaults[name]]
+
+
 def _check_bits(arguments: Any) -> None:
-    if Quantization.of_arguments(arguments) is None:
+    few = Quantization.of_arguments(arguments)
+    if arguments.bits != 4 and (idle := _changed(arguments, "quant_type", "double_quant")):
+        raise ValueError(
+            f"--{idle[0]} {getattr(arguments, idle[0])} is a way to store 4 bits, and this run has --bits "
+            f"{arguments.bits}: add --bits 4, or drop the flag"
+        )
+    if few is None:
         return
     if not arguments.lora_enable:
         raise ValueError(
@@ -69,13 +91,34 @@ def _check_bits(arguments: Any) -> None:
         raise ValueError(f"--bits {arguments.bits}: {BITS_UNDER_ZERO3}")
 
 
+def check_tokens_of(arguments: Any, checkpoint: str | None) -> None:
+    """Raise ValueError for tokens to train that a checkpoint does not have, where its config.json is at hand.
+
+    Args:
+        arguments: as for :func:`check_lora`.
+        checkpoint: ``--model_name_or_path``.
+    """
+    choice = AdapterChoice.of(arguments)
+    if not (arguments.lora_enable and checkpoint and has_tokens(choice.options)):
+        return
+    try:
+        values, _ = transformers.PretrainedConfig.get_config_dict(checkpoint)
+    except (OSError, ValueError):  # whoever loads it says so
+        return
+    count = values.get("vocab_size") or values.get("text_config", {}).get("vocab_size")
+    if isinstance(count, int):
+        check_tokens(choice.config(), count)
+
+
 def adapter_identity(arguments: Any) -> dict[str, Any]:
     """The values that a resumed run must share with the run before; none for LLaVA's own LoRA."""
+    kind = {"quant_type": arguments.quant_type, "double_quant": arguments.double_quant}  # of the base under the adapter
     return {
         "lora_method": None if arguments.lora_method in (None, "", "lora") else arguments.lora_method,
         "lora_options": parse_options(arguments.lora_options) or None,
         "bits": None if arguments.bits == 16 else arguments.bits,
-        "loraplus_lr_ratio given": arguments.loraplus_lr_ratio is not None or None,  # it splits the optimizer's groups
+        **(kind if arguments.bits == 4 else {}),
+        "loraplus_lr_ratio": arguments.loraplus_lr_ratio,  # a checkpoint restores the rates that it made
     }
 
 

@@ -12,6 +12,7 @@ from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
+from pvit_ext.training.lora_arguments import check_tokens_of
 from pvit_ext.training.region_cache import use_caches
 from pvit_ext.training.stages import freeze_for_stage, parameter_table, take_unsaid
 
@@ -63,6 +64,7 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
+    check_tokens_of(training, model.model_name_or_path)
     return Arguments(model, data, training, model.attn_implementation or attn_implementation)
 
 
