@@ -245,12 +245,18 @@ def main(words: list[str]) -> None:
         write(rows, whole=not names)
 
 
+def committed() -> dict[str, list[str]]:
+    """The cells of each trial's row in docs/lora.md, by its name."""
+    table = PAGE.read_text().partition(START)[2].partition(END)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {cells[0]: cells for cells in rows if cells[0] in TRIALS}
+
+
 def write(rows: dict[str, list[str]], whole: bool) -> None:
     """The tables in docs/lora.md, between two marks: rows of these names alone are replaced, if not all are new."""
     before, _, rest = PAGE.read_text().partition(START)
-    table, _, after = rest.partition(END)
-    written = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    kept = {cells[0]: cells for cells in written if cells[0] in TRIALS and not whole}
+    after = rest.partition(END)[2]
+    kept = {} if whole else committed()
     rows = {name: (kept | rows)[name] for name in TRIALS if name in kept or name in rows}
     versions = ", ".join(f"{name} {version(name)}" for name in ("peft", "torch", "transformers", "deepspeed"))
     head = ["adapter", "trained", f"loss of {STEPS} steps", "reloads, other seed", "`merge`", "resumes"]
