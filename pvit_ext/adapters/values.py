@@ -39,7 +39,7 @@ def check_values(kind: Any, tuner: str, values: Mapping[str, Any], said_by: Mapp
     if (start := values.get(_START)) in INITS:  # peft would ask for more options of it
         raise ValueError(f"{_START} {start} is refused: {INITS[start]}")
     defaults = {item.name: item.default for item in fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for name, value in values.items():
         said = said_by.get(name, f"--lora_options: {name}")
         for wrong in _wrong(name, value, defaults.get(name), tuner, hints.get(name)):
@@ -69,8 +69,10 @@ def nested(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for a field that such a class does not have, or takes otherwise.
     """
     objects = {name for name, value in values.items() if isinstance(value, dict)}
-    hints = typing.get_type_hints(kind) if objects else {}
-    return {name: _as_class(name, hints[name], value) if name in objects else value for name, value in values.items()}
+    hints = _hints(kind) if objects else {}
+    return {
+        name: _as_class(name, hints.get(name), value) if name in objects else value for name, value in values.items()
+    }
 
 
 def check_tokens(config: Any, count: int) -> None:
@@ -91,6 +93,14 @@ def check_tokens(config: Any, count: int) -> None:
 def has_tokens(options: Mapping[str, Any]) -> bool:
     """Whether options name tokens to train."""
     return any(options.get(name) for name in TOKENS)
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a class's fields; none where some are imported for type checkers alone."""
+    try:
+        return typing.get_type_hints(kind)
+    except NameError:
+        return {}
 
 
 def _indices(value: Any) -> list[int]:
@@ -164,8 +174,8 @@ def _as_class(name: str, hint: Any, value: dict[str, Any]) -> Any:
             f"{', '.join(sorted(known))}"
         )
     check_types(kinds[0], value, f"--lora_options: {name}")
-    hints = typing.get_type_hints(kinds[0])
+    hints = _hints(kinds[0])
     for key, one in value.items():
-        for wrong in _wrong(key, one, None, "", hints[key]):
+        for wrong in _wrong(key, one, None, "", hints.get(key)):
             raise ValueError(f"--lora_options: {name}: {key} {one!r}: {wrong}")
     return kinds[0](**value)

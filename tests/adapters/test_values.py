@@ -34,7 +34,7 @@ def test_flags(given: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"init_lora_weights": "bogus"}, r"init_lora_weights 'bogus': takes .*gaussian, .*pissa.*, true and false"),
+        ({"init_lora_weights": "bogus"}, r"'bogus': peft .* takes .*gaussian, .*pissa.*, true and false"),
         ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern .*: each value is a whole number above 0, got '2'"),
         ({"rank_pattern": {"q_proj": 0}}, "each value is a whole number above 0, got 0"),
         ({"alpha_pattern": {"q_proj": True}}, "each value is a number above 0, got True"),
