@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pvit_ext
 from tests.adapters.models import arguments, learned
 
 from pvit_ext.adapters.lora import add_lora  # isort: skip
 from pvit_ext.adapters.tensors import adapter_names  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def base(llava_checkpoint: Path) -> Any:
+    """A model that is copied for each test."""
+    return pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")[1]
 
 
 def layers(model: Any) -> set[str]:
@@ -85,10 +93,10 @@ def test_layers_that_are_asked_for(loaded: Any, options: str, expected: set[str]
     ],
     ids=str,
 )  # fmt: skip
-def test_layers_that_there_are_not(loaded: Any, options: dict[str, Any], said: str) -> None:
+def test_layers_that_there_are_not(base: Any, options: dict[str, Any], said: str) -> None:
     """One such entry among others too: peft takes what it finds, and is silent about the rest."""
     with pytest.raises(ValueError, match=said):
-        add_lora(copy.deepcopy(loaded[1]), arguments(lora_options=json.dumps(options)))
+        add_lora(copy.deepcopy(base), arguments(lora_options=json.dumps(options)))
 
 
 @pytest.mark.parametrize(
@@ -100,8 +108,8 @@ def test_layers_that_there_are_not(loaded: Any, options: dict[str, Any], said: s
     ],
     ids=str,
 )
-def test_entries_that_there_are(loaded: Any, options: dict[str, Any]) -> None:
-    wrapped = add_lora(copy.deepcopy(loaded[1]), arguments(lora_options=json.dumps(options)))
+def test_entries_that_there_are(base: Any, options: dict[str, Any]) -> None:
+    wrapped = add_lora(copy.deepcopy(base), arguments(lora_options=json.dumps(options)))
     ranks = {min(one.shape) for name, one in wrapped.named_parameters() if ".lora_A." in name}
     assert ranks >= {*options.get("rank_pattern", {}).values()}
 
