@@ -32,7 +32,7 @@ class Kept:
     """What backward keeps: bytes that are there now, and the most there ever were; weights do not count."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+        self.weights = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers())}
         self.users: dict[int, int] = {}
         self.now = self.most = self.tokens = 0
 
@@ -100,7 +100,7 @@ def _measuring(found: dict[str, Any]) -> Iterator[None]:
     def note_end(trainer: Any) -> None:
         inner = trainer.accelerator.unwrap_model(trainer.model)
         weights = [getattr(one, "ds_tensor", one) for one in inner.parameters()]
-        found["weights"] = held([*(one if one.numel() else None for one in weights), *_scales(inner)])
+        found["weights"] = held([*(one if one.numel() else None for one in weights), *_scales(inner), *inner.buffers()])
         states = trainer.optimizer.state.values()
         found["optimizer"] = held(value for state in states for value in state.values())
 

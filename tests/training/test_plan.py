@@ -16,6 +16,7 @@ import torch
 import transformers
 from packaging.version import Version
 
+from pvit_ext.adapters.options import AdapterChoice
 from pvit_ext.cli.parser import main
 from pvit_ext.training.plan.memory import Tensors, count_memory
 from pvit_ext.training.plan.optimizers import name_of, state_bytes
@@ -127,6 +128,14 @@ def test_the_command_counts_a_run_without_weights(
     assert not (tmp_path / "out").exists()
 
 
+WRONG_ZERO: list[tuple[Any, str]] = [
+    (2, "zero_optimization 2; give a JSON object"),
+    ({"stage": "x"}, 'stage "x"; ZeRO has the stages 0, 1, 2 and 3'),
+    ({"offload_param": "cpu"}, 'offload_param "cpu"; give a JSON object'),
+    ({"reduce_bucket_size": "5e8"}, 'reduce_bucket_size "5e8"; give a number or "auto"'),
+]
+
+
 def test_what_the_command_cannot_plan_it_says(
     llava_checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,13 +149,40 @@ def test_what_the_command_cannot_plan_it_says(
     assert "stage1 has no region_config.json" in error("--region_modules", str(tmp_path / "stage1"))
     assert "no such checkpoint folder" in error("--model_name_or_path", str(tmp_path / "none"))
     assert "no such file, and no JSON" in error("--deepspeed", str(tmp_path / "zero.json"))
+    for value, said in WRONG_ZERO:
+        given = json.dumps({"zero_optimization": value})
+        assert f"--deepspeed {given}: {said}" in error("--deepspeed", given)
+    assert "--length 600 is above --model_max_length 512" in error(options=("--gpus", "1", "--length", "600"))
+    assert main(["plan", "-", "--gpus", "1"]) == 2
+    assert "--model_name_or_path is missing" in capsys.readouterr().err
     assert "--tokens-per-sample goes with" in error(options=("--gpus", "1", "--tokens-per-sample", "9"))
     with pytest.raises(SystemExit):
         main(["plan", "-", "--gpus", "0", *words])
     assert "'0' is no whole number from 1 on" in capsys.readouterr().err
     with pytest.raises(SystemExit):
+        main(["plan", "-", "--gpus", "1", "--samples-per-second", "abc", *words])
+    assert "argument --samples-per-second: 'abc' is no number above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         main(["doctor", "--gpus"])
     assert "unrecognized arguments: --gpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [{"peft_type": "LOHA"}, {"peft_type": "SHIRA", "r": 4}, {"trainable_token_indices": [1]}]
+)
+def test_an_adapter_that_cannot_be_counted_is_named(
+    options: dict[str, Any], llava_checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    """LoHa's forward pass reads values, SHiRA's start does, and trainable tokens mix both kinds of tensors."""
+    name = options.get("peft_type", "LORA")
+    try:
+        AdapterChoice(options=options).config()
+    except ValueError:
+        pytest.skip("unknown to this peft")
+    words = flags(llava_checkpoint, data, tmp_path / "out", **LORA, lora_options=json.dumps(options))
+    kind = "--lora_options .*" if name == "LORA" else f"peft_type {name}"
+    with pytest.raises(ValueError, match=f"plan cannot count {kind}: its code reads values of tensors"):
+        make_plan(words, Question(1, length=64))
 
 
 def _config_alone(checkpoint: Path, folder: Path) -> Path:
@@ -190,6 +226,8 @@ CASES = [
             {"stage": "finetune", "bf16": True, "optim": "adafactor"},
             {"stage": "finetune", "dataloader_drop_last": True, "per_device_train_batch_size": 3},
             {**LORA, "lora_method": "dora"},
+            {**LORA, "lora_options": '{"peft_type": "OSF"}'},
+            {**LORA, "lora_options": '{"peft_type": "RANDLORA", "r": 4}'},
             {"stage": "lion_mixed", "region_lion_adapters": 8, "allow_no_gradient": True},
             {"stage": "finetune", "gradient_checkpointing": True},
             {**LORA, "bf16": True, "gradient_checkpointing": True},

@@ -56,11 +56,13 @@ class Tensors:
     Args:
         trained, frozen: of full weights, each once.
         quantized: bytes of those that are stored in few bits, and of their scales.
+        buffers: tensors that are no parameters, such as what some tuners of peft keep of the weights under them.
     """
 
     trained: tuple[Tensor, ...]
     frozen: tuple[Tensor, ...]
     quantized: float
+    buffers: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, model: Any, training: Any) -> Tensors:
@@ -76,6 +78,7 @@ class Tensors:
             tuple(one for one in full if one.requires_grad),
             tuple(one for one in full if not one.requires_grad),
             sum(_quantized_bytes(one, training.bits, training.double_quant) for one in few.values()),
+            tuple(model.buffers()),
         )
 
 
@@ -96,7 +99,7 @@ def _without_deepspeed(tensors: Tensors, gpus: int, optimizer: str) -> Memory:
     """Every GPU holds everything; two or more exchange gradients in copies of them."""
     trained = sum(_bytes(one) for one in tensors.trained)
     return Memory(
-        weights=trained + sum(_bytes(one) for one in tensors.frozen) + tensors.quantized,
+        weights=trained + sum(_bytes(one) for one in (*tensors.frozen, *tensors.buffers)) + tensors.quantized,
         gradients=trained,
         optimizer=sum(state_bytes(optimizer, one.shape, one.element_size()) for one in tensors.trained),
         buffers=trained if gpus > 1 else 0,
@@ -114,7 +117,7 @@ def _with_deepspeed(tensors: Tensors, sharding: Sharding, optimizer: str) -> Mem
     if not stage:  # tensors stay apart
         states = sum(state_bytes(optimizer, one.shape, 4) for one in tensors.trained)
     return Memory(
-        weights=held * size + tensors.quantized,
+        weights=held * size + tensors.quantized + _cast_bytes(tensors.buffers, size),
         gradients=(own if stage >= 2 else trained) * size,
         optimizer=copy + states,
         buffers=min(sharding.bucket, trained) * size * sharding.buffers,
@@ -138,6 +141,11 @@ def _offloaded(memory: Memory, sharding: Sharding) -> Memory:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _cast_bytes(buffers: tuple[Tensor, ...], size: int) -> int:
+    """Bytes of buffers where DeepSpeed casts a model; it partitions none of them."""
+    return sum(one.numel() * (size if one.is_floating_point() else one.element_size()) for one in buffers)
 
 
 def _elements(tensors: tuple[Tensor, ...]) -> int:

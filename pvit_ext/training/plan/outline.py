@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +12,15 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from pvit_ext.adapters.options import LORA, AdapterChoice
 from pvit_ext.config import CONFIG_KEY, RegionConfig, options, regions_from_json
-from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.plugins import take_plugins
 from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
 from pvit_ext.training.arguments import ModelFlags, with_config_file
 from pvit_ext.training.host import Arguments, TrainingHost, take_host
 from pvit_ext.training.lora_arguments import check_lora
+from pvit_ext.training.plan.deepspeed import read_deepspeed
 from pvit_ext.training.run import parse_flags
 from pvit_ext.training.stages import freeze_for_stage
 from pvit_ext.training.start import flag_value
@@ -56,7 +58,9 @@ def outline_run(words: Sequence[str]) -> RunOutline:
         OSError: when a config.json cannot be read.
     """
     given = take_plugins(with_config_file(list(words)))
-    deepspeed = _deepspeed(flag_value(given, "deepspeed"))
+    if not flag_value(given, _MODEL):
+        raise ValueError(f"--{_MODEL} is missing: name the folder of the model, or of its config.json")
+    deepspeed = read_deepspeed(flag_value(given, "deepspeed"))
     given, adapter = _below_adapters(_without(given, _ELSEWHERE))
     host, rest = take_host(given)
     args = parse_flags(host, rest)
@@ -68,7 +72,7 @@ def outline_run(words: Sequence[str]) -> RunOutline:
         args.training.hf_deepspeed_config = None
     _name_regions_by_flags(args.model, adapter)
     try:
-        with host.running():
+        with host.running(), adapters_that_count(args.training):
             model = host.outline_model(args)
     except OSError as error:
         tower = getattr(args.model, "vision_tower", None)
@@ -79,18 +83,30 @@ def outline_run(words: Sequence[str]) -> RunOutline:
     return RunOutline(host, args, model, deepspeed)
 
 
-def _deepspeed(value: str | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    if Path(value).is_file():
-        return dict(read_json(Path(value)))
+@contextmanager
+def adapters_that_count(training: Any) -> Iterator[None]:
+    """Name the adapter whose code in peft wants values of tensors, where a plan has none.
+
+    Args:
+        training: flags of the run.
+
+    Raises:
+        ValueError: for such an adapter.
+    """
     try:
-        found = json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"--deepspeed {value}: no such file, and no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"--deepspeed {value}: give DeepSpeed's config, a JSON object or a file with one")
-    return found
+        yield
+    except (RuntimeError, AssertionError) as error:  # torch raises both for tensors without values
+        if not training.lora_enable:
+            raise
+        choice = AdapterChoice.of(training)
+        fields = {name: value for name, value in choice.options.items() if name != "peft_type"}
+        kind = (
+            f"--lora_options {json.dumps(fields)}" if choice.tuner == LORA and fields else f"peft_type {choice.tuner}"
+        )
+        raise ValueError(
+            f"plan cannot count {kind}: its code reads values of tensors, and a plan has none "
+            f"({str(error).splitlines()[0]}); plan it without these options, or measure a run of a few steps"
+        ) from error
 
 
 def _below_adapters(words: list[str]) -> tuple[list[str], RegionConfig | None]:

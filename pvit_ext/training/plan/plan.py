@@ -12,7 +12,7 @@ from pvit_ext.training.arguments import check_data
 from pvit_ext.training.plan.activations import Activations, Precision, count_activations
 from pvit_ext.training.plan.memory import Memory, Tensors, count_memory
 from pvit_ext.training.plan.optimizers import name_of
-from pvit_ext.training.plan.outline import RunOutline, outline_run
+from pvit_ext.training.plan.outline import RunOutline, adapters_that_count, outline_run
 from pvit_ext.training.plan.sharding import Sharding
 from pvit_ext.training.plan.steps import Schedule, check_batch, count_steps
 from pvit_ext.training.stages import PartCount, count_parts
@@ -102,13 +102,15 @@ def make_plan(words: Sequence[str], question: Question) -> Plan:
     sharding = Sharding.of(run.deepspeed, training, width, question.gpus)
     optimizer = name_of(training, run.deepspeed)
     batch = check_batch(training, run.deepspeed, question.gpus, question.global_batch)
-    samples, length = _samples(run, question), question.length or training.model_max_length
+    samples, length = _samples(run, question), _length(question, training)
     checkpointing = bool(training.gradient_checkpointing)
     precision, micro = Precision.of(training, sharding.dtype), training.per_device_train_batch_size
+    with adapters_that_count(training):
+        activations = count_activations(run.model, micro, length, checkpointing, precision)
     return Plan(
         parts=tuple(count_parts(run.model, run.host.parts(run.model))),
         memory=count_memory(Tensors.of(run.model, training), sharding, optimizer),
-        activations=count_activations(run.model, micro, length, checkpointing, precision),
+        activations=activations,
         sharding=sharding,
         optimizer=optimizer,
         schedule=None if samples is None else count_steps(training, samples, question.gpus),
@@ -118,6 +120,17 @@ def make_plan(words: Sequence[str], question: Question) -> Plan:
         global_batch=batch,
         checkpointing=checkpointing,
     )
+
+
+def _length(question: Question, training: Any) -> int:
+    """Positions of the longest sample of a batch."""
+    limit = int(training.model_max_length)
+    if question.length is not None and question.length > limit:
+        raise ValueError(
+            f"--length {question.length} is above --model_max_length {limit}, the most that training lets a sample "
+            "have: change one of them"
+        )
+    return question.length or limit
 
 
 def _samples(run: RunOutline, question: Question) -> int | None:
