@@ -76,6 +76,8 @@ FIELDS = [
     _field("trainable_token_indices", trainable_token_indices=[1, 5]),
     _field("velora_config", velora_config={}),
     _field("kasa_config", kasa_config={}),
+    Trial("lora_bias all", flags={"lora_bias": "all"}),
+    Trial("lora_bias lora_only", flags={"lora_bias": "lora_only"}),
 ]
 TUNERS_TRIED = [
     _tuner("BOFT", boft_block_size=4),
@@ -210,6 +212,22 @@ def launch(world: dict[str, Path], zero: str, trials: list[Trial]) -> None:
     print(f"{zero}: exit {done.returncode}", *done.stderr.splitlines()[-5:], sep="\n", file=sys.stderr)
 
 
+def tiny_world(folder: Path) -> dict[str, Path]:
+    """Checkpoints of the llava host, their records, and where runs go."""
+    wide = {"hidden_size": 64, "intermediate_size": 128}  # as bitsandbytes asks
+    biases = {"attention_bias": True, "mlp_bias": True}  # LLaMA's has none
+    world = {
+        "checkpoint": build_llava(folder / "tiny"),
+        "wide": build_llava(folder / "wide", **wide),
+        "biased": build_llava(folder / "biased", **biases),
+        "wide biased": build_llava(folder / "wide-biased", **wide, **biases),
+        "data": write_training_data(folder / "data"),
+        "runs": folder / "runs",
+    }
+    world["runs"].mkdir()
+    return world
+
+
 def stock_world(folder: Path) -> dict[str, Path]:
     """A checkpoint of transformers' own LLaVA, and its records."""
     from tests.training.test_transformers_host import save_stock, write_records
@@ -222,14 +240,9 @@ def main(words: list[str]) -> None:
     names, alone = [word for word in words if word != "--alone"], "--alone" in words
     trials = [TRIALS[name] for name in names] if names else list(TRIALS.values())
     with tempfile.TemporaryDirectory(prefix="lora-") as folder:  # LLaVA takes any path with "mpt" in it for an MPT
-        world = {"checkpoint": build_llava(Path(folder) / "tiny"), "runs": Path(folder) / "runs"}
-        world["wide"] = build_llava(
-            Path(folder) / "wide", hidden_size=64, intermediate_size=128
-        )  # as bitsandbytes asks
-        world["data"] = write_training_data(Path(folder) / "data")
+        world = tiny_world(Path(folder))
         if any("host" in trial.flags for trial in trials):
             world |= stock_world(Path(folder))
-        world["runs"].mkdir()
         tried = {trial.name: Tried(trial, world) for trial in trials}
         rows = {}
         for name, one in tried.items():

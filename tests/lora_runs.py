@@ -65,7 +65,8 @@ def command_line(world: dict[str, Path], output: Path, own: dict[str, Any], batc
     """The words of a run of four steps; LLaVA's own flags have no effect on the transformers host."""
     other = own.get("host") == "transformers"
     data = Path(world["stock data" if other else "data"])
-    checkpoint = "stock" if other else "wide" if "bits" in own else "checkpoint"
+    kinds = [kind for flag, kind in (("bits", "wide"), ("lora_bias", "biased")) if flag in own]
+    checkpoint = "stock" if other else " ".join(kinds) or "checkpoint"
     values: dict[str, Any] = {
         "model_name_or_path": world[checkpoint], "version": "v1", "stage": "finetune", "data_path": data,
         "image_folder": data.parent, "image_aspect_ratio": "pad", "output_dir": output, "max_steps": 4,

@@ -12,6 +12,11 @@ from typing import Any
 _NEEDS_DATA = "peft fills it from activations before training, which a run here does not collect"
 _CHANGES_BASE = "it changes the base at its start, differently each time, and the change is not saved"
 _PROMPT = "it adds positions by ids, and a LLaVA's prompt reaches the language model as embeddings"
+_READS = "it computes with the weights themselves, and those of few bits are stored as whole numbers"
+_MADE_LIKE = "peft makes its tensors in the dtype of the weights, which are whole numbers in few bits"
+_PLAIN_LAYERS = "peft puts it on layers of full weights alone"
+_LEFT_OUT = "peft leaves it out where weights are quantised, and puts it in where a result is merged"
+_PACKED = "it needs weights in their shape, and 4 bits are packed two to a byte; 8 bits go"
 _FULL_WEIGHTS = "it reads full weights at its start, and they are partitioned by then"
 TUNERS = {
     "ADALORA": "peft counts its steps by calls that the trainer does not make, and cannot write its ranks",
@@ -47,7 +52,7 @@ class Refusal:
         holds: whether a config of peft is of this kind.
         name: the kind's name in messages.
         reason: what fails.
-        when: the condition: ``always``, ``zero3``, ``bits`` (4 or 8) or ``8 bits``.
+        when: the condition: ``always``, ``zero3``, ``bits`` (4 or 8), ``4 bits`` or ``8 bits``.
     """
 
     holds: Callable[[Any], bool]
@@ -139,6 +144,16 @@ CONDITIONS = (
     Refusal(_tuner("RANDLORA"), "RANDLORA", "its losses differ from those without ZeRO-3", "zero3"),
     Refusal(_starts_with("pissa"), "pissa", "peft cannot decompose a quantised weight", "bits"),
     Refusal(_starts_with("olora"), "olora", "on reloading, the quantised base takes another start", "bits"),
+    *(Refusal(_tuner(name), name, _READS, "bits") for name in ("DELORA", "OSF", "PSOFT", "SUPERTUNING")),
+    *(Refusal(_tuner(name), name, _MADE_LIKE, "bits") for name in ("ADAMSS", "FROD", "TINYLORA")),
+    *(Refusal(_tuner(name), name, _PACKED, "4 bits") for name in ("DEFT", "HRA", "LOHA", "LOKR")),
+    Refusal(_tuner("PEANUT"), "PEANUT", "it is a function of the weights: a merge into the full ones is far off", "bits"),
+    Refusal(_tuner("GLORA"), "GLORA", _PLAIN_LAYERS, "bits"),
+    Refusal(_tuner("UNILORA"), "UNILORA", "it learns nothing on quantised weights", "bits"),
+    Refusal(_starts_with("orthogonal"), "init_lora_weights orthogonal", _MADE_LIKE, "bits"),
+    Refusal(_starts_with("mica"), "init_lora_weights mica", _READS, "bits"),
+    Refusal(_set("velora_config"), "velora_config", _PLAIN_LAYERS, "bits"),
+    *(Refusal(_set(name), name, _LEFT_OUT, "bits") for name in ("kasa_config", "monteclora_config", "use_bdlora")),
     Refusal(_set("use_dora"), "dora", "the scales of 8 bits are lost at its second step; 4 bits go", "8 bits"),
 )  # fmt: skip
 
@@ -164,9 +179,9 @@ def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
         raise ValueError(f"peft_type {tuner} is refused: {TUNERS[tuner]}")
     if isinstance(start, str) and start in INITS:
         raise ValueError(f"init_lora_weights {start} is refused: {INITS[start]}")
-    states = {"always": True, "zero3": zero3, "bits": bits < 16, "8 bits": bits == 8}
+    states = {"always": True, "zero3": zero3, "bits": bits < 16, "4 bits": bits == 4, "8 bits": bits == 8}
     few = f" with --bits {bits} (16 goes)"
-    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "8 bits": few}
+    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "4 bits": few, "8 bits": few}
     for one in (*FIELDS, *CONDITIONS):
         if states[one.when] and one.holds(config):
             raise ValueError(f"{one.name} is refused{said[one.when]}: {one.reason}")

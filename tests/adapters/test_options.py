@@ -90,6 +90,9 @@ def test_a_method_that_an_older_peft_does_not_have(monkeypatch: pytest.MonkeyPat
         ('{"peft_type": "LILY"}', {}, "peft_type LILY is refused: peft cannot merge it"),
         ('{"peft_type": "DELORA"}', {"zero3": True}, r"DELORA is refused under ZeRO-3 \(ZeRO-2 goes\): it learns"),
         ('{"init_lora_weights": "olora"}', {"bits": 4}, r"olora is refused with --bits 4 \(16 goes\)"),
+        ('{"peft_type": "TINYLORA"}', {"bits": 8}, r"TINYLORA is refused with --bits 8 \(16 goes\): peft makes"),
+        ('{"peft_type": "LOHA"}', {"bits": 4}, r"LOHA is refused with --bits 4 \(16 goes\): .*; 8 bits go"),
+        ('{"kasa_config": {}}', {"bits": 4}, r"kasa_config is refused with --bits 4 \(16 goes\): peft leaves it out"),
     ],
 )  # fmt: skip
 def test_what_would_lose_something_is_refused_with_the_reason(options: str, state: dict[str, Any], said: str) -> None:
@@ -102,6 +105,10 @@ def test_what_fails_under_a_condition_is_accepted_without_it(options: str) -> No
     refusals.check(config(lora_options=options))
 
 
+def test_what_four_bits_alone_refuse_goes_with_eight() -> None:
+    refusals.check(config(lora_options='{"peft_type": "LOHA"}'), bits=8)
+
+
 def test_the_page_gives_the_reasons_of_today() -> None:
     page = (Path(__file__).parents[2] / "docs" / "lora.md").read_text()
     always = {f"`peft_type` {name}": why for name, why in refusals.TUNERS.items()}
@@ -110,3 +117,9 @@ def test_the_page_gives_the_reasons_of_today() -> None:
     assert [f"| {name} | {why} |" for name, why in always.items() if f"| {name} | {why} |" not in page] == []
     found = set(re.findall(r"\| refused: ([^|]+?) (?=\|)", page))
     assert found - {one.reason for one in refusals.CONDITIONS} == {BITS_UNDER_ZERO3}
+    given = {one.reason for one in refusals.CONDITIONS if "bits" in one.when and one.name not in _NOT_TRIED}
+    assert given <= found
+
+
+_NOT_TRIED = ("monteclora_config", "use_bdlora")
+"""Fields that peft leaves out in the same way as ``kasa_config``."""
