@@ -102,9 +102,10 @@ def _chosen(model: Any, config: Any, every: dict[str, nn.Module]) -> list[str]:
 def seeing_modules(model: Any) -> Iterator[nn.Module]:
     """All beside the language model of a model of either host: tower, projectors, region modules and LION's parts."""
     root = model.base_model
-    parts = (getattr(root, name, None) for name in _OURS)
-    if getattr(root, "language_model", None) is not None:
-        parts = (module for name, module in root.named_children() if name != "language_model")
+    parts = [getattr(root, name, None) for name in _OURS]
+    if getattr(root, "language_model", None) is not None:  # transformers' own models hold regions beside their root
+        parts = [module for name, module in root.named_children() if name != "language_model"]
+        parts += [getattr(model, name, None) for name in _OURS]
     return chain((module for part in parts for module in _listed(part)), mixtures_in(model))
 
 

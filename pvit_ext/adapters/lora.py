@@ -19,7 +19,7 @@ from pvit_ext.adapters.layers import (
     seeing_modules,
 )
 from pvit_ext.adapters.options import AdapterChoice, config_class
-from pvit_ext.adapters.tensors import adapter_names, wrap
+from pvit_ext.adapters.tensors import adapter_names, plain_name, wrap
 from pvit_ext.adapters.values import check_tokens
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
@@ -53,6 +53,9 @@ def add_lora(model: Any, arguments: Any) -> Any:
         raise ValueError(f"the adapter {config.peft_type} adds no parameter to this model")
     if wrong := sorted(names[id(one)] for part in seeing for one in part.parameters() if id(one) in names):
         raise ValueError(f"an adapter belongs on the language model alone, and this one changes {', '.join(wrong[:3])}")
+    for part in seeing:  # peft has frozen it, and by a config's ``bias`` let every bias of the model train again
+        part.requires_grad_(False)
+    _without_bias(*wrapped.peft_config.values())
     return wrapped
 
 
@@ -67,6 +70,13 @@ def _wrapped(model: Any, config: Any) -> Any:
             f"peft {version('peft')} cannot make an adapter of {refusals.tuner_of(config)} with these --lora_options "
             f"on this model: {error}. Give other values, or other layers by target_modules"
         ) from error
+
+
+def _without_bias(*configs: Any) -> None:
+    """Take the biases out of configs of peft: they are the base's own, and are kept beside the adapter."""
+    for config in configs:
+        if hasattr(config, "bias"):
+            config.bias = "none"  # else peft saves those of towers too, and lets no two adapters have any
 
 
 def check_adapter_files(folder: Path) -> bool:
@@ -135,6 +145,7 @@ def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
             )
         config.target_modules = {layer for layer in layers if matches(wanted, layer)}
     config.task_type = None  # peft chooses the class of its wrapper by it
+    _without_bias(config)
     return config
 
 
@@ -153,12 +164,25 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     return read_checkpoint(folder / names[0])
 
 
+def split_adapter(model: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of an adapter, and the base's own that LLaVA keeps in the same file (``--lora_bias``).
+
+    Args:
+        model: base model, with other adapters or without.
+        weights: of :func:`read_adapter`; the base's own get their names in it without adapters.
+    """
+    own = {plain_name(name) for name, _ in model.named_parameters()}
+    plain = {key: plain_name(key.removeprefix(PEFT_PREFIX)) for key in weights}
+    adapter = {key: value for key, value in weights.items() if plain[key] not in own}
+    return adapter, {plain[key]: value for key, value in weights.items() if plain[key] in own}
+
+
 def _layers_of(model: Any, folder: Path) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
-    keys = [key.removeprefix(PEFT_PREFIX) for key in read_adapter(folder) if PEFT_PREFIX in key]
-    own = {name for name, _ in model.named_parameters()}  # --lora_bias saves the base's biases too
+    adapter, _ = split_adapter(model, read_adapter(folder))
+    keys = [key.removeprefix(PEFT_PREFIX) for key in adapter if PEFT_PREFIX in key]
     layers = names_of_layers(model)
-    found = {key: _layer(key, layers) for key in keys if key not in own}
+    found = {key: _layer(key, layers) for key in keys}
     if unknown := sorted(key for key, layer in found.items() if layer is None):
         raise ValueError(f"{folder} adapts layers that its base model lacks, such as {unknown[0]}: name another base")
     return {layer for layer in found.values() if layer is not None}
@@ -182,7 +206,9 @@ def load_non_lora_weights(model: Any, folder: str | Path, prefix: str = "") -> N
     Raises:
         ValueError: when the folder trains a tensor that the model lacks.
     """
-    state = {key.removeprefix(prefix): value for key, value in read_checkpoint(Path(folder, NON_LORA_FILE)).items()}
-    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
-    if unexpected:
-        raise ValueError(f"{folder} trained tensors that its base model lacks: {sorted(unexpected)}")
+    own = {plain_name(name): name for name in model.state_dict()}
+    saved = read_checkpoint(Path(folder, NON_LORA_FILE))
+    state = {plain_name(key.removeprefix(prefix)): value for key, value in saved.items()}
+    if unexpected := sorted(state.keys() - own.keys()):
+        raise ValueError(f"{folder} trained tensors that its base model lacks: {unexpected}")
+    model.load_state_dict({own[key]: value for key, value in state.items()}, strict=False)

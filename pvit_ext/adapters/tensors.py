@@ -26,6 +26,11 @@ def wrap(model: Any, config: Any) -> Any:
     return wrapped
 
 
+def plain_name(name: str) -> str:
+    """A tensor's name in the model without adapters: peft puts a layer's own tensors below ``base_layer``."""
+    return name.replace(".base_layer.", ".")
+
+
 def adapter_names(model: Any) -> frozenset[str]:
     """The names of a model's adapter tensors: parameters, and buffers that a checkpoint keeps.
 
@@ -60,7 +65,7 @@ def state_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def plain_names(model: nn.Module) -> dict[str, str]:
     """The names of ``state_dict()`` by those that the base's tensors have without an adapter on their layer."""
-    return {name.replace(".base_layer.", "."): name for name, _ in state_of(model)}
+    return {plain_name(name): name for name, _ in state_of(model)}
 
 
 def _names_in_layers(model: nn.Module) -> frozenset[str]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pvit_ext.adapters.layers import has_adapter
-from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter
+from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter, split_adapter
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
-from pvit_ext.adapters.tensors import plain_names, state_of
+from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
 from pvit_ext.adapters.undo import undone_on_failure
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import fingerprint
@@ -182,13 +182,11 @@ class Adapters:
         with loading(folder), undone_on_failure(self.model if wrapped is None else wrapped):
             if regions:
                 self._take_regions(folder)
-            tensors, adapter = self._beside(folder), read_adapter(folder)
-            plain = plain_names(self.model)
-            inside = {key: key.removeprefix(PEFT_PREFIX).replace(".base_layer.", ".") for key in adapter}
-            tensors |= {inside[key]: adapter.pop(key) for key in inside if inside[key] in plain}  # --lora_bias
+            tensors = self._beside(folder)
+            adapter, biases = split_adapter(self.model, read_adapter(folder))
             wrapped = self._insert(name, config, adapter)
         self._wrapped = wrapped
-        self._keep(name, tensors)
+        self._keep(name, biases | tensors)
 
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of a folder beside its adapter, by the names that they have in a model without adapters."""
@@ -200,7 +198,7 @@ class Adapters:
             own |= {f"{part}.{key}": names[id(tensor)] for key, tensor in state_of(of_part)}
         found = {own.get(key, key): value for key, value in _read(folder / MODULES_FILE).items()}
         others = {key.removeprefix(PEFT_PREFIX): value for key, value in _read(folder / NON_LORA_FILE).items()}
-        found |= {key.replace(".base_layer.", "."): value for key, value in others.items()}
+        found |= {plain_name(key): value for key, value in others.items()}
         tensors = self._own()
         if unknown := sorted(found.keys() - tensors.keys()):
             raise ValueError(f"trained tensors that the model lacks: {', '.join(unknown)}")

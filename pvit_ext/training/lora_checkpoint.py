@@ -8,24 +8,22 @@ from typing import Any
 import torch
 
 from pvit_ext.adapters.lora import NON_LORA_FILE, load_non_lora_weights
-from pvit_ext.adapters.tensors import adapter_names, adapter_state
+from pvit_ext.adapters.tensors import adapter_names, adapter_state, plain_name
 from pvit_ext.distributed import cpu_copies
 from pvit_ext.files import atomic_write
 from pvit_ext.tokens.serialization import save_region_modules
 
 
-def save_adapter(model: Any, folder: str, bias: str, write: bool) -> None:
+def save_adapter(model: Any, folder: str, write: bool) -> None:
     """Write a result in LLaVA's format; until the end, the region modules mark it as incomplete.
 
     Args:
         model: peft's wrapper.
         folder: of the result.
-        bias: ``--lora_bias``; peft picks the biases that belong to the adapter.
         write: False on ranks that only take part in gathering.
     """
     _save_regions(model, folder, write)
-    biases = [(name, one) for name, one in model.named_parameters() if bias != "none" and "bias" in name]
-    adapter = cpu_copies([*adapter_state(model), *biases])
+    adapter = cpu_copies(adapter_state(model))
     if write:
         model.config.save_pretrained(folder)
         model.save_pretrained(folder, state_dict=adapter)
@@ -56,7 +54,7 @@ def _save_regions(model: Any, folder: str, write: bool) -> None:
 def _save_others(model: Any, folder: str, write: bool) -> None:
     adapter = adapter_names(model)
     trained = [(name, one) for name, one in model.named_parameters() if name not in adapter and one.requires_grad]
-    others = cpu_copies(trained)
+    others = cpu_copies((plain_name(name), one) for name, one in trained)  # by names that LLaVA finds in the base
     if write:
         with atomic_write(Path(folder, NON_LORA_FILE)) as temporary:
             torch.save(others, temporary)

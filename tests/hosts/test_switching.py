@@ -40,7 +40,7 @@ def result(model: Any, folder: Path, seed: int, base: Path, **given: Any) -> Pat
     for part in (wrapped.get_model().mm_projector, wrapped.region_module.region_projector):
         part.requires_grad_(True)
     wrapped.name_or_path = str(base)
-    lora_checkpoint.save_adapter(wrapped, str(folder), "none", True)
+    lora_checkpoint.save_adapter(wrapped, str(folder), True)
     return folder
 
 
@@ -189,7 +189,7 @@ def test_on_a_model_of_transformers(tmp_path: Path) -> None:
         wrapped = learned(randomize(copy.deepcopy(model), seed), lora_r=seed)
         wrapped.name_or_path = str(tmp_path / "base")
         folders[name] = tmp_path / name
-        lora_checkpoint.save_adapter(wrapped, str(folders[name]), "none", True)
+        lora_checkpoint.save_adapter(wrapped, str(folders[name]), True)
     _, base, regions, _ = pvit_ext.load_pretrained_model(str(tmp_path / "base"), device="cpu")
     adapters = Adapters(base, regions)
     for name, folder in folders.items():

@@ -21,7 +21,7 @@ def test_a_save_that_breaks_off_leaves_no_result_of_two_runs(
     """Written over an older one: its adapter, beside the new region modules, would load without a word."""
     _, model, _ = loaded
     tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
-    lora_checkpoint.save_adapter(tuned, str(tmp_path), "none", True)
+    lora_checkpoint.save_adapter(tuned, str(tmp_path), True)
     assert find_kind(str(tmp_path)).adapter
 
     def disk_full(_state: Any, path: Any) -> None:
@@ -33,7 +33,7 @@ def test_a_save_that_breaks_off_leaves_no_result_of_two_runs(
     else:
         monkeypatch.setattr(tuned, "save_pretrained", lambda *_, **__: disk_full(None, tmp_path / ADAPTER_CONFIG))
     with pytest.raises(OSError, match="No space"):
-        lora_checkpoint.save_adapter(tuned, str(tmp_path), "none", True)
+        lora_checkpoint.save_adapter(tuned, str(tmp_path), True)
     assert not (tmp_path / NON_LORA_FILE).exists()
     with pytest.raises(FileNotFoundError, match="is of an interrupted LoRA run"):
         find_kind(str(tmp_path))

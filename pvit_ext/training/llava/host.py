@@ -82,7 +82,7 @@ class LlavaHost:
         """An adapter, region modules or a whole checkpoint, as LLaVA and stage 2 expect them."""
         args = trainer.args
         if args.lora_enable:
-            lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.lora_bias, args.should_save)
+            lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.should_save)
             trainer.accelerator.wait_for_everyone()
         else:
             export_model(trainer, args.output_dir)

@@ -75,6 +75,11 @@ def _refuse_methods(arguments: RegionTrainingArguments) -> None:
     """LLaVA's ``train()`` makes its LoRA itself, and would drop these flags without a word."""
     given = {"lora_method": arguments.lora_method, "lora_options": arguments.lora_options}
     given["bits"] = None if arguments.bits == 16 else str(arguments.bits)  # its call crashes in transformers 5
+    if arguments.lora_enable and arguments.lora_bias != "none":
+        raise ValueError(
+            f"--lora_bias {arguments.lora_bias}: LLaVA's own train() saves the biases of the vision tower and the "
+            "region modules with the adapter; use python -m pvit_ext.train"
+        )
     for name, value in given.items():
         if value:
             raise ValueError(f"--{name} {value}: LLaVA's own train() makes plain LoRA; use python -m pvit_ext.train")

@@ -37,7 +37,7 @@ def export_model(trainer: TransformersRegionTrainer) -> None:
     """Write a run's result: region modules, an adapter with them, or a checkpoint with its processor."""
     args = trainer.args
     if args.lora_enable:
-        lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.lora_bias, args.should_save)
+        lora_checkpoint.save_adapter(trainer.model, args.output_dir, args.should_save)
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if trains_parts_alone(args.stage):
