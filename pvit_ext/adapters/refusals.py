@@ -147,7 +147,7 @@ CONDITIONS = (
     *(Refusal(_tuner(name), name, _READS, "bits") for name in ("DELORA", "OSF", "PSOFT", "SUPERTUNING")),
     *(Refusal(_tuner(name), name, _MADE_LIKE, "bits") for name in ("ADAMSS", "FROD", "TINYLORA")),
     *(Refusal(_tuner(name), name, _PACKED, "4 bits") for name in ("DEFT", "HRA", "LOHA", "LOKR")),
-    Refusal(_tuner("PEANUT"), "PEANUT", "it is a function of the weights: a merge into the full ones is far off", "bits"),
+    Refusal(_tuner("PEANUT"), "PEANUT", "it is a function of the weights: merged into full ones it is far off", "bits"),
     Refusal(_tuner("GLORA"), "GLORA", _PLAIN_LAYERS, "bits"),
     Refusal(_tuner("UNILORA"), "UNILORA", "it learns nothing on quantised weights", "bits"),
     Refusal(_starts_with("orthogonal"), "init_lora_weights orthogonal", _MADE_LIKE, "bits"),
