@@ -32,9 +32,15 @@ def test_losses_do_not_depend_on_how_a_batch_is_spread(world: dict[str, Any], tm
 @pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="transformers is too old for its own host")
 @pytest.mark.parametrize(("name", "how"), [("llava", "added"), ("llava_next", "appended"), ("qwen2_5_vl", "appended")])
 def test_nor_in_models_of_transformers(name: str, how: str, tmp_path: Path) -> None:
+    some, own = transformers_world(name, tmp_path)
+    check_spread(some, tmp_path, *own, "--region_lion_aggregator", how)
+
+
+def transformers_world(name: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's variables for a model of transformers, every second record without an image, and its own flags."""
     from tests.training.test_transformers_host import save_stock, write_records
 
-    data = write_records(tmp_path / "records", 9)
+    data = write_records(folder / "records", 9)
     records = json.loads(data.read_text())[:-1]
     for number, record in enumerate(records):
         record["conversations"] = [record["conversations"][0], {"from": "gpt", "value": "a red dog"}]
@@ -42,19 +48,9 @@ def test_nor_in_models_of_transformers(name: str, how: str, tmp_path: Path) -> N
         if number % 2:
             del record["image"], record["regions"]
             record["conversations"][0]["value"] = "where is a cat ?"
-    stock = save_stock(name, tmp_path / "stock")
-    some = {"MODEL": stock, "IMAGES": data.parent, "DATA": data}
-    own = (
-        "--host",
-        "transformers",
-        "--region_modules",
-        "",
-        "--region_encoder",
-        "osprey",
-        "--region_encoder_options",
-        json.dumps(OSPREY),
-    )
-    check_spread(with_records(some, records, tmp_path), tmp_path, *own, "--region_lion_aggregator", how)
+    some = {"MODEL": save_stock(name, folder / "stock"), "IMAGES": data.parent, "DATA": data}
+    own = ["--host", "transformers", "--region_modules", "", "--region_encoder", "osprey"]
+    return with_records(some, records, folder), [*own, "--region_encoder_options", json.dumps(OSPREY)]
 
 
 def with_records(world: dict[str, Any], records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
