@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         model: folder or hub id.
         choices: of every question; none where answers are written freely.
     """
-    questions, bad = _questions(args, choices)
+    questions, bad = _of_known_tasks(*_questions(args, choices), model, args.base)
     cache = (IMAGE_CACHE if args.image_cache is None else args.image_cache) << 20
     if args.to is not None:
         return ask_embeds.run(args, model, questions, bad, cache)
@@ -108,6 +108,18 @@ def _questions(args: argparse.Namespace, choices: tuple[str, ...]) -> tuple[list
         if number:
             print(f"passed over: {number} of {what}", file=sys.stderr)
     return found.questions, found.bad
+
+
+def _of_known_tasks(
+    questions: list[Question], bad: list[BadRecord], model: str, base: str | None
+) -> tuple[list[Question], list[BadRecord]]:
+    """The questions whose task the model knows; those of another are bad, before the model is loaded."""
+    from pvit_ext.adapters.lion.tasks import Tasks
+    from pvit_ext.evaluation.identity import stored_region_config
+    from pvit_ext.inference.bad_questions import without_unknown_tasks
+
+    known, unknown = without_unknown_tasks(questions, Tasks.of(stored_region_config(model, base)))
+    return known, [*bad, *unknown]
 
 
 def check(args: argparse.Namespace) -> None:

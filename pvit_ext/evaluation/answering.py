@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from pvit_ext.inference.ranks import Ranks
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.query import Query
 
+_QUERY = re.compile(r"query (\d+)\b")
+"""As asking names a question that has no other name."""
 Keep = Callable[[Sequence[tuple[str, Prediction]]], None]
 
 
@@ -97,9 +100,22 @@ def _answers(
     except RegionError as error:
         if any(sample.name in str(error) for sample in batch):
             raise
+        if (told := _QUERY.match(str(error))) is not None and int(told[1]) < len(batch):
+            raise RegionError(batch[int(told[1])].name + str(error)[told.end() :]) from error
         raise RegionError(f"{error} (its queries are {', '.join(sample.name for sample in batch)})") from error
     found = zip(batch, shown, answers, strict=True)
     return [(sample.id, Prediction(answer, one.areas)) for sample, one, answer in found]
+
+
+def task_of(task: str | None, task_if_known: str | None, tasks: Tasks | None) -> str | None:
+    """The task that a question is asked as; None for the usual one.
+
+    Args:
+        task: that it says.
+        task_if_known: takes the place of the usual one, for a model with adapters that has it.
+        tasks: of the model.
+    """
+    return task_if_known if task is None and tasks is not None and task_if_known in tasks.names else task
 
 
 def query_for(model: Any, query: Query, task_if_known: str | None) -> Query:
@@ -111,6 +127,5 @@ def query_for(model: Any, query: Query, task_if_known: str | None) -> Query:
         task_if_known: takes the place of the usual task, for a model with adapters that has it.
     """
     tasks = Tasks.of(getattr(model, "region_config", None))
-    if query.task is None and tasks is not None and task_if_known in tasks.names:
-        query = replace(query, task=task_if_known)
+    query = replace(query, task=task_of(query.task, task_if_known, tasks))
     return query.read_by(model)

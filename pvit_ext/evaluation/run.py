@@ -15,6 +15,7 @@ from pvit_ext.evaluation.answering import ModelOptions, answer_all
 from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
 from pvit_ext.evaluation.judge.task import JudgedTask
+from pvit_ext.evaluation.lion_fields import check_lion
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
@@ -138,6 +139,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     config = identity.stored_region_config(model.path, model.base)
     name, remark = _arm(settings, asked, config)
     arm = Arm(name, config, settings.words)
+    check_lion(asked.samples, config, name in TOKENS)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
         **_questions(settings, asked),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.data.records import SHOWN_PROBLEMS, RecordError
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.files import atomic_write
@@ -59,6 +60,24 @@ def check_bad(bad: Sequence[BadRecord], questions: Sequence[Any], limit: int) ->
     """
     if len(bad) > limit or not questions:
         raise RecordError(*(one.problem for one in bad), advice=f", --max_bad_records allows {limit}")
+
+
+def without_unknown_tasks(questions: Sequence[Question], tasks: Tasks | None) -> tuple[list[Question], list[BadRecord]]:
+    """The questions whose task a model knows, and what is wrong with the others.
+
+    Args:
+        questions: of a run.
+        tasks: of the model; one without adapters by task takes no notice.
+    """
+    if tasks is None:
+        return list(questions), []
+    bad: dict[str, BadRecord] = {}
+    for one in questions:
+        try:
+            tasks.number(one.task, bool(one.specs), one.location)
+        except ValueError as error:
+            bad[one.id] = BadRecord(one.location, str(error))
+    return [one for one in questions if one.id not in bad], list(bad.values())
 
 
 def made_or_listed(

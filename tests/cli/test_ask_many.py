@@ -257,3 +257,21 @@ def test_killed_at_any_time_it_goes_on_and_ranks_write_the_same(model: Path, tmp
         assert line["answer"] == two[id]["answer"]
         assert line["log_likelihood"] == pytest.approx(two[id]["log_likelihood"], abs=1e-4)
     assert not [*tmp_path.glob("*.rank*")]
+
+
+def test_unknown_tasks_are_all_named_before_the_model_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"id": str(number), "question": "where ?", "lion_task": task} for number, task in enumerate("ab")]
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in [*asked, {"id": "2", "question": "where ?"}]))
+    config = pvit_ext.RegionConfig(lion_adapters=4)
+    monkeypatch.setattr("pvit_ext.evaluation.identity.stored_region_config", lambda *_: config)
+    monkeypatch.setattr("pvit_ext.evaluation.identity.checkpoint_mark", lambda *_: "mark")
+    words = ["ask", "--file", str(file), "--model", str(tmp_path), "--out", str(tmp_path / "a.jsonl")]
+    assert main([*words, "--device", "cpu"]) == 2
+    told = capsys.readouterr().err
+    assert "2 bad records" in told
+    for number, task in enumerate("ab"):
+        assert f"q.jsonl line {number + 1} (id '{number}'): the task '{task}' is none of the model's" in told
+    assert not (tmp_path / "a.jsonl").exists()

@@ -7,15 +7,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import pvit_ext
 from pvit_ext import cli
-from pvit_ext.data.records import load_records
+from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.evaluation import answering
+from pvit_ext.evaluation.arms import Arm
+from pvit_ext.evaluation.lion_fields import check_lion
 from pvit_ext.evaluation.measures import balanced, by_size, confusion, per_class
 from pvit_ext.evaluation.sample import Judged, Prediction, Result, Sample
 
@@ -252,3 +256,33 @@ def test_two_ranks_give_what_one_gives(checkpoint: Path, evaluate: Any, own_set:
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
+
+
+def test_samples_that_the_models_adapters_and_tags_do_not_know_are_named_before_it_loads() -> None:
+    given: list[dict[str, Any]] = [{"adapters": "box"}, {}, {"tags": "dog"}, {"adapters": "b"}]
+    samples = [
+        Sample(str(number), (), "what ?", "a", location=f"line {number}", **own) for number, own in enumerate(given)
+    ]
+    config = pvit_ext.RegionConfig(lion_adapters=4, lion_tags="hint")
+    with pytest.raises(RecordError) as raised:
+        check_lion(samples, config, True)
+    assert [problem.partition(",")[0] for problem in raised.value.problems] == [
+        "line 0: the task 'box' is none of the model's: region",
+        "line 2: tags is a list of texts",
+        "line 3: the task 'b' is none of the model's: region",
+    ]
+    check_lion(samples, pvit_ext.RegionConfig(), True)
+    check_lion(samples, None, True)
+    check_lion([replace(samples[1], adapters_if_known="box")], config, True)
+
+
+def test_a_question_that_cannot_be_asked_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> list[str]:
+        raise pvit_ext.RegionError("query 1: its regions are nothing")
+
+    monkeypatch.setattr(answering, "ask", refuse)
+    samples = [Sample(str(number), (), "what ?", "a", location=f"line {number}") for number in range(3)]
+    task: Any = SimpleNamespace(prompt=lambda sample: sample.question)
+    loaded: Any = (None, SimpleNamespace(region_config=None), None, 0)
+    with pytest.raises(pvit_ext.RegionError, match=r"^line 1: its regions are nothing$"):
+        answering._answers(task, samples, Arm("regions"), answering.ModelOptions("m"), loaded)
