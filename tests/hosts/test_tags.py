@@ -16,6 +16,7 @@ import pvit_ext
 from pvit_ext import Query
 from pvit_ext.cli import main
 from pvit_ext.inference.questions import question_of
+from pvit_ext.prompt import HINT_TOKEN_INDEX
 from pvit_ext.regions.region import RegionError
 from tests.hosts.tiny_hosts import (
     BOX,
@@ -82,6 +83,27 @@ def test_a_mixed_batch_equals_each_sample_alone(made: tuple[TinyHost, Parts]) ->
     together = end_logits(host, parts, queries)
     alone = torch.cat([end_logits(host, parts, [one]) for one in queries])
     torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_any_number_of_hints_stand_as_the_vector_and_nothing_else_does(made: tuple[TinyHost, Parts]) -> None:
+    host, parts = made
+    history = [("what is in <region> ? <hint> or <hint> ?", "left")]
+    batch = batch_of(parts, [Query(WIDE, "where is <hint> a dog ?", [BOX], history)])
+    language = parts.model.get_model() if host.pads_right else parts.model.model.language_model
+    seen: list[Tensor] = []
+    hook = language.register_forward_pre_hook(
+        lambda _, given, named: seen.append(named["inputs_embeds"]), with_kwargs=True
+    )
+    parts.model(**batch)
+    hook.remove()
+    ((embeds,),) = seen  # (L, D)
+    ids = batch["input_ids"][0]
+    marked = ids == (HINT_TOKEN_INDEX if host.pads_right else parts.tokenizer.convert_tokens_to_ids("<hint>"))
+    wanted = (len(ids) - marked.nonzero().flatten()).tolist()  # from the end: image and region stand before them
+    assert len(wanted) == 3
+    here = (embeds == hint_of(parts).weight[0]).all(-1)
+    assert (len(here) - here.nonzero().flatten()).tolist() == wanted
 
 
 def test_the_vector_stands_at_each_hint_and_gets_gradients(made: tuple[TinyHost, Parts]) -> None:

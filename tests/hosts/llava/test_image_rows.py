@@ -129,7 +129,12 @@ def test_appended_rows_stand_behind_their_image_and_are_counted(tiled: Loaded) -
     assert len(embeds) == len(before) + rows
     assert torch.equal(embeds[:behind], before[:behind])
     assert torch.equal(embeds[behind + rows :], before[behind:])
-    assert embeds[behind : behind + rows].std() > 0
+    crop = batch["images"][0][:1]  # the first crop shows all of the image
+    tower = model.get_vision_tower()
+    states = tower.vision_tower(crop, output_hidden_states=True).hidden_states
+    part = model.get_model().region_aggregator
+    of_whole = part([states[layer][0, 1:] for layer in LAYERS], torch.tensor([0, rows]))  # (P, D)
+    torch.testing.assert_close(embeds[behind : behind + rows], of_whole, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
