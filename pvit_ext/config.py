@@ -12,6 +12,8 @@ CONFIG_KEY = "pvit_ext"
 FORMAT = 1
 """Format of the nested key and the region tensors; files that name no format have this one."""
 
+RECORD_KEY = "lion_task"
+"""Key of a data file's records that says the task of one."""
 LION_TASKS = "region,image"
 LION_ROUTING = ("task", "question")
 APPENDED = "appended"

@@ -28,7 +28,7 @@ MAX_AGE = 3600.0
 """Seconds for which an index is used: the ranks of a run start together, a later one looks for the images again."""
 _CALM = 2.0
 """Seconds since a file's change before it is indexed: it may change again, unseen, within one tick of its clock."""
-_VERSION = 2
+_VERSION = 3
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write(cached: Path, key: str, made: Scan) -> None:
-    head = {"key": key, "rows": len(made.rows), "summary": made.summary.to_dict(), "bad": made.bad}
+    head = {"key": key, "rows": len(made.rows), "summary": made.summary.to_dict(), "bad": made.bad, "named": made.named}
     try:
         with atomic_write(cached) as temporary:
             temporary.write_bytes(json.dumps(head).encode() + b"\n" + made.rows.tobytes())
@@ -89,7 +89,7 @@ def _read(cached: Path, key: str, path: str | PathLike[str], folder: str | None)
         bad = {int(row): BadRecord(*one) for row, one in head["bad"].items()}
         with open_utf8(path) as data:
             mended = any(_is_good(read_record(data, rows[row]), folder) for row in bad)
-        return None if mended else Scan(rows, bad, Summary(**head["summary"]))
+        return None if mended else Scan(rows, bad, Summary(**head["summary"]), named=head["named"])
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or not ours
         return None
 

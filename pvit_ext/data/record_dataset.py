@@ -20,7 +20,8 @@ from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.survey import TagSurvey
-from pvit_ext.data.tags.tags import HINT_STYLE, TAGS_KEY, tags_of
+from pvit_ext.data.tags.tags import HINT_STYLE, tags_of
+from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.encoders.own_tower import StoredMaps
 from pvit_ext.prompt import HINT_PLACEHOLDER
 from pvit_ext.regions.image import load_image, reading
@@ -29,6 +30,8 @@ from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.tokens.routing_inputs import routing_inputs
 
 _READ = "--region_lion_tags hint (or plain)"
+_ADAPTERS = "--region_lion_adapters 64"
+_IN_ANSWER = f"{HINT_PLACEHOLDER} stands in an answer; it belongs in a question"
 _WRITE = "`pvit-ext data tags` writes them"
 
 
@@ -71,26 +74,54 @@ class RecordDataset(Dataset[dict[str, Any]]):
             noise: what the run makes of them.
 
         Raises:
-            ValueError: for noise where the model reads no tags, and for a file without any.
-            RecordError: for tags that are none, if there are more such records than ``--max_bad_records`` allows.
+            ValueError: for noise where the model reads no tags, for a file without any, and for wrong tags where all
+                records share one.
+            RecordError: for tags that are none and for ``<hint>`` in an answer, if there are more such records than
+                ``--max_bad_records`` allows.
         """
         if self.region_processor.tag_style is None:
             if noise.changes:
                 raise ValueError(
                     f"--tag_drop, --tag_wrong and --tag_shuffle change tags; the model reads none: {_READ}"
                 )
-            unread = self.records[0].data.get(TAGS_KEY) is not None
-            return (
-                f"the records have tags, and the model does not read them; for one that does: {_READ}"
-                if unread
-                else None
-            )
+            if not self.records.tagged.any():
+                return None
+            return f"the records have tags, and the model does not read them; for one that does: {_READ}"
         survey = TagSurvey.of(self.records, self._special)
-        self.bad_records.add(*survey.bad)
+        self.bad_records.add(*survey.bad, *self._hints_in_answers())
         if not survey.tagged:
             raise ValueError(f"the model reads tags, and no record has any ({survey}); {_WRITE}")
+        if noise.wrong and len(survey.vocabulary) < 2:
+            raise ValueError(
+                f"--tag_wrong {noise.wrong:g} draws from the tags of all records, and they share one, "
+                f"{survey.vocabulary[0]!r}: no tag is ever wrong; leave the flag out, or give records with other tags"
+            )
         self.tag_noise = replace(noise, vocabulary=survey.vocabulary)
         return f"tags of images ({self.region_processor.tag_style}): {survey}"
+
+    def _hints_in_answers(self) -> list[BadRecord]:
+        """Records that a model with a hint vector cannot learn."""
+        if self.region_processor.tag_style != HINT_STYLE:
+            return []
+        places = [self.records[number].location for number in self.records.hint_in_answer.nonzero()[0].tolist()]
+        return [BadRecord(place, f"{place}: {_IN_ANSWER}") for place in places]
+
+    def use_tasks(self) -> str | None:
+        """Look at the task of each record, where the model has adapters by task; returns a sentence for the user.
+
+        Raises:
+            RecordError: for tasks that the model does not know, if there are more such records than
+                ``--max_bad_records`` allows.
+        """
+        if (tasks := self.region_processor.tasks) is None:
+            if not self.records.named_tasks:
+                return None
+            return (
+                f"the records say tasks ({RECORD_KEY!r}), and the model has no adapters by task; for one: {_ADAPTERS}"
+            )
+        survey = TaskSurvey.of(self.records, tasks)
+        self.bad_records.add(*survey.bad)
+        return f"tasks: {survey}"
 
     def tagged(self, record: Record, draw: np.random.Generator) -> list[str]:
         """The turns of a record as text, the first question behind the tags of its image where the model reads them.
@@ -104,7 +135,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if style is None:
             return texts
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
-            raise RecordError(f"{record.location}: {HINT_PLACEHOLDER} stands in an answer; it belongs in a question")
+            raise RecordError(f"{record.location}: {_IN_ANSWER}")
         try:
             tags = tags_of(record.data, self._special)
         except ValueError as error:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.index import load_scan
 from pvit_ext.data.json_records import open_utf8
-from pvit_ext.data.scan import BadRecord, Scan, name_of, read_record, state_of
+from pvit_ext.data.scan import HINT_IN_ANSWER, NAMED, TAGGED, BadRecord, Scan, name_of, read_record, state_of
 from pvit_ext.data.schema import Spec, images_of, kind_of, parse_record
 from pvit_ext.data.summary import Summary
 from pvit_ext.regions.mask import PendingMask
@@ -131,11 +131,12 @@ class Records(Sequence[Record]):
         summary: what the file holds.
         words: int64 (N,), of each record's conversation, negative without an image.
         region_counts: int64 (N,), of each record's regions.
+        named_tasks: values of ``lion_task`` in the file, each once.
     """
 
     def __init__(self, path: str | PathLike[str], folder: str | None, found: Scan) -> None:
         self._path, self._folder, self._rows = str(path), folder, found.rows
-        self._state, self.summary = state_of(path), found.summary
+        self._state, self.summary, self.named_tasks = state_of(path), found.summary, found.named
         self._row = _replacements(len(found.rows), found.bad)
         self._stream: BinaryIO | None = None
         self._process = 0
@@ -151,6 +152,26 @@ class Records(Sequence[Record]):
         """How many regions each record has."""
         counts: NDArray[np.int64] = np.asarray(self._rows[:, 4])[self._row]
         return counts
+
+    @property
+    def task_numbers(self) -> NDArray[np.int64]:
+        """Which of ``named_tasks`` each record says, (N,); -1 for none."""
+        return (self._lion >> NAMED) - 1
+
+    @property
+    def tagged(self) -> NDArray[np.bool_]:
+        """Which records say tags, (N,)."""
+        return (self._lion & TAGGED) > 0
+
+    @property
+    def hint_in_answer(self) -> NDArray[np.bool_]:
+        """Which records have ``<hint>`` in an answer, (N,)."""
+        return (self._lion & HINT_IN_ANSWER) > 0
+
+    @property
+    def _lion(self) -> NDArray[np.int64]:
+        column: NDArray[np.int64] = np.asarray(self._rows[:, 5])[self._row]
+        return column
 
     @property
     def image_folder(self) -> str | None:

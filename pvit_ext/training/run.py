@@ -12,9 +12,10 @@ from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
+from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
 from pvit_ext.training.lora_arguments import check_tokens_of
 from pvit_ext.training.region_cache import use_caches
-from pvit_ext.training.stages import freeze_for_stage, parameter_table, take_unsaid
+from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 _DESCRIPTION = (
     f"Train region modules and their model. Further flags: {FLAG} NAME, the kind of model ({', '.join(HOSTS.names())}; "
@@ -40,7 +41,7 @@ def main(attn_implementation: str | None = None) -> None:
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)
         data = host.load_data(args, model, processor)
-        take_unsaid(data["train_dataset"], training.stage)
+        prepare_data(data["train_dataset"], args.data, training.stage)
         trainer = host.make_trainer(args, model, processor, data)
         for text in use_caches(host, args, model, processor, data["train_dataset"]):
             trainer.say(text)
@@ -56,6 +57,7 @@ def parse(host: TrainingHost, words: list[str], attn_implementation: str | None 
     args = parse_flags(host, words, attn_implementation)
     refuse_replicas(args.training)
     check_data(args.data, args.training.stage)
+    check_tasks(tasks_by_flags(args.model), args.data, args.training)
     return args
 
 

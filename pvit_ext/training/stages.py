@@ -26,6 +26,11 @@ def check_stage(stage: str) -> None:
         raise ValueError(f"--stage {stage!r}; known: {ALIGN}, {FINETUNE}, {LION_MIXED}, and lion_TASK, as lion_image")
 
 
+def is_of_lion(stage: str) -> bool:
+    """Whether a stage trains adapters by task, and nothing of the model itself."""
+    return stage.startswith(_OF_LION)
+
+
 def trains_parts_alone(stage: str) -> bool:
     """Whether a stage leaves the model itself as it is, so that its result is a folder of region modules."""
     return stage != FINETUNE
@@ -42,7 +47,7 @@ def freeze_for_stage(model: Any, stage: str) -> None:
     Raises:
         ValueError: when a stage has nothing to train, or asks for a task that the model does not have.
     """
-    if stage.startswith(_OF_LION):
+    if is_of_lion(stage):
         _freeze_for_lion(model, stage)
         return
     if stage == ALIGN:
@@ -62,13 +67,9 @@ def _freeze_for_lion(model: Any, stage: str) -> None:
     The image-level task (``lion_image``) leaves alone what regions and cells go through; every other task trains it:
     encoder, if it trains at all, region projector, and vision aggregator.
     """
-    module, task = model.region_module, stage.removeprefix(_OF_LION)
+    module, task = model.region_module, task_of_stage(stage)
     mixed = stage == LION_MIXED
-    if (tasks := Tasks.of(module.config)) is None:
-        raise ValueError(f"--stage {stage} trains adapters by task, the model has none: give --region_lion_adapters 64")
-    if not mixed and task not in tasks.names:
-        known = ", ".join([*(f"{_OF_LION}{name}" for name in tasks.names), LION_MIXED])
-        raise ValueError(f"--stage {stage}: the model has no task {task!r}; its stages of LION are {known}")
+    tasks = tasks_for_stage(Tasks.of(module.config), stage)
     model.requires_grad_(False)
     for mixture in mixtures_in(module):
         mixture.gates.requires_grad_(mixed)
@@ -82,19 +83,43 @@ def _freeze_for_lion(model: Any, stage: str) -> None:
             part.requires_grad_(name in _ALWAYS or (mixed if name == ROUTER else looks_closer))
 
 
-def take_unsaid(dataset: Any, stage: str) -> None:
-    """Take records that say no task for the one that a stage trains, if the model's router would choose.
+def task_of_stage(stage: str) -> str | None:
+    """The one task whose adapters a stage of LION trains; None for any other stage."""
+    return stage.removeprefix(_OF_LION) if is_of_lion(stage) and stage != LION_MIXED else None
 
-    It does not train there, and would send them to frozen adapters.
+
+def tasks_for_stage(tasks: Tasks | None, stage: str) -> Tasks:
+    """The tasks of a model as a stage of LION takes its records.
+
+    Those that say no task are of the one that the stage trains, if the model's router would choose: it does not train
+    there, and would send them to frozen adapters.
+
+    Args:
+        tasks: of the model.
+        stage: of LION.
+
+    Raises:
+        ValueError: for a model without adapters by task, or without the task.
+    """
+    if tasks is None:
+        raise ValueError(f"--stage {stage} trains adapters by task, the model has none: give --region_lion_adapters 64")
+    task = task_of_stage(stage)
+    if task is not None and task not in tasks.names:
+        known = ", ".join([*(f"{_OF_LION}{name}" for name in tasks.names), LION_MIXED])
+        raise ValueError(f"--stage {stage}: the model has no task {task!r}; its stages of LION are {known}")
+    return replace(tasks, alone=task)
+
+
+def take_unsaid(dataset: Any, stage: str) -> None:
+    """Let a dataset take its records as :func:`tasks_for_stage` says.
 
     Args:
         dataset: :class:`~pvit_ext.data.record_dataset.RecordDataset` that knows its model.
         stage: that :func:`freeze_for_stage` accepted.
     """
     samples = dataset.region_processor
-    if stage.startswith(_OF_LION) and stage != LION_MIXED and samples.tasks is not None:
-        tasks = replace(samples.tasks, alone=stage.removeprefix(_OF_LION))
-        dataset.region_processor = replace(samples, tasks=tasks)
+    if is_of_lion(stage):
+        dataset.region_processor = replace(samples, tasks=tasks_for_stage(samples.tasks, stage))
 
 
 def parameter_table(model: Any, host_parts: dict[str, nn.Module]) -> str:

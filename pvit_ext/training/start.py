@@ -6,7 +6,6 @@ import os
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -93,20 +92,6 @@ def flag_value(arguments: list[str], name: str) -> str | None:
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     found = [value for flag, value in pairwise(arguments) if flag in spellings]
     return found[-1] or None if found else None
-
-
-def prepare_tags(dataset: Any, data: Any) -> None:
-    """Let a dataset read the tags of images, where its model does, and say what it found of them.
-
-    Args:
-        dataset: :class:`~pvit_ext.data.record_dataset.RecordDataset` that knows its model.
-        data: :class:`~pvit_ext.training.arguments.DataFlags`.
-
-    Raises:
-        ValueError: for flags and records that do not go with the model.
-    """
-    if (sentence := dataset.use_tags(data.tag_noise)) is not None:
-        say(sentence)
 
 
 def say(text: str) -> None:

@@ -261,7 +261,8 @@ def test_two_ranks_give_what_one_gives(checkpoint: Path, evaluate: Any, own_set:
 def test_samples_that_the_models_adapters_and_tags_do_not_know_are_named_before_it_loads() -> None:
     given: list[dict[str, Any]] = [{"adapters": "box"}, {}, {"tags": "dog"}, {"adapters": "b"}]
     samples = [
-        Sample(str(number), (), "what ?", "a", location=f"line {number}", **own) for number, own in enumerate(given)
+        Sample(str(number), ("a.png",), "what ?", "a", location=f"line {number}", **own)
+        for number, own in enumerate(given)
     ]
     config = pvit_ext.RegionConfig(lion_adapters=4, lion_tags="hint")
     with pytest.raises(RecordError) as raised:

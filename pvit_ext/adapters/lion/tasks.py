@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pvit_ext.config import RECORD_KEY as RECORD_KEY
 from pvit_ext.config import RegionConfig, task_names
 from pvit_ext.regions.region import RegionError
 
@@ -21,8 +22,6 @@ TASKS = "tasks"
 """Key of an item, and keyword of a model: the task of each sample."""
 UNSAID = -1
 """Number of the task of a sample whose adapters the model chooses by its question."""
-RECORD_KEY = "lion_task"
-"""Key of a data file's records that says another."""
 
 
 @dataclass(frozen=True)

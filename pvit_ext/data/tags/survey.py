@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pvit_ext.data.records import Record
+from pvit_ext.data.records import Records
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import tags_of
@@ -35,8 +34,8 @@ class TagSurvey:
     bad: list[BadRecord] = field(default_factory=list)
 
     @classmethod
-    def of(cls, records: Sequence[Record], special: SpecialTokens | None = None) -> TagSurvey:
-        """Read the tags of all records.
+    def of(cls, records: Records, special: SpecialTokens | None = None) -> TagSurvey:
+        """Read the tags of all records that have any; the others are counted by the index of their file.
 
         Args:
             records: of the file.
@@ -44,19 +43,20 @@ class TagSurvey:
         """
         from tqdm import tqdm
 
-        found, words = cls(), dict[str, str]()
-        for record in tqdm(records, desc="tags", unit=" records", disable=len(records) < _LONG):
+        found, words, tagged = cls(), dict[str, str](), records.tagged
+        found.missing = int((~tagged & (records.words > 0)).sum())
+        found.without_image = int((~tagged & (records.words <= 0)).sum())
+        numbers = tagged.nonzero()[0].tolist()
+        for number in tqdm(numbers, desc="tags", unit=" records", disable=len(numbers) < _LONG):
+            record = records[number]
             try:
                 tags = tags_of(record.data, special)
             except ValueError as error:
                 found.bad.append(BadRecord(record.location, f"{record.location}: {error}"))
                 continue
-            if tags is None:
-                found.missing += "image" in record.data
-                found.without_image += "image" not in record.data
-            else:
-                found.tagged, found.empty = found.tagged + bool(tags), found.empty + (not tags)
-                words.update((tag.casefold(), tag) for tag in tags if tag.casefold() not in words)
+            assert tags is not None  # null is no tags, and not in the index
+            found.tagged, found.empty = found.tagged + bool(tags), found.empty + (not tags)
+            words.update((tag.casefold(), tag) for tag in tags if tag.casefold() not in words)
         found.vocabulary = tuple(sorted(words.values()))
         return found
 

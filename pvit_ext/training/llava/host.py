@@ -16,7 +16,7 @@ from pvit_ext.training.host import Arguments
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer, export_model
-from pvit_ext.training.start import prepare_tags, resolve_model
+from pvit_ext.training.start import resolve_model
 
 
 class LlavaHost:
@@ -61,7 +61,6 @@ class LlavaHost:
         """LLaVA's dataset and collator, with regions."""
         data = make_supervised_data_module(processor, args.data)
         llava.connect_data(data["train_dataset"], model, args.training)
-        prepare_tags(data["train_dataset"], args.data)
         return data
 
     def make_trainer(self, args: Arguments, model: Any, processor: Any, data: dict[str, Any]) -> LlavaRegionTrainer:

@@ -15,10 +15,11 @@ from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training.arguments import check_data, expand_command_line
+from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
-from pvit_ext.training.stages import freeze_for_stage, parameter_table, take_unsaid
+from pvit_ext.training.stages import freeze_for_stage, parameter_table
 from pvit_ext.training.start import resolve_model
 
 _MODULE, _ARGUMENTS = "llava.train.train", "pvit_ext.training.llava.arguments"
@@ -66,6 +67,8 @@ class ArgumentParser(transformers.HfArgumentParser):
         if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
             check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
             _refuse_methods(by_kind[RegionTrainingArguments])
+            if (named := by_kind.get(RegionModelArguments)) is not None:
+                check_tasks(tasks_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
         if (model := by_kind.get(RegionModelArguments)) is not None:
             model.model_name_or_path = CheckpointPath(model.model_name_or_path)
         return parsed
@@ -96,7 +99,7 @@ class TreeTrainer(LlavaRegionTrainer):
         if self.without_regions:
             stage0.freeze_regions(model)
         llava.connect_data(train_dataset, model, args)
-        take_unsaid(train_dataset, args.stage)
+        prepare_data(train_dataset, train_dataset.data_args, args.stage)
         llava.fit_to_machine(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **keywords)
         self.say(parameter_table(model, llava.parts(model)))

@@ -24,7 +24,7 @@ from pvit_ext.hosts.transformers.outline import outline_checkpoint
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.tokens.serialization import load_region_modules
 from pvit_ext.training.host import Arguments
-from pvit_ext.training.start import prepare_tags, resolve_model
+from pvit_ext.training.start import resolve_model
 from pvit_ext.training.transformers.arguments import (
     TransformersDataArguments,
     TransformersModelArguments,
@@ -119,7 +119,6 @@ class TransformersHost:
         args.data.image_processor = processor
         limit = args.training.model_max_length
         dataset = RegionDataset(records, bad, processor, args.data, limit, args.training.seed)
-        prepare_tags(dataset, args.data)
         return {"train_dataset": dataset, "data_collator": RegionCollator(processor.tokenizer.pad_token_id)}
 
     def make_trainer(

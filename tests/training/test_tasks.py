@@ -1,0 +1,215 @@
+"""Tasks of records in training, on both hosts: all bad ones named at the start, and what the adapters then get."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pvit_ext.adapters.lion.router import QUESTIONS, pad_questions
+from pvit_ext.adapters.lion.tasks import Tasks
+from pvit_ext.data.bad_records import BadRecords
+from pvit_ext.data.records import RecordError, load_records
+from pvit_ext.data.tags.noise import TagNoise
+from pvit_ext.data.task_survey import TaskSurvey
+from pvit_ext.training.arguments import ModelFlags
+from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
+from tests.training import runs
+from tests.training.records import make_dataset, record
+
+TASKS = Tasks(("region", "image"))
+BY_QUESTION = Tasks(("region", "image"), by_question=True)
+WHOLE = "what is it ?"
+
+
+def write(folder: Path, records: list[dict[str, Any]]) -> Path:
+    (folder / "some.json").write_text(json.dumps([{**one, "id": str(number)} for number, one in enumerate(records)]))
+    return folder / "some.json"
+
+
+def whole(**more: Any) -> dict[str, Any]:
+    """A record without regions."""
+    return record(0, WHOLE, ()) | more
+
+
+def answering(text: str) -> dict[str, Any]:
+    turns = [record(0)["conversations"][0], {"from": "gpt", "value": text}]
+    return record(0) | {"conversations": turns}
+
+
+def two_turns() -> dict[str, Any]:
+    turns = [
+        ("human", "<image>\nwhat is <region> ?"),
+        ("gpt", "seven red"),
+        ("human", "where is it ?"),
+        ("gpt", "left"),
+    ]
+    return record(0) | {"conversations": [{"from": who, "value": text} for who, text in turns]}
+
+
+@cache
+def processor_of_transformers() -> Any:
+    from tests.training.test_transformers_host import with_regions
+
+    return with_regions("llava")[1]
+
+
+@pytest.fixture(params=["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
+def dataset_over(request: pytest.FixtureRequest, llava_checkpoint: Path, data: Path, template: None) -> Any:
+    """Makes a host's dataset over records, for a model with adapters for two tasks."""
+
+    def make(records: list[dict[str, Any]], tasks: Tasks | None = TASKS, style: str | None = None) -> Any:
+        path = write(data.parent, records)
+        if request.param == "llava":
+            dataset = make_dataset(llava_checkpoint, path)
+        else:
+            from tests.training.test_transformers_host import dataset_of
+
+            dataset = dataset_of(path, processor_of_transformers())
+        dataset.region_processor = replace(dataset.region_processor, tasks=tasks, tag_style=style)
+        return dataset
+
+    return make
+
+
+def test_all_unknown_tasks_are_named_at_the_start_and_the_others_counted(dataset_over: Any) -> None:
+    records = [record(0), whole(), whole(lion_task="box"), whole(lion_task="region"), record(0) | {"lion_task": 3}]
+    dataset = dataset_over([*records, whole(lion_task=None)])
+    with pytest.raises(RecordError) as raised:
+        dataset.use_tasks()
+    known = "is none of the model's: region, image"
+    assert [problem.partition(" (id ")[2] for problem in raised.value.problems] == [
+        f"'2'): the task 'box' {known}",
+        f"'4'): the task 3 {known}",
+    ]
+    dataset.bad_records = BadRecords(2)
+    assert dataset.use_tasks() == "tasks: region 2, image 2"
+    dataset.bad_records = BadRecords(1)
+    with pytest.raises(RecordError, match="allows 1"):
+        dataset.use_tasks()
+
+
+def test_tasks_that_nobody_says_where_the_usual_ones_are_not_the_models(dataset_over: Any) -> None:
+    dataset = dataset_over([record(0), whole(), whole(lion_task="b")], Tasks(("a", "b")))
+    with pytest.raises(
+        RecordError, match=r"2 bad records(.|\n)*with regions is of the task 'region'(.|\n)*'lion_task'"
+    ):
+        dataset.use_tasks()
+
+
+def test_a_router_takes_what_nobody_says(dataset_over: Any) -> None:
+    dataset = dataset_over([record(0), whole(), whole(lion_task="region")], BY_QUESTION)
+    assert dataset.use_tasks() == "tasks: region 1, image 0, by the question 2"
+    said: list[str] = []
+    dataset.bad_records = BadRecords(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pvit_ext.training.lion_data.say", said.append)
+        prepare_data(dataset, SimpleNamespace(tag_noise=TagNoise()), "lion_image")
+    assert said == ["tasks: region 1, image 2"], "in a stage of one task its adapters take them"
+
+
+def test_hints_in_answers_are_named_with_the_bad_tags(dataset_over: Any) -> None:
+    records = [record(0) | {"tags": ["cat"]}, answering("a <hint>"), record(0) | {"tags": "dog"}]
+    dataset = dataset_over(records, None, "hint")
+    with pytest.raises(
+        RecordError, match=r"2 bad records(.|\n)*'2'\): tags is a list(.|\n)*'1'\): <hint> stands in an"
+    ):
+        dataset.use_tags(TagNoise())
+    dataset.bad_records = BadRecords(2)
+    assert "1 have tags" in str(dataset.use_tags(TagNoise()))
+    assert "1 have tags" in str(dataset_over(records[:2], None, "plain").use_tags(TagNoise())), "text in such a model"
+
+
+def test_what_the_model_does_not_read_is_said_whichever_record_has_it(dataset_over: Any) -> None:
+    dataset = dataset_over([whole(), whole(tags=["cat"], lion_task="image")], None)
+    assert str(dataset.use_tags(TagNoise())).startswith("the records have tags, and the model does not read them")
+    assert str(dataset.use_tasks()).startswith("the records say tasks ('lion_task'), and the model has no adapters")
+    assert dataset_over([whole()], None).use_tasks() is None
+
+
+def test_wrong_tags_need_two_to_draw_from(dataset_over: Any) -> None:
+    dataset = dataset_over([whole(tags=["Cat"]), whole(tags=["cat"])], None, "plain")
+    with pytest.raises(ValueError, match=r"--tag_wrong 0\.5 draws from the tags .* share one, 'Cat': no tag is ever"):
+        dataset.use_tags(TagNoise(wrong=0.5))
+    assert dataset.use_tags(TagNoise(drop=0.5)) is not None
+
+
+def test_a_record_says_its_task_and_its_questions_alone_are_routed_by(dataset_over: Any) -> None:
+    dataset = dataset_over([whole(lion_task="region"), whole(), record(0), two_turns()], BY_QUESTION)
+    assert [dataset[number]["tasks"].tolist() for number in range(4)] == [[0], [-1], [-1], [-1]]
+    ids = dataset.tokenizer("what is   ?\nwhere is it ?", add_special_tokens=False)["input_ids"]
+    assert dataset[3][QUESTIONS][0].tolist() == pad_questions([ids])[0].tolist()
+    dataset = dataset_over([whole(lion_task="region"), whole(), record(0)])
+    assert [dataset[number]["tasks"].tolist() for number in range(3)] == [[0], [1], [0]]
+
+
+def check(folder: Path, records: list[dict[str, Any]], stage: str, tasks: Tasks = TASKS, **more: Any) -> None:
+    path = write(folder, records)
+    read = load_records(path, folder), BadRecords(more.pop("bad", 0))
+    training = SimpleNamespace(stage=stage, allow_no_gradient=more.get("allow", False))
+    check_tasks(tasks, SimpleNamespace(read=read), training)
+
+
+def test_a_stage_without_a_sample_of_its_task_is_refused_before_a_model_loads(data: Path) -> None:
+    folder, images, regions = data.parent, [whole()] * 12, [record(0)] * 3
+    with pytest.raises(ValueError, match=r"--stage lion_region: no record is of the task region \(12 are image\)"):
+        check(folder, images, "lion_region")
+    with pytest.raises(ValueError, match=r"--stage lion_mixed: no record is of the task image \(3 are region\)"):
+        check(folder, regions, "lion_mixed")
+    with pytest.raises(ValueError, match="no task 'box'; its stages of LION are lion_region, lion_image, lion_mixed"):
+        check(folder, regions, "lion_box")
+    with pytest.raises(RecordError, match="the task 'box' is none"):
+        check(folder, [*images, whole(lion_task="box")], "align")
+    with pytest.raises(ValueError, match=r"no record is of the task image \(all are bad\)"):
+        check(folder, [whole(lion_task="box")], "lion_image", bad=1)
+    check(folder, images, "lion_region", allow=True)
+    check(folder, images, "lion_region", BY_QUESTION)  # of the task that the stage trains
+    check(folder, images, "lion_mixed", BY_QUESTION)  # the router may send them anywhere
+    for stage in ("lion_image", "align", "finetune"):
+        check(folder, images, stage)
+
+
+def test_tasks_are_known_by_the_checkpoints_config_or_by_flags(tmp_path: Path) -> None:
+    flags = ModelFlags(model_name_or_path=str(tmp_path))
+    assert tasks_by_flags(flags) is None
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert tasks_by_flags(flags) is None
+    flags.region_lion_adapters = 4
+    assert tasks_by_flags(flags) == TASKS
+
+
+def test_the_survey_of_many_records_reads_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 200_000
+    records: Any = SimpleNamespace(
+        task_numbers=np.arange(count) % 3 - 1, region_counts=np.arange(count) % 2, named_tasks=["image", "region"]
+    )
+    survey = TaskSurvey.of(records, TASKS)
+    assert not survey.bad
+    assert sum(survey.counts.values()) == count
+
+
+HOSTS = ["llava", *[pytest.param("transformers", marks=pytest.mark.slow)] * HAS_TRANSFORMERS_HOST]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_stage_of_one_task_trains_its_adapters_by_records_that_say_none(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    request.param = host
+    given, checkpoint, data = runs.of_host(request, tmp_path)
+    lion = {"stage": "lion_image", "region_lion_adapters": 4, "region_lion_routing": "question", "max_steps": 2}
+    trainer = given.run(monkeypatch, given.flags(checkpoint, data, tmp_path / "out", **lion))
+    dataset = trainer.train_dataset
+    assert dataset.region_processor.tasks.alone == "image"
+    adapters = {name: one for name, one in trainer.model.named_parameters() if "adapters" in name and ".up." in name}
+    moved = {name.split("adapters.")[-1][0] for name, one in adapters.items() if one.detach().any()}
+    assert moved == {"1"}, "those of the image"
+    if host == "llava":
+        assert trainer.batch_of_all["tasks"].min() == 1
