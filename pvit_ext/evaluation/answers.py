@@ -27,7 +27,7 @@ def normalise(text: str) -> str:
     return _ARTICLE.sub("", text).strip(_EDGES)
 
 
-def whole_answer(answer: str, classes: Collection[str]) -> str | None:
+def equal_class(answer: str, classes: Collection[str]) -> str | None:
     """The class that the whole answer names, or None.
 
     Args:

@@ -138,7 +138,7 @@ class Service:
             held.callback(answer.cancel)
         reply, until = Reply(self.name), place.until
         if not stream:
-            return JSONResponse(reply.whole(await self._while_connected(request, all_of(answers), until)))
+            return JSONResponse(reply.completion(await self._while_connected(request, all_of(answers), until)))
         pieces = as_they_come(answers)
         first = await self._while_connected(request, anext(pieces), until)  # before it an error has a status
         return Streamed(reply.events(len(answers), first, pieces, usage, until), held.pop_all().close, until)
@@ -242,16 +242,16 @@ _COUNTED = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metr
 
 async def _unless_over(request: Request, coming: Awaitable[T], until: float, too_late: ApiError) -> T:
     """What comes, unless the client ends or the time does first."""
-    task, gone = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request.receive))
+    task, client_ended = asyncio.ensure_future(coming), asyncio.ensure_future(disconnected(request.receive))
     try:
-        await asyncio.wait((task, gone), timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, client_ended), timeout=until - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientDisconnect if gone.done() else too_late
+        raise ClientDisconnect if client_ended.done() else too_late
     finally:
-        for one in (task, gone):
+        for one in (task, client_ended):
             one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, client_ended, return_exceptions=True)
 
 
 def _failed(task: asyncio.Future[Any]) -> bool:

@@ -32,7 +32,7 @@ class Reply:
     def __init__(self, model: str) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, done: Sequence[Completed]) -> dict[str, Any]:
+    def completion(self, done: Sequence[Completed]) -> dict[str, Any]:
         """A ``chat.completion``.
 
         Args:

@@ -66,7 +66,7 @@ def test_a_map_is_convolved_as_if_it_were_large(channels: int, sizes: list[tuple
     for size in sizes:
         lazy, large = resize(lazy, size), resize(large, size)
     assert lazy.shape == large.shape
-    torch.testing.assert_close(lazy.whole(), large, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lazy.full_map(), large, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(lazy.convolve(weight), F.conv2d(large, weight, padding=1), rtol=1e-4, atol=1e-4)
 
 

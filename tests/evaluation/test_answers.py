@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvit_ext.evaluation.answers import normalise, only_name_within, whole_answer
+from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
 
 CHESS = ["rook", "white rook", "black rook", "king", "t-shirt"]
 
@@ -28,8 +28,8 @@ def test_what_does_not_change_the_meaning_is_taken_off(text: str, want: str) -> 
 
 
 def test_the_whole_answer_is_the_class() -> None:
-    assert whole_answer("White rook.", CHESS) == "white rook"
-    assert whole_answer("It is a white rook.", CHESS) is None
+    assert equal_class("White rook.", CHESS) == "white rook"
+    assert equal_class("It is a white rook.", CHESS) is None
 
 
 @pytest.mark.parametrize(

@@ -183,8 +183,8 @@ class DataFormat(ABC):
         return {key: given.get(key, setting.default) for key, setting in self.settings.items()}
 
 
-def _is_cached(owner: type, key: str) -> bool:
-    return isinstance(getattr(owner, key, None), cached_property)
+def _is_cached(kind: type, key: str) -> bool:
+    return isinstance(getattr(kind, key, None), cached_property)
 
 
 FORMATS: Registry[type[DataFormat]] = Registry("data format", GROUP)

@@ -16,7 +16,7 @@ from pvit_ext.data.tasks.absent import absent_class
 from pvit_ext.data.tasks.base import Context, Task, Turn, fill
 from pvit_ext.data.tasks.layout import boxes_of
 
-WHERE = (
+QUESTIONS = (
     "Where is {text}? Answer with a box.",
     "Give the box of: {text}.",
     "Find {text} and give its box.",
@@ -82,7 +82,7 @@ def _labels(image: AnnotatedImage, context: Context, size: Size) -> Iterator[Tur
         indices = [index for index, item in enumerate(image.objects) if item.label == label]
         answer = _written(image, indices, context, size)
         if answer and count <= _MOST:
-            yield Turn(fill(context.choice.of(WHERE if count == 1 else ALL, "where", label), text=label), answer)
+            yield Turn(fill(context.choice.of(QUESTIONS if count == 1 else ALL, "where", label), text=label), answer)
 
 
 def _captions(image: AnnotatedImage, context: Context, size: Size) -> Iterator[Turn]:
@@ -91,7 +91,7 @@ def _captions(image: AnnotatedImage, context: Context, size: Size) -> Iterator[T
         for number, text in enumerate(item.captions):
             answer = _written(image, [index], context, size)
             if answer and said[text] == 1:
-                asked = context.choice.of(WHERE, "where", index, number)
+                asked = context.choice.of(QUESTIONS, "where", index, number)
                 yield Turn(fill(asked, text=f'"{text}"'), answer)
 
 

@@ -66,7 +66,7 @@ class Enlarged:
         )
         return replace(self, rows=rows, columns=columns)
 
-    def whole(self) -> Tensor:
+    def full_map(self) -> Tensor:
         """The large map, (B, C, H, W)."""
         with torch.autocast(self.small.device.type, enabled=False):
             return (self.rows @ self.small.to(self.rows.dtype) @ self.columns.T).to(self.small.dtype)
@@ -81,7 +81,7 @@ class Enlarged:
         large_height, large_width = self.shape[2:]
         spreading = 9 * height * width * large_width + 3 * height * large_height * large_width
         if 9 * channels * height * width + spreading >= 9 * channels * large_height * large_width:
-            return F.conv2d(self.whole(), weight, padding=1)
+            return F.conv2d(self.full_map(), weight, padding=1)
         taps = F.conv2d(self.small, weight.permute(2, 3, 0, 1).reshape(-1, channels, 1, 1))
         taps = taps.view(-1, 3, 3, len(weight), height, width)  # (B, down, across, O, h, w)
         with torch.autocast(taps.device.type, enabled=False):

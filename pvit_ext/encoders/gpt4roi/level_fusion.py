@@ -45,7 +45,7 @@ class LevelFusion(nn.Module):
             projected = project(torch.cat([one, coordinates(one)], 1))
             levels.append(Enlarged.of(projected, (one.shape[2] * scale, one.shape[3] * scale)))
         if not self.rounds:
-            return [level.whole() for level in levels]
+            return [level.full_map() for level in levels]
         first, *others = self.rounds
         fused: list[Tensor] = first(levels, last=not others)
         for fuse in others:

@@ -73,13 +73,13 @@ def _letters(comparisons: Sequence[Comparison]) -> str:
 
 def _numbers(cells: Mapping[str, str], location: str) -> dict[str, float]:
     try:
-        return {letter: float(_whole(cell)) for letter, cell in cells.items()}
+        return {letter: float(_integer(cell)) for letter, cell in cells.items()}
     except ValueError as error:
         said = ", ".join(f"{letter}: {cell or 'empty'}" for letter, cell in cells.items())
         raise ValueError(f"{location}: each answer has a rank from 1 on, or none has one; got {said}") from error
 
 
-def _whole(cell: str) -> int:
+def _integer(cell: str) -> int:
     if not cell.isdecimal() or not int(cell):
         raise ValueError(cell)
     return int(cell)

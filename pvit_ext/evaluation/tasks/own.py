@@ -10,7 +10,7 @@ from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.tags import TAGS_KEY
-from pvit_ext.evaluation.answers import normalise, only_name_within, whole_answer
+from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
@@ -43,7 +43,7 @@ class Own(Task):
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """The class that an answer names, by the setting ``match``."""
-        said = (whole_answer if self.chosen["match"] == "whole" else only_name_within)(answer, self.classes)
+        said = (equal_class if self.chosen["match"] == "whole" else only_name_within)(answer, self.classes)
         return Judged(said, float(said == sample.extra["class"]))
 
     def score(self, results: Sequence[Result]) -> Score:

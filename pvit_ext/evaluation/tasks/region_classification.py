@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.evaluation import embedding
-from pvit_ext.evaluation.answers import normalise, only_name_within, whole_answer
+from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
 from pvit_ext.evaluation.coco_file import CocoFile, image_path
 from pvit_ext.evaluation.detection import check_installed, mean_average_precision
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
@@ -96,7 +96,7 @@ class RegionClassification(Task):
         if self.chosen["match"] == "nearest":
             said: str | None = self._nearest(sample, answer)
         elif self.chosen["match"] == "whole":
-            said = whole_answer(answer, self.classes)
+            said = equal_class(answer, self.classes)
         else:
             said = only_name_within(answer, self.classes)
         return Judged(said, float(said == sample.extra["class"]))

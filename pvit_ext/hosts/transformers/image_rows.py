@@ -48,7 +48,7 @@ def with_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
         def add(_args: Any, _kwargs: Any, output: Tensor) -> Tensor | None:
             if part.appended:
                 assert wanted is not None
-                wanted.rows.append(whole_rows(part, host, inputs, seen[-1], output, wanted.ends))
+                wanted.rows.append(base_rows(part, host, inputs, seen[-1], output, wanted.ends))
                 return None
             return output + rows(part, host, inputs, seen[-1], output)
 
@@ -87,7 +87,7 @@ def without_rows(stock: Callable[..., Any]) -> Callable[..., Any]:
     return get_video_features
 
 
-def whole_rows(
+def base_rows(
     part: VisionAggregator,
     host: TransformersHost,
     inputs: Mapping[str, Any],
@@ -99,12 +99,12 @@ def whole_rows(
 
     Args:
         part, host, inputs, hidden, own: see :func:`rows`.
-        ends: see :meth:`~pvit_ext.hosts.transformers.families.base.Family.whole_views`.
+        ends: see :meth:`~pvit_ext.hosts.transformers.families.base.Family.base_views`.
 
     Raises:
         RegionError: for fewer crops than the prompts' images have.
     """
-    crops = host.family.whole_views(host.inner, inputs, ends, own.shape[-2])
+    crops = host.family.base_views(host.inner, inputs, ends, own.shape[-2])
     if crops is not None:
         if len(crops) and int(crops.max()) >= len(own):  # on a GPU an index out of bounds ends the process
             raise RegionError(

@@ -113,12 +113,12 @@ def load_segmenter(folder: Path, device: str | None = None) -> Segmenter:
         from transformers import Sam2Model
     except ImportError as error:
         raise ValueError("--segmenter needs a transformers that has SAM 2 (4.56 or newer); upgrade it") from error
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model: Any = Sam2Model.from_pretrained(folder, local_files_only=True)
     except OSError as error:
         raise ValueError(f"--segmenter {folder}: its weights cannot be read ({error}); fetch it again") from error
-    return Segmenter(model.to(where).eval(), *_normalisation(folder))
+    return Segmenter(model.to(target).eval(), *_normalisation(folder))
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

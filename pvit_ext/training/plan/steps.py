@@ -87,14 +87,16 @@ def count_steps(training: Any, samples: int, gpus: int) -> Schedule:
     """
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drop, batch = training.dataloader_drop_last, gpus * micro * accumulation
-    whole = hasattr(transformers.Trainer, "set_initial_training_values")  # what is over at the end makes a step too
+    counts_last_step = hasattr(
+        transformers.Trainer, "set_initial_training_values"
+    )  # what is over at the end makes a step too
     # Before transformers 5 pvit-ext leaves out what fills no step, so that resuming is exact.
-    run = samples if whole else samples_in_full_steps(samples, gpus * micro, accumulation, drop) or samples
+    run = samples if counts_last_step else samples_in_full_steps(samples, gpus * micro, accumulation, drop) or samples
     batches = run // micro if drop else math.ceil(run / micro)
     of_each = batches // gpus if drop else math.ceil(batches / gpus)
     if not of_each:
         raise ValueError(f"{samples} samples fill no batch of {gpus} GPUs x {micro} with --dataloader_drop_last True")
-    per_epoch = math.ceil(of_each / accumulation) if whole else max(of_each // accumulation, 1)
+    per_epoch = math.ceil(of_each / accumulation) if counts_last_step else max(of_each // accumulation, 1)
     if training.max_steps > 0:
         return Schedule(samples, batch, training.max_steps, training.max_steps / per_epoch)
     return Schedule(samples, batch, math.ceil(training.num_train_epochs * per_epoch), training.num_train_epochs)

@@ -154,7 +154,7 @@ class Coco(DataFormat):
                 item = self._annotation(start, end, notes)
                 if item is not None:
                     problem = f"image_id {short(item.get('image_id'))} is no id of 'images'"
-                    notes.bad(self._where(item), problem)
+                    notes.bad(self._location(item), problem)
             return
         image = self.buffer.load(*image_span)
         location = f"{self.source.name} image {image.get('id')}"
@@ -207,7 +207,7 @@ class Coco(DataFormat):
             return None
         return item
 
-    def _where(self, item: Mapping[str, Any]) -> str:
+    def _location(self, item: Mapping[str, Any]) -> str:
         return f"{self.source.name} annotation {item.get('id')}"
 
     def _object(
@@ -218,10 +218,10 @@ class Coco(DataFormat):
                 raise BadItem(f"image_id {short(item.get('image_id'))} is not its image's, {image['id']}")
             found = Reason.CROWD if item.get("iscrowd") else self.region(item, size, notes)
         except BadItem as error:
-            notes.bad(f"{self._where(item)} (line {self.buffer.line(start)})", str(error))
+            notes.bad(f"{self._location(item)} (line {self.buffer.line(start)})", str(error))
             return None
         if isinstance(found, Reason):
-            notes.drop(found, self._where(item), f"bbox {short(item.get('bbox'))}")
+            notes.drop(found, self._location(item), f"bbox {short(item.get('bbox'))}")
             return None
         return found
 

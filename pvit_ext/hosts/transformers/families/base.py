@@ -142,7 +142,7 @@ class Family(ABC):
         """
         return before.count(processor.image_token)
 
-    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor | None:
+    def base_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor | None:
         """Which crops show all of an image, (images,) int64, on the CPU; None where each does, or for one sequence.
 
         Args:

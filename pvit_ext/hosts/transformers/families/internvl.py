@@ -39,7 +39,7 @@ class InternVL(Family):
         """Those of the base view."""
         return int(processor.image_seq_length)
 
-    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+    def base_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
         """The last of each image; frames of videos are crops too, of none."""
         return ends // per_crop - 1
 

@@ -48,7 +48,7 @@ class Gemma3(Llava):
         """Those of one view."""
         return int(processor.image_seq_length)
 
-    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+    def base_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
         """The first of each image."""
         return pad(ends[:-1], (1, 0)) // per_crop
 

@@ -44,7 +44,7 @@ class LlavaNext(Family):
         more = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
         return int(cells + more)
 
-    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+    def base_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
         """The first of each image."""
         counts = torch.tensor([self.crops(inner.config, size) for size in inputs["image_sizes"].tolist()])
         return counts.cumsum(0) - counts
@@ -108,7 +108,7 @@ class LlavaOnevision(LlavaNext):
         """Those of a crop, which its processor knows."""
         return int(processor.num_image_tokens)
 
-    def whole_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
+    def base_views(self, inner: nn.Module, inputs: Mapping[str, Any], ends: Tensor, per_crop: int) -> Tensor:
         """The first of each image; one of several in a prompt has no other."""
         several = inputs.get("batch_num_images")
         sizes = inputs["image_sizes"].tolist()
