@@ -11,7 +11,7 @@ def layers_of_contract() -> list[set[str]]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     lines = config["importlinter:contract:layers"]["layers"].split("\n")
-    named = [{name for name in re.split(r"[|:]", line.replace(" ", "")) if not name.startswith("(")} for line in lines]
+    named = [{name.strip("()") for name in re.split(r"[|:]", line.replace(" ", ""))} for line in lines]
     return [names for names in named if names != {""}]
 
 

@@ -78,9 +78,9 @@ def test_an_encoder_refuses_a_switch_that_is_a_word() -> None:
     ("given", "message"),
     [
         ({"delimiters": "no"}, "region config 'delimiters' is true or false or null, got 'no'"),
-        ({"cross_layers": "2"}, "'cross_layers' is a whole number, got '2'"),
-        ({"cross_layers": True}, "'cross_layers' is a whole number, got True"),
-        ({"lion_adapters": "4"}, "'lion_adapters' is a whole number, got '4'"),
+        ({"cross_layers": "2"}, "'cross_layers' is a whole number or null, got '2'"),
+        ({"cross_layers": True}, "'cross_layers' is a whole number or null, got True"),
+        ({"lion_adapters": "4"}, "'lion_adapters' is a whole number or null, got '4'"),
         ({"encoder_options": "{}"}, "'encoder_options' is an object, got '{}'"),
     ],
 )

@@ -63,7 +63,10 @@ def _wrapped(model: Any, config: Any) -> Any:
     """peft's wrapper; what it cannot make is told with the adapter that was asked for."""
     try:
         return wrap(model, config)
-    except torch.cuda.OutOfMemoryError:
+    except (
+        torch.cuda.OutOfMemoryError,
+        NotImplementedError,
+    ):  # a plan names tensors without values
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ImportError) as error:
         raise ValueError(
