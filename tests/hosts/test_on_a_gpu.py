@@ -28,7 +28,6 @@ import torch
 import pvit_ext
 from pvit_ext import Query
 from pvit_ext.cli.parser import main
-from tests.benchmarks.bench_step import stock
 from tests.checkpoints import OPTIONS
 from tests.hosts.tiny_hosts import BOX, HAS_TRANSFORMERS_HOST, MIXED, OSPREY, WIDE, TinyHost, save
 from tests.hosts.transformers.zoo import CHAT
@@ -258,6 +257,8 @@ def test_a_plan_is_what_a_run_holds(
     from tests.training.test_transformers_host import flags, save_stock, write_records
 
     if device == "cuda":
+        from tests.benchmarks.bench_step import stock
+
         model, processor = stock(1024, 4)
         processor.chat_template = CHAT.replace("IMAGE", "<image> ")
         for part in (model, processor):
