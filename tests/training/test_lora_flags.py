@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig
 
 from pvit_ext.adapters.options import AdapterChoice, field_names
 from pvit_ext.training.lora_arguments import adapter_identity, check_tokens_of
@@ -17,6 +18,7 @@ from pvit_ext.training.llava.patched_tree import _refuse_methods  # isort: skip
 from pvit_ext.training.transformers.arguments import TransformersTrainingArguments  # isort: skip
 
 LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True}
+IA3 = '{"peft_type": "IA3", "feedforward_modules": ["down_proj"]}'
 
 
 @pytest.mark.parametrize("kind", [RegionTrainingArguments, TransformersTrainingArguments])
@@ -41,7 +43,7 @@ LORA: dict[str, Any] = {"stage": "finetune", "lora_enable": True}
         ({**LORA, "lora_options": '{"ranks": 2}'}, "has no field ranks; it has"),
         ({**LORA, "lora_options": '{"peft_type": "PREFIX_TUNING"}'}, "peft_type PREFIX_TUNING is refused"),
         ({**LORA, "loraplus_lr_ratio": 16.0, "optim": "adafactor"}, "--optim adafactor has others"),
-        ({**LORA, "loraplus_lr_ratio": 2.0, "lora_options": '{"peft_type": "BOFT"}'}, "BOFT has no matrices A and B"),
+        ({**LORA, "loraplus_lr_ratio": 2.0, "lora_options": IA3}, "IA3 has no matrices A and B"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_fit(tmp_path: Path, kind: Any, given: dict[str, Any], said: str) -> None:
@@ -57,13 +59,11 @@ def test_a_start_that_an_old_peft_takes_for_true_is_refused(monkeypatch: pytest.
 
 def test_flags_without_effect_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", logger="pvit_ext"):
-        RegionTrainingArguments(
-            output_dir=str(tmp_path), report_to=[], **LORA, lora_r=128,
-            lora_options='{"peft_type": "IA3", "feedforward_modules": ["down_proj"]}',
-        )  # fmt: skip
+        RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], **LORA, lora_r=128, lora_options=IA3)
     assert "without effect, because IA3 takes the fields of --lora_options alone: --lora_r 128" in caplog.text
 
 
+@pytest.mark.skipif(not hasattr(LoraConfig, "trainable_token_indices"), reason="this peft trains no single tokens")
 def test_tokens_that_a_checkpoint_does_not_have(llava_checkpoint: Path, tmp_path: Path) -> None:
     own = {**LORA, "lora_options": '{"trainable_token_indices": [1, 999999]}'}
     given = RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], **own)
