@@ -55,7 +55,7 @@ def check_targets(model: Any, wanted: Any, leaves: Sequence[str]) -> None:
     what = "the language model has no such layer"
     if any(matches(wanted if isinstance(wanted, str) else idle, name) for name in heads):
         what = f"the head ({heads[0]}) never gets an adapter, only layers below it do"
-    known = ", ".join(sorted({name.rpartition(".")[2] for name in leaves}))
+    known = _last_parts(leaves)
     raise ValueError(f"target_modules {', '.join(idle)}: {what}; it has {known}")
 
 
@@ -73,7 +73,7 @@ def check_excluded(model: Any, config: Any, chosen: Sequence[str]) -> None:
     wanted = getattr(config, "exclude_modules", None)
     leaves = [name for name, module in model.named_modules() if not any(module.children())]
     if wanted and (idle := unmatched(wanted, leaves)):
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
+        known = _last_parts(chosen)
         raise ValueError(f"exclude_modules {', '.join(idle)}: there is no such layer to leave out; there are {known}")
 
 
@@ -115,11 +115,13 @@ def check_patterns(config: Any, chosen: Sequence[str]) -> None:
     for field, values in vars(config).items():
         if not (field.endswith("_pattern") and isinstance(values, dict)):
             continue
-        whole = str(getattr(config.peft_type, "value", config.peft_type)) != "OSF"  # which looks for a part of a name
-        rules = {key: re.compile(rf"(.*\.)?({key})$" if whole else f".*({key})") for key in values}
+        to_the_end = (
+            str(getattr(config.peft_type, "value", config.peft_type)) != "OSF"
+        )  # which looks for a part of a name
+        rules = {key: re.compile(rf"(.*\.)?({key})$" if to_the_end else f".*({key})") for key in values}
         used = {next((key for key, rule in rules.items() if rule.match(name)), None) for name in chosen}
         if idle := [key for key in rules if key not in used]:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
+            known = _last_parts(chosen)
             raise ValueError(
                 f"{field} {', '.join(idle)}: no layer takes its value from there (the first key that fits a name "
                 f"decides); the layers with an adapter are {known}"
@@ -138,7 +140,7 @@ def check_feed_forward(config: Any, chosen: Sequence[str]) -> None:
     """
     wanted = getattr(config, "feedforward_modules", None)
     if wanted and (idle := unmatched(wanted, chosen)):
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in chosen}))
+        known = _last_parts(chosen)
         raise ValueError(
             f"feedforward_modules {', '.join(idle)}: no such layer gets an adapter; those that do are {known}"
         )
@@ -163,3 +165,8 @@ def check_blocks(config: Any, chosen: Mapping[str, nn.Module]) -> None:
                 f"{field} {size} of OFT does not divide the width {width} of {name}, and peft would take another: "
                 f"give a divisor of {width}, or leave such layers out by target_modules"
             )
+
+
+def _last_parts(names: Sequence[str]) -> str:
+    """Last parts of names, each once, for a message."""
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names}))

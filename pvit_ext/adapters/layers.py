@@ -59,12 +59,12 @@ def choose_layers(model: Any, config: Any) -> None:
     every = dict(_modules(model))
     chosen = _chosen(model, config, every)
     check_excluded(model, config, chosen)
-    left = [name for name in chosen if not matches(getattr(config, "exclude_modules", None) or [], name)]
-    if not left:
+    kept = [name for name in chosen if not matches(getattr(config, "exclude_modules", None) or [], name)]
+    if not kept:
         raise ValueError(f"exclude_modules {shown(config.exclude_modules)} leaves none of the layers that it is for")
-    check_patterns(config, [*left, *by_parameters])
-    check_feed_forward(config, left)
-    check_blocks(config, {name: every[name] for name in left})
+    check_patterns(config, [*kept, *by_parameters])
+    check_feed_forward(config, kept)
+    check_blocks(config, {name: every[name] for name in kept})
     config.target_modules = _pattern(chosen, list(every))
     for name in ("layers_to_transform", "layers_pattern"):  # applied above; peft refuses them beside a pattern
         if hasattr(config, name):
