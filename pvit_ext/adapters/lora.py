@@ -19,7 +19,7 @@ from pvit_ext.adapters.layers import (
     seeing_modules,
 )
 from pvit_ext.adapters.options import AdapterChoice, config_class
-from pvit_ext.adapters.tensors import adapter_names, plain_name, wrap
+from pvit_ext.adapters.tensors import adapter_names, plain_name, plain_names, wrap
 from pvit_ext.adapters.values import check_tokens
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import read_json
@@ -209,7 +209,7 @@ def load_non_lora_weights(model: Any, folder: str | Path, prefix: str = "") -> N
     Raises:
         ValueError: when the folder trains a tensor that the model lacks.
     """
-    own = {plain_name(name): name for name in model.state_dict()}
+    own = plain_names(model)
     saved = read_checkpoint(Path(folder, NON_LORA_FILE))
     state = {plain_name(key.removeprefix(prefix)): value for key, value in saved.items()}
     if unexpected := sorted(state.keys() - own.keys()):
