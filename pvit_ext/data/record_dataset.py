@@ -76,8 +76,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         Raises:
             ValueError: for noise where the model reads no tags, for a file without any, and for wrong tags where all
                 records share one.
-            RecordError: for tags that are none and for ``<hint>`` in an answer, if there are more such records than
-                ``--max_bad_records`` allows.
+            RecordError: as :meth:`survey_tags`.
         """
         if self.region_processor.tag_style is None:
             if noise.changes:
@@ -87,8 +86,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
             if not self.records.tagged.any():
                 return None
             return f"the records have tags, and the model does not read them; for one that does: {_READ}"
-        survey = TagSurvey.of(self.records, self._special)
-        self.bad_records.add(*survey.bad, *self._hints_in_answers())
+        survey = self.survey_tags()
         if not survey.tagged:
             raise ValueError(f"the model reads tags, and no record has any ({survey}); {_WRITE}")
         if noise.wrong and len(survey.vocabulary) < 2:
@@ -98,6 +96,17 @@ class RecordDataset(Dataset[dict[str, Any]]):
             )
         self.tag_noise = replace(noise, vocabulary=survey.vocabulary)
         return f"tags of images ({self.region_processor.tag_style}): {survey}"
+
+    def survey_tags(self) -> TagSurvey:
+        """Look through the records' tags, for a model that reads them.
+
+        Raises:
+            RecordError: for tags that are none and for ``<hint>`` in an answer, if there are more such records than
+                ``--max_bad_records`` allows.
+        """
+        survey = TagSurvey.of(self.records, self._special)
+        self.bad_records.add(*survey.bad, *self._hints_in_answers())
+        return survey
 
     def _hints_in_answers(self) -> list[BadRecord]:
         """Records that a model with a hint vector cannot learn."""

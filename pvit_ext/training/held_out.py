@@ -37,6 +37,7 @@ class HeldOut:
         samples: the questions that accuracy counts; none where an answer is no class.
 
     Raises:
+        RecordError: with all records whose task, tags or ``<hint>`` the model cannot take.
         ValueError: when accuracy decides about the best checkpoint, but cannot be measured.
     """
 
@@ -122,11 +123,18 @@ def _without_stored_maps(model: Any) -> Iterator[None]:
 
 
 def _dataset(training: Any, records: Records) -> Any:
-    """The training's dataset over other records: no region is moved, no tag changed, and a bad record is an error."""
+    """The training's dataset over other records: no region is moved, no tag changed, and a bad record is an error.
+
+    Raises:
+        RecordError: with all records whose task, tags or ``<hint>`` the model cannot take.
+    """
     dataset = copy.copy(training)
     dataset.records, dataset.bad_records = records, BadRecords(0)
     dataset.data_args = copy.copy(training.data_args)
     dataset.data_args.region_jitter = 0.0
     dataset.tag_noise = TagNoise()
     dataset.use_stored(None, None)
+    dataset.use_tasks()
+    if dataset.region_processor.tag_style is not None:
+        dataset.survey_tags()
     return dataset

@@ -19,6 +19,7 @@ from pvit_ext.data.records import RecordError, load_records
 from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.training.arguments import ModelFlags
+from pvit_ext.training.held_out import HeldOut
 from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
@@ -125,6 +126,19 @@ def test_hints_in_answers_are_named_with_the_bad_tags(dataset_over: Any) -> None
     dataset.bad_records = BadRecords(2)
     assert "1 have tags" in str(dataset.use_tags(TagNoise()))
     assert "1 have tags" in str(dataset_over(records[:2], None, "plain").use_tags(TagNoise())), "text in such a model"
+
+
+@pytest.mark.parametrize(
+    ("style", "bad", "said"),
+    [(None, whole(lion_task="box"), "the task 'box' is none"), ("hint", answering("a <hint>"), "<hint> stands in an")],
+)
+def test_held_out_records_are_looked_at_before_the_first_step(
+    dataset_over: Any, data: Path, style: str | None, bad: dict[str, Any], said: str
+) -> None:
+    training = dataset_over([record(0)], style=style)
+    held_out = load_records(write(data.parent, [record(0), bad, bad]))
+    with pytest.raises(RecordError, match=rf"2 bad records(.|\n)*'1'\): {said}(.|\n)*'2'\): {said}"):
+        HeldOut(SimpleNamespace(train_dataset=training), held_out)
 
 
 def test_what_the_model_does_not_read_is_said_whichever_record_has_it(dataset_over: Any) -> None:
