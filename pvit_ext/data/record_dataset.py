@@ -20,7 +20,7 @@ from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.survey import TagSurvey
-from pvit_ext.data.tags.tags import HINT_STYLE, tags_of
+from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS, tags_of
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.encoders.own_tower import StoredMaps
 from pvit_ext.prompt import HINT_PLACEHOLDER
@@ -31,7 +31,6 @@ from pvit_ext.tokens.routing_inputs import routing_inputs
 
 _READ = "--region_lion_tags hint (or plain)"
 _ADAPTERS = "--region_lion_adapters 64"
-_IN_ANSWER = f"{HINT_PLACEHOLDER} stands in an answer; it belongs in a question"
 _WRITE = "`pvit-ext data tags` writes them"
 
 
@@ -113,7 +112,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if self.region_processor.tag_style != HINT_STYLE:
             return []
         places = [self.records[number].location for number in self.records.hint_in_answer.nonzero()[0].tolist()]
-        return [BadRecord(place, f"{place}: {_IN_ANSWER}") for place in places]
+        return [BadRecord(place, f"{place}: {NOT_IN_ANSWERS}") for place in places]
 
     def use_tasks(self) -> str | None:
         """Look at the task of each record, where the model has adapters by task; returns a sentence for the user.
@@ -144,7 +143,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if style is None:
             return texts
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
-            raise RecordError(f"{record.location}: {_IN_ANSWER}")
+            raise RecordError(f"{record.location}: {NOT_IN_ANSWERS}")
         try:
             tags = tags_of(record.data, self._special)
         except ValueError as error:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvit_ext.data.tags.special_tokens import SpecialTokens
-from pvit_ext.prompt import IMAGE_PLACEHOLDER, NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question
+from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS
+from pvit_ext.prompt import HINT_PLACEHOLDER, IMAGE_PLACEHOLDER, NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.tokens.query import Query
@@ -34,9 +35,12 @@ def read_turns(
 
     Raises:
         RegionError: naming the query, for anything but text, another number of ``<image>``, tags that the model does
-            not read, or a placeholder of other data sets, which would stay in the prompt as text.
+            not read, ``<hint>`` in an answer where it is a vector, or a placeholder of other data sets, which would
+            stay in the prompt as text.
     """
     questions, answers = query.turns(name)
+    if processor.tag_style == HINT_STYLE:
+        _refuse_hints(answers, name)
     if images and not query.literal:
         _refuse_foreign_tags(questions, tokenizer, name)
     given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
@@ -46,6 +50,12 @@ def read_turns(
         questions[0] = (IMAGE_PLACEHOLDER + behind_image) * images + questions[0]
     questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
     return questions, answers
+
+
+def _refuse_hints(answers: Sequence[str | None], name: str) -> None:
+    for number, answer in enumerate(answers):
+        if answer is not None and HINT_PLACEHOLDER in answer:
+            raise RegionError(f"{name}, history[{number}]: {NOT_IN_ANSWERS}")
 
 
 def _refuse_foreign_tags(questions: Sequence[str], tokenizer: Any, name: str) -> None:

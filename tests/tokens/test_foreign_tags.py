@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.prompt import RegionError, bind_regions, foreign_tag_of_question
 from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.tokens.query import Query
@@ -75,3 +76,10 @@ def test_text_without_an_image_and_literal_text_are_not_searched() -> None:
 def test_another_number_of_regions_names_the_tag(tag: str) -> None:
     with pytest.raises(RegionError, match=r"^prompt: 0 <region> placeholders but 1 regions given; '.region1?.' is"):
         bind_regions(f"What is {tag}?", [object()])  # type: ignore[list-item]
+
+
+def test_a_hint_in_an_earlier_answer_is_refused_where_there_is_a_hint_vector() -> None:
+    query = Query(None, "And <hint>?", history=[("What?", "a dog"), ("Sure?", "as <hint> says")])
+    with pytest.raises(RegionError, match=r"^query 0, history\[1\]: <hint> stands in an answer; it belongs"):
+        read_turns(query, 1, RegionProcessor(tag_style=HINT_STYLE), Qwens(), "query 0")
+    assert read_turns(query, 1, RegionProcessor(), Qwens(), "query 0")[1][1] == "as <hint> says"

@@ -18,6 +18,7 @@ from pvit_ext.prompt import HINT_PLACEHOLDER
 TAGS_KEY = "tags"
 """Key of a record: a list of texts. An empty list says that a tagger found nothing, no key that none looked."""
 PLAIN_STYLE, HINT_STYLE = "plain", "hint"
+NOT_IN_ANSWERS = f"{HINT_PLACEHOLDER} stands in an answer; it belongs in a question"
 """The sentence without and with the learned hint in it."""
 
 _SENTENCES = {
