@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -113,6 +114,13 @@ class Chat(Protocol):
 
         Raises:
             ValueError: for a quantised one.
+        """
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, so that it loads to the ids of the checkpoint that it came from.
+
+        Args:
+            folder: that is there.
         """
 
     def ends(self) -> Ends:

@@ -132,11 +132,12 @@ def export_language_model(
         ValueError: for a quantised model.
         FileExistsError: when there is something in the folder already.
     """
-    found = model_host(model).chat(model, tokenizer, image_processor, None, None).language_model()
+    chat = model_host(model).chat(model, tokenizer, image_processor, None, None)
+    found = chat.language_model()
     size = sum(one.numel() * one.element_size() for one in found.parameters())
     with atomic_folder(folder, size) as path:
         found.save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        chat.save_tokenizer(path)
         if mark is not None:
             (path / _MADE_OF).write_text(json.dumps({"checkpoint": mark}) + "\n", encoding="utf-8")
     return Path(folder)

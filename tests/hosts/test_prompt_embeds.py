@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pvit_ext
 from pvit_ext import Query
 from pvit_ext.hosts.find import host_of
+from pvit_ext.hosts.llava.tokenizer import load_tokenizer
 from pvit_ext.inference.prompt_embeds import encoded, export_language_model, export_prompt_embeds
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.test_shared_images import BOTH
@@ -86,6 +87,17 @@ def test_the_files_answer_as_the_model(host: TinyHost, tmp_path: Path) -> None:
         assert parts.tokenizer.decode(made[0], skip_special_tokens=True).strip() == answer
     with pytest.raises(FileExistsError):
         export_language_model(*parts, folder)
+
+
+def test_the_language_model_has_the_files_that_the_original_ids_come_from(
+    llava_checkpoint: Path, tmp_path: Path
+) -> None:
+    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")
+    folder = export_language_model(model, tokenizer, processor, tmp_path / "text")
+    for text in ("Which is larger,  the first <s> or the second?", " a</s> b"):
+        assert load_tokenizer(str(folder), False)(text).input_ids == tokenizer(text).input_ids
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (folder / name).read_bytes() == (llava_checkpoint / name).read_bytes()
 
 
 @pytest.mark.parametrize("host", BOTH, indirect=True)

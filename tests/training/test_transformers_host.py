@@ -139,6 +139,7 @@ def test_finetune_goes_on_from_align_and_writes_a_checkpoint(
     data = write_records(tmp_path / "data")
     run(monkeypatch, flags(llava, data, tmp_path / "one"))
     plain = {"region_encoder": None, "region_encoder_options": None, "stage": "finetune", "learning_rate": 1e-3}
+    plain |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
     own = {**plain, "region_box_embedding": True, "mm_projector_lr": 1e-4, "gradient_checkpointing": True}
     trainer = run(monkeypatch, flags(tmp_path / "one", data, tmp_path / "two", **own))
     rates = {group["lr"]: len(group["params"]) for group in trainer.optimizer.param_groups if group["params"]}
@@ -154,6 +155,15 @@ def test_finetune_goes_on_from_align_and_writes_a_checkpoint(
     assert processor.pvit_regions.config == model.region_config
     for key, value in model.state_dict().items():
         assert torch.equal(after[key], value), key
+    (checkpoint,) = (tmp_path / "two").glob("checkpoint-*")
+    ids = [ids_of(folder) for folder in (tmp_path / "one", tmp_path / "two", checkpoint)]
+    assert ids == [ids_of(llava)] * 3
+
+
+def ids_of(folder: Path) -> list[int]:
+    """Of a text, by the tokenizer that a checkpoint loads with."""
+    tokenizer = pvit_ext.load_pretrained_model(str(folder), device="cpu")[0]
+    return list(tokenizer("Which is larger,  the first <s> or the second?").input_ids)
 
 
 def test_lora_writes_an_adapter_that_loads_to_the_same(

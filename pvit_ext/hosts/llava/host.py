@@ -117,6 +117,10 @@ class LlavaChat:
         """The language model alone; see :mod:`pvit_ext.hosts.llava.embedded`."""
         return embedded.language_model(self.model)
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer with its original files."""
+        _save_tokenizer(self.tokenizer, self.tokenizer.name_or_path, folder)
+
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""
         return Ends(*stops(self.tokenizer, self.separator))
@@ -158,8 +162,7 @@ class LlavaHost:
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
         """Write the tokenizer with its original files; the image processor is in the vision tower's own folder."""
-        loaded.tokenizer.save_pretrained(folder)
-        keep_original_files(path, folder)
+        _save_tokenizer(loaded.tokenizer, path, folder)
 
     def stored(self, folder: Path) -> StoredModel:
         """What region modules need to know of a LLaVA on disk; see :func:`~pvit_ext.hosts.llava.stored.read_stored`."""
@@ -193,6 +196,11 @@ class LlavaHost:
     ) -> LlavaChat:
         """Open a conversation; see :class:`LlavaChat`."""
         return LlavaChat(model, tokenizer, processor, conv_version, system)
+
+
+def _save_tokenizer(tokenizer: Any, source: str, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    keep_original_files(source, folder)
 
 
 HOST = LlavaHost()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -159,6 +160,10 @@ class TransformersChat:
     def language_model(self) -> Any:
         """The language model alone; see :mod:`pvit_ext.hosts.transformers.embedded`."""
         return embedded.language_model(self.model)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the processor's tokenizer."""
+        self.tokenizer.save_pretrained(folder)
 
     def ends(self) -> Ends:
         """The ids by which the model's own generation ends."""
