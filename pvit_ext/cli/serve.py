@@ -86,8 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from pvit_ext.hosts.find import Loaded
     from pvit_ext.serving.app import Service
     from pvit_ext.serving.engine import Batching, Engine
+    from pvit_ext.serving.image_loader import ImageLoader
     from pvit_ext.serving.metrics import Metrics
-    from pvit_ext.serving.pictures import Pictures
     from pvit_ext.serving.server import run as run_server
     from pvit_ext.serving.uploads import UploadLimits, Uploads
 
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     engine = Engine(Loaded(*loaded), batching, args.conv_version, metrics, image_features(args))
     name = args.served_name or Path(args.model).resolve().name
     uploads = Uploads(UploadLimits(args.max_uploads, args.max_upload_size * 2**20, args.keep_uploads))
-    pictures = Pictures(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
-    run_server(Service(engine, name, pictures, metrics, key, hosts), listening)
+    loader = ImageLoader(_limits(args), args.image_folder, args.allow_url, uploads=uploads)
+    run_server(Service(engine, name, loader, metrics, key, hosts), listening)
     return 0
 
 

@@ -29,11 +29,11 @@ from pvit_ext.serving.conversation import read_query
 from pvit_ext.serving.disconnected import disconnected
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.files import Files
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.known_hosts import KnownHosts
 from pvit_ext.serving.limits import Place, Places
 from pvit_ext.serving.lion_fields import check_lion_fields
 from pvit_ext.serving.metrics import Metrics
-from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.replies import Reply, Streamed
 from pvit_ext.serving.waiting import Draining, QueueFull
 
@@ -50,7 +50,7 @@ class Service:
     Args:
         engine: that answers.
         name: of the model.
-        pictures: reads images and masks, and knows the limits.
+        loader: reads images and masks, and knows the limits.
         metrics: of the engine and of requests.
         key: that clients send as a bearer token; None for any client.
         hosts: names that it answers to without a key, beside those of this machine for itself; None for any name.
@@ -58,17 +58,17 @@ class Service:
 
     engine: Engine
     name: str
-    pictures: Pictures
+    loader: ImageLoader
     metrics: Metrics
     key: str | None = None
     hosts: Collection[str] | None = ()
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.limits = self.pictures.limits
+        self.limits = self.loader.limits
         self.places = Places(self.limits)
         self.threads = anyio.CapacityLimiter(self.limits.requests)
-        self.metrics.watch(self.engine, self.places, self.pictures.uploads)
+        self.metrics.watch(self.engine, self.places, self.loader.uploads)
         self._draining = False
 
     @property
@@ -88,7 +88,7 @@ class Service:
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"])
         app.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_model=None)
-        Files(self.pictures, self._check_key, self._enter).add_to(app)
+        Files(self.loader, self._check_key, self._enter).add_to(app)
         app.add_exception_handler(ApiError, _show)
         app.add_exception_handler(ClientDisconnect, _show_nobody)
         app.add_exception_handler(HTTPException, _show_http)
@@ -166,7 +166,7 @@ class Service:
             self._check_model(asked.model)
             settings = asked.settings(self.limits)
             check_lion_fields(asked, getattr(self.engine.model, "region_config", None))
-            query, system = read_query(asked, self.pictures, place)
+            query, system = read_query(asked, self.loader, place)
             try:
                 answers = self.engine.submit_choices(query, settings, system, asked.stream, "messages")
             except QueueFull as error:

@@ -13,8 +13,8 @@ from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError
 from pvit_ext.serving.api_error import ApiError, wrong
 from pvit_ext.serving.chat_request import ChatRequest, FilePart, ImagePart, Message, RegionPart, TextPart
+from pvit_ext.serving.image_loader import ImageLoader, LoadedImage
 from pvit_ext.serving.limits import Place
-from pvit_ext.serving.pictures import Picture, Pictures
 from pvit_ext.serving.uploads import FileId
 from pvit_ext.tokens.query import Query
 
@@ -27,9 +27,9 @@ class _Reader:
     """Reads one request; regions are collected in the order of their ``<region>``."""
 
     request: ChatRequest
-    pictures: Pictures
+    loader: ImageLoader
     place: Place
-    images: list[Picture] = field(default_factory=list)
+    images: list[LoadedImage] = field(default_factory=list)
     regions: list[tuple[Any, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -49,23 +49,23 @@ class _Reader:
             ApiError: 400 when the request has too many.
         """
         self._plain, self._own, self._alpha = self._plain + plain, self._own + own, self._alpha + alpha
-        if self._own + max(self._plain, self._alpha) > (most := self.pictures.limits.regions):
+        if self._own + max(self._plain, self._alpha) > (most := self.loader.limits.regions):
             message = f"{param}: with it the request has more than {most} regions; inline markup and masks of alpha "
             raise ApiError(400, f"{message}channels are counted too", param, "too_many_regions")
 
 
-def read_query(request: ChatRequest, pictures: Pictures, place: Place) -> tuple[Query, str | None]:
+def read_query(request: ChatRequest, loader: ImageLoader, place: Place) -> tuple[Query, str | None]:
     """The question, with its images checked, and its system prompt.
 
     Args:
         request: checked field by field.
-        pictures: reads images and masks.
+        loader: reads images and masks.
         place: that the request holds.
 
     Raises:
         ApiError: 400 naming the field.
     """
-    reader = _Reader(request, pictures, place)
+    reader = _Reader(request, loader, place)
     system, turns, first = _system(reader, request.messages)
     _check_order(turns, first)
     texts, images = [], []
@@ -134,10 +134,10 @@ def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
 
 
 def _image(reader: _Reader, source: str | FileId, param: str) -> None:
-    most = reader.pictures.limits.images
+    most = reader.loader.limits.images
     if len(reader.images) >= most:
         raise ApiError(400, f"{param}: a request may have {most} images", param, "too_many_images")
-    reader.images.append(reader.pictures.load(source, reader.place, param))
+    reader.images.append(reader.loader.load(source, reader.place, param))
 
 
 def _source(part: ImagePart | FilePart, param: str) -> tuple[str | FileId, str]:
@@ -160,7 +160,7 @@ def _source(part: ImagePart | FilePart, param: str) -> tuple[str | FileId, str]:
 def _explicit_regions(reader: _Reader, text: str, param: str) -> Iterator[tuple[Any, str]]:
     """One of the body's regions for each ``<region>`` written in a text; inline markup brings its own."""
     try:
-        found = list(islice(find_placeholders(text, param), reader.pictures.limits.regions + 1))
+        found = list(islice(find_placeholders(text, param), reader.loader.limits.regions + 1))
     except RegionError as error:
         raise ApiError(400, str(error), param) from error
     plain = found.count(None)
@@ -182,7 +182,7 @@ def _place_images(texts: list[str], images: Sequence[int]) -> None:
 
 def _region(reader: _Reader, item: Any, param: str) -> Region:
     """A region in the schema of our data files; a mask may also be a ``data:`` URL or an upload."""
-    limits, file = reader.pictures.limits, None
+    limits, file = reader.loader.limits, None
     if isinstance(item, dict) and (file := _mask_file(item.get("mask"))) is not None:
         item = {**item, "mask": "mask.png"}
     if _numbers(item, 2 * limits.points + 1) > 2 * limits.points:
@@ -213,7 +213,7 @@ def _mask(reader: _Reader, found: PendingMask, file: str | FileId | None, param:
     """A mask from its file or its run lengths, which say their size before they are decoded."""
     width, height = reader.images[found.image].size
     if file is not None:
-        return Region.mask(reader.pictures.mask(file, reader.place, param), image=found.image)
+        return Region.mask(reader.loader.mask(file, reader.place, param), image=found.image)
     if isinstance(found.source, str) or (found.source.width, found.source.height) != (width, height):
         raise wrong(param, f"its run lengths are of another size than its image, {width}x{height}")
     reader.place.take(width * height, param)

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from pvit_ext.serving.api_error import ApiError, wrong
 from pvit_ext.serving.body import FormFile, read_form
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.limits import Place
-from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.uploads import Upload, not_found
 
 PURPOSES = ("vision", "user_data")
@@ -27,13 +27,13 @@ class Files:
     """The paths under ``/v1/files``.
 
     Args:
-        pictures: whose uploads they are.
+        loader: whose uploads they are.
         check_key: raises for a request without the server's key.
         enter: takes a place for a request, or raises.
     """
 
-    def __init__(self, pictures: Pictures, check_key: Callable[[Request], None], enter: Callable[[], Place]) -> None:
-        self._pictures, self._uploads = pictures, pictures.uploads
+    def __init__(self, loader: ImageLoader, check_key: Callable[[Request], None], enter: Callable[[], Place]) -> None:
+        self._loader, self._uploads = loader, loader.uploads
         self._check_key, self._enter = check_key, enter
 
     def add_to(self, app: FastAPI) -> None:
@@ -50,7 +50,7 @@ class Files:
         _check_origin(request)
         place = self._enter()
         try:
-            form = await read_form(request, self._pictures.limits, _FIELDS)
+            form = await read_form(request, self._loader.limits, _FIELDS)
             made = await anyio.to_thread.run_sync(self._keep, form, place)
             return made.shown()
         finally:
@@ -66,7 +66,7 @@ class Files:
             raise wrong("file", f"its name has {len(given.name)} characters; at most {_NAME} are kept")
         seconds = self._seconds(form)
         with place.decoding("file"):
-            self._pictures.check(given.data, "file")
+            self._loader.check(given.data, "file")
         return self._uploads.add(given.name, purpose, given.data, seconds)
 
     def _seconds(self, form: dict[str, str | FormFile]) -> float | None:

@@ -43,7 +43,7 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end. Uploads that have expired are forgotten, also where nobody asks."""
         if counter % 10 == 0:
-            self._service.pictures.uploads.forget_expired()
+            self._service.loader.uploads.forget_expired()
         drained = self._service.state == "draining" and not self._service.places.requests
         if drained:
             self._service.engine.drain()

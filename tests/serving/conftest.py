@@ -13,7 +13,7 @@ from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, make
 
 collect_ignore: list[str] = []
 if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("openai") is None:  # extras serve, generate
-    of_http = ("chat", "known_hosts", "lion", "pictures", "process", "refusals", "region_count", "times", "uploads")
+    of_http = ("chat", "image_loader", "known_hosts", "lion", "process", "refusals", "region_count", "times", "uploads")
     collect_ignore += [f"test_{name}.py" for name in of_http]
 OTHERS = ["transformers/llava", "transformers/qwen2_vl"] if HAS_TRANSFORMERS_HOST else []
 HOSTS = ["llava/llama", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]

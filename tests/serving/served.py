@@ -19,9 +19,9 @@ from PIL import Image
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.app import Service
 from pvit_ext.serving.engine import Batching, Engine
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.metrics import Metrics
-from pvit_ext.serving.pictures import Pictures
 from pvit_ext.serving.server import DrainingServer
 from pvit_ext.serving.uploads import Uploads
 from tests.hosts.tiny_hosts import WIDE
@@ -79,8 +79,8 @@ def serving(
     """A server of a model, drained at the end."""
     metrics = Metrics()
     engine = Engine(loaded, batching, observer=metrics)
-    pictures = Pictures(limits, folder, urls, uploads=uploads or Uploads())
-    service = Service(engine, "tiny", pictures, metrics, key)
+    loader = ImageLoader(limits, folder, urls, uploads=uploads or Uploads())
+    service = Service(engine, "tiny", loader, metrics, key)
     config = uvicorn.Config(service.app(), port=0, log_level="error", lifespan="off")
     server = DrainingServer(config, service)
     thread = threading.Thread(target=server.run)

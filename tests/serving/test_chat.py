@@ -15,8 +15,8 @@ from pvit_ext import Query, Region
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.chat_request import read_request
 from pvit_ext.serving.conversation import read_query
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.limits import Limits, Places
-from pvit_ext.serving.pictures import Pictures
 from tests.hosts.tiny_hosts import TALL, WIDE
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, mask_of, masked, message, serving
 
@@ -149,7 +149,7 @@ def test_alpha_channels_stay_in_their_turns() -> None:
     ]  # fmt: skip
     limits = Limits()
     request = read_request(json.dumps({"model": "tiny", "messages": turns}).encode())
-    query, _ = read_query(request, Pictures(limits), Places(limits).enter(1))
+    query, _ = read_query(request, ImageLoader(limits), Places(limits).enter(1))
     assert query.history == [("<image>\nDescribe <region>.", "A dog."), ("<image>\nAnd this? <region>", "A cat.")]
     assert (query.text, [one.image for one in query.regions]) == ("Which is larger?", [0, 1])
 

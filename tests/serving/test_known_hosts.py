@@ -12,10 +12,10 @@ from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.app import Service
 from pvit_ext.serving.engine import Engine
 from pvit_ext.serving.host_name import name_of
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.known_hosts import KnownHosts
 from pvit_ext.serving.limits import Limits
 from pvit_ext.serving.metrics import Metrics
-from pvit_ext.serving.pictures import Pictures
 
 OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.0.0.1", "[::1]:8000", "[::1]", "gpu.lan:80", "GPU.lan"]
 OTHERS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.0.9:8000",
@@ -25,7 +25,7 @@ OTHERS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.
 @pytest.fixture
 def service(loaded: Loaded) -> Any:
     with Engine(loaded) as engine:
-        yield Service(engine, "tiny", Pictures(Limits()), Metrics())
+        yield Service(engine, "tiny", ImageLoader(Limits()), Metrics())
 
 
 @pytest.mark.parametrize("host", OTHERS)

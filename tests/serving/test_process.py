@@ -148,7 +148,7 @@ def test_an_open_server_is_warned_of(monkeypatch: Any, capsys: Any) -> None:
 
 
 def test_the_whole_of_pillow_is_not_open() -> None:
-    from pvit_ext.serving.pictures import FORMATS
+    from pvit_ext.serving.image_loader import FORMATS
 
     Image.init()
     assert set(Image.ID) - set(FORMATS) >= {"EPS"}

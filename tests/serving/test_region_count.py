@@ -11,8 +11,8 @@ from PIL import Image
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.chat_request import read_request
 from pvit_ext.serving.conversation import read_query
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.limits import Limits, Places
-from pvit_ext.serving.pictures import Pictures
 from pvit_ext.tokens.query import Query
 from tests.serving.served import BOX, image_part, message
 
@@ -30,7 +30,7 @@ def masked(red: int) -> dict[str, Any]:
 
 def read(messages: list[dict[str, Any]], regions: int = 0) -> Query:
     body = {"model": "tiny", "messages": messages, "regions": [BOX] * regions}
-    return read_query(read_request(json.dumps(body).encode()), Pictures(LIMITS), Places(LIMITS).enter(1))[0]
+    return read_query(read_request(json.dumps(body).encode()), ImageLoader(LIMITS), Places(LIMITS).enter(1))[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving import app as app_module
-from pvit_ext.serving import pictures as pictures_module
+from pvit_ext.serving import image_loader
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.limits import Limits, Places
 from tests.serving.served import BOX, FINE, QUESTION, Served, data_url, image_part, masked, message, serving
@@ -32,9 +32,9 @@ def new_image(seed: int) -> Image.Image:
 
 
 def test_decoding_counts_in_the_time_of_a_request(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, decode = threading.Event(), pictures_module.load_image
+    go, decode = threading.Event(), image_loader.load_image
     with serving(loaded, Limits(seconds=0.3)) as served:
-        monkeypatch.setattr(pictures_module, "load_image", lambda source: (go.wait(20), decode(source))[1])
+        monkeypatch.setattr(image_loader, "load_image", lambda source: (go.wait(20), decode(source))[1])
         begun = time.monotonic()
         status, found, _ = served.ask(about(new_image(1)))
         assert (status, found["error"]["code"], found["error"]["param"]) == (408, "timeout", "messages")
@@ -45,7 +45,7 @@ def test_decoding_counts_in_the_time_of_a_request(loaded: Loaded, monkeypatch: p
 
 
 def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, decoded, decode = threading.Event(), list[int](), pictures_module.load_image
+    go, decoded, decode = threading.Event(), list[int](), image_loader.load_image
 
     def slow(source: Any) -> Any:
         decoded.append(1)
@@ -53,7 +53,7 @@ def test_a_client_that_ends_while_its_image_is_decoded(loaded: Loaded, monkeypat
         return decode(source)
 
     with serving(loaded) as served:
-        monkeypatch.setattr(pictures_module, "load_image", slow)
+        monkeypatch.setattr(image_loader, "load_image", slow)
         two = FINE | {"messages": [message(image_part(new_image(2)), image_part(new_image(3)), QUESTION)]}
         connection = served.connection()
         connection.request(
@@ -97,7 +97,7 @@ def test_slow_addresses_hold_no_decoder(loaded: Loaded, monkeypatch: pytest.Monk
         go.wait(60)
         raise ApiError(400, "the file takes too long to come", "url")
 
-    monkeypatch.setattr(pictures_module, "fetch", fetch)
+    monkeypatch.setattr(image_loader, "fetch", fetch)
     with serving(loaded, urls=True) as served:
         slow = about("https://example.org/slow.png")
         clients = [threading.Thread(target=lambda: statuses.append(served.ask(slow)[0])) for _ in range(6)]
@@ -114,10 +114,10 @@ def test_slow_addresses_hold_no_decoder(loaded: Loaded, monkeypatch: pytest.Monk
 
 def test_an_address_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
-    monkeypatch.setattr(pictures_module, "fetch", lambda *a: given.append(a[2]) or b"")
+    monkeypatch.setattr(image_loader, "fetch", lambda *a: given.append(a[2]) or b"")
     place = Places(Limits(seconds=5)).enter(1)
     with pytest.raises(ApiError, match="no image"), place.decoding("url"):
-        pictures_module.Pictures(Limits(), urls=True).load("https://example.org/a.png", place, "url")
+        image_loader.ImageLoader(Limits(), urls=True).load("https://example.org/a.png", place, "url")
     assert 4 < given[0] < 5
     place.give_up()
     with pytest.raises(ApiError) as error:

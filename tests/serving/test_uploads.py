@@ -49,8 +49,8 @@ def served(loaded: Loaded) -> Iterator[Served]:
 def client(served: Served) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"http://127.0.0.1:{served.port}/v1", api_key="secret", max_retries=0) as found:
         yield found
-    for one in served.service.pictures.uploads.all():
-        served.service.pictures.uploads.delete(one.id, "id")
+    for one in served.service.loader.uploads.all():
+        served.service.loader.uploads.delete(one.id, "id")
 
 
 def said(client: openai.OpenAI, *parts: Any, regions: list[Any]) -> Any:
@@ -111,7 +111,7 @@ def test_an_upload_expires(client: openai.OpenAI) -> None:
 def test_an_expired_upload_is_freed_though_nobody_asks(client: openai.OpenAI, served: Served) -> None:
     client.files.create(file=PNG, purpose="vision")
     CLOCK.now += 901
-    assert soon(lambda: not served.service.pictures.uploads._files)
+    assert soon(lambda: not served.service.loader.uploads._files)
 
 
 def test_uploads_are_bounded(client: openai.OpenAI, served: Served) -> None:
@@ -180,7 +180,7 @@ def test_a_text_that_is_sent_as_a_file(served: Served, name: str) -> None:
     found = json.load(connection.getresponse())["error"]
     connection.close()
     assert (found["param"], "send it as a text" in found["message"]) == (name, True)
-    assert not served.service.pictures.uploads.all()
+    assert not served.service.loader.uploads.all()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_an_upload_that_breaks_off_or_never_ends_frees_its_place(served: Served)
             raw.sendall(b"f4240\r\n" + b" " * 1_000_000 + b"\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 413")
     assert served.idle()
-    assert not served.service.pictures.uploads.all()
+    assert not served.service.loader.uploads.all()
 
 
 def test_a_server_that_drains_takes_no_uploads(loaded: Loaded) -> None:
@@ -253,7 +253,7 @@ def test_a_server_that_drains_takes_no_uploads(loaded: Loaded) -> None:
             pytest.raises((openai.InternalServerError, openai.APIConnectionError)),
         ):
             client.files.create(file=PNG, purpose="vision")
-        assert not served.service.pictures.uploads.all()
+        assert not served.service.loader.uploads.all()
 
 
 def test_a_body_that_is_no_form(served: Served) -> None:

@@ -33,7 +33,7 @@ _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 @dataclass(frozen=True)
-class Picture:
+class LoadedImage:
     """An image of a request, which has been decoded without fault.
 
     Args:
@@ -74,7 +74,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageLoader:
     """Reads the images and masks of requests.
 
     Args:
@@ -91,7 +91,7 @@ class Pictures:
     opaque: Seen = field(default_factory=lambda: Seen(4096))
     uploads: Uploads = field(default_factory=Uploads)
 
-    def load(self, source: str | FileId, place: Place, param: str) -> Picture:
+    def load(self, source: str | FileId, place: Place, param: str) -> LoadedImage:
         """An image.
 
         Args:
@@ -105,7 +105,7 @@ class Pictures:
         data = self._checked(source, place, param)
         digest = hashlib.sha256(data).hexdigest()
         if (size := self.opaque.get(digest)) is not None:
-            return Picture(KnownImage(data, digest, size))
+            return LoadedImage(KnownImage(data, digest, size))
         try:
             opened = Image.open(io.BytesIO(data), formats=FORMATS)  # its header was read before
             has_alpha = opened.mode in _ALPHA or "transparency" in opened.info
@@ -116,9 +116,9 @@ class Pictures:
         image.info = {}  # it is upright now, whatever its file said
         found = KnownImage(data, digest, image.size, image)
         if alpha is not None and int(alpha.min()) < 255:
-            return Picture(found, _alpha_mask(alpha, param))
+            return LoadedImage(found, _alpha_mask(alpha, param))
         self.opaque.add(digest, image.size)
-        return Picture(found)
+        return LoadedImage(found)
 
     def mask(self, source: str | FileId, place: Place, param: str) -> NDArray[np.bool_]:
         """A mask file, bool (H, W); see :meth:`load`."""

@@ -22,8 +22,8 @@ from pvit_ext.regions.image import load_image
 from pvit_ext.serving import fetch as fetch_module
 from pvit_ext.serving.api_error import ApiError
 from pvit_ext.serving.fetch import fetch, is_public
+from pvit_ext.serving.image_loader import ImageLoader
 from pvit_ext.serving.limits import Limits, Place, Places
-from pvit_ext.serving.pictures import Pictures
 from tests.serving.image_file import encoded
 
 SMALL = Image.fromarray(np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3))
@@ -55,18 +55,18 @@ def refused(read: Callable[[], Any]) -> str:
 
 
 def test_names_in_the_folder(folder: Path, place: Place) -> None:
-    pictures = Pictures(Limits(), folder)
+    loader = ImageLoader(Limits(), folder)
     for _ in range(2):  # decoded, and known
-        found = pictures.load("sub/small.png", place, "url")
+        found = loader.load("sub/small.png", place, "url")
         assert np.array_equal(np.asarray(load_image(found.source)), np.asarray(SMALL))
-    assert pictures.mask("mask.png", place, "url").all()
+    assert loader.mask("mask.png", place, "url").all()
     assert place.pixels == 3 * 600
     (folder / "inner.png").symlink_to(folder / "sub" / "small.png")
-    assert pictures.load("inner.png", place, "url").size == (30, 20)
+    assert loader.load("inner.png", place, "url").size == (30, 20)
 
 
 def test_nothing_outside_the_folder(folder: Path, place: Place) -> None:
-    pictures = Pictures(Limits(body=10_000), folder)
+    loader = ImageLoader(Limits(body=10_000), folder)
     secret = folder.parent / "secret.png"
     (folder / "link.png").symlink_to(secret)
     (folder / "up").symlink_to(folder.parent)
@@ -78,17 +78,19 @@ def test_nothing_outside_the_folder(folder: Path, place: Place) -> None:
         "pipe.png", "folder.png", "..\\secret.png", "sub\\..\\..\\secret.png", "%2e%2e/secret.png", "missing.png",
         "../images-too.png", "", "a\0b.png", "sub/small.png/..", "/dev/zero", "x" * 5000,
     ):  # fmt: skip
-        said = refused(lambda name=name: pictures.load(name, place, "url"))
+        said = refused(lambda name=name: loader.load(name, place, "url"))
         assert any(word in said for word in ("image folder", "is not taken", "is empty")), name
     (folder / "big.png").write_bytes(b"\0" * 10_001)
-    assert "10,001 bytes; at most 10,000" in refused(lambda: pictures.load("big.png", place, "url"))
+    assert "10,001 bytes; at most 10,000" in refused(lambda: loader.load("big.png", place, "url"))
     (folder / "text.png").write_text("no image")
-    assert "no image of a known kind" in refused(lambda: pictures.load("text.png", place, "url"))
+    assert "no image of a known kind" in refused(lambda: loader.load("text.png", place, "url"))
     assert place.pixels == 0
 
 
 def test_a_name_without_a_folder(place: Place) -> None:
-    assert "is not taken; give a data: URL, such as" in refused(lambda: Pictures(Limits()).load("a.png", place, "url"))
+    assert "is not taken; give a data: URL, such as" in refused(
+        lambda: ImageLoader(Limits()).load("a.png", place, "url")
+    )
 
 
 def test_pixels_of_all_requests_together() -> None:
@@ -146,9 +148,9 @@ def any_address(_: Any) -> bool:
 def test_an_address_is_read(port: int, place: Place, monkeypatch: Any) -> None:
     data = fetch(f"http://localhost:{port}/small.png?x=1", 10_000, 10, "url", any_address)
     assert Image.open(io.BytesIO(data)).size == (30, 20)
-    monkeypatch.setattr("pvit_ext.serving.pictures.fetch", lambda *a: fetch(*a, allowed=any_address))
-    pictures = Pictures(Limits(), urls=True)
-    assert pictures.load(f"http://localhost:{port}/", place, "url").size == (30, 20)
+    monkeypatch.setattr("pvit_ext.serving.image_loader.fetch", lambda *a: fetch(*a, allowed=any_address))
+    loader = ImageLoader(Limits(), urls=True)
+    assert loader.load(f"http://localhost:{port}/", place, "url").size == (30, 20)
 
 
 def test_addresses_that_fail(port: int) -> None:
