@@ -157,10 +157,10 @@ def _no_pattern(text: str) -> str:
 
 def _wrong_pattern(name: str, value: dict[str, Any], tuner: str) -> Iterator[str]:
     yield from (problem for key in value if (problem := _no_pattern(key)))
-    whole = name not in _NUMBERS and tuner != "OSF"  # whose ranks may be parts
+    integers = name not in _NUMBERS and tuner != "OSF"  # whose ranks may be parts
     for one in value.values():
-        if isinstance(one, bool) or not isinstance(one, int if whole else (int, float)) or not one > 0:
-            yield f"each value is a {'whole ' if whole else ''}number above 0, got {one!r}"
+        if isinstance(one, bool) or not isinstance(one, int if integers else (int, float)) or not one > 0:
+            yield f"each value is a {'whole ' if integers else ''}number above 0, got {one!r}"
 
 
 def _as_class(name: str, hint: Any, value: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from pvit_ext.distributed import gathered
 from pvit_ext.regions.region import RegionError
 
 _HIDDEN = 384
-_WHOLE = (torch.int64, torch.int32)
+_INTEGERS = (torch.int64, torch.int32)
 QUESTIONS = "questions"
 """Key of an item, and keyword of a model: the words of each sample's questions."""
 
@@ -73,7 +73,7 @@ def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _check(questions: Any, rows: int | None) -> None:
-    if not isinstance(questions, Tensor) or questions.ndim != 2 or questions.dtype not in _WHOLE:
+    if not isinstance(questions, Tensor) or questions.ndim != 2 or questions.dtype not in _INTEGERS:
         what = f"{tuple(questions.shape)} of {questions.dtype}" if isinstance(questions, Tensor) else repr(questions)
         raise RegionError(
             f"questions is {what}: give whole numbers (B, Q), as pvit_ext.adapters.lion.router.pad_questions "

@@ -1,0 +1,50 @@
+"""Rules of CONTRIBUTING about the package's code that no linter knows: sizes, and the glossary's names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pvit_ext
+
+ROOT = Path(pvit_ext.__file__).parent
+LINES, LINES_OF_A_FUNCTION = 300, 60
+OTHER_NAMES = {
+    "spi": "region", "prompt_encoder": "region_encoder", "image_tower": "vision_tower", "slot": "position",
+    "slots": "positions", "picture": "image, tile or crop", "pictures": "images, tiles or crops", "settle": "resolve",
+    "settled": "resolved", "gone": "removed", "lost": "missing", "whole": "complete", "owners": "the module's name",
+    "hack": "patch",
+}  # fmt: skip
+USERS_WORD = ROOT / "serving" / "demo"
+"""Where a picture is what its page calls the image that a user opened."""
+
+
+@cache
+def others_of(name: str) -> set[str]:
+    """The words that a name should not hold."""
+    name = name.strip("_").lower()
+    return {word for word in OTHER_NAMES if word in name and (word in name.split("_") or "_" in word)}
+
+
+def problems_of(path: Path) -> Iterator[str]:
+    """What breaks a rule in a module."""
+    text, file = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+    if (count := text.count("\n")) > LINES:
+        yield f"{file} has {count} lines"
+    users = {"picture", "pictures"} if USERS_WORD in path.parents else set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            count = (node.end_lineno or 0) - node.lineno + 1
+            if count > LINES_OF_A_FUNCTION:
+                yield f"{file}:{node.lineno}: {node.name} has {count} lines"
+        for field in ("id", "attr", "name", "arg"):
+            if isinstance(name := getattr(node, field, None), str):
+                for word in sorted(others_of(name) - users):
+                    yield f"{file}:{getattr(node, 'lineno', 0)}: {name}: say {OTHER_NAMES[word]}"
+
+
+def test_the_packages_files_are_small_and_speak_the_glossarys_language() -> None:
+    problems = [problem for path in sorted(ROOT.rglob("*.py")) for problem in problems_of(path)]
+    assert not problems, "\n".join(problems)
