@@ -1,0 +1,80 @@
+"""Threads that share a model of either host: each gets what it gets alone, wherever their calls meet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+import pvit_ext
+from pvit_ext import Query
+from tests.hosts.test_asking import CHOSEN
+from tests.hosts.test_shared_images import BOTH
+from tests.hosts.tiny_hosts import BOX, MIXED, OTHER, TALL, WIDE, TinyHost
+from tests.test_threads import together
+
+pytestmark = pytest.mark.parametrize("host", BOTH, indirect=True)
+ASKED = (
+    [Query(WIDE, "what is in <region> ?", [BOX]), Query(TALL, "<region> and <region> ?", [OTHER, OTHER])],
+    [Query(TALL, "where is <region> red ?", [OTHER]), MIXED[3]],
+)
+TEXTS = ["a dog", "red"]
+PARTS: dict[str, Callable[[Any], tuple[Any, str]]] = {
+    "region encoder": lambda model: (model.region_module.region_encoder, "forward"),
+    "embedding": lambda model: (model.get_input_embeddings(), "forward"),
+    "writing of tokens": lambda model: (type(model.base_model), "get_input_embeddings"),
+}
+
+
+def scores(parts: Any, queries: list[Query]) -> list[list[float]]:
+    """Of each text as an answer: they tell prompts apart where a tiny model's answers do not."""
+    found = pvit_ext.score(*parts, queries, [TEXTS] * len(queries))
+    return [[one.log_likelihood for one in of_query] for of_query in found]
+
+
+def meeting(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that two threads begin and end together, until one of them has no more of them."""
+    barrier = threading.Barrier(2)
+
+    def together(*args: Any, **kwargs: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait(1)
+        result = call(*args, **kwargs)
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait(1)
+        return result
+
+    return together
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("lion", [{}, {"lion_adapters": 4, "lion_aggregator": "added"}], ids=["plain", "lion"])
+def test_calls_that_meet_give_what_each_gives_alone(
+    host: TinyHost, part: str, lion: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = host.talking(replace(CHOSEN, **lion))
+    for verb in (scores, lambda given, queries: pvit_ext.ask(*given, queries, max_new_tokens=4)):
+        calls = [partial(verb, parts, asked) for asked in ASKED]
+        expected = [call() for call in calls]
+        assert verb is not scores or expected[0] != expected[1]
+        with monkeypatch.context() as patch:
+            place, name = PARTS[part](parts.model)
+            patch.setattr(place, name, meeting(getattr(place, name)))
+            assert together(*calls) == expected
+
+
+def test_no_call_changes_the_configs(host: TinyHost) -> None:
+    parts = host.talking(CHOSEN)
+    model = parts.model
+
+    def state() -> tuple[str, str, str]:
+        return str(model.config.to_dict()), str(model.generation_config.to_dict()), parts.tokenizer.padding_side
+
+    before = state()
+    pvit_ext.ask(*parts, ASKED[0], max_new_tokens=2, temperature=0.7)
+    assert state() == before
