@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 from pvit_ext.value_types import check_types
 
@@ -188,35 +187,6 @@ def _usual_lion() -> dict[str, Any]:
     return {item.name: item.metadata["usual"] for item in fields(RegionConfig) if item.name.startswith("lion_")}
 
 
-class Option(NamedTuple):
-    """One field of :class:`RegionConfig` as a flag: every command spells it the same.
-
-    Args:
-        name: of the field; a flag that is not given is None.
-        kind: ``str``, ``int``, ``bool``, or ``dict`` for a JSON object.
-        help: one line.
-        choices: the valid values, or None.
-    """
-
-    name: str
-    kind: type
-    help: str
-    choices: tuple[str, ...] | None
-
-
-def options() -> list[Option]:
-    """The options of region modules that a command line sets."""
-    hints = get_type_hints(RegionConfig)
-    found = []
-    for item in fields(RegionConfig):
-        if "help" in item.metadata:
-            hint = hints[item.name]
-            kinds = [kind for kind in get_args(hint) if isinstance(kind, type) and kind is not type(None)]
-            kind = dict if item.default is MISSING else kinds[0] if kinds else hint
-            found.append(Option(item.name, kind, item.metadata["help"], item.metadata.get("choices")))
-    return found
-
-
 @dataclass(frozen=True)
 class EncoderFacts:
     """What an encoder reported when it was built, and the checksum of its weights file.
@@ -269,31 +239,3 @@ def regions_from_json(values: dict[str, Any]) -> StoredRegions:
     report = {key: value for key, value in values.items() if key in reported}
     built = report.get("feature_dim") is not None and report.get("tokens_per_region") is not None
     return StoredRegions(config, EncoderFacts(**report) if built else None)
-
-
-def json_object(text: str, flag: str = "", example: str = "") -> dict[str, Any]:
-    """The JSON object that a user wrote.
-
-    Args:
-        text: as given.
-        flag: that it was given to, for messages.
-        example: of a right one, for messages.
-
-    Raises:
-        ValueError: for text that is no JSON object, or gives a key twice.
-    """
-    given = f"{flag} {text!r}".lstrip()
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{given} gives {', '.join(twice)} twice, and the last would win: drop one")
-        return dict(pairs)
-
-    try:
-        value = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{given} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{given} is no JSON object{example and f', such as {example!r}'}")
-    return value

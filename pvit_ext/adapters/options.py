@@ -10,7 +10,7 @@ from typing import Any
 from pvit_ext.adapters import refusals
 from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.values import check_values, nested
-from pvit_ext.config import json_object
+from pvit_ext.region_flags import json_object
 from pvit_ext.value_types import check_types
 
 LORA = "LORA"

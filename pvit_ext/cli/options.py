@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext import config
-from pvit_ext.config import RegionConfig, options
+from pvit_ext import region_flags
+from pvit_ext.config import RegionConfig
 from pvit_ext.plugins import Registry
+from pvit_ext.region_flags import options
 
 if TYPE_CHECKING:
     from pvit_ext import ImageFeatures
@@ -30,7 +31,7 @@ _METAVARS = {
 def json_object(text: str) -> dict[str, Any]:
     """A JSON object as the type of an option."""
     try:
-        return config.json_object(text)
+        return region_flags.json_object(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

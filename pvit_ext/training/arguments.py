@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Optional, cast
 
 import transformers
 
-from pvit_ext.config import Option, RegionConfig, json_object, options
+from pvit_ext.config import RegionConfig
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
 from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
+from pvit_ext.region_flags import Option, json_object, options
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.lora_arguments import LoraFlags
 from pvit_ext.training.region_cache import open_caches

@@ -16,8 +16,9 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from pvit_ext.config import CONFIG_KEY, options
+from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import fingerprint, read_json, sha256_file
+from pvit_ext.region_flags import options
 from pvit_ext.training.image_contents import image_contents, image_states
 from pvit_ext.training.lora_arguments import adapter_identity
 

@@ -10,7 +10,7 @@ import pvit_ext
 from pvit_ext import cli
 from pvit_ext.cli.ask import QUICKSTART_MODEL
 from pvit_ext.cli.options import region_config
-from pvit_ext.config import options
+from pvit_ext.region_flags import options
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import pytest
 import transformers
 
 import pvit_ext
-from pvit_ext.config import RegionConfig, options
+from pvit_ext.config import RegionConfig
 from pvit_ext.data import scan
 from pvit_ext.data.records import RecordError
 from pvit_ext.hosts.llava import classes, compat
+from pvit_ext.region_flags import options
 from tests.samples import write_training_data
 from tests.training.runs import flags, run
 

@@ -13,9 +13,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from pvit_ext.adapters.options import LORA, AdapterChoice
-from pvit_ext.config import CONFIG_KEY, RegionConfig, options, regions_from_json
+from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.plugins import take_plugins
+from pvit_ext.region_flags import options
 from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
 from pvit_ext.training.arguments import ModelFlags, with_config_file
 from pvit_ext.training.host import Arguments, TrainingHost, take_host
