@@ -29,6 +29,8 @@ _OPTIONS_OF = {
 """Options of a part, which stay None without it: the option that asks for the part, and what users call it."""
 _OF_TOKENS = ("box_embedding", "cross_layers")
 """Parts that a new encoder keeps, if it has region tokens."""
+_PARTS = (*_OF_TOKENS, "lion_adapters", "lion_tags", "lion_aggregator")
+"""Options that each ask for a part, which the region modules have not without them."""
 
 
 def _unsaid(usual: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -146,10 +148,14 @@ class RegionConfig:
             if (found := getattr(self, name)) is not None and not getattr(self, part):
                 raise ValueError(f"{name} {found!r} cannot apply without {called}: give {part} too")
 
+    def of_parts(self) -> RegionConfig:
+        """What a file of region modules says to a model that it is put on: nothing of parts that the file lacks."""
+        absent: dict[str, Any] = {name: None for name in _PARTS if not getattr(self, name)}
+        return replace(self, **absent)
+
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
-        later = ("box_embedding", "cross_layers", "lion_adapters", "lion_tags", "lion_aggregator")
-        names = {name for name in later if not getattr(self, name)}
+        names = {name for name in _PARTS if not getattr(self, name)}
         names |= {name for name, (part, _) in _OPTIONS_OF.items() if part in names}
         return names | ({"lion_routing"} if self.lion_routing == "task" else set())
 

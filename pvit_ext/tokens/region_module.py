@@ -175,15 +175,17 @@ class RegionModule(nn.Module):
         self.fill(read_checkpoint(path), path)
 
     def transplant(self, old: RegionModule) -> None:
-        """Copy each old part whose tensors all have the new one's shapes; say what starts anew.
+        """Copy each old part whose tensors all have the new one's shapes; say what starts anew, and what goes.
 
         What goes by the number of a task starts anew under other tasks. The encoder is kept by making this module with
         it: see :func:`successor`.
         """
         tasks = [task_names(one.config.lion_tasks) for one in (old, self)]
-        before = old._replaced_parts()
+        before, after = old._replaced_parts(), self._replaced_parts()
+        for name in before.keys() - after.keys():
+            logger.warning("%s goes: the new region modules have none", name)
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
-            for name, part in self._replaced_parts().items():
+            for name, part in after.items():
                 if name in before and name in BY_TASK and tasks[0] != tasks[1]:
                     said = [", ".join(names) for names in tasks]
                     logger.warning("%s starts anew, the old one is of the tasks %s, not %s", name, *said)

@@ -60,7 +60,7 @@ class ModelFlags(_RegionFlags):
         Raises:
             ValueError: when a flag contradicts what is there already, or is no JSON object.
         """
-        config = read_region_config(self.region_modules)[0] if self.region_modules is not None else present
+        config = present if self.region_modules is None else read_region_config(self.region_modules).config.of_parts()
         given = self._given()
         if config is None:
             return RegionConfig(**given)

@@ -14,8 +14,9 @@ import pvit_ext
 from pvit_ext import RegionConfig, RegionError
 from pvit_ext.config import CONFIG_KEY, regions_to_json
 from pvit_ext.tokens.serialization import load_region_modules, write_region_files
+from pvit_ext.training.arguments import ModelFlags
 from tests.hosts.test_lion_adapters import moved
-from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, logits
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, load, logits, save
 
 BOTH = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
 pytestmark = pytest.mark.parametrize("host", BOTH, indirect=True)
@@ -120,3 +121,26 @@ def test_generate_takes_tasks_from_a_cache(host: TinyHost) -> None:
         found = model.generate(**rest, tasks=[task], **GREEDY)
         expected = host.generate(model, {"input_ids": IDS, "attention_mask": ones, "tasks": [task]}, **GREEDY)
         assert torch.equal(found[:, -expected.shape[1] :], expected)
+
+
+def test_a_folder_of_modules_takes_no_part_away_that_it_never_had(
+    host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.folder()
+    there = replace(LION, box_embedding=True, cross_layers=1)
+    base = save(host, host.attached(there), tmp_path / "base")
+    pvit_ext.save_region_modules(host.attached(OSPREY).model, tmp_path / "modules", base=str(base))
+    caplog.set_level("INFO", "pvit_ext")
+    model = load(tmp_path / "modules").model
+    assert model.region_config == load(base).model.region_config
+    assert "they stay as they are" in caplog.text
+    flags = ModelFlags(region_modules=str(tmp_path / "modules"))
+    assert flags.region_config(None).box_embedding is None
+    flags.region_box_embedding = False
+    assert flags.region_config(None).box_embedding is False
+
+
+def test_a_part_that_goes_is_named(host: TinyHost, caplog: pytest.LogCaptureFixture) -> None:
+    continued(host, replace(OSPREY, box_embedding=True, cross_layers=1), box_embedding=False)
+    assert "region projector: box_embedding goes" in caplog.text
+    assert "cross_layers goes" not in caplog.text

@@ -56,7 +56,8 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
     processor, model = load_kind(under, call)
     if kind.regions:
         saved, folder = read_region_config(kind.folder), str(kind.folder)
-        attach(model, saved.config, folder, filled_later=True, facts=saved.facts, processor=processor)
+        config = saved.config.of_parts()
+        attach(model, config, folder, filled_later=True, facts=saved.facts, processor=processor)
         load_region_modules(model, kind.folder)
     if kind.adapter:
         model = load_adapter(model, kind.folder, 16 if call.quantization is None else call.quantization.bits)
