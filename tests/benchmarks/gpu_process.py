@@ -15,6 +15,8 @@ MARK = "PVIT_EXT_GPU_STEP"
 """An environment variable that processes of a step inherit, also those in sessions of their own."""
 TRIES = 100
 """A process that waits for a device may not die at once, or never."""
+_LAST = 1.0
+"""Seconds for a killed process to be gone."""
 
 
 def run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str]) -> str:
@@ -38,15 +40,16 @@ def run(command: Sequence[str], seconds: float, log: Path, environment: Mapping[
         )  # fmt: skip
         try:
             status = process.wait(timeout=seconds)
+            outcome = "passed" if status == 0 else f"exit status {status}"
         except subprocess.TimeoutExpired:
-            return f"stopped after {seconds:.0f} s"
+            outcome = f"stopped after {seconds:.0f} s"
         finally:
-            end(process, mark)
-    return "passed" if status == 0 else f"exit status {status}"
+            ended = end(process, mark)
+    return outcome if ended else f"{outcome}; what it started could not be ended"
 
 
-def end(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Kill a process, its group, and all that carry its mark."""
+def end(process: subprocess.Popen[bytes], mark: str) -> bool:
+    """Kill a process, its group, and all that carry its mark; whether none of them is left."""
     if process.returncode is None:  # else its id may be another's by now
         _kill(os.killpg, process.pid)
     for _ in range(TRIES):  # until none is left that could start one more
@@ -55,7 +58,9 @@ def end(process: subprocess.Popen[bytes], mark: str) -> None:
         for pid in found:
             _kill(os.kill, pid)
         time.sleep(0.05)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_LAST)
+    return process.returncode is not None and not marked(mark)
 
 
 def marked(mark: str) -> list[int]:

@@ -107,7 +107,7 @@ def timeout_when(monkeypatch: pytest.MonkeyPatch, name: str, come: Callable[[], 
 
     class Popen(subprocess.Popen[bytes]):
         def wait(self, timeout: float | None = None) -> int:
-            if timeout is not None and name in str(self.args):
+            if timeout is not None and timeout > 1 and name in str(self.args):
                 while not come():
                     time.sleep(0.02)
                 raise subprocess.TimeoutExpired(self.args, timeout)
@@ -129,10 +129,11 @@ def test_a_hang_a_failure_and_what_they_leave_behind(
     timeout_when(monkeypatch, "hangs", lambda: log.read_text().count("the grandchild") == 2)
     end = gpu_process.end
 
-    def ended(process: Any, mark: str) -> None:
+    def ended(process: Any, mark: str) -> bool:
         marks.append(mark)
-        end(process, mark)
+        assert end(process, mark)
         assert gpu_process.marked(mark) == []
+        return True
 
     monkeypatch.setattr(gpu_process, "end", ended)
     given = [
@@ -153,6 +154,18 @@ def test_a_hang_a_failure_and_what_they_leave_behind(
     assert len(set(marks)) == 4
     assert "what it did" in capsys.readouterr().out
     assert (tmp_path / "gpu_logs" / "good.txt").read_text() == "done\n"
+
+
+def test_a_process_that_nothing_ends_holds_no_step_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits in a driver does not take SIGKILL."""
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_process, "_kill", lambda *_: None)
+        patch.setattr(gpu_process, "TRIES", 1)
+        patch.setattr(gpu_process, "_LAST", 0.01)
+        steps = [python("stays", 0.01, "import time; time.sleep(2)"), python("good", 60, "")]
+        rows = by_run(gpu.run_all(steps, tmp_path, FACTS, 9.5, keep=False))
+    assert rows["stays"]["outcome"] == "stopped after 0 s; what it started could not be ended"
+    assert rows["good"]["outcome"] == "passed"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import torch
 
 import pvit_ext
 from pvit_ext import cli
+from pvit_ext.hosts.llava.host import LlavaHost
 from pvit_ext.tools.merge import merge_checkpoint
 from tests.checkpoints import config, load, logits, randomize
 from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
@@ -141,3 +142,14 @@ def test_a_base_of_another_size(llava_checkpoint: Path, tmp_path: Path) -> None:
     wide = build_llava(tmp_path / "wide", hidden_size=64, intermediate_size=128)
     with pytest.raises(ValueError, match=r"lora does not fit its base, .*wide: "):
         merge_checkpoint(str(folder), str(tmp_path / "out"), base=str(wide))
+
+
+def test_a_machine_that_is_too_small_is_not_said_to_be_a_wrong_base(
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(LlavaHost, "load", full)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        merge_checkpoint(str(modules), str(tmp_path / "out"))

@@ -20,6 +20,7 @@ from pvit_ext.adapters.options import AdapterChoice
 from pvit_ext.cli.parser import main
 from pvit_ext.training.plan.memory import Tensors, count_memory
 from pvit_ext.training.plan.optimizers import name_of, state_bytes
+from pvit_ext.training.plan.outline import adapters_that_count
 from pvit_ext.training.plan.plan import Question, make_plan
 from pvit_ext.training.plan.recipe import flags_of
 from pvit_ext.training.plan.sharding import Sharding
@@ -165,6 +166,16 @@ def test_what_the_command_cannot_plan_it_says(
     with pytest.raises(SystemExit):
         main(["doctor", "--gpus"])
     assert "unrecognized arguments: --gpus" in capsys.readouterr().err
+
+
+def test_another_fault_is_not_said_to_be_the_adapters() -> None:
+    plain = SimpleNamespace(lora_enable=True, lora_method=None, lora_options=None, lora_r=4, lora_alpha=8,
+                            lora_dropout=0.0, lora_bias="none")  # fmt: skip
+    with pytest.raises(RuntimeError, match="sizes differ"), adapters_that_count(plain):
+        raise RuntimeError("sizes differ")
+    plain.lora_options = '{"use_dora": true}'
+    with pytest.raises(ValueError, match="plan cannot count --lora_options"), adapters_that_count(plain):
+        raise RuntimeError("sizes differ")
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,9 @@ def adapters_that_count(training: Any) -> Iterator[None]:
             raise
         choice = AdapterChoice.of(training)
         fields = {name: value for name, value in choice.options.items() if name != "peft_type"}
-        kind = (
-            f"--lora_options {json.dumps(fields)}" if choice.tuner == LORA and fields else f"peft_type {choice.tuner}"
-        )
+        if choice.tuner == LORA and not fields:  # which reads no values: the fault is another
+            raise
+        kind = f"--lora_options {json.dumps(fields)}" if choice.tuner == LORA else f"peft_type {choice.tuner}"
         raise ValueError(
             f"plan cannot count {kind}: its code reads values of tensors, and a plan has none "
             f"({str(error).splitlines()[0]}); plan it without these options, or measure a run of a few steps"
