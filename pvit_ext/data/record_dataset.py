@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.noise import TagNoise
-from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.data.tags.special_tokens import special_tokens
 from pvit_ext.data.tags.survey import TagSurvey
-from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS, tags_of
+from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS, tags_of, with_tags
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.encoders.own_tower import StoredMaps
 from pvit_ext.prompt import HINT_PLACEHOLDER
@@ -103,7 +102,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
             RecordError: for tags that are none and for ``<hint>`` in an answer, if there are more such records than
                 ``--max_bad_records`` allows.
         """
-        survey = TagSurvey.of(self.records, self._special)
+        survey = TagSurvey.of(self.records, special_tokens(self.tokenizer))
         self.bad_records.add(*survey.bad, *self._hints_in_answers())
         return survey
 
@@ -145,17 +144,12 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
             raise RecordError(f"{record.location}: {NOT_IN_ANSWERS}")
         try:
-            tags = tags_of(record.data, self._special)
+            tags = tags_of(record.data, special_tokens(self.tokenizer))
         except ValueError as error:
             raise RecordError(f"{record.location}: {error}") from error
         if tags is None:
             return texts
-        tags, images = self.tag_noise(tags, draw), len(record.image_files)
-        return [self.region_processor.tagged(texts[0], tags, record.location, images, self._special), *texts[1:]]
-
-    @cached_property
-    def _special(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
+        return [with_tags(texts[0], self.tag_noise(tags, draw), style), *texts[1:]]
 
     def images(self, record: Record) -> list[Image.Image]:
         """The upright images of a record; blanks of their sizes where nothing looks at their pixels.

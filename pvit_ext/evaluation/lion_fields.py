@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.records import RecordError
-from pvit_ext.data.tags.tags import TAGS_KEY, tags_of
+from pvit_ext.data.tags.tags import check_image, clean_tags
 from pvit_ext.evaluation.answering import task_of
 from pvit_ext.evaluation.sample import Sample
 
@@ -38,6 +38,7 @@ def _problems(samples: Sequence[Sample], config: RegionConfig, shows_regions: bo
                 yield str(error)
         if config.lion_tags and sample.tags is not None:
             try:
-                tags_of({TAGS_KEY: sample.tags} | ({"image": sample.images} if sample.images else {}))
+                check_image(bool(sample.images))
+                clean_tags(sample.tags)
             except ValueError as error:
                 yield f"{sample.name}: {error}"

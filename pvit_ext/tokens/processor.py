@@ -113,7 +113,7 @@ class RegionProcessor:
 
         Args:
             question: the first of the sample.
-            tags: a list of texts; None for an image without tags.
+            tags: a list of texts.
             name: of the sample, for messages.
             images: how many the sample has.
             special: tokens of the model's tokenizer, of which a tag may hold none.
@@ -121,8 +121,6 @@ class RegionProcessor:
         Raises:
             RegionError: for what is no list of tags, for a sample without an image, and for a model that reads none.
         """
-        if tags is None:
-            return question
         if self.tag_style is None:
             raise RegionError(
                 f"{name}: tags were given, but the model reads none: leave them out, or train one that does "

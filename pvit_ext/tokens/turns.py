@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.data.tags.special_tokens import SpecialTokens
+from pvit_ext.data.tags.special_tokens import special_tokens
 from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS
 from pvit_ext.prompt import HINT_PLACEHOLDER, IMAGE_PLACEHOLDER, NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question
 from pvit_ext.regions.region import RegionError
@@ -14,13 +14,7 @@ from pvit_ext.tokens.query import Query
 
 
 def read_turns(
-    query: Query,
-    images: int,
-    processor: RegionProcessor,
-    tokenizer: Any,
-    name: str,
-    behind_image: str = "",
-    special: SpecialTokens | None = None,
+    query: Query, images: int, processor: RegionProcessor, tokenizer: Any, name: str, behind_image: str = ""
 ) -> tuple[list[str], list[str | None]]:
     """Questions and answers of a query, the last answer None.
 
@@ -28,10 +22,9 @@ def read_turns(
         query: the question.
         images: how many it has.
         processor: of the model.
-        tokenizer: of the model, whose own tokens a question may hold.
+        tokenizer: of the model, whose own tokens a question may hold, and none of whose special tokens a tag may.
         name: of the query, for messages.
         behind_image: text behind each ``<image>`` that is put before the first question.
-        special: tokens of the tokenizer, which no tag may hold.
 
     Raises:
         RegionError: naming the query, for anything but text, another number of ``<image>``, tags that the model does
@@ -48,7 +41,8 @@ def read_turns(
         raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
     if not given:
         questions[0] = (IMAGE_PLACEHOLDER + behind_image) * images + questions[0]
-    questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
+    if query.tags is not None:
+        questions[0] = processor.tagged(questions[0], query.tags, name, images, special_tokens(tokenizer))
     return questions, answers
 
 

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
@@ -26,9 +25,7 @@ from pvit_ext.tokens.routing_inputs import routing_inputs
 from pvit_ext.tokens.turns import read_turns
 
 
-def build_prompt(
-    query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None, tokenizer: Any = None
-) -> RegionPrompt:
+def build_prompt(query: Query, conv: Any, name: str, model: Any, tokenizer: Any = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
     Args:
@@ -36,7 +33,6 @@ def build_prompt(
         conv: LLaVA's conversation template.
         name: of the query, for messages.
         model: LLaVA model.
-        special: tokens of its tokenizer, which no tag may hold.
         tokenizer: its, see :func:`~pvit_ext.tokens.turns.read_turns`.
 
     Raises:
@@ -45,7 +41,7 @@ def build_prompt(
     with reading(name):
         sizes = query.image_sizes()
     processor = RegionProcessor.of(model.region_module)
-    questions, answers = read_turns(query, len(sizes), processor, tokenizer, name, "\n", special)
+    questions, answers = read_turns(query, len(sizes), processor, tokenizer, name, "\n")
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)

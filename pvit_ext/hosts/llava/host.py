@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
-from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.files import read_json
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
@@ -68,11 +66,7 @@ class LlavaChat:
 
     def prompt(self, query: Query, name: str) -> RegionPrompt:
         """The conversation as one text; see :func:`~pvit_ext.hosts.llava.batch.build_prompt`."""
-        return build_prompt(query, self.template, name, self.model, self._special, self.tokenizer)
-
-    @cached_property
-    def _special(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
+        return build_prompt(query, self.template, name, self.model, self.tokenizer)
 
     def vision_tower(self) -> HostTower | None:
         """The tower; None for a model without one, or whose weights are not where they run."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from torch import Tensor
 
-from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages, prepare
@@ -178,16 +176,12 @@ class TransformersChat:
 
     def _messages(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
         regions = self.regions or RegionProcessor()
-        questions, answers = read_turns(query, images, regions, self.tokenizer, name, special=self._special)
+        questions, answers = read_turns(query, images, regions, self.tokenizer, name)
         messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
             messages.append(message("user", question))
             messages += [] if answer is None else [message("assistant", answer)]
         return messages
-
-    @cached_property
-    def _special(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
 
     def _check_system(self, system: str) -> None:
         """Refuse a system prompt that the template drops or does not allow."""
