@@ -42,8 +42,10 @@ class TaskSurvey:
             asked = records.named_tasks[number] if number >= 0 else None
             try:
                 task = tasks.number(asked, has, "")
-            except ValueError:
-                bad |= {one: _bad(records, one, tasks, asked, has) for one in here.nonzero()[0].tolist()}
+            except ValueError as error:  # of a sample without a name
+                for one in here.nonzero()[0].tolist():
+                    location = records[one].location
+                    bad[one] = BadRecord(location, f"{location}{error}")
             else:
                 found._count(tasks, task, int(here.sum()))
         found.bad = [bad[number] for number in sorted(bad)]
@@ -58,12 +60,3 @@ class TaskSurvey:
     def __str__(self) -> str:
         counts = {**self.counts, "by the question": self.by_question} if self.by_question else self.counts
         return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _bad(records: Records, number: int, tasks: Tasks, asked: str | None, has_regions: bool) -> BadRecord:
-    location = records[number].location
-    try:
-        tasks.number(asked, has_regions, location)
-    except ValueError as error:
-        return BadRecord(location, str(error))
-    raise AssertionError(f"{location} was bad, and is not")

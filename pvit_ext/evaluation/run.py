@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import RECORD_KEY, RegionConfig
 from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
 from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.image_files import path_of, short
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.records import Record

@@ -46,7 +46,8 @@ def successor(
     """
     if isinstance(config.weights, (str, os.PathLike)):  # from another folder, a relative name would be another file
         config = replace(config, weights=absolute(config.weights))
-    config = config if old is None else config.continuing(old.config)
+    if old is not None:  # what cannot follow it is told before an encoder is built; T decides the rest below
+        config = config.continuing(old.config)
     kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
     encoder = kept if kept is not None else build_region_encoder(config, tower_config)
     if old is not None:

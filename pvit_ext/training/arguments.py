@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Optional, cast
 
 import transformers
 
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
@@ -71,10 +71,21 @@ class ModelFlags(_RegionFlags):
             raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
         return config
 
+    def stored_config(self) -> RegionConfig | None:
+        """Config of the regions in MODEL, read from its config.json; None where ``--region_modules`` names others.
+
+        Raises:
+            OSError: when there is no config.json.
+        """
+        if self.region_modules is not None:
+            return None
+        stored = transformers.PretrainedConfig.get_config_dict(str(self.model_name_or_path))[0].get(CONFIG_KEY)
+        return None if stored is None else regions_from_json(stored).config
+
     @property
     def names_regions(self) -> bool:
         """Whether any flag asks for region modules."""
-        return bool(self._given()) or self.region_modules is not None or self.region_box_embedding
+        return bool(self._given()) or self.region_modules is not None
 
     def _given(self) -> dict[str, Any]:
         given = {name: getattr(self, _PREFIX + name) for name, *_ in options()}

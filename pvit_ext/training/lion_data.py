@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.config import CONFIG_KEY, RECORD_KEY, regions_from_json
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.training.arguments import ModelFlags
 from pvit_ext.training.stages import is_of_lion, take_unsaid, task_of_stage, tasks_for_stage
@@ -24,10 +22,7 @@ def tasks_by_flags(model: Any) -> Tasks | None:
         ValueError: for flags that contradict what is there.
     """
     try:
-        values = None if model.region_modules else PretrainedConfig.get_config_dict(model.model_name_or_path)[0]
-        stored = None if values is None else values.get(CONFIG_KEY)
-        present = None if stored is None else regions_from_json(stored).config
-        return Tasks.of(ModelFlags.region_config(model, present))
+        return Tasks.of(ModelFlags.region_config(model, model.stored_config()))
     except OSError:  # loading says what is missing
         return None
 

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_wandb_available
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.tags import TAGS_KEY

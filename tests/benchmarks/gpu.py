@@ -62,9 +62,9 @@ def missing() -> list[str]:
             problems.append("torch sees no GPU: look at CUDA_VISIBLE_DEVICES")
         except (RuntimeError, AssertionError) as error:
             problems.append(f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot start CUDA: {error}")
-    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if absent:
-        problems.append(f"{sys.executable} has no {', '.join(absent)}: install them, without a network from wheels")
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        problems.append(f"{sys.executable} has no {', '.join(missing)}: install them, without a network from wheels")
     if not importlib.metadata.entry_points(group="pvit_ext.region_encoders"):
         problems.append(
             "pvit-ext's entry points are not there: run"

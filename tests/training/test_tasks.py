@@ -199,7 +199,7 @@ def test_tasks_are_known_by_the_checkpoints_config_or_by_flags(tmp_path: Path) -
     assert tasks_by_flags(flags) == TASKS
 
 
-def test_the_survey_of_many_records_reads_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_survey_of_many_records_reads_none_of_them() -> None:
     count = 200_000
     records: Any = SimpleNamespace(
         task_numbers=np.arange(count) % 3 - 1, region_counts=np.arange(count) % 2, named_tasks=["image", "region"]

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pvit_ext.config import RECORD_KEY as RECORD_KEY
-from pvit_ext.config import RegionConfig, task_names
+from pvit_ext.config import RECORD_KEY, RegionConfig, task_names
 from pvit_ext.regions.region import RegionError
 
 REGION, IMAGE = "region", "image"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of

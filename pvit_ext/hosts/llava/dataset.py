@@ -13,7 +13,8 @@ from llava.train import train as llava_train
 from PIL import Image
 
 from pvit_ext.adapters.lion.router import QUESTIONS
-from pvit_ext.adapters.lion.tasks import RECORD_KEY, TASKS
+from pvit_ext.adapters.lion.tasks import TASKS
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.source import BLANK
 from pvit_ext.data.cache.vision import number_of

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.vision import StoredVision, number_of
 from pvit_ext.data.record_dataset import RecordDataset

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import RECORD_KEY
+from pvit_ext.config import RECORD_KEY
 from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.serving.demo.turns import Talk
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import PretrainedConfig
-
 from pvit_ext.adapters.options import LORA, AdapterChoice
-from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json
+from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.plugins import take_plugins
 from pvit_ext.region_flags import options
@@ -133,15 +131,12 @@ def _name_regions_by_flags(flags: Any, adapter: RegionConfig | None) -> None:
 
 def _present(flags: Any) -> RegionConfig | None:
     """The regions of the checkpoint that is trained; those of a folder are read by the flags themselves."""
-    if (folder := flags.region_modules) is not None:
-        if not Path(folder, CONFIG_FILE).is_file():
-            raise FileNotFoundError(
-                f"--{_MODULES} {folder} has no {CONFIG_FILE}: plan after the stage that writes it, or name the encoder "
-                f'instead: --{_MODULES} "" --region_encoder NAME'
-            )
-        return None
-    values = PretrainedConfig.get_config_dict(flags.model_name_or_path)[0].get(CONFIG_KEY)
-    return None if values is None else regions_from_json(values).config
+    if (folder := flags.region_modules) is not None and not Path(folder, CONFIG_FILE).is_file():
+        raise FileNotFoundError(
+            f"--{_MODULES} {folder} has no {CONFIG_FILE}: plan after the stage that writes it, or name the encoder "
+            f'instead: --{_MODULES} "" --region_encoder NAME'
+        )
+    return flags.stored_config()
 
 
 def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:

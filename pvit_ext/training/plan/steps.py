@@ -87,10 +87,9 @@ def count_steps(training: Any, samples: int, gpus: int) -> Schedule:
     """
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     drop, batch = training.dataloader_drop_last, gpus * micro * accumulation
-    counts_last_step = hasattr(
-        transformers.Trainer, "set_initial_training_values"
-    )  # what is over at the end makes a step too
-    # Before transformers 5 pvit-ext leaves out what fills no step, so that resuming is exact.
+    # From transformers 5 on what is over at the end makes a step too; before, pvit-ext leaves out what fills none, so
+    # that resuming is exact.
+    counts_last_step = hasattr(transformers.Trainer, "set_initial_training_values")
     run = samples if counts_last_step else samples_in_full_steps(samples, gpus * micro, accumulation, drop) or samples
     batches = run // micro if drop else math.ceil(run / micro)
     of_each = batches // gpus if drop else math.ceil(batches / gpus)
