@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pvit_ext.training.image_contents import changed_images, changed_states
 
 MARKER, IMAGES = "pvit_ext_complete.json", "pvit_ext_images.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
+_IN_SCHEDULE = frozenset({"learning_rate", "mm_projector_lr"})
+_IN_OPTIMIZER = frozenset({"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"})
 
 
 def mark_complete(folder: Path, identity: Identity) -> None:
@@ -105,12 +108,25 @@ def check_same_run(folder: Path, identity: Identity) -> list[str]:
     if identity.image_states and (folder / IMAGES).is_file():  # versions before wrote none
         states = read_json(folder / IMAGES)
         changed += changed_states(states, identity.image_states, read.keys() & identity.images.keys())
-    return [*_differences(marker["settings"], identity.settings), *changed]
+    kept = _kept_by_state(identity)
+    return [*_differences(marker["settings"], identity.settings, lambda name: name not in kept), *changed]
 
 
-def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+def without_effect(folder: Path, identity: Identity) -> list[str]:
+    """What differs from the checkpoint's run and changes nothing, since the checkpoint's state holds it too."""
+    return _differences(read_marker(folder)["settings"], identity.settings, _kept_by_state(identity).__contains__)
+
+
+def _kept_by_state(identity: Identity) -> frozenset[str]:
+    """Settings that come back with the schedule, and with an optimizer of torch; DeepSpeed's start with their own."""
+    return _IN_SCHEDULE if identity.run.get("zero stage") is not None else _IN_SCHEDULE | _IN_OPTIMIZER
+
+
+def _differences(
+    saved: dict[str, Any], own: dict[str, Any], counts: Callable[[str], bool] = lambda name: True
+) -> list[str]:
     own = json.loads(json.dumps(own))  # tuples are lists in the marker
-    keys = sorted(saved.keys() | own.keys())
+    keys = sorted(filter(counts, saved.keys() | own.keys()))
     return [f"{key} was {saved.get(key)!r}, is {own.get(key)!r}" for key in keys if saved.get(key) != own.get(key)]
 
 

@@ -93,6 +93,8 @@ class RegionTrainer(Trainer):
         self.say(f"resuming from {folder}")
         for difference in checkpointing.check_same_run(folder, self.identity):
             self.say(f"losses will not be those of the uninterrupted run: {difference}")
+        for difference in checkpointing.without_effect(folder, self.identity):
+            self.say(f"without effect, since the run goes on with its optimizer and schedule: {difference}")
         return str(folder)
 
     def say(self, text: str) -> None:

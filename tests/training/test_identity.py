@@ -69,11 +69,28 @@ def test_whatever_changes_losses_is_said(
     folder = Path(shutil.copytree(data.parent, tmp_path / "data"))
     other = folder / data.name
     other.write_text(data.read_text().replace("seven red", "seven 1ed"))
-    changed = {"warmup_ratio": 0.9, "max_grad_norm": 0.5, "image_aspect_ratio": "square", "weight_decay": 0.1}
+    changed = {"warmup_ratio": 0.9, "max_grad_norm": 0.5, "image_aspect_ratio": "square"}
     run(monkeypatch, flags(llava_checkpoint, other, output, **{**SAVES, **changed}))
     names = {line.split(" was ")[0] for line in said(capsys.readouterr().out)}
     ratio = next(name for name in ("warmup_ratio", "warmup_steps") if name in names)
-    assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "weight_decay", "data_path"}
+    assert names == {ratio, "max_grad_norm", "image_aspect_ratio", "data_path"}
+
+
+def test_what_the_saved_optimizer_decides_is_said_to_have_no_effect(
+    llava_checkpoint: Path, data: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    again = Path(shutil.copytree(output, tmp_path / "again"))
+    plain = run(monkeypatch, flags(llava_checkpoint, data, again, **SAVES))
+    changed = {"learning_rate": 0.5, "weight_decay": 0.1, "adam_beta2": 0.5}
+    capsys.readouterr()
+    trainer = run(monkeypatch, flags(llava_checkpoint, data, output, **{**SAVES, **changed}))
+    printed = capsys.readouterr().out
+    idle = "without effect, since the run goes on with its optimizer and schedule: "
+    lines = [line.removeprefix(idle) for line in printed.splitlines() if line.startswith(idle)]
+    assert [line.split(" was ")[0] for line in lines] == sorted(changed)
+    assert said(printed) == []
+    tensors = zip(plain.model.parameters(), trainer.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in tensors)
 
 
 def test_images_that_changed_under_their_names_are_said(
