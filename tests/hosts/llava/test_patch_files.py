@@ -103,21 +103,32 @@ def test_llavas_own_loader_answers_as_under_the_run_time_patches(
     assert torch.equal(patched, run_time)
 
 
+LION = ["--stage", "lion_mixed", "--region_lion_adapters", "4", "--region_lion_tags", "hint"]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [["--stage", "align"], LION], ids=["align", "lion"])
 def test_llavas_own_training_script_trains_as_ours(
-    tree: Path, stock: Path, llava_checkpoint: Path, tmp_path: Path
+    tree: Path, stock: Path, llava_checkpoint: Path, tmp_path: Path, stage: list[str]
 ) -> None:
     data = write_training_data(tmp_path / "data")
+    if stage is LION:
+        records = [
+            record | {"tags": ["dog", str(number)]} for number, record in enumerate(json.loads(data.read_text()))
+        ]
+        data.write_text(json.dumps(records))
     arguments = [
         "--model_name_or_path", llava_checkpoint, "--version", "v1", "--data_path", data, "--image_folder", data.parent,
         "--vision_tower", llava_checkpoint / "tower", "--mm_projector_type", "mlp2x_gelu", "--mm_vision_select_layer",
         "-2", "--mm_use_im_patch_token", "False", "--image_aspect_ratio", "pad", "--max_steps", "3", "--report_to",
         "none", "--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--model_max_length", "512",
-        "--save_strategy", "no", "--logging_steps", "1", "--stage", "align",
+        "--save_strategy", "no", "--logging_steps", "1", "--allow_no_gradient", "True", *stage,
         "--region_encoder_options", json.dumps(TINY_REGIONCLIP),
     ]  # fmt: skip
     run(tree, TRAIN, *arguments, "--output_dir", tmp_path / "patched")
     run(stock, "from pvit_ext.train import main; main()", *arguments, "--output_dir", tmp_path / "ours")
-    patched, ours = (load_file(tmp_path / name / "region_modules.safetensors") for name in ("patched", "ours"))
+    (file,) = (path.name for path in (tmp_path / "ours").glob("*.safetensors"))
+    patched, ours = (load_file(tmp_path / name / file) for name in ("patched", "ours"))
     assert ours.keys() == patched.keys()
+    assert stage is not LION or all(any(part in key for key in ours) for part in ("region_hint", "lion_adapters"))
     assert all(torch.equal(ours[key], patched[key]) for key in ours)
