@@ -56,9 +56,9 @@ class QuestionRouter(nn.Module):
             questions: from :func:`pad_questions`.
 
         Raises:
-            RegionError: for what is no such tensor, or not of the language model's ids.
+            RegionError: for ids that the language model does not have.
         """
-        _check(questions, getattr(embed, "num_embeddings", None))
+        _check_ids(questions, getattr(embed, "num_embeddings", None))
         words = (questions > 0)[..., None]  # (B, Q, 1)
         with torch.no_grad():
             embedded = embed((questions - 1).clamp(min=0)).float()  # (B, Q, D)
@@ -72,16 +72,21 @@ def pad_questions(ids: Sequence[Sequence[int]]) -> Tensor:
     return nn.utils.rnn.pad_sequence([torch.tensor(list(own), dtype=torch.long) + 1 for own in ids], batch_first=True)
 
 
-def _check(questions: Any, rows: int | None) -> None:
+def _check_form(questions: Any) -> None:
+    """Refuse what is no tensor (B, Q) of whole numbers."""
     if not isinstance(questions, Tensor) or questions.ndim != 2 or questions.dtype not in _INTEGERS:
         what = f"{tuple(questions.shape)} of {questions.dtype}" if isinstance(questions, Tensor) else repr(questions)
         raise RegionError(
             f"questions is {what}: give whole numbers (B, Q), as pvit_ext.adapters.lion.router.pad_questions "
             "makes them of the ids of each sample's questions"
         )
+
+
+def _check_ids(questions: Tensor, rows: int | None) -> None:
+    """Refuse ids beyond the language model's rows; the device is waited for once."""
     if rows is None or not has_values(questions) or not questions.numel():
         return
-    least, most = (int(found) - 1 for found in torch.aminmax(questions))
+    least, most = (torch.stack(torch.aminmax(questions)) - 1).tolist()
     if least < -1 or most >= rows:
         raise RegionError(
             f"questions holds the id {most if most >= rows else least}, the language model has 0 to {rows - 1}: make "
@@ -128,6 +133,7 @@ def mix_of_batch(
                 "questions were given, but the model does not choose its adapters by them: leave them out, or "
                 'RegionConfig(lion_adapters=64, lion_routing="question")'
             )
+        _check_form(questions)
         if len(questions) != len(samples):
             raise RegionError(f"questions holds {len(questions)}, the batch {len(samples)} sample(s)")
         choose = partial(router.route, embeddings(), questions)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pvit_ext.adapters.lion.router import QuestionRouter, mix_of_batch, pad_questions
 from pvit_ext.adapters.lion.tasks import mix_of
@@ -15,6 +16,8 @@ from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.regions.region import RegionError
 
 CONFIG = RegionConfig(lion_adapters=4, lion_routing="question")
+BY_QUESTION = SimpleNamespace(**{CONFIG_KEY: {"lion_adapters": 4, "lion_routing": "question"}})
+"""A host's config with it."""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,27 @@ def test_one_adapter_a_question_whatever_else_is_in_the_batch(words: nn.Embeddin
         (torch.ones(3, dtype=torch.long), r"questions is \(3,\) of torch.int64"),
         (torch.full((1, 2), 51), "questions holds the id 50, the language model has 0 to 49"),
         (torch.full((1, 2), -3), "questions holds the id -4"),
+        (5, "questions is 5: give whole numbers"),
+        (torch.tensor(5), r"questions is \(\) of torch.int64"),
     ],
 )
 def test_questions_that_are_none(words: nn.Embedding, questions: Any, said: str) -> None:
     with pytest.raises(RegionError, match=said):
-        QuestionRouter(12, 3).route(words, questions)
+        mix_of_batch(BY_QUESTION, QuestionRouter(12, 2), lambda: words, None, None, torch.ones(1, 3), questions)
+
+
+def test_the_device_is_asked_once_for_the_ids(words: nn.Embedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    router, questions, asked = QuestionRouter(12, 3), pad_questions([[1, 2], [49]]), []
+    monkeypatch.setattr(router, "forward", lambda embedded: embedded)  # one_hot looks at its numbers on a CPU
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            asked.append(str(call))
+            return call(*args, **(kwargs or {}))
+
+    with Asked():
+        router.route(words, questions)
+    assert not [call for call in asked if "local_scalar" in call]  # each number that is read by itself is one
 
 
 def test_the_last_id_and_no_words_are_questions(words: nn.Embedding) -> None:
@@ -68,9 +87,9 @@ def test_questions_for_a_model_without_a_router_are_refused(values: Any) -> None
 
 
 def test_questions_of_another_batch_are_refused(words: nn.Embedding) -> None:
-    config = SimpleNamespace(**{CONFIG_KEY: {"lion_adapters": 4, "lion_routing": "question"}})
+    questions = pad_questions([[1], [2], [3]])
     with pytest.raises(RegionError, match=r"questions holds 3, the batch 2 sample\(s\)"):
-        mix_of_batch(config, QuestionRouter(12, 2), lambda: words, None, None, torch.ones(2, 3), torch.ones(3, 1))
+        mix_of_batch(BY_QUESTION, QuestionRouter(12, 2), lambda: words, None, None, torch.ones(2, 3), questions)
 
 
 def test_a_task_that_somebody_says_goes_before_the_question() -> None:
