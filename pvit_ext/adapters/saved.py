@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from torch import Tensor
 
-from pvit_ext.adapters.tensors import plain_names, state_of
+from pvit_ext.adapters.tensors import new_names, plain_names, state_of
 
 _SHOWN = 3
 
@@ -29,13 +28,13 @@ class SavedAdapter(PeftModel):
     def __init__(self, model: Any, config: Any, name: str = "default", **kwargs: Any) -> None:
         before = [tensor for _, tensor in state_of(model)]  # held: an id means nothing once its tensor is freed
         super().__init__(model, config, name, **kwargs)
-        self._newest, self._name = _new_names(self, before), name
+        self._newest, self._name = new_names(self, before), name
 
     def add_adapter(self, adapter_name: str, peft_config: Any, *args: Any, **kwargs: Any) -> None:
         """Put another adapter beside those that are there."""
         before = [tensor for _, tensor in state_of(self)]
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
-        self._newest, self._name = _new_names(self, before), adapter_name
+        self._newest, self._name = new_names(self, before), adapter_name
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         """Fill the newest adapter; peft calls this with the names of this model.
@@ -79,12 +78,3 @@ def loading(folder: Path | str) -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder}: peft {version('peft')} cannot load this adapter ({said})") from error
-
-
-def _new_names(model: Any, before: list[Tensor]) -> list[list[str]]:
-    """The names of each tensor that is new in a model: layers may share one."""
-    known, names = {id(tensor) for tensor in before}, dict[int, list[str]]()
-    for name, tensor in state_of(model):
-        if id(tensor) not in known:
-            names.setdefault(id(tensor), []).append(name)
-    return list(names.values())

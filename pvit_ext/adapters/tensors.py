@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,10 +21,23 @@ def wrap(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
     before = [tensor for _, tensor in state_of(model)]  # held: an id means nothing once its tensor is freed
-    known = {id(tensor) for tensor in before}
     wrapped = get_peft_model(model, config)
-    setattr(wrapped, _NAMES, frozenset(name for name, tensor in state_of(wrapped) if id(tensor) not in known))
+    setattr(wrapped, _NAMES, frozenset(chain(*new_names(wrapped, before))))
     return wrapped
+
+
+def new_names(model: nn.Module, before: list[Tensor]) -> list[list[str]]:
+    """The names of each tensor that is new in a model: layers may share one.
+
+    Args:
+        model: after the change.
+        before: its tensors before.
+    """
+    known, names = {id(tensor) for tensor in before}, dict[int, list[str]]()
+    for name, tensor in state_of(model):
+        if id(tensor) not in known:
+            names.setdefault(id(tensor), []).append(name)
+    return list(names.values())
 
 
 def plain_name(name: str) -> str:
