@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.adapters.lora import add_lora
+from pvit_ext.training.lora_checkpoint import save_adapter
 from tests.checkpoints import inputs
 
 
@@ -27,6 +29,19 @@ def learned(model: Any, **given: Any) -> Any:
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     return wrapped
+
+
+def save_result(wrapped: Any, folder: Path, base: Path | str) -> Path:
+    """Write what peft's wrapper has trained on a base, as a run does."""
+    wrapped.name_or_path = str(base)
+    save_adapter(wrapped, str(folder), True)
+    return folder
+
+
+def with_encoder_of(model: Any, other: Any) -> Any:
+    """Another start of a model, with its frozen encoder: that has no file here, and each start draws another."""
+    other.region_module.region_encoder.load_state_dict(model.region_module.region_encoder.state_dict())
+    return other
 
 
 def logits(model: Any) -> Tensor:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pvit_ext.adapters.layers import seeing_modules
-from pvit_ext.adapters.lora import read_adapter
+from pvit_ext.adapters.lora import PEFT_PREFIX, read_adapter
 from pvit_ext.adapters.options import field_names
+from pvit_ext.adapters.tensors import plain_name
 from pvit_ext.hosts.switching import Adapters
-from pvit_ext.training import lora_checkpoint
-from tests.adapters.models import learned, logits
+from tests.adapters.models import learned, logits, save_result, with_encoder_of
 from tests.checkpoints import config, load
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.tiny import build_llava
@@ -39,7 +39,7 @@ def base(biased: Path) -> Any:
 def trained_beside(model: Any) -> set[str]:
     """Names of what trains and is no adapter, as the base has them."""
     names = (name for name, one in model.named_parameters() if one.requires_grad)
-    plain = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in names}
+    plain = {plain_name(name.removeprefix(PEFT_PREFIX)) for name in names}
     return {name for name in plain if name.endswith("bias")}
 
 
@@ -74,9 +74,7 @@ def result(base: Any, folder: Path, seed: int, **given: Any) -> tuple[Path, Any]
     for name, one in wrapped.named_parameters():
         if one.requires_grad and name.endswith("bias"):
             one.data += 0.1 * torch.randn(one.shape)
-    wrapped.name_or_path = base.name_or_path
-    lora_checkpoint.save_adapter(wrapped, str(folder), True)
-    return folder, logits(wrapped)
+    return save_result(wrapped, folder, base.name_or_path), logits(wrapped)
 
 
 KINDS = [{"lora_bias": "all"}, {"lora_bias": "lora_only"}, {"lora_options": OFT % "oft_only"}]
@@ -92,8 +90,7 @@ def test_results_with_biases_reload_and_stand_beside_each_other(
     assert not [name for name in read_adapter(tmp_path / "one") if name.endswith("bias")]
     model, before = copy.deepcopy(base), logits(base)
     for name, (folder, expected) in made.items():
-        alone = load(folder)
-        alone.region_module.region_encoder.load_state_dict(base.region_module.region_encoder.state_dict())
+        alone = with_encoder_of(base, load(folder))
         assert (logits(alone) - expected).abs().max() < 2e-5, name
     adapters = Adapters(model)
     for name, (folder, _) in made.items():
@@ -118,9 +115,7 @@ def test_biases_in_the_file_of_the_adapter_as_llava_writes_them(base: Any, tmp_p
     named = {name.removesuffix(".bias") + layer: value for name, value in moved.items()}
     save_file({**read_adapter(folder), **named}, folder / "adapter_model.safetensors", {"format": "pt"})
     before, model = logits(base), copy.deepcopy(base)
-    alone = load(folder)
-    alone.region_module.region_encoder.load_state_dict(base.region_module.region_encoder.state_dict())
-    assert (logits(alone) - expected).abs().max() < 2e-5
+    assert (logits(with_encoder_of(base, load(folder))) - expected).abs().max() < 2e-5
     adapters = Adapters(model)
     adapters.add("ours", folder)
     assert (logits(model) - before).abs().max() < 2e-5

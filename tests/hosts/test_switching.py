@@ -20,9 +20,8 @@ import pvit_ext
 from pvit_ext.adapters.options import field_names
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.hosts.switching import Adapters
-from pvit_ext.training import lora_checkpoint
-from tests.adapters.models import learned
-from tests.checkpoints import inputs, load, randomize
+from tests.adapters.models import learned, logits, save_result, with_encoder_of
+from tests.checkpoints import load, randomize
 from tests.hosts.llava.test_checkpoint_kinds import plain_logits, stock_lora
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 
@@ -39,9 +38,7 @@ def result(model: Any, folder: Path, seed: int, base: Path, **given: Any) -> Pat
     wrapped = learned(other, **given)
     for part in (wrapped.get_model().mm_projector, wrapped.region_module.region_projector):
         part.requires_grad_(True)
-    wrapped.name_or_path = str(base)
-    lora_checkpoint.save_adapter(wrapped, str(folder), True)
-    return folder
+    return save_result(wrapped, folder, base)
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
@@ -54,18 +51,6 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
     return folder
 
 
-def with_encoder_of(model: Any, other: Any) -> Any:
-    """The frozen encoder has no file here: each start draws another."""
-    other.region_module.region_encoder.load_state_dict(model.region_module.region_encoder.state_dict())
-    return other
-
-
-def answers(model: Any) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = model.eval()(**inputs()).logits
-    return found
-
-
 def test_each_answers_as_it_does_alone(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
     _, model, _ = loaded
     folders = {
@@ -73,8 +58,8 @@ def test_each_answers_as_it_does_alone(loaded: Any, llava_checkpoint: Path, tmp_
         "two": result(model, tmp_path / "two", 3, llava_checkpoint, lora_method=RSLORA),
         "three": result(model, tmp_path / "three", 4, llava_checkpoint, lora_options='{"target_modules": ["q_proj"]}'),
     }
-    expected = {name: answers(with_encoder_of(model, load(folder))) for name, folder in folders.items()}
-    before = answers(model)
+    expected = {name: logits(with_encoder_of(model, load(folder))) for name, folder in folders.items()}
+    before = logits(model)
     adapters = Adapters(model)
     for name, folder in folders.items():
         adapters.add(name, folder)
@@ -83,9 +68,9 @@ def test_each_answers_as_it_does_alone(loaded: Any, llava_checkpoint: Path, tmp_
         adapters.use(name)
         assert adapters.active == name
         if name is None:
-            assert torch.equal(answers(model), before)
+            assert torch.equal(logits(model), before)
         else:
-            assert (answers(model) - expected[name]).abs().max() < 2e-5, name
+            assert (logits(model) - expected[name]).abs().max() < 2e-5, name
     assert (expected["one"] - expected["two"]).abs().max() > 1e-2
     query = pvit_ext.Query(Image.new("RGB", (48, 32), "red"), "What is <region>?", [pvit_ext.Region.box(2, 3, 20, 15)])
     assert isinstance(pvit_ext.ask(model, loaded[0], loaded[2], [query], max_new_tokens=2)[0], str)
@@ -142,18 +127,18 @@ def test_two_results_of_another_tuner(tuner: str, loaded: Any, llava_checkpoint:
         adapters.add(name, folder)
     for name, folder in folders.items():
         adapters.use(name)
-        assert (answers(model) - answers(with_encoder_of(model, load(folder)))).abs().max() < 2e-5, name
+        assert (logits(model) - logits(with_encoder_of(model, load(folder)))).abs().max() < 2e-5, name
 
 
 @pytest.mark.skipif("kasa_config" not in field_names("LORA"), reason="unknown to this peft")
 def test_a_field_that_changes_the_weights_under_it(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
     _, model, _ = loaded
     kasa = result(model, tmp_path / "kasa", 2, llava_checkpoint, lora_options='{"kasa_config": {}}')
-    before = answers(model)
+    before = logits(model)
     adapters = Adapters(model)
     with pytest.raises(ValueError, match="kasa_config changes the weights under it"):
         adapters.add("kasa", kasa)
-    assert torch.equal(answers(model), before)
+    assert torch.equal(logits(model), before)
 
 
 def test_a_result_of_few_bits_needs_a_model_of_these(
@@ -187,9 +172,7 @@ def test_on_a_model_of_transformers(tmp_path: Path) -> None:
     folders = {}
     for seed, name in ((2, "one"), (3, "two")):
         wrapped = learned(randomize(copy.deepcopy(model), seed), lora_r=seed)
-        wrapped.name_or_path = str(tmp_path / "base")
-        folders[name] = tmp_path / name
-        lora_checkpoint.save_adapter(wrapped, str(folders[name]), True)
+        folders[name] = save_result(wrapped, tmp_path / name, tmp_path / "base")
     _, base, regions, _ = pvit_ext.load_pretrained_model(str(tmp_path / "base"), device="cpu")
     adapters = Adapters(base, regions)
     for name, folder in folders.items():

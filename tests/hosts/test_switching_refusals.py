@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pvit_ext.adapters.options import field_names
 from pvit_ext.hosts.switching import Adapters
+from tests.adapters.models import logits, with_encoder_of
 from tests.checkpoints import load
-from tests.hosts.test_switching import answers, change_tensors, result, with_encoder_of
+from tests.hosts.test_switching import change_tensors, result
 
 
 def drop_block(tensors: dict[str, Tensor]) -> None:
@@ -49,26 +50,26 @@ def test_a_failed_add_changes_nothing(loaded: Any, llava_checkpoint: Path, tmp_p
     unknown = shutil.copytree(good, tmp_path / "unknown")
     torch.save({"base_model.model.model.nothing.weight": torch.zeros(2)}, unknown / "non_lora_trainables.bin")
     folders["trained tensors that the model lacks: model.nothing.weight"] = unknown
-    before, adapters = answers(model), Adapters(model)
+    before, adapters = logits(model), Adapters(model)
     modules = [name for name, _ in model.named_modules()]
     for said, folder in folders.items():
         with pytest.raises(ValueError, match=re.escape(said)):
             adapters.add("one", folder)
         assert (adapters.names, adapters.active) == ([], None)
-        assert torch.equal(answers(model), before), said
+        assert torch.equal(logits(model), before), said
         assert [name for name, _ in model.named_modules()] == modules
     adapters.add("one", good)
     adapters.use("one")
-    expected = answers(model)
+    expected = logits(model)
     assert (expected - before).abs().max() > 1e-2
     for said, folder in folders.items():
         with pytest.raises(ValueError, match=re.escape(said)):
             adapters.add("two", folder)
         assert (adapters.names, adapters.active) == (["one"], "one")
-        assert torch.equal(answers(model), expected), said
+        assert torch.equal(logits(model), expected), said
     adapters.add("two", good)
     adapters.use("two")
-    assert torch.equal(answers(model), expected)
+    assert torch.equal(logits(model), expected)
 
 
 def test_a_model_that_carries_an_adapter(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_names_that_modules_of_torch_have_themselves(loaded: Any, llava_checkpoi
         with pytest.raises(ValueError, match="is no name: give letters"):
             adapters.add(name, folder)
     adapters.use("training")
-    assert (answers(model) - answers(with_encoder_of(model, load(folder)))).abs().max() < 2e-5
+    assert (logits(model) - logits(with_encoder_of(model, load(folder)))).abs().max() < 2e-5
 
 
 @pytest.mark.skipif("target_parameters" not in field_names("LORA"), reason="unknown to this peft")
