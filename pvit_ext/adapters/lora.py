@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pvit_ext.adapters.layers import (
 from pvit_ext.adapters.options import AdapterChoice, config_class
 from pvit_ext.adapters.tensors import adapter_names, plain_name, plain_names, wrap
 from pvit_ext.adapters.values import check_tokens
-from pvit_ext.encoders.weights import read_checkpoint
+from pvit_ext.encoders.weights import names_in, read_checkpoint
 from pvit_ext.files import read_json
 from pvit_ext.tokens.serialization import CONFIG_FILE
 
@@ -112,7 +113,7 @@ def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
     """
     from pvit_ext.adapters.saved import SavedAdapter, loading
 
-    config = config_of(model, folder, bits)
+    config = config_of(model, folder, names_in(adapter_file(folder)), bits)
     if (folder / NON_LORA_FILE).is_file():
         load_non_lora_weights(model, folder, PEFT_PREFIX)
     with loading(folder):
@@ -120,16 +121,16 @@ def load_adapter(model: Any, folder: Path, bits: int = 16) -> Any:
     return wrapped.merge_and_unload() if bits == 16 else wrapped.get_base_model()
 
 
-def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
+def config_of(model: Any, folder: Path, names: Collection[str], bits: int = 16) -> Any:
     """A folder's config of peft, for exactly the layers that it has tensors of.
 
     Args:
         model: base model, with other adapters or without.
         folder: with an adapter.
+        names: of the tensors in its :func:`adapter_file`.
         bits: of the base.
 
     Raises:
-        FileNotFoundError: when the adapter's weights are missing.
         ValueError: for an adapter that is refused, layers that the model lacks, or layers of the model that it lacks.
     """
     kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
@@ -138,7 +139,7 @@ def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
         refusals.check(config, bits=bits)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    layers = _layers_of(model, folder)
+    layers = _layers_of(model, folder, names)
     wanted = getattr(config, "target_modules", None)
     if wanted and layers:  # LLaVA's last names mean layers of the vision tower as well; Uni-LoRA's are one vector
         if lacking := [layer for layer in adapted_layers(model, config) if layer not in layers]:
@@ -152,6 +153,21 @@ def config_of(model: Any, folder: Path, bits: int = 16) -> Any:
     return config
 
 
+def adapter_file(folder: Path) -> Path:
+    """The file with the tensors of an adapter.
+
+    Args:
+        folder: with it.
+
+    Raises:
+        FileNotFoundError: when they are missing.
+    """
+    names = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
+    if not names:
+        raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG}, but no adapter_model.safetensors or .bin: fetch it")
+    return folder / names[0]
+
+
 def read_adapter(folder: Path) -> dict[str, Tensor]:
     """The tensors of an adapter by peft's names.
 
@@ -161,10 +177,7 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError: when they are missing.
     """
-    names = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (folder / name).is_file()]
-    if not names:
-        raise FileNotFoundError(f"{folder} has {ADAPTER_CONFIG}, but no adapter_model.safetensors or .bin: fetch it")
-    return read_checkpoint(folder / names[0])
+    return read_checkpoint(adapter_file(folder))
 
 
 def split_adapter(model: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -174,16 +187,22 @@ def split_adapter(model: Any, weights: dict[str, Tensor]) -> tuple[dict[str, Ten
         model: base model, with other adapters or without.
         weights: of :func:`read_adapter`; the base's own get their names in it without adapters.
     """
+    own = _of_base(model, weights)
+    adapter = {key: value for key, value in weights.items() if key not in own}
+    return adapter, {name: weights[key] for key, name in own.items()}
+
+
+def _of_base(model: Any, names: Collection[str]) -> dict[str, str]:
+    """Those names in an adapter's file that mean the base's own tensors, and their names in the base."""
     own = {plain_name(name) for name, _ in model.named_parameters()}
-    plain = {key: plain_name(key.removeprefix(PEFT_PREFIX)) for key in weights}
-    adapter = {key: value for key, value in weights.items() if plain[key] not in own}
-    return adapter, {plain[key]: value for key, value in weights.items() if plain[key] in own}
+    plain = {name: plain_name(name.removeprefix(PEFT_PREFIX)) for name in names}
+    return {name: found for name, found in plain.items() if found in own}
 
 
-def _layers_of(model: Any, folder: Path) -> set[str]:
+def _layers_of(model: Any, folder: Path, names: Collection[str]) -> set[str]:
     """Names in the base model of the layers that an adapter changes."""
-    adapter, _ = split_adapter(model, read_adapter(folder))
-    keys = [key.removeprefix(PEFT_PREFIX) for key in adapter if PEFT_PREFIX in key]
+    own = _of_base(model, names)
+    keys = [name.removeprefix(PEFT_PREFIX) for name in names if name not in own and PEFT_PREFIX in name]
     layers = names_of_layers(model)
     found = {key: _layer(key, layers) for key in keys}
     if unknown := sorted(key for key, layer in found.items() if layer is None):

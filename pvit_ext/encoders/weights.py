@@ -6,12 +6,13 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,11 +26,38 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> StateD
     Raises:
         ValueError: when the file is damaged, is a TorchScript archive, or holds something else than tensors.
     """
-    try:
-        if str(path).endswith(".safetensors"):
+    with _reading(path):
+        if _is_safetensors(path):
             return load_file(path, device)
         _refuse_torchscript(path)
         content = torch.load(path, map_location=device, weights_only=True)
+    content = _unwrap(content)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def names_in(path: str | os.PathLike[str]) -> list[str]:
+    """The names of a file's tensors; of a safetensors file no tensor is read.
+
+    Raises:
+        ValueError: see :func:`read_checkpoint`.
+    """
+    if not _is_safetensors(path):
+        return list(read_checkpoint(path))
+    with _reading(path), safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def _is_safetensors(path: str | os.PathLike[str]) -> bool:
+    return str(path).endswith(".safetensors")
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say which file is damaged."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -39,10 +67,6 @@ def read_checkpoint(path: str | os.PathLike[str], device: str = "cpu") -> StateD
             "TorchScript archives and you trust it, convert it once: "
             "torch.save(torch.jit.load(path).state_dict(), new_path)"
         ) from error
-    content = _unwrap(content)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _refuse_torchscript(path: str | os.PathLike[str]) -> None:

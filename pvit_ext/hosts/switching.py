@@ -77,12 +77,13 @@ class Adapters:
         if not kind.adapter or kind.folder is None:
             raise ValueError(f"{kind}: no adapter to put beside others")
         self._check_base(kind)
-        config = config_of(self.model, kind.folder, self._check_bits(kind.folder))
+        bits, weights = self._check_bits(kind.folder), read_adapter(kind.folder)
+        config = config_of(self.model, kind.folder, weights, bits)
         self._check_beside_others(config, folder)
         before = self.active
         self.use(None)
         try:
-            self._put(name, kind.folder, config, kind.regions)
+            self._put(name, kind.folder, config, weights, kind.regions)
         except BaseException:
             self.use(before)
             raise
@@ -174,7 +175,7 @@ class Adapters:
         elif own != saved.config:
             raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
 
-    def _put(self, name: str, folder: Path, config: Any, regions: bool) -> None:
+    def _put(self, name: str, folder: Path, config: Any, weights: dict[str, Tensor], regions: bool) -> None:
         """Take all of a result, or nothing."""
         from pvit_ext.adapters.saved import loading
 
@@ -183,7 +184,7 @@ class Adapters:
             if regions:
                 self._take_regions(folder)
             tensors = self._beside(folder)
-            adapter, biases = split_adapter(self.model, read_adapter(folder))
+            adapter, biases = split_adapter(self.model, weights)
             wrapped = self._insert(name, config, adapter)
         self._wrapped = wrapped
         self._keep(name, biases | tensors)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvit_ext.adapters import lora
 from pvit_ext.adapters.options import field_names
 from pvit_ext.hosts.switching import Adapters
 from tests.adapters.models import logits, with_encoder_of
@@ -84,6 +85,20 @@ def test_a_model_that_carries_an_adapter(loaded: Any, llava_checkpoint: Path, tm
     Adapters(merged).add("on_one", on_one)
     with pytest.raises(ValueError, match="the model has adapters already"):
         Adapters(merged).add("on_one", on_one)
+
+
+def test_the_adapters_file_is_read_once(
+    loaded: Any, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model, _ = loaded
+    one, read = result(model, tmp_path / "one", 2, llava_checkpoint), []
+    kept = lora.read_checkpoint
+    monkeypatch.setattr(lora, "read_checkpoint", lambda path: read.append(path) or kept(path))
+    Adapters(model).add("one", one)
+    assert [path.stem for path in read].count("adapter_model") == 1
+    read.clear()
+    load(one)
+    assert not [path.name for path in read if path.suffix == ".safetensors"]  # peft reads it
 
 
 def test_names_that_modules_of_torch_have_themselves(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
