@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from pvit_ext.adapters.tensors import new_names, plain_names, state_of
@@ -69,10 +70,12 @@ def loading(folder: Path | str) -> Iterator[None]:
         folder: of the adapter.
 
     Raises:
-        ValueError: for peft's errors of other kinds too.
+        ValueError: for peft's errors of other kinds too, but for a full device and for tensors without values.
     """
     try:
         yield
+    except (torch.cuda.OutOfMemoryError, NotImplementedError):  # no adapter's fault
+        raise
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:

@@ -176,18 +176,20 @@ class Adapters:
             raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
 
     def _put(self, name: str, folder: Path, config: Any, weights: dict[str, Tensor], regions: bool) -> None:
-        """Take all of a result, or nothing."""
+        """Take all of a result, or nothing, while the base's own tensors are in place."""
         from pvit_ext.adapters.saved import loading
 
         wrapped = self._wrapped
-        with loading(folder), undone_on_failure(self.model if wrapped is None else wrapped):
+        with undone_on_failure(self.model if wrapped is None else wrapped):
             if regions:
                 self._take_regions(folder)
-            tensors = self._beside(folder)
             adapter, biases = split_adapter(self.model, weights)
-            wrapped = self._insert(name, config, adapter)
-        self._wrapped = wrapped
-        self._keep(name, biases | tensors)
+            tensors = biases | self._beside(folder)
+            replaced = self._replaced_by(tensors, folder)
+            with loading(folder):
+                wrapped = self._insert(name, config, adapter)
+        self._wrapped, self._tensors[name], self._base = wrapped, tensors, replaced | self._base
+        self.use(None)
 
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of a folder beside its adapter, by the names that they have in a model without adapters."""
@@ -199,13 +201,16 @@ class Adapters:
             own |= {f"{part}.{key}": names[id(tensor)] for key, tensor in state_of(of_part)}
         found = {own.get(key, key): value for key, value in _read(folder / MODULES_FILE).items()}
         others = {key.removeprefix(PEFT_PREFIX): value for key, value in _read(folder / NON_LORA_FILE).items()}
-        found |= {plain_name(key): value for key, value in others.items()}
-        tensors = self._own()
-        if unknown := sorted(found.keys() - tensors.keys()):
-            raise ValueError(f"trained tensors that the model lacks: {', '.join(unknown)}")
-        if wrong := sorted(key for key, value in found.items() if value.shape != tensors[key].shape):
-            raise ValueError(f"trained tensors of other shapes than the model's: {', '.join(wrong)}")
-        return found
+        return found | {plain_name(key): value for key, value in others.items()}
+
+    def _replaced_by(self, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+        """Copies of the base's own tensors that a result's stand in for; all of these have to fit."""
+        own = self._own()
+        if unknown := sorted(tensors.keys() - own.keys()):
+            raise ValueError(f"{folder}: trained tensors that the model lacks: {', '.join(unknown)}")
+        if wrong := sorted(key for key, value in tensors.items() if value.shape != own[key].shape):
+            raise ValueError(f"{folder}: trained tensors of other shapes than the model's: {', '.join(wrong)}")
+        return {key: own[key].clone() for key in tensors.keys() - self._base.keys()}
 
     def _insert(self, name: str, config: Any, weights: dict[str, Tensor]) -> Any:
         """Put an adapter on the model; peft's wrapper."""
@@ -222,13 +227,6 @@ class Adapters:
         wrapped.requires_grad_(False)
         wrapped.eval()
         return wrapped
-
-    def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Keep a result's tensors, and the base's own that they replace."""
-        own = self._own()
-        self._tensors[name] = tensors
-        self._base = {key: own[key].clone() for key in tensors} | self._base
-        self.use(None)
 
     def _copy(self, tensors: dict[str, Tensor]) -> None:
         own = self._own()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ def test_biases_in_the_file_of_the_adapter_as_llava_writes_them(base: Any, tmp_p
     before, model = logits(base), copy.deepcopy(base)
     assert (logits(with_encoder_of(base, load(folder))) - expected).abs().max() < 2e-5
     adapters = Adapters(model)
+    for number, shape in enumerate([(1,), (7,)]):  # torch would spread the first over all
+        wrong = shutil.copytree(folder, tmp_path / str(number))
+        tensors = {**read_adapter(folder), min(named): torch.ones(shape)}
+        save_file(tensors, wrong / "adapter_model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match=r"trained tensors of other shapes than the model's: .*\.bias"):
+            adapters.add("wrong", wrong)
+        assert (adapters.names, adapters.active) == ([], None)
     adapters.add("ours", folder)
     assert (logits(model) - before).abs().max() < 2e-5
     adapters.use("ours")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from pvit_ext.adapters import lora
 from pvit_ext.adapters.options import field_names
+from pvit_ext.adapters.saved import SavedAdapter
+from pvit_ext.hosts import switching
 from pvit_ext.hosts.switching import Adapters
 from tests.adapters.models import logits, with_encoder_of
-from tests.checkpoints import load
+from tests.checkpoints import config, load
 from tests.hosts.test_switching import change_tensors, result
 
 
@@ -85,6 +88,41 @@ def test_a_model_that_carries_an_adapter(loaded: Any, llava_checkpoint: Path, tm
     Adapters(merged).add("on_one", on_one)
     with pytest.raises(ValueError, match="the model has adapters already"):
         Adapters(merged).add("on_one", on_one)
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("of memory"), NotImplementedError("of no value")])
+def test_what_peft_cannot_be_blamed_for(
+    loaded: Any, llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _, model, _ = loaded
+    one = result(model, tmp_path / "one", 2, llava_checkpoint)
+
+    def failing(error: Exception) -> Callable[..., None]:
+        def fail(*args: Any, **kwargs: Any) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(SavedAdapter, "__init__", failing(error))
+    for add in (lambda: Adapters(model).add("one", one), lambda: load(one)):
+        with pytest.raises(type(error), match=f"^{error}$"):
+            add()
+    stock = load(llava_checkpoint)
+    monkeypatch.setattr(switching, "attach", failing(RuntimeError("size mismatch")))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        Adapters(stock).add("one", one)
+
+
+def test_a_result_is_named_once_in_what_is_said_of_it(loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
+    _, model, _ = loaded
+    one = result(model, tmp_path / "one", 2, llava_checkpoint)
+    other = load(llava_checkpoint, region_config=config(box_embedding=True))
+    with pytest.raises(ValueError, match=r"^[^:]*one has other region modules than the model") as found:
+        Adapters(other).add("one", one)
+    assert str(found.value).count(str(one)) == 1
+    torch.save({"base_model.model.model.norm.weight": torch.zeros(2)}, one / "non_lora_trainables.bin")
+    with pytest.raises(ValueError, match=r"one: trained tensors of other shapes than the model's: model\.norm\."):
+        Adapters(model).add("one", one)
 
 
 def test_the_adapters_file_is_read_once(
