@@ -1,7 +1,8 @@
-"""Putting a model back as it was if a change to its modules breaks off."""
+"""Putting a model, and its processor, back as they were if a change to them breaks off."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,27 @@ def undone_on_failure(model: nn.Module) -> Iterator[None]:
             _restore(vars(one), values)
         for parameter, learns in learning:
             parameter.requires_grad_(learns)
+        raise
+
+
+@contextmanager
+def processor_undone_on_failure(processor: Any) -> Iterator[None]:
+    """Put a processor, and the tokenizer in it, back as they were if the block fails.
+
+    Args:
+        processor: that the block may give regions, with or without a tokenizer; None for none.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    # a tokenizer takes a token in place and gives none back: what stands in it comes from a copy
+    sources = [(processor, processor), (tokenizer, copy.deepcopy(tokenizer))]
+    before = [(one, type(one), dict(vars(source))) for one, source in sources if one is not None]
+    try:
+        yield
+    except BaseException:
+        for one, kind, values in before:
+            one.__class__ = kind
+            vars(one).clear()
+            vars(one).update(values)
         raise
 
 

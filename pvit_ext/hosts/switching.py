@@ -14,7 +14,7 @@ from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, c
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
-from pvit_ext.adapters.undo import undone_on_failure
+from pvit_ext.adapters.undo import processor_undone_on_failure, undone_on_failure
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import fingerprint
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
@@ -62,7 +62,7 @@ class Adapters:
             folder: LLaVA's or ours.
 
         A base that the folder names and that cannot be compared with the model is a warning, and so is a model that is
-        quantised under an adapter of full weights. If it fails, the model stays as it was.
+        quantised under an adapter of full weights. If it fails, the model and its processor stay as they were.
 
         Raises:
             ValueError: for a name that is taken or none, a folder without an adapter or without all of its tensors, one
@@ -180,7 +180,11 @@ class Adapters:
         from pvit_ext.adapters.saved import loading
 
         wrapped = self._wrapped
-        with undone_on_failure(self.model if wrapped is None else wrapped):
+        attaches = regions and getattr(self.model, "region_config", None) is None
+        with (
+            undone_on_failure(self.model if wrapped is None else wrapped),
+            processor_undone_on_failure(self.processor if attaches else None),
+        ):
             if regions:
                 self._take_regions(folder)
             adapter, biases = split_adapter(self.model, weights)

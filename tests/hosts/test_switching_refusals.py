@@ -17,9 +17,10 @@ from pvit_ext.adapters.options import field_names
 from pvit_ext.adapters.saved import SavedAdapter
 from pvit_ext.hosts import switching
 from pvit_ext.hosts.switching import Adapters
-from tests.adapters.models import logits, with_encoder_of
+from tests.adapters.models import learned, logits, save_result, with_encoder_of
 from tests.checkpoints import config, load
 from tests.hosts.test_switching import change_tensors, result
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 
 
 def drop_block(tensors: dict[str, Tensor]) -> None:
@@ -88,6 +89,29 @@ def test_a_model_that_carries_an_adapter(loaded: Any, llava_checkpoint: Path, tm
     Adapters(merged).add("on_one", on_one)
     with pytest.raises(ValueError, match="the model has adapters already"):
         Adapters(merged).add("on_one", on_one)
+
+
+@pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="transformers is too old for its own host")
+def test_a_failed_add_leaves_a_processor_as_it_was(tmp_path: Path) -> None:
+    from tests.hosts.transformers.zoo import ZOO
+    from tests.training.test_transformers_host import with_regions
+
+    model, processor = ZOO["llava"]()
+    model.name_or_path = str(tmp_path)
+    good = save_result(learned(with_regions("llava")[0]), tmp_path / "good", tmp_path)
+    bad = change_tensors(shutil.copytree(good, tmp_path / "bad"), lambda found: found.pop(min(found)))
+    kept, vocabulary, own = type(processor), processor.tokenizer.get_vocab(), processor.tokenizer
+    written = own("a <region> b").input_ids
+    adapters = Adapters(model, processor)
+    with pytest.raises(ValueError, match="lacks"):
+        adapters.add("one", bad)
+    assert (type(processor), processor.tokenizer) == (kept, own)
+    assert getattr(processor, "pvit_regions", None) is None
+    assert own.get_vocab() == vocabulary
+    assert own("a <region> b").input_ids == written
+    adapters.add("one", good)
+    assert processor.pvit_regions is not None
+    assert own.convert_tokens_to_ids("<region>") == model.base_model.region_host.token_id
 
 
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("of memory"), NotImplementedError("of no value")])
