@@ -61,14 +61,17 @@ class Adapters:
             name: to call it by.
             folder: LLaVA's or ours.
 
-        A base that the folder names and that cannot be compared with the model is a warning, and so is a model that is
-        quantised under an adapter of full weights. If it fails, the model and its processor stay as they were.
+        The result that is active stays so; while this runs, the base is in place. A base that the folder names and that
+        cannot be compared with the model is a warning, and so is a model that is quantised under an adapter of full
+        weights. If it fails, the model and its processor stay as they were.
 
         Raises:
             ValueError: for a name that is taken or none, a folder without an adapter or without all of its tensors, one
                 that was trained on other weights or on fewer bits, one whose region modules are others than the
                 model's, an adapter that changes the weights under it, or a model that has an adapter on it already.
         """
+        if self._wrapped is None and any(map(has_adapter, self.model.modules())):
+            raise ValueError("the model has adapters already: load its base anew, and add all results to one Adapters")
         if name in self._tensors:
             raise ValueError(f"{name!r} is taken: give a name that none of {self.names} has")
         if not name.isidentifier():
@@ -84,9 +87,8 @@ class Adapters:
         self.use(None)
         try:
             self._put(name, kind.folder, config, weights, kind.regions)
-        except BaseException:
+        finally:
             self.use(before)
-            raise
 
     def use(self, name: str | None) -> None:
         """Answer with a result; for None, with the base.
@@ -122,8 +124,6 @@ class Adapters:
         loaded = adapter_on(self.model)
         own = str(self.model.name_or_path) if loaded is None else loaded.path
         if Path(own).resolve() == Path(named).resolve():
-            if self._wrapped is None and any(map(has_adapter, self.model.modules())):
-                raise ValueError(f"the model has adapters already: load {named} anew, and add them to one Adapters")
             return
         if loaded is not None:
             raise ValueError(
@@ -193,7 +193,6 @@ class Adapters:
             with loading(folder):
                 wrapped = self._insert(name, config, adapter)
         self._wrapped, self._tensors[name], self._base = wrapped, tensors, replaced | self._base
-        self.use(None)
 
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of a folder beside its adapter, by the names that they have in a model without adapters."""

@@ -211,6 +211,8 @@ def test_the_base_that_a_result_names_is_compared_with_the_model(
     with pytest.raises(ValueError, match=r"was trained on .*other, whose weights are others than those of the model"):
         adapters.add("wrong", folders["wrong"])
     assert adapters.names == ["copied"]
+    with pytest.raises(ValueError, match="the model has adapters already"):
+        Adapters(model).add("again", folders["copied"])
     shutil.rmtree(same)
     adapters.add("moved", folders["copied"])
     assert "right only if both hold the same weights" in caplog.text

@@ -73,6 +73,8 @@ def test_a_failed_add_changes_nothing(loaded: Any, llava_checkpoint: Path, tmp_p
         assert (adapters.names, adapters.active) == (["one"], "one")
         assert torch.equal(logits(model), expected), said
     adapters.add("two", good)
+    assert (adapters.names, adapters.active) == (["one", "two"], "one")
+    assert torch.equal(logits(model), expected)
     adapters.use("two")
     assert torch.equal(logits(model), expected)
 
