@@ -15,12 +15,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partialmethod
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +28,7 @@ from pvit_ext import Query
 from pvit_ext.cli.parser import main
 from pvit_ext.hosts.find import host_of
 from tests.checkpoints import OPTIONS
+from tests.hosts.device_runs import command_line, on_the_cpu, train
 from tests.hosts.tiny_hosts import BOX, HAS_TRANSFORMERS_HOST, MIXED, OSPREY, WIDE, TinyHost, logits, save
 from tests.hosts.transformers.zoo import CHAT
 from tests.tiny import build_llava
@@ -49,20 +48,6 @@ BOTH = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else []
 ON_DEVICES = pytest.mark.parametrize(
     "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
 )
-
-
-class Trained(NamedTuple):
-    """What a run left.
-
-    Attributes:
-        losses: one a step.
-        moved: how far the furthest value of each trained tensor came.
-        device: of the model when it trained.
-    """
-
-    losses: list[float]
-    moved: dict[str, float]
-    device: str
 
 
 @ON_DEVICES
@@ -109,50 +94,6 @@ def test_a_stage_trains_in_bfloat16(
     assert all(math.isfinite(value) for value in found.moved.values())
     still = [name for name, value in found.moved.items() if not value]
     assert len(still) < (len(found.moved) / 2 if stage == "lion_mixed" else 1), still
-
-
-def command_line(host: str, folder: Path, values: dict[str, Any]) -> list[str]:
-    """Flags of a run on a tiny checkpoint and eight records of its host."""
-    if host == "llava":
-        from tests.samples import write_training_data
-        from tests.training.runs import flags
-
-        return flags(build_llava(folder / "stock"), write_training_data(folder / "data"), folder / "out", **values)
-    from tests.training.test_transformers_host import flags, save_stock, write_records
-
-    return flags(save_stock("llava", folder / "stock"), write_records(folder / "data"), folder / "out", **values)
-
-
-def train(host: str, words: list[str], device: str, monkeypatch: pytest.MonkeyPatch) -> Trained:
-    """Run ``pvit_ext.train`` in this process."""
-    from pvit_ext.train import main as train_main
-
-    if host == "llava":
-        from pvit_ext.training.llava.host import LlavaHost as kind
-    else:
-        from pvit_ext.training.transformers.host import TransformersHost as kind
-    seen: dict[str, Any] = {}
-
-    def keep(own: Any, *given: Any, make: Any) -> Any:
-        seen["trainer"] = trainer = make(own, *given)
-        trained = ((name, one) for name, one in trainer.model.named_parameters() if one.requires_grad)
-        seen["before"] = {name: one.detach().float().cpu().clone() for name, one in trained}
-        return trainer
-
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4 sets it by --bf16, and keeps it
-    with mock.patch.object(kind, "make_trainer", partialmethod(keep, make=kind.make_trainer)):
-        monkeypatch.setattr(sys, "argv", ["train", *words, *on_the_cpu(device)])
-        train_main()
-    after, trainer = dict(seen["trainer"].model.named_parameters()), seen["trainer"]
-    moved = {
-        name: float((after[name].detach().float().cpu() - one).abs().max()) for name, one in seen["before"].items()
-    }
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(losses, moved, trainer.args.device.type)
-
-
-def on_the_cpu(device: str) -> list[str]:
-    return ["--use_cpu", "True"] if device == "cpu" and torch.cuda.is_available() else []
 
 
 def check_falling(losses: list[float], count: int) -> None:
