@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pvit_ext.adapters import refusals
 from pvit_ext.adapters.options import AdapterChoice
-from tests.lora_methods import FIELDS, METHODS, PAGE, TUNERS_TRIED, Trial, Tried, tiny_world
+from tests.lora_methods import FIELDS, METHODS, TUNERS_TRIED, Trial, Tried, tiny_world
+from tests.lora_page import replace_between, rows_between
 
 START, END = "<!-- tests.lora_bits -->\n", "<!-- end of bits -->\n"
 TRIALS = {trial.name: trial for trial in (*METHODS, *FIELDS, *TUNERS_TRIED)}
@@ -25,8 +26,9 @@ WELL = ("equal", "bit-equal")
 
 def refusal(trial: Trial, bits: int) -> str | None:
     """Why an adapter is refused with few bits; None where it is not."""
+    config = AdapterChoice(trial.method or "lora", trial.options).config()
     try:
-        refusals.check(AdapterChoice(trial.method or "lora", trial.options).config(), bits=bits)
+        refusals.check(config, bits=bits)
     except ValueError as error:
         return str(error).partition(": ")[2]
     return None
@@ -57,22 +59,14 @@ def main(names: list[str]) -> None:
     write(rows, whole=not names)
 
 
-def rows_of_page() -> dict[str, list[str]]:
-    """The rows in docs/lora.md by name of adapter."""
-    table = PAGE.read_text().partition(START)[2].partition(END)[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    return {row[0]: row for row in cells if row[0] in TRIALS}
-
-
 def write(rows: dict[str, list[str]], whole: bool) -> None:
     """The table in docs/lora.md, between two marks: rows of these names alone are replaced, if not all are new."""
-    before, _, rest = PAGE.read_text().partition(START)
-    rows = ({} if whole else rows_of_page()) | rows
+    rows = ({} if whole else rows_between(START, END, TRIALS)) | rows
     versions = ", ".join(f"{name} {version(name)}" for name in ("peft", "torch", "transformers", "bitsandbytes"))
     lines = [f"`python -m tests.lora_bits` wrote this: {versions}, on one process on CPU.", ""]
     lines += ["| adapter | 4 bits | 8 bits |", "|---|---|---|"]
     lines += [f"| {' | '.join(rows[name])} |" for name in TRIALS if name in rows]
-    PAGE.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n\n{END}{rest.partition(END)[2]}")
+    replace_between(START, END, lines)
 
 
 if __name__ == "__main__":

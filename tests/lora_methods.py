@@ -23,11 +23,11 @@ import pvit_ext
 from pvit_ext.adapters.refusals import FIELDS as REFUSED_FIELDS
 from pvit_ext.adapters.refusals import INITS, TUNERS
 from pvit_ext.tools.merge import merge_checkpoint
+from tests.lora_page import replace_between, rows_between
 from tests.lora_runs import Outcome, command_line, resumed, train
 from tests.samples import write_training_data
 from tests.tiny import build_llava
 
-PAGE = Path(__file__).parents[1] / "docs" / "lora.md"
 START, END = "<!-- tests.lora_methods -->\n", "<!-- end -->\n"
 STEPS = 4
 CLOSE = 5e-5  # of logits up to 3
@@ -41,6 +41,11 @@ class Trial:
     method: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name, as folders and files have it."""
+        return self.name.replace(" ", "-").replace(",", "")
 
     def given(self) -> dict[str, Any]:
         """Flags of a run."""
@@ -134,7 +139,7 @@ class Tried:
 
     def __init__(self, trial: Trial, world: dict[str, Path]) -> None:
         self.trial, self.world = trial, world
-        self.folder = world["runs"] / trial.name.replace(" ", "-").replace(",", "")
+        self.folder = world["runs"] / trial.slug
 
     def row(self) -> list[str]:
         """Cells of the table; what fails says so, and the rest is not tried."""
@@ -178,7 +183,7 @@ class Tried:
 
     def on_ranks(self, zero: str, losses: list[float]) -> str:
         """What :mod:`tests.lora_runs` wrote of it on two ranks."""
-        file = self.world["runs"] / zero / f"{self.folder.name}.json"
+        file = self.world["runs"] / zero / f"{self.trial.slug}.json"
         if not file.is_file():
             return "not tried"
         found = json.loads(file.read_text())
@@ -201,7 +206,7 @@ def _short(error: Exception) -> str:
 
 def launch(world: dict[str, Path], zero: str, trials: list[Trial]) -> None:
     """All trials on two ranks under one config of DeepSpeed, in one start of its launcher."""
-    listed = {trial.name.replace(" ", "-").replace(",", ""): trial.given() for trial in trials}
+    listed = {trial.slug: trial.given() for trial in trials}
     (world["runs"] / f"{zero}.list.json").write_text(json.dumps(listed))
     paths = {key: str(value) for key, value in world.items()}
     clean = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
@@ -258,18 +263,9 @@ def main(words: list[str]) -> None:
         write(rows, whole=not names)
 
 
-def committed() -> dict[str, list[str]]:
-    """The cells of each trial's row in docs/lora.md, by its name."""
-    table = PAGE.read_text().partition(START)[2].partition(END)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return {cells[0]: cells for cells in rows if cells[0] in TRIALS}
-
-
 def write(rows: dict[str, list[str]], whole: bool) -> None:
     """The tables in docs/lora.md, between two marks: rows of these names alone are replaced, if not all are new."""
-    before, _, rest = PAGE.read_text().partition(START)
-    after = rest.partition(END)[2]
-    kept = {} if whole else committed()
+    kept = {} if whole else rows_between(START, END, TRIALS)
     rows = {name: (kept | rows)[name] for name in TRIALS if name in kept or name in rows}
     versions = ", ".join(f"{name} {version(name)}" for name in ("peft", "torch", "transformers", "deepspeed"))
     head = ["adapter", "trained", f"loss of {STEPS} steps", "reloads, other seed", "`merge`", "resumes"]
@@ -281,7 +277,7 @@ def write(rows: dict[str, list[str]], whole: bool) -> None:
     lines += [f"| `peft_type` {name} | {why} |" for name, why in TUNERS.items()]
     lines += [f"| `init_lora_weights` {name} | {why} |" for name, why in INITS.items()]
     lines += [f"| {one.name} | {one.reason} |" for one in REFUSED_FIELDS]
-    PAGE.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n\n{END}{after}")
+    replace_between(START, END, lines)
 
 
 if __name__ == "__main__":

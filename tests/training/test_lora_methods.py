@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import lora_methods
+from tests import lora_bits, lora_methods
+from tests.lora_page import rows_between
 from tests.samples import write_training_data
 from tests.tiny import build_llava
 
@@ -16,6 +17,10 @@ def small_world(folder: Path) -> dict[str, Path]:
     world["runs"] = folder / "runs"
     world["runs"].mkdir()
     return world
+
+
+def rows() -> dict[str, list[str]]:
+    return rows_between(lora_methods.START, lora_methods.END, lora_methods.TRIALS)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +51,21 @@ def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(
 def test_fields_and_tuners_do_on_one_process_what_the_page_says(
     trial: lora_methods.Trial, world: dict[str, Path]
 ) -> None:
-    expected, row = lora_methods.committed()[trial.name], lora_methods.Tried(trial, world).row()
+    expected, row = rows()[trial.name], lora_methods.Tried(trial, world).row()
     assert row[3:] == ["equal", "equal", "bit-equal"], row
     assert (row[1], row[3:]) == (expected[1], expected[3:6])
     first, last = map(float, row[2].split(" > "))
     assert last < first, row
+
+
+def test_the_page_has_a_row_of_each_trial() -> None:
+    assert list(rows()) == list(lora_methods.TRIALS)
+    in_few_bits = rows_between(lora_bits.START, lora_bits.END, lora_bits.TRIALS)
+    assert list(in_few_bits) == list(lora_bits.TRIALS)
+    cells = [cell for row in in_few_bits.values() for cell in row[1:]]
+    assert [cell for cell in cells if not cell.startswith(("goes; ", "refused: "))] == []
+
+
+def test_a_trial_that_peft_does_not_take_is_no_refusal() -> None:
+    with pytest.raises(ValueError, match="has no field bogus"):
+        lora_bits.refusal(lora_methods.Trial("wrong", options={"bogus": 1}), 4)
