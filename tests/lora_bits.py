@@ -1,7 +1,8 @@
 """Adapters tried one by one on a language model in 4 and 8 bits: ``python -m tests.lora_bits [NAME ...]``.
 
 Without names it tries all of :mod:`tests.lora_methods`. It writes their rows of the second table in docs/lora.md. Each
-is trained on one process, loaded again under another seed, merged, cut off and resumed.
+is trained on one process, loaded again under another seed, merged, cut off and resumed. Before that it is put on the
+model alone: one that starts as its base in 16 bits has to in few bits too, or it computes with other weights.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
+import pvit_ext
 from pvit_ext.adapters import refusals
+from pvit_ext.adapters.lora import add_lora
 from pvit_ext.adapters.options import AdapterChoice
+from tests.adapters.models import arguments
 from tests.lora_methods import FIELDS, METHODS, TUNERS_TRIED, Trial, Tried, tiny_world
 from tests.lora_page import replace_between, rows_between
 
@@ -22,6 +28,8 @@ TRIALS = {trial.name: trial for trial in (*METHODS, *FIELDS, *TUNERS_TRIED)}
 BITS = (4, 8)
 WELL = ("equal", "bit-equal")
 """How reloading and resuming are to end."""
+START_OFF, MERGE_OFF = 1e-2, 0.5
+"""How much further a start may be off its base than in 16 bits, and a merge off its model: of logits up to 3."""
 
 
 def refusal(trial: Trial, bits: int) -> str | None:
@@ -42,10 +50,34 @@ def cell(trial: Trial, bits: int, world: dict[str, Path]) -> str:
     found = Tried(few, world).row()[1:]
     if len(found) < 5:
         return found[0]
-    trained, losses, reloads, merge, resumes = found
-    problems = [trained.partition(" ")[2]] if "NOTHING" in trained else []
-    problems += [f"reloads {reloads}"] * (reloads != WELL[0]) + [f"resumes {resumes}"] * (resumes != WELL[1])
-    return f"{', '.join(problems) or 'goes'}; loss {losses}, merge {merge}"
+    further = start(trial, bits, world) - start(trial, 16, world)
+    return f"{', '.join(problems(found, further)) or 'goes'}; loss {found[1]}, merge {found[3]}"
+
+
+def start(trial: Trial, bits: int, world: dict[str, Path]) -> float:
+    """How far an adapter moves logits from those of its base before any step."""
+    few = {} if bits == 16 else {f"load_{bits}bit": True}
+    model = pvit_ext.load_pretrained_model(str(world["wide"]), device="cpu", **few)[1].eval()
+    ids = torch.tensor([[1, 9, 12, 10, 30]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        torch.manual_seed(0)
+        return float((add_lora(model, arguments(**trial.given())).eval()(input_ids=ids).logits - before).abs().max())
+
+
+def problems(found: list[str], further: float) -> list[str]:
+    """What did not go.
+
+    Args:
+        found: cells behind the name, of :meth:`~tests.lora_methods.Tried.row`.
+        further: how much further from its base than in 16 bits the adapter starts.
+    """
+    trained, _, reloads, merge, resumes = found
+    said = [trained.partition(" ")[2]] if "NOTHING" in trained else []
+    said += [f"starts {further:.0e} off its base"] * (further > START_OFF)
+    said += [f"reloads {reloads}"] * (reloads != WELL[0]) + [f"resumes {resumes}"] * (resumes != WELL[1])
+    far = merge != WELL[0] and not (merge.endswith(" off") and float(merge.split()[0]) <= MERGE_OFF)
+    return [*said, *[f"merge {merge}"] * far]
 
 
 def main(names: list[str]) -> None:

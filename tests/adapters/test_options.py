@@ -91,6 +91,8 @@ def test_a_method_that_an_older_peft_does_not_have(monkeypatch: pytest.MonkeyPat
         ('{"peft_type": "DELORA"}', {"zero3": True}, r"DELORA is refused under ZeRO-3 \(ZeRO-2 goes\): it learns"),
         ('{"init_lora_weights": "olora"}', {"bits": 4}, r"olora is refused with --bits 4 \(16 goes\)"),
         ('{"peft_type": "TINYLORA"}', {"bits": 8}, r"TINYLORA is refused with --bits 8 \(16 goes\): peft makes"),
+        ('{"peft_type": "HRA"}', {"bits": 8}, r"HRA is refused with --bits 8 \(16 goes\): it computes"),
+        ('{"peft_type": "DEFT"}', {"bits": 8}, "DEFT is refused with --bits 8"),
         ('{"peft_type": "LOHA"}', {"bits": 4}, r"LOHA is refused with --bits 4 \(16 goes\): .*; 8 bits go"),
         ('{"kasa_config": {}}', {"bits": 4}, r"kasa_config is refused with --bits 4 \(16 goes\): peft leaves it out"),
     ],

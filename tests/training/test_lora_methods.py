@@ -69,3 +69,17 @@ def test_the_page_has_a_row_of_each_trial() -> None:
 def test_a_trial_that_peft_does_not_take_is_no_refusal() -> None:
     with pytest.raises(ValueError, match="has no field bogus"):
         lora_bits.refusal(lora_methods.Trial("wrong", options={"bogus": 1}), 4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "further", "said"),
+    [
+        (["8", "5.79 > 5.48", "equal", "4e-03 off", "bit-equal"], 4e-3, []),
+        (["8", "5.79 > 5.48", "equal", "equal", "bit-equal"], 0.0, []),
+        (["8", "5.79 > 5.48", "equal", "4e-03 off", "bit-equal"], 0.9, ["starts 9e-01 off its base"]),
+        (["8", "5.79 > 5.48", "equal", "1e+00 off", "bit-equal"], 0.0, ["merge 1e+00 off"]),
+        (["8", "5.79 > 5.48", "equal", "fails: KeyError", "bit-equal"], 0.0, ["merge fails: KeyError"]),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_in_few_bits(cells: list[str], further: float, said: list[str]) -> None:
+    assert lora_bits.problems(cells, further) == said
