@@ -62,6 +62,7 @@ def _field(name: str, **options: Any) -> Trial:
     return Trial(name, options=options)
 
 
+_BLOCKS = {"nblocks": 2, "match_strict": False, "target_modules_bd_a": ["o_proj"], "target_modules_bd_b": ["q_proj"]}
 METHODS = [
     Trial("lora", "lora"),
     Trial("rslora", "rslora"),
@@ -81,6 +82,8 @@ FIELDS = [
     _field("trainable_token_indices", trainable_token_indices=[1, 5]),
     _field("velora_config", velora_config={}),
     _field("kasa_config", kasa_config={}),
+    _field("use_bdlora", use_bdlora=_BLOCKS),
+    _field("target_parameters", target_parameters=["layers.0.mlp.up_proj.weight"]),
     Trial("lora_bias all", flags={"lora_bias": "all"}),
     Trial("lora_bias lora_only", flags={"lora_bias": "lora_only"}),
 ]

@@ -122,6 +122,10 @@ FIELDS = (
         "what it leaves out of a checkpoint is missing when the run resumes",
     ),
     Refusal(
+        _set("monteclora_config"), "monteclora_config",
+        "peft draws its noise ahead, and no checkpoint keeps that: a resumed run has other losses",
+    ),
+    Refusal(
         _differs(
             "use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
             "asa_uncertainty_beta", "asa_schedule_exponent", tuner="ADAMSS",
@@ -153,7 +157,7 @@ CONDITIONS = (
     Refusal(_starts_with("orthogonal"), "init_lora_weights orthogonal", _MADE_LIKE, "bits"),
     Refusal(_starts_with("mica"), "init_lora_weights mica", _READS, "bits"),
     Refusal(_set("velora_config"), "velora_config", _PLAIN_LAYERS, "bits"),
-    *(Refusal(_set(name), name, _LEFT_OUT, "bits") for name in ("kasa_config", "monteclora_config", "use_bdlora")),
+    *(Refusal(_set(name), name, _LEFT_OUT, "bits") for name in ("kasa_config", "use_bdlora")),
     Refusal(_set("use_dora"), "dora", "the scales of 8 bits are lost at its second step; 4 bits go", "8 bits"),
 )  # fmt: skip
 

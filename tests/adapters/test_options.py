@@ -87,6 +87,7 @@ def test_a_method_that_an_older_peft_does_not_have(monkeypatch: pytest.MonkeyPat
         ('{"init_lora_weights": "eva"}', {}, "eva is refused: .*activations"),
         ('{"modules_to_save": ["region_projector"]}', {}, "modules_to_save is refused: .*trains and saves anyway"),
         ('{"lora_bias": true}', {}, "lora_bias is refused: peft cannot merge"),
+        ('{"monteclora_config": {}}', {}, "monteclora_config is refused: .*noise ahead"),
         ('{"peft_type": "LILY"}', {}, "peft_type LILY is refused: peft cannot merge it"),
         ('{"peft_type": "DELORA"}', {"zero3": True}, r"DELORA is refused under ZeRO-3 \(ZeRO-2 goes\): it learns"),
         ('{"init_lora_weights": "olora"}', {"bits": 4}, r"olora is refused with --bits 4 \(16 goes\)"),
@@ -119,9 +120,4 @@ def test_the_page_gives_the_reasons_of_today() -> None:
     assert [f"| {name} | {why} |" for name, why in always.items() if f"| {name} | {why} |" not in page] == []
     found = set(re.findall(r"\| refused: ([^|]+?) (?=\|)", page))
     assert found - {one.reason for one in refusals.CONDITIONS} == {BITS_UNDER_ZERO3}
-    given = {one.reason for one in refusals.CONDITIONS if "bits" in one.when and one.name not in _NOT_TRIED}
-    assert given <= found
-
-
-_NOT_TRIED = ("monteclora_config", "use_bdlora")
-"""Fields that peft leaves out in the same way as ``kasa_config``."""
+    assert {one.reason for one in refusals.CONDITIONS if "bits" in one.when} <= found
