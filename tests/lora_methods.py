@@ -85,7 +85,7 @@ FIELDS = [
     _field("use_bdlora", use_bdlora=_BLOCKS),
     _field("target_parameters", target_parameters=["layers.0.mlp.up_proj.weight"]),
     Trial("lora_bias all", flags={"lora_bias": "all"}),
-    Trial("lora_bias lora_only", flags={"lora_bias": "lora_only"}),
+    Trial("lora_bias lora_only", options={"target_modules": ["q_proj"]}, flags={"lora_bias": "lora_only"}),
 ]
 TUNERS_TRIED = [
     _tuner("BOFT", boft_block_size=4),
