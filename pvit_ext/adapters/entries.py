@@ -146,6 +146,27 @@ def check_feed_forward(config: Any, chosen: Sequence[str]) -> None:
         )
 
 
+def check_block_diagonal(config: Any, chosen: Sequence[str]) -> None:
+    """Refuse entries of ``use_bdlora`` that mean no layer with an adapter: peft would train plain LoRA.
+
+    Args:
+        config: of peft.
+        chosen: names of the layers with an adapter.
+
+    Raises:
+        ValueError: with the names of the layers.
+    """
+    if not (given := getattr(config, "use_bdlora", None)):
+        return
+    known = _last_parts(chosen)
+    lists = {field: getattr(given, field) or [] for field in ("target_modules_bd_a", "target_modules_bd_b")}
+    if not any(lists.values()):
+        raise ValueError(f"use_bdlora names no layer: give {' or '.join(lists)}, lists of names; there are {known}")
+    for field, wanted in lists.items():
+        if idle := [one for one in wanted if not any(one in name for name in chosen)]:  # peft's own rule
+            raise ValueError(f"use_bdlora: {field} {', '.join(idle)}: no layer has that in its name; there are {known}")
+
+
 def check_blocks(config: Any, chosen: Mapping[str, nn.Module]) -> None:
     """Refuse sizes of OFT's blocks that do not divide a layer's width: peft would take another one.
 

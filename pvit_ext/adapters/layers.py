@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pvit_ext.adapters.entries import (
+    check_block_diagonal,
     check_blocks,
     check_excluded,
     check_feed_forward,
@@ -64,6 +65,7 @@ def choose_layers(model: Any, config: Any) -> None:
         raise ValueError(f"exclude_modules {shown(config.exclude_modules)} leaves none of the layers that it is for")
     check_patterns(config, [*kept, *by_parameters])
     check_feed_forward(config, kept)
+    check_block_diagonal(config, kept)
     check_blocks(config, {name: every[name] for name in kept})
     config.target_modules = _pattern(chosen, list(every))
     for name in ("layers_to_transform", "layers_pattern"):  # applied above; peft refuses them beside a pattern
@@ -83,6 +85,7 @@ def _chosen(model: Any, config: Any, every: dict[str, nn.Module]) -> list[str]:
     numbers = _blocks(config)
     if numbers is None:
         return asked
+    _check_lists(config, asked)
     block = _block_of(config)
     known = sorted({number for name in asked if (number := block(name)) is not None})
     if missing := sorted(numbers.difference(known)):
@@ -97,6 +100,18 @@ def _chosen(model: Any, config: Any, every: dict[str, nn.Module]) -> list[str]:
             f"{config.layers_to_transform}"
         )
     return chosen
+
+
+def _check_lists(config: Any, asked: Sequence[str]) -> None:
+    """Refuse entries of ``layers_pattern`` that mean no list of blocks with layers that are asked for."""
+    given = getattr(config, "layers_pattern", None) or []
+    lists = [given] if isinstance(given, str) else given
+    if idle := [one for one in lists if not any(_block_in(one).match(name) for name in asked)]:
+        known = {found[1] for name in asked if (found := re.search(r"([^.]+)\.\d+\.", name)) is not None}
+        raise ValueError(
+            f"layers_pattern {', '.join(idle)}: the language model has no such list of blocks with layers that are "
+            f"asked for; it has {', '.join(sorted(known)) or 'none'}"
+        )
 
 
 def seeing_modules(model: Any) -> Iterator[nn.Module]:
@@ -185,13 +200,18 @@ def _block_of(config: Any) -> Callable[[str], int | None]:
     """The number of the block that a layer of a name is in, by peft's own rule; None outside of blocks."""
     given = getattr(config, "layers_pattern", None) or r"[^.]*"
     lists = "|".join([given] if isinstance(given, str) else given)
-    block = re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
+    block = _block_in(lists)
 
     def number(name: str) -> int | None:
         found = block.match(name)
         return int(found[1]) if found is not None else None
 
     return number
+
+
+def _block_in(lists: str) -> re.Pattern[str]:
+    """A rule for names of layers in a list of blocks, and the block's number."""
+    return re.compile(rf"(?:^|.*?\.)(?:{lists})\.(\d+)\.")
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -68,6 +68,12 @@ def test_layers_that_are_asked_for(loaded: Any, options: str, expected: set[str]
         ({"exclude_modules": ".*"}, r"exclude_modules '.\*' leaves none of the layers"),
         ({"rank_pattern": {"q_proj": 2, "bogus": 2}}, "rank_pattern bogus: no layer takes its value .*q_proj"),
         ({"rank_pattern": {"q_proj": 2, "layers.0.self_attn.q_proj": 3}}, "layers.0.self_attn.q_proj: no layer takes"),
+        (
+            {"layers_pattern": ["layers", "bogus"], "layers_to_transform": [0]},
+            "layers_pattern bogus: the language model has no such list of blocks .*; it has layers",
+        ),
+        ({"layers_pattern": "bogus", "layers_to_transform": [0]}, "layers_pattern bogus: .*; it has layers"),
+        ({"use_bdlora": {"match_strict": False}}, "use_bdlora names no layer: give target_modules_bd_a or .*q_proj"),
         ({"alpha_pattern": {"bogus": 2}}, "alpha_pattern bogus: no layer"),
         ({"exclude_modules": ["q_proj"], "rank_pattern": {"q_proj": 2}}, "rank_pattern q_proj: no layer"),
         (
@@ -102,16 +108,36 @@ def test_layers_that_there_are_not(base: Any, options: dict[str, Any], said: str
 @pytest.mark.parametrize(
     "options",
     [
-        {"target_parameters": ["layers.0.mlp.up_proj.weight"], "target_modules": []},
-        {"target_parameters": ["layers.0.mlp.up_proj.weight"], "rank_pattern": {"up_proj.weight": 2}},
-        {"rank_pattern": {r"layers\.0\..*": 2, "q_proj": 3}, "exclude_modules": ["lm_head"]},
+        {"use_bdlora": {"target_modules_bd_a": ["bogus"], "match_strict": False}},
+        {"use_bdlora": {"target_modules_bd_a": ["q_proj"], "target_modules_bd_b": ["bogus"], "match_strict": False}},
+        {"use_bdlora": {"target_modules_bd_a": ["up_proj"], "match_strict": False}, "exclude_modules": ["up_proj"]},
     ],
     ids=str,
 )
-def test_entries_that_there_are(base: Any, options: dict[str, Any]) -> None:
+def test_blocks_of_bdlora_that_no_layer_gets(base: Any, options: dict[str, Any]) -> None:
+    given = arguments(lora_options=json.dumps(options))
+    with pytest.raises(ValueError, match=r"use_bdlora: target_modules_bd_[ab] (bogus|up_proj): no layer .*q_proj"):
+        add_lora(copy.deepcopy(base), given)
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks"),
+    [
+        ({"target_parameters": ["layers.0.mlp.up_proj.weight"], "rank_pattern": {"up_proj.weight": 2}}, {2}),
+        ({"rank_pattern": {r"layers\.0\..*": 2, "q_proj": 3}, "exclude_modules": ["lm_head"]}, {2, 3, 4}),
+        ({"use_bdlora": {"target_modules_bd_a": ["layers.0"], "target_modules_bd_b": ["rs.1.self", "1.mlp"]}}, {4}),
+    ],
+    ids=str,
+)
+def test_entries_that_there_are(base: Any, options: dict[str, Any], ranks: set[int]) -> None:
     wrapped = add_lora(copy.deepcopy(base), arguments(lora_options=json.dumps(options)))
-    ranks = {min(one.shape) for name, one in wrapped.named_parameters() if ".lora_A." in name}
-    assert ranks >= {*options.get("rank_pattern", {}).values()}
+    assert {min(one.shape) for name, one in wrapped.named_parameters() if ".lora_A." in name} == ranks
+
+
+def test_parameters_alone(base: Any) -> None:
+    options = '{"target_parameters": ["layers.0.mlp.up_proj.weight"], "target_modules": []}'
+    wrapped = add_lora(copy.deepcopy(base), arguments(lora_options=options))
+    assert layers(wrapped) == {"model.layers.0.mlp.up_proj"}
 
 
 def test_an_adapter_on_what_sees_is_refused(loaded: Any) -> None:
