@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from pvit_ext.adapters.refusals import tuner_of
+
 
 def matches(wanted: Any, name: str) -> bool:
     """Whether a layer of this name is asked for, by peft's own rule.
@@ -165,6 +167,29 @@ def check_block_diagonal(config: Any, chosen: Sequence[str]) -> None:
     for field, wanted in lists.items():
         if idle := [one for one in wanted if not any(one in name for name in chosen)]:  # peft's own rule
             raise ValueError(f"use_bdlora: {field} {', '.join(idle)}: no layer has that in its name; there are {known}")
+
+
+def check_kinds(config: Any, chosen: Mapping[str, nn.Module]) -> None:
+    """Refuse layers on which a tuner for layers of another kind would train something else than it is for.
+
+    Args:
+        config: of peft.
+        chosen: layers with an adapter.
+
+    Raises:
+        ValueError: with the layers.
+    """
+    tuner = tuner_of(config)
+    if tuner == "TRAINABLE_TOKENS":
+        what = "embeddings, and other layers have no rows of tokens"
+        wrong = [name for name, module in chosen.items() if not isinstance(module, nn.Embedding)]
+    elif tuner == "LN_TUNING":
+        what = "norms, and of other layers it would train a whole copy"
+        wrong = [name for name, module in chosen.items() if isinstance(module, (nn.Linear, nn.Embedding))]
+    else:
+        return
+    if wrong:
+        raise ValueError(f"target_modules of {tuner} are {what}: leave out {_last_parts(wrong)}")
 
 
 def check_blocks(config: Any, chosen: Mapping[str, nn.Module]) -> None:

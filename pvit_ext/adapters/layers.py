@@ -14,6 +14,7 @@ from pvit_ext.adapters.entries import (
     check_blocks,
     check_excluded,
     check_feed_forward,
+    check_kinds,
     check_parameters,
     check_patterns,
     check_targets,
@@ -66,7 +67,9 @@ def choose_layers(model: Any, config: Any) -> None:
     check_patterns(config, [*kept, *by_parameters])
     check_feed_forward(config, kept)
     check_block_diagonal(config, kept)
-    check_blocks(config, {name: every[name] for name in kept})
+    modules = {name: every[name] for name in kept}
+    check_kinds(config, modules)
+    check_blocks(config, modules)
     config.target_modules = _pattern(chosen, list(every))
     for name in ("layers_to_transform", "layers_pattern"):  # applied above; peft refuses them beside a pattern
         if hasattr(config, name):

@@ -49,6 +49,11 @@ def check_values(kind: Any, tuner: str, values: Mapping[str, Any], said_by: Mapp
             "--lora_options: IA3 needs feedforward_modules, the layers whose inputs it scales: for LLaMA "
             '{"feedforward_modules": ["down_proj"]}'
         )
+    if tuner == "LN_TUNING" and values.get("target_modules") is None:  # a copy of each linear layer, else
+        raise ValueError(
+            "--lora_options: LN_TUNING needs target_modules, the norms that it trains copies of: for LLaMA "
+            '{"target_modules": ["input_layernorm", "post_attention_layernorm"]}'
+        )
     if tuner == "TRAINABLE_TOKENS" and not values.get("token_indices"):
         raise ValueError('--lora_options: TRAINABLE_TOKENS needs token_indices, such as {"token_indices": [5, 7]}')
     if values.get("layers_pattern") and values.get("layers_to_transform") in (None, []):

@@ -93,6 +93,15 @@ def test_layers_that_are_asked_for(loaded: Any, options: str, expected: set[str]
             {"peft_type": "IA3", "feedforward_modules": ["down_proj"], "target_modules": ".*q_proj"},
             "feedforward_modules down_proj: no such layer gets an adapter; those that do are q_proj",
         ),
+        (
+            {"peft_type": "TRAINABLE_TOKENS", "token_indices": [1], "target_modules": ["embed_tokens", "q_proj"]},
+            "target_modules of TRAINABLE_TOKENS are embeddings, .* no rows of tokens: .*q_proj",
+        ),
+        (
+            {"peft_type": "LN_TUNING", "target_modules": ["input_layernorm", "q_proj"]},
+            "target_modules of LN_TUNING are norms, .* whole copy: .*q_proj",
+        ),
+        ({"peft_type": "LN_TUNING", "target_modules": "all-linear"}, "target_modules of LN_TUNING are norms"),
         ({"peft_type": "OFT", "oft_block_size": 7}, "oft_block_size 7 of OFT does not divide the width 48 of"),
         ({"peft_type": "OFT", "oft_block_size": 0, "r": 5}, "r 5 of OFT does not divide"),
         ({"trainable_token_indices": [1, 999999]}, r"trainable_token_indices \[999999\]: the vocabulary has"),

@@ -52,6 +52,7 @@ def test_flags(given: dict[str, Any], said: str) -> None:
         ({"loftq_config": {"a": 1}}, "loftq_config of peft .* has no field a; it has loftq_bits"),
         ({"peft_type": "IA3"}, r'IA3 needs feedforward_modules, .*\["down_proj"\]'),
         ({"peft_type": "TRAINABLE_TOKENS"}, "TRAINABLE_TOKENS needs token_indices"),
+        ({"peft_type": "LN_TUNING"}, r'LN_TUNING needs target_modules, the norms .*\["input_layernorm", "post_att'),
         ({"peft_type": "VERA", "r": 0}, "--lora_options: r 0: give a number above 0"),
         ({"peft_type": "VERA", "vera_dropout": 1}, "vera_dropout 1: give a part from 0"),
         ({"peft_type": "HRA", "bias": "bogus"}, "bias 'bogus': peft .* takes none, all"),
