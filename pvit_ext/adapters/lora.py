@@ -69,7 +69,7 @@ def _wrapped(model: Any, config: Any) -> Any:
         NotImplementedError,
     ):  # a plan names tensors without values
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, ImportError) as error:
         raise ValueError(
             f"peft {version('peft')} cannot make an adapter of {refusals.tuner_of(config)} with these --lora_options "
             f"on this model: {error}. Give other values, or other layers by target_modules"

@@ -71,7 +71,7 @@ def nested(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         values: by field.
 
     Raises:
-        ValueError: for a field that such a class does not have, or takes otherwise.
+        ValueError: for a field that such a class does not have, takes otherwise, or refuses the value of.
     """
     objects = {name for name, value in values.items() if isinstance(value, dict)}
     hints = _hints(kind) if objects else {}
@@ -183,4 +183,7 @@ def _as_class(name: str, hint: Any, value: dict[str, Any]) -> Any:
     for key, one in value.items():
         for wrong in _wrong(key, one, None, "", hints.get(key)):
             raise ValueError(f"--lora_options: {name}: {key} {one!r}: {wrong}")
-    return kinds[0](**value)
+    try:
+        return kinds[0](**value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--lora_options: {name}: {error}") from error

@@ -74,6 +74,10 @@ def test_layers_that_are_asked_for(loaded: Any, options: str, expected: set[str]
         ),
         ({"layers_pattern": "bogus", "layers_to_transform": [0]}, "layers_pattern bogus: .*; it has layers"),
         ({"use_bdlora": {"match_strict": False}}, "use_bdlora names no layer: give target_modules_bd_a or .*q_proj"),
+        (
+            {"use_bdlora": {"target_modules_bd_a": ["q_proj"], "nblocks": 0}, "target_modules": ["q_proj"]},
+            "cannot make an adapter of LORA .*: integer",
+        ),
         ({"alpha_pattern": {"bogus": 2}}, "alpha_pattern bogus: no layer"),
         ({"exclude_modules": ["q_proj"], "rank_pattern": {"q_proj": 2}}, "rank_pattern q_proj: no layer"),
         (

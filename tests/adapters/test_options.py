@@ -66,6 +66,8 @@ def test_a_package_adds_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"lora_options": '{"use_dora": false}', "lora_method": "dora"}, "use_dora, which --lora_method dora sets"),
         ({"lora_options": '{"peft_type": "LOR"}'}, r"peft [\d.]+ has no peft_type LOR; it has .*LORA"),
         ({"lora_options": '{"peft_type": "VERA", "lora_alpha": 3}'}, "no field lora_alpha; it has .*d_initial"),
+        ({"lora_options": '{"velora_config": {"num_groups": 0}}'}, "--lora_options: velora_config: .*num_groups"),
+        ({"lora_options": '{"kasa_config": {"beta": -1.0}}'}, "--lora_options: kasa_config: .*beta"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_what_is_right(given: dict[str, Any], said: str) -> None:
