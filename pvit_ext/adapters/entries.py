@@ -114,12 +114,10 @@ def check_patterns(config: Any, chosen: Sequence[str]) -> None:
     Raises:
         ValueError: with the names of the layers.
     """
+    to_the_end = tuner_of(config) != "OSF"  # which looks for a part of a name
     for field, values in vars(config).items():
         if not (field.endswith("_pattern") and isinstance(values, dict)):
             continue
-        to_the_end = (
-            str(getattr(config.peft_type, "value", config.peft_type)) != "OSF"
-        )  # which looks for a part of a name
         rules = {key: re.compile(rf"(.*\.)?({key})$" if to_the_end else f".*({key})") for key in values}
         used = {next((key for key, rule in rules.items() if rule.match(name)), None) for name in chosen}
         if idle := [key for key in rules if key not in used]:

@@ -64,10 +64,7 @@ def _wrapped(model: Any, config: Any) -> Any:
     """peft's wrapper; what it cannot make is told with the adapter that was asked for."""
     try:
         return wrap(model, config)
-    except (
-        torch.cuda.OutOfMemoryError,
-        NotImplementedError,
-    ):  # a plan names tensors without values
+    except (torch.cuda.OutOfMemoryError, NotImplementedError):  # which a plan meets: its tensors have no values
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, ImportError) as error:
         raise ValueError(

@@ -77,13 +77,12 @@ def _starts_with(*starts: str) -> Callable[[Any], bool]:
     return holds
 
 
-def _differs(*names: str, tuner: str = "") -> Callable[[Any], bool]:
-    """Whether one of these fields has another value than its default, of this tuner if it is named."""
+def _differs(*names: str) -> Callable[[Any], bool]:
+    """Whether one of these fields has another value than its default."""
 
     def holds(config: Any) -> bool:
         defaults = {item.name: item.default for item in fields(config)}
-        other = any(name in defaults and getattr(config, name) not in (None, defaults[name]) for name in names)
-        return other and tuner in ("", tuner_of(config))
+        return any(name in defaults and getattr(config, name) not in (None, defaults[name]) for name in names)
 
     return holds
 
@@ -128,7 +127,7 @@ FIELDS = (
     Refusal(
         _differs(
             "use_asa", "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
-            "asa_uncertainty_beta", "asa_schedule_exponent", tuner="ADAMSS",
+            "asa_uncertainty_beta", "asa_schedule_exponent",
         ),
         "use_asa", "peft chooses subspaces by calls that the trainer does not make: it trains as without",
     ),

@@ -22,10 +22,8 @@ def undone_on_failure(model: nn.Module) -> Iterator[None]:
     """
     objects: list[Any] = [*model.modules()]
     if (config := getattr(model, "config", None)) is not None:
-        objects += [
-            config,
-            *(value for value in vars(config).values() if hasattr(value, "to_diff_dict")),
-        ]  # nested ones
+        nested = [value for value in vars(config).values() if hasattr(value, "to_diff_dict")]
+        objects += [config, *nested]
     before = [(one, type(one), _copied(vars(one))) for one in objects]
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -12,6 +12,9 @@ from pvit_ext.adapters.options import AdapterChoice
 from pvit_ext.adapters.values import check_tokens
 from tests.adapters.models import arguments
 
+IMPORTS_SKLEARN = pytest.mark.slow
+"""peft's config of AdaMSS does, for seconds."""
+
 
 @pytest.mark.parametrize(
     ("given", "said"),
@@ -72,8 +75,9 @@ def test_options(options: dict[str, Any], said: str) -> None:
         ({"peft_type": "HRA", "apply_GS": True}, "apply_GS with an even r is refused: .*divides by 0"),
         ({"peft_type": "PVERA", "sample_at_inference": True}, "sample_at_inference is refused: .*draws"),
         ({"peft_type": "VBLORA", "save_only_topk_weights": True}, "save_only_topk_weights is refused: .*resumes"),
-        ({"peft_type": "ADAMSS", "use_asa": True}, "use_asa is refused: .*trains as without"),
-        ({"peft_type": "ADAMSS", "mask_interval": 7}, "use_asa is refused"),
+        pytest.param(
+            {"peft_type": "ADAMSS", "mask_interval": 7}, "use_asa is refused: .*trains as", marks=IMPORTS_SKLEARN
+        ),
         ({"loftq_config": {"loftq_bits": 4}}, "loftq_config is refused: it is for init_lora_weights loftq"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights loftq is refused"),
         ({"eva_config": {}}, "eva_config is refused"),
@@ -104,7 +108,7 @@ def test_what_breaks_a_promise_or_has_no_effect(options: dict[str, Any], said: s
         {"peft_type": "ROAD", "variant": "road_2", "group_size": 8},
         {"peft_type": "OSF", "rank_pattern": {"q_proj": 0.5}},
         {"trainable_token_indices": {"embed_tokens": [1, 5]}, "megatron_core": "megatron.core"},
-        {"peft_type": "ADAMSS"},
+        pytest.param({"peft_type": "ADAMSS"}, marks=IMPORTS_SKLEARN),
         {"velora_config": {"init_type": "random"}, "kasa_config": {}},
     ],
     ids=str,
