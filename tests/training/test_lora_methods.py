@@ -8,15 +8,6 @@ import pytest
 
 from tests import lora_bits, lora_methods
 from tests.lora_page import rows_between
-from tests.samples import write_training_data
-from tests.tiny import build_llava
-
-
-def small_world(folder: Path) -> dict[str, Path]:
-    world = {"checkpoint": build_llava(folder / "tiny"), "data": write_training_data(folder / "data")}
-    world["runs"] = folder / "runs"
-    world["runs"].mkdir()
-    return world
 
 
 def rows() -> dict[str, list[str]]:
@@ -25,7 +16,7 @@ def rows() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return small_world(tmp_path_factory.mktemp("lora"))
+    return lora_methods.tiny_world(tmp_path_factory.mktemp("lora"))
 
 
 @pytest.mark.slow
@@ -33,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_methods_learn_reload_merge_resume_and_do_the_same_on_two_ranks(
     trials: list[lora_methods.Trial], tmp_path: Path
 ) -> None:
-    world = small_world(tmp_path) | lora_methods.stock_world(tmp_path)
+    world = lora_methods.tiny_world(tmp_path) | lora_methods.stock_world(tmp_path)
     tried = [lora_methods.Tried(trial, world) for trial in trials]
     rows = [one.row() for one in tried]
     assert [row[3:] for row in rows] == [["equal", "equal", "bit-equal"]] * len(rows), rows
