@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,6 +84,7 @@ def load_pretrained_model(
 
     Raises:
         FileNotFoundError: when there is no such folder, or its base is missing or not known.
+        TypeError: for an argument that neither this function nor ``from_pretrained`` takes.
         ValueError: when the folder holds no checkpoint of a known host, an argument cannot be met, or ``device`` is
             CUDA where there is none.
     """
@@ -89,7 +93,8 @@ def load_pretrained_model(
     kind = find_kind(call.path, call.base)
     kind.announce()
     host = host_of_checkpoint(kind)
-    loaded: Loaded = host.load(kind, call)
+    with _naming_arguments(call.kwargs):
+        loaded: Loaded = host.load(kind, call)
     if call.region_config is not None:
         host.attach(loaded.model, call.region_config, call.path, False, None, loaded.processor)
     return loaded.tokenizer, loaded.model, loaded.processor, loaded.context_len
@@ -109,3 +114,18 @@ def dtype_of_load(
     call = LoadCall.of(path, base, None, device, dtype, {})
     kind = find_kind(call.path, call.base)
     return host_of_checkpoint(kind).dtype(lowest_checkpoint(kind), call)
+
+
+@contextmanager
+def _naming_arguments(given: Mapping[str, Any]) -> Iterator[None]:
+    """Say of a caller's argument that it is none; transformers names the constructor of a model."""
+    try:
+        yield
+    except TypeError as error:
+        found = re.search(r"(?:unexpected keyword|multiple values for keyword) argument '(\w+)'", str(error))
+        if found is None or found[1] not in given:
+            raise
+        raise TypeError(
+            f"load_pretrained_model takes no {found[1]}=: leave it out, or look at its spelling (what it does not know "
+            f"goes to from_pretrained, which says: {error})"
+        ) from error
