@@ -74,13 +74,12 @@ def _changed(arguments: Any, *names: str) -> list[str]:
 
 
 def _check_bits(arguments: Any) -> None:
-    few = Quantization.of_arguments(arguments)
     if arguments.bits != 4 and (idle := _changed(arguments, "quant_type", "double_quant")):
         raise ValueError(
             f"--{idle[0]} {getattr(arguments, idle[0])} is a way to store 4 bits, and this run has --bits "
             f"{arguments.bits}: add --bits 4, or drop the flag"
         )
-    if few is None:
+    if Quantization.of_arguments(arguments) is None:
         return
     if not arguments.lora_enable:
         raise ValueError(

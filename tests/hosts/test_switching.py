@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -113,8 +114,7 @@ def test_methods_that_cannot_stand_beside_others(loaded: Any, llava_checkpoint: 
         adapters.add("vera", vera)
 
 
-@pytest.mark.parametrize("tuner", ["LOHA", "VERA"])
-@pytest.mark.skipif(not HAS_METHODS, reason="unknown to this peft")
+@pytest.mark.parametrize("tuner", [one for one in ("LOHA", "VERA") if one in str([*PEFT_TYPE_TO_CONFIG_MAPPING])])
 def test_two_results_of_another_tuner(tuner: str, loaded: Any, llava_checkpoint: Path, tmp_path: Path) -> None:
     _, model, _ = loaded
     options = json.dumps({"peft_type": tuner})
