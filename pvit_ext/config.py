@@ -29,8 +29,8 @@ _OPTIONS_OF = {
 """Options of a part, which stay None without it: the option that asks for the part, and what users call it."""
 _OF_TOKENS = ("box_embedding", "cross_layers")
 """Parts that a new encoder keeps, if it has region tokens."""
-_PARTS = (*_OF_TOKENS, "lion_adapters", "lion_tags", "lion_aggregator")
-"""Options that each ask for a part, which the region modules have not without them."""
+_PARTS_OF_LION = ("lion_adapters", "lion_tags", "lion_aggregator")
+"""Options that each ask for a part of LION's."""
 
 
 def _unsaid(usual: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -149,13 +149,16 @@ class RegionConfig:
                 raise ValueError(f"{name} {found!r} cannot apply without {called}: give {part} too")
 
     def of_parts(self) -> RegionConfig:
-        """What a file of region modules says to a model that it is put on: nothing of parts that the file lacks."""
-        absent: dict[str, Any] = {name: None for name in _PARTS if not getattr(self, name)}
+        """What a file of region modules says to a model that it is put on: nothing of LION's parts that it lacks.
+
+        Those stay on a model, whatever it is given; parts of region tokens follow the file.
+        """
+        absent: dict[str, Any] = {name: None for name in _PARTS_OF_LION if not getattr(self, name)}
         return replace(self, **absent)
 
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
-        names = {name for name in _PARTS if not getattr(self, name)}
+        names = {name for name in (*_OF_TOKENS, *_PARTS_OF_LION) if not getattr(self, name)}
         names |= {name for name, (part, _) in _OPTIONS_OF.items() if part in names}
         return names | ({"lion_routing"} if self.lion_routing == "task" else set())
 

@@ -276,10 +276,11 @@ def write(rows: dict[str, list[str]], whole: bool) -> None:
     lines = [f"`python -m tests.lora_methods` wrote this: {versions}, on CPU.", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     lines += [f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows.values()]
-    lines += ["", "Refused always, by name, when training and when loading:", "", "| adapter | why |", "|---|---|"]
+    lines += ["", "Refused by name, when training and when loading:", "", "| adapter | why |", "|---|---|"]
     lines += [f"| `peft_type` {name} | {why} |" for name, why in TUNERS.items()]
     lines += [f"| `init_lora_weights` {name} | {why} |" for name, why in INITS.items()]
-    lines += [f"| {one.name} | {one.reason} |" for one in REFUSED_FIELDS]
+    only = {"always": "", "training": " (when training alone)"}
+    lines += [f"| {one.name}{only[one.when]} | {one.reason} |" for one in REFUSED_FIELDS]
     replace_between(START, END, lines)
 
 

@@ -64,9 +64,11 @@ def _wrapped(model: Any, config: Any) -> Any:
     """peft's wrapper; what it cannot make is told with the adapter that was asked for."""
     try:
         return wrap(model, config)
-    except (torch.cuda.OutOfMemoryError, NotImplementedError):  # which a plan meets: its tensors have no values
+    except torch.cuda.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, ImportError) as error:
+        if isinstance(error, NotImplementedError) and any(one.is_meta for one in model.parameters()):
+            raise  # a plan's tensors have no values
         raise ValueError(
             f"peft {version('peft')} cannot make an adapter of {refusals.tuner_of(config)} with these --lora_options "
             f"on this model: {error}. Give other values, or other layers by target_modules"
@@ -133,7 +135,7 @@ def config_of(model: Any, folder: Path, names: Collection[str], bits: int = 16) 
     kind = config_class(str(read_json(folder / ADAPTER_CONFIG).get("peft_type")))  # peft 0.4's PeftConfig has no fields
     config = kind.from_pretrained(str(folder))
     try:
-        refusals.check(config, bits=bits)
+        refusals.check(config, bits=bits, training=False)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     layers = _layers_of(model, folder, names)

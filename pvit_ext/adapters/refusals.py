@@ -52,7 +52,7 @@ class Refusal:
         holds: whether a config of peft is of this kind.
         name: the kind's name in messages.
         reason: what fails.
-        when: the condition: ``always``, ``zero3``, ``bits`` (4 or 8), ``4 bits`` or ``8 bits``.
+        when: the condition: ``always``, ``training``, ``zero3``, ``bits`` (4 or 8), ``4 bits`` or ``8 bits``.
     """
 
     holds: Callable[[Any], bool]
@@ -122,7 +122,7 @@ FIELDS = (
     ),
     Refusal(
         _set("monteclora_config"), "monteclora_config",
-        "peft draws its noise ahead, and no checkpoint keeps that: a resumed run has other losses",
+        "peft draws its noise ahead, and no checkpoint keeps that: a resumed run has other losses", "training",
     ),
     Refusal(
         _differs(
@@ -166,13 +166,14 @@ def tuner_of(config: Any) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
+def check(config: Any, zero3: bool = False, bits: int = 16, training: bool = True) -> None:
     """Refuse an adapter that would not train, save, reload, merge or resume.
 
     Args:
         config: of peft.
         zero3: whether DeepSpeed partitions parameters.
         bits: bits per weight of the base.
+        training: whether it is to train; one that has trained may answer.
 
     Raises:
         ValueError: with the adapter's kind and the reason.
@@ -182,9 +183,10 @@ def check(config: Any, zero3: bool = False, bits: int = 16) -> None:
         raise ValueError(f"peft_type {tuner} is refused: {TUNERS[tuner]}")
     if isinstance(start, str) and start in INITS:
         raise ValueError(f"init_lora_weights {start} is refused: {INITS[start]}")
-    states = {"always": True, "zero3": zero3, "bits": bits < 16, "4 bits": bits == 4, "8 bits": bits == 8}
+    states = {"always": True, "training": training, "zero3": zero3}
+    states |= {"bits": bits < 16, "4 bits": bits == 4, "8 bits": bits == 8}
     few = f" with --bits {bits} (16 goes)"
-    said = {"always": "", "zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "4 bits": few, "8 bits": few}
+    said = {"zero3": " under ZeRO-3 (ZeRO-2 goes)", "bits": few, "4 bits": few, "8 bits": few}
     for one in (*FIELDS, *CONDITIONS):
         if states[one.when] and one.holds(config):
-            raise ValueError(f"{one.name} is refused{said[one.when]}: {one.reason}")
+            raise ValueError(f"{one.name} is refused{said.get(one.when, '')}: {one.reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pvit_ext.data.cache.vision import StoredVision
 from pvit_ext.data.records import BadRecord, Record, RecordError, Records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.noise import TagNoise
-from pvit_ext.data.tags.special_tokens import special_tokens
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.survey import TagSurvey
 from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS, tags_of, with_tags
 from pvit_ext.data.task_survey import TaskSurvey
@@ -102,7 +103,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
             RecordError: for tags that are none and for ``<hint>`` in an answer, if there are more such records than
                 ``--max_bad_records`` allows.
         """
-        survey = TagSurvey.of(self.records, special_tokens(self.tokenizer))
+        survey = TagSurvey.of(self.records, self._special)
         self.bad_records.add(*survey.bad, *self._hints_in_answers())
         return survey
 
@@ -144,12 +145,16 @@ class RecordDataset(Dataset[dict[str, Any]]):
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):
             raise RecordError(f"{record.location}: {NOT_IN_ANSWERS}")
         try:
-            tags = tags_of(record.data, special_tokens(self.tokenizer))
+            tags = tags_of(record.data, self._special)
         except ValueError as error:
             raise RecordError(f"{record.location}: {error}") from error
         if tags is None:
             return texts
         return [with_tags(texts[0], self.tag_noise(tags, draw), style), *texts[1:]]
+
+    @cached_property
+    def _special(self) -> SpecialTokens:
+        return SpecialTokens.of(self.tokenizer)
 
     def images(self, record: Record) -> list[Image.Image]:
         """The upright images of a record; blanks of their sizes where nothing looks at their pixels.

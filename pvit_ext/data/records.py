@@ -17,6 +17,7 @@ A file is read once: the records' positions in it are kept, and each is read aga
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -195,6 +196,16 @@ class Records(Sequence[Record]):
             return Record(*parse_record(value, None), location, self._folder)
         except ValueError as error:
             raise RecordError(f"{location}: {error}; the file was changed while it is in use, start again") from error
+
+    def first(self, count: int) -> Records:
+        """The first records alone.
+
+        Args:
+            count: how many; all if there are fewer.
+        """
+        found = copy.copy(self)
+        found._row, found._stream = self._row[:count], None
+        return found
 
     def raw(self) -> Iterator[Any]:
         """The values of all records as the file has them, one after the other: no region is read."""

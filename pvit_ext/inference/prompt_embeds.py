@@ -136,8 +136,8 @@ def export_language_model(
     found = chat.language_model()
     size = sum(one.numel() * one.element_size() for one in found.parameters())
     with atomic_folder(folder, size) as path:
-        found.save_pretrained(path)
         chat.save_tokenizer(path)
+        found.save_pretrained(path)
         if mark is not None:
             (path / _MADE_OF).write_text(json.dumps({"checkpoint": mark}) + "\n", encoding="utf-8")
     return Path(folder)

@@ -182,7 +182,7 @@ class RegionModule(nn.Module):
         """
         tasks = [task_names(one.config.lion_tasks) for one in (old, self)]
         before, after = old._replaced_parts(), self._replaced_parts()
-        for name in before.keys() - after.keys():
+        for name in (name for name in before if name not in after):
             logger.warning("%s goes: the new region modules have none", name)
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
             for name, part in after.items():

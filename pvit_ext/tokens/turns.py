@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pvit_ext.data.tags.special_tokens import special_tokens
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS
 from pvit_ext.prompt import HINT_PLACEHOLDER, IMAGE_PLACEHOLDER, NOT_READ, REGION_PLACEHOLDER, foreign_tag_of_question
 from pvit_ext.regions.region import RegionError
@@ -42,7 +42,7 @@ def read_turns(
     if not given:
         questions[0] = (IMAGE_PLACEHOLDER + behind_image) * images + questions[0]
     if query.tags is not None:
-        questions[0] = processor.tagged(questions[0], query.tags, name, images, special_tokens(tokenizer))
+        questions[0] = processor.tagged(questions[0], query.tags, name, images, SpecialTokens.of(tokenizer))
     return questions, answers
 
 

@@ -18,8 +18,9 @@ from pvit_ext.training.image_contents import changed_images, changed_states
 
 MARKER, IMAGES = "pvit_ext_complete.json", "pvit_ext_images.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
-_IN_SCHEDULE = frozenset({"learning_rate", "mm_projector_lr"})
-_IN_OPTIMIZER = frozenset({"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"})
+_FACTORS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt")
+"""Schedules of factors, which a checkpoint's rates are multiplied by; others reckon with the rate that is given."""
+_OF_DEEPSPEED = "deepspeed.scheduler"
 
 
 def mark_complete(folder: Path, identity: Identity) -> None:
@@ -118,8 +119,13 @@ def without_effect(folder: Path, identity: Identity) -> list[str]:
 
 
 def _kept_by_state(identity: Identity) -> frozenset[str]:
-    """Settings that come back with the schedule, and with an optimizer of torch; DeepSpeed's start with their own."""
-    return _IN_SCHEDULE if identity.run.get("zero stage") is not None else _IN_SCHEDULE | _IN_OPTIMIZER
+    """Settings that come back with the schedule, and with an optimizer of torch; DeepSpeed's own start anew."""
+    kept, settings = frozenset[str](), identity.settings
+    if settings.get("lr_scheduler_type") in _FACTORS and not any(name.startswith(_OF_DEEPSPEED) for name in settings):
+        kept |= {"learning_rate", "mm_projector_lr"}
+    if identity.run.get("zero stage") is None:
+        kept |= {"weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"}
+    return kept
 
 
 def _differences(

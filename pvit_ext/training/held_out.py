@@ -43,8 +43,8 @@ class HeldOut:
 
     def __init__(self, trainer: Any, records: Records) -> None:
         self.trainer = trainer
-        self.dataset = _dataset(trainer.train_dataset, records)
         self.count = min(len(records), trainer.args.region_eval_records or len(records))
+        self.dataset = _dataset(trainer.train_dataset, records.first(self.count))
         folder = trainer.train_dataset.data_args.image_folder
         self.task = Own(TaskOptions(Path(trainer.args.region_eval_data), folder))
         self.samples = self._samples()

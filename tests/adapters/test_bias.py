@@ -91,6 +91,8 @@ def test_results_with_biases_reload_and_stand_beside_each_other(
     if "OFT" in given["lora_options"] and "use_rslora" not in field_names("LORA"):
         pytest.skip("unknown to this peft")
     made = {name: result(base, tmp_path / name, seed, **given) for name, seed in (("one", 2), ("two", 3))}
+    if "lora_bias" in given:
+        made["plain"] = result(base, tmp_path / "plain", 4, **given | {"lora_bias": "none"})
     assert not [name for name in read_adapter(tmp_path / "one") if name.endswith("bias")]
     model, before = copy.deepcopy(base), logits(base)
     for name, (folder, expected) in made.items():
@@ -99,7 +101,8 @@ def test_results_with_biases_reload_and_stand_beside_each_other(
     adapters = Adapters(model)
     for name, (folder, _) in made.items():
         adapters.add(name, folder)
-    for name in ("two", None, "one"):
+        adapters.use(name)  # the next one is added while this one's biases are in place
+    for name in ("two", None, *made, "one"):
         adapters.use(name)
         expected = before if name is None else made[name][1]
         assert (logits(model) - expected).abs().max() < 2e-5, name

@@ -114,11 +114,20 @@ def test_what_four_bits_alone_refuse_goes_with_eight() -> None:
     refusals.check(config(lora_options='{"peft_type": "LOHA"}'), bits=8)
 
 
+def test_what_cannot_resume_may_answer() -> None:
+    made = config()
+    made.monteclora_config = object()  # an older peft has no such field
+    with pytest.raises(ValueError, match="monteclora_config is refused"):
+        refusals.check(made)
+    refusals.check(made, training=False)
+
+
 def test_the_page_gives_the_reasons_of_today() -> None:
     page = (Path(__file__).parents[2] / "docs" / "lora.md").read_text()
     always = {f"`peft_type` {name}": why for name, why in refusals.TUNERS.items()}
     always |= {f"`init_lora_weights` {name}": why for name, why in refusals.INITS.items()}
-    always |= {one.name: one.reason for one in refusals.FIELDS}
+    only = {"always": "", "training": " (when training alone)"}
+    always |= {one.name + only[one.when]: one.reason for one in refusals.FIELDS}
     assert [f"| {name} | {why} |" for name, why in always.items() if f"| {name} | {why} |" not in page] == []
     found = set(re.findall(r"\| refused: ([^|]+?) (?=\|)", page))
     assert found - {one.reason for one in refusals.CONDITIONS} == {BITS_UNDER_ZERO3}

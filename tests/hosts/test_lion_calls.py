@@ -14,7 +14,6 @@ import pvit_ext
 from pvit_ext import RegionConfig, RegionError
 from pvit_ext.config import CONFIG_KEY, regions_to_json
 from pvit_ext.tokens.serialization import load_region_modules, write_region_files
-from pvit_ext.training.arguments import ModelFlags
 from tests.hosts.test_lion_adapters import moved
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, load, logits, save
 
@@ -123,21 +122,32 @@ def test_generate_takes_tasks_from_a_cache(host: TinyHost) -> None:
         assert torch.equal(found[:, -expected.shape[1] :], expected)
 
 
-def test_a_folder_of_modules_takes_no_part_away_that_it_never_had(
+def test_a_folder_of_modules_takes_no_part_of_lions_away(
     host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.folder()
-    there = replace(LION, box_embedding=True, cross_layers=1)
-    base = save(host, host.attached(there), tmp_path / "base")
+    base = save(host, host.attached(replace(LION, lion_tags="plain")), tmp_path / "base")
     pvit_ext.save_region_modules(host.attached(OSPREY).model, tmp_path / "modules", base=str(base))
     caplog.set_level("INFO", "pvit_ext")
     model = load(tmp_path / "modules").model
     assert model.region_config == load(base).model.region_config
     assert "they stay as they are" in caplog.text
-    flags = ModelFlags(region_modules=str(tmp_path / "modules"))
-    assert flags.region_config(None).box_embedding is None
-    flags.region_box_embedding = False
-    assert flags.region_config(None).box_embedding is False
+
+
+def test_parts_of_region_tokens_are_those_of_the_folder(
+    host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.folder()
+    there = host.attached(replace(OSPREY, box_embedding=True, cross_layers=1))
+    base = save(host, there, tmp_path / "base")
+    without = replace(OSPREY, box_embedding=False, cross_layers=0)
+    model = pvit_ext.attach(there.model, without, processor=getattr(there, "processor", None))
+    pvit_ext.save_region_modules(model, tmp_path / "modules", base=str(base))
+    caplog.clear()
+    loaded = load(tmp_path / "modules").model
+    assert loaded.region_module.tensors().keys() == model.region_module.tensors().keys()
+    for part in ("box_embedding", "cross_layers"):
+        assert f"region projector: {part} goes" in caplog.text
 
 
 def test_a_part_that_goes_is_named(host: TinyHost, caplog: pytest.LogCaptureFixture) -> None:

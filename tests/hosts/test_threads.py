@@ -24,7 +24,16 @@ ASKED = (
     [Query(TALL, "where is <region> red ?", [OTHER]), MIXED[3]],
 )
 TEXTS = ["a dog", "red"]
+
+
+def vision_tower(model: Any) -> Any:
+    return (
+        model.get_vision_tower().vision_tower if hasattr(model, "get_vision_tower") else model.base_model.vision_tower
+    )
+
+
 PARTS: dict[str, Callable[[Any], tuple[Any, str]]] = {
+    "vision tower": lambda model: (vision_tower(model), "forward"),
     "region encoder": lambda model: (model.region_module.region_encoder, "forward"),
     "embedding": lambda model: (model.get_input_embeddings(), "forward"),
     "writing of tokens": lambda model: (type(model.base_model), "get_input_embeddings"),
@@ -53,7 +62,11 @@ def meeting(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("lion", [{}, {"lion_adapters": 4, "lion_aggregator": "added"}], ids=["plain", "lion"])
+@pytest.mark.parametrize(
+    "lion",
+    [{}, {"lion_adapters": 4, "lion_aggregator": "added"}, {"lion_aggregator": "appended"}],
+    ids=["plain", "lion", "appended"],
+)
 def test_calls_that_meet_give_what_each_gives_alone(
     host: TinyHost, part: str, lion: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,12 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pvit_ext.files import fingerprint
+from pvit_ext.training import checkpointing
+from pvit_ext.training.identity import Identity
 from tests.samples import write_training_data
 from tests.training.runs import flags, run
 
 from pvit_ext.training.identity import checkpoint_contents, data_contents  # isort: skip
 
 SAVES = {"stage": "align", "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+RATES = ("learning_rate", "mm_projector_lr", "weight_decay")
 SAID = "losses will not be those of the uninterrupted run: "
 
 
@@ -91,6 +94,27 @@ def test_what_the_saved_optimizer_decides_is_said_to_have_no_effect(
     assert said(printed) == []
     tensors = zip(plain.model.parameters(), trainer.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in tensors)
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "idle"),
+    [
+        ({}, {"lr_scheduler_type": "cosine"}, ["learning_rate", "mm_projector_lr", "weight_decay"]),
+        ({"zero stage": 2}, {"lr_scheduler_type": "linear"}, ["learning_rate", "mm_projector_lr"]),
+        ({"zero stage": 2}, {"lr_scheduler_type": "linear", "deepspeed.scheduler.type": "WarmupLR"}, []),
+        ({}, {"lr_scheduler_type": "polynomial"}, ["weight_decay"]),  # it divides by the rate that is given
+        ({}, {"lr_scheduler_type": "cosine_with_min_lr"}, ["weight_decay"]),
+    ],
+)
+def test_what_comes_back_with_a_checkpoint_depends_on_schedule_and_optimizer(
+    tmp_path: Path, run: dict[str, Any], settings: dict[str, Any], idle: list[str]
+) -> None:
+    before, now = (dict.fromkeys(RATES, value) for value in (0.1, 0.2))
+    checkpointing.mark_complete(tmp_path, Identity(run, settings | before, {}))
+    other = Identity(run, settings | now, {})
+    assert [line.split(" was ")[0] for line in checkpointing.without_effect(tmp_path, other)] == idle
+    losses = checkpointing.check_same_run(tmp_path, other)
+    assert sorted(RATES) == sorted([*idle, *(line.split(" was ")[0] for line in losses)])
 
 
 def test_images_that_changed_under_their_names_are_said(

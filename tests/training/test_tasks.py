@@ -138,7 +138,9 @@ def test_held_out_records_are_looked_at_before_the_first_step(
     training = dataset_over([record(0)], style=style)
     held_out = load_records(write(data.parent, [record(0), bad, bad]))
     with pytest.raises(RecordError, match=rf"2 bad records(.|\n)*'1'\): {said}(.|\n)*'2'\): {said}"):
-        HeldOut(SimpleNamespace(train_dataset=training), held_out)
+        HeldOut(SimpleNamespace(train_dataset=training, args=SimpleNamespace(region_eval_records=None)), held_out)
+    one = SimpleNamespace(region_eval_records=1, region_eval_data=str(data.parent / "some.json"))
+    assert HeldOut(SimpleNamespace(train_dataset=training, args=one), held_out).count == 1, "the others are not asked"
 
 
 def test_what_the_model_does_not_read_is_said_whichever_record_has_it(dataset_over: Any) -> None:

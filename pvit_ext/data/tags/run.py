@@ -135,9 +135,10 @@ def tag_records(job: TagJob) -> Report:
     key = repr((VERSION, state_of(job.source), folder, job.tagger.key))
     report, unknown = Report("tags", job.source, job.max_bad_records), list[str]()
     with Output(job.out, key, report) as output:
-        images, total = _images(job.source)
+        names = dict[str, None]() if isinstance(job.tagger, TagFile) else None
+        total = _count(job.source, names)
         if isinstance(job.tagger, TagFile):  # here, since no worker sees all records
-            job.tagger.check_names(images)
+            job.tagger.check_names(names or ())
         with tqdm(total=total, unit=" records", desc="tags", initial=min(output.batches * _BATCH, total)) as bar:
             work = _Work(job.tagger, folder)
             batches = _batches(job.source, output.batches)
@@ -152,13 +153,14 @@ def tag_records(job: TagJob) -> Report:
     return report
 
 
-def _images(source: Path) -> tuple[dict[str, None], int]:
-    """Names of the images of all records, each once, and how many records there are."""
-    names, count = dict[str, None](), 0
+def _count(source: Path, names: dict[str, None] | None) -> int:
+    """How many records a file has; puts the names of their images into a dict, if one is given."""
+    count = 0
     for count, found in enumerate(read_json_records(source), 1):  # noqa: B007 - the last one counts
-        named = found.value.get("image") if isinstance(found.value, dict) else None
-        names |= {name: None for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)}
-    return names, count
+        if names is not None and isinstance(found.value, dict):
+            named = found.value.get("image")
+            names |= {name: None for name in (named if isinstance(named, list) else [named]) if isinstance(name, str)}
+    return count
 
 
 def _check(report: Report, tagger: Tagger, unknown: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,3 @@ class SpecialTokens:
     @cached_property
     def _starts(self) -> frozenset[str]:
         return frozenset(token[0] for token in self.tokens)
-
-
-_known: WeakKeyDictionary[Any, tuple[int, SpecialTokens]] = WeakKeyDictionary()
-
-
-def special_tokens(tokenizer: Any) -> SpecialTokens:
-    """Those of a tokenizer; looked up once, and again when it has more tokens.
-
-    Args:
-        tokenizer: of transformers, or None for no tokens.
-    """
-    if tokenizer is None:
-        return SpecialTokens()
-    found = _known.get(tokenizer)
-    if found is None or found[0] != len(tokenizer):  # Gemma's 6,000 take 20 ms
-        found = _known[tokenizer] = len(tokenizer), SpecialTokens.of(tokenizer)
-    return found[1]

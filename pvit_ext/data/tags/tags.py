@@ -18,8 +18,8 @@ from pvit_ext.prompt import HINT_PLACEHOLDER
 TAGS_KEY = "tags"
 """Key of a record: a list of texts. An empty list says that a tagger found nothing, no key that none looked."""
 PLAIN_STYLE, HINT_STYLE = "plain", "hint"
-NOT_IN_ANSWERS = f"{HINT_PLACEHOLDER} stands in an answer; it belongs in a question"
 """The sentence without and with the learned hint in it."""
+NOT_IN_ANSWERS = f"{HINT_PLACEHOLDER} stands in an answer; it belongs in a question"
 
 _SENTENCES = {
     PLAIN_STYLE: "Rely on all, some or none of these tags of the image: [{}].",

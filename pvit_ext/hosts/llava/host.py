@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,8 +113,10 @@ class LlavaChat:
         return embedded.language_model(self.model)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer with its original files."""
-        _save_tokenizer(self.tokenizer, self.tokenizer.name_or_path, folder)
+        """Write the tokenizer with its original files, if they are still where it came from."""
+        self.tokenizer.save_pretrained(folder)
+        with suppress(OSError):  # a folder that has moved, or a tokenizer that never had one
+            keep_original_files(self.tokenizer.name_or_path, folder)
 
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""
@@ -156,7 +159,8 @@ class LlavaHost:
 
     def save_processor(self, loaded: Loaded, path: str, folder: Path) -> None:
         """Write the tokenizer with its original files; the image processor is in the vision tower's own folder."""
-        _save_tokenizer(loaded.tokenizer, path, folder)
+        loaded.tokenizer.save_pretrained(folder)
+        keep_original_files(path, folder)
 
     def stored(self, folder: Path) -> StoredModel:
         """What region modules need to know of a LLaVA on disk; see :func:`~pvit_ext.hosts.llava.stored.read_stored`."""
@@ -190,11 +194,6 @@ class LlavaHost:
     ) -> LlavaChat:
         """Open a conversation; see :class:`LlavaChat`."""
         return LlavaChat(model, tokenizer, processor, conv_version, system)
-
-
-def _save_tokenizer(tokenizer: Any, source: str, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
-    keep_original_files(source, folder)
 
 
 HOST = LlavaHost()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.options import LORA, AdapterChoice
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind
@@ -98,7 +99,8 @@ def adapters_that_count(training: Any) -> Iterator[None]:
         if not training.lora_enable:
             raise
         choice = AdapterChoice.of(training)
-        fields = {name: value for name, value in choice.options.items() if name != "peft_type"}
+        fields = {**METHODS.require(choice.method).fields, **choice.options}
+        fields.pop("peft_type", None)
         if choice.tuner == LORA and not fields:  # which reads no values: the fault is another
             raise
         kind = f"--lora_options {json.dumps(fields)}" if choice.tuner == LORA else f"peft_type {choice.tuner}"
