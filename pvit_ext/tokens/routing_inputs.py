@@ -11,6 +11,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.router import QUESTIONS, pad_questions
 from pvit_ext.adapters.lion.tasks import TASKS, Tasks
 from pvit_ext.prompt import HINT_PLACEHOLDER, IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, replace_markup
+from pvit_ext.tokens.tokenize import tokenize
 
 
 def routing_inputs(
@@ -37,5 +38,5 @@ def _words(questions: Sequence[str], tokenizer: Any) -> list[int]:
     text = "\n".join(replace_markup(question) for question in questions)
     for placeholder in (IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, HINT_PLACEHOLDER):
         text = text.replace(placeholder, " ")
-    ids: list[int] = tokenizer(text.strip(), add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenize(tokenizer, text.strip(), add_special_tokens=False)["input_ids"]
     return ids

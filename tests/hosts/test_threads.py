@@ -13,6 +13,7 @@ import pytest
 
 import pvit_ext
 from pvit_ext import Query
+from pvit_ext.hosts.find import host_of
 from tests.hosts.test_asking import CHOSEN
 from tests.hosts.test_shared_images import BOTH
 from tests.hosts.tiny_hosts import BOX, MIXED, OTHER, TALL, WIDE, TinyHost
@@ -91,3 +92,30 @@ def test_no_call_changes_the_configs(host: TinyHost) -> None:
     before = state()
     pvit_ext.ask(*parts, ASKED[0], max_new_tokens=2, temperature=0.7)
     assert state() == before
+
+
+def test_a_padded_and_a_plain_call_of_one_tokenizer(host: TinyHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast tokenizers keep padding in themselves for the time of a call; here, the plain one comes in its midst."""
+    parts = host.talking(CHOSEN)
+    chat = host_of(parts.model).chat(*parts, None, None)
+    prompts = [chat.prompt(query, "query") for query in ASKED[0]]
+    calls = [
+        lambda: chat.batch(ASKED[0], prompts)["attention_mask"].tolist(),
+        lambda: chat.answer_ids(prompts[0], "a dog"),
+    ]
+    expected = [call() for call in calls]
+    kind, padded, plain = type(parts.tokenizer), threading.Event(), threading.Event()
+    if (change := getattr(kind, "set_truncation_and_padding", None)) is None:
+        pytest.skip("this tokenizer keeps nothing")
+
+    def changed(*args: Any, **kwargs: Any) -> None:
+        mine, others = (plain, padded) if "DO_NOT_PAD" in str(kwargs["padding_strategy"]) else (padded, plain)
+        if mine is plain:
+            others.wait(0.5)
+        change(*args, **kwargs)
+        mine.set()
+        if mine is padded:
+            others.wait(0.5)
+
+    monkeypatch.setattr(kind, "set_truncation_and_padding", changed)
+    assert together(*calls) == expected

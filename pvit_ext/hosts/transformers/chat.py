@@ -15,6 +15,7 @@ from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers import embedded
 from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
+from pvit_ext.hosts.transformers.expanded_text import noting
 from pvit_ext.hosts.transformers.prefix import with_prefix
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 from pvit_ext.hosts.transformers.scored import answer_ids, log_probs
@@ -111,7 +112,7 @@ class TransformersChat:
         if self.regions is None:
             images = [sample.images for sample in samples]
             given = images if any(images) else None
-            made = self.processor(images=given, text=[prompt.texts[0] for prompt in prompts], **options)
+            made = noting(self.processor)(images=given, text=[prompt.texts[0] for prompt in prompts], **options)
         else:
             made = self._processor_of(shown).encode(samples, **options)
         self._check_length(made["attention_mask"], prompts)

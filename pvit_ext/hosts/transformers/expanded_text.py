@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pvit_ext.data.records import RecordError
+from pvit_ext.tokens.tokenize import tokenize
 
 
 class NotingTokenizer:
-    """A tokenizer that keeps the texts of its last call.
+    """A tokenizer that keeps the texts of its last call, and is called by one thread at a time.
 
     Args:
         tokenizer: that does the work.
@@ -32,11 +33,13 @@ class NotingTokenizer:
     def __call__(self, text: str | Sequence[str], *args: Any, **kwargs: Any) -> Any:
         """The tokenizer's own call."""
         self.texts = [text] if isinstance(text, str) else list(text)
-        return self.tokenizer(text, *args, **kwargs)
+        return tokenize(self.tokenizer, text, *args, **kwargs)
 
 
 def noting(processor: Any) -> Any:
     """A copy of a processor whose ``tokenizer.texts`` are what it last tokenized; the original stays as it is."""
+    if isinstance(processor.tokenizer, NotingTokenizer):
+        return processor
     copied = copy.copy(processor)
     copied.tokenizer = NotingTokenizer(processor.tokenizer)
     return copied

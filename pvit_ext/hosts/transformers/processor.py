@@ -16,6 +16,7 @@ from PIL import Image
 
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.data.tags.tags import HINT_STYLE
+from pvit_ext.hosts.transformers.expanded_text import noting
 from pvit_ext.hosts.transformers.hints import check_hints
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions, stored_in
 from pvit_ext.hosts.transformers.processor_text import expand, images_per_text, nested, regions_per_text, take_regions
@@ -106,9 +107,9 @@ class RegionProcessorMixin:
         stock: Any = super(RegionProcessorMixin, type(self)).__call__  # type: ignore[misc]
         known = self.pvit_regions
         if known is None or not known.appends_rows or images is None:
-            return stock(self, images, text, *args, **kwargs)
+            return stock(noting(self), images, text, *args, **kwargs)
         if text is None:
-            out = stock(self, images, text, *args, **kwargs)
+            out = stock(noting(self), images, text, *args, **kwargs)
             if "input_ids" in out:  # of a text that the family writes itself, without positions for rows
                 raise RegionError(
                     "images were given without a text, and the model appends rows of its vision aggregator behind "

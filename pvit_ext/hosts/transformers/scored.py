@@ -11,6 +11,7 @@ from torch import Tensor
 from pvit_ext.hosts.scored import IGNORE_INDEX, behind_beginning, behind_prompt, ids_behind, log_probs_of, with_answers
 from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.hosts.transformers.dialogue import message
+from pvit_ext.tokens.tokenize import tokenize
 
 
 def answer_ids(processor: Any, prompt: str, answer: str) -> list[int]:
@@ -30,7 +31,7 @@ def answer_ids(processor: Any, prompt: str, answer: str) -> list[int]:
     text = behind_prompt(said, answer)
 
     def encode(one: str) -> list[int]:
-        return list(processor.tokenizer(one, add_special_tokens=False).input_ids)
+        return list(tokenize(processor.tokenizer, one, add_special_tokens=False).input_ids)
 
     return ids_behind(encode, encode, prompt, text)
 
