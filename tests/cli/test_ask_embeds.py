@@ -34,6 +34,7 @@ class Asked:
             language_model=lambda: SimpleNamespace(
                 parameters=lambda: [], save_pretrained=lambda path: (path / "model.safetensors").touch()
             ),
+            save_tokenizer=lambda path: None,
             ends=lambda: SimpleNamespace(ids=[2], criteria=[]),
             prompt_embeds=lambda batch: [torch.zeros(3, 4)] * len(batch["queries"]),
         )

@@ -163,6 +163,7 @@ def test_gradients_reach_every_parameter_and_the_map() -> None:
     }
 
 
+@pytest.mark.slow
 def test_it_learns_which_corner_of_a_region_is_bright() -> None:
     """Four classes that neither the region nor its mean tells apart."""
     encoder, head, generator = make(layers=2), nn.Linear(64, 4), torch.Generator().manual_seed(2)

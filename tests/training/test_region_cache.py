@@ -25,7 +25,7 @@ def caches(data: Path, regionclip_weights: Path, tmp_path_factory: pytest.TempPa
     return {dtype: make_cache(folder / dtype, data, regionclip_weights, dtype) for dtype in ("float32", "bfloat16")}
 
 
-@pytest.mark.parametrize(("dtype", "workers"), [("float32", 1), ("bfloat16", 0)])
+@pytest.mark.parametrize(("dtype", "workers"), [pytest.param("float32", 1, marks=pytest.mark.slow), ("bfloat16", 0)])
 def test_llava_has_the_losses_of_the_uncached_run(
     llava_checkpoint: Path, data: Path, regionclip_weights: Path, caches: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, dtype: str, workers: int,

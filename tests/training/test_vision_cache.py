@@ -47,7 +47,13 @@ def refuse_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_upright", fail)
 
 
-@pytest.mark.parametrize("changed", [{}, {"bf16": True}, {"region_encoder": "text", "stage": "finetune"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"bf16": True},
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ({}, {"region_encoder": "text", "stage": "finetune"})),
+    ],
+)
 def test_the_losses_are_those_of_the_uncached_run(
     llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:

@@ -133,7 +133,7 @@ def test_the_model_never_writes_a_placeholder() -> None:
     assert token not in written
 
 
-@pytest.mark.parametrize("name", ["llava", *(pytest.param(one, marks=pytest.mark.slow) for one in COMPILED)])
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) for one in ("llava", *COMPILED)])
 def test_compiled_decoding_has_the_graphs_of_stock(name: str) -> None:
     """One graph without breaks for the steps after the prompt, and the same answer."""
     from transformers import CompileConfig
