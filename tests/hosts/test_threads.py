@@ -27,14 +27,13 @@ ASKED = (
 TEXTS = ["a dog", "red"]
 
 
-def vision_tower(model: Any) -> Any:
-    return (
-        model.get_vision_tower().vision_tower if hasattr(model, "get_vision_tower") else model.base_model.vision_tower
-    )
+def encoding_of_images(model: Any) -> tuple[Any, str]:
+    llava = hasattr(model, "encode_images")
+    return (type(model), "encode_images") if llava else (type(model.base_model), "get_image_features")
 
 
 PARTS: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    "vision tower": lambda model: (vision_tower(model), "forward"),
+    "encoding of images": encoding_of_images,
     "region encoder": lambda model: (model.region_module.region_encoder, "forward"),
     "embedding": lambda model: (model.get_input_embeddings(), "forward"),
     "writing of tokens": lambda model: (type(model.base_model), "get_input_embeddings"),
@@ -68,7 +67,7 @@ def meeting(call: Callable[..., Any]) -> Callable[..., Any]:
         ("region encoder", {}),
         ("writing of tokens", {}),
         ("embedding", {"lion_adapters": 4, "lion_aggregator": "added"}),
-        ("vision tower", {"lion_aggregator": "appended"}),
+        ("encoding of images", {"lion_aggregator": "appended"}),
     ],
 )
 def test_calls_that_meet_give_what_each_gives_alone(
