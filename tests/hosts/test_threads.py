@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -50,6 +50,7 @@ def meeting(call: Callable[..., Any]) -> Callable[..., Any]:
     """A call that two threads begin and end together, until one of them has no more of them."""
     barrier = threading.Barrier(2)
 
+    @wraps(call)  # its signature is looked at
     def together(*args: Any, **kwargs: Any) -> Any:
         with suppress(threading.BrokenBarrierError):
             barrier.wait(0.3)
