@@ -100,14 +100,15 @@ def test_the_language_model_has_the_files_that_the_original_ids_come_from(
         assert (folder / name).read_bytes() == (llava_checkpoint / name).read_bytes()
 
 
-@pytest.mark.parametrize("source", ["", "moved/away"])
+@pytest.mark.parametrize("source", ["", "/moved/away/folder"])
 def test_a_tokenizer_whose_folder_is_not_there_is_written_without(
-    source: str, llava_checkpoint: Path, tmp_path: Path
+    source: str, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(llava_checkpoint), device="cpu")
     tokenizer.name_or_path = source
     folder = export_language_model(model, tokenizer, processor, tmp_path / "text")
     assert AutoTokenizer.from_pretrained(folder)("a dog").input_ids == tokenizer("a dog").input_ids
+    assert f"original files could not be copied from {source!r}" in caplog.text
 
 
 @pytest.mark.parametrize("host", BOTH, indirect=True)

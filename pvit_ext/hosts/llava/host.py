@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,8 @@ from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.hosts.vision_pass import HostTower
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
+
+logger = logging.getLogger(__name__)
 
 
 class LlavaChat:
@@ -115,8 +117,12 @@ class LlavaChat:
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer with its original files, if they are still where it came from."""
         self.tokenizer.save_pretrained(folder)
-        with suppress(OSError):  # a folder that has moved, or a tokenizer that never had one
-            keep_original_files(self.tokenizer.name_or_path, folder)
+        source = self.tokenizer.name_or_path
+        try:
+            keep_original_files(source, folder)
+        except OSError as error:  # a folder that has moved, or a tokenizer that never had one
+            text = "the tokenizer's original files could not be copied from %r: older versions may read other ids (%s)"
+            logger.warning(text, source, error)
 
     def ends(self) -> Ends:
         """How an answer ends; see :func:`~pvit_ext.hosts.llava.chat.stops`."""
