@@ -1,11 +1,14 @@
-"""Rules of CONTRIBUTING about the package's code that no linter knows: sizes, and the glossary's names."""
+"""Rules that no linter knows: sizes of the package's code, the glossary's names, and what lies at the top level."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 import pvit_ext
 
@@ -16,6 +19,11 @@ OTHER_NAMES = {
     "slots": "positions", "picture": "image, tile or crop", "pictures": "images, tiles or crops", "settle": "resolve",
     "settled": "resolved", "gone": "removed", "lost": "missing", "whole": "complete", "owners": "the module's name",
     "hack": "patch",
+}  # fmt: skip
+TOP_LEVEL = {
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
+    "Makefile", "README.md", "docs", "examples", "mkdocs.yml", "patches", "pvit_ext", "pyproject.toml", "recipes",
+    "ruff.toml", "setup.cfg", "tests",
 }  # fmt: skip
 USERS_WORD = ROOT / "serving" / "demo"
 """Where a picture is what its page calls the image that a user opened."""
@@ -48,3 +56,11 @@ def problems_of(path: Path) -> Iterator[str]:
 def test_the_packages_files_are_small_and_speak_the_glossarys_language() -> None:
     problems = [problem for path in sorted(ROOT.rglob("*.py")) for problem in problems_of(path)]
     assert not problems, "\n".join(problems)
+
+
+def test_nothing_else_lies_at_the_top_level() -> None:
+    """Such as a file that a command of the docs wrote there: docs/serving.md's request.json was once committed."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} == TOP_LEVEL
