@@ -24,7 +24,7 @@ from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_enc
 from pvit_ext.encoders.weights import read_checkpoint, shapes
 from pvit_ext.tokens.encoder_file import load_encoder_file
 from pvit_ext.tokens.projector import RegionProjector
-from pvit_ext.tokens.serialization import MODULES_FILE, copy_state, write_region_files
+from pvit_ext.tokens.serialization import MODULES_FILE, copy_state, read_region_config, write_region_files
 
 _OF_PROJECTOR = ("box_embedding", "cross_layers")
 
@@ -171,7 +171,13 @@ class RegionModule(nn.Module):
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Fill this module with what :meth:`save` wrote into a folder; see :func:`~pvit_ext.load_region_modules`."""
-        path = Path(folder, MODULES_FILE)
+        path, saved = Path(folder, MODULES_FILE), read_region_config(folder).config
+        there, own = (task_names(one.lion_tasks) for one in (saved, self.config))
+        if saved.lion_adapters and self.config.lion_adapters and there != own:  # its tensors go by their order
+            raise ValueError(
+                f"{folder} holds adapters of the tasks {', '.join(there)}, the model has {', '.join(own)}, nothing was "
+                f"loaded: load_pretrained_model({str(folder)!r}) makes a model with the folder's"
+            )
         self.fill(read_checkpoint(path), path)
 
     def transplant(self, old: RegionModule) -> None:

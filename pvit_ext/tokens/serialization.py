@@ -55,15 +55,16 @@ def save_region_modules(
 def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
     """Load what :func:`save_region_modules` wrote into a model whose region modules exist.
 
-    A box embedding or cross layers that the file lacks stay as they are (a stage adds them); every other difference is
-    an error.
+    Parts that a stage may add (box embedding, cross layers, LION's) and the file lacks stay as they are; every other
+    difference is an error.
 
     Args:
         model: with regions attached.
         folder: with the two files.
 
     Raises:
-        ValueError: listing missing, unexpected and misshapen tensors; for a model without region modules.
+        ValueError: listing missing, unexpected and misshapen tensors; for a model without region modules, or with
+            adapters of other tasks.
     """
     _region_module(model).load(folder)
 

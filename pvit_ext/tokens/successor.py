@@ -54,7 +54,10 @@ def successor(
         sha256 = old.facts.weights_sha256 if kept is not None else sha256
         config = config.continuing(old.config, encoder.tokens_per_region)
     if filled_later and Path(checkpoint, CONFIG_FILE).is_file():
-        config = _with_depths(config, read_region_config(checkpoint).config, tower_config)
+        saved = read_region_config(checkpoint).config
+        if saved.lion_adapters:  # its tensors go by the order of its tasks, not by that of the old module's
+            config = replace(config, lion_tasks=saved.lion_tasks)
+        config = _with_depths(config, saved, tower_config)
     else:
         config = _with_depths(config, None if old is None else old.config, tower_config)
         _check_embedding(config, encoder)

@@ -134,6 +134,33 @@ def test_a_folder_of_modules_takes_no_part_of_lions_away(
     assert "they stay as they are" in caplog.text
 
 
+def test_adapters_of_a_folder_keep_their_tasks_over_a_base_with_another_order(host: TinyHost, tmp_path: Path) -> None:
+    """A file holds adapters by number."""
+    host.folder()
+    base = save(host, host.attached(replace(LION, lion_tasks="region,image")), tmp_path / "base")
+    trained = host.attached(replace(LION, lion_tasks="image,region")).model
+    moved(trained)
+    pvit_ext.save_region_modules(trained, tmp_path / "modules", base=str(base))
+    loaded = load(tmp_path / "modules").model
+    for task in ("image", "region"):
+        assert torch.equal(
+            logits(loaded, {"input_ids": IDS, "tasks": [task]}), logits(trained, {"input_ids": IDS, "tasks": [task]})
+        )
+
+
+def test_adapters_are_not_filled_into_those_of_other_tasks(host: TinyHost, tmp_path: Path) -> None:
+    host.folder()
+    there = host.attached(LION).model
+    for other in ("image,region", "caption,ground"):
+        pvit_ext.save_region_modules(host.attached(replace(LION, lion_tasks=other)).model, tmp_path / other)
+        before = there.region_module.tensors()
+        with pytest.raises(
+            ValueError, match=f"holds adapters of the tasks {other.replace(',', ', ')}, the model .* region, image"
+        ):
+            load_region_modules(there, tmp_path / other)
+        assert all(torch.equal(value, before[key]) for key, value in there.region_module.tensors().items())
+
+
 def test_parts_of_region_tokens_are_those_of_the_folder(
     host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
