@@ -30,8 +30,8 @@ Features = Callable[[tower.EfficientNetTower, Image.Image, Photograph], Tensor]
 """A row for each box of a photograph."""
 
 
-def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, out: Path) -> dict[str, Any]:
-    """Run ``pvit-ext eval own`` on a checkpoint, in bfloat16 as it was trained; return what it measured.
+def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, out: Path, dtype: str) -> dict[str, Any]:
+    """Run ``pvit-ext eval own`` on a checkpoint; return what it measured.
 
     Args:
         arm: that the checkpoint was trained for.
@@ -39,8 +39,9 @@ def ask_checkpoint(arm: Arm, checkpoint: Path, images: Path, questions: Path, ou
         images: folder of the photographs.
         questions: file of records with one question each.
         out: folder of the answers, ``metrics.json`` and ``report.html``.
+        dtype: in which it was trained.
     """
-    model = ModelOptions(str(checkpoint), batch_size=BATCH, max_new_tokens=8, dtype="bfloat16")
+    model = ModelOptions(str(checkpoint), batch_size=BATCH, max_new_tokens=8, dtype=dtype)
     shown = None if arm.sees_regions else "image"
     return _measured(Settings("own", questions, str(images), out, model=model, arm=shown, words="the region"))
 

@@ -130,17 +130,18 @@ class Experiment:
 
     def _run_arm(self, name: str, phases: Phases) -> dict[str, dict[str, Any]]:
         arm, folder, base, found = ARMS[name], self.folder / name, self.folder / "base", {}
+        dtype = self.settings.dtype
         asked = self.root, self.questions
         aligned = folder / "stage1" if arm.has_tokens else None
         if aligned:
             phases.run(
                 f"{name} stage 1", partial(self.trainer.align, arm, base, self._records("regions_align"), aligned)
             )
-            ask = partial(asking.ask_checkpoint, arm, aligned, *asked, folder / "eval-stage1")
+            ask = partial(asking.ask_checkpoint, arm, aligned, *asked, folder / "eval-stage1", dtype)
             found[f"{name}{ALIGNED}"] = phases.run(f"{name} stage 1 questions", ask)
         records = self._records(f"{arm.records}_finetune" if aligned else f"{arm.records}_all")
         phases.run(f"{name} stage 2", partial(self.trainer.finetune, arm, base, records, folder / "stage2", aligned))
-        ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2")
+        ask = partial(asking.ask_checkpoint, arm, folder / "stage2", *asked, folder / "eval-stage2", dtype)
         found[name] = phases.run(f"{name} {_LAST}", ask)
         return found
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
+from pvit_ext.hosts.precision import cpu_has_bfloat16
+
 AnySettings = TypeVar("AnySettings", bound="Settings")
+
+
+def fast_dtype() -> str:
+    """bfloat16, or float32 on a CPU without instructions for it: there a step of bfloat16 takes minutes."""
+    return "bfloat16" if cpu_has_bfloat16() else "float32"
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Settings:
             in stage 2.
         tags_rate, align_rate, finetune_rate: their learning rates.
         evenness: how much more often rare kinds are drawn, 0 to 1; see ``data.region_records``.
+        dtype: in which runs compute, and answer.
     """
 
     batch: int = 8
@@ -28,6 +36,7 @@ class Settings:
     align_rate: float = 1.5e-3
     finetune_rate: float = 5e-4
     evenness: float = 0.7
+    dtype: str = field(default_factory=fast_dtype)
 
     def scaled(self: AnySettings, scale: float) -> AnySettings:
         """All steps times ``scale``, at least two."""

@@ -24,7 +24,6 @@ _COMMON: Flags = {
     "weight_decay": 0.0,
     "warmup_ratio": 0.03,
     "lr_scheduler_type": "cosine",
-    "bf16": True,
     # On a CPU, with sequences this short, they cost a third of a step's time: the fused attention's backward pass
     # takes four times that of the plain formula, and drawing LoRA's dropout as long as a third of its products.
     "attn_implementation": "eager",
@@ -87,6 +86,7 @@ class Trainer:
             "output_dir": output,
             "per_device_train_batch_size": self.settings.batch,
             "seed": self.seed,
+            "bf16": self.settings.dtype == "bfloat16",
         }
         words = [word for key, value in (_COMMON | flags | own).items() for word in (f"--{key}", _word(value))]
         command = [sys.executable, "-u", "-m", "pvit_ext.train", "--plugin", plugin.__name__, *words]

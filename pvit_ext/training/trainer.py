@@ -7,12 +7,14 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from pvit_ext.adapters import loraplus
 from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.precision import SLOW, computes_slowly
 from pvit_ext.training import best, checkpointing, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
@@ -61,6 +63,8 @@ class RegionTrainer(Trainer):
             resume_from_checkpoint = self._newest_checkpoint()
         checkpointing.check_agreement(resume_from_checkpoint)
         self.newest = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self.args.bf16 and computes_slowly(self.args.device, torch.bfloat16):
+            self.say(f"{SLOW}: --bf16 False is faster here")
         limit = self.args.save_total_limit
         self.tracking.open(goes_on=self.newest is not None)
         with self.stop.listening():

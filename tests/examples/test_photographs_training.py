@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.photographs import settings as settings_module
 from examples.photographs import training
 from examples.photographs.arms import ARMS
 from examples.photographs.settings import Settings
@@ -54,3 +55,14 @@ def test_a_run_saves_what_it_needs_to_go_on_until_it_is_done(tmp_path: Path, com
     with pytest.raises(RuntimeError, match="training of"):
         trainer.align(ARMS["crops"], tmp_path, tmp_path, tmp_path / "fails")
     assert left.is_dir()
+
+
+@pytest.mark.parametrize(("has", "dtype", "bf16"), [(True, "bfloat16", "True"), (False, "float32", "False")])
+def test_runs_compute_in_what_the_cpu_has_instructions_for(
+    has: bool, dtype: str, bf16: str, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings_module, "cpu_has_bfloat16", lambda: has)
+    settings = Settings()
+    assert settings.dtype == dtype
+    training.Trainer(tmp_path, settings, 0).align(ARMS["crops"], tmp_path, tmp_path, tmp_path / "one")
+    assert value(commands[0], "bf16") == bf16

@@ -20,9 +20,10 @@ from llava import conversation  # noqa: E402
 from llava.train import llava_trainer  # noqa: E402
 from llava.train import train as llava_train  # noqa: E402
 
+from pvit_ext.hosts import precision  # noqa: E402
 from pvit_ext.training.host import HOSTS, take_host  # noqa: E402
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST  # noqa: E402
-from tests.training.runs import LlavaHost, flags, main  # noqa: E402
+from tests.training.runs import LlavaHost, flags, main, run  # noqa: E402
 
 
 def test_nothing_of_llavas_train_runs_and_its_names_come_back(
@@ -161,3 +162,19 @@ def test_the_checkpoint_names_its_host(tmp_path: Path, model_type: str, host: st
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert type(take_host(["--model_name_or_path", str(tmp_path)])[0]).__name__ == host
     assert type(take_host(["--model_name_or_path", str(tmp_path), "--host", "llava"])[0]).__name__ == "LlavaHost"
+
+
+@pytest.mark.parametrize(("bf16", "has", "times"), [(True, False, 1), (True, True, 0), (False, False, 0)])
+def test_bfloat16_on_a_cpu_without_it_is_said_to_be_slow(
+    bf16: bool,
+    has: bool,
+    times: int,
+    llava_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
+    data = write_training_data(tmp_path / "data")
+    run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out", stage="align", max_steps=1, bf16=bf16))
+    assert capsys.readouterr().out.count("has no instructions for bfloat16") == times

@@ -46,7 +46,7 @@ def held_out_questions(
 def ask_arm(
     arm: Arm, checkpoint: Path, root: Path, asked: Sequence[Question], tagging: Tagging, settings: Settings
 ) -> dict[str, Any]:
-    """Scores of an arm and its answers, by quality of tags, in bfloat16 as it was trained.
+    """Scores of an arm and its answers, by quality of tags, in the dtype of its training.
 
     Args:
         arm: that was trained.
@@ -56,7 +56,8 @@ def ask_arm(
         tagging: of the images.
         settings: of the experiment.
     """
-    tokenizer, model, processor, _ = pvit_ext.load_pretrained_model(str(checkpoint), device="cpu", dtype="bfloat16")
+    loaded = pvit_ext.load_pretrained_model(str(checkpoint), device="cpu", dtype=settings.dtype)
+    tokenizer, model, processor, _ = loaded
     lengths = {IMAGE: settings.most_image, REGION: settings.most_region}
     by_task = _by_task(asked)
     found: dict[str, Any] = {"scores": {}, "answers": {}}
