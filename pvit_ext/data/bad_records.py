@@ -6,7 +6,8 @@ import fcntl
 import json
 import logging
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class BadRecords:
         self.limit = limit
         self._found: dict[str, str] = {}
         self._path: Path | None = None
+        self._waits = False
 
     def open(self, folder: str | os.PathLike[str]) -> None:
         """List them in this folder from now on, first those found so far.
@@ -41,6 +43,20 @@ class BadRecords:
         if self._found:
             self.add()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What several passes over the records find ends the run after the last of them, with all in one list.
+
+        Raises:
+            RecordError: as :meth:`add`; in place of the error of a pass that failed by what was left.
+        """
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+            self.add()
+
     def add(self, *found: BadRecord) -> None:
         """Take note of bad records; one that is known already is not counted again.
 
@@ -48,6 +64,8 @@ class BadRecords:
             RecordError: with the list, if there are more than the limit by now.
         """
         self._found = {one.location: one.problem for one in found} | self._found
+        if self._waits:
+            return
         if self._path is not None and self.limit:
             self._found = _merge(self._path, self._found)
         if len(self._found) > self.limit:

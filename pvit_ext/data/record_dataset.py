@@ -154,7 +154,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
 
     @cached_property
     def _special(self) -> SpecialTokens:
-        return SpecialTokens.of(self.tokenizer)
+        return SpecialTokens(self.tokenizer)
 
     def images(self, record: Record) -> list[Image.Image]:
         """The upright images of a record; blanks of their sizes where nothing looks at their pixels.

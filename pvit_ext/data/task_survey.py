@@ -40,14 +40,12 @@ class TaskSurvey:
         for number, has in ((one >> 1, bool(one & 1)) for one in np.unique(said << 1 | has_regions).tolist()):
             here = (said == number) & (has_regions == has)
             asked = records.named_tasks[number] if number >= 0 else None
-            try:
-                task = tasks.number(asked, has, "")
-            except ValueError as error:  # of a sample without a name
-                for one in here.nonzero()[0].tolist():
-                    location = records[one].location
-                    bad[one] = BadRecord(location, f"{location}{error}")
-            else:
-                found._count(tasks, task, int(here.sum()))
+            if (problem := tasks.problem(asked, has)) is None:
+                found._count(tasks, tasks.number(asked, has, "the records"), int(here.sum()))
+                continue
+            for one in here.nonzero()[0].tolist():
+                location = records[one].location
+                bad[one] = BadRecord(location, f"{location}: {problem}")
         found.bad = [bad[number] for number in sorted(bad)]
         return found
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import RegionConfig
 from pvit_ext.data.records import RecordError
-from pvit_ext.data.tags.tags import check_image, clean_tags
+from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS, check_image, clean_tags
 from pvit_ext.evaluation.answering import task_of
 from pvit_ext.evaluation.sample import Sample
+from pvit_ext.prompt import HINT_PLACEHOLDER
 
 
 def check_lion(samples: Sequence[Sample], config: RegionConfig | None, shows_regions: bool) -> None:
-    """Refuse samples of a task that the model does not know, or with tags that are none.
+    """Refuse samples of a task that the model does not know, with tags that are none, or a hint in an earlier answer.
 
     Args:
         samples: that are asked.
@@ -42,3 +43,5 @@ def _problems(samples: Sequence[Sample], config: RegionConfig, shows_regions: bo
                 clean_tags(sample.tags)
             except ValueError as error:
                 yield f"{sample.name}: {error}"
+        if config.lion_tags == HINT_STYLE and any(HINT_PLACEHOLDER in answer for _, answer in sample.history):
+            yield f"{sample.name}: {NOT_IN_ANSWERS}"

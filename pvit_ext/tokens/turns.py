@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE, NOT_IN_ANSWERS
@@ -14,7 +13,7 @@ from pvit_ext.tokens.query import Query
 
 
 def read_turns(
-    query: Query, images: int, processor: RegionProcessor, tokenizer: Any, name: str, behind_image: str = ""
+    query: Query, images: int, processor: RegionProcessor, special: SpecialTokens, name: str, behind_image: str = ""
 ) -> tuple[list[str], list[str | None]]:
     """Questions and answers of a query, the last answer None.
 
@@ -22,7 +21,7 @@ def read_turns(
         query: the question.
         images: how many it has.
         processor: of the model.
-        tokenizer: of the model, whose own tokens a question may hold, and none of whose special tokens a tag may.
+        special: tokens of the model's tokenizer; a question may hold what this one added, a tag none of them.
         name: of the query, for messages.
         behind_image: text behind each ``<image>`` that is put before the first question.
 
@@ -35,14 +34,14 @@ def read_turns(
     if processor.tag_style == HINT_STYLE:
         _refuse_hints(answers, name)
     if images and not query.literal:
-        _refuse_foreign_tags(questions, tokenizer, name)
+        _refuse_foreign_tags(questions, special, name)
     given = sum(question.count(IMAGE_PLACEHOLDER) for question in questions)
     if given not in (0, images):
         raise RegionError(f"{name}: {given} <image> in the text, {images} image(s) given")
     if not given:
         questions[0] = (IMAGE_PLACEHOLDER + behind_image) * images + questions[0]
     if query.tags is not None:
-        questions[0] = processor.tagged(questions[0], query.tags, name, images, SpecialTokens.of(tokenizer))
+        questions[0] = processor.tagged(questions[0], query.tags, name, images, special)
     return questions, answers
 
 
@@ -52,11 +51,11 @@ def _refuse_hints(answers: Sequence[str | None], name: str) -> None:
             raise RegionError(f"{name}, history[{number}]: {NOT_IN_ANSWERS}")
 
 
-def _refuse_foreign_tags(questions: Sequence[str], tokenizer: Any, name: str) -> None:
+def _refuse_foreign_tags(questions: Sequence[str], special: SpecialTokens, name: str) -> None:
     for number, question in enumerate(questions):
         if foreign_tag_of_question(question) is None:
             continue
-        own = tokenizer.get_added_vocab() if hasattr(tokenizer, "get_added_vocab") else ()
+        own = special.tokenizer.get_added_vocab() if hasattr(special.tokenizer, "get_added_vocab") else ()
         if (tag := foreign_tag_of_question(question, own)) is not None:
             place = "" if number == len(questions) - 1 else f", history[{number}]"
             raise RegionError(

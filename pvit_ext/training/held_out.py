@@ -134,7 +134,8 @@ def _dataset(training: Any, records: Records) -> Any:
     dataset.data_args.region_jitter = 0.0
     dataset.tag_noise = TagNoise()
     dataset.use_stored(None, None)
-    dataset.use_tasks()
-    if dataset.region_processor.tag_style is not None:
-        dataset.survey_tags()
+    with dataset.bad_records.together():
+        dataset.use_tasks()
+        if dataset.region_processor.tag_style is not None:
+            dataset.survey_tags()
     return dataset

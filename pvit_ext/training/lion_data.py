@@ -70,9 +70,12 @@ def prepare_data(dataset: Any, data: Any, stage: str) -> None:
         stage: that :func:`~pvit_ext.training.stages.freeze_for_stage` accepted.
 
     Raises:
+        RecordError: with all records of unknown tasks, wrong tags or ``<hint>`` in an answer, if there are too many.
         ValueError: for flags and records that do not go with the model.
     """
     take_unsaid(dataset, stage)
-    for sentence in (dataset.use_tasks(), dataset.use_tags(data.tag_noise)):
+    with dataset.bad_records.together():
+        sentences = dataset.use_tasks(), dataset.use_tags(data.tag_noise)
+    for sentence in sentences:
         if sentence is not None:
             say(sentence)

@@ -266,11 +266,12 @@ def test_samples_that_the_models_adapters_and_tags_do_not_know_are_named_before_
     ]
     config = pvit_ext.RegionConfig(lion_adapters=4, lion_tags="hint")
     with pytest.raises(RecordError) as raised:
-        check_lion(samples, config, True)
+        check_lion([*samples, replace(samples[1], history=(("what ?", "a <hint>"),), location="line 4")], config, True)
     assert [problem.partition(",")[0] for problem in raised.value.problems] == [
         "line 0: the task 'box' is none of the model's: region",
         "line 2: tags is a list of texts",
         "line 3: the task 'b' is none of the model's: region",
+        "line 4: <hint> stands in an answer; it belongs in a question",
     ]
     check_lion(samples, pvit_ext.RegionConfig(), True)
     check_lion(samples, None, True)

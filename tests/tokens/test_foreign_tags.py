@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.prompt import RegionError, bind_regions, foreign_tag_of_question
 from pvit_ext.tokens.processor import RegionProcessor
@@ -49,7 +50,7 @@ class Qwens:
 
 def asked(text: str, history: list[tuple[str, str]] | None = None, images: int = 1, **query: bool) -> str:
     turns, _ = read_turns(
-        Query(None, text, history=history or (), **query), images, RegionProcessor(), Qwens(), "query 0"
+        Query(None, text, history=history or (), **query), images, RegionProcessor(), SpecialTokens(Qwens()), "query 0"
     )
     return turns[-1]
 
@@ -81,5 +82,5 @@ def test_another_number_of_regions_names_the_tag(tag: str) -> None:
 def test_a_hint_in_an_earlier_answer_is_refused_where_there_is_a_hint_vector() -> None:
     query = Query(None, "And <hint>?", history=[("What?", "a dog"), ("Sure?", "as <hint> says")])
     with pytest.raises(RegionError, match=r"^query 0, history\[1\]: <hint> stands in an answer; it belongs"):
-        read_turns(query, 1, RegionProcessor(tag_style=HINT_STYLE), Qwens(), "query 0")
-    assert read_turns(query, 1, RegionProcessor(), Qwens(), "query 0")[1][1] == "as <hint> says"
+        read_turns(query, 1, RegionProcessor(tag_style=HINT_STYLE), SpecialTokens(Qwens()), "query 0")
+    assert read_turns(query, 1, RegionProcessor(), SpecialTokens(Qwens()), "query 0")[1][1] == "as <hint> says"

@@ -116,6 +116,25 @@ def test_a_router_takes_what_nobody_says(dataset_over: Any) -> None:
     assert said == ["tasks: region 1, image 2"], "in a stage of one task its adapters take them"
 
 
+def test_bad_tasks_and_bad_tags_are_named_together(dataset_over: Any) -> None:
+    records = [record(0) | {"tags": ["cat"]}, answering("a <hint>"), whole(lion_task="box"), whole(tags="dog")]
+    dataset = dataset_over(records, style="hint")
+    flags = SimpleNamespace(tag_noise=TagNoise())
+    with pytest.raises(RecordError, match="3 bad records"):
+        prepare_data(dataset, flags, "finetune")
+    dataset.bad_records = BadRecords(2)
+    with pytest.raises(RecordError, match="3 bad records, --max_bad_records allows 2"):
+        prepare_data(dataset, flags, "finetune")
+    dataset.bad_records = BadRecords(3)
+    prepare_data(dataset, flags, "finetune")
+
+
+def test_bad_tags_are_named_where_no_others_are_left(dataset_over: Any) -> None:
+    dataset = dataset_over([whole(tags="dog")], style="hint")
+    with pytest.raises(RecordError, match="tags is a list"):
+        prepare_data(dataset, SimpleNamespace(tag_noise=TagNoise()), "finetune")
+
+
 def test_hints_in_answers_are_named_with_the_bad_tags(dataset_over: Any) -> None:
     records = [record(0) | {"tags": ["cat"]}, answering("a <hint>"), record(0) | {"tags": "dog"}]
     dataset = dataset_over(records, None, "hint")
@@ -139,6 +158,11 @@ def test_held_out_records_are_looked_at_before_the_first_step(
     held_out = load_records(write(data.parent, [record(0), bad, bad]))
     with pytest.raises(RecordError, match=rf"2 bad records(.|\n)*'1'\): {said}(.|\n)*'2'\): {said}"):
         HeldOut(SimpleNamespace(train_dataset=training, args=SimpleNamespace(region_eval_records=None)), held_out)
+    mixed = [bad, whole(lion_task="car"), whole(tags="dog"), answering("a <hint>")]
+    training = dataset_over([record(0)], style="hint")
+    records = load_records(write(data.parent, [record(0) | {"tags": ["cat"]}, *mixed]))
+    with pytest.raises(RecordError, match=r"4 bad records"):
+        HeldOut(SimpleNamespace(train_dataset=training, args=SimpleNamespace(region_eval_records=None)), records)
     one = SimpleNamespace(region_eval_records=1, region_eval_data=str(data.parent / "some.json"))
     assert HeldOut(SimpleNamespace(train_dataset=training, args=one), held_out).count == 1, "the others are not asked"
 

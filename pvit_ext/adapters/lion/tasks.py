@@ -72,18 +72,22 @@ class Tasks:
         Raises:
             ValueError: naming the sample, for a task that the model does not know.
         """
+        if (problem := self.problem(asked, has_regions)) is not None:
+            raise ValueError(f"{name}: {problem}")
         if asked is None and self.by_question:
             return UNSAID if self.alone is None else self.names.index(self.alone)
-        usual = REGION if has_regions else IMAGE
-        if (found := usual if asked is None else asked) in self.names:
-            return self.names.index(found)
+        return self.names.index(_usual(has_regions) if asked is None else asked)
+
+    def problem(self, asked: str | None, has_regions: bool) -> str | None:
+        """Why a sample is of no task of the model's, None if it is of one; arguments as of :meth:`number`."""
         known = ", ".join(self.names)
         if asked is not None:
-            raise ValueError(f"{name}: the task {asked!r} is none of the model's: {known}")
-        kind = "with" if has_regions else "without"
-        raise ValueError(
-            f"{name}: a sample {kind} regions is of the task {usual!r}, and the model has {known}: say which, by the "
-            f"key {RECORD_KEY!r} of a record, Query(task=...) or tasks=[...]"
+            return None if asked in self.names else f"the task {asked!r} is none of the model's: {known}"
+        if self.by_question or (usual := _usual(has_regions)) in self.names:
+            return None
+        return (
+            f"a sample {'with' if has_regions else 'without'} regions is of the task {usual!r}, and the model has "
+            f"{known}: say which, by the key {RECORD_KEY!r} of a record, Query(task=...) or tasks=[...]"
         )
 
     def numbers(
@@ -147,6 +151,10 @@ class Tasks:
         """Numbers (B,) -> weights (B, T) of each task's gates; any for one that was not said."""
         # one_hot asks for the largest number, which a plan's fake tensors do not have in torch 2.0
         return torch.eye(len(self.names), device=numbers.device)[numbers.clamp(min=0)]
+
+
+def _usual(has_regions: bool) -> str:
+    return REGION if has_regions else IMAGE
 
 
 def has_values(tensor: Tensor) -> bool:

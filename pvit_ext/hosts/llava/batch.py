@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.llava.image_layout import ImageLayout
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
@@ -25,7 +26,7 @@ from pvit_ext.tokens.routing_inputs import routing_inputs
 from pvit_ext.tokens.turns import read_turns
 
 
-def build_prompt(query: Query, conv: Any, name: str, model: Any, tokenizer: Any = None) -> RegionPrompt:
+def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
     Args:
@@ -33,7 +34,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, tokenizer: Any 
         conv: LLaVA's conversation template.
         name: of the query, for messages.
         model: LLaVA model.
-        tokenizer: its, see :func:`~pvit_ext.tokens.turns.read_turns`.
+        special: tokens of its tokenizer, see :func:`~pvit_ext.tokens.turns.read_turns`.
 
     Raises:
         RegionError: naming the query.
@@ -41,7 +42,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, tokenizer: Any 
     with reading(name):
         sizes = query.image_sizes()
     processor = RegionProcessor.of(model.region_module)
-    questions, answers = read_turns(query, len(sizes), processor, tokenizer, name, "\n")
+    questions, answers = read_turns(query, len(sizes), processor, special or SpecialTokens(), name, "\n")
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)

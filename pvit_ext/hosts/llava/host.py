@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.files import read_json
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind
@@ -59,6 +60,7 @@ class LlavaChat:
                 "pvit_ext.load_pretrained_model, or give it regions with pvit_ext.attach(model, config)"
             )
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.special = SpecialTokens(tokenizer)
         self.template = conversation(model, conv_version, system, tokenizer)
 
     @property
@@ -69,7 +71,7 @@ class LlavaChat:
 
     def prompt(self, query: Query, name: str) -> RegionPrompt:
         """The conversation as one text; see :func:`~pvit_ext.hosts.llava.batch.build_prompt`."""
-        return build_prompt(query, self.template, name, self.model, self.tokenizer)
+        return build_prompt(query, self.template, name, self.model, self.special)
 
     def vision_tower(self) -> HostTower | None:
         """The tower; None for a model without one, or whose weights are not where they run."""

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 from torch import Tensor
 
+from pvit_ext.data.tags.special_tokens import SpecialTokens
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages, prepare
@@ -56,6 +57,7 @@ class TransformersChat:
             )
         self.model, self.processor, self.system = model, processor, system
         self.tokenizer = processor.tokenizer
+        self.special = SpecialTokens(self.tokenizer)
         regions = getattr(processor, "pvit_regions", None)
         _check_processor(model, regions)
         self.regions: RegionProcessor | None = None if regions is None else regions.samples
@@ -177,7 +179,7 @@ class TransformersChat:
 
     def _messages(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
         regions = self.regions or RegionProcessor()
-        questions, answers = read_turns(query, images, regions, self.tokenizer, name)
+        questions, answers = read_turns(query, images, regions, self.special, name)
         messages = [] if self.system is None else [message("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
             messages.append(message("user", question))

@@ -46,12 +46,12 @@ def test_what_is_no_tag_is_said(value: Any, said: str) -> None:
 
 def test_a_special_token_of_a_tokenizer_is_no_tag() -> None:
     added = {0: SimpleNamespace(content="<turn>", special=True), 1: SimpleNamespace(content="dog", special=False)}
-    special = SpecialTokens.of(SimpleNamespace(all_special_tokens=["</s>", "[PAD]"], added_tokens_decoder=added))
+    special = SpecialTokens(SimpleNamespace(all_special_tokens=["</s>", "[PAD]"], added_tokens_decoder=added))
     assert clean_tags(["dog", "< s", "[PAD]"], special) == ["dog", "< s", "(PAD)"], "brackets are round by then"
     for tag, token in (("a </s>", "</s>"), ("<turn>", "<turn>")):
         with pytest.raises(ValueError, match=rf"tags\[1\] '{tag}' holds {token}, a special token of the tokenizer"):
             clean_tags(["dog", tag], special)
-    assert clean_tags(["</s>"], SpecialTokens.of(SimpleNamespace())) == ["</s>"]
+    assert clean_tags(["</s>"], SpecialTokens(SimpleNamespace())) == ["</s>"]
 
 
 def test_the_sentence_stands_behind_leading_images_and_before_the_question() -> None:
