@@ -148,11 +148,8 @@ class RegionConfig:
             if (found := getattr(self, name)) is not None and not getattr(self, part):
                 raise ValueError(f"{name} {found!r} cannot apply without {called}: give {part} too")
 
-    def of_parts(self) -> RegionConfig:
-        """What a file of region modules says to a model that it is put on: nothing of LION's parts that it lacks.
-
-        Those stay on a model, whatever it is given; parts of region tokens follow the file.
-        """
+    def without_absent_lion(self) -> RegionConfig:
+        """The same config with LION's parts that it lacks unsaid: a model that a file is put on keeps its own."""
         absent: dict[str, Any] = {name: None for name in _PARTS_OF_LION if not getattr(self, name)}
         return replace(self, **absent)
 

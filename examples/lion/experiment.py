@@ -16,7 +16,6 @@ from examples.quickstart.phases import Phases
 from examples.quickstart.towers import Scenes
 from examples.quickstart.world import make_scenes
 
-REMEDY = "start over with --fresh"
 _OTHER_SCENES = 1000
 """Added to the seed of scenes that settings are chosen on: of the training handwriting and photographs, but new."""
 
@@ -50,7 +49,7 @@ class Experiment:
         made = self.base.build()
         if not self.images.is_dir():
             write_images(self._train, self.images)
-        phases = Phases(self.output / "start", self.settings.start(), remedy=REMEDY)
+        phases = Phases(self.output / "start", self.settings.start())
         phases.run("region projector", self._align)
         return {**made, "seconds": {**made["seconds"], **phases.seconds}}
 
@@ -61,7 +60,7 @@ class Experiment:
             name: of the arm.
             seed: of the conversations, of new parts and of the order.
         """
-        phases = Phases(self.output / f"seed-{seed}" / name, self._described(seed), remedy=REMEDY)
+        phases = Phases(self.output / f"seed-{seed}" / name, self._described(seed))
         last = Path(phases.run(f"seed {seed}: {name}", partial(self._train_arm, name, seed)))
         what = "questions about new training scenes" if self.develop else "questions"
         ask = partial(ask_arm, ARMS[name], last, self.asked, self.settings)

@@ -1,4 +1,4 @@
-"""Sizes and rates of the experiment; they were chosen on a part of the training scenes (``--develop``)."""
+"""Sizes and rates of the experiment; choose them on new scenes of the training handwriting (``--develop``)."""
 
 from __future__ import annotations
 

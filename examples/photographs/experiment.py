@@ -19,7 +19,6 @@ from examples.photographs.sources import contents, write_parts
 from examples.photographs.training import Trainer
 from examples.quickstart.phases import Phases, has_run
 
-REMEDY = "start over with --fresh"
 _BASE, _LAST = "stage 0", "stage 2 questions"
 _DEVELOP = "-develop"
 
@@ -77,7 +76,7 @@ class Experiment:
     def base(self) -> dict[str, float]:
         """Records, language model and stage 0, which all arms build on; seconds of each."""
         self._convert()
-        phases = Phases(self.folder, {**self.described, **self.source}, remedy=REMEDY)
+        phases = Phases(self.folder, {**self.described, **self.source})
         phases.run("records", self._write_records)
         phases.run("language model", self._write_language_model)
         phases.run(_BASE, partial(self.trainer.tags, self._language, self._records("tags"), self.folder / "base"))
@@ -89,7 +88,7 @@ class Experiment:
         Args:
             name: of an arm, or ``photograph``, ``probe`` or ``majority``.
         """
-        phases = Phases(self.folder / name, self.described, remedy=REMEDY)
+        phases = Phases(self.folder / name, self.described)
         found = self._run_arm(name, phases) if name in ARMS else self._run_answers(name, phases)
         seconds = dict(phases.seconds)
         return {
@@ -157,7 +156,7 @@ class Experiment:
 
     def _convert(self) -> None:
         with alone(self.shared):
-            Phases(self.shared, self.source, remedy=REMEDY)  # refuses the records of other data
+            Phases(self.shared, self.source)  # refuses the records of other data
             write_parts(self.root, self.shared)
             if not (self.shared / "dev.jsonl").is_file():
                 data.hold_out(self.shared / "train.jsonl", self.shared)

@@ -60,7 +60,9 @@ class ModelFlags(_RegionFlags):
         Raises:
             ValueError: when a flag contradicts what is there already, or is no JSON object.
         """
-        config = present if self.region_modules is None else read_region_config(self.region_modules).config.of_parts()
+        config = present
+        if self.region_modules is not None:
+            config = read_region_config(self.region_modules).config.without_absent_lion()
         given = self._given()
         if config is None:
             return RegionConfig(**given)

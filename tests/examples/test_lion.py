@@ -93,6 +93,14 @@ def test_a_claim_shows_where_all_seeds_agree_beyond_their_spread(better: list[fl
     assert "| two routed adapters, mixed training | none | 3 |" in report.scores_table(found)
 
 
+@pytest.mark.parametrize(
+    ("better", "shows"), [([0.4, 0.401, 0.402], True), ([0.43, 0.38, 0.39], False), ([0.42, 0.42, 0.42], False)]
+)
+def test_no_difference_shows_where_seeds_agree_on_none(better: list[float], shows: bool) -> None:
+    (claim,) = (one for one in CLAIMS if one.no_difference)
+    assert report.holds([one - 0.4 for one in better], claim) is shows
+
+
 @pytest.mark.slow
 def test_a_small_run_leaves_its_reports_and_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from examples.lion.__main__ import main

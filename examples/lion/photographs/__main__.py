@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in args.seeds:
         experiment = LionExperiment(root, args.output, settings, seed, args.tagger, args.develop, args.limit)
         seconds = experiment.base()
+        described = {name: value for name, value in experiment.described.items() if name != "seed"}
         made_with = {
-            **experiment.described,
+            **described,
             "tagger's": experiment.quality,
             "without a model": experiment.without_a_model,
         }

@@ -135,10 +135,12 @@ def tag_records(job: TagJob) -> Report:
     key = repr((VERSION, state_of(job.source), folder, job.tagger.key))
     report, unknown = Report("tags", job.source, job.max_bad_records), list[str]()
     with Output(job.out, key, report) as output:
-        names = dict[str, None]() if isinstance(job.tagger, TagFile) else None
-        total = _count(job.source, names)
+        names = dict[str, None]()
         if isinstance(job.tagger, TagFile):  # here, since no worker sees all records
-            job.tagger.check_names(names or ())
+            total = _count(job.source, names)
+            job.tagger.check_names(names)
+        else:
+            total = _count(job.source, None)
         with tqdm(total=total, unit=" records", desc="tags", initial=min(output.batches * _BATCH, total)) as bar:
             work = _Work(job.tagger, folder)
             batches = _batches(job.source, output.batches)

@@ -76,7 +76,8 @@ def load_kind(kind: CheckpointKind, call: LoadCall, values: dict[str, Any] | Non
     tokenizer, model = load_kind(under, call, values)
     if kind.regions:
         saved = read_region_config(kind.folder)
-        attach(model, saved.config.of_parts(), checkpoint=str(kind.folder), filled_later=True, facts=saved.facts)
+        config = saved.config.without_absent_lion()
+        attach(model, config, checkpoint=str(kind.folder), filled_later=True, facts=saved.facts)
         load_region_modules(model, kind.folder)
     if kind.projector:
         load_projector(model, kind.folder / PROJECTOR_FILE)

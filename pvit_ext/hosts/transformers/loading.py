@@ -56,7 +56,7 @@ def load_kind(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any]:
     processor, model = load_kind(under, call)
     if kind.regions:
         saved, folder = read_region_config(kind.folder), str(kind.folder)
-        config = saved.config.of_parts()
+        config = saved.config.without_absent_lion()
         attach(model, config, folder, filled_later=True, facts=saved.facts, processor=processor)
         load_region_modules(model, kind.folder)
     if kind.adapter:
