@@ -110,7 +110,7 @@ class RegionConfig:
                 tokens, of which an encoder with T = 0 has none, and options of LION that cannot apply.
         """
         check_types(RegionConfig, vars(self), "region config")
-        self._check_lion()
+        self.check_lion()
         if self.cross_layers is not None and self.cross_layers < 0:
             raise ValueError(f"cross_layers is {self.cross_layers!r}: how many blocks, 0 or more")
         config = self.decided()
@@ -135,7 +135,8 @@ class RegionConfig:
         there = [name for name, (part, _) in _OPTIONS_OF.items() if getattr(config, part)]
         return replace(config, **{name: usual[name] for name in there if name in usual})
 
-    def _check_lion(self) -> None:
+    def check_lion(self) -> None:
+        """Raise ValueError for options of LION that cannot be, or cannot apply."""
         if self.lion_adapters is not None and self.lion_adapters < 0:
             raise ValueError(f"lion_adapters is {self.lion_adapters!r}: the hidden width of an adapter, 0 for none")
         if self.lion_routing not in (None, *LION_ROUTING):

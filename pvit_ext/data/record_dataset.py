@@ -34,6 +34,23 @@ _ADAPTERS = "--region_lion_adapters 64"
 _WRITE = "`pvit-ext data tags` writes them"
 
 
+def check_tag_flags(style: str | None, noise: TagNoise, records: Records) -> None:
+    """Refuse what flags and the index of a file tell, before a model is there.
+
+    Args:
+        style: how the model reads tags; None if it reads none.
+        noise: what the run makes of them.
+        records: of the file.
+
+    Raises:
+        ValueError: for noise where the model reads no tags, and for a file without any where it does.
+    """
+    if style is None and noise.changes:
+        raise ValueError(f"--tag_drop, --tag_wrong and --tag_shuffle change tags; the model reads none: {_READ}")
+    if style is not None and not records.tagged.any():
+        raise ValueError(f"the model reads tags, and no record has any ({records.summary}); {_WRITE}")
+
+
 class RecordDataset(Dataset[dict[str, Any]]):
     """Items made of records; a host says how, in :meth:`_item`.
 
@@ -73,15 +90,12 @@ class RecordDataset(Dataset[dict[str, Any]]):
             noise: what the run makes of them.
 
         Raises:
-            ValueError: for noise where the model reads no tags, for a file without any, and for wrong tags where all
-                records share one.
+            ValueError: as :func:`check_tag_flags`, for a file of empty lists, and for wrong tags where all records
+                share one.
             RecordError: as :meth:`survey_tags`.
         """
+        check_tag_flags(self.region_processor.tag_style, noise, self.records)
         if self.region_processor.tag_style is None:
-            if noise.changes:
-                raise ValueError(
-                    f"--tag_drop, --tag_wrong and --tag_shuffle change tags; the model reads none: {_READ}"
-                )
             if not self.records.tagged.any():
                 return None
             return f"the records have tags, and the model does not read them; for one that does: {_READ}"

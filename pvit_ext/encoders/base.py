@@ -19,6 +19,7 @@ from pvit_ext.ops.frozen import FrozenInEval
 from pvit_ext.plugins import Registry
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
+from pvit_ext.value_types import check_types
 
 ENTRY_POINT_GROUP = "pvit_ext.region_encoders"
 
@@ -259,6 +260,7 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     Raises:
         ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.
     """
+    check_types(RegionConfig, vars(config), "region config")  # an encoder reads its options at once
     encoder = REGION_ENCODERS.require(config.encoder)(config, tower_config)
     config.resolved(encoder.tokens_per_region)  # raises
     return encoder

@@ -74,7 +74,7 @@ class Adapters:
             raise ValueError("the model has adapters already: load its base anew, and add all results to one Adapters")
         if name in self._tensors:
             raise ValueError(f"{name!r} is taken: give a name that none of {self.names} has")
-        if not name.isidentifier():
+        if not (isinstance(name, str) and name.isidentifier()):
             raise ValueError(f"{name!r} is no name: give letters, digits and _, with no digit in front")
         kind = self._kind_of(str(folder))
         if not kind.adapter or kind.folder is None:

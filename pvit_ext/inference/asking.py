@@ -94,6 +94,7 @@ _SET_BY_ASK = {
         ("images", "image_sizes", "pixel_values", "regions", "region_extra", "region_sizes", "region_views"),
         "the queries give it; Query(image, text, regions)",
     ),
+    **dict.fromkeys(("tasks", "questions"), "the queries give it; Query(image, text, task=NAME)"),
     **dict.fromkeys(
         ("eos_token_id", "pad_token_id"),
         "the template and the tokenizer give it; to end answers elsewhere pass stopping_criteria=",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Optional, cast
 
 import transformers
@@ -79,8 +80,14 @@ class ModelFlags(_RegionFlags):
         Raises:
             OSError: when there is no config.json.
         """
-        if self.region_modules is not None:
-            return None
+        return None if self.region_modules is not None else self.base_config()
+
+    def base_config(self) -> RegionConfig | None:
+        """Config of the regions in MODEL, read from its config.json.
+
+        Raises:
+            OSError: when there is no config.json.
+        """
         stored = transformers.PretrainedConfig.get_config_dict(str(self.model_name_or_path))[0].get(CONFIG_KEY)
         return None if stored is None else regions_from_json(stored).config
 
@@ -182,23 +189,31 @@ def refuse_replicas(arguments: Any) -> None:
         )
 
 
-def check_data(data: Any, stage: str) -> None:
+def check_data(data: Any, training: Any) -> None:
     """Read the records for the dataset, before minutes go into loading the model.
 
     Args:
         data: :class:`DataFlags` with ``data_path`` and ``image_folder``.
-        stage: of the run.
+        training: :class:`TrainingFlags`.
 
     Raises:
-        ValueError: when a stage that trains nothing but region modules would see no region.
+        FileNotFoundError: for a file of records that is not there.
+        ValueError: for no such file, images without a folder, and when a stage that trains nothing but region modules
+            would see no region.
         RecordError: for bad records, with all of them.
         CacheError: for a cache of region features that is not complete, or of other images.
     """
     if data.data_path is None:
         raise ValueError("--data_path is missing: the records to train on, a JSON array or JSON Lines")
+    for flag, path in (("data_path", data.data_path), ("region_eval_data", training.region_eval_data)):
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"--{flag} {path} is not there, or is no file")
     bad = BadRecords(data.max_bad_records)
     data.read = load_records(data.data_path, data.image_folder, bad), bad
-    if stage == "align" and not (summary := data.read[0].summary).regions:
+    summary = data.read[0].summary
+    if summary.images and data.image_folder is None:
+        raise ValueError(f"--image_folder is missing: the folder of the {summary.images} images that the records name")
+    if training.stage == "align" and not summary.regions:
         raise ValueError(
             f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
             'modules: give its records "regions" and <region> in their questions, or train with --stage finetune'
@@ -235,6 +250,8 @@ def _flags_of_yaml(path: str) -> list[str]:
     """The words of a YAML file; scalars stay as written, because YAML reads ``no`` as False and ``1e-3`` as text."""
     import yaml
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{CONFIG} {path} is not there, or is no file: give a YAML file of flags")
     with open(path, encoding="utf-8") as stream:
         text = stream.read()
     try:

@@ -5,44 +5,58 @@ from __future__ import annotations
 from typing import Any
 
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.config import RECORD_KEY
+from pvit_ext.config import RECORD_KEY, RegionConfig
+from pvit_ext.data.record_dataset import check_tag_flags
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.training.arguments import ModelFlags
 from pvit_ext.training.stages import is_of_lion, take_unsaid, task_of_stage, tasks_for_stage
 from pvit_ext.training.start import say
 
 
-def tasks_by_flags(model: Any) -> Tasks | None:
-    """The tasks of the model that a run will load, by config.json and the flags; None where they say none.
+def config_by_flags(model: Any) -> RegionConfig | None:
+    """The region modules of the model that a run will load, by config.json and the flags; None without a config.json.
 
     Args:
         model: :class:`~pvit_ext.training.arguments.ModelFlags`.
 
     Raises:
-        ValueError: for flags that contradict what is there.
+        ValueError: for flags that contradict what is there, or each other.
     """
     try:
-        return Tasks.of(ModelFlags.region_config(model, model.stored_config()))
+        base = model.base_config()
+        config = ModelFlags.region_config(model, model.stored_config())
     except OSError:  # loading says what is missing
         return None
+    config = config if base is None else config.continuing(base)
+    config.check_lion()
+    return config
 
 
-def check_tasks(tasks: Tasks | None, data: Any, training: Any) -> None:
-    """Refuse records for what a stage trains, before minutes go into loading the model.
+def check_lion(config: RegionConfig | None, data: Any, training: Any) -> None:
+    """Refuse records for what a stage trains or the model reads, before minutes go into loading the model.
 
     Args:
-        tasks: of the model.
+        config: of the model's region modules; None where it is not known yet.
         data: :class:`~pvit_ext.training.arguments.DataFlags` whose records have been read.
         training: :class:`~pvit_ext.training.arguments.TrainingFlags`.
 
     Raises:
         RecordError: for records of tasks that the model does not know, with all of them.
-        ValueError: for a stage of LION that has no record of a task that it trains.
+        ValueError: for a stage of LION without adapters, or without a record of a task that it trains, and for tags
+            that the model does not read, or that no record has.
     """
-    stage, (records, bad) = training.stage, data.read
-    if tasks is None:
+    if config is None:
         return
-    survey = TaskSurvey.of(records, tasks_for_stage(tasks, stage) if is_of_lion(stage) else tasks)
+    stage, tasks = training.stage, Tasks.of(config)
+    tasks = tasks_for_stage(tasks, stage) if is_of_lion(stage) else tasks
+    if tasks is not None:
+        _check_tasks(tasks, data, training)
+    check_tag_flags(config.lion_tags, data.tag_noise, data.read[0])
+
+
+def _check_tasks(tasks: Tasks, data: Any, training: Any) -> None:
+    stage, (records, bad) = training.stage, data.read
+    survey = TaskSurvey.of(records, tasks)
     bad.add(*survey.bad)
     if is_of_lion(stage) and not training.allow_no_gradient:
         _check_counts(survey, stage)

@@ -12,7 +12,7 @@ from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
-from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
+from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.lora_arguments import check_tokens_of
 from pvit_ext.training.region_cache import use_caches
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
@@ -56,8 +56,8 @@ def parse(host: TrainingHost, words: list[str], attn_implementation: str | None 
     """Flags as the host's dataclasses, checked against each other and the data."""
     args = parse_flags(host, words, attn_implementation)
     refuse_replicas(args.training)
-    check_data(args.data, args.training.stage)
-    check_tasks(tasks_by_flags(args.model), args.data, args.training)
+    check_data(args.data, args.training)
+    check_lion(config_by_flags(args.model), args.data, args.training)
     return args
 
 
@@ -66,6 +66,8 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = transformers.HfArgumentParser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
+    if model.model_name_or_path is None:  # LLaVA's own default is a model that it has no class for
+        raise ValueError("--model_name_or_path is missing: a LLaVA, or a language model to make one of")
     check_tokens_of(training, model.model_name_or_path)
     return Arguments(model, data, training, model.attn_implementation or attn_implementation)
 

@@ -56,8 +56,13 @@ def _flags_of(kind: CheckpointKind, output: str | None) -> list[str]:
 
 
 def _check_modules(kind: CheckpointKind, modules: str) -> None:
-    """Refuse ``--region_modules`` that would leave out an adapter or MODEL's own; say which modules they replace."""
-    if Path(modules, CONFIG_FILE).is_file() and check_adapter_files(Path(modules)):
+    """Refuse ``--region_modules`` that are none, or would leave out an adapter or MODEL's own; say what they replace.
+
+    Raises:
+        FileNotFoundError, ValueError: with what to give.
+    """
+    written = Path(modules, CONFIG_FILE).is_file()
+    if written and check_adapter_files(Path(modules)):
         raise ValueError(
             f"--{_MODULES} {modules} holds a LoRA adapter too, which would be left out: name it as --{_MODEL}, "
             f"without --{_MODULES}"
@@ -66,6 +71,11 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
         raise ValueError(
             f"--{_MODEL} {kind.path} holds region modules, and --{_MODULES} names others: drop one of them "
             f'(--{_MODULES} "" takes away what a recipe names)'
+        )
+    if not written:
+        raise FileNotFoundError(
+            f"--{_MODULES} {modules} has no {CONFIG_FILE}: give the output of the stage before (STAGE1 and STAGE2 "
+            'name it to the recipes), or "" for none'
         )
     if kind.base is None and CONFIG_KEY in PretrainedConfig.get_config_dict(kind.path)[0]:
         say(f"{modules}: its region modules replace those of {kind.path}")

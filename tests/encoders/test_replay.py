@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pvit_ext import Region, RegionConfig, RegionError
-from pvit_ext.encoders.base import RegionInputs
+from pvit_ext.encoders.base import RegionInputs, build_region_encoder
 from pvit_ext.encoders.coverage import mask_coverage
 from pvit_ext.encoders.replay import Replay, build
 from pvit_ext.regions.view import View
@@ -211,6 +211,11 @@ def test_boxes_stay_float32_under_half_precision() -> None:
         half = make().bfloat16()(inputs_of([box], maps))
     assert half.dtype == torch.bfloat16
     assert torch.equal(half, make()(inputs_of([box], maps.float())).bfloat16())
+
+
+def test_options_of_another_type_are_told_as_such() -> None:
+    with pytest.raises(ValueError, match="'encoder_options' is an object, got"):
+        build_region_encoder(RegionConfig("replay", encoder_options="{}"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,9 @@ def test_an_unreadable_image_names_the_query(talking: Parts, tmp_path: Path, con
         path.write_bytes(content)
     with pytest.raises(RegionError, match=r"query 1: cannot read its image: "):
         answers(talking, [FINE, Query(path, "Red?")], max_new_tokens=1)
+
+
+def test_parts_in_another_order_are_named(talking: Parts) -> None:
+    model, tokenizer, processor = talking
+    with pytest.raises((TypeError, ValueError), match=r"^the (second|third) argument is"):
+        pvit_ext.ask(model, processor, tokenizer, MIXED)

@@ -26,6 +26,8 @@ from tests.inference.queries import BOX, MIXED, WIDE, Loaded
         ({"pad_token_id": 2}, r"does not take pad_token_id="),
         ({"attention_mask": None}, r"does not take attention_mask=: the queries give the prompts"),
         ({"inputs": None}, r"does not take inputs="),
+        ({"tasks": ["image"]}, r"does not take tasks=: .*task=NAME"),
+        ({"questions": None}, r"does not take questions="),
         ({"regions": [[BOX]]}, r"does not take regions=: .*Query\(image, text, regions\)"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"temprature": 1.0}, "temprature"),

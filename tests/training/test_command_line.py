@@ -12,7 +12,7 @@ from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.llava.arguments import RegionModelArguments
 from pvit_ext.training.start import resolve_model
 from tests.tiny import TINY_REGIONCLIP
-from tests.training.runs import flags, run
+from tests.training.runs import LlavaHost, flags, run
 
 
 def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
@@ -122,3 +122,23 @@ def test_a_file_that_is_no_yaml_and_none_at_all(tmp_path: Path) -> None:
 def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="align, finetune"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="three"))
+
+
+def test_files_and_folders_that_are_not_there_are_named_with_their_flag(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaHost, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    away, stock = tmp_path / "away", flags(llava_checkpoint, data, tmp_path / "out")
+    wrong = {
+        f"--data_path {away} is not there": ["--data_path", str(away)],
+        f"--region_eval_data {away} is not there": ["--region_eval_data", str(away)],
+        f"--region_modules {away} has no region_config.json: give the output": ["--region_modules", str(away)],
+        f"--config {away} is not there": ["--config", str(away)],
+    }
+    for message, words in wrong.items():
+        with pytest.raises(FileNotFoundError, match=f"^{message}"):
+            run(monkeypatch, [*stock, *words])
+    for name in ("image_folder", "model_name_or_path"):
+        place = stock.index(f"--{name}")
+        with pytest.raises(ValueError, match=f"^--{name} is missing: "):
+            run(monkeypatch, stock[:place] + stock[place + 2 :])

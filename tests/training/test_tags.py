@@ -89,7 +89,7 @@ def test_a_file_without_tags_and_noise_without_a_model_that_reads_them_are_refus
         dataset.use_tags(TagNoise(drop=0.1))
     assert dataset.use_tags(TagNoise()) is None
     dataset.region_processor = READS
-    with pytest.raises(ValueError, match=r"no record has any .*7 have none.*; `pvit-ext data tags` writes them"):
+    with pytest.raises(ValueError, match=r"no record has any .*7 images.*; `pvit-ext data tags` writes them"):
         dataset.use_tags(TagNoise())
 
 

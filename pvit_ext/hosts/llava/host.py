@@ -59,6 +59,16 @@ class LlavaChat:
                 f"the model is a {type(model).__name__} of LLaVA's stock classes: load it with "
                 "pvit_ext.load_pretrained_model, or give it regions with pvit_ext.attach(model, config)"
             )
+        if not hasattr(tokenizer, "convert_tokens_to_ids"):
+            raise TypeError(
+                f"the second argument is a {type(tokenizer).__name__}, and no tokenizer: give what "
+                "load_pretrained_model returned, in the order model, tokenizer, image processor"
+            )
+        if hasattr(image_processor, "convert_tokens_to_ids") or hasattr(image_processor, "tokenizer"):
+            raise TypeError(
+                f"the third argument is a {type(image_processor).__name__}, and no image processor: give the one that "
+                "load_pretrained_model returned with this model"
+            )
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.special = SpecialTokens(tokenizer)
         self.template = conversation(model, conv_version, system, tokenizer)

@@ -50,10 +50,10 @@ class TransformersChat:
                 f"conv_version={conv_version!r} names one of LLaVA's templates; a {type(model).__name__} is asked by "
                 "its processor's own chat template: leave it out"
             )
-        if getattr(processor, "chat_template", None) is None:
+        if getattr(processor, "chat_template", None) is None or not hasattr(processor, "tokenizer"):
             raise ValueError(
-                f"the third argument is a {type(processor).__name__} that has no chat template: give the one that "
-                "load_pretrained_model returns, or set its chat_template"
+                f"the third argument is a {type(processor).__name__} that has no chat template, or no tokenizer: give "
+                "the one that load_pretrained_model returns, or set its chat_template"
             )
         self.model, self.processor, self.system = model, processor, system
         self.tokenizer = processor.tokenizer

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
     """LLaVA's model arguments and the region encoder's."""
 
-    model_name_or_path: str = llava_train.ModelArguments.model_name_or_path
+    model_name_or_path: str | None = None
     vision_tower: str | None = field(default=None, metadata={"help": "default the checkpoint's own"})
     mm_projector_type: str | None = field(default=None, metadata={"help": "default the checkpoint's own, else linear"})
     mm_vision_select_layer: int | None = field(default=None, metadata={"help": "default the checkpoint's own, else -1"})
@@ -63,7 +63,7 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                 f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
             )
         self.drop_empty_paths()
-        if self.model_name_or_path != RegionModelArguments.model_name_or_path:
+        if self.model_name_or_path is not None:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
             self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
             if values.get("mm_vision_tower"):

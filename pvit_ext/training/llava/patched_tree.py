@@ -15,7 +15,7 @@ from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training.arguments import check_data, expand_command_line
-from pvit_ext.training.lion_data import check_tasks, prepare_data, tasks_by_flags
+from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
@@ -65,10 +65,10 @@ class ArgumentParser(transformers.HfArgumentParser):
         parsed = super().parse_args_into_dataclasses(*args, **keywords)
         by_kind = {type(one): one for one in parsed}
         if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
-            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments].stage)
+            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
             _refuse_methods(by_kind[RegionTrainingArguments])
             if (named := by_kind.get(RegionModelArguments)) is not None:
-                check_tasks(tasks_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
+                check_lion(config_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
         if (model := by_kind.get(RegionModelArguments)) is not None:
             model.model_name_or_path = CheckpointPath(model.model_name_or_path)
         return parsed

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.training.arguments import check_data
-from pvit_ext.training.lion_data import check_tasks
+from pvit_ext.training.lion_data import check_lion
 from pvit_ext.training.plan.activations import Activations, Precision, count_activations
 from pvit_ext.training.plan.memory import Memory, Tensors, count_memory
 from pvit_ext.training.plan.optimizers import name_of
@@ -141,8 +140,8 @@ def _samples(run: RunOutline, question: Question) -> int | None:
         return question.samples
     if data.data_path is None or not Path(data.data_path).exists():
         return None
-    check_data(data, run.args.training.stage)
-    check_tasks(Tasks.of(run.model.region_module.config), data, run.args.training)
+    check_data(data, run.args.training)
+    check_lion(run.model.region_module.config, data, run.args.training)
     return len(data.read[0])
 
 
