@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class HeldOut:
 
     def _accuracy(self, model: Any) -> float:
         data, batch = self.dataset, self.trainer.args.per_device_eval_batch_size
-        queries = [query_of(sample).read_by(model) for sample in self.samples]
+        queries = [as_trained(query_of(sample), model, data) for sample in self.samples]
         tokens = self.task.max_new_tokens
         answers = ask(model, data.tokenizer, data.data_args.image_processor, queries, tokens, batch)
         pairs = zip(self.samples, answers, strict=True)
@@ -94,6 +95,18 @@ class HeldOut:
 def query_of(sample: Sample) -> Query:
     """A question of the own-set task, as ``pvit-ext eval own`` asks it."""
     return Query(list(sample.images), sample.question, sample.regions(), sample.history, sample.adapters, sample.tags)
+
+
+def as_trained(query: Query, model: Any, dataset: Any) -> Query:
+    """A question for a model in training: without tags that it does not read, of the task that its stage trains.
+
+    Args:
+        query: of a record.
+        model: that trains.
+        dataset: of the training, which knows the tasks.
+    """
+    tasks = dataset.region_processor.tasks
+    return replace(query.read_by(model), task=query.task if tasks is None else tasks.said(query.task))
 
 
 @contextmanager

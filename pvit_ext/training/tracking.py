@@ -30,7 +30,7 @@ from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.tokens.query import Query
 from pvit_ext.training.best import Choice, measured
-from pvit_ext.training.held_out import HeldOut, answering
+from pvit_ext.training.held_out import HeldOut, answering, as_trained
 from pvit_ext.training.throughput import Throughput
 from pvit_ext.training.wandb_run import open_run
 
@@ -207,7 +207,7 @@ class Tracking(TrainerCallback):
         """Every process asks the same: with ZeRO-3 they gather each layer together, else they would wait anyway."""
         trainer, dataset = self.trainer, self.trainer.train_dataset
         model = getattr(trainer.model, "get_base_model", lambda: trainer.model)()  # peft's adapters stay in its layers
-        queries = [sample.query.read_by(model) for sample in self.samples]
+        queries = [as_trained(sample.query, model, dataset) for sample in self.samples]
         with answering(model), trainer.accelerator.autocast():
             processor, batch = dataset.data_args.image_processor, self.args.per_device_eval_batch_size
             return ask(model, dataset.tokenizer, processor, queries, batch_size=batch)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from pvit_ext.adapters.lion.router import QUESTIONS, pad_questions
+from pvit_ext.adapters.lion.mixture import MixtureOfAdapters
+from pvit_ext.adapters.lion.router import QUESTIONS, QuestionRouter, pad_questions
 from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import CONFIG_KEY, EncoderFacts, RegionConfig, regions_to_json
 from pvit_ext.data.bad_records import BadRecords
@@ -23,6 +25,8 @@ from pvit_ext.tokens.serialization import write_region_files
 from pvit_ext.training.arguments import ModelFlags
 from pvit_ext.training.held_out import HeldOut
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
+from pvit_ext.training.tracking import Sample, Tracking
+from pvit_ext.training.trainer import RegionTrainer
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 from tests.training.records import make_dataset, record
@@ -266,6 +270,35 @@ def test_the_survey_of_many_records_reads_none_of_them() -> None:
 HOSTS = ["llava", *[pytest.param("transformers", marks=pytest.mark.slow)] * HAS_TRANSFORMERS_HOST]
 
 
+def noting_routes(monkeypatch: pytest.MonkeyPatch, routes: set[tuple[str, int]]) -> None:
+    """Note which adapters samples go to, by what runs the model."""
+    runs_the_model: list[str] = []
+
+    def watch(owner: Any, name: str) -> None:
+        stock = getattr(owner, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            runs_the_model.append(name)
+            try:
+                return stock(*given, **named)
+            finally:
+                runs_the_model.pop()
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in ((RegionTrainer, "training_step"), (HeldOut, "_loss"), (HeldOut, "_accuracy")):
+        watch(owner, name)
+    watch(Tracking, "_answer")
+    forward = MixtureOfAdapters.forward
+
+    def noting(self: Any, x: Any, mix: Any) -> Any:
+        if runs_the_model:
+            routes.update((runs_the_model[-1], number) for number in mix.argmax(1).tolist())
+        return forward(self, x, mix)
+
+    monkeypatch.setattr(MixtureOfAdapters, "forward", noting)
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_stage_of_one_task_trains_its_adapters_by_records_that_say_none(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
@@ -273,7 +306,15 @@ def test_a_stage_of_one_task_trains_its_adapters_by_records_that_say_none(
     request.param = host
     given, checkpoint, data = runs.of_host(request, tmp_path)
     lion = {"stage": "lion_image", "region_lion_adapters": 4, "region_lion_routing": "question", "max_steps": 2}
-    trainer = given.run(monkeypatch, given.flags(checkpoint, data, tmp_path / "out", **lion))
+    eval_data = {"region_eval_data": data, "region_eval_records": 1}
+    routes: set[tuple[str, int]] = set()
+    noting_routes(monkeypatch, routes)
+    to_regions = torch.tensor([1.0, 0.0])
+    monkeypatch.setattr(QuestionRouter, "forward", lambda _, asked: to_regions.expand(len(asked), 2))
+    trainer = given.run(monkeypatch, given.flags(checkpoint, data, tmp_path / "out", **lion, **eval_data))
+    trainer.tracking.samples = [Sample.of(load_records(str(data), str(data.parent))[0])]
+    trainer.tracking._answer()
+    assert routes == {(where, 1) for where in ("training_step", "_loss", "_accuracy", "_answer")}
     dataset = trainer.train_dataset
     assert dataset.region_processor.tasks.alone == "image"
     adapters = {name: one for name, one in trainer.model.named_parameters() if "adapters" in name and ".up." in name}

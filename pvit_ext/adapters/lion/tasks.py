@@ -61,6 +61,14 @@ class Tasks:
             return None
         return cls(cls.parse(config.lion_tasks).names, config.lion_routing == "question")
 
+    def said(self, asked: str | None) -> str | None:
+        """The task that is said of a sample, by itself or by its stage; None where its regions or the model tell.
+
+        Args:
+            asked: name of the task that a record or query says.
+        """
+        return self.alone if asked is None and self.by_question else asked
+
     def number(self, asked: str | None, has_regions: bool, name: str) -> int:
         """Number of a sample's task; :data:`UNSAID` where the model chooses by the question.
 
@@ -74,8 +82,9 @@ class Tasks:
         """
         if (problem := self.problem(asked, has_regions)) is not None:
             raise ValueError(f"{name}: {problem}")
+        asked = self.said(asked)
         if asked is None and self.by_question:
-            return UNSAID if self.alone is None else self.names.index(self.alone)
+            return UNSAID
         return self.names.index(_usual(has_regions) if asked is None else asked)
 
     def problem(self, asked: str | None, has_regions: bool) -> str | None:
