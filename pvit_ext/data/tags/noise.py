@@ -14,7 +14,7 @@ class TagNoise:
 
     Args:
         drop: chance of each tag to be missing.
-        wrong: chance, for each tag, that a wrong one joins the list.
+        wrong: chance, for each tag, that a wrong one joins the list, at a place that is drawn: no place tells it.
         shuffle: put them into another order.
         vocabulary: that wrong tags are drawn from.
 
@@ -45,11 +45,11 @@ class TagNoise:
             draw: of the sample and epoch.
         """
         kept = [tag for tag in tags if draw.random() >= self.drop] if self.drop else list(tags)
-        if self.wrong:
-            kept += self._wrong(tags, int(draw.binomial(len(tags), self.wrong)), draw)
-        if self.shuffle:
-            kept = [kept[number] for number in draw.permutation(len(kept))]
-        return kept
+        joined = self._wrong(tags, int(draw.binomial(len(tags), self.wrong)), draw) if self.wrong else []
+        if not self.shuffle:
+            return _among(kept, joined, draw)
+        both = kept + joined
+        return [both[number] for number in draw.permutation(len(both))]
 
     def _wrong(self, tags: Sequence[str], count: int, draw: np.random.Generator) -> list[str]:
         """Tags of the vocabulary that the image does not have, as many as there are."""
@@ -58,3 +58,13 @@ class TagNoise:
         if not others:
             return []
         return [others[number] for number in draw.choice(len(others), min(count, len(others)), replace=False)]
+
+
+def _among(tags: list[str], others: list[str], draw: np.random.Generator) -> list[str]:
+    """Others at drawn places among tags, which keep their order."""
+    if not others:
+        return tags
+    count = len(tags) + len(others)
+    places = {*draw.choice(count, len(others), replace=False).tolist()}
+    own, joined = iter(tags), iter(others)
+    return [next(joined if place in places else own) for place in range(count)]

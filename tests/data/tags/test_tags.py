@@ -85,6 +85,25 @@ def test_noise_has_the_rates_that_were_asked_for() -> None:
     assert all(len(set(one)) == len(one) for one in made)
 
 
+def test_a_wrong_tag_stands_anywhere_and_the_others_keep_their_order() -> None:
+    """Else a model could learn the place of wrong ones, and not how far to rely on tags."""
+    own, noise = list(COLOURS[:3]), TagNoise(wrong=0.2, vocabulary=COLOURS)
+    made = [noise(own, np.random.default_rng((0, epoch, 1))) for epoch in range(1500)]
+    assert all([tag for tag in one if tag in own] == own for one in made)
+    places = [one.index(tag) for one in made for tag in one if len(one) == 4 and tag not in own]
+    assert len(places) > 400
+    assert np.bincount(places, minlength=4) / len(places) == pytest.approx([0.25] * 4, abs=0.05)
+
+
+def test_nothing_is_drawn_for_a_place_where_no_tag_joins() -> None:
+    """What else of a sample is drawn stays as it was."""
+    for seed, vocabulary in ((0, ("red",)), *((seed, COLOURS) for seed in range(20))):
+        draw, twin = np.random.default_rng(seed), np.random.default_rng(seed)
+        if TagNoise(wrong=0.5, vocabulary=vocabulary)(["red"], draw) == ["red"]:
+            twin.binomial(1, 0.5)
+            assert draw.random() == twin.random()
+
+
 def test_each_noise_alone() -> None:
     draw = np.random.default_rng(0)
     assert TagNoise(drop=1)(COLOURS, draw) == []
