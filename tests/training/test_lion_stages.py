@@ -15,12 +15,14 @@ from pvit_ext.training.llava.host import LlavaHost
 from pvit_ext.training.stages import check_stage, freeze_for_stage, parameter_table, take_unsaid
 
 ADAPTERS = {f"adapters.{number}" for number in range(3)}
+PARTS = {"region_projector", "region_hint", "region_router", "region_aggregator"}
 
 
 @pytest.fixture
 def model(loaded: Any) -> Any:
-    """A LLaVA with adapters for three tasks."""
-    config = replace(loaded[1].region_config, lion_adapters=4, lion_tasks="region,image,grounding")
+    """A LLaVA with all parts of LION, and adapters for three tasks."""
+    adapters = {"lion_adapters": 4, "lion_tasks": "region,image,grounding", "lion_routing": "question"}
+    config = replace(loaded[1].region_config, **adapters, lion_tags="hint", lion_aggregator="added")
     return pvit_ext.attach(loaded[1], config)
 
 
@@ -34,15 +36,15 @@ def trained(model: Any) -> set[str]:
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("lion_image", {"adapters.1"}),
-        ("lion_mixed", {"gates.weight", *ADAPTERS}),
-        ("lion_grounding", {"adapters.2", "region_projector"}),
-        ("align", {"gates.weight", *ADAPTERS, "region_projector"}),
+        ("lion_image", {"adapters.1", "region_hint"}),
+        ("lion_mixed", {"gates.weight", *ADAPTERS, "region_hint", "region_router"}),
+        ("lion_grounding", {"adapters.2", "region_projector", "region_hint", "region_aggregator"}),
+        ("align", {"gates.weight", *ADAPTERS, *PARTS}),
     ],
 )
 def test_what_trains(model: Any, stage: str, expected: set[str]) -> None:
     freeze_for_stage(model, stage)
-    found = {"region_projector" if "region_projector" in name else name for name in trained(model)}
+    found = {next((part for part in PARTS if part in name), name) for name in trained(model)}
     assert found == expected
 
 
@@ -50,6 +52,7 @@ def test_the_table_names_adapters_by_their_tasks(model: Any) -> None:
     freeze_for_stage(model, "lion_region")
     lines = parameter_table(model, LlavaHost().parts(model)).splitlines()[1:]
     assert [line.split("  ")[0] for line in lines if line.startswith("LION")] == [
+        *(f"LION: {part}" for part in ("hint", "router", "aggregator")),
         *(f"LION adapters: {task}" for task in ("region", "image", "grounding")),
         "LION adapters: gates",
     ]
@@ -57,7 +60,8 @@ def test_the_table_names_adapters_by_their_tasks(model: Any) -> None:
     assert sum(total for total, _ in counts) == sum(p.numel() for p in model.parameters())
     states = {line.split("  ")[0]: line.split("  ")[-1] for line in lines}
     assert states["language model"] == states["LION adapters: image"] == states["LION adapters: gates"] == "frozen"
-    assert states["LION adapters: region"] == "trained"
+    assert states["LION: router"] == "frozen"
+    assert states["LION adapters: region"] == states["LION: hint"] == states["LION: aggregator"] == "trained"
 
 
 def test_stages_that_the_model_does_not_have(loaded: Any, model: Any) -> None:

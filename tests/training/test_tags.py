@@ -129,12 +129,18 @@ def test_a_hint_in_an_answer_and_one_that_is_cut_are_refused(tagged: Any, data: 
     turns = [record.data["conversations"][0], {"from": "gpt", "value": "as <hint> says"}]
     with pytest.raises(RecordError, match=r"line .*<hint> stands in an answer"):
         tagged._item(replace(record, data={**record.data, "conversations": turns}), None)
-    tagged.tokenizer.model_max_length = 60
     turns = [*record.data["conversations"], {"from": "human", "value": "and <hint> ?"}, {"from": "gpt", "value": "no"}]
+    longer = replace(record, data={**record.data, "conversations": turns})
+    ids = tagged._item(longer, None)["input_ids"]
+    last = int((ids == HINT_TOKEN_INDEX).nonzero()[-1])
+    end = tagged.region_processor.count_positions(ids[: last + 1], [tagged.layout.positions((90, 60))])
+    tagged.tokenizer.model_max_length = end
+    assert torch.equal(tagged._item(longer, None)["input_ids"], ids)
+    tagged.tokenizer.model_max_length = end - 1  # behind the first answer and the last region
     with pytest.raises(
-        RecordError, match=r"its (last hint|first answer|last region) ends at position \d+, --model_max"
+        RecordError, match=rf"its last hint ends at position {end}, --model_max_length is {end - 1}; raise it"
     ):
-        tagged._item(replace(record, data={**record.data, "conversations": turns}), None)
+        tagged._item(longer, None)
 
 
 def test_evaluation_asks_with_the_tags_of_the_records_where_the_model_reads_them(data: Path, tmp_path: Path) -> None:
