@@ -23,6 +23,13 @@ def colour(image: Image.Image) -> list[str]:
     return ["red"] if image.getpixel((0, 0)) == (255, 0, 0) else []
 
 
+def counted(image: Image.Image) -> list[str]:
+    found = colour(image)
+    with open(os.environ["ASKED"], "a") as file:
+        file.write(f"{os.getpid()} {'red' if found else 'black'}\n")
+    return found
+
+
 def nothing(image: Image.Image) -> None:
     return None
 
@@ -165,10 +172,19 @@ def test_tags_stand_in_the_records_and_missing_ones_are_counted(
         assert line in said
 
 
-def test_a_function_is_asked_once_for_an_image_in_any_number_of_workers(images: Path) -> None:
-    path = write(images, [record(number, image="red.png") for number in range(3)])
-    tag_records(TagJob(path, images / "one.jsonl", load_tagger(f"{HERE}:colour"), images))
-    assert [one["tags"] for one in lines(images / "one.jsonl")] == [["red"]] * 3
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_function_is_asked_once_for_an_image_in_each_worker(
+    images: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(run, "_BATCH", 2)
+    monkeypatch.setenv("ASKED", str(images / "asked.txt"))
+    path = write(images, [record(number, image=("red.png", "black.png")[number % 2]) for number in range(12)])
+    tag_records(TagJob(path, images / "out.jsonl", load_tagger(f"{HERE}:counted"), images, workers=workers))
+    assert [one["tags"] for one in lines(images / "out.jsonl")] == [["red"], []] * 6
+    asked = (images / "asked.txt").read_text().splitlines()
+    assert len(asked) == len({*asked}), "no process twice for one image"
+    assert {one.split()[1] for one in asked} == {"red", "black"}
+    assert len({one.split()[0] for one in asked}) <= workers
 
 
 @pytest.mark.parametrize(
