@@ -12,7 +12,6 @@ import torch
 from transformers import PretrainedConfig
 
 from pvit_ext.adapters.lion.feed_forward import mixtures_in
-from pvit_ext.adapters.lion.mixture import NOT_MERGED
 from pvit_ext.files import atomic_folder, check_new_folder, fingerprint, read_json
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
@@ -20,6 +19,10 @@ from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.tools.quantized_base import distance_to_merged, quantization_of
 
 MERGED_FROM = "merged_from.json"
+_NOT_MERGED = (
+    "a mixture of adapters cannot be merged into its feed-forward layer: it is not linear (relu), and differs between "
+    "samples (gates by task); it stays beside the layer"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         host.save_processor(loaded, lowest, folder)
         (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
     if mixtures_in(model):
-        logger.info("%s: %s", out, NOT_MERGED)
+        logger.warning("%s: %s", out, _NOT_MERGED)
     logger.info("%s: a whole checkpoint, merged from %s", out, source)
 
 

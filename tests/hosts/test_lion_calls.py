@@ -12,10 +12,13 @@ from transformers import DynamicCache
 
 import pvit_ext
 from pvit_ext import RegionConfig, RegionError
+from pvit_ext.adapters.lion.feed_forward import mixtures_in
 from pvit_ext.config import CONFIG_KEY, regions_to_json
 from pvit_ext.tokens.serialization import load_region_modules, write_region_files
-from tests.hosts.test_lion_adapters import moved
-from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, load, logits, save
+from pvit_ext.tools.merge import merge_checkpoint
+from tests.adapters.models import learned, save_result
+from tests.hosts.test_lion_adapters import QUERIES, moved
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, batch_of, load, logits, save
 
 BOTH = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
 pytestmark = pytest.mark.parametrize("host", BOTH, indirect=True)
@@ -159,6 +162,32 @@ def test_adapters_are_not_filled_into_those_of_other_tasks(host: TinyHost, tmp_p
         ):
             load_region_modules(there, tmp_path / other)
         assert all(torch.equal(value, before[key]) for key, value in there.region_module.tensors().items())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_merge_keeps_the_mixture_and_says_why(
+    host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture, lora: bool
+) -> None:
+    host.folder()
+    trained = host.attached(LION)
+    moved(trained.model)
+    if lora:
+        wrapped = learned(trained.model)
+        expected = logits(wrapped, batch_of(trained, QUERIES))
+        save_result(wrapped, tmp_path / "folder", host.folder())
+    else:
+        expected = logits(trained.model, batch_of(trained, QUERIES))
+        pvit_ext.save_region_modules(trained.model, tmp_path / "folder", base=str(host.folder()))
+    merge_checkpoint(str(tmp_path / "folder"), str(tmp_path / "out"))
+    reasons = [
+        one.message for one in caplog.records if one.levelname == "WARNING" and "cannot be merged" in one.message
+    ]
+    assert len(reasons) == 1
+    assert f"{tmp_path / 'out'}: a mixture of adapters cannot be merged into its feed-forward" in reasons[0]
+    assert "it is not linear (relu), and differs between samples (gates by task)" in reasons[0]
+    merged = load(tmp_path / "out")
+    assert (logits(merged.model, batch_of(merged, QUERIES)) - expected).abs().max() < 1e-4 * lora + 1e-9
+    assert len(mixtures_in(merged.model)) == len(mixtures_in(trained.model)) > 0
 
 
 def test_parts_of_region_tokens_are_those_of_the_folder(

@@ -9,11 +9,6 @@ from torch import Tensor, nn
 
 from pvit_ext.distributed import gathered
 
-NOT_MERGED = (
-    "a mixture of adapters cannot be merged into its feed-forward layer: it is not linear (relu), and differs between "
-    "samples (gates by task); it stays beside the layer, in checkpoints too"
-)
-
 
 class Adapter(nn.Module):
     """``s (U relu(D x + a) + b)``; U, a and b are zero at the start, so that it adds nothing.
@@ -92,14 +87,6 @@ class MixtureOfAdapters(nn.Module):
         for gate, adapter in zip(gates.unbind(1), self.adapters, strict=True):
             added = added + gate * adapter(x)
         return added
-
-    def merge_and_unload(self) -> None:
-        """Refuse what other adapters can.
-
-        Raises:
-            ValueError: with the reason.
-        """
-        raise ValueError(NOT_MERGED)
 
 
 class Mixtures(nn.ModuleList):

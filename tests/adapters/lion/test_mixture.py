@@ -71,11 +71,6 @@ def test_adds_nothing_at_the_start_and_a_task_reaches_its_own_adapter_alone() ->
     assert torch.equal(out[1], mixture.adapters[1](X)[1])
 
 
-def test_merging_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be merged into its feed-forward layer: it is not linear"):
-        MixtureOfAdapters(8, 4, 2).merge_and_unload()
-
-
 class Block(nn.Module):
     """A block of a language model."""
 
