@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from pvit_ext.adapters.layers import find_all_linear_names
 from pvit_ext.adapters.quantization import Quantization, is_quantized
 from pvit_ext.training.stages import parameter_table
 from tests.checkpoints import config, load
+from tests.hosts import tiny_hosts
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.tiny import build_llava
 from tests.training import runs
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("transformers", minversion="5.0", reason="older ones quantise on CUDA alone")
+
+
+NOT_QUANTISED = ("vision", "projector", "region", "lora_", "lion_")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,28 @@ def test_blocks_of_the_language_model_alone_are_quantised(llava_checkpoint: Path
     ids = torch.tensor([[1, 5, 9, 30, 77]])
     moved = (model(input_ids=ids).logits - whole(input_ids=ids).logits).abs().max()
     assert 0 < moved < (0.5 if bits == 4 else 0.05)
+
+
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("host", ["llava/llama", *["transformers/llava"] * HAS_TRANSFORMERS_HOST])
+def test_lions_parts_in_a_whole_checkpoint_stay_as_they_were(
+    llava_checkpoint: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, host: str, bits: int
+) -> None:
+    """Their layers are of the sizes that bitsandbytes packs."""
+    made: Any = tiny_hosts.make(host, tmp_path_factory)
+    if host.startswith("llava"):
+        made._folder = llava_checkpoint
+    made.folder()
+    lion: dict[str, Any] = {"lion_adapters": 64, "lion_routing": "question", "lion_aggregator": "added"}
+    parts = made.attached(replace(tiny_hosts.OSPREY, **lion, lion_tags="hint"))
+    again = tiny_hosts.load(tiny_hosts.save(made, parts, tmp_path / "whole"), **{f"load_{bits}bit": True}).model
+    blocks = [name for name in quantized(again) if ".layers." in name]
+    assert len(blocks) == len(quantized(again)) >= 14
+    assert not [name for name in blocks if any(part in name for part in NOT_QUANTISED)]
+    tensors, found = parts.model.region_module.tensors(), again.region_module.tensors()
+    assert sum("lion_adapters" in name for name in tensors) >= 20
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], one) for name, one in tensors.items())
 
 
 def test_the_table_counts_weights_and_not_their_bytes(llava_checkpoint: Path) -> None:
@@ -98,7 +125,6 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return run
 
 
-NOT_QUANTISED = ("vision", "projector", "region", "lora_", "lion_")
 BY_TASK = {"region_lion_adapters": 4, "region_lion_routing": "question", "allow_no_gradient": True}
 
 
