@@ -70,6 +70,22 @@ def test_changes_no_bit_at_the_start(host: TinyHost) -> None:
     assert not torch.equal(logits(given.model, batch), logits(without.model, batch_of(without, QUERIES)))
 
 
+def test_adapters_read_what_the_norm_before_the_feed_forward_layer_gives(host: TinyHost) -> None:
+    """LION's own code reads the residual stream, which has channels in the thousands on LLaMA."""
+    parts = with_adapters(host)
+    language_model: Any = host.language_model(parts.model)
+    normed: list[Tensor] = []
+    read: list[bool] = []
+    for block in getattr(language_model, "layers", None) or language_model.blocks:
+        for child in block.children():
+            if "norm" in type(child).__name__.lower():
+                child.register_forward_hook(lambda *given: normed.append(given[-1]))
+    for mixture in mixtures_in(parts.model):
+        mixture.register_forward_pre_hook(lambda _, given: read.append(torch.equal(given[0], normed[-1])))
+    logits(parts.model, batch_of(parts, QUERIES))
+    assert read == [True] * len(mixtures_in(parts.model))
+
+
 def test_a_mixed_batch_is_each_sample_alone(host: TinyHost) -> None:
     parts = with_adapters(host)
     batch = batch_of(parts, QUERIES)

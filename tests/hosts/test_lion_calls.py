@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import DynamicCache
 
 import pvit_ext
@@ -17,8 +18,8 @@ from pvit_ext.config import CONFIG_KEY, regions_to_json
 from pvit_ext.tokens.serialization import load_region_modules, write_region_files
 from pvit_ext.tools.merge import merge_checkpoint
 from tests.adapters.models import learned, save_result
-from tests.hosts.test_lion_adapters import QUERIES, moved
-from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, TinyHost, batch_of, load, logits, save
+from tests.hosts.test_lion_adapters import QUERIES, gradients, moved
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST, OSPREY, PLAIN, TinyHost, batch_of, load, logits, save
 
 BOTH = ["llava/llama", *(["transformers/llava"] if HAS_TRANSFORMERS_HOST else [])]
 pytestmark = pytest.mark.parametrize("host", BOTH, indirect=True)
@@ -84,6 +85,20 @@ def test_a_new_aggregator_reads_different_layers_and_an_old_one_its_own(host: Ti
     assert stock.model.region_config.lion_aggregator_depths == "0.5,0.5,0.4"
 
 
+def test_each_of_three_tasks_reaches_its_own_adapter_alone(host: TinyHost) -> None:
+    host.folder()
+    names = ("region", "image", "ground")
+    parts = host.attached(replace(LION, lion_tasks=",".join(names)))
+    batch = batch_of(parts, [replace(PLAIN[1], task=name) for name in names])
+    start = logits(parts.model, batch)
+    for own in range(3):
+        for mixture in mixtures_in(parts.model):
+            for number, adapter in enumerate(mixture.adapters):
+                (nn.init.normal_ if number == own else nn.init.zeros_)(adapter.up.weight)
+        pairs = zip(logits(parts.model, batch), start, strict=True)
+        assert [number for number, pair in enumerate(pairs) if not torch.equal(*pair)] == [own]
+
+
 def test_questions_are_refused_without_a_router(host: TinyHost) -> None:
     host.folder()
     for config in (OSPREY, LION):
@@ -123,6 +138,24 @@ def test_generate_takes_tasks_from_a_cache(host: TinyHost) -> None:
         found = model.generate(**rest, tasks=[task], **GREEDY)
         expected = host.generate(model, {"input_ids": IDS, "attention_mask": ones, "tasks": [task]}, **GREEDY)
         assert torch.equal(found[:, -expected.shape[1] :], expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_adapters_attached_to_a_stock_model_under_gradient_checkpointing_keep_their_routes(
+    host: TinyHost, reentrant: bool
+) -> None:
+    host.folder()
+    parts = host.stock_parts()._replace(model=(model := host.stock()))  # whose class knows of no routes yet
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    moved(pvit_ext.attach(model, LION, processor=getattr(parts, "processor", None)))
+    batch, other = batch_of(parts, QUERIES[:2]), batch_of(parts, QUERIES[1::-1])
+    found = gradients(model, batch, other)
+    model.gradient_checkpointing_disable()
+    expected = {name: one for name, one in gradients(model, batch, None).items() if "lion_adapters" in name}
+    assert len(expected) >= 10
+    for name, one in expected.items():
+        assert torch.allclose(one, found[name], rtol=1e-3, atol=1e-6), name
 
 
 def test_a_folder_of_modules_takes_no_part_of_lions_away(
