@@ -186,12 +186,16 @@ def test_the_tower_runs_once(tiled: Loaded, mode: bool) -> None:
 
 
 @torch.no_grad()
-def test_the_loss_is_the_same_with_and_without_a_cache(tiled: Loaded, mode: bool) -> None:
+def test_answers_and_their_scores_are_the_same_with_and_without_a_cache(tiled: Loaded, mode: bool) -> None:
     model = tiled[1]
     put(model, mode)
     batch = _for_generate(batch_of(tiled, [ask_for(smooth(SIZES[0]), [BOX]), Query(smooth(SIZES[1]), "What is it?")]))
-    fast = model.generate(**batch, max_new_tokens=4, use_cache=True)
-    assert torch.equal(fast, model.generate(**batch, max_new_tokens=4, use_cache=False))
+    options = {"max_new_tokens": 4, "output_scores": True, "return_dict_in_generate": True}
+    fast, slow = (model.generate(**batch, **options, use_cache=cache) for cache in (True, False))
+    assert torch.equal(fast.sequences, slow.sequences)
+    assert len(fast.scores) == len(slow.scores) > 1  # the first has nothing in its cache
+    for one, other in zip(fast.scores, slow.scores, strict=True):
+        assert (one - other).abs().max() < 2e-5
 
 
 def test_a_cache_of_the_tower_keeps_its_layers(tiled: Loaded) -> None:
