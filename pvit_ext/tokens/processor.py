@@ -6,8 +6,7 @@ Asking, training, evaluation and serving all prepare their samples here, whateve
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
 from pvit_ext.tokens.hint_text import say_hint_is_text
 from pvit_ext.tokens.region_module import RegionModule
+from pvit_ext.tokens.resolving import naming, on_image, resolve
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class RegionSample:
         regions: that the model gets, in the order of their placeholders.
         sizes: (width, height) of each upright image.
         extra: the encoder's ``preprocess`` output for each image, None for one without a region.
+        task: number of its task, for a model with adapters by task.
     """
 
     images: list[Image.Image]
@@ -70,6 +71,7 @@ class RegionSample:
     regions: list[ResolvedRegion]
     sizes: list[Size]
     extra: list[dict[str, Tensor] | None]
+    task: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,12 @@ class RegionProcessor:
             say_hint_is_text(texts, name)
 
     def __call__(
-        self, images: Sequence[Image.Image], texts: Sequence[str], regions: Sequence[Region], name: str
+        self,
+        images: Sequence[Image.Image],
+        texts: Sequence[str],
+        regions: Sequence[Region],
+        name: str,
+        task: str | None = None,
     ) -> RegionSample:
         """Prepare one sample: resolve its regions, describe or paint them, and make the encoder's own inputs.
 
@@ -152,11 +159,12 @@ class RegionProcessor:
             texts: with one ``<region>`` for each region, or PVIT's inline markup, counted through all texts.
             regions: in the order of their placeholders.
             name: of the sample, for messages.
+            task: of the sample; None for the usual one.
 
         Raises:
             RegionError: naming the sample or its region; see :meth:`prompt`.
         """
-        return self.show(self.prompt(texts, regions, [image.size for image in images], name), images)
+        return self.show(self.prompt(texts, regions, [image.size for image in images], name, task), images)
 
     def task(self, asked: str | None, has_regions: bool, name: str) -> int | None:
         """Number of a sample's task; None for a model without adapters by task.
@@ -199,7 +207,7 @@ class RegionProcessor:
         texts = [replace_markup(text) for text in texts]
         self.say_what_is_text(texts, name)
         given = [
-            _resolve(region, sizes, name, number)
+            resolve(region, sizes, name, number)
             for number, region in enumerate(fill_placeholders(found, regions, name, texts))
         ]
         if self.encoder is not None:
@@ -207,7 +215,7 @@ class RegionProcessor:
         number = self.task(task, bool(given), name)
         if self.encoder is None or self.encoder.tokens_per_region or not given:
             return RegionPrompt(texts, given, given, name, number)
-        with _naming(name):
+        with naming(name):
             words = iter(self.encoder.describe(given, sizes))
         described = [re.sub(re.escape(REGION_PLACEHOLDER), lambda _: next(words), text) for text in texts]
         return RegionPrompt(described, [], given, name, number)
@@ -227,16 +235,16 @@ class RegionProcessor:
         """
         sizes, encoder = [image.size for image in images], self.encoder
         if encoder is None:
-            return RegionSample(list(images), prompt.texts, prompt.regions, sizes, [None] * len(images))
+            return RegionSample(list(images), prompt.texts, prompt.regions, sizes, [None] * len(images), prompt.task)
         painted: list[Image.Image] = []
         extra: list[dict[str, Tensor] | None] = []
-        with _naming(prompt.name):
+        with naming(prompt.name):
             for number, image in enumerate(images):
-                painted.append(encoder.paint(image, _on_image(number, prompt.given)))
-                own = _on_image(number, prompt.regions)
+                painted.append(encoder.paint(image, on_image(number, prompt.given)))
+                own = on_image(number, prompt.regions)
                 name = None if names is None else names[number]
                 extra.append(self._own_inputs(encoder, image, own, name) if own else None)
-        return RegionSample(painted, prompt.texts, prompt.regions, sizes, extra)
+        return RegionSample(painted, prompt.texts, prompt.regions, sizes, extra, prompt.task)
 
     def _own_inputs(
         self, encoder: RegionEncoder, image: Image.Image, regions: list[ResolvedRegion], name: str | None
@@ -274,24 +282,3 @@ class RegionProcessor:
         images = image_positions[: int((ids == IMAGE_TOKEN_INDEX).sum())]
         regions = int((ids == REGION_TOKEN_INDEX).sum())
         return len(ids) + sum(images) - len(images) + regions * (self.positions_per_region - 1)
-
-
-def _resolve(region: Region, sizes: Sequence[Size], name: str, number: int) -> ResolvedRegion:
-    name = region.name if isinstance(region, ResolvedRegion) else f"{name}, region {number}"
-    if not 0 <= region.image < len(sizes):
-        raise RegionError(f"{name}: lies on image {region.image}, the sample has {len(sizes)} image(s)")
-    return region.resolve(sizes[region.image], name)
-
-
-def _on_image(number: int, regions: Sequence[ResolvedRegion]) -> list[ResolvedRegion]:
-    return [region for region in regions if region.image == number]
-
-
-@contextmanager
-def _naming(sample: str) -> Iterator[None]:
-    try:
-        yield
-    except RegionError as error:
-        if str(error).startswith(sample):  # the name of one of its regions
-            raise
-        raise RegionError(f"{sample}: {error}") from error

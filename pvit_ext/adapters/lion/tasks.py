@@ -19,6 +19,7 @@ MIXED = "mixed"
 """No task's name: it stands for all of them in the name of a stage."""
 TASKS = "tasks"
 """Key of an item, and keyword of a model: the task of each sample."""
+NO_ADAPTERS = "tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)"
 UNSAID = -1
 """Number of the task of a sample whose adapters the model chooses by its question."""
 
@@ -100,13 +101,16 @@ class Tasks:
         )
 
     def numbers(
-        self, tasks: Tensor | Sequence[str | int | None] | None, has_regions: Sequence[bool], continued: bool = False
+        self,
+        tasks: Tensor | Sequence[str | int | None] | None,
+        has_regions: Sequence[bool | None],
+        continued: bool = False,
     ) -> Tensor:
         """Numbers (B,) int64 of a batch's tasks, :data:`UNSAID` where the model chooses by the question.
 
         Args:
             tasks: names or numbers, one for each sample; None for the usual ones, of all samples or of one.
-            has_regions: whether each sample has any.
+            has_regions: whether each sample has any; None where that cannot be seen.
             continued: the batch goes on from a cache, and does not show whether its beginning had regions.
 
         Raises:
@@ -125,9 +129,11 @@ class Tasks:
         pairs = enumerate(zip(given, has_regions, strict=True))
         return torch.tensor([self._number(one, has, f"sample {index}") for index, (one, has) in pairs])
 
-    def _number(self, task: Any, has_regions: bool, name: str) -> int:
+    def _number(self, task: Any, has_regions: bool | None, name: str) -> int:
+        if task is None and has_regions is None and not self.by_question:
+            raise RegionError(f"{name}: inputs_embeds do not show whether it has regions: pass tasks=, a name for each")
         if task is None or isinstance(task, str):
-            return self.number(task, has_regions, name)
+            return self.number(task, bool(has_regions), name)
         known = f"the model has {len(self.names)}: {', '.join(self.names)}"
         if isinstance(task, bool) or not isinstance(task, Integral):
             raise RegionError(f"{name}: the task {task!r} is neither a name nor a whole number, {known}")
@@ -185,7 +191,7 @@ def any_task(model: Any, samples: int) -> dict[str, Tensor]:
 def mix_of(
     config: RegionConfig | None,
     tasks: Tensor | Sequence[str | int | None] | None,
-    has_regions: Sequence[bool],
+    has_regions: Sequence[bool | None],
     continued: bool = False,
     by_question: Callable[[], Tensor] | None = None,
 ) -> Tensor | None:
@@ -194,7 +200,7 @@ def mix_of(
     Args:
         config: of the model.
         tasks: names or numbers, one for each sample, or such weights; None for the usual ones, of all or of one.
-        has_regions: whether each sample has any.
+        has_regions: whether each sample has any; None where that cannot be seen.
         continued: the batch goes on from a cache.
         by_question: gives the weights (B, T) that a model's router chooses; None without a router or questions.
 
@@ -205,7 +211,7 @@ def mix_of(
     known = Tasks.of(config)
     if known is None:
         if tasks is not None:
-            raise RegionError("tasks were given, but the model has no adapters by task: RegionConfig(lion_adapters=64)")
+            raise RegionError(NO_ADAPTERS)
         return None
     if isinstance(tasks, Tensor) and tasks.ndim == 2:
         known.check_weights(tasks, len(has_regions), continued)

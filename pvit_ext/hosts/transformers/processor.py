@@ -12,14 +12,23 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import torch
 from PIL import Image
 
+from pvit_ext.adapters.lion.tasks import NO_ADAPTERS, TASKS, UNSAID
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.transformers.expanded_text import noting
 from pvit_ext.hosts.transformers.hints import check_hints
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions, stored_in
-from pvit_ext.hosts.transformers.processor_text import expand, images_per_text, nested, regions_per_text, take_regions
+from pvit_ext.hosts.transformers.processor_text import (
+    expand,
+    images_per_text,
+    nested,
+    regions_per_text,
+    take_regions,
+    tasks_per_text,
+)
 from pvit_ext.hosts.transformers.row_positions import call_with_rows
 from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders
 from pvit_ext.regions.image import load_image
@@ -44,6 +53,7 @@ class RegionProcessorMixin:
         text: str | Sequence[str] | None = None,
         *args: Any,
         regions: Sequence[Any] | None = None,
+        tasks: Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Stock call that also writes out each ``<region>`` as T tokens (and delimiters), as it does an image.
@@ -55,29 +65,39 @@ class RegionProcessorMixin:
             args: of the stock call.
             regions: of each text, :class:`~pvit_ext.regions.region.Region` in original pixels; for one text also a flat
                 list. ``image`` counts the images of the text.
+            tasks: name of each text's task, for a model with adapters by task; None for the usual ones.
             kwargs: of the stock call.
 
         Returns:
-            the stock output, with ``regions``, ``region_sizes``, ``region_views`` and ``region_extra`` for the model.
+            the stock output, with ``regions``, ``region_sizes``, ``region_views`` and ``region_extra`` for the model,
+            and with ``tasks`` (B,) where they were given, or the model cannot see which samples have regions.
 
         Raises:
-            RegionError: naming the sample, where texts, images and regions do not fit together, and where truncation
-                would cut a region off.
+            RegionError: naming the sample, where texts, images and regions do not fit together, where truncation
+                would cut a region off, and for a task that the model does not know.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        if regions is None and not any(_speaks_of_regions(one) for one in texts):
+        speaks = regions is not None or any(_speaks_of_regions(one) for one in texts)
+        if not speaks and tasks is None:
             return self._checked(self._call(images, text, *args, **kwargs), texts)
-        if self.pvit_regions is None:
+        if (known := self.pvit_regions) is None:
             raise RegionError("this processor knows no region encoder: pvit_ext.attach(model, config, processor=...)")
-        self.pvit_regions.check_call(kwargs)
+        if tasks is not None and not known.config.lion_adapters:
+            raise RegionError(NO_ADAPTERS)
+        named = tasks_per_text(texts, tasks)
+        if not speaks:
+            numbers = [known.samples.task(one, False, f"sample {index}") for index, one in enumerate(named)]
+            return _with_tasks(self._checked(self._call(images, text, *args, **kwargs), texts), numbers)
+        known.check_call(kwargs)
         given = regions_per_text(texts, regions)
         counts = images_per_text(self, texts, images)
         prepared = []
         for number, own in enumerate(nested(images, counts)):
             opened = [_open(one) for one in own]
             name = f"sample {number}"
-            prepared.append(self.pvit_regions.samples(opened, [texts[number]], given[number], name))
-        return self.encode(prepared, *args, **kwargs)
+            prepared.append(known.samples(opened, [texts[number]], given[number], name, named[number]))
+        unseen = tasks is not None or not known.facts.tokens_per_region
+        return _with_tasks(self.encode(prepared, *args, **kwargs), [one.task for one in prepared] if unseen else [])
 
     def encode(self, prepared: Sequence[RegionSample], *args: Any, **kwargs: Any) -> Any:
         """What :meth:`__call__` returns for samples that the region processor has prepared.
@@ -183,6 +203,13 @@ def region_processor_class(stock: type) -> Any:
 
 def _speaks_of_regions(text: str) -> bool:
     return isinstance(text, str) and any(True for _ in find_placeholders(text))
+
+
+def _with_tasks(out: Any, numbers: Sequence[int | None]) -> Any:
+    """The output with the tasks of its samples, unless none of them has one."""
+    if not {*numbers} <= {None, UNSAID}:
+        out.data[TASKS] = torch.tensor(numbers)  # (B,)
+    return out
 
 
 def _open(source: Any) -> Image.Image:

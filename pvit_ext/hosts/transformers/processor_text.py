@@ -36,6 +36,24 @@ def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> lis
     return [list(own or ()) for own in lists]
 
 
+def tasks_per_text(texts: Sequence[str], tasks: Sequence[str | None] | None) -> list[str | None]:
+    """The task that is said of each text, None for the usual one.
+
+    Args:
+        texts: prompts.
+        tasks: names, one for each text; None for the usual ones.
+
+    Raises:
+        RegionError: for another number of them, and for a single text.
+    """
+    if isinstance(tasks, str):
+        raise RegionError(f"tasks is the text {tasks!r}: give a list of names, one for each text")
+    named: list[str | None] = [None] * len(texts) if tasks is None else list(tasks)
+    if len(named) != len(texts):
+        raise RegionError(f"tasks holds {len(named)} for {len(texts)} texts: give one name (or None) for each")
+    return named
+
+
 def images_per_text(processor: Any, texts: Sequence[str], images: Any) -> list[int]:
     """How many images each text has, by its image tokens.
 

@@ -1,0 +1,93 @@
+"""LION's parts by calls of a processor and a model of transformers', without ``ask``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvit_ext.regions.region import Region, RegionError
+from tests.hosts.test_lion_adapters import moved
+from tests.hosts.transformers.inputs import IMAGES, OSPREY, with_regions
+from tests.hosts.transformers.zoo import prompt
+
+WHAT, WHERE = "what is in <region> ?", "where is a cat ?"
+BOX = Region.box(10, 20, 40, 50)
+ONE = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+
+
+def pair(encoder: str = "osprey", **config: Any) -> Any:
+    """(model, processor), with adapters that differ."""
+    model, processor = with_regions("llava", encoder, OSPREY if encoder == "osprey" else {}, **config)
+    return (moved(model) if model.region_config.lion_adapters else model), processor
+
+
+def called(processor: Any, texts: list[str], regions: Any = None, **more: Any) -> Any:
+    """The processor's output, for the first images."""
+    texts, images = [prompt(processor, text) for text in texts], [[one] for one in IMAGES[: len(texts)]]
+    return processor(images=images, text=texts, regions=regions, return_tensors="pt", padding=True, **more)
+
+
+def first(model: Any, batch: Any, **more: Any) -> Tensor:
+    """Logits (B, V) of the first new ids."""
+    found: Tensor = model.generate(**batch, **more, **ONE).logits[0]
+    return found
+
+
+@pytest.mark.parametrize("encoder", ["text", "overlay"])
+def test_samples_whose_regions_are_shown_by_text_or_pixels_are_of_the_task_region(encoder: str) -> None:
+    model, processor = pair(encoder, lion_adapters=4)
+    out = called(processor, [WHAT, WHERE], [[BOX], []])
+    assert "regions" not in out
+    assert out["tasks"].tolist() == [0, 1]
+    rest = {key: value for key, value in out.items() if key != "tasks"}
+    assert torch.equal(first(model, out), first(model, rest, tasks=["region", "image"]))
+    assert not torch.equal(first(model, out), first(model, rest))
+    inline = called(processor, ["what is in <Region>[0.2, 0.2, 0.8, 0.8]</Region> ?"])
+    assert inline["tasks"].tolist() == [0]
+    assert "tasks" not in called(processor, [WHERE]), "calls without regions are the stock ones"
+    assert "tasks" not in called(pair(encoder)[1], [WHAT], [[BOX]])
+
+
+def test_a_processor_takes_tasks_and_hands_them_on() -> None:
+    model, processor = pair(lion_adapters=4, lion_tasks="caption,ground")
+    with pytest.raises(RegionError, match=r"sample 0: a sample with regions is of the task .*tasks=\[\.\.\.\]"):
+        called(processor, [WHAT, WHERE], [[BOX], []])
+    given = called(processor, [WHAT, WHERE], [[BOX], []], tasks=["ground", "caption"])
+    assert given["tasks"].tolist() == [1, 0]
+    assert first(model, given).isfinite().all()
+    assert called(processor, [WHERE], tasks=["ground"])["tasks"].tolist() == [1]
+    chat = [{"role": "USER", "content": [{"type": "text", "text": WHERE}]}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    told = processor.apply_chat_template(chat, **options, processor_kwargs={"tasks": ["caption"]})
+    assert told["tasks"].tolist() == [0]
+
+
+def test_a_processor_hands_on_some_tasks_or_none_where_the_question_chooses() -> None:
+    _, processor = pair("text", lion_adapters=4, lion_routing="question")
+    assert "tasks" not in called(processor, [WHAT], [[BOX]])
+    assert called(processor, [WHAT, WHERE], [[BOX], []], tasks=["image", None])["tasks"].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (["region"], r"tasks holds 1 for 2 texts: give one name \(or None\) for each"),
+        ("region", "tasks is the text 'region': give a list of names, one for each text"),
+        (["region", "box"], "sample 1: the task 'box' is none of the model's: region, image"),
+    ],
+)
+def test_tasks_of_a_processor_that_are_none_are_refused(tasks: Any, said: str) -> None:
+    _, processor = pair(lion_adapters=4)
+    for texts, regions in (([WHAT, WHERE], [[BOX], []]), ([WHERE, WHERE], None)):
+        with pytest.raises(RegionError, match=said):
+            called(processor, texts, regions, tasks=tasks)
+
+
+def test_a_processor_refuses_tasks_that_its_model_does_not_take() -> None:
+    _, processor = pair()
+    for texts, regions in (([WHAT], [[BOX]]), ([WHERE], None)):
+        with pytest.raises(RegionError, match="tasks were given, but the model has no adapters by task"):
+            called(processor, texts, regions, tasks=["region"])
