@@ -122,7 +122,8 @@ class InnerMixin:
             image_rows: (B, K, D), right-aligned, that the vision aggregator appends, where the tower has run.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
             tower_output: what the vision tower returns for the images, where that is known; it does not run then.
-            tasks: names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell.
+            tasks: names of :attr:`RegionConfig.lion_tasks`, one for each sample, by default those that regions tell, or
+                the places of ``region_tokens``.
             questions: by which a router chooses otherwise, of :func:`~pvit_ext.adapters.lion.router.pad_questions`.
             kwargs: of the stock forward.
 
@@ -133,7 +134,7 @@ class InnerMixin:
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
-        mix = self.outer[0].mix(tasks, regions, batch, questions, cache_in(kwargs))
+        mix = self.outer[0].mix(tasks, regions, batch, questions, cache_in(kwargs), region_tokens)
         unseen = None if image_rows is not None else self._unseen_rows(kwargs)
         given = (regions, region_sizes, region_views, region_extra)
         pending = self._pending_tokens(kwargs, given) if region_tokens is None else Pending(region_tokens)

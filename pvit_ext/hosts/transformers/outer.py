@@ -15,7 +15,7 @@ from torch import Tensor
 from pvit_ext.adapters.lion.parts import ROUTER
 from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.adapters.lion.routing import keep_routes
-from pvit_ext.config import RegionConfig
+from pvit_ext.config import CONFIG_KEY, RegionConfig
 from pvit_ext.hosts.base import ImageViews, cache_in, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
@@ -99,10 +99,11 @@ class OuterMixin:
         """
         ids, embeds = kwargs.get("input_ids", inputs), kwargs.get("inputs_embeds")
         batch, cache = (embeds, cache_in(kwargs)) if ids is None else (ids, None)
-        if (mix := self.mix(tasks, regions, batch, questions, cache)) is not None:
+        region_tokens = kwargs.get("region_tokens")
+        if (mix := self.mix(tasks, regions, batch, questions, cache, region_tokens)) is not None:
             kwargs["tasks"] = mix
         appends = appending_part(self) is not None and kwargs.get("pixel_values") is not None
-        writes = any(regions or []) or appends
+        writes = any(regions or []) or region_tokens is not None or appends
         if writes:
             self._refuse_options(kwargs)
         if writes or kwargs.get(TOWER_OUTPUT) is not None:
@@ -124,11 +125,22 @@ class OuterMixin:
         batch: Tensor | None,
         questions: Tensor | None,
         cache: Any = None,
+        region_tokens: Tensor | None = None,
     ) -> Tensor | None:
-        """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.router.mix_of_batch`."""
+        """Weights (B, T) of each task's gates; see :func:`~pvit_ext.adapters.lion.router.mix_of_batch`.
+
+        Where region tokens are given, a prompt has regions if it has places for them.
+        """
+        if region_tokens is not None and batch is not None and not isinstance(tasks, Tensor) and self._has_adapters:
+            regions = (batch == self.base_model.region_host.token_id).flatten(1).any(1).tolist()
         router, embeddings = getattr(self, ROUTER, None), self.get_input_embeddings  # type: ignore[attr-defined]
         continued = partial(has_cache, cache)
         return mix_of_batch(self.config, router, embeddings, tasks, regions, batch, questions, continued)
+
+    @property
+    def _has_adapters(self) -> bool:
+        """Whether the task of a sample matters; without, no device is waited for."""
+        return bool((getattr(self.config, CONFIG_KEY, None) or {}).get("lion_adapters"))
 
     def _refuse_options(self, kwargs: dict[str, Any]) -> None:
         if kwargs.get("assistant_model") is not None:

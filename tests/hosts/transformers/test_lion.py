@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.regions.region import Region, RegionError
 from tests.hosts.test_lion_adapters import moved
-from tests.hosts.transformers.inputs import IMAGES, OSPREY, with_regions
+from tests.hosts.transformers.inputs import IMAGES, OSPREY, REGIONS, region_batch, with_regions
 from tests.hosts.transformers.zoo import prompt
 
 WHAT, WHERE = "what is in <region> ?", "where is a cat ?"
@@ -91,3 +92,17 @@ def test_a_processor_refuses_tasks_that_its_model_does_not_take() -> None:
     for texts, regions in (([WHAT], [[BOX]]), ([WHERE], None)):
         with pytest.raises(RegionError, match="tasks were given, but the model has no adapters by task"):
             called(processor, texts, regions, tasks=["region"])
+
+
+def test_region_tokens_tell_the_task_as_regions_do() -> None:
+    model, processor = pair(lion_adapters=4)
+    batch = region_batch(model, processor, [WHAT, WHERE], [REGIONS[0], None])
+    with torch.no_grad():
+        expected = model(**batch).logits
+        given = {key: value for key, value in batch.items() if not key.startswith("region")}
+        shown = (batch[key] for key in ("regions", "region_sizes", "region_views", "region_extra"))
+        given["region_tokens"] = model.base_model.region_tokens(given, RegionBatch.of(*shown))
+        assert torch.equal(model(**given).logits, expected)
+        assert torch.equal(model(**given, tasks=[None, "image"]).logits, expected)
+        assert not torch.equal(model(**given, tasks=["image", "image"]).logits, expected)
+    torch.testing.assert_close(first(model, given), expected[:, -1])
