@@ -122,6 +122,18 @@ def test_generate_takes_tasks_with_embeddings(host: TinyHost) -> None:
     assert not torch.equal(*found)
 
 
+def test_embeddings_do_not_tell_the_task(host: TinyHost) -> None:
+    """Region tokens may be among them: a sample with regions would take the way of one without."""
+    host.folder()
+    model = moved(host.attached(LION).model)
+    given = {"inputs_embeds": model.get_input_embeddings()(IDS), "attention_mask": torch.ones_like(IDS)}
+    for tasks in ({}, {"tasks": [None]}):
+        for call in (model, model.generate):
+            with pytest.raises(RegionError, match="sample 0: inputs_embeds do not show whether it has regions: pass t"):
+                call(**given, **tasks)
+    assert logits(host.attached(OSPREY).model, given).isfinite().all()
+
+
 @pytest.mark.skipif(not HAS_TRANSFORMERS_HOST, reason="generate of transformers 4.36 goes on from no cache")
 def test_generate_takes_tasks_from_a_cache(host: TinyHost) -> None:
     host.folder()

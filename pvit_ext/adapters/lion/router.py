@@ -115,7 +115,7 @@ def mix_of_batch(
         embeddings: gives the language model's input embeddings.
         tasks: see :func:`~pvit_ext.adapters.lion.tasks.mix_of`.
         regions: of each sample, or None for a batch without.
-        batch: (B, ...) ids or embeddings, which say how many samples there are then.
+        batch: (B, ...) ids or embeddings, which say how many samples there are then; embeddings may hold regions.
         questions: (B, L) ids of each sample's questions, or None.
         continued: whether the batch goes on from a cache.
 
@@ -138,4 +138,6 @@ def mix_of_batch(
             raise RegionError(f"questions holds {len(questions)}, the batch {len(samples)} sample(s)")
         choose = partial(router.route, embeddings(), questions)
     stored = regions_from_json(values).config if values else None
-    return mix_of(stored, tasks, [bool(one) for one in samples], continued(), choose)
+    embedded = batch is not None and batch.is_floating_point()
+    shown = [None if embedded and not one else bool(one) for one in samples]
+    return mix_of(stored, tasks, shown, continued(), choose)
