@@ -20,6 +20,7 @@ from pvit_ext.hosts.base import ImageViews, cache_in, has_cache
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
+from pvit_ext.hosts.transformers.hints import hint_of
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
 from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
 from pvit_ext.tokens.region_module import RegionModule
@@ -114,7 +115,7 @@ class OuterMixin:
             else:
                 self.base_model.region_host.run_tower(kwargs)
             _drop_cached_images(kwargs, self.config.image_token_id)
-        if writes:
+        if writes or hint_of(self) is not None or appending_part(self) is not None:
             kwargs["suppress_tokens"] = self._never_written(kwargs)
         return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
@@ -155,7 +156,10 @@ class OuterMixin:
             )
 
     def _never_written(self, kwargs: dict[str, Any]) -> list[int]:
-        """Ids to suppress: a placeholder that the model wrote itself would shift the positions of all regions."""
+        """Ids to suppress: placeholders that the model wrote itself would shift the positions of all regions and rows.
+
+        ``<hint>`` would be read as the hint vector, in any prompt.
+        """
         config = kwargs.get("generation_config") or self.generation_config
         given = kwargs.get("suppress_tokens", getattr(config, "suppress_tokens", None))
         facts = self.base_model.region_host.facts

@@ -11,7 +11,7 @@ from torch import Tensor
 from pvit_ext.hosts.transformers.batch import RegionBatch
 from pvit_ext.regions.region import Region, RegionError
 from tests.hosts.test_lion_adapters import moved
-from tests.hosts.transformers.inputs import IMAGES, OSPREY, REGIONS, region_batch, with_regions
+from tests.hosts.transformers.inputs import IMAGES, OSPREY, REGIONS, plain_batch, region_batch, with_regions
 from tests.hosts.transformers.zoo import prompt
 
 WHAT, WHERE = "what is in <region> ?", "where is a cat ?"
@@ -106,3 +106,35 @@ def test_region_tokens_tell_the_task_as_regions_do() -> None:
         assert torch.equal(model(**given, tasks=[None, "image"]).logits, expected)
         assert not torch.equal(model(**given, tasks=["image", "image"]).logits, expected)
     torch.testing.assert_close(first(model, given), expected[:, -1])
+
+
+def writing_placeholders(model: Any) -> set[int]:
+    """Make placeholders the likeliest of all ids; returns them."""
+    facts = model.base_model.region_host.facts
+    found = {one for one in (facts.token_id, facts.hint_token_id, facts.row_token_id) if one is not None}
+    model.lm_head.register_forward_hook(lambda _module, _given, out: out.index_fill(-1, torch.tensor([*found]), 100.0))
+    return found
+
+
+@pytest.mark.parametrize("text", [WHAT, "where is <hint> ?", WHERE])
+def test_a_model_with_a_hint_vector_never_writes_a_placeholder(text: str) -> None:
+    model, processor = pair(lion_tags="hint")
+    never = writing_placeholders(model)
+    batch = called(processor, [text], [[BOX]] if text == WHAT else None)
+    for options in ({}, {"num_beams": 2}, {"use_cache": False}, {"suppress_tokens": [9]}):
+        new = model.generate(**batch, max_new_tokens=3, **options)[0, batch["input_ids"].shape[1] :].tolist()
+        assert {*never, *options.get("suppress_tokens", ())}.isdisjoint(new), options
+
+
+def test_a_model_that_appends_rows_never_writes_a_placeholder_without_an_image() -> None:
+    model, processor = pair(lion_aggregator="appended")
+    never = writing_placeholders(model)
+    batch = processor(text=[WHERE], return_tensors="pt")
+    new = model.generate(**batch, max_new_tokens=3, use_cache=False)[0, batch["input_ids"].shape[1] :].tolist()
+    assert never.isdisjoint(new)
+
+
+def test_a_model_with_tags_alone_writes_what_stock_writes() -> None:
+    model, processor = pair(lion_tags="plain")
+    never = writing_placeholders(model)
+    assert never.issuperset(model.generate(**plain_batch(processor), max_new_tokens=1)[:, -1].tolist())
