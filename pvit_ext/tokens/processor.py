@@ -29,7 +29,7 @@ from pvit_ext.prompt import (
 )
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
-from pvit_ext.tokens.hint_text import say_hint_is_text
+from pvit_ext.tokens.hint_text import refuse_unread, say_hint_is_text
 from pvit_ext.tokens.region_module import RegionModule
 from pvit_ext.tokens.resolving import naming, on_image, resolve
 
@@ -85,6 +85,7 @@ class RegionProcessor:
         made_map: gives such a map (C, H, W) by an image's name, where maps are shared between samples.
         tasks: of a model with adapters by task.
         tag_style: how the model reads tags of images, see :mod:`pvit_ext.data.tags.tags`; None for one that reads none.
+        unread: placeholders that are tokens of the tokenizer, from earlier region modules, and of no use to the model.
     """
 
     encoder: RegionEncoder | None = None
@@ -93,6 +94,7 @@ class RegionProcessor:
     made_map: Callable[[str], Tensor] | None = None
     tasks: Tasks | None = None
     tag_style: str | None = None
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, module: RegionModule | None) -> RegionProcessor:
@@ -140,7 +142,11 @@ class RegionProcessor:
         Args:
             texts: of the sample.
             name: of the sample.
+
+        Raises:
+            RegionError: naming the sample, where it is none because the tokenizer has kept it as a token.
         """
+        refuse_unread(texts, self.unread, name)
         if self.tag_style != HINT_STYLE:
             say_hint_is_text(texts, name)
 

@@ -11,7 +11,7 @@ from pvit_ext.hosts.transformers.facts import HostFacts, host_facts
 from pvit_ext.hosts.transformers.families import family_of, is_of_another_family
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
-from pvit_ext.hosts.transformers.placeholder import claim_token, placeholders_of
+from pvit_ext.hosts.transformers.placeholder import claim_token, placeholders_of, warn_of_unread
 from pvit_ext.hosts.transformers.processor import give_regions
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
 
@@ -52,8 +52,10 @@ def attach(
     if processor is not None:
         images = processor.image_processor
         stored = TransformersRegions(model).stored
-        wanted = placeholders_of(config if stored is None else stored.config).items()
+        chosen = config if stored is None else stored.config
+        wanted = placeholders_of(chosen).items()
         ids = {name: claim_token(model, processor.tokenizer, token) for name, token in wanted}
+        warn_of_unread(processor.tokenizer, chosen)
         found = HostFacts(image_mean=tuple(images.image_mean), image_std=tuple(images.image_std), **ids)
         setattr(model.config, HOST_KEY, found.to_json())
     host_facts(model.config)  # raises

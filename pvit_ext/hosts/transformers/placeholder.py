@@ -29,6 +29,30 @@ def placeholders_of(config: RegionConfig) -> dict[str, str]:
     return found
 
 
+def unread_of(tokenizer: Any, config: RegionConfig) -> tuple[str, ...]:
+    """Placeholders that a tokenizer has from region modules of before, and that a model has no use for any more.
+
+    No tokenizer forgets a token. Its id would be an ordinary one in a prompt, of a row that nobody trained.
+
+    Args:
+        tokenizer: of the model's processor.
+        config: of its region modules.
+    """
+    wanted, unknown = placeholders_of(config).values(), (None, tokenizer.unk_token_id)
+    others = [token for token in (HINT_PLACEHOLDER, ROW_PLACEHOLDER) if token not in wanted]
+    return tuple(token for token in others if tokenizer.convert_tokens_to_ids(token) not in unknown)
+
+
+def warn_of_unread(tokenizer: Any, config: RegionConfig) -> None:
+    """Log what :func:`unread_of` finds, with what becomes of it."""
+    if found := unread_of(tokenizer, config):
+        logger.warning(
+            "the tokenizer keeps %s, which the model reads no more: a prompt with it is refused; to have it as "
+            "ordinary text, attach with the processor of a checkpoint that never had it",
+            " and ".join(found),
+        )
+
+
 def claim_token(model: Any, tokenizer: Any, placeholder: str = REGION_PLACEHOLDER) -> int:
     """Make a placeholder one token with a row of the model's embedding, and return its id.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +21,7 @@ from pvit_ext.config import CONFIG_KEY
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.hosts.transformers.expanded_text import noting
 from pvit_ext.hosts.transformers.hints import check_hints
+from pvit_ext.hosts.transformers.placeholder import unread_of
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions, stored_in
 from pvit_ext.hosts.transformers.processor_text import (
     expand,
@@ -33,6 +35,7 @@ from pvit_ext.hosts.transformers.row_positions import call_with_rows
 from pvit_ext.prompt import HINT_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders
 from pvit_ext.regions.image import load_image
 from pvit_ext.regions.region import RegionError
+from pvit_ext.tokens.hint_text import refuse_unread
 from pvit_ext.tokens.processor import RegionSample
 
 
@@ -139,7 +142,10 @@ class RegionProcessorMixin:
         return call_with_rows(stock, self, known.family, images, text, *args, **kwargs)
 
     def _checked(self, out: Any, texts: Sequence[str]) -> Any:
-        """The stock output, of which truncation cut no hint."""
+        """The stock output, of which truncation cut no hint, and which has no placeholder that nothing reads."""
+        unread = () if self.pvit_regions is None else self.pvit_regions.unread
+        for number, text in enumerate(texts if unread else ()):
+            refuse_unread([text], unread, f"sample {number}")
         reads_hints = self.pvit_regions is not None and self.pvit_regions.config.lion_tags == HINT_STYLE
         if reads_hints and any(HINT_PLACEHOLDER in text for text in texts):
             check_hints(out["input_ids"], texts, self.tokenizer.convert_tokens_to_ids(HINT_PLACEHOLDER))
@@ -176,7 +182,7 @@ def give_regions(processor: Any, regions: ProcessorRegions) -> Any:
     """Turn a loaded processor into one that takes regions, in place, and return it."""
     stock: Any = type(processor)
     processor.__class__ = region_processor_class(stock)
-    processor.pvit_regions = regions
+    processor.pvit_regions = replace(regions, unread=unread_of(processor.tokenizer, regions.config))
     return processor
 
 

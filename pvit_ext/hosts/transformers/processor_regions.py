@@ -37,12 +37,14 @@ class ProcessorRegions:
         facts: what it reported.
         family_key: of the model's family.
         tower: of the model's vision tower.
+        unread: tokens of the processor's tokenizer that the model has no use for; see :func:`~.placeholder.unread_of`.
     """
 
     config: RegionConfig
     facts: EncoderFacts
     family_key: str
     tower: TowerConfig
+    unread: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Any) -> ProcessorRegions | None:
@@ -108,8 +110,8 @@ class ProcessorRegions:
     def samples(self) -> RegionProcessor:
         """The region processor, which prepares samples."""
         positions = self.facts.tokens_per_region + 2 * bool(self.config.delimiters)
-        chosen = self.config
-        return RegionProcessor(self.encoder, positions, tasks=Tasks.of(chosen), tag_style=chosen.lion_tags)
+        tasks, style = Tasks.of(self.config), self.config.lion_tags
+        return RegionProcessor(self.encoder, positions, tasks=tasks, tag_style=style, unread=self.unread)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the encoder, which a copy builds anew."""

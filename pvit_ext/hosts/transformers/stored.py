@@ -17,7 +17,7 @@ from pvit_ext.hosts.transformers.families import family_of
 from pvit_ext.hosts.transformers.images_only import load_processor
 from pvit_ext.hosts.transformers.keys import HOST_KEY
 from pvit_ext.hosts.transformers.model_regions import check_depths
-from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of
+from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of, warn_of_unread
 
 _PROCESSOR_FILE = "processor_config.json"
 
@@ -53,6 +53,7 @@ def add_regions(folder: Path, regions: dict[str, Any]) -> None:
     tokenizer, images = processor.tokenizer, processor.image_processor
     before = len(tokenizer)
     ids = {name: _token_id(tokenizer, config, folder, token) for name, token in placeholders_of(chosen).items()}
+    warn_of_unread(tokenizer, chosen)
     if len(tokenizer) != before:
         tokenizer.save_pretrained(folder)
     facts = HostFacts(image_mean=tuple(images.image_mean), image_std=tuple(images.image_std), **ids)

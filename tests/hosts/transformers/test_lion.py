@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import pvit_ext
+from pvit_ext import RegionConfig, RegionError
 from pvit_ext.hosts.transformers.batch import RegionBatch
-from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.regions.region import Region
+from pvit_ext.tools.swap import swap_encoder
 from tests.hosts.test_lion_adapters import moved
+from tests.hosts.tiny_hosts import load
 from tests.hosts.transformers.inputs import IMAGES, OSPREY, REGIONS, plain_batch, region_batch, with_regions
 from tests.hosts.transformers.zoo import prompt
 
@@ -106,6 +111,46 @@ def test_region_tokens_tell_the_task_as_regions_do() -> None:
         assert torch.equal(model(**given, tasks=[None, "image"]).logits, expected)
         assert not torch.equal(model(**given, tasks=["image", "image"]).logits, expected)
     torch.testing.assert_close(first(model, given), expected[:, -1])
+
+
+def test_a_hint_that_the_model_reads_no_more_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor = pair(lion_tags="hint")
+    pvit_ext.attach(model, RegionConfig("osprey", encoder_options=OSPREY, lion_tags="plain"), processor=processor)
+    assert "the tokenizer keeps <hint>, which the model reads no more: a prompt with it is refused" in caplog.text
+    caplog.clear()
+    said = r"sample 1: <hint> is a token of the tokenizer, and the model has no use for it: take it out"
+    for more in ({}, {"regions": [[BOX], []]}):
+        with pytest.raises(RegionError, match=said):
+            called(processor, [WHAT if more else WHERE, "where is <hint> ?"], **more)
+    query = pvit_ext.Query(IMAGES[0], "where is <hint> ?")
+    with pytest.raises(RegionError, match="query 0: <hint> is a token"):
+        pvit_ext.ask(model, processor.tokenizer, processor, [query], max_new_tokens=1)
+    assert "ordinary text" not in caplog.text
+    pvit_ext.attach(model, RegionConfig("osprey", encoder_options=OSPREY, lion_tags="hint"), processor=processor)
+    token = processor.tokenizer.convert_tokens_to_ids("<hint>")
+    assert int((called(processor, ["where is <hint> ?"])["input_ids"] == token).sum()) == 1
+
+
+def test_rows_that_the_model_appends_no_more_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor = pair(lion_aggregator="appended")
+    pvit_ext.attach(model, RegionConfig("osprey", encoder_options=OSPREY, lion_aggregator="added"), processor=processor)
+    assert "the tokenizer keeps <image_row>" in caplog.text
+    with pytest.raises(RegionError, match="sample 0: <image_row> is a token of the tokenizer"):
+        called(processor, ["where is <image_row> ?"])
+
+
+@pytest.mark.slow
+def test_a_hint_is_refused_after_swap_and_after_loading(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = RegionConfig("osprey", encoder_options=OSPREY, lion_tags="plain")
+    for part in pair(lion_tags="hint"):
+        part.save_pretrained(tmp_path / "hint")
+    swap_encoder(tmp_path / "hint", plain, tmp_path / "swapped")
+    assert caplog.text.count("the tokenizer keeps <hint>") == 1
+    for folder, options in ((tmp_path / "swapped", {}), (tmp_path / "hint", {"region_config": plain})):
+        parts = load(folder, **options)
+        assert parts.model.region_config.lion_tags == "plain"
+        with pytest.raises(RegionError, match="query 0: <hint> is a token"):
+            pvit_ext.ask(*parts, [pvit_ext.Query(IMAGES[0], "where is <hint> ?")], max_new_tokens=1)
 
 
 def writing_placeholders(model: Any) -> set[int]:
