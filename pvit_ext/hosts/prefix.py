@@ -17,6 +17,8 @@ import transformers
 from packaging.version import Version
 from torch import Tensor, nn
 
+from pvit_ext.adapters.lion.feed_forward import mixtures_in
+
 LEAST = 16
 """Positions from which on reading them once is worth a pass of its own."""
 _KNOWS_CACHES = Version(transformers.__version__) >= Version("5")
@@ -157,7 +159,7 @@ def can_share(config: Any, language: nn.Module, forward: Any) -> bool:
 
     Args:
         config: of the text model.
-        language: its module.
+        language: its module; others beside its layers do not count.
         forward: that takes the embeddings.
     """
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
@@ -165,7 +167,7 @@ def can_share(config: Any, language: nn.Module, forward: Any) -> bool:
         return False
     if getattr(config, "sliding_window", None) is not None or any(one in str(rope) for one in _BY_LENGTH):
         return False
-    return not any(type(one).__module__.startswith("pvit_ext.adapters.lion") for one in language.modules())
+    return not mixtures_in(language)  # these read a sample's task
 
 
 def new_cache(config: Any) -> Any:

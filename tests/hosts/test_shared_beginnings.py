@@ -13,6 +13,8 @@ from torch import nn
 from transformers import GenerationConfig
 
 from pvit_ext import ImageFeatures, Query, Region, RegionConfig
+from pvit_ext.adapters.lion.hint import TagHint
+from pvit_ext.adapters.lion.mixture import MixtureOfAdapters
 from pvit_ext.hosts import prefix
 from pvit_ext.inference.answering import Asking, answer_file
 from pvit_ext.inference.asking import ask_in
@@ -81,6 +83,17 @@ def test_positions_that_turn_by_the_length_share_no_beginning(kind: str, key: st
 
     assert prefix.can_share(SimpleNamespace(**{key: plain}), language, forward) == prefix._KNOWS_CACHES
     assert not prefix.can_share(SimpleNamespace(**{key: {"rope_type": kind}}), language, forward)
+
+
+def test_of_lions_parts_only_those_in_the_language_model_share_no_beginning() -> None:
+    """A beginning is read for one task; the hint is in the embeddings, and the aggregator in the image's."""
+
+    def forward(position_ids: Any = None) -> None:
+        """The arguments of a language model's."""
+
+    parts = {"region_hint": TagHint(4), "mixture": MixtureOfAdapters(4, 2, 2)}
+    shares = [prefix.can_share(SimpleNamespace(), nn.ModuleDict({name: parts[name]}), forward) for name in parts]
+    assert shares == [prefix._KNOWS_CACHES, False]
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,16 @@ def test_an_image_is_seen_once_for_many_questions(host: TinyHost, monkeypatch: p
     assert all(torch.equal(*both_logits(parts, query, features)) for query in MANY[:2])
 
 
+@pytest.mark.parametrize("host", ["llava/mpt"], indirect=True)
+def test_a_language_model_that_shares_no_beginning_answers_the_same(host: TinyHost) -> None:
+    """MPT's positions follow from the length, and its blocks have another name than LLaMA's."""
+    host.folder()
+    parts, features = host.attached(CHOSEN), ImageFeatures(NO_LIMIT)
+    assert asked(parts, MANY, features, batch_size=3) == asked(parts, MANY, None, batch_size=3)
+    assert features.misses == 1
+    assert all(torch.equal(*both_logits(parts, query, features)) for query in MANY[:2])
+
+
 @pytest.mark.parametrize("host", BOTH, indirect=True)
 def test_answers_follow_the_image_and_the_model(host: TinyHost, tmp_path: Path) -> None:
     """Same path and another picture, same picture and other weights, another size of the processor."""

@@ -20,7 +20,7 @@ def with_prefix(model: Any, batch: dict[str, Any], names: object, prefix: Prefix
         names: of the images.
         prefix: that was read last.
     """
-    if not can_share(model.config, model.get_model().layers, model.language_model_class.forward):
+    if not can_share(model.config, model.get_model(), model.language_model_class.forward):
         return batch
     rows = prompt_embeds(model, batch)
 
