@@ -17,8 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.adapters.lion.parts import BY_TASK, PARTS, build_parts, starts_at_random
-from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json, task_names
+from pvit_ext.adapters.lion.parts import (
+    PARTS,
+    build_parts,
+    check_same,
+    described,
+    starts_at_random,
+    tensors_go_by,
+)
+from pvit_ext.config import EncoderFacts, RegionConfig, regions_to_json
 from pvit_ext.distributed import gathered
 from pvit_ext.encoders.base import RegionEncoder, RegionInputs, build_region_encoder
 from pvit_ext.encoders.weights import read_checkpoint, shapes
@@ -171,32 +178,26 @@ class RegionModule(nn.Module):
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Fill this module with what :meth:`save` wrote into a folder; see :func:`~pvit_ext.load_region_modules`."""
-        path, saved = Path(folder, MODULES_FILE), read_region_config(folder).config
-        there, own = (task_names(one.lion_tasks) for one in (saved, self.config))
-        if saved.lion_adapters and self.config.lion_adapters and there != own:  # its tensors go by their order
-            raise ValueError(
-                f"{folder} holds adapters of the tasks {', '.join(there)}, the model has {', '.join(own)}, nothing was "
-                f"loaded: load_pretrained_model({str(folder)!r}) makes a model with the folder's"
-            )
+        path = Path(folder, MODULES_FILE)
+        check_same(folder, read_region_config(folder).config, self.config)
         self.fill(read_checkpoint(path), path)
 
     def transplant(self, old: RegionModule) -> None:
         """Copy each old part whose tensors all have the new one's shapes; say what starts anew, and what goes.
 
-        What goes by the number of a task starts anew under other tasks. The encoder is kept by making this module with
-        it: see :func:`successor`.
+        What has the same shapes and is for something else starts anew too: adapters of other tasks, an aggregator of
+        other layers. The encoder is kept by making this module with it: see :func:`successor`.
         """
-        tasks = [task_names(one.config.lion_tasks) for one in (old, self)]
         before, after = old._replaced_parts(), self._replaced_parts()
         for name in (name for name in before if name not in after):
             logger.warning("%s goes: the new region modules have none", name)
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
-            for name, part in after.items():
-                if name in before and name in BY_TASK and tasks[0] != tasks[1]:
-                    said = [", ".join(names) for names in tasks]
-                    logger.warning("%s starts anew, the old one is of the tasks %s, not %s", name, *said)
-                elif name in before:
+            for name, part in ((name, part) for name, part in after.items() if name in before):
+                if tensors_go_by(name, part, self.config) == tensors_go_by(name, before[name], old.config):
                     _keep_if_it_fits(name, before[name], part)
+                else:
+                    said = described(name, old.config), described(name, self.config)
+                    logger.warning("%s starts anew, the old module has %s, not %s", name, *said)
 
     def _replaced_parts(self) -> dict[str, nn.Module]:
         """Everything but the encoder, by names for messages."""

@@ -64,7 +64,7 @@ def load_region_modules(model: Any, folder: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: listing missing, unexpected and misshapen tensors; for a model without region modules, or with
-            adapters of other tasks.
+            adapters of other tasks or an aggregator of another kind or other depths.
     """
     _region_module(model).load(folder)
 

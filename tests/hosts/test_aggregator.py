@@ -89,7 +89,7 @@ def test_swap_and_attach_switch_it_on_and_keep_it(host: TinyHost, tmp_path: Path
 @pytest.mark.slow
 @on_both
 def test_swap_and_attach_switch_to_rows_behind_the_image(host: TinyHost, tmp_path: Path) -> None:
-    """Their weights start at random, so both get the same; a processor of the model before is refused."""
+    """Their weights start at random, so both get the same; a processor of the model before is refused. And back."""
     host.folder()
     parts = host.attached(OSPREY)
     swap_encoder(save(host, parts, tmp_path / "whole"), APPENDED, tmp_path / "swapped")
@@ -102,6 +102,10 @@ def test_swap_and_attach_switch_to_rows_behind_the_image(host: TinyHost, tmp_pat
     state = swapped.model.region_module.lion["region_aggregator"].state_dict()
     before.model.region_module.lion["region_aggregator"].load_state_dict(state)
     assert torch.equal(says(before), says(swapped))
+    pvit_ext.attach(before.model, ADDED, processor=getattr(before, "processor", None))
+    swap_encoder(tmp_path / "swapped", ADDED, tmp_path / "added")
+    for added in (before, load(tmp_path / "added")):
+        assert torch.equal(says(added), says(parts))
 
 
 @pytest.mark.parametrize("host", [one for one in FEW if one in ("llava/llama",)], indirect=True)

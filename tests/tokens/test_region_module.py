@@ -121,8 +121,54 @@ def test_adapters_of_other_tasks_start_anew(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         new.transplant(old)
     assert not any(bool((one == 0.5).all()) for part in new.lion.values() for one in part.parameters())
-    assert "lion_adapters starts anew, the old one is of the tasks region, image, not image, caption" in caplog.text
-    assert "region_router starts anew" in caplog.text
+    said = (
+        "starts anew, the old module has adapters of the tasks region, image, not adapters of the tasks image, caption"
+    )
+    assert all(f"{name} {said}" in caplog.text for name in ("lion_adapters", "region_router"))
+
+
+AGGREGATORS = {
+    "appended": "an appended aggregator of the depths 0.95,0.74,0.49",
+    "added 1,0.5": "an added aggregator of the depths 1,0.5",
+    "added": "an added aggregator of the depths 0.95,0.74,0.49",
+}
+"""How a module may be told to aggregate, and what it is then said to have."""
+
+
+def aggregating(how: str, seed: int = 1) -> RegionModule:
+    kind, _, depths = how.partition(" ")
+    return made(RegionConfig("text", lion_aggregator=kind, lion_aggregator_depths=depths or None), seed)
+
+
+@pytest.mark.parametrize(("before", "after"), [("appended", "added"), ("added 1,0.5", "added 1,0.25")])
+def test_an_aggregator_that_becomes_another_one_starts_anew(
+    before: str, after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of rows that stand behind an image, or of other layers, the tensors have the same shapes."""
+    old, new = aggregating(before), aggregating(after, seed=2)
+    for parameter in old.parameters():
+        parameter.data.fill_(0.5)
+    started = new.tensors()
+    new.transplant(old)
+    assert all(torch.equal(value, started[key]) for key, value in new.tensors().items())
+    assert f"region_aggregator starts anew, the old module has {AGGREGATORS[before]}, not an added" in caplog.text
+
+
+def test_an_aggregator_of_the_same_layers_is_kept() -> None:
+    old, new = aggregating("added 1,0.5"), aggregating("added 1.0,0.49", seed=2)
+    new.transplant(old)
+    assert all(torch.equal(value, old.tensors()[key]) for key, value in new.tensors().items())
+
+
+@pytest.mark.parametrize(("saved", "there"), [("appended", "added"), ("added 1,0.5", "added 1,0.25")])
+def test_an_aggregator_is_not_filled_into_another_one(saved: str, there: str, tmp_path: Path) -> None:
+    own, before = aggregating(there), aggregating(there).tensors()
+    aggregating(saved, seed=2).save(tmp_path)
+    with pytest.raises(ValueError, match=f"holds {AGGREGATORS[saved]}, the model has an added .* nothing was loaded"):
+        own.load(tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in own.tensors().items())
+    aggregating("added 1,0.5", seed=2).save(tmp_path)
+    aggregating("added 1.0, 0.5").load(tmp_path)
 
 
 def test_of_missing_parts_those_that_start_at_random_are_said_to(caplog: pytest.LogCaptureFixture) -> None:

@@ -113,15 +113,14 @@ def _tower_of(config: Any) -> _Tower:
     return _Tower(config.num_hidden_layers, config.hidden_size, own, first=0)
 
 
-def layers_at(depths: str | None, count: int) -> list[int]:
-    """Numbers of hidden layers, 0 for the embedding of patches.
+def fractions_of(depths: str | None) -> list[float]:
+    """The fractions of a vision tower's depth in ``lion_aggregator_depths``.
 
     Args:
-        depths: fractions of the tower's depth, the late one first, with commas between; None for the default.
-        count: the tower's layers, without the embedding.
+        depths: the late one first, with commas between; None for the default.
 
     Raises:
-        ValueError: for fewer than two depths, and for depths that do not fall or lie outside 0..1.
+        ValueError: for fewer than two, and for some that do not fall or lie outside 0..1.
     """
     try:
         parts = [float(part) for part in (AGGREGATOR_DEPTHS if depths is None else depths).split(",")]
@@ -133,7 +132,20 @@ def layers_at(depths: str | None, count: int) -> list[int]:
             f"lion_aggregator_depths {depths!r}: give two or more fractions of the vision tower's depth between 1 and "
             f"0, the late one first, such as {AGGREGATOR_DEPTHS}"
         )
-    return [round(part * count) for part in parts]
+    return parts
+
+
+def layers_at(depths: str | None, count: int) -> list[int]:
+    """Numbers of hidden layers, 0 for the embedding of patches.
+
+    Args:
+        depths: see :func:`fractions_of`.
+        count: the tower's layers, without the embedding.
+
+    Raises:
+        ValueError: as :func:`fractions_of` does.
+    """
+    return [round(part * count) for part in fractions_of(depths)]
 
 
 class VisionAggregator(nn.Module):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from torch import nn
 
-from pvit_ext.adapters.lion.aggregator import aggregator_for
+from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for, fractions_of
 from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
 from pvit_ext.adapters.lion.router import QuestionRouter
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.config import APPENDED, RegionConfig
+from pvit_ext.config import APPENDED, RegionConfig, task_names
 
 ADAPTERS = CHILD
 HINT = "region_hint"
@@ -22,8 +23,59 @@ PARTS = (ADAPTERS, HINT, ROUTER, AGGREGATOR)
 """Names of all parts. :data:`ADAPTERS` is a list, whose members stand beside the feed-forward layers of a language
 model; every other part is a child of the module that holds the region encoder, and its name begins with ``region_``."""
 
-BY_TASK = (ADAPTERS, ROUTER)
+_BY_TASK = (ADAPTERS, ROUTER)
 """Those that have something for each task, by its number."""
+
+
+def tensors_go_by(name: str, part: nn.Module, config: RegionConfig) -> object:
+    """What the tensors of a part depend on beside their shapes: of another part they fit where this is equal.
+
+    Args:
+        name: of :data:`PARTS`, or another part of a region module.
+        part: the one of this name.
+        config: that it was made by.
+    """
+    if isinstance(part, VisionAggregator):
+        return part.appended, part.layers
+    return task_names(config.lion_tasks) if name in _BY_TASK else None
+
+
+def described(name: str, config: RegionConfig) -> str:
+    """In words of the options, what :func:`tensors_go_by` compares.
+
+    Args:
+        name: of a part for which that is not None.
+        config: with that part.
+    """
+    if name == AGGREGATOR:
+        return f"an {config.lion_aggregator} aggregator of the depths {config.lion_aggregator_depths}"
+    return f"adapters of the tasks {', '.join(task_names(config.lion_tasks))}"
+
+
+def check_same(folder: str | os.PathLike[str], saved: RegionConfig, own: RegionConfig) -> None:
+    """Refuse a folder's tensors of parts that the model has otherwise, though of the same shapes.
+
+    Args:
+        folder: with region modules.
+        saved: their config.
+        own: the model's.
+
+    Raises:
+        ValueError: with both.
+    """
+    others = []
+    if saved.lion_adapters and own.lion_adapters and task_names(saved.lion_tasks) != task_names(own.lion_tasks):
+        others.append(ADAPTERS)  # their tensors go by the tasks' order
+    if saved.lion_aggregator and own.lion_aggregator:
+        there, here = ((one.lion_aggregator, fractions_of(one.lion_aggregator_depths)) for one in (saved, own))
+        others += [AGGREGATOR] if there != here else []
+    if not others:
+        return
+    has, model_has = (" and ".join(described(name, config) for name in others) for config in (saved, own))
+    raise ValueError(
+        f"{folder} holds {has}, the model has {model_has}, nothing was loaded: load_pretrained_model({str(folder)!r}) "
+        "makes a model with the folder's"
+    )
 
 
 def starts_at_random(name: str, config: RegionConfig) -> bool:
