@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pvit_ext.adapters.layers import has_adapter
+from pvit_ext.adapters.lion.parts import starts_at_random
 from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter, split_adapter
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
 from pvit_ext.adapters.undo import processor_undone_on_failure, undone_on_failure
+from pvit_ext.config import APPENDED
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import fingerprint
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
@@ -68,7 +70,8 @@ class Adapters:
         Raises:
             ValueError: for a name that is taken or none, a folder without an adapter or without all of its tensors, one
                 that was trained on other weights or on fewer bits, one whose region modules are others than the
-                model's, an adapter that changes the weights under it, or a model that has an adapter on it already.
+                model's or append rows to images of a model that has none, an adapter that changes the weights under it,
+                or a model that has an adapter on it already.
         """
         if self._wrapped is None and any(map(has_adapter, self.model.modules())):
             raise ValueError("the model has adapters already: load its base anew, and add all results to one Adapters")
@@ -167,11 +170,23 @@ class Adapters:
         return 16 if own is None else own.bits
 
     def _take_regions(self, folder: Path) -> None:
-        """Attach a result's region modules if the model has none; else check that they are of the same kind."""
+        """Attach a result's region modules if the model has none; else check that they are of the same kind.
+
+        Those of the first result take regions for the base too; without regions it answers as before.
+        """
         saved, own = read_region_config(folder), getattr(self.model, "region_config", None)
         if own is None:
+            if saved.config.lion_aggregator == APPENDED:
+                raise ValueError(
+                    f"{folder} appends rows to every image, which the model has none of: it would have them without a "
+                    "result too. If it may, attach region modules with its options to the model first: "
+                    f"pvit_ext.attach(model, pvit_ext.{saved.config})"
+                )
             attach(self.model, saved.config, str(folder), True, saved.facts, self.processor)
             load_region_modules(self.model, folder)
+            for name, part in self.model.region_module.lion.items():
+                if not starts_at_random(name, saved.config):
+                    part.reset()  # the base answers as without it; use() brings what the result has learned
         elif own != saved.config:
             raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
 
