@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.hosts.image_features import ImageFeatures
@@ -44,7 +46,8 @@ class Session:
         self.model, self.tokenizer = model, tokenizer
         self.chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
         self.shared = shared_images(self.chat, model, features)
-        if computes_slowly(model.device, model.dtype):
+        weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None  # another host's may be none
+        if weight is not None and computes_slowly(weight.device, weight.dtype):
             _say_slow()
 
     def prompts(self, queries: Sequence[Query]) -> list[RegionPrompt]:

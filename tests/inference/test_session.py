@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +27,10 @@ def test_bfloat16_on_a_cpu_without_it_is_said_to_be_slow_once(
     tiny: Loaded, dtype: torch.dtype, has: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
-    monkeypatch.setattr(type(tiny[0]), "dtype", dtype)
+    model, tokenizer, processor = tiny
+    model = copy.deepcopy(model).to(dtype)
     _say_slow.cache_clear()
     for _ in range(2):
-        Session(*tiny)
+        Session(model, tokenizer, processor)
     expected = [] if has or dtype == torch.float32 else ["this CPU has no instructions for bfloat16"]
     assert [one[:41] for one in caplog.messages] == expected
