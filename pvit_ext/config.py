@@ -154,6 +154,15 @@ class RegionConfig:
         absent: dict[str, Any] = {name: None for name in _PARTS_OF_LION if not getattr(self, name)}
         return replace(self, **absent)
 
+    def unlike(self, other: RegionConfig) -> str:
+        """What makes the parts of another config others than this one's, for messages; empty where nothing does.
+
+        The template of a conversation is no part: tensors of one fit under another.
+        """
+        own, others = vars(self), vars(other)
+        differ = [name for name in own if own[name] != others[name] and name != "conv_version"]
+        return ", ".join(f"{name} {others[name]!r}, not {own[name]!r}" for name in differ)
+
     def not_yet_there(self) -> set[str]:
         """The options that a later stage may set: parts that this config has not, and that change nothing at first."""
         names = {name for name in (*_OF_TOKENS, *_PARTS_OF_LION) if not getattr(self, name)}

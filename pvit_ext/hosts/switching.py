@@ -16,7 +16,7 @@ from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
 from pvit_ext.adapters.undo import processor_undone_on_failure, undone_on_failure
-from pvit_ext.config import APPENDED
+from pvit_ext.config import APPENDED, CONFIG_KEY
 from pvit_ext.encoders.weights import read_checkpoint
 from pvit_ext.files import fingerprint
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
@@ -50,6 +50,7 @@ class Adapters:
         self._wrapped: Any = None
         self._tensors: dict[str, dict[str, Tensor]] = {}  # of each result, beside its adapter
         self._base: dict[str, Tensor] = {}
+        self._templates: dict[str | None, str | None] = {}  # that `ask` goes by; the base's under None
 
     @property
     def names(self) -> list[str]:
@@ -110,6 +111,8 @@ class Adapters:
             self._wrapped.set_adapter(_PREFIX + name)
             self._wrapped.requires_grad_(False)
         self._copy(self._base if name is None else self._base | self._tensors[name])
+        if (stored := getattr(self.model.config, CONFIG_KEY, None)) is not None:
+            setattr(self.model.config, CONFIG_KEY, {**stored, "conv_version": self._templates[name]})
         self.active = name
 
     def _kind_of(self, folder: str) -> CheckpointKind:
@@ -187,15 +190,19 @@ class Adapters:
             for name, part in self.model.region_module.lion.items():
                 if not starts_at_random(name, saved.config):
                     part.reset()  # the base answers as without it; use() brings what the result has learned
-        elif own != saved.config:
-            raise ValueError(f"{folder} has other region modules than the model: {saved.config}, not {own}")
+        elif others := own.unlike(saved.config):
+            raise ValueError(
+                f"{folder} has other region modules than the model: {others}; load it as a model of its own "
+                "(load_pretrained_model), or put it on its base without region modules"
+            )
 
     def _put(self, name: str, folder: Path, config: Any, weights: dict[str, Tensor], regions: bool) -> None:
         """Take all of a result, or nothing, while the base's own tensors are in place."""
         from pvit_ext.adapters.saved import loading
 
-        wrapped = self._wrapped
-        attaches = regions and getattr(self.model, "region_config", None) is None
+        wrapped, own = self._wrapped, getattr(self.model, "region_config", None)
+        attaches = regions and own is None
+        base = None if own is None else own.conv_version
         with (
             undone_on_failure(self.model if wrapped is None else wrapped),
             processor_undone_on_failure(self.processor if attaches else None),
@@ -208,6 +215,8 @@ class Adapters:
             with loading(folder):
                 wrapped = self._insert(name, config, adapter)
         self._wrapped, self._tensors[name], self._base = wrapped, tensors, replaced | self._base
+        trained = read_region_config(folder).config.conv_version if regions else None
+        self._templates |= {None: base, name: base if trained is None else trained}
 
     def _beside(self, folder: Path) -> dict[str, Tensor]:
         """The tensors of a folder beside its adapter, by the names that they have in a model without adapters."""

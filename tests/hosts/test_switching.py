@@ -20,6 +20,7 @@ from torch import Tensor
 import pvit_ext
 from pvit_ext.adapters.options import field_names
 from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.hosts.llava.chat import conversation
 from pvit_ext.hosts.switching import Adapters
 from tests.adapters.models import learned, logits, save_result, with_encoder_of
 from tests.checkpoints import load, randomize
@@ -98,6 +99,45 @@ def test_what_cannot_stand_beside_others(loaded: Any, llava_checkpoint: Path, tm
     adapters.add("one", result(model, tmp_path / "one", 2, llava_checkpoint))
     with pytest.raises(ValueError, match="'one' is taken: give a name"):
         adapters.add("one", tmp_path / "one")
+
+
+def trained_with(folder: Path, version: str | None) -> Path:
+    """Write another template into a result, as LLaVA's trainer does."""
+    path = folder / "region_config.json"
+    values = json.loads(path.read_text())
+    values["pvit_ext"]["conv_version"] = version
+    path.write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize("of_base", [None, "v1", "stock"])
+def test_each_is_asked_with_the_template_of_its_training(
+    of_base: str | None, loaded: Any, llava_checkpoint: Path, tmp_path: Path
+) -> None:
+    tokenizer, model, _ = loaded
+    given = {"one": "llava_llama_2", "two": "v1", "three": None}
+    folders = {
+        name: trained_with(result(model, tmp_path / name, seed, llava_checkpoint), version)
+        for seed, (name, version) in enumerate(given.items())
+    }
+    if of_base == "stock":
+        model = load(llava_checkpoint)
+    else:
+        model.config.pvit_ext = {**model.config.pvit_ext, "conv_version": of_base}
+    own = None if of_base == "stock" else of_base
+    from llava.conversation import conv_templates
+
+    adapters = Adapters(model)
+    for name in given:
+        adapters.add(name, folders[name])
+        assert model.region_config.conv_version == own, "the base is active"
+    for name in ("two", "one", "three", None, "one", "two"):
+        adapters.use(name)
+        version = own if name is None else given[name] or own
+        assert model.region_config.conv_version == version
+        expected = conv_templates[version or "vicuna_v1"]
+        assert conversation(model, None, None, tokenizer).system == expected.system
+    assert model.region_module.config.conv_version == "v1", "what is saved of a result says its own"
 
 
 @pytest.mark.skipif("pissa" not in str(LoraConfig.__annotations__["init_lora_weights"]), reason="unknown to this peft")

@@ -145,6 +145,8 @@ def test_a_result_is_named_once_in_what_is_said_of_it(loaded: Any, llava_checkpo
     with pytest.raises(ValueError, match=r"^[^:]*one has other region modules than the model") as found:
         Adapters(other).add("one", one)
     assert str(found.value).count(str(one)) == 1
+    assert "than the model: box_embedding False, not True, encoder_options " in str(found.value)
+    assert not {"delimiters", "RegionConfig"} & set(re.findall(r"\w+", str(found.value))), "what differs, alone"
     torch.save({"base_model.model.model.norm.weight": torch.zeros(2)}, one / "non_lora_trainables.bin")
     with pytest.raises(ValueError, match=r"one: trained tensors of other shapes than the model's: model\.norm\."):
         Adapters(model).add("one", one)
