@@ -21,7 +21,7 @@ from pvit_ext.evaluation.sample import Prediction, Result, Sample
 from pvit_ext.evaluation.stored import read_answers, with_areas
 from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
-from pvit_ext.hosts.loading import dtype_of_load
+from pvit_ext.hosts.loading import check_conv_version, dtype_of_load
 from pvit_ext.inference.ranks import Ranks, ranks
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     name, remark = _arm(settings, asked, config)
     arm = Arm(name, config, settings.words)
     check_lion(asked.samples, config, name in TOKENS)
+    check_conv_version(model.path, model.base, model.conv_version)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
         **_questions(settings, asked),

@@ -97,6 +97,13 @@ class ModelHost(Protocol):
     ) -> Any:  # fmt: skip
         """Give a loaded model a region encoder, in place; see :func:`~pvit_ext.attach`."""
 
+    def check_conv_version(self, conv_version: str) -> None:
+        """Refuse a conversation template that :meth:`chat` would refuse, before a model is loaded.
+
+        Raises:
+            ValueError: with the known ones, or that there are none to choose from.
+        """
+
     def chat(self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None) -> Chat:
         """Open a conversation with a loaded model.
 

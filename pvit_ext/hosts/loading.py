@@ -116,6 +116,23 @@ def dtype_of_load(
     return host_of_checkpoint(kind).dtype(lowest_checkpoint(kind), call)
 
 
+def check_conv_version(path: str, base: str | None, conv_version: str | None) -> None:
+    """Refuse a conversation template that a checkpoint cannot be asked with, without loading it.
+
+    Args:
+        path, base: as of :func:`load_pretrained_model`.
+        conv_version: name of a template; None for the usual one.
+
+    Raises:
+        ValueError: when there is no such template.
+    """
+    if conv_version is None:
+        return
+    host = host_of_checkpoint(find_kind(path, base))
+    if hasattr(host, "check_conv_version"):  # of a package that was written before there was this method
+        host.check_conv_version(conv_version)
+
+
 @contextmanager
 def _naming_arguments(given: Mapping[str, Any]) -> Iterator[None]:
     """Say of a caller's argument that it is none; transformers names the constructor of a model."""

@@ -65,16 +65,19 @@ class AnswerFile:
     def gather(self) -> None:
         """Repair the file, and take in what other ranks wrote; for rank 0, while no other writes.
 
+        A file without an answer, of a run that failed before its first, is nobody's: it is started anew.
+
         Raises:
             ValueError: for a file of something else, or when the answers that are there depend on something else.
         """
         self._repair(self.main)
-        if not self.main.exists() or not self.main.stat().st_size:
+        if not self.main.exists() or _without_answers(self.main):
+            self.main.open("wb").close()  # in place: the lock is on this file
             _append(self.main, [{"run": self.depends}])
         found = self.lines()
         for path in sorted(self.main.parent.glob(f"{escape(self.main.stem)}.rank*{escape(self.main.suffix)}")):
             self._repair(path)
-            if path.stat().st_size:
+            if not _without_answers(path):
                 self._check(path)
             _append(self.main, [line for line in _lines(path) if "run" not in line and line["id"] not in found])
             path.unlink()
@@ -126,6 +129,19 @@ class AnswerFile:
         if differ := [name for name in {**there, **depends} if there.get(name) != depends.get(name)]:
             said = "; ".join(f"{name} was {there.get(name)!r}, is {depends.get(name)!r}" for name in sorted(differ))
             raise ValueError(f"{path} holds answers of another run ({said}): {self.other}")
+
+
+def _without_answers(path: Path) -> bool:
+    """Whether a file is empty, or holds the first line of a run alone."""
+    with path.open("rb") as file:
+        head, rest = file.readline(), file.read(1)
+    if rest or not head.startswith(_HEAD):
+        return not head
+    try:
+        line = json.loads(head)
+    except ValueError:
+        return False
+    return isinstance(line, dict) and line.keys() == {"run"}
 
 
 def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pvit_ext.data.scan import BadRecord
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.hosts.loading import dtype_of_load, load_pretrained_model
+from pvit_ext.hosts.loading import check_conv_version, dtype_of_load, load_pretrained_model
 from pvit_ext.inference.answer_file import AnswerFile
 from pvit_ext.inference.asking import ask_in
 from pvit_ext.inference.bad_questions import BadQuestions, check_bad, made_or_listed
@@ -99,9 +99,11 @@ def answer_file(
 
     Raises:
         RecordError: for more bad records than that, with the list; the model has not been loaded then.
-        ValueError: for answers of another run in ``out``, or to other questions of the same ids.
+        ValueError: for answers of another run in ``out``, or to other questions of the same ids, and for a
+            conversation template that the model does not have; that one before anything is written.
     """
     check_bad(bad, questions, max_bad_records)
+    check_conv_version(asking.model, asking.base, asking.conv_version)
     with ranks() as here, AnswerFile(out, asking.depends(), here.rank) as answers:
         listed = BadQuestions(out)
         if here.rank == 0:

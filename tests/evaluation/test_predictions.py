@@ -46,6 +46,24 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
         other.gather()
 
 
+def test_a_file_without_an_answer_is_started_anew(tmp_path: Path) -> None:
+    with Predictions(tmp_path, {**RUN, "model": "xyz"}) as failed:
+        failed.gather()
+    (tmp_path / "predictions.rank1.jsonl").write_text('{"run": {"task": "other"}}\n')
+    with Predictions(tmp_path, RUN) as again:
+        again.gather()
+        with pytest.raises(ValueError, match="in use by another run"):
+            Predictions(tmp_path, RUN).__enter__()
+        again.add([("1", A)])
+        assert again.read() == {"1": A}
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+    own = json.dumps({"run": {}, "of": "something else"}) + "\n"
+    again.main.write_text(own)
+    with pytest.raises(ValueError, match="holds answers of another run"):
+        Predictions(tmp_path, {**RUN, "model": "xyz"}).gather()
+    assert again.main.read_text() == own
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "predictions.jsonl").write_text('{"id": "1", "answer": "x"}\n')
     with pytest.raises(ValueError, match="is no file of answers"):

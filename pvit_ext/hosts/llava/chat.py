@@ -27,16 +27,26 @@ def conversation(model: Any, version: str | None = None, system: str | None = No
     Raises:
         ValueError: for an unknown name, or a system prompt where the template has no place for one.
     """
-    from llava.conversation import conv_templates
-
     config = model.region_config
     if version is None and config is not None and config.conv_version:
         version = trained_template(config.conv_version)
     name = template_of_tokenizer(tokenizer, model.config.model_type) if version is None else version
     name = CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT) if name is None else name
+    template = template_named(name)
+    return template if system is None else _with_system(template, name, system)
+
+
+def template_named(name: str) -> Any:
+    """LLaVA's template of a name.
+
+    Raises:
+        ValueError: for an unknown one, with the known ones.
+    """
+    from llava.conversation import conv_templates
+
     if name not in conv_templates:
         raise ValueError(f"unknown conversation template {name!r}; known: {', '.join(sorted(conv_templates))}")
-    return conv_templates[name] if system is None else _with_system(conv_templates[name], name, system)
+    return conv_templates[name]
 
 
 def trained_template(stored: str) -> str:

@@ -21,7 +21,7 @@ from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava import embedded, loading
 from pvit_ext.hosts.llava.batch import build_prompt, collate, count_positions
-from pvit_ext.hosts.llava.chat import conversation, stops
+from pvit_ext.hosts.llava.chat import conversation, stops, template_named
 from pvit_ext.hosts.llava.prefix import with_prefix
 from pvit_ext.hosts.llava.scored import answer_ids, log_probs
 from pvit_ext.hosts.llava.tokenizer import keep_original_files
@@ -206,6 +206,11 @@ class LlavaHost:
     ) -> Any:  # fmt: skip
         """Give a loaded LLaVA a region encoder; its prompts are tokenized here, so it has no use for a processor."""
         return loading.attach(model, config, checkpoint, filled_later, facts)
+
+    def check_conv_version(self, conv_version: str) -> None:
+        """Refuse what is none of LLaVA's templates; see :func:`~pvit_ext.hosts.llava.chat.template_named`."""
+        check_installed()
+        template_named(conv_version)
 
     def chat(
         self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None

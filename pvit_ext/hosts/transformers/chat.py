@@ -31,6 +31,18 @@ from pvit_ext.tokens.routing_inputs import routing_inputs
 from pvit_ext.tokens.turns import read_turns
 
 
+def check_conv_version(conv_version: str) -> None:
+    """Refuse a choice of templates: a checkpoint brings its own.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"conv_version={conv_version!r} (--conv-version) names one of LLaVA's templates; a model of transformers is "
+        "asked by its processor's own chat template: leave it out"
+    )
+
+
 class TransformersChat:
     """A model of transformers in conversation; see :class:`~pvit_ext.hosts.chat.Chat`.
 
@@ -46,10 +58,7 @@ class TransformersChat:
 
     def __init__(self, model: Any, processor: Any, conv_version: str | None, system: str | None) -> None:
         if conv_version is not None:
-            raise ValueError(
-                f"conv_version={conv_version!r} names one of LLaVA's templates; a {type(model).__name__} is asked by "
-                "its processor's own chat template: leave it out"
-            )
+            check_conv_version(conv_version)
         if getattr(processor, "chat_template", None) is None or not hasattr(processor, "tokenizer"):
             raise ValueError(
                 f"the third argument is a {type(processor).__name__} that has no chat template, or no tokenizer: give "

@@ -65,6 +65,10 @@ class TransformersModels:
         """Give a loaded model a region encoder; see :func:`pvit_ext.hosts.transformers.attach.attach`."""
         return _module("attach").attach(model, config, checkpoint, filled_later, facts, processor)
 
+    def check_conv_version(self, conv_version: str) -> None:
+        """Refuse any; see :func:`pvit_ext.hosts.transformers.chat.check_conv_version`."""
+        _module("chat").check_conv_version(conv_version)
+
     def chat(self, model: Any, tokenizer: Any, processor: Any, conv_version: str | None, system: str | None) -> Chat:
         """Open a conversation; see :class:`pvit_ext.hosts.transformers.chat.TransformersChat`."""
         chat: Chat = _module("chat").TransformersChat(model, processor, conv_version, system)
