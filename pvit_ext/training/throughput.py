@@ -37,7 +37,9 @@ class Throughput:
 
     def _count_tokens(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
         if module.training:
-            self.tokens = self.tokens + inputs["attention_mask"].sum()  # stays on the device: no wait
+            mask = inputs.get("attention_mask")  # none: no padding either
+            positions = inputs["inputs_embeds"][..., 0].numel() if mask is None else mask.sum()
+            self.tokens = self.tokens + positions  # stays on the device: no wait
 
     def start(self) -> None:
         """Let the clock run from now: the time since :meth:`stop` was no training."""

@@ -98,7 +98,7 @@ class Tracking(TrainerCallback):
     Results are the validation table, on trackers that have tables, and loss and accuracy on held-out records, on all.
 
     Args:
-        trainer: before it trains; gets this callback, and its model hooks, if there is anything to report.
+        trainer: before it trains; gets this callback, and its model hooks that count.
 
     Raises:
         RecordError, RegionError: for a validation record that cannot be shown.
@@ -109,8 +109,6 @@ class Tracking(TrainerCallback):
         self.samples: list[Sample] = []
         self.held_out: HeldOut | None = None
         self.shown_step = -1
-        if not self.args.report_to and self.args.region_eval_data is None:
-            return
         self.throughput = Throughput(trainer.model)
         if self.args.region_eval_data is not None:
             records = load_records(self.args.region_eval_data, trainer.train_dataset.data_args.image_folder)
@@ -128,13 +126,19 @@ class Tracking(TrainerCallback):
             open_run(self.args, goes_on)
 
     def rates(self, logs: dict[str, float]) -> dict[str, float]:
-        """Throughput since the last call, for logs of training steps; every process has to call it."""
-        if not self.args.report_to or "loss" not in logs:
+        """Throughput since the last call, for logs of training steps; every process has to call it.
+
+        Without a tracker too: ``trainer_state.json`` keeps it, for plans of other runs.
+        """
+        if "loss" not in logs:
             return {}
         return self.throughput.rates(self.trainer.accelerator.gather, self.args.device)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Log the arguments; transformers has opened its runs by now."""
+        if not args.report_to:
+            self.show(state, control)
+            return
         values = asdict(self.trainer.train_dataset.data_args) | asdict(self.trainer.model.model_arguments)
         if "wandb" in args.report_to and state.is_world_process_zero:
             import wandb

@@ -21,6 +21,7 @@ from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.hosts.transformers.dataset import RegionDataset
 from pvit_ext.hosts.transformers.training import connectors
 from pvit_ext.train import main
+from pvit_ext.training.plan.steps import measured_rates
 from pvit_ext.training.transformers import host as training_host
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
@@ -122,6 +123,7 @@ def test_align_trains_region_modules_alone_and_its_folder_answers(
     data = write_records(tmp_path / "data")
     trainer = run(monkeypatch, flags(llava, data, tmp_path / "out", max_steps=12))
     assert losses(trainer)[-1] < losses(trainer)[0]
+    assert all(rate > 0 for rate in measured_rates(str(tmp_path / "out")).values()), "without a tracker too"
     stock, _ = ZOO["llava"]()
     trained = trainer.model.state_dict()
     for key, value in stock.state_dict().items():

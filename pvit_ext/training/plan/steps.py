@@ -117,5 +117,8 @@ def measured_rates(folder: str) -> dict[str, float]:
     logs = read_json(path).get("log_history", [])
     found = [log for log in logs if all(name in log for name in _RATES)]
     if not found:
-        raise ValueError(f"{path} has no {' and '.join(_RATES)}: the run logged no step")
+        raise ValueError(
+            f"{path} has no {' and '.join(_RATES)}: the run ended before its first --logging_steps, or a pvit-ext that "
+            "logged them with --report_to alone made it; give --samples-per-second X, or measure again"
+        )
     return {name: float(found[-1][name]) for name in _RATES}
