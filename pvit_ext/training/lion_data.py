@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import Tasks
+from pvit_ext.adapters.lion.tasks import IMAGE, Tasks
 from pvit_ext.config import RECORD_KEY, RegionConfig
 from pvit_ext.data.record_dataset import check_tag_flags
+from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.training.arguments import ModelFlags
 from pvit_ext.training.stages import is_of_lion, take_unsaid, task_of_stage, tasks_for_stage
@@ -50,28 +51,35 @@ def check_lion(config: RegionConfig | None, data: Any, training: Any) -> None:
     stage, tasks = training.stage, Tasks.of(config)
     tasks = tasks_for_stage(tasks, stage) if is_of_lion(stage) else tasks
     if tasks is not None:
-        _check_tasks(tasks, data, training)
+        _check_tasks(tasks, config, data, training)
     check_tag_flags(config.lion_tags, data.tag_noise, data.read[0])
 
 
-def _check_tasks(tasks: Tasks, data: Any, training: Any) -> None:
+def _check_tasks(tasks: Tasks, config: RegionConfig, data: Any, training: Any) -> None:
     stage, (records, bad) = training.stage, data.read
     survey = TaskSurvey.of(records, tasks)
     bad.add(*survey.bad)
     if is_of_lion(stage) and not training.allow_no_gradient:
-        _check_counts(survey, stage)
+        closer = stage != f"lion_{IMAGE}" and bool(config.lion_aggregator or any(records.region_counts))
+        _check_counts(survey, stage, closer or config.lion_tags == HINT_STYLE)
 
 
-def _check_counts(survey: TaskSurvey, stage: str) -> None:
+def _check_counts(survey: TaskSurvey, stage: str, rest: bool) -> None:
+    """Refuse records without one of a task that a stage trains; ``rest``: whether its other parts learn from them."""
     only = task_of_stage(stage)
     missing = [name for name, count in survey.counts.items() if not count and only in (name, None)]
     if not missing or survey.by_question:  # the router may send records to any task
         return
     others = ", ".join(f"{count:,} are {name}" for name, count in survey.counts.items() if count) or "all are bad"
+    cures = [
+        f'give records of it, which may say so by "{RECORD_KEY}": "{missing[0]}"',
+        "take the stage of another task",
+    ]
+    if rest if only else any(survey.counts.values()):
+        cures.append("train the rest of the stage alone with --allow_no_gradient True")
     raise ValueError(
         f"--stage {stage}: no record is of the task {' or '.join(missing)} ({others}), and its adapters would learn "
-        f'nothing: give records of it, which may say so by "{RECORD_KEY}": "{missing[0]}", take the stage of another '
-        "task, or train the rest of the stage alone with --allow_no_gradient True"
+        f"nothing: {', '.join(cures[:-1])}, or {cures[-1]}"
     )
 
 

@@ -64,6 +64,23 @@ def test_a_stage_without_a_sample_of_its_task_is_refused_before_a_model_loads(da
         check(folder, images, stage)
 
 
+def test_the_rest_of_a_stage_is_offered_where_it_learns(data: Path) -> None:
+    images, regions = [whole(tags=["cat"])] * 3, [record(0)] * 3
+    image = record(0) | {"lion_task": "image"}  # its regions go through the projector
+    for records, stage, parts, offered in (
+        (regions, "lion_image", {"lion_aggregator": "added"}, False),  # which trains adapters of its task alone
+        (images, "lion_region", {}, False),
+        (images, "lion_region", {"lion_aggregator": "added"}, True),
+        (images, "lion_region", {"lion_tags": "hint"}, True),
+        ([image], "lion_region", {}, True),
+        (images, "lion_mixed", {}, True),
+    ):
+        with pytest.raises(ValueError, match="no record is of the task") as found:
+            check(data.parent, records, stage, replace(WITH_ADAPTERS, **parts))
+        offer = "task, or train the rest of the stage alone with --allow_no_gradient True"
+        assert (offer in str(found.value)) == offered, (stage, parts)
+
+
 def test_tasks_are_known_by_the_checkpoints_config_or_by_flags(tmp_path: Path) -> None:
     flags = ModelFlags(model_name_or_path=str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
