@@ -216,25 +216,35 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _endpoint(args: argparse.Namespace, tokens: int) -> EndpointOptions:
     require_extra("generate", "pvit-ext eval --endpoint-model")
-    return _calls(args, args.endpoint_model, args.endpoint, args.api_key_name, tokens, args.system)
+    options = (args.endpoint_model, args.endpoint, args.api_key_name, tokens, args.system)
+    return _calls(args, "--endpoint", *options)
 
 
 def _judge(args: argparse.Namespace) -> JudgeOptions | None:
     if args.judge_model is None:
         return None
     from pvit_ext.evaluation.judge.hearing import JudgeOptions
+    from pvit_ext.evaluation.judge.task import check_judge
     from pvit_ext.evaluation.task import TASKS
 
+    check_judge(args.task, judged=True)  # before a key is asked for that would be of no use
     if args.judge_replies is not None:
         return JudgeOptions(args.judge_model, replies=args.judge_replies)
     require_extra("generate", "pvit-ext eval --judge-model")
     tokens = getattr(TASKS.require(args.task), "judge_tokens", 1)
-    calls = _calls(args, args.judge_model, args.judge_endpoint, args.judge_key_name, tokens, None)
+    options = (args.judge_model, args.judge_endpoint, args.judge_key_name, tokens, None)
+    calls = _calls(args, "--judge-endpoint", *options)
     return JudgeOptions(args.judge_model, calls)
 
 
 def _calls(
-    args: argparse.Namespace, model: str, url: str | None, key_name: str | None, tokens: int, system: str | None
+    args: argparse.Namespace,
+    flag: str,
+    model: str,
+    url: str | None,
+    key_name: str | None,
+    tokens: int,
+    system: str | None,
 ) -> EndpointOptions:
     from pvit_ext.data.generate.client import Endpoint
     from pvit_ext.data.generate.request import CallOptions
@@ -244,7 +254,7 @@ def _calls(
     if url is None and not os.environ.get(endpoint.key_name):
         raise ValueError(
             f"{model} is asked at OpenAI's, and there is no key in the environment variable {endpoint.key_name}: set "
-            "it, or give --endpoint or --judge-endpoint URL"
+            f"it, or give {flag} URL"
         )
     call = CallOptions(
         model,

@@ -13,7 +13,7 @@ from pvit_ext.evaluation import identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all
 from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
-from pvit_ext.evaluation.judge.task import JudgedTask
+from pvit_ext.evaluation.judge.task import JudgedTask, check_judge
 from pvit_ext.evaluation.lion_fields import check_lion
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
@@ -99,7 +99,7 @@ def _asked(settings: Settings) -> _Asked:
     kind = TASKS.require(settings.task)
     try:
         task = kind(TaskOptions(settings.data, settings.image_folder, settings.settings))
-        _check_judge(settings, task)
+        check_judge(settings.task, settings.judge is not None)
         every = list(task.load())
     except OSError as error:
         if not str(error.filename or "").startswith(str(settings.data)):
@@ -118,17 +118,6 @@ def _asked(settings: Settings) -> _Asked:
             f"--arm {settings.arm} cannot apply: no question of {settings.task} has a region: leave it out"
         )
     return asked
-
-
-def _check_judge(settings: Settings, task: Task) -> None:
-    """Before anything is asked."""
-    if settings.judge is not None and not isinstance(task, JudgedTask):
-        raise ValueError(f"{settings.task} is scored without a judge: leave --judge-model out")
-    if settings.judge is None and isinstance(task, JudgedTask) and task.judge_needed:
-        raise ValueError(
-            f"the answers of {settings.task} are judged by another model: give --judge-model NAME, with "
-            "--judge-endpoint URL where it is not OpenAI's, or with --judge-replies FILE of stored replies"
-        )
 
 
 def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str, Prediction], dict[str, Any]]:

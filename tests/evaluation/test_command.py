@@ -23,11 +23,19 @@ from pvit_ext.evaluation.task import TASKS
         ("--answers {data} --set match=x", "--set match is one of whole, words, got 'x'"),
         ("--answers {data} --set other=x", "no setting 'other' here; known: match, history"),
         ("--answers {data} --set match", "--set takes NAME=VALUE, got 'match'"),
+        ("--answers {data} --judge-model x", "own is scored without a judge: leave --judge-model out"),
+        ("--endpoint-model x", "set it, or give --endpoint URL"),
     ],
 )
 def test_what_cannot_apply_is_refused(
-    options: str, said: str, own_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: str,
+    said: str,
+    own_set: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     data = str(own_set / "data.jsonl")
     words = ["eval", "own", "--data", data, "--image-folder", str(own_set), "--out", str(tmp_path / "out")]
     assert cli.main([*words, *options.format(data=data).split()]) == 2

@@ -215,7 +215,7 @@ def test_what_is_cut_out_has_as_much_again_on_each_side() -> None:
         ),
         (
             "--answers {file} --judge-model m",
-            "no key in the environment variable OPENAI_API_KEY: set it, or give --endp",
+            "no key in the environment variable OPENAI_API_KEY: set it, or give --judge-endp",
         ),
         ("--answers {file} --batch-size 4", "--batch-size cannot apply with --answers"),
     ],

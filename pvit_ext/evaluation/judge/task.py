@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.evaluation.sample import Judged, Sample
-from pvit_ext.evaluation.task import Task, TaskOptions
+from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 
 if TYPE_CHECKING:
     from pvit_ext.data.generate.request import ImagePart
@@ -116,3 +116,23 @@ class JudgedTask(Task):
         judged = self.verdict(sample, self.readings[sample.id])
         assert judged is not None, f"{sample.id} has no verdict"
         return judged
+
+
+def check_judge(name: str, judged: bool) -> None:
+    """Refuse a judge that a task has no use for, and a task without the judge that it needs.
+
+    Args:
+        name: of a registered task.
+        judged: whether there is a judge.
+
+    Raises:
+        ValueError: saying which flag to give or to leave out.
+    """
+    kind = TASKS.require(name)
+    if judged and not issubclass(kind, JudgedTask):
+        raise ValueError(f"{name} is scored without a judge: leave --judge-model out")
+    if not judged and issubclass(kind, JudgedTask) and kind.judge_needed:
+        raise ValueError(
+            f"the answers of {name} are judged by another model: give --judge-model NAME, with --judge-endpoint URL "
+            "where it is not OpenAI's, or with --judge-replies FILE of stored replies"
+        )
