@@ -6,7 +6,7 @@ Beside this file the package needs an entry point, in its ``pyproject.toml``::
     average = "add_your_encoder:Average"
 
 Once it is installed, ``pvit_ext.attach(model, RegionConfig(encoder="average"))``, ``pvit-ext swap``, ``pvit-ext
-compare`` and the recipes (``REGION_ENCODER=average REGION_WEIGHTS= deepspeed recipes/stage1.sh``) know it by name.
+compare`` and the recipes (``REGION_ENCODER=average deepspeed recipes/stage1.sh``) know it by name.
 """
 
 from __future__ import annotations

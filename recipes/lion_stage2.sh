@@ -3,7 +3,8 @@
 # (region projector, and the encoder if it trains), on questions about regions; the image-level adapters stay. For a model
 # that takes no aggregator (docs/lion-aggregator.md), copy this file without its flag. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/lion_stage2.sh [flags]     bash recipes/lion_stage2.sh [flags]
-# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths.
+# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths. The region encoder is STAGE1's; a
+# REGION_ENCODER that names another is refused.
 ''':'
 [ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
 exec ${ENTRY:-python -u -m pvit_ext.train} \
@@ -11,6 +12,7 @@ exec ${ENTRY:-python -u -m pvit_ext.train} \
     --deepspeed "$(dirname "$0")/zero2.json" \
     --model_name_or_path "${MODEL:-checkpoints/pvit-stage2}" \
     --region_modules "${STAGE1:-checkpoints/lion-stage1}" \
+    ${REGION_ENCODER:+--region_encoder "$REGION_ENCODER"} \
     --region_lion_aggregator added \
     --version v1 \
     --data_path "${DATA:-data/lion_regions.json}" \

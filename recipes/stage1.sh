@@ -4,12 +4,13 @@
 # gradient_accumulation_steps at 128. This file is both bash and Python, because `deepspeed FILE` hands it to Python.
 #   deepspeed recipes/stage1.sh [flags]     bash recipes/stage1.sh [flags]
 # Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths, REGION_ENCODER another
-# encoder; one without weights of its own takes an empty REGION_WEIGHTS. Check the data first:
+# encoder than regionclip, which starts without weights of its own unless REGION_WEIGHTS names them. Check the data first:
 #   pvit-ext data FILE --image-folder DIR
 # ENTRY is the command that gets the flags instead of training. This caches the outputs of the run's frozen towers:
 #   ENTRY="pvit-ext data cache --out DIR --run" bash recipes/stage1.sh [flags]
 ''':'
 [ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
+[ "${REGION_ENCODER:=regionclip}" != regionclip ] || : "${REGION_WEIGHTS=regionclip_pretrained-cc_rn50x4.pth}"
 exec ${ENTRY:-python -u -m pvit_ext.train} \
     --stage align \
     --deepspeed "$(dirname "$0")/zero2.json" \
@@ -23,8 +24,8 @@ exec ${ENTRY:-python -u -m pvit_ext.train} \
     --mm_use_im_start_end False \
     --mm_use_im_patch_token False \
     --image_aspect_ratio pad \
-    --region_encoder "${REGION_ENCODER:-regionclip}" \
-    --region_weights "${REGION_WEIGHTS-regionclip_pretrained-cc_rn50x4.pth}" \
+    --region_encoder "$REGION_ENCODER" \
+    --region_weights "${REGION_WEIGHTS:-}" \
     --region_jitter 0.02 \
     --output_dir "${OUTPUT:-checkpoints/pvit-stage1}" \
     --num_train_epochs 1 \

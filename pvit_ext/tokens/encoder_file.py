@@ -38,7 +38,13 @@ def load_encoder_file(
         if encoder.frozen and next(encoder.parameters(), None) is not None:
             logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
         return facts
-    path = find_weights(config.weights, checkpoint)
+    try:
+        path = find_weights(config.weights, checkpoint)
+    except FileNotFoundError as error:
+        if encoder.frozen or facts.weights_sha256 is not None:
+            raise
+        cure = f"; {config.encoder!r} trains, and may start without: leave its weights out (--region_weights '')"
+        raise FileNotFoundError(f"{error}{cure}") from error
     digest = sha256_file(path)
     if facts.weights_sha256 not in (None, digest):
         raise ValueError(

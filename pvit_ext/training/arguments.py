@@ -71,7 +71,10 @@ class ModelFlags(_RegionFlags):
         config = replace(config, **new)
         if other := {key: value for key, value in given.items() if getattr(config, key) != value}:
             source = self.region_modules or self.model_name_or_path
-            raise ValueError(f"{source} has other region modules than the flags say: {other}; drop those flags or swap")
+            raise ValueError(
+                f"{source} has other region modules than the flags say: {other}; drop those flags (of a recipe, its "
+                "REGION_ENCODER), or swap"
+            )
         return config
 
     def stored_config(self) -> RegionConfig | None:

@@ -259,8 +259,9 @@ def test_region_files_that_hold_the_encoder_need_no_weights_file(
     pvit_ext.save_region_modules(parts.model, tmp_path / "modules", base=str(host.folder()))
     weights.unlink()
     assert torch.equal(says(load(tmp_path / "modules")), says(parts))
-    with pytest.raises(FileNotFoundError, match="weights of the region encoder not found"):
+    with pytest.raises(FileNotFoundError, match="weights of the region encoder not found") as found:
         host.attached(parts.model.region_config)
+    assert ("may start without: leave its weights out" in str(found.value)) == (encoder == "osprey")
 
 
 def test_region_files_without_a_base(host: TinyHost, named: Parts, tmp_path: Path) -> None:

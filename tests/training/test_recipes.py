@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import pvit_ext
+from pvit_ext.training.plan.recipe import flags_of
 from tests.checkpoints import unfreeze_tower
 from tests.samples import write_training_data
 from tests.tiny import TINY_REGIONCLIP
@@ -37,6 +39,38 @@ def test_a_recipe_is_bash_and_python(name: str) -> None:
     ast.parse(text)
     subprocess.run(["bash", "-n", str(RECIPES / name)], check=True)
     assert os.access(RECIPES / name, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("variables", "encoder", "weights"),
+    [
+        ({}, "regionclip", "regionclip_pretrained-cc_rn50x4.pth"),
+        ({"REGION_WEIGHTS": ""}, "regionclip", ""),
+        ({"REGION_ENCODER": "regionclip", "REGION_WEIGHTS": "a.pth"}, "regionclip", "a.pth"),
+        ({"REGION_ENCODER": "osprey"}, "osprey", ""),
+        ({"REGION_ENCODER": "osprey", "REGION_WEIGHTS": ""}, "osprey", ""),
+        ({"REGION_ENCODER": "osprey", "REGION_WEIGHTS": "a.pth"}, "osprey", "a.pth"),
+    ],
+)
+def test_the_weights_of_regionclip_are_for_regionclip(
+    variables: dict[str, str], encoder: str, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REGION_ENCODER", "REGION_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+        if name in variables:
+            monkeypatch.setenv(name, variables[name])
+    given = dict(pairwise(flags_of(str(RECIPES / "stage1.sh"))))
+    assert (given["--region_encoder"], given["--region_weights"]) == (encoder, weights)
+
+
+@pytest.mark.parametrize("name", ["stage2.sh", "stage2_lora.sh", "lion_stage2.sh", "lion_stage3.sh"])
+def test_an_encoder_that_is_asked_for_is_compared_with_what_a_stage_goes_on_from(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REGION_ENCODER", raising=False)
+    assert "--region_encoder" not in flags_of(str(RECIPES / name))
+    monkeypatch.setenv("REGION_ENCODER", "osprey")
+    assert dict(pairwise(flags_of(str(RECIPES / name))))["--region_encoder"] == "osprey"
 
 
 @pytest.mark.parametrize("name", ["zero2.json", "zero3.json", "zero3_offload.json"])
