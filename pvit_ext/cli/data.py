@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pvit_ext.cli import data_cache, data_check, data_convert, data_generate, data_mix, data_show, data_split, data_tags
@@ -38,11 +40,33 @@ def name_subcommand(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: of ``pvit-ext``, without ``--plugin``.
     """
-    words = list(arguments)
-    command = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
-    if command is None or words[command] != "data":
-        return words
-    after = words[command + 1 :]
+    after = _behind_data(arguments)
     if not after or after[0] in (*COMMANDS, "-h", "--help"):
-        return words
-    return [*words[: command + 1], "check", *(word for word in after if word != "check")]
+        return list(arguments)
+    return [*arguments[: -len(after)], "check", *(word for word in after if word != "check")]
+
+
+def check_subcommand(arguments: Sequence[str]) -> None:
+    """Refuse a misspelt subcommand, which :func:`name_subcommand` would take for the file to check.
+
+    Args:
+        arguments: of ``pvit-ext``, without ``--plugin``.
+
+    Raises:
+        ValueError: with the nearest subcommand.
+    """
+    word = next(iter(_behind_data(arguments)), "-")
+    path = Path(word)
+    if word in COMMANDS or word.startswith("-") or path.suffix or len(path.parts) > 1 or path.exists():
+        return
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    raise ValueError(
+        f"no command {word!r} of data; it has {', '.join(COMMANDS)}{f': is it {near[0]}?' if near else ''} (and there "
+        "is no such file to check)"
+    )
+
+
+def _behind_data(arguments: Sequence[str]) -> Sequence[str]:
+    """The words behind ``data``, where that is the command."""
+    command = next((index for index, word in enumerate(arguments) if not word.startswith("-")), None)
+    return () if command is None or arguments[command] != "data" else arguments[command + 1 :]

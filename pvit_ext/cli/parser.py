@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     try:
-        words = data.name_subcommand(take_plugins(sys.argv[1:] if argv is None else argv))
+        words = take_plugins(sys.argv[1:] if argv is None else argv)
+        data.check_subcommand(words)
+        words = data.name_subcommand(words)
         args, more = parser.parse_known_args(words)
     except ValueError as error:
         parser.error(str(error))

@@ -178,6 +178,19 @@ def test_data_alone_is_data_check(tmp_path, capsys, words):
     assert capsys.readouterr().out.splitlines()[0] == f"{path}: no problems"
 
 
+@pytest.mark.parametrize(("word", "near"), [("tag", ": is it tags?"), ("chekc", ": is it check?"), ("xyz", "")])
+def test_a_misspelt_subcommand_of_data_is_not_taken_for_a_file(tmp_path, capsys, monkeypatch, word, near):
+    monkeypatch.chdir(tmp_path)
+    line = ["data", word, "some.json", "--image-folder", ".", "--out", "x", "--tagger", "taggers:good"]
+    with pytest.raises(SystemExit):
+        cli.main(line)
+    listed = "it has cache, check, convert, generate, mix, show, split, tags"
+    assert f"no command {word!r} of data; {listed}{near} (and" in capsys.readouterr().err
+    (tmp_path / word).write_text("[]")
+    assert cli.main(["data", word, "--image-folder", "."]) == 1, "it holds no record"
+    assert capsys.readouterr().out.startswith(f"{word} line 1: the file holds no")
+
+
 def test_data_names_its_subcommands(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["data", "--help"])
