@@ -134,6 +134,11 @@ def _check_one(args: argparse.Namespace) -> None:
         raise ValueError(
             "give QUESTION and --image FILE, or --file QUERIES, or --folder DIR with --regions FILE and --question TEXT"
         )
+    if args.normalized and all(kind == "mask" for kind, _ in args.regions):
+        raise ValueError(
+            "--normalized is of the coordinates of --box, --point, --polygon and --scribble, and none is given: leave "
+            "it out"
+        )
 
 
 def _check_choices(args: argparse.Namespace) -> None:

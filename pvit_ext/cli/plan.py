@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
         words = args.more if args.recipe == "-" else flags_of(args.recipe, args.more)
         question = Question(args.gpus, args.samples, args.length, args.global_batch)
         plan = make_plan(words, question)
+        if (mean := args.tokens_per_sample) is not None and mean > plan.length:
+            limit = f"{'--model_max_length' if args.length is None else '--length'} {plan.length}"
+            raise ValueError(f"--tokens-per-sample {mean} is above {limit}, the longest sample: change one of them")
     from pvit_ext.training.plan.report import describe, fits, hours
 
     problem = None if args.gpu_memory is None else fits(plan, args.gpu_memory)

@@ -55,6 +55,11 @@ def folder_of(path: Path) -> Path:
     [
         ("", "give QUESTION and --image FILE, or --file QUERIES, or --folder DIR"),
         ("why? --out a", "--out is for many questions"),
+        (
+            "why? --image 0.png --normalized",
+            "--normalized is of the coordinates of --box, --point, --polygon and --scri",
+        ),
+        ("<region> --image 0.png --normalized --mask 0.png", "and none is given: leave it out"),
         ("why? --image 0.png --batch-size 2 --question x", "--batch-size, --question is for many questions"),
         ("--file q.jsonl", "many questions need --out"),
         ("--file none.jsonl --out a", "--file none.jsonl: there is no such file"),

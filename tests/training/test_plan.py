@@ -157,6 +157,9 @@ def test_what_the_command_cannot_plan_it_says(
     assert main(["plan", "-", "--gpus", "1"]) == 2
     assert "--model_name_or_path is missing" in capsys.readouterr().err
     assert "--tokens-per-sample goes with" in error(options=("--gpus", "1", "--tokens-per-sample", "9"))
+    above = ("--gpus", "1", "--samples", "8", "--tokens-per-second", "5", "--tokens-per-sample")
+    assert "--tokens-per-sample 513 is above --model_max_length 512" in error(options=(*above, "513"))
+    assert "--tokens-per-sample 90 is above --length 80" in error(options=(*above, "90", "--length", "80"))
     with pytest.raises(SystemExit):
         main(["plan", "-", "--gpus", "0", *words])
     assert "'0' is no whole number from 1 on" in capsys.readouterr().err
