@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,40 @@ def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
         other.region_config(None)
 
 
-def test_vision_tower_is_the_checkpoints_own_unless_named(llava_checkpoint: Path) -> None:
-    own = RegionModelArguments(model_name_or_path=str(llava_checkpoint))
-    assert own.vision_tower == str(llava_checkpoint / "tower")
-    assert RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower="x").vision_tower == "x"
+def test_vision_tower_is_the_checkpoints_own_or_a_copy_of_it(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tower = str(llava_checkpoint), llava_checkpoint / "tower"
+    assert RegionModelArguments(model_name_or_path=model).vision_tower == str(tower)
+    copy = str(shutil.copytree(tower, tmp_path / "copy"))
+    assert RegionModelArguments(model_name_or_path=model, vision_tower=copy).vision_tower == copy
+    monkeypatch.chdir(llava_checkpoint)
+    assert RegionModelArguments(model_name_or_path=model, vision_tower="tower").vision_tower == "tower"
+
+
+@pytest.mark.parametrize("other", ["/no/such-tower", "openai/clip-vit-large-patch14", "weights", "processor"])
+def test_another_vision_tower_than_the_checkpoints_is_refused(
+    llava_checkpoint: Path, tmp_path: Path, other: str
+) -> None:
+    """LLaVA would name it in config.json and train with the checkpoint's own."""
+    if other in ("weights", "processor"):
+        copy = Path(shutil.copytree(llava_checkpoint / "tower", tmp_path / other))
+        if other == "weights":
+            path = copy / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:-4] + b"\1\2\3\4")
+        else:
+            path = copy / "preprocessor_config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0, 0, 0]}))
+        other = str(copy)
+    with pytest.raises(
+        ValueError, match=rf"--vision_tower {other}, but the checkpoint has .*tower.*leave the flag out"
+    ):
+        RegionModelArguments(model_name_or_path=str(llava_checkpoint), vision_tower=other)
+
+
+def test_a_language_model_takes_any_vision_tower(llava_checkpoint: Path, tmp_path: Path) -> None:
+    bare = str(bare_language_model(llava_checkpoint, tmp_path))
+    assert RegionModelArguments(model_name_or_path=bare, vision_tower="x").vision_tower == "x"
 
 
 def test_a_llava_is_stored_as_it_runs_whatever_llavas_defaults_are(llava_checkpoint: Path, tmp_path: Path) -> None:

@@ -135,9 +135,10 @@ def test_a_base_with_another_tokenizer_or_image_processor_is_said(
     other = Path(shutil.copytree(llava_checkpoint, tmp_path / "other"))
     change_json(other / "tokenizer_config.json", add_bos_token=False)
     change_json(other / "tower" / "preprocessor_config.json", image_mean=[0, 0, 0])
+    change_json(other / "config.json", mm_vision_tower=str(other / "tower"))
     run(monkeypatch, flags(other, data, output, **SAVES))
     names = {line.split(" was ")[0] for line in said(capsys.readouterr().out)}
-    assert names == {"model_name_or_path processor", "vision_tower processor"}
+    assert names == {"model_name_or_path", "model_name_or_path processor", "vision_tower processor"}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from llava import conversation as conversation_lib
 from llava.train import train as llava_train
 
 from pvit_ext.config import RegionConfig
+from pvit_ext.files import absolute
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
+from pvit_ext.training.identity import checkpoint_contents, processor_contents
 from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
@@ -65,9 +67,10 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
         self.drop_empty_paths()
         if self.model_name_or_path is not None:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
-            self.vision_tower = self.vision_tower or values.get("mm_vision_tower")
-            if values.get("mm_vision_tower"):
+            if own := values.get("mm_vision_tower"):
+                self._check_tower(own)
                 self._follow(values)
+            self.vision_tower = self.vision_tower or own
         for name, default in _OF_NEW_VISION.items():
             if getattr(self, name) is None:
                 setattr(self, name, default)
@@ -96,6 +99,21 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                     f"mm_projector was trained: leave the flag out, or give --{name} {own}"
                 )
 
+    def _check_tower(self, own: str) -> None:
+        """Refuse another tower than the checkpoint's, which would be stored but not used; a copy of it is the same.
+
+        Args:
+            own: ``mm_vision_tower`` of its config.json, which is the tower that LLaVA loads.
+        """
+        given = self.vision_tower
+        if given and absolute(given) != absolute(own) and _tower_files(given) != _tower_files(own):
+            raise ValueError(
+                f"--vision_tower {given}, but the checkpoint has the vision tower {own}, for which its mm_projector "
+                f"was trained, and {given} does not hold the same files: leave the flag out, or start from the "
+                f"language model with the new tower (where {own} has moved, mm_vision_tower in "
+                f"{self.model_name_or_path}'s config.json says where to)"
+            )
+
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
         """Like :meth:`ModelFlags.region_config`, with the conversation template that is really used."""
         return replace(super().region_config(present), conv_version=self.template())
@@ -110,6 +128,11 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
             "--version %s: LLaVA trains on the template %s, the checkpoint will name that", self.version, name
         )
         return name
+
+
+def _tower_files(name: str) -> tuple[str, str | None]:
+    """What lies under a tower's name, weights and image processor; the name itself where there are no files here."""
+    return checkpoint_contents(name), processor_contents(name)
 
 
 @dataclass
