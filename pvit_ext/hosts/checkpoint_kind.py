@@ -23,6 +23,8 @@ _WEIGHT_FILES = tuple(
 )
 
 _CONFIGS = ("config.json", PROJECTOR_FILE)
+CHECKPOINT, LORA, REGIONS = "a whole checkpoint", "a LoRA result", "region modules"
+"""What a run writes; see :func:`results_in`."""
 _PUT_ON = "pvit_ext_put_on"
 """Attribute of a model."""
 
@@ -74,23 +76,19 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
 
     Raises:
         FileNotFoundError: when the folder, its base or a file that belongs to it is missing.
-        ValueError: when a base is given for a whole checkpoint, or region modules lie beside one.
+        ValueError: when a base is given for a whole checkpoint, or region modules or an adapter lie beside one.
     """
     check_exists(path)
     local = Path(path) if Path(path).is_dir() else None
-    weights = next((name for name in _WEIGHT_FILES if local is not None and (local / name).is_file()), None)
+    held = {} if local is None else results_in(local)
+    if local is not None and CHECKPOINT in held and len(held) > 1:
+        raise ValueError(_two_results(local, held))
     if local is not None and (local / CONFIG_FILE).is_file():
-        if weights is not None:
-            raise ValueError(
-                f"{path} holds a whole checkpoint ({weights}) and region modules beside it ({CONFIG_FILE}), and either "
-                f"may be meant: remove {CONFIG_FILE} to load the checkpoint with its own regions, or move "
-                f"{CONFIG_FILE} and {MODULES_FILE} to a folder of their own and load that"
-            )
         recorded = read_region_config(local).base
         found = _base_of(path, base, recorded, "region modules")
         adapter = check_adapter_files(local)
         return CheckpointKind(path, local, found, _other(base, recorded), regions=True, adapter=adapter)
-    has_weights = weights is not None
+    has_weights = CHECKPOINT in held
     if not has_weights and (config := file_of(path, ADAPTER_CONFIG)) is not None:
         for name in _ADAPTER_FILES:
             file_of(path, name)
@@ -110,6 +108,39 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
         file_of(path, "config.json")
         return CheckpointKind(path, projector.parent, _base_of(path, base, None, PROJECTOR_FILE), projector=True)
     raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")
+
+
+def results_in(folder: Path) -> dict[str, str]:
+    """What results of runs lie in a folder, :data:`CHECKPOINT`, :data:`LORA` or :data:`REGIONS`, and a file of each.
+
+    LLaVA's mm_projector is none: it goes with a whole checkpoint, and with region modules on their own.
+
+    Args:
+        folder: there or not.
+    """
+    weights = next((name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    found = {} if weights is None else {CHECKPOINT: weights}
+    regions = folder / CONFIG_FILE
+    of_adapter = regions.is_file() and bool(read_json(regions).get("adapter"))
+    if of_adapter or (folder / ADAPTER_CONFIG).is_file():
+        found[LORA] = ADAPTER_CONFIG if (folder / ADAPTER_CONFIG).is_file() else CONFIG_FILE
+    if regions.is_file() and not of_adapter:
+        found[REGIONS] = CONFIG_FILE
+    return found
+
+
+def _two_results(folder: Path, held: dict[str, str]) -> str:
+    """What to say of a whole checkpoint with something else beside it."""
+    beside = " and ".join(kind for kind in held if kind != CHECKPOINT)
+    marks = ", ".join(name for name in (CONFIG_FILE, ADAPTER_CONFIG) if (folder / name).is_file())
+    names = (CONFIG_FILE, MODULES_FILE, *((ADAPTER_CONFIG, *_ADAPTER_FILES[:-1]) if LORA in held else ()))
+    moved = ", ".join(name for name in names if (folder / name).is_file())
+    copied = ", with a copy of config.json," if LORA in held else ""  # it names the bits of the base
+    return (
+        f"{folder} holds {CHECKPOINT} ({held[CHECKPOINT]}) and {beside} beside it ({marks}), and either may be meant: "
+        f"remove {marks} to load the checkpoint with its own regions, or move {moved} to a folder of their own{copied} "
+        "and load that"
+    )
 
 
 def note_put_on(model: Any, kind: CheckpointKind) -> None:

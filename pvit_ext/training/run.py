@@ -14,6 +14,7 @@ from pvit_ext.training.arguments import check_data, expand_command_line, refuse_
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.lora_arguments import check_tokens_of
+from pvit_ext.training.output import check_output
 from pvit_ext.training.region_cache import use_caches
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
@@ -37,6 +38,7 @@ def main(attn_implementation: str | None = None) -> None:
     host, words = take_host(take_plugins(with_config_file(sys.argv[1:])))
     args = parse(host, words, attn_implementation)
     training = args.training
+    check_output(training)
     with host.running():
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)

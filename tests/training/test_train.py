@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,11 +117,17 @@ def test_mm_projector_alone_is_exported_and_a_model_without_its_optimizer_is_not
 
 
 def test_a_checkpoint_of_another_stage_or_encoder_is_not_continued(
-    llava_checkpoint: Path, data: Path, stage1: Path, monkeypatch: pytest.MonkeyPatch
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both start over the folder of a stage 1 run, as when OUTPUT is forgotten."""
-    with pytest.raises(ValueError, match=r"checkpoint-2 .*stage was 'align', is 'finetune'.*--output_dir"):
+    """All start over the folder of a stage 1 run, as when OUTPUT is forgotten."""
+    with pytest.raises(
+        ValueError, match=r"--output_dir .* holds region modules \(.*this run writes a whole checkpoint"
+    ):
         run(monkeypatch, flags(llava_checkpoint, data, stage1, stage="finetune"))
+    stopped = shutil.copytree(stage1, tmp_path / "stopped", ignore=shutil.ignore_patterns("region_*"))
+    shutil.copytree(stage1 / "checkpoint-2", stopped / "checkpoint-2", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"checkpoint-2 .*stage was 'align', is 'finetune'.*--output_dir"):
+        run(monkeypatch, flags(llava_checkpoint, data, stopped, stage="finetune"))
     other = {"stage": "align", "region_encoder": "osprey", "region_encoder_options": "{}"}
     with pytest.raises(ValueError, match=r"region encoder was 'regionclip', is 'osprey'"):
         run(monkeypatch, flags(llava_checkpoint, data, stage1, **other))

@@ -19,6 +19,7 @@ from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_dat
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
+from pvit_ext.training.output import check_output
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 from pvit_ext.training.start import resolve_model
 
@@ -67,6 +68,7 @@ class ArgumentParser(transformers.HfArgumentParser):
         if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
             check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
             _refuse_methods(by_kind[RegionTrainingArguments])
+            check_output(by_kind[RegionTrainingArguments])
             if (named := by_kind.get(RegionModelArguments)) is not None:
                 check_lion(config_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
         if (model := by_kind.get(RegionModelArguments)) is not None:

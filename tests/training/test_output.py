@@ -1,0 +1,51 @@
+"""A run does not write among the files of another kind of result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pvit_ext.hosts.checkpoint_kind import CHECKPOINT, LORA, REGIONS
+from pvit_ext.training.host import take_host
+from pvit_ext.training.output import check_output
+from tests.hosts.test_checkpoint_kind import write
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
+from tests.training.runs import of_host
+
+RUNS: dict[str, dict[str, Any]] = {
+    CHECKPOINT: {"stage": "finetune"}, LORA: {"stage": "finetune", "lora_enable": True}, REGIONS: {"stage": "align"},
+}  # fmt: skip
+
+
+NAMES = ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST]
+
+
+@pytest.fixture(params=NAMES)
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return of_host(request, tmp_path)
+
+
+def test_a_run_beside_another_kind_of_result_ends_before_the_model_loads(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, checkpoint, data = host
+    for name in NAMES:
+        kind = type(take_host(["--host", name])[0])
+        monkeypatch.setattr(kind, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    out = write(tmp_path / "out", LORA)
+    with pytest.raises(ValueError, match=r"--output_dir .*out holds a LoRA result \(adapter_config\.json\), and this"):
+        training.run(monkeypatch, training.flags(checkpoint, data, out, stage="finetune"))
+
+
+@pytest.mark.parametrize("there", [CHECKPOINT, LORA, REGIONS])
+@pytest.mark.parametrize("own", [CHECKPOINT, LORA, REGIONS])
+def test_only_its_own_kind_is_written_over(there: str, own: str, tmp_path: Path) -> None:
+    arguments = SimpleNamespace(**{"lora_enable": False, **RUNS[own]}, output_dir=str(write(tmp_path / "out", there)))
+    if there == own:
+        check_output(arguments)
+        return
+    with pytest.raises(ValueError, match=rf"holds {there} \(.*\), and this run writes {own}, .*another --output_dir"):
+        check_output(arguments)
