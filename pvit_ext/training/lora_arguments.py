@@ -13,7 +13,7 @@ from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.options import FLAGS, LORA, AdapterChoice, parse_options
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.values import check_tokens, has_tokens
-from pvit_ext.training.stages import trains_parts_alone
+from pvit_ext.training.stages import NO_LEARNING, trains_parts_alone
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
 BITS_UNDER_ZERO3 = "ZeRO-3 cannot partition quantised weights; use recipes/zero2.json, or 16 bits"
@@ -54,8 +54,8 @@ def check_lora(arguments: Any) -> None:
         return
     if trains_parts_alone(arguments.stage):
         raise ValueError(
-            f"--lora_enable True: --stage {arguments.stage} trains region modules only, and the adapter would not "
-            "learn; drop the flag, or train with --stage finetune"
+            f"--lora_enable True: --stage {arguments.stage} trains region modules only, and {NO_LEARNING}; drop the "
+            "flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
     if choice.tuner != LORA and (idle := _changed(arguments, *FLAGS.values())):  # the recipe gives some

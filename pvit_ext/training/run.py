@@ -11,6 +11,7 @@ from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
+from pvit_ext.training.flag_pairs import check_pairs
 from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.lora_arguments import check_tokens_of
@@ -70,6 +71,7 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
     if model.model_name_or_path is None:  # LLaVA's own default is a model that it has no class for
         raise ValueError("--model_name_or_path is missing: a LLaVA, or a language model to make one of")
+    check_pairs(model, training)
     check_tokens_of(training, model.model_name_or_path)
     return Arguments(model, data, training, model.attn_implementation or attn_implementation)
 

@@ -18,6 +18,7 @@ _OF_LION = "lion_"
 ALIGN, FINETUNE, LION_MIXED = "align", "finetune", f"{_OF_LION}{MIXED}"
 _ALWAYS = ("region_hint",)
 """LION's parts that train in each of its stages."""
+NO_LEARNING = "the adapter would not learn"
 
 
 def check_stage(stage: str) -> None:
@@ -45,7 +46,8 @@ def freeze_for_stage(model: Any, stage: str) -> None:
             those of LION train parts of them, see :func:`_freeze_for_lion`.
 
     Raises:
-        ValueError: when a stage has nothing to train, or asks for a task that the model does not have.
+        ValueError: when a stage has nothing to train, asks for a task that the model does not have, or comes with an
+            adapter of which all is frozen.
     """
     if is_of_lion(stage):
         _freeze_for_lion(model, stage)
@@ -59,6 +61,11 @@ def freeze_for_stage(model: Any, stage: str) -> None:
         part.requires_grad_(True)
     if stage == ALIGN and not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"--stage align trains region modules, {encoder.name!r} has none: use finetune")
+    if (adapter := adapter_parameters(model)) and not any(parameter.requires_grad for parameter in adapter):
+        raise ValueError(
+            f"--lora_enable True: all of the adapter is frozen by the run's other flags, {NO_LEARNING}: drop the flag, "
+            "or those that freeze it"
+        )
 
 
 def _freeze_for_lion(model: Any, stage: str) -> None:

@@ -15,6 +15,7 @@ from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training.arguments import check_data, expand_command_line
+from pvit_ext.training.flag_pairs import check_pairs
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
@@ -70,6 +71,7 @@ class ArgumentParser(transformers.HfArgumentParser):
             _refuse_methods(by_kind[RegionTrainingArguments])
             check_output(by_kind[RegionTrainingArguments])
             if (named := by_kind.get(RegionModelArguments)) is not None:
+                check_pairs(named, by_kind[RegionTrainingArguments])
                 check_lion(config_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
         if (model := by_kind.get(RegionModelArguments)) is not None:
             model.model_name_or_path = CheckpointPath(model.model_name_or_path)
