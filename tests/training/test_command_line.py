@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pvit_ext.training.arguments import expand_command_line
-from pvit_ext.training.llava.arguments import RegionModelArguments
+from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments
 from pvit_ext.training.start import resolve_model
 from tests.tiny import TINY_REGIONCLIP
 from tests.training.runs import LlavaHost, flags, run
@@ -173,3 +173,29 @@ def test_files_and_folders_that_are_not_there_are_named_with_their_flag(
         place = stock.index(f"--{name}")
         with pytest.raises(ValueError, match=f"^--{name} is missing: "):
             run(monkeypatch, stock[:place] + stock[place + 2 :])
+
+
+@pytest.mark.parametrize(
+    ("given", "valid"), [("Pad", "square, pad, anyres"), ("anyres_max_9", "anyres"), ("", "square")]
+)
+def test_a_layout_of_images_that_llava_does_not_know_is_refused(given: str, valid: str) -> None:
+    """It would take all it does not know for square, and config.json would say the other."""
+    with pytest.raises(ValueError, match=rf"--image_aspect_ratio '{given}': LLaVA knows .*{valid}"):
+        RegionDataArguments(image_aspect_ratio=given)
+    with pytest.raises(ValueError, match="--region_jitter 2"):
+        RegionDataArguments(image_aspect_ratio="pad", region_jitter=2.0)
+
+
+@pytest.mark.parametrize("given", ["spatial_unpd", "Flat", "unpad"])
+def test_a_merge_of_tiles_that_llava_does_not_know_is_refused(given: str, llava_checkpoint: Path) -> None:
+    """It would take all that begin with spatial for that."""
+    with pytest.raises(ValueError, match=rf"--mm_patch_merge_type '{given}': LLaVA knows flat, spatial, spatial_unpad"):
+        RegionModelArguments(model_name_or_path=str(llava_checkpoint), mm_patch_merge_type=given)
+    for known in ("flat", "spatial", "spatial_unpad", None):
+        RegionModelArguments(model_name_or_path=str(llava_checkpoint), mm_patch_merge_type=known)
+
+
+def test_pinpoints_of_images_without_tiles_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"--image_grid_pinpoints .*: --image_aspect_ratio pad makes no tiles"):
+        RegionDataArguments(image_aspect_ratio="pad", image_grid_pinpoints="[[336, 672]]")
+    RegionDataArguments(image_aspect_ratio="anyres", image_grid_pinpoints="[[336, 672]]")

@@ -107,8 +107,8 @@ def test_a_cache_that_does_not_fit_ends_a_run_before_its_first_step(
     def start(**more: Any) -> None:
         runs.run(monkeypatch, words(llava_checkpoint, data, tmp_path / "out", region_cache=cache, **(last | more)))
 
-    with pytest.raises(CacheError, match=r"another preprocessing: image_aspect_ratio was 'pad', is 'None'"):
-        start(image_aspect_ratio="None")
+    with pytest.raises(CacheError, match=r"another preprocessing: image_aspect_ratio was 'pad', is 'square'"):
+        start(image_aspect_ratio="square")
     with pytest.raises(CacheError, match=r"has the vision tower's hidden layers \[.*\], this run reads \[0\]"):
         start(region_encoder_options='{"layers": [0]}')
     with pytest.raises(CacheError, match=r"'overlay' paints on the image"):

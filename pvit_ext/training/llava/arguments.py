@@ -29,6 +29,9 @@ _OF_NEW_VISION: dict[str, Any] = {
 """LLaVA's defaults for a bare language model."""
 _FIXED = ("mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature")
 """What a run on a LLaVA cannot change."""
+_MERGES = ("flat", "spatial", "spatial_unpad")
+_ASPECTS = ("square", "pad", "anyres")
+"""What LLaVA tells apart, its repository and its package: it takes other words for one of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +60,15 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
 
         Raises:
             ValueError: for flags that LLaVA's forward does not implement together, flags that contradict the
-                checkpoint, and an unknown template, which LLaVA would replace by ``vicuna_v1``.
+                checkpoint, and words that it would replace: an unknown template, an unknown merging of tiles.
         """
         known = {*conversation_lib.conv_templates, *_DEFAULT_TEMPLATE}
         if self.version not in known:
             raise ValueError(
                 f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
             )
+        if self.mm_patch_merge_type is not None:
+            _check_word("mm_patch_merge_type", self.mm_patch_merge_type, _MERGES)
         self.drop_empty_paths()
         if self.model_name_or_path is not None:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
@@ -135,6 +140,12 @@ def _tower_files(name: str) -> tuple[str, str | None]:
     return checkpoint_contents(name), processor_contents(name)
 
 
+def _check_word(flag: str, given: str, known: tuple[str, ...]) -> None:
+    """Refuse a word that LLaVA would take for another, while config.json keeps it."""
+    if given not in known:
+        raise ValueError(f"--{flag} {given!r}: LLaVA knows {', '.join(known)}")
+
+
 @dataclass
 class RegionDataArguments(DataFlags, llava_train.DataArguments):
     """LLaVA's data arguments, and what regions add."""
@@ -142,6 +153,16 @@ class RegionDataArguments(DataFlags, llava_train.DataArguments):
     image_grid_pinpoints: str | None = field(
         default=None, metadata={"help": "resolutions, with image_aspect_ratio anyres; default the checkpoint's"}
     )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a layout that LLaVA does not know, and for tiles of one that has none."""
+        super().__post_init__()
+        _check_word("image_aspect_ratio", self.image_aspect_ratio, _ASPECTS)
+        if self.image_grid_pinpoints and self.image_aspect_ratio != "anyres":
+            raise ValueError(
+                f"--image_grid_pinpoints {self.image_grid_pinpoints}: --image_aspect_ratio {self.image_aspect_ratio} "
+                "makes no tiles; give --image_aspect_ratio anyres, or drop the flag"
+            )
 
 
 @dataclass
