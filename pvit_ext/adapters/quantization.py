@@ -6,6 +6,7 @@ Vision tower, projectors and region modules are never quantised: they keep the m
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pvit_ext.files import read_json
 
 BITS = (4, 8)
 KINDS = ("nf4", "fp4")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,36 @@ class Quantization:
         )
         return {"quantization_config": config, "device_map": {"": device}}
 
+    @property
+    def keyword(self) -> str:
+        """What :func:`~pvit_ext.load_pretrained_model` is told for it."""
+        usual = self == Quantization(self.bits)
+        return f"load_{self.bits}bit=True" if usual else f"quantization_config=BitsAndBytesConfig(...) of {self}"
+
     def __str__(self) -> str:
         """A few words for the log."""
         scales = "" if self.double else ", full scales"
         return f"4 bits ({self.kind}{scales})" if self.bits == 4 else "8 bits"
+
+
+def check_trained_bits(folder: Path, own: Quantization | None) -> None:
+    """Refuse an adapter that was trained on fewer bits than a model's, or on others: it makes up for their rounding.
+
+    One of full weights on a model in few bits is a warning.
+
+    Args:
+        folder: of the adapter.
+        own: of the model.
+
+    Raises:
+        ValueError: saying how to load the model.
+    """
+    if (trained := Quantization.of_folder(folder)) == own:
+        return
+    text = f"{folder} was trained on a base in {trained or 'its dtype'}, and the model is in {own or 'its dtype'}"
+    if trained is not None:
+        raise ValueError(f"{text}: load the model in the same bits ({trained.keyword}), or merge")
+    logger.warning("%s: its answers are off by the rounding", text)
 
 
 def is_quantized(parameter: Tensor) -> bool:

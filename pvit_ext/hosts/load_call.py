@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pvit_ext.adapters.quantization import BITS, Quantization
+from pvit_ext.adapters.quantization import BITS, Quantization, check_trained_bits
 from pvit_ext.config import RegionConfig
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,14 @@ class LoadCall:
 
         Args:
             folder: of the adapter.
+
+        Raises:
+            ValueError: when the call asks for few bits, and the adapter was trained on other few bits.
         """
-        if self.quantization is not None or not self.as_trained:
+        if not self.as_trained:
+            return self
+        if self.quantization is not None:
+            check_trained_bits(folder, self.quantization)
             return self
         found = Quantization.of_folder(folder)
         if found is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pvit_ext.adapters.layers import has_adapter
 from pvit_ext.adapters.lion.parts import starts_at_random
 from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter, split_adapter
-from pvit_ext.adapters.quantization import Quantization
+from pvit_ext.adapters.quantization import Quantization, check_trained_bits
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
 from pvit_ext.adapters.undo import processor_undone_on_failure, undone_on_failure
@@ -161,15 +161,9 @@ class Adapters:
             raise ValueError(f"{folder}: an adapter with {_ALONE} does not go beside another; merge one of them")
 
     def _check_bits(self, folder: Path) -> int:
-        """Bits per weight of the model; an adapter of fewer bits is refused, since it makes up for their rounding."""
+        """Bits per weight of the model; an adapter of other few bits is refused."""
         own = Quantization.of_model(self.model)
-        if (trained := Quantization.of_folder(folder)) != own:
-            text = (
-                f"{folder} was trained on a base in {trained or 'its dtype'}, and the model is in {own or 'its dtype'}"
-            )
-            if trained is not None:
-                raise ValueError(f"{text}: load the model in the same bits (load_{trained.bits}bit=True), or merge")
-            logger.warning("%s: its answers are off by the rounding", text)
+        check_trained_bits(folder, own)
         return 16 if own is None else own.bits
 
     def _take_regions(self, folder: Path) -> None:
