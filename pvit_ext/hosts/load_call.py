@@ -13,6 +13,7 @@ import torch
 
 from pvit_ext.adapters.quantization import BITS, Quantization, check_trained_bits
 from pvit_ext.config import RegionConfig
+from pvit_ext.encoders.base import REGION_ENCODERS
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ class LoadCall:
             raise ValueError("no checkpoint was named: give its folder or hub id first")
         path, base = os.path.expanduser(path), base and os.path.expanduser(base)
         kwargs.pop("model_name", None)  # LLaVA guesses the kind of a checkpoint from it, we read the files
-        if isinstance(region_config, str):  # LLaVA's model_name, the third argument of its call
-            region_config = None
+        if isinstance(region_config, str):
+            _refuse_encoder(region_config)
+            raise ValueError(f"region_config={region_config!r} is a text: give a pvit_ext.RegionConfig")
         if region_config is not None and not isinstance(region_config, RegionConfig):
             raise ValueError(f"region_config is a {type(region_config).__name__}: give a pvit_ext.RegionConfig")
         if kwargs.pop("use_flash_attn", False):
@@ -113,23 +115,38 @@ class LoadCall:
         return {**self.quantization.options(dtype, self.device, skipped), **given}
 
 
-def name_positional(values: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """Name the positional arguments behind the third: ours, or LLaVA's, which begin with a bool.
+def name_positional(path: str, values: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Name the positional arguments behind the second: ours, or LLaVA's.
+
+    The third is ``region_config``, or LLaVA's ``model_name``, a text. LLaVA's others begin with a bool.
 
     Args:
-        values: the positional arguments.
+        path: the first argument; LLaVA's users make ``model_name`` of its end.
+        values: the positional arguments behind the second.
         given: arguments by name, None where they are not given.
 
     Raises:
         TypeError: for too many, and for one that is given by name too.
+        ValueError: for the name of a region encoder in place of its config.
     """
-    names = _LLAVAS if values and isinstance(values[0], bool) else _OURS
-    if len(values) > len(names):
-        raise TypeError(f"{len(values)} positional arguments behind the third: there may be {', '.join(names)}")
-    named = dict(zip(names, values, strict=False))
+    third, rest = values[:1], values[1:]
+    names = _LLAVAS if rest and isinstance(rest[0], bool) else _OURS
+    if len(rest) > len(names):
+        raise TypeError(f"{len(rest)} positional arguments behind the third: there may be {', '.join(names)}")
+    named = dict(zip(names, rest, strict=False))
+    if third and isinstance(third[0], str):
+        if third[0] != Path(path).name:
+            _refuse_encoder(third[0])
+    elif third:
+        named["region_config"] = third[0]
     if twice := [name for name in named if given.get(name) is not None]:
         raise TypeError(f"{twice[0]} is given twice, by position and by name: give one of them")
     return given | named
+
+
+def _refuse_encoder(text: str) -> None:
+    if REGION_ENCODERS.find(text) is not None:
+        raise ValueError(f'{text!r} names a region encoder: give region_config=pvit_ext.RegionConfig("{text}")')
 
 
 def _one(name: str, value: Any, kwargs: dict[str, Any], other: str) -> Any:

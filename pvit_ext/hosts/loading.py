@@ -56,8 +56,8 @@ def attach(
 def load_pretrained_model(
     path: str = "",
     base: str | None = None,
-    region_config: RegionConfig | str | None = None,
     *positional: Any,
+    region_config: RegionConfig | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     **kwargs: Any,
@@ -68,15 +68,16 @@ def load_pretrained_model(
     processor of a model of transformers.
 
     LLaVA's own calls work. A text as third argument is its ``model_name``, which is not needed: the files say what kind
-    a checkpoint is. ``model_path``, ``model_base``, ``torch_dtype`` and ``use_flash_attn`` mean the same as in LLaVA.
-    ``load_8bit``, ``load_4bit`` and what follows them in LLaVA's function may be positional, as there.
+    a checkpoint is. Any other third argument is ``region_config``. ``model_path``, ``model_base``, ``torch_dtype`` and
+    ``use_flash_attn`` mean the same as in LLaVA. ``load_8bit``, ``load_4bit`` and what follows them in LLaVA's function
+    may be positional, as there.
 
     Args:
         path: a checkpoint, or what was trained on one: a folder of :func:`~pvit_ext.save_region_modules` (the output
             of stage 1), of a LoRA run (LLaVA's or ours; it is merged), or with LLaVA's ``mm_projector.bin``.
         base: checkpoint under such a folder; by default the one it names.
+        positional: ``region_config``, ``device`` and ``dtype``, or what LLaVA's function takes here.
         region_config: attach this encoder, in place of the checkpoint's if it has one.
-        positional: ``device`` and ``dtype``, or what LLaVA's function takes here.
         device: default CUDA if there is one, else CPU.
         dtype: default float16 on CUDA (bfloat16 for a checkpoint of transformers that is of it), float32 on CPU;
             ``"bfloat16"`` is ``torch.bfloat16``.
@@ -88,8 +89,10 @@ def load_pretrained_model(
         ValueError: when the folder holds no checkpoint of a known host, an argument cannot be met, or ``device`` is
             CUDA where there is none.
     """
-    kwargs = name_positional(positional, {**kwargs, "device": device, "dtype": dtype})
-    call = LoadCall.of(path, base, region_config, kwargs.pop("device"), kwargs.pop("dtype"), kwargs)
+    given = {**kwargs, "region_config": region_config, "device": device, "dtype": dtype}
+    given = name_positional(path, positional, given)
+    config, device, dtype = (given.pop(name) for name in ("region_config", "device", "dtype"))
+    call = LoadCall.of(path, base, config, device, dtype, given)
     kind = find_kind(call.path, call.base)
     kind.announce()
     host = host_of_checkpoint(kind)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import pvit_ext
 from pvit_ext.adapters.quantization import Quantization
-from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.load_call import LoadCall, name_positional
 
 FP4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}
 
@@ -57,3 +58,31 @@ def test_an_adapter_is_put_on_the_rounding_of_its_training(tmp_path: Path, caplo
     assert "rounding" not in caplog.text
     assert call(load_4bit=True).for_adapter(result(tmp_path, None)).quantization == Quantization(4)
     assert "was trained on a base in its dtype, and the model is in 4 bits (nf4): its answers are off" in caplog.text
+
+
+def positional(*values: Any, **given: Any) -> Any:
+    return name_positional("runs/result", values, {"region_config": None, "device": None, "dtype": None, **given})
+
+
+def test_the_name_of_an_encoder_is_no_model_name_of_llavas() -> None:
+    """It was taken for one, and nothing was attached."""
+    for call in (
+        lambda: positional("osprey"),
+        lambda: LoadCall.of("result", None, "osprey", "cpu", None, {}),
+        lambda: pvit_ext.load_pretrained_model("nowhere", None, "osprey"),
+        lambda: pvit_ext.load_pretrained_model("nowhere", region_config="osprey"),
+    ):
+        with pytest.raises(ValueError, match=r'\'osprey\' names a region encoder.*RegionConfig\("osprey"\)'):
+            call()
+    with pytest.raises(ValueError, match=r"region_config='llava-v1.5' is a text: give a pvit_ext.RegionConfig"):
+        pvit_ext.load_pretrained_model("nowhere", region_config="llava-v1.5")
+
+
+def test_the_third_argument_is_a_config_or_llavas_model_name() -> None:
+    config = pvit_ext.RegionConfig("osprey")
+    assert positional(config, "cpu") == {"region_config": config, "device": "cpu", "dtype": None}
+    assert positional("llava-v1.5-7b", True)["region_config"] is None
+    assert positional(None)["region_config"] is None
+    assert name_positional("runs/osprey", ("osprey",), {}) == {}  # as LLaVA's get_model_name_from_path makes it
+    with pytest.raises(TypeError, match="region_config is given twice"):
+        positional(config, region_config=config)
