@@ -127,6 +127,8 @@ def _wrong(name: str, value: Any, default: Any, tuner: str, hint: Any) -> Iterat
         yield from (problem for text in texts or () if (problem := _no_pattern(text)))
     if name.endswith("_pattern") and isinstance(value, dict):
         yield from _wrong_pattern(name, value, tuner)
+    if name == "layers_to_transform" and value == []:
+        yield "it names no block; give the numbers of some, or drop it for all of them"
     if name in TOKENS and (below := [one for one in _indices(value) if one < 0]):
         yield f"{below} are no tokens: give their ids, from 0"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
@@ -13,6 +13,7 @@ from pvit_ext.adapters.methods import METHODS
 from pvit_ext.adapters.options import FLAGS, LORA, AdapterChoice, parse_options
 from pvit_ext.adapters.quantization import Quantization
 from pvit_ext.adapters.values import check_tokens, has_tokens
+from pvit_ext.training.flag_pairs import changed_flags
 from pvit_ext.training.stages import NO_LEARNING, trains_parts_alone
 
 _ADDED = ("lora_method", "lora_options", "loraplus_lr_ratio")
@@ -43,8 +44,13 @@ def check_lora(arguments: Any) -> None:
         arguments: :class:`LoraFlags` with those of transformers and LLaVA.
     """
     _check_bits(arguments)
+    if path := getattr(arguments, "lora_weight_path", None):  # LLaVA's train() does not read it either
+        raise ValueError(
+            f"--lora_weight_path {path}: no adapter is loaded by this flag; to train on from a LoRA result, give "
+            f"--model_name_or_path {path}"
+        )
     given = [name for name in _ADDED if getattr(arguments, name) not in (None, "")]
-    given += _changed(arguments, *FLAGS.values())
+    given += changed_flags(arguments, *FLAGS.values())
     if not arguments.lora_enable:
         if given:
             raise ValueError(
@@ -58,7 +64,7 @@ def check_lora(arguments: Any) -> None:
             "flag, or train with --stage finetune"
         )
     choice = AdapterChoice.of(arguments)
-    if choice.tuner != LORA and (idle := _changed(arguments, *FLAGS.values())):  # the recipe gives some
+    if choice.tuner != LORA and (idle := changed_flags(arguments, *FLAGS.values())):  # the recipe gives some
         said = ", ".join(f"--{name} {getattr(arguments, name)}" for name in idle)
         logger.warning("without effect, because %s takes the fields of --lora_options alone: %s", choice.tuner, said)
     refusals.check(choice.config(), zero_stage(arguments) == 3, arguments.bits)
@@ -67,14 +73,8 @@ def check_lora(arguments: Any) -> None:
         loraplus.check(arguments.loraplus_lr_ratio, choice.tuner, optimizer, _deepspeed(arguments))
 
 
-def _changed(arguments: Any, *names: str) -> list[str]:
-    """Which of these flags have another value than their default."""
-    defaults = {item.name: item.default for item in fields(arguments)}
-    return [name for name in names if getattr(arguments, name) != defaults[name]]
-
-
 def _check_bits(arguments: Any) -> None:
-    if arguments.bits != 4 and (idle := _changed(arguments, "quant_type", "double_quant")):
+    if arguments.bits != 4 and (idle := changed_flags(arguments, "quant_type", "double_quant")):
         raise ValueError(
             f"--{idle[0]} {getattr(arguments, idle[0])} is a way to store 4 bits, and this run has --bits "
             f"{arguments.bits}: add --bits 4, or drop the flag"

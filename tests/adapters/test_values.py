@@ -44,6 +44,7 @@ def test_flags(given: dict[str, Any], said: str) -> None:
         ({"rank_pattern": {"(": 2}}, r"rank_pattern .*'\(' is no pattern of names \(.*position 0\)"),
         ({"target_modules": "("}, r"target_modules '\(': '\(' is no pattern of names"),
         ({"exclude_modules": "*"}, r"exclude_modules '\*': '\*' is no pattern of names"),
+        ({"layers_to_transform": []}, r"layers_to_transform \[\]: it names no block; .* drop it for all of them"),
         ({"layers_pattern": "layers"}, "layers_pattern 'layers' says where .*layers_to_transform"),
         ({"trainable_token_indices": [1, -3]}, r"trainable_token_indices \[1, -3\]: \[-3\] are no tokens"),
         ({"trainable_token_indices": {"embed_tokens": [-3]}}, r"\[-3\] are no tokens"),
