@@ -101,6 +101,7 @@ class Quantization:
         """
         from transformers import BitsAndBytesConfig
 
+        _say_once()
         config = BitsAndBytesConfig(
             load_in_4bit=self.bits == 4,
             load_in_8bit=self.bits == 8,
@@ -121,6 +122,28 @@ class Quantization:
         """A few words for the log."""
         scales = "" if self.double else ", full scales"
         return f"4 bits ({self.kind}{scales})" if self.bits == 4 else "8 bits"
+
+
+class _Once(logging.Filter):
+    """Passes each message the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a message is new."""
+        text = record.getMessage()
+        new = text not in self._said
+        self._said.add(text)
+        return new
+
+
+def _say_once() -> None:
+    """Keep bitsandbytes from saying for each layer in 8 bits that its inputs are cast."""
+    theirs = logging.getLogger("bitsandbytes.autograd._functions")
+    if not any(isinstance(one, _Once) for one in theirs.filters):
+        theirs.addFilter(_Once())
 
 
 def check_trained_bits(folder: Path, own: Quantization | None) -> None:

@@ -29,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
 
     log_progress()
     merge_checkpoint(args.source, args.out, args.base, args.dtype)
-    print(f"{args.out}: a whole checkpoint")
+    print(f"{args.out}: a whole checkpoint, merged from {args.source}")
     return 0

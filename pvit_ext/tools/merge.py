@@ -69,7 +69,6 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
         (folder / MERGED_FROM).write_text(json.dumps({"parents": parents(kind)}, indent=1) + "\n")
     if mixtures_in(model):
         logger.warning("%s: %s", out, _NOT_MERGED)
-    logger.info("%s: a whole checkpoint, merged from %s", out, source)
 
 
 def parents(kind: CheckpointKind) -> list[dict[str, Any]]:

@@ -54,6 +54,17 @@ def test_blocks_of_the_language_model_alone_are_quantised(llava_checkpoint: Path
     assert 0 < moved < (0.5 if bits == 4 else 0.05)
 
 
+def test_what_bitsandbytes_says_of_each_layer_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        Quantization(8).options(torch.float32, "cpu", [])
+    for _layer in range(2):
+        for dtype in ("of one", "of another"):
+            logging.getLogger("bitsandbytes.autograd._functions").warning("inputs will be cast, %s", dtype)
+    assert [record.getMessage() for record in caplog.records] == [
+        "inputs will be cast, of one", "inputs will be cast, of another",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("host", ["llava/llama", *["transformers/llava"] * HAS_TRANSFORMERS_HOST])
 def test_lions_parts_in_a_whole_checkpoint_stay_as_they_were(

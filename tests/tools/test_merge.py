@@ -40,7 +40,9 @@ def test_stock_lora(llava_checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
     folder, expected = stock_lora(llava_checkpoint, tmp_path / "lora")
     out = tmp_path / "out"
     assert cli.main(["merge", str(folder), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: a whole checkpoint\n"
+    written = capsys.readouterr()
+    assert written.out == f"{out}: a whole checkpoint, merged from {folder}\n"
+    assert str(out) not in written.err
     model = load(out)
     assert torch.equal(plain_logits(model), plain_logits(expected))
     assert model.config.image_aspect_ratio == "anyres"
