@@ -157,6 +157,8 @@ def test_the_adapters_file_is_read_once(
 ) -> None:
     _, model, _ = loaded
     one, read = result(model, tmp_path / "one", 2, llava_checkpoint), list[str]()
+    if not (one / "adapter_model.safetensors").is_file():
+        pytest.skip("this peft writes adapter_model.bin")
     kept = weights.load_file
     monkeypatch.setattr(weights, "load_file", lambda path, *given: read.append(Path(path).stem) or kept(path, *given))
     Adapters(model).add("one", one)
