@@ -216,8 +216,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 def _endpoint(args: argparse.Namespace, tokens: int) -> EndpointOptions:
     require_extra("generate", "pvit-ext eval --endpoint-model")
-    options = (args.endpoint_model, args.endpoint, args.api_key_name, tokens, args.system)
-    return _calls(args, "--endpoint", *options)
+    return _calls(args, "--endpoint", args.endpoint_model, args.endpoint, args.api_key_name, tokens, args.system)
 
 
 def _judge(args: argparse.Namespace) -> JudgeOptions | None:
@@ -232,9 +231,8 @@ def _judge(args: argparse.Namespace) -> JudgeOptions | None:
         return JudgeOptions(args.judge_model, replies=args.judge_replies)
     require_extra("generate", "pvit-ext eval --judge-model")
     tokens = getattr(TASKS.require(args.task), "judge_tokens", 1)
-    options = (args.judge_model, args.judge_endpoint, args.judge_key_name, tokens, None)
-    calls = _calls(args, "--judge-endpoint", *options)
-    return JudgeOptions(args.judge_model, calls)
+    url, key = args.judge_endpoint, args.judge_key_name
+    return JudgeOptions(args.judge_model, _calls(args, "--judge-endpoint", args.judge_model, url, key, tokens, None))
 
 
 def _calls(
