@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.adapters.lion.tasks import IMAGE, Tasks
+from pvit_ext.adapters.lion.tasks import Tasks
 from pvit_ext.config import RECORD_KEY, RegionConfig
 from pvit_ext.data.record_dataset import check_tag_flags
 from pvit_ext.data.tags.tags import HINT_STYLE
 from pvit_ext.data.task_survey import TaskSurvey
 from pvit_ext.training.arguments import ModelFlags
-from pvit_ext.training.stages import is_of_lion, take_unsaid, task_of_stage, tasks_for_stage
+from pvit_ext.training.stages import is_of_lion, looks_closer, take_unsaid, task_of_stage, tasks_for_stage
 from pvit_ext.training.start import say
 
 
@@ -60,7 +60,7 @@ def _check_tasks(tasks: Tasks, config: RegionConfig, data: Any, training: Any) -
     survey = TaskSurvey.of(records, tasks)
     bad.add(*survey.bad)
     if is_of_lion(stage) and not training.allow_no_gradient:
-        closer = stage != f"lion_{IMAGE}" and bool(config.lion_aggregator or any(records.region_counts))
+        closer = looks_closer(stage) and bool(config.lion_aggregator or records.summary.regions)
         _check_counts(survey, stage, closer or config.lion_tags == HINT_STYLE)
 
 

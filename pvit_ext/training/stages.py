@@ -82,17 +82,22 @@ def _freeze_for_lion(model: Any, stage: str) -> None:
         mixture.gates.requires_grad_(mixed)
         for name, adapter in zip(tasks.names, mixture.adapters, strict=True):
             adapter.requires_grad_(mixed or name == task)
-    looks_closer = not mixed and task != IMAGE
-    module.region_projector.requires_grad_(looks_closer)
-    module.region_encoder.requires_grad_(looks_closer and not module.region_encoder.frozen)
+    closer = looks_closer(stage)
+    module.region_projector.requires_grad_(closer)
+    module.region_encoder.requires_grad_(closer and not module.region_encoder.frozen)
     for name, part in module.lion.items():
         if name != ADAPTERS:
-            part.requires_grad_(name in _ALWAYS or (mixed if name == ROUTER else looks_closer))
+            part.requires_grad_(name in _ALWAYS or (mixed if name == ROUTER else closer))
 
 
 def task_of_stage(stage: str) -> str | None:
     """The one task whose adapters a stage of LION trains; None for any other stage."""
     return stage.removeprefix(_OF_LION) if is_of_lion(stage) and stage != LION_MIXED else None
+
+
+def looks_closer(stage: str) -> bool:
+    """Whether a stage of LION trains what regions and cells go through: that of one task, but not of whole images."""
+    return task_of_stage(stage) not in (None, IMAGE)
 
 
 def tasks_for_stage(tasks: Tasks | None, stage: str) -> Tasks:
