@@ -111,8 +111,11 @@ def test_flash_attention_needs_cuda_and_the_package(monkeypatch):
     assert doctor._attention()["flash_attention_2"] == "on request (attn_implementation)"
 
 
-def test_a_transformers_too_old_for_its_own_models(monkeypatch):
-    from pvit_ext.hosts.transformers import entry
+@pytest.mark.parametrize(
+    ("version", "goes"), [("4.57.6", False), ("5.17.0", False), ("5.18.0.dev0", True), ("6.0", True)]
+)
+def test_a_transformers_too_old_for_its_own_models(monkeypatch, version, goes):
+    import transformers
 
-    monkeypatch.setattr(entry.importlib.util, "find_spec", lambda name: None)
-    assert "5.18 or newer" in doctor._transformers()["models"]
+    monkeypatch.setattr(transformers, "__version__", version)
+    assert ("5.18 or newer, this is" in doctor._transformers()["models"]) is not goes

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import transformers
 from llava.model import llava_arch
 from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
 from transformers import (
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 _initialize_vision_modules = llava_arch.LlavaMetaModel.initialize_vision_modules
 _build_vision_tower = llava_arch.build_vision_tower
+
+# transformers 5 gives the name to a class on torchvision, where that is installed. LLaVA's models learnt on Pillow's
+# pixels, which differ by up to one level in 255.
+CLIPImageProcessor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
 
 
 class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):

@@ -15,6 +15,7 @@ from pvit_ext.files import read_json
 from pvit_ext.hosts.checkpoint_kind import PROJECTOR_FILE, CheckpointKind, find_kind, note_put_on
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.llava.model_regions import LlavaRegions
+from pvit_ext.hosts.llava.patching import TOWER_POINTS, patched
 from pvit_ext.hosts.llava.quantizing import unquantized
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.ops.frozen import keep_frozen_in_eval
@@ -116,7 +117,8 @@ def _load_llava(path: str, call: LoadCall, values: dict[str, Any] | None) -> tup
     if tower is None:
         raise ValueError(f"{path} is a language model without a vision tower, not a LLaVA checkpoint")
     if not tower.is_loaded:
-        tower.load_model()
+        with patched(TOWER_POINTS):
+            tower.load_model()
     if not call.places_itself:
         model.to(call.device)
     tower.to(device=call.device, dtype=call.dtype)

@@ -24,7 +24,7 @@ from pvit_ext.hosts.llava.generation import RegionGeneration, Regions, TaskNames
 from pvit_ext.hosts.llava.image_layout import ImageLayout, count_crops
 from pvit_ext.hosts.llava.inputs import WITHOUT_TOKENS, Extra, build_inputs, check_complete, refuse_unbound
 from pvit_ext.hosts.llava.model_regions import LlavaRegions, check_missing_tower
-from pvit_ext.hosts.llava.patching import TOWER_POINT, patched
+from pvit_ext.hosts.llava.patching import TOWER_POINTS, patched
 from pvit_ext.hosts.llava.splice import inject_region_tokens, mark_regions
 from pvit_ext.hosts.llava.template_check import follow_checkpoint
 from pvit_ext.hosts.llava.tower import capture_feature_maps
@@ -48,7 +48,7 @@ class RegionMixin(RegionGeneration):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         config.model_type = type(config).model_type  # released checkpoints of LLaVA say "llava"
-        with patched((TOWER_POINT,)), compat.vision_tower_from_config():
+        with patched(TOWER_POINTS), compat.vision_tower_from_config():
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         keep_frozen_in_eval(self.get_vision_tower())  # type: ignore[attr-defined]
         LlavaRegions(self).create()

@@ -102,11 +102,18 @@ _MODEL = {
 _CLASSES = {"llama": "Llama", "mistral": "Mistral", "mpt": "Mpt"}
 _OURS = "pvit_ext.hosts.llava.classes:Llava{}ForCausalLM"
 
-TOWER_POINT = PatchPoint(
-    "llava.model.llava_arch:build_vision_tower",
-    "pvit_ext.hosts.llava.classes:build_vision_tower",
-    {"": ("vision_tower_cfg", "kwargs")},
+TOWER_POINTS = (
+    PatchPoint(
+        "llava.model.llava_arch:build_vision_tower",
+        "pvit_ext.hosts.llava.classes:build_vision_tower",
+        {"": ("vision_tower_cfg", "kwargs")},
+    ),
+    PatchPoint(
+        "llava.model.multimodal_encoder.clip_encoder:CLIPImageProcessor",
+        "pvit_ext.hosts.llava.classes:CLIPImageProcessor",
+    ),
 )
+"""Names that LLaVA builds and loads a vision tower by."""
 PREPROCESS_POINTS = (
     PatchPoint(
         "llava.train.train:tokenizer_image_token",
@@ -137,7 +144,7 @@ PATCH_POINTS: tuple[PatchPoint, ...] = (
         "pvit_ext.hosts.llava.classes:initialize_vision_modules",
         {"": ("self", "model_args", "fsdp")},
     ),
-    TOWER_POINT,
+    *TOWER_POINTS,
 )
 
 _originals: dict[PatchPoint, Any] = {}

@@ -27,7 +27,7 @@ from pvit_ext.hosts.llava.classes import (
     region_class_of_values,
 )
 from pvit_ext.hosts.llava.image_layout import ImageLayout, freeze_unread_newline, set_pinpoints
-from pvit_ext.hosts.llava.patching import PREPROCESS_POINTS, TOWER_POINT, patched
+from pvit_ext.hosts.llava.patching import PREPROCESS_POINTS, TOWER_POINTS, patched
 from pvit_ext.hosts.llava.quantizing import unquantized
 from pvit_ext.hosts.llava.vision_tower import VisionTower, match_trained_tower
 from pvit_ext.tokens.processor import RegionProcessor
@@ -44,7 +44,7 @@ def llava_names() -> Iterator[None]:
     """
     template = conversation.default_conversation
     try:
-        with patched((TOWER_POINT, *PREPROCESS_POINTS)):
+        with patched((*TOWER_POINTS, *PREPROCESS_POINTS)):
             yield
     finally:
         conversation.default_conversation = template

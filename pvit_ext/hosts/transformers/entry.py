@@ -5,14 +5,14 @@ Light, and importable with any transformers: :func:`~pvit_ext.hosts.find.host_of
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.chat import Chat
@@ -20,6 +20,9 @@ from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.hosts.load_call import LoadCall
 from pvit_ext.hosts.stored import StoredModel
+
+OLDEST = "5.18"
+"""The first transformers in whose models regions work."""
 
 
 class TransformersModels:
@@ -76,11 +79,16 @@ class TransformersModels:
 
 
 def check_version() -> None:
-    """Raise ValueError where the installed transformers is too old for regions in its models."""
-    if importlib.util.find_spec("transformers.utils.output_capturing") is None:
-        found = importlib.metadata.version("transformers")
+    """Raise ValueError where the installed transformers is too old for regions in its models.
+
+    Before 5.18 `generate` knows no `mm_encoder_outputs`, which carries what the towers gave into each step.
+    """
+    import transformers  # late: listing hosts needs none of it
+
+    found = transformers.__version__
+    if Version(found).release < Version(OLDEST).release:  # a release candidate counts as its release
         raise ValueError(
-            f"regions in transformers' own models need transformers 5.18 or newer, this is {found}: upgrade it, or "
+            f"regions in transformers' own models need transformers {OLDEST} or newer, this is {found}: upgrade it, or "
             "take a checkpoint of LLaVA's code"
         )
 

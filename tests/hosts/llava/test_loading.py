@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from llava.model.multimodal_encoder import clip_encoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 import pvit_ext
 from pvit_ext.encoders import base as encoders_base
+from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.llava.stored import read_stored
+from pvit_ext.hosts.llava.training import llava_names
 from tests.checkpoints import (
     OPTIONS,
     config,
@@ -41,6 +45,21 @@ def test_a_tower_of_a_plugin_that_was_not_named(llava_checkpoint: Path, tmp_path
         pvit_ext.load_pretrained_model(str(folder), device="cpu")
     with pytest.raises(ValueError, match=OF_A_PLUGIN):
         read_stored(folder)
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_pillow_prepares_images_where_torchvision_would(
+    llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unfrozen: bool
+) -> None:
+    # a LLaVA-1.6 loads its tower while the model is made
+    folder = unfreeze_tower(llava_checkpoint, tmp_path / "m") if unfrozen else llava_checkpoint
+    monkeypatch.setattr(clip_encoder, "CLIPImageProcessor", None)  # stands for the class on torchvision
+    processor = pvit_ext.load_pretrained_model(str(folder), device="cpu")[2]
+    assert "image_processing_pil" in type(processor).__module__ or not hasattr(transformers, "CLIPImageProcessorPil")
+    compat.prepare_training()
+    with llava_names():
+        assert clip_encoder.CLIPImageProcessor is type(processor)
+    assert clip_encoder.CLIPImageProcessor is None
 
 
 @pytest.fixture

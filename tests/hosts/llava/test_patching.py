@@ -44,8 +44,18 @@ def bound() -> list[Any]:
 
 
 CLASSES = [llava_llama.LlavaLlamaForCausalLM, llava_mistral.LlavaMistralForCausalLM, llava_mpt.LlavaMptForCausalLM]
-STOCK = [*CLASSES * 2, llava_arch.LlavaMetaModel.initialize_vision_modules, llava_arch.build_vision_tower]
-OURS = [*region_model.REGION_CLASSES * 2, region_model.initialize_vision_modules, region_model.build_vision_tower]
+STOCK = [
+    *CLASSES * 2,
+    llava_arch.LlavaMetaModel.initialize_vision_modules,
+    llava_arch.build_vision_tower,
+    clip_encoder.CLIPImageProcessor,
+]
+OURS = [
+    *region_model.REGION_CLASSES * 2,
+    region_model.initialize_vision_modules,
+    region_model.build_vision_tower,
+    region_model.CLIPImageProcessor,
+]
 
 
 def same(left: list[Any], right: list[Any]) -> bool:

@@ -85,7 +85,7 @@ def test_errors_say_what_to_do() -> None:
     ("model_of", "processor_of", "error"),
     [
         (None, "tokenizer", "without tokenizer and image_processor: give that of the model"),
-        (None, "image_processor", "is a CLIPImageProcessorPil without tokenizer and image_processor"),
+        (None, "image_processor", r"is a CLIPImageProcessor(Pil)? without tokenizer and image_processor"),
         (None, "another family", r"is a InternVLProcessor, which prepares images for models of another family"),
         (None, "another one with its ids", r"is a LlavaNextProcessor, which prepares images for models of another fam"),
         (None, "other ids", r"writes the id \d+ for an image, the LlavaFor\w+ reads \d+"),

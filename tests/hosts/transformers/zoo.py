@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,9 +68,10 @@ def siglip(size: int, patch: int) -> Any:
 
 
 def image_processor(module: str, name: str, **values: Any) -> Any:
-    """An image processor on PIL."""
-    found = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    return getattr(found, f"{name}Pil")(**values)
+    """An image processor of the kind that transformers loads here: on torchvision where it is installed, else on PIL."""
+    pil = "" if importlib.util.find_spec("torchvision") else "pil_"
+    found = importlib.import_module(f"transformers.models.{module}.image_processing_{pil}{module}")
+    return getattr(found, f"{name}Pil" if pil else name)(**values)
 
 
 def llava(size: int = 28, patch: int = 7, tower: Any = clip, pad: bool = False, rows: int = ROWS) -> Pair:
