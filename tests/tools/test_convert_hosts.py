@@ -94,7 +94,10 @@ def load_hub(folder: Path) -> tuple[Any, Any]:
     """Model and processor of a converted checkpoint."""
     stock = getattr(transformers, AutoConfig.from_pretrained(folder).architectures[0])
     model = region_class(stock).from_pretrained(folder).eval()
-    return model, with_regions_of(AutoProcessor.from_pretrained(folder), folder)
+    processor = AutoProcessor.from_pretrained(
+        folder, backend="pil"
+    )  # LLaVA's pixels, where torchvision is installed too
+    return model, with_regions_of(processor, folder)
 
 
 def hub_logits(folder: Path, sentinels: list[int] | None = None) -> tuple[list[int], Tensor]:

@@ -1,12 +1,12 @@
 """Tiny models of each family of transformers with their real processors, from config alone.
 
-The image processors are those on PIL; without torchvision, processors that take videos too get a stand-in for those.
+The image processors are those that transformers takes here. Without torchvision, processors that take videos too get a
+stand-in for those.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,7 +68,7 @@ def siglip(size: int, patch: int) -> Any:
 
 
 def image_processor(module: str, name: str, **values: Any) -> Any:
-    """An image processor of the kind that transformers loads here: on torchvision where it is installed, else on PIL."""
+    """An image processor as transformers loads it here: on torchvision where that is installed, else on PIL."""
     pil = "" if importlib.util.find_spec("torchvision") else "pil_"
     found = importlib.import_module(f"transformers.models.{module}.image_processing_{pil}{module}")
     return getattr(found, f"{name}Pil" if pil else name)(**values)
