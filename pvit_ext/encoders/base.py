@@ -51,9 +51,15 @@ class RegionInputs:
     tower: Any = None
 
     @cached_property
+    def image_numbers(self) -> list[int]:
+        """``image_index`` as numbers: read once, since each read of a GPU's tensor waits for all that was started."""
+        numbers: list[int] = self.image_index.tolist()
+        return numbers
+
+    @cached_property
     def boxes(self) -> Tensor:
         """(M, 4) xyxy float32, original pixels."""
-        boxes = [r.bounds(self.image_sizes[i]) for r, i in zip(self.regions, self.image_index.tolist(), strict=True)]
+        boxes = [r.bounds(self.image_sizes[i]) for r, i in zip(self.regions, self.image_numbers, strict=True)]
         return torch.tensor(boxes, dtype=torch.float32, device=self.image_index.device).reshape(-1, 4)  # (M, 4)
 
     @cached_property
@@ -64,7 +70,7 @@ class RegionInputs:
 
     def mask(self, number: int) -> NDArray[np.bool_]:
         """The mask of a region, bool (H, W) of the original image; not cached: 500 masks of a photograph are 6 GB."""
-        return self.regions[number].to_mask(self.image_sizes[int(self.image_index[number])])
+        return self.regions[number].to_mask(self.image_sizes[self.image_numbers[number]])
 
     @cached_property
     def tower_boxes(self) -> Tensor:
@@ -73,7 +79,7 @@ class RegionInputs:
         Raises:
             RegionError: when the tower's view crops a region away entirely.
         """
-        views = [self.views[image] for image in self.image_index.tolist()]
+        views = [self.views[image] for image in self.image_numbers]
         affine = [[*view.scale * 2, *view.shift * 2, *view.size * 2] for view in views]
         scale, shift, limit = torch.tensor(affine, dtype=torch.float64).reshape(-1, 3, 4).unbind(1)  # (M, 4) each
         clipped = torch.minimum((self.boxes.cpu().double() * scale + shift).clamp(min=0), limit).float()  # (M, 4)
@@ -83,7 +89,7 @@ class RegionInputs:
 
     def cropped_away(self, number: int, what: str) -> RegionError:
         """The error of a region that the vision tower's view does not show."""
-        image = int(self.image_index[number])
+        image = self.image_numbers[number]
         name, (width, height) = self.regions[number].name, self.views[image].size
         return RegionError(
             f"{name}, image {image} of the batch: the tower's {width}x{height} view crops {what} away; "
@@ -93,7 +99,7 @@ class RegionInputs:
 
     def rows_by_view_size(self) -> dict[Size, Tensor]:
         """(width, height) of a view -> the regions (N,) int64 on such views; for encoders that mix a map's cells."""
-        sizes = [self.views[image].size for image in self.image_index.tolist()]
+        sizes = [self.views[image].size for image in self.image_numbers]
         regions = {size: [n for n, other in enumerate(sizes) if other == size] for size in dict.fromkeys(sizes)}
         return {size: torch.tensor(found, device=self.image_index.device) for size, found in regions.items()}
 

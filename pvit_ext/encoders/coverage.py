@@ -36,7 +36,7 @@ def covered_cells(inputs: RegionInputs, grid: Size, cell: float, context: int = 
     """
     found = []
     boxes = inputs.tower_boxes.double().cpu().numpy() / cell  # (M, 4)
-    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
+    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_numbers, strict=True)):
         (left, top, right, bottom), view = boxes[number], inputs.views[image]
         width, height = (min(max(int(side // cell), 1), count) for side, count in zip(view.size, grid, strict=True))
         if region.kind == "box":
@@ -63,7 +63,7 @@ def mask_coverage(inputs: RegionInputs, grid: int) -> Tensor:
     """
     coverage = torch.ones(len(inputs.regions), grid, grid)
     boxes = inputs.tower_boxes.cpu()
-    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_index.tolist(), strict=True)):
+    for number, (region, image) in enumerate(zip(inputs.regions, inputs.image_numbers, strict=True)):
         if region.kind == "box":
             continue
         box = inputs.views[image].unmap_boxes(boxes[number : number + 1])[0].tolist()

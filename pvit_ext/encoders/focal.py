@@ -255,7 +255,7 @@ def _evaluating(tower: nn.Module) -> Iterator[None]:
 
 
 def _crops(inputs: RegionInputs, image: int) -> Tensor:
-    count, extra = int((inputs.image_index == image).sum()), inputs.extra[image]
+    count, extra = inputs.image_numbers.count(image), inputs.extra[image]
     if extra is None or len(extra["crops"]) != count:
         raise ValueError(f"image {image} has {count} regions, but other crops; put Focal.preprocess(...) into extra")
     return extra["crops"]

@@ -35,7 +35,7 @@ def sample_masks(inputs: RegionInputs, grid: tuple[int, int], cell: tuple[float,
         RegionError: naming a region that the tower's view crops away.
     """
     masks = np.zeros((len(inputs.regions), *grid), dtype=np.float32)
-    for number, image in enumerate(inputs.image_index.tolist()):
+    for number, image in enumerate(inputs.image_numbers):
         view = inputs.views[image]
         side = cell or (view.size[0] / grid[1], view.size[1] / grid[0])
         columns, rows = _axes(view, inputs.image_sizes[image], grid, side)
@@ -62,7 +62,7 @@ def points_inside(inputs: RegionInputs, count: int, seed: int = 0) -> Tensor:
     """
     points = np.zeros((len(inputs.regions), count, 2), dtype=np.float32)
     sequence = _r2(count, seed)
-    for number, image in enumerate(inputs.image_index.tolist()):
+    for number, image in enumerate(inputs.image_numbers):
         view = inputs.views[image]
         mask, corner = _visible(inputs, number)
         inside = _through_mask(mask, sequence) + corner
@@ -118,13 +118,13 @@ def _central_point(inputs: RegionInputs, number: int) -> Floats:
     mask, corner = _visible(inputs, number)
     pixels = np.argwhere(mask)[:, ::-1] + 0.5  # (N, 2)
     nearest = pixels[((pixels - pixels.mean(0)) ** 2).sum(1).argmin()]
-    view = inputs.views[int(inputs.image_index[number])]
+    view = inputs.views[inputs.image_numbers[number]]
     return np.clip((nearest + corner) * view.scale + view.shift, 0, view.size)
 
 
 def _visible(inputs: RegionInputs, number: int) -> tuple[NDArray[np.bool_], Floats]:
     """The part of a region's mask that the tower sees, and the original pixel (x, y) of its corner."""
-    image = int(inputs.image_index[number])
+    image = inputs.image_numbers[number]
     view, box = inputs.views[image], inputs.regions[number].bounds(inputs.image_sizes[image])
     first, last = (np.array([(0, 0), view.size]) - view.shift) / view.scale  # (2,) each, original pixels
     corner = np.floor(np.maximum(first, box[:2]))

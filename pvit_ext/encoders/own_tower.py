@@ -88,7 +88,7 @@ class TowerEncoder(RegionEncoder):
         Maps that are there already are not joined: that would copy them.
         """
         groups: dict[tuple[Size, int | None], list[int]] = {}
-        for image in sorted(set(inputs.image_index.tolist())):
+        for image in sorted(set(inputs.image_numbers)):
             extra = _extra(inputs, image)
             if PIXELS in extra:
                 height, width = extra[PIXELS].shape[1:]

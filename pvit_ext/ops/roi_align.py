@@ -75,7 +75,8 @@ def _axis_weights(start: Tensor, end: Tensor, bins: int, length: int, sampling_r
         sampling_ratio: samples per bin, or 0.
     """
     extent = (end - start)[:, None, None]  # (M, 1, 1)
-    size = extent / bins
+    # By a tensor: CUDA divides by a number with its reciprocal, and a bit above a whole number is a sample more below.
+    size = extent / torch.full_like(extent, bins)
     grid = torch.full_like(size, sampling_ratio) if sampling_ratio > 0 else size.ceil()
     samples = torch.arange(int(grid.max()) if len(grid) else 0, device=start.device, dtype=start.dtype)
     offsets = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]  # (P, 1)

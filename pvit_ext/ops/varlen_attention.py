@@ -152,7 +152,8 @@ def _imported(kernel: str) -> Callable[..., Tensor]:
 
 @cache
 def _log_once(device_type: str, choice: Choice) -> None:
-    level = logging.WARNING if device_type == "cuda" else logging.INFO  # nobody expects flash kernels on a CPU
+    slower = device_type == "cuda" and choice.backend != "flash"  # nobody expects flash kernels on a CPU
+    level = logging.WARNING if slower else logging.INFO
     logger.log(level, "region attention runs on %s (%s)", choice.kernel, "; ".join(choice.reasons))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pvit_ext.hosts.transformers.entry import check_version
 from pvit_ext.ops.varlen_attention import environment
 from tests.benchmarks import gpu_process, gpu_rows
 from tests.benchmarks.gpu_steps import Step, steps
@@ -78,6 +79,10 @@ def absent() -> Iterator[str]:
     for name, cost in COSTS.items():
         if importlib.util.find_spec(name) is None:
             yield f"not installed, {name}: without it not run, {cost}"
+    try:
+        check_version()
+    except ValueError as error:
+        yield f"not run, models of transformers' own: {error}"
 
 
 def notes() -> Iterator[str]:

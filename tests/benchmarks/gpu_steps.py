@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 TEST_FILES: dict[str, tuple[int, tuple[str, ...]]] = {
     "tests of kernels": (
-        40,
+        70,  # the first to start CUDA
         ("tests/ops/test_backends.py", "tests/ops/test_roi_align.py", "tests/encoders/test_regionclip.py"),
     ),
     "tests of models": (45, ("tests/hosts/transformers/test_gpu.py", "tests/hosts/test_cross_features.py")),
-    "tests of the product": (160, ("tests/hosts/test_on_a_gpu.py",)),
+    "tests of the product": (110, ("tests/hosts/test_on_a_gpu.py",)),
 }
 """Seconds, and every file that holds tests marked gpu.
 
@@ -19,14 +19,14 @@ Not one process for all: after an illegal access every further call of CUDA fail
 """
 
 DEVICE_BENCHMARKS: dict[str, tuple[int, str]] = {
-    "bench_attention": (30, "--rounds 5"),
-    "bench_step": (75, "--rounds 3"),
+    "bench_attention": (60, "--rounds 5"),
+    "bench_step": (60, "--rounds 3"),
     "bench_regionclip": (35, "--rounds 5"),
     "bench_roi_align": (15, "--rounds 5"),
     "bench_injection": (15, "--rounds 3"),
     "bench_osprey": (15, "--rounds 5"),
     "bench_ferret": (15, "--rounds 5"),
-    "bench_gpt4roi": (15, "--rounds 3"),
+    "bench_gpt4roi": (25, "--rounds 3"),
     "bench_region_cache": (35, "--rounds 3 --case 2 6"),
     "bench_shared_images": (25, "--rounds 2 --case 2 6 8"),
     "bench_serving": (40, "--rounds 1 --clients 16"),

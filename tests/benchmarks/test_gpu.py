@@ -57,7 +57,7 @@ def test_the_lists_options_are_those_of_the_benchmark(name: str, monkeypatch: py
     class Parsed(Exception):
         pass
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise Parsed
 
     step = next(step for step in gpu_steps.steps("rows") if step.name == name)
@@ -268,6 +268,8 @@ def test_all_that_is_missing_is_said_at_once(
     assert list(gpu.absent()) == [
         "not installed, llava: without it not run, LLaVA's own models: half of the tests, and half of bench_step"
     ]
+    monkeypatch.setattr("transformers.__version__", "5.17.0")
+    assert list(gpu.absent())[1].startswith("not run, models of transformers' own: ")
 
 
 def test_a_torch_that_cannot_start_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

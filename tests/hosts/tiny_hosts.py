@@ -5,7 +5,6 @@ Under a transformers without models that take regions, as on LLaVA's pins, the L
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,8 +22,9 @@ import pvit_ext
 from pvit_ext import Query, Region, RegionConfig
 from pvit_ext.hosts.find import Loaded, host_of
 from pvit_ext.hosts.llava import compat
+from pvit_ext.hosts.transformers.entry import OLDEST
 
-HAS_TRANSFORMERS_HOST = importlib.util.find_spec("transformers.utils.output_capturing") is not None
+HAS_TRANSFORMERS_HOST = Version(transformers.__version__).release >= Version(OLDEST).release
 OSPREY = RegionConfig("osprey", encoder_options={"layers": [-2], "position_grid": 8}, delimiters=True)
 NEVER_WRITTEN = range(3, 8)
 """Ids of the special tokens of both hosts' tiny tokenizers."""

@@ -102,6 +102,14 @@ def test_auto_says_once_what_it_fell_back_to(caplog: pytest.LogCaptureFixture) -
     ]
 
 
+@pytest.mark.parametrize(("backend", "level"), [("flash", logging.INFO), ("sdpa", logging.WARNING)])
+def test_a_gpu_warns_only_of_what_is_slower(backend: str, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    attention._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, logger="pvit_ext.ops.varlen_attention"):
+        attention._log_once("cuda", Choice(backend, TORCH_VARLEN, ("flash_attn: not installed",)))
+    assert [record.levelno for record in caplog.records] == [level]
+
+
 def stand_in(calls: list[tuple[Any, ...]]) -> Callable[..., Tensor]:
     """A flash kernel's interface on a CPU; it fails on what some kernels leave undefined."""
 

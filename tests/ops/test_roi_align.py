@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pvit_ext.ops.roi_align import roi_align
 from tests.benchmarks.roi_align_forms import dense, naive
@@ -42,6 +45,26 @@ def test_golden_output_and_gradient(golden: dict[str, Tensor], size: int, ratio:
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=2e-6)
     (grad,) = torch.autograd.grad(out, x, rules.normal(f"g{size}", out.shape, 2))
     assert relative(grad, golden[f"grad_x.sr{ratio}_o{size}"]) < 3e-6  # their float32 sums are the less exact ones
+
+
+class AsOnCuda(TorchFunctionMode):
+    """Division by a number as CUDA computes it: times the reciprocal, which may be off by one bit."""
+
+    def __torch_function__(self, function: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.div, Tensor.__truediv__, torch.div) and not isinstance(args[1], Tensor):
+            return args[0] * (torch.ones((), dtype=args[0].dtype) / args[1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [7, 14, 18])
+def test_a_device_that_divides_by_reciprocals_takes_as_many_samples(golden: dict[str, Tensor], size: int) -> None:
+    whole_cells = torch.tensor([[32.0, 32.0, 32.0 + 16 * size, 32.0 + 48 * size]])  # 1 and 3 cells a bin
+    x = golden["in.x"]
+    expected = roi_align(x, whole_cells, torch.tensor([0]), size, SCALE)
+    with AsOnCuda():
+        assert (torch.tensor(21.0) / 7).item() > 3
+        found = roi_align(x, whole_cells, torch.tensor([0]), size, SCALE)
+    assert relative(found, expected) < 1e-6
 
 
 def test_golden_other_sizes_and_precisions(golden: dict[str, Tensor]) -> None:
@@ -160,12 +183,13 @@ def test_unusable_boxes_are_refused(box: list[float], dtype: torch.dtype, messag
 
 
 @pytest.mark.gpu
-def test_cuda_equals_cpu_and_is_repeatable(golden: dict[str, Tensor]) -> None:
-    rois, cotangent = golden["in.rois"], rules.normal("g18", (18, 6, 18, 18), 2)
+@pytest.mark.parametrize("size", [7, 14, 18])
+def test_cuda_equals_cpu_and_is_repeatable(golden: dict[str, Tensor], size: int) -> None:
+    rois, cotangent = golden["in.rois"], rules.normal(f"g{size}", (18, 6, size, size), 2)
     results = []
     for device in ("cpu", "cuda", "cuda"):
         x = golden["in.x"].to(device, copy=True).requires_grad_()
-        out = roi_align(x, rois[:, 1:].to(device), rois[:, 0].long().to(device), 18, SCALE)
+        out = roi_align(x, rois[:, 1:].to(device), rois[:, 0].long().to(device), size, SCALE)
         results.append((out.detach().cpu(), torch.autograd.grad(out, x, cotangent.to(device))[0].cpu()))
     for cpu, first, second in zip(*results, strict=True):
         assert relative(first, cpu) < 1e-6

@@ -26,7 +26,7 @@ def process(
         assert running.stderr is not None
         reader = threading.Thread(target=running.stderr.read, daemon=True)
         try:
-            address = next(found[0] for line in running.stderr if (found := re.search(r"http://[\d.:]+", line)))
+            address = _address(running)
             reader.start()
             yield running, address
         finally:
@@ -34,3 +34,13 @@ def process(
                 running.kill()
             if reader.is_alive():
                 reader.join()  # before its file is closed
+
+
+def _address(running: subprocess.Popen[str]) -> str:
+    assert running.stderr is not None
+    said = []
+    for line in running.stderr:
+        said.append(line)
+        if found := re.search(r"http://[\d.:]+", line):
+            return found[0]
+    raise RuntimeError(f"the server ended with {running.wait()} before it gave an address:\n{''.join(said)[-3000:]}")

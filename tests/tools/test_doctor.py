@@ -115,7 +115,5 @@ def test_flash_attention_needs_cuda_and_the_package(monkeypatch):
     ("version", "goes"), [("4.57.6", False), ("5.17.0", False), ("5.18.0.dev0", True), ("6.0", True)]
 )
 def test_a_transformers_too_old_for_its_own_models(monkeypatch, version, goes):
-    import transformers
-
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr("transformers.__version__", version)
     assert ("5.18 or newer, this is" in doctor._transformers()["models"]) is not goes

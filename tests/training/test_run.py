@@ -96,7 +96,7 @@ def test_the_host_is_named_once_and_known() -> None:
 
 
 def test_an_old_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    monkeypatch.setattr("transformers.__version__", "5.17.0")
     with pytest.raises(ValueError, match=r"need transformers 5\.18 or newer, this is 5\.17\.0"):
         take_host(["--host", "transformers"])
 
