@@ -15,18 +15,21 @@ from transformers import PretrainedConfig
 from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json
 from pvit_ext.evaluation.sample import Sample
 from pvit_ext.evaluation.task import Task
-from pvit_ext.files import fingerprint, sha256_file
+from pvit_ext.files import fingerprint, read_json, sha256_file
+from pvit_ext.hosts.checkpoint_contents import checkpoint_contents, processor_contents
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.tokens.serialization import read_region_config
 
 _WEIGHTS = (
-    "*.safetensors", "*.bin", "*config.json", "region_modules.json", "tokenizer.json", "*.model", "chat_template*"
+    "*.safetensors", "*.bin", "*config.json", "region_modules.json", "tokenizer.json", "*.model", "chat_template*",
+    "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
 _PACKAGES = ("pvit-ext", "torch", "transformers", "llava", "peft", "pillow")
 
 
 def checkpoint_mark(path: str, base: str | None = None) -> str:
-    """A short mark of a checkpoint's files, and of those under it; hub ids stand for themselves.
+    """A short mark of a checkpoint's files, of those under it and of a vision tower that they name; hub ids stand for
+    themselves: their files may come only while the model loads.
 
     Args:
         path: folder or hub id.
@@ -41,9 +44,19 @@ def checkpoint_mark(path: str, base: str | None = None) -> str:
             files = {file for pattern in _WEIGHTS for file in kind.folder.glob(pattern)}
             for file in sorted(files, key=lambda one: one.name):
                 digest.update(f"{file.name}\0{fingerprint(file)}\0".encode())
+            digest.update(_tower_mark(kind.folder).encode())
         if kind.base is None:
             return digest.hexdigest()[:16]
         kind = find_kind(kind.base)
+
+
+def _tower_mark(folder: Path) -> str:
+    """What a vision tower that LLaVA loads from a folder of its own holds; empty where a checkpoint names none."""
+    config = folder / "config.json"
+    tower = read_json(config).get("mm_vision_tower") if config.is_file() else None
+    if not isinstance(tower, str) or not Path(tower).is_dir():
+        return ""
+    return f"{checkpoint_contents(tower)}\0{processor_contents(tower)}\0"
 
 
 def stored_region_config(path: str, base: str | None = None) -> RegionConfig | None:

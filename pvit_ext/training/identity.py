@@ -5,7 +5,6 @@ An argument that a later LLaVA, transformers or pvit-ext adds is compared withou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,10 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import fingerprint, read_json, sha256_file
+from pvit_ext.hosts.checkpoint_contents import checkpoint_contents, processor_contents
 from pvit_ext.region_flags import options
 from pvit_ext.training.image_contents import image_contents, image_states
 from pvit_ext.training.lora_arguments import adapter_identity
@@ -57,11 +55,6 @@ HARMLESS: dict[str, tuple[str, ...]] = {
 """Reason -> arguments of that kind; ``*`` stands for any text."""
 
 _RUN = ("stage", "lora_enable", "lora_r", "lora_alpha", "lora_bias", "bf16", "fp16")
-_PROCESSORS = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("preprocessor_config.json", "processor_config.json", "chat_template*"),
-)
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the kind that is loaded comes first
 
 
 @dataclass(frozen=True)
@@ -143,40 +136,6 @@ def data_contents(path: str) -> str:
     if not Path(path).is_dir():
         return f"sha256 {sha256_file(path)}"
     return "sha256 of each file: " + " ".join(sha256_file(part) for part in sorted(Path(path).rglob("*.*")))
-
-
-def checkpoint_contents(name: str) -> str:
-    """Fingerprints of a checkpoint's config and weights, by its folder or hub name.
-
-    A name that leads to no files here stands for itself.
-    """
-    if (found := _config_of(name)) is None:
-        return name
-    kinds = ([*sorted(found.parent.glob(pattern))] for pattern in _WEIGHTS)
-    return " ".join(f"{path.name} {fingerprint(path)}" for path in [found, *next((kind for kind in kinds if kind), [])])
-
-
-def processor_contents(name: str) -> str | None:
-    """A fingerprint of the files that make ids of texts and pixels of images; None for a checkpoint without."""
-    found = _config_of(name)
-    folder = found.parent if found is not None else Path(name)
-    files = sorted({path for pattern in _PROCESSORS for path in folder.glob(pattern)})
-    marks = " ".join(f"{path.name} {fingerprint(path)}" for path in files)
-    return hashlib.sha256(marks.encode()).hexdigest()[:16] if files else None
-
-
-def _config_of(name: str) -> Path | None:
-    """config.json of a checkpoint, by its folder or hub name, where there is one here."""
-    found = Path(name, "config.json") if Path(name).is_dir() else _cached(name)
-    return found if found is not None and found.is_file() else None
-
-
-def _cached(name: str) -> Path | None:
-    try:
-        path = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False, local_files_only=True)
-    except OSError:  # no name of the hub: a registered vision tower
-        return None
-    return None if path is None else Path(path)
 
 
 def _modules_contents(folder: str) -> str:

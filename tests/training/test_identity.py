@@ -21,7 +21,8 @@ from pvit_ext.training.identity import Identity
 from tests.samples import write_training_data
 from tests.training.runs import flags, run
 
-from pvit_ext.training.identity import checkpoint_contents, data_contents  # isort: skip
+from pvit_ext.hosts.checkpoint_contents import checkpoint_contents  # isort: skip
+from pvit_ext.training.identity import data_contents  # isort: skip
 
 SAVES = {"stage": "align", "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
 RATES = ("learning_rate", "mm_projector_lr", "weight_decay")

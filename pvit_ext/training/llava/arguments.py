@@ -12,9 +12,9 @@ from llava.train import train as llava_train
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.files import absolute
+from pvit_ext.hosts.checkpoint_contents import checkpoint_contents, processor_contents
 from pvit_ext.hosts.llava import compat, cpu_launch
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
-from pvit_ext.training.identity import checkpoint_contents, processor_contents
 from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.sampler import check_sampling
 from pvit_ext.training.tracking import check_trackers
