@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pvit_ext.adapters.lion.tasks import Tasks
-from pvit_ext.evaluation.arms import Arm, Shown
+from pvit_ext.config import RegionConfig
+from pvit_ext.data.records import RecordError
+from pvit_ext.encoders.overlay import COLORS, Overlay
+from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, Arm, Shown
 from pvit_ext.evaluation.sample import Prediction, Sample
 from pvit_ext.evaluation.task import Task
 from pvit_ext.hosts.loading import load_pretrained_model
@@ -54,6 +57,34 @@ def show(task: Task, sample: Sample, arm: Arm) -> Shown:
     given = sample.regions(), sample.history, sample.adapters, sample.tags
     query = Query(list(sample.images), task.prompt(sample), *given, literal=not sample.specs)
     return arm.show(query, sample.name)
+
+
+def check_marks(task: Task, samples: Sequence[Sample], arm: Arm, config: RegionConfig | None) -> None:
+    """Refuse samples with more regions on an image than marks have colours, before a model is loaded or called.
+
+    Args:
+        task: that asks.
+        samples: that are asked.
+        arm: that shows them.
+        config: of the checkpoint's region modules; None without any.
+
+    Raises:
+        RecordError: naming all of them.
+    """
+    own = arm.name in TOKENS and config is not None and config.encoder == Overlay.name
+    marks = Arm(MARKS, config).encoder if own else arm.encoder
+    if not isinstance(marks, Overlay):
+        return
+    resolving, problems = Arm(REGIONS), []
+    for sample in samples:
+        if len(sample.specs) > len(COLORS):  # equal regions share a colour
+            shown = show(task, sample, resolving)
+            try:
+                marks.describe(shown.regions, shown.sizes)
+            except RegionError as error:
+                problems.append(f"{sample.name}: {error}")
+    if problems:
+        raise RecordError(*problems)
 
 
 def answer_all(

@@ -16,6 +16,7 @@ from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.image import reading
 from pvit_ext.regions.region import ResolvedRegion, Size
 from pvit_ext.tokens.query import Query
+from pvit_ext.tokens.resolving import naming
 
 REGIONS, IMAGE, TEXT, MARKS = "regions", "image", "text", "marks"
 FEATURES, FEATURES_BOX = "features", "features-box"
@@ -107,7 +108,8 @@ class Arm:
         regions = [one.resolve(sizes[one.image], f"{name}, region {k}") for k, one in enumerate(given)]
         if self.name in TOKENS:
             return Shown(replace(query, regions=regions), regions, sizes)
-        words = self.encoder.describe(regions, sizes) if self.encoder and regions else [self.words] * len(regions)
+        with naming(name):
+            words = self.encoder.describe(regions, sizes) if self.encoder and regions else [self.words] * len(regions)
         history, question = _written([*(text for turn in query.history for text in turn), query.text], words)
         image = query.image
         if self.name == MARKS and regions:

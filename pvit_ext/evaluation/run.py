@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvit_ext.config import RECORD_KEY, RegionConfig
 from pvit_ext.evaluation import identity
-from pvit_ext.evaluation.answering import ModelOptions, answer_all
+from pvit_ext.evaluation.answering import ModelOptions, answer_all, check_marks
 from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
 from pvit_ext.evaluation.judge.task import JudgedTask, check_judge
@@ -128,6 +128,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     name, remark = _arm(settings, asked, config)
     arm = Arm(name, config, settings.words)
     check_lion(asked.samples, config, name in TOKENS)
+    check_marks(asked.task, asked.samples, arm, config)
     check_conv_version(model.path, model.base, model.conv_version)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
@@ -196,6 +197,7 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
     if here.world > 1:
         raise ValueError("an endpoint is asked by one process: start without a launcher, and set --concurrency")
     arm = Arm(name, None, settings.words)
+    check_marks(asked.task, asked.samples, arm, None)
     found, refused = answer_by_endpoint(asked.task, asked.samples, arm, options, settings.out)
     run = {
         "model": options.name,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import pvit_ext
+from pvit_ext.cli import main
 from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation.arms import FEATURES, FEATURES_BOX, check_arm
 
@@ -38,6 +41,39 @@ def test_region_features_with_and_without_the_box(asked: str | None, config: Reg
 def test_arms_that_a_checkpoint_cannot_take(asked: str, config: RegionConfig | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_arm(asked, config, "m")
+
+
+@pytest.mark.parametrize("given", [("--model", "m"), ("--endpoint-model", "far", "--endpoint", "http://localhost:1")])
+def test_more_regions_than_colours_are_said_before_anything_is_asked(
+    given: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten regions by the history, of ten questions; the marks have nine colours. Equal regions share one."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    boxes = [[number, 2, number + 9, 20] for number in range(10)]
+    records = [talk("many", boxes), talk("equal", boxes[:5] * 2)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "llava_llama"}')
+    options = ["--data", "data.jsonl", "--image-folder", ".", "--out", "out", "--arm", "marks", "--set", "history=yes"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["eval", "own", *options, *given]) == 2
+    told = capsys.readouterr().err
+    assert "data.jsonl line 1 (id 'many')" in told
+    assert "image 0 has 10 regions" in told
+    assert "line 2" not in told
+
+
+def talk(id: str, boxes: list[list[int]]) -> dict[str, Any]:
+    turns = [
+        {"from": who, "value": text}
+        for number in range(len(boxes))
+        for who, text in (
+            ("human", "What is in <region>?" if number else "<image>\nWhat is in <region>?"),
+            ("gpt", "dog"),
+        )
+    ]
+    return {"id": id, "image": "0.png", "conversations": turns, "regions": boxes}
 
 
 @pytest.mark.slow

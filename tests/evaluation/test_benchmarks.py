@@ -132,6 +132,24 @@ def test_a_prompt_of_grounding_holds_the_phrase(images: Path) -> None:
         list(TASKS.require("grounding")(TaskOptions(data, str(images))).load())
 
 
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([0.1, 0.2, 0.5, 0.6], "lies in the top-left pixel"),
+        ([32, 40, 8, 16], "is inverted"),
+        ([8, 16, 8, 40], "is empty"),
+        ([800, 16, 820, 40], "lies outside its image"),
+        ([8, 16, "x", 40], "expected image, sent and bbox"),
+    ],
+)
+def test_a_true_box_that_is_none_is_refused(images: Path, box: list[Any], said: str) -> None:
+    """No answer can meet it: the accuracy would be that of nothing."""
+    good = {"image": "101.jpg", "sent": "dog", "bbox": [8, 16, 32, 40]}
+    data = lines(images / "rec.jsonl", [good, {**good, "bbox": box}])
+    with pytest.raises(ValueError, match=rf"rec.jsonl line 2: .*{said}"):
+        list(TASKS.require("grounding")(TaskOptions(data, str(images))).load())
+
+
 def test_grounding_is_of_the_task_region_for_a_model_that_has_it(images: Path) -> None:
     data = lines(images / "rec.jsonl", [{"image": "101.jpg", "sent": "dog", "bbox": [8, 16, 32, 40]}])
     asked = {}

@@ -17,7 +17,7 @@ from pvit_ext.evaluation.measures import mean, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
 from pvit_ext.files import atomic_write
-from pvit_ext.regions.image import image_size
+from pvit_ext.regions.image import image_size, reading
 from pvit_ext.regions.raster import Box
 from pvit_ext.regions.region import Region, Size
 
@@ -118,8 +118,10 @@ class Grounding(Task):
 
     def _sample(self, id: str, image: str, phrase: str, box: Box, location: str) -> Sample:
         question = self.chosen["question"].replace("{phrase}", phrase)
-        area = (box[2] - box[0]) * (box[3] - box[1])
-        extra = {"box": list(box), "size": list(image_size(image)), "areas": [area]}
+        with reading(location):
+            size = image_size(image)
+        x0, y0, x1, y1 = Region.box(*box).resolve(size, location).bounds(size)  # one that no answer can meet is refused
+        extra = {"box": [x0, y0, x1, y1], "size": list(size), "areas": [(x1 - x0) * (y1 - y0)]}
         named = self.chosen["lion_task"] or None
         own, known = (None, named) if named == REGION else (named, None)
         return Sample(
