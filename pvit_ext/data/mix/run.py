@@ -17,7 +17,7 @@ from pvit_ext.data.json_records import json_line
 from pvit_ext.data.mix.config import Mix, MixSource
 from pvit_ext.data.mix.source import Survey, records_of_source, survey
 from pvit_ext.data.scan import state_of
-from pvit_ext.data.schema import task_of
+from pvit_ext.data.schema import NO_TASK, task_of
 
 VERSION = 1
 """Grows when the same sources give other records, so that no half-done mixture goes on."""
@@ -143,7 +143,8 @@ def _counted(batch: Sequence[Mapping[str, Any]]) -> Notes:
     for record in batch:
         notes.count("questions", len(record["conversations"]) // 2)
         notes.count(f"records of {record['id'].partition(':')[0]}")
-        notes.count(f"records with the task {task_of(record)}")
+        task = task_of(record)
+        notes.count("records that name no task" if task == NO_TASK else f"records with the task {task}")
     return notes
 
 

@@ -84,6 +84,8 @@ def test_tasks_and_images(tmp_path):
     assert records[0]["image"] == ["coco/x/a.jpg"]
     assert records[0]["regions"] == [{"mask": "coco/m.png"}]
     assert report.counts["records with the task relation"] == 3
+    (tmp_path / "bare").mkdir()
+    assert _mixed(tmp_path / "bare", MixSource("s", (bare,)))[1].counts["records that name no task"] == 2
     assert "s: left out for their task: 4 of counting, 2 of no task named" in report.remarks
     with pytest.raises(
         ValueError, match=r"none of 9 records in .* is usable of the tasks count; records of other tasks: 4 of counting"
