@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Stage 1, align: trains the region projector, the delimiters, and an encoder that is no frozen tower (RegionCLIP's is one);
-# nothing else. PVIT's settings (arXiv 2308.13437): learning rate 2e-3, global batch 128, 1 epoch. On G GPUs keep G * per_device_train_batch_size *
-# gradient_accumulation_steps at 128. This file is both bash and Python, because `deepspeed FILE` hands it to Python.
+# Stage 1, align: trains the region projector, the delimiters, and an encoder that is no frozen tower (RegionCLIP is one),
+# nothing else. PVIT's settings (arXiv 2308.13437): learning rate 2e-3, global batch 128, 1 epoch. On G GPUs keep
+# G * per_device_train_batch_size * gradient_accumulation_steps at 128. This file is both bash and Python, because
+# `deepspeed FILE` hands it to Python.
 #   deepspeed recipes/stage1.sh [flags]     bash recipes/stage1.sh [flags]
 # Flags given here come last and win. MODEL, DATA, IMAGES, REGION_WEIGHTS and OUTPUT set the paths, REGION_ENCODER another
 # encoder than regionclip, which starts without weights of its own unless REGION_WEIGHTS names them. Check the data first:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import configparser
 import re
+from importlib import metadata as metadata_of
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.pages import ROOT, text_of
 
@@ -30,3 +33,29 @@ def test_citation_and_hooks() -> None:
     assert "2308.13437" in citation["preferred-citation"]["url"]
     (repository,) = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
     assert {hook["id"] for hook in repository["hooks"]} == {"ruff", "ruff-format", "mypy", "imports"}
+
+
+def test_the_pins_are_all_that_the_tests_need() -> None:
+    """What is carried to a machine without a network is that list without torch (docs/performance.md)."""
+    lines = (re.match(r"[\w.-]+(?===)", line) for line in text_of(".ci/constraints.txt").splitlines())
+    pinned = {canonicalize_name(line[0]) for line in lines if line}
+    todo, seen = [("pvit-ext", "test")], {("torch", "")}  # torch brings its own
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in seen or not (found := installed(name)):
+            continue
+        seen.add((name, extra))
+        needed = [Requirement(line) for line in found.requires or []]
+        for one in needed:
+            if one.marker is None or one.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(one.name), part) for part in ("", *one.extras)]
+    missing = {name for name, _ in seen} - pinned - {"pvit-ext"}
+    assert len(seen) > 50
+    assert not missing
+
+
+def installed(name: str) -> metadata_of.Distribution | None:
+    try:
+        return metadata_of.distribution(name)
+    except metadata_of.PackageNotFoundError:
+        return None
