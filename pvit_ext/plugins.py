@@ -9,7 +9,7 @@ entry-point group            object
 ``pvit_ext.region_encoders`` builder, see :func:`~pvit_ext.register_region_encoder`
 ``pvit_ext.vision_towers``   builder, see :func:`~pvit_ext.register_vision_tower`
 ``pvit_ext.data_formats``    class, see :mod:`pvit_ext.data.convert.base`
-``pvit_ext.training_hosts``  maker of a :class:`~pvit_ext.training.host.TrainingHost`
+``pvit_ext.training_hosts``  maker of a :class:`~pvit_ext.training.contract.TrainingHost`
 ``pvit_ext.eval_tasks``      class, see :mod:`pvit_ext.evaluation.task`
 ``pvit_ext.data_tasks``      class, see :mod:`pvit_ext.data.tasks.base`
 ``pvit_ext.lora_methods``    :class:`~pvit_ext.adapters.methods.LoraMethod`

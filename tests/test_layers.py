@@ -1,8 +1,10 @@
-"""The layers that CONTRIBUTING lists are those of the import contract."""
+"""The layers that CONTRIBUTING lists are those of the import contract, and no modules import each other in a circle."""
 
 import configparser
 import re
 from pathlib import Path
+
+import grimp
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,3 +25,14 @@ def layers_of_text() -> list[set[str]]:
 
 def test_contributing_lists_the_layers_of_the_import_contract() -> None:
     assert layers_of_text() == layers_of_contract()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: the contract has layers of folders, and sees no circle within one."""
+    graph = grimp.build_graph("pvit_ext", exclude_type_checking_imports=True, cache_dir=None)
+    left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    while free := [module for module, imported in left.items() if not imported & left.keys()]:
+        for module in free:
+            del left[module]
+    in_circles = [module for module in left if any(module in others for others in left.values())]
+    assert not sorted(in_circles)

@@ -18,7 +18,8 @@ from pvit_ext.data.cache.writer import CacheJob
 from pvit_ext.encoders.own_tower import TowerEncoder
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import with_config_file
-from pvit_ext.training.host import Arguments, TrainingHost, take_host
+from pvit_ext.training.contract import Arguments, TrainingHost
+from pvit_ext.training.host import take_host
 from pvit_ext.training.region_cache import host_tower, is_half
 from pvit_ext.training.stages import freeze_for_stage
 

@@ -13,7 +13,7 @@ from pvit_ext.data.cache.parts import cache_folders
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.record_dataset import RecordDataset
 from pvit_ext.hosts.vision_pass import HostTower, use_stored
-from pvit_ext.training.host import Arguments, TrainingHost
+from pvit_ext.training.contract import Arguments, TrainingHost
 
 
 def open_caches(data: Any) -> None:

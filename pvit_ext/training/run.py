@@ -11,8 +11,9 @@ from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
+from pvit_ext.training.contract import Arguments, TrainingHost
 from pvit_ext.training.flag_pairs import check_pairs
-from pvit_ext.training.host import FLAG, HOSTS, Arguments, TrainingHost, take_host
+from pvit_ext.training.host import FLAG, HOSTS, take_host
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.lora_arguments import check_tokens_of
 from pvit_ext.training.output import check_output

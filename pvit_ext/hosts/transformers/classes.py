@@ -23,11 +23,13 @@ def region_class(stock: Any) -> Any:
         return stock
     if stock not in _CLASSES:
         mixin = OuterMixin if hasattr(stock, "prepare_inputs_for_generation") else InnerMixin
-        own = {
+        own: dict[str, Any] = {
             name: wrap(getattr(stock, name))
             for name, wrap in {"get_image_features": with_rows, "get_video_features": without_rows}.items()
             if mixin is InnerMixin and hasattr(stock, name)
         }
+        if mixin is OuterMixin:
+            own["_adopt_inner"] = staticmethod(adopt_inner)
         made = type(stock.__name__, (mixin, stock), {"__module__": __name__, "__doc__": stock.__doc__, **own})
         return _CLASSES.setdefault(stock, made)
     return _CLASSES[stock]

@@ -5,9 +5,9 @@ Its ``forward`` is stock: what wraps or calls past it (peft, TRL) reaches the in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,13 +33,13 @@ class OuterMixin:
     config: Any
     generation_config: Any
     base_model: Any
+    _adopt_inner: ClassVar[Callable[[Any], None]]
+    """Gives the inner model its region class; of the module that makes these classes."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        from pvit_ext.hosts.transformers.classes import adopt_inner
-
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         TransformersRegions(self).create()
-        adopt_inner(self)
+        type(self)._adopt_inner(self)
 
     @classmethod
     def is_custom_code(cls) -> bool:

@@ -12,7 +12,7 @@ from pvit_ext.hosts.llava import training as llava
 from pvit_ext.hosts.llava.dataset import make_supervised_data_module
 from pvit_ext.hosts.llava.vision_pass import LlavaVisionPass
 from pvit_ext.training import lora_checkpoint
-from pvit_ext.training.host import Arguments
+from pvit_ext.training.contract import Arguments
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer, export_model
@@ -20,7 +20,7 @@ from pvit_ext.training.start import resolve_model
 
 
 class LlavaHost:
-    """See :class:`~pvit_ext.training.host.TrainingHost`."""
+    """See :class:`~pvit_ext.training.contract.TrainingHost`."""
 
     argument_classes = (RegionModelArguments, RegionDataArguments, RegionTrainingArguments)
 

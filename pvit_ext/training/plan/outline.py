@@ -18,7 +18,8 @@ from pvit_ext.plugins import take_plugins
 from pvit_ext.region_flags import options
 from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
 from pvit_ext.training.arguments import ModelFlags, with_config_file
-from pvit_ext.training.host import Arguments, TrainingHost, take_host
+from pvit_ext.training.contract import Arguments, TrainingHost
+from pvit_ext.training.host import take_host
 from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.plan.deepspeed import read_deepspeed
 from pvit_ext.training.run import parse_flags

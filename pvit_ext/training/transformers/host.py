@@ -23,7 +23,7 @@ from pvit_ext.hosts.transformers.outer import OuterMixin
 from pvit_ext.hosts.transformers.outline import outline_checkpoint
 from pvit_ext.hosts.transformers.vision_pass import TransformersVisionPass
 from pvit_ext.tokens.serialization import load_region_modules
-from pvit_ext.training.host import Arguments
+from pvit_ext.training.contract import Arguments
 from pvit_ext.training.start import resolve_model
 from pvit_ext.training.transformers.arguments import (
     TransformersDataArguments,
@@ -35,7 +35,7 @@ from pvit_ext.training.transformers.trainer import TransformersRegionTrainer, ex
 
 
 class TransformersHost:
-    """See :class:`~pvit_ext.training.host.TrainingHost`."""
+    """See :class:`~pvit_ext.training.contract.TrainingHost`."""
 
     argument_classes = (TransformersModelArguments, TransformersDataArguments, TransformersTrainingArguments)
 
