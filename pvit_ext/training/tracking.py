@@ -114,7 +114,7 @@ class Sample:
         regions = [region.resolve(image.size, record.location) for region in record.regions]
         turns = [turn["value"] for turn in record.data["conversations"]]
         *asked, reference = number_regions([turn.replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns])
-        *earlier, question = [_image_first(turn) for turn in turns[:-1]]
+        *earlier, question = turns[:-1]
         given = sum(turn.count(REGION_PLACEHOLDER) for turn in turns[:-1])  # the reference may point at more
         history = list(zip(earlier[::2], earlier[1::2], strict=True))
         task, tags = record.data.get(RECORD_KEY), record.data.get(TAGS_KEY)
@@ -267,13 +267,6 @@ def go_offline_without_key() -> None:
         "wandb has no API key here (`wandb login`, or WANDB_API_KEY): this run is written to disk. "
         "Upload it later with `wandb sync`; wandb prints the folder at the end of the run."
     )
-
-
-def _image_first(turn: str) -> str:
-    """Put the image before the text of its turn, as LLaVA does in training."""
-    if IMAGE_PLACEHOLDER not in turn:
-        return turn
-    return f"{IMAGE_PLACEHOLDER}\n{turn.replace(IMAGE_PLACEHOLDER, '').strip()}"
 
 
 def _log_wandb(rows: Sequence[tuple[Any, ...]], step: int) -> None:

@@ -98,6 +98,6 @@ class Own(Task):
 
 def _alone(question: str, images: int) -> str:
     """A question without the turns before it; where it does not say where the images go, they come first."""
-    if question.count(IMAGE_PLACEHOLDER) == images > 1:
-        return question
-    return question.replace(IMAGE_PLACEHOLDER, "").strip()
+    plain = question.replace(IMAGE_PLACEHOLDER, "").strip()
+    usual = question in (plain, f"{IMAGE_PLACEHOLDER}\n{plain}")
+    return plain if usual or question.count(IMAGE_PLACEHOLDER) != images else question

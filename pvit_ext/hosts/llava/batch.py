@@ -29,6 +29,8 @@ from pvit_ext.tokens.turns import read_turns
 def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
+    One image stands before the text of its turn, and several where they stand, as in training.
+
     Args:
         query: the question.
         conv: LLaVA's conversation template.
@@ -43,6 +45,8 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
         sizes = query.image_sizes()
     processor = RegionProcessor.of(model.region_module)
     questions, answers = read_turns(query, len(sizes), processor, special or SpecialTokens(), name, "\n")
+    if len(sizes) == 1:
+        questions = [_image_first(question, conv) for question in questions]
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)
@@ -51,6 +55,14 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
     if getattr(model.config, "mm_use_im_start_end", False):
         text = text.replace(IMAGE_PLACEHOLDER, f"<im_start>{IMAGE_PLACEHOLDER}<im_end>")
     return processor.prompt([text], query.all_regions(name), sizes, name, query.task)
+
+
+def _image_first(question: str, conv: Any) -> str:
+    """A question with the image before its text, as LLaVA's ``preprocess_multimodal`` shows it in training."""
+    if IMAGE_PLACEHOLDER not in question:
+        return question
+    text = f"{IMAGE_PLACEHOLDER}\n{question.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
+    return text.replace(IMAGE_PLACEHOLDER, f"<Image>{IMAGE_PLACEHOLDER}</Image>") if "mmtag" in conv.version else text
 
 
 def collate(

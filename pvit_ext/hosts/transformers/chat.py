@@ -15,7 +15,7 @@ from pvit_ext.hosts.prefix import Prefix
 from pvit_ext.hosts.shown_images import ShownImages, prepare
 from pvit_ext.hosts.stored_vision import TOWER_OUTPUT
 from pvit_ext.hosts.transformers import embedded
-from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message
+from pvit_ext.hosts.transformers.dialogue import begins_with_bos, message, render_question
 from pvit_ext.hosts.transformers.expanded_text import noting
 from pvit_ext.hosts.transformers.prefix import with_prefix
 from pvit_ext.hosts.transformers.processor_regions import ProcessorRegions
@@ -81,9 +81,7 @@ class TransformersChat:
         """
         with reading(name):
             sizes = query.image_sizes()
-        text = self.processor.apply_chat_template(
-            self._messages(query, len(sizes), name), add_generation_prompt=True, tokenize=False
-        )
+        text = render_question(self.processor, self._turns(query, len(sizes), name), name)
         made = (self.regions or RegionProcessor()).prompt([text], query.all_regions(name), sizes, name, query.task)
         if made.regions and self.regions is None:
             raise RegionError(
@@ -186,14 +184,15 @@ class TransformersChat:
         new = generated[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
-    def _messages(self, query: Query, images: int, name: str) -> list[dict[str, Any]]:
+    def _turns(self, query: Query, images: int, name: str) -> list[tuple[str, str]]:
+        """(role, text) of each turn."""
         regions = self.regions or RegionProcessor()
         questions, answers = read_turns(query, images, regions, self.special, name)
-        messages = [] if self.system is None else [message("system", self.system)]
+        turns = [] if self.system is None else [("system", self.system)]
         for question, answer in zip(questions, answers, strict=True):
-            messages.append(message("user", question))
-            messages += [] if answer is None else [message("assistant", answer)]
-        return messages
+            turns.append(("user", question))
+            turns += [] if answer is None else [("assistant", answer)]
+        return turns
 
     def _check_system(self, system: str) -> None:
         """Refuse a system prompt that the template drops or does not allow."""

@@ -1,4 +1,7 @@
-"""A training record as the text of a conversation, by a processor's own chat template, with its answers found in it."""
+"""A conversation as one text, by a processor's own chat template: a training record's, or a question's.
+
+Both are written here, so that a question is asked in the text that a record of the same turns is trained in.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 """LLaVA's names of roles, and the chat templates'."""
 
+_IMAGE_LINE = re.compile(rf"\n?{re.escape(IMAGE_PLACEHOLDER)}\n?")
 logger = logging.getLogger(__name__)
 
 
@@ -38,9 +42,12 @@ class Dialogue:
 
 
 def message(role: str, text: str) -> dict[str, Any]:
-    """A turn as chat templates take it, its images where ``<image>`` stands in the text."""
+    """A turn as chat templates take it, its images where ``<image>`` stands in the text.
+
+    LLaVA's records put ``<image>`` on a line of its own; templates write what stands beside images, so this break goes.
+    """
     content: list[dict[str, str]] = []
-    for number, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
+    for number, part in enumerate(_IMAGE_LINE.split(text)):
         content += [{"type": "image"}] if number else []
         content += [{"type": "text", "text": part}] if part else []
     return {"role": role, "content": content}
@@ -60,27 +67,74 @@ def render(processor: Any, turns: Sequence[dict[str, str]], name: str) -> Dialog
     Raises:
         RecordError: where the template changes the text of an answer.
     """
-    messages = [message(ROLES[turn["from"]], _beside_images(turn["value"])) for turn in turns]
-    full, text, cursor = _written(processor, messages), "", 0
-    answers: list[tuple[int, int]] = []
-    for number, turn in enumerate(turns):
-        if ROLES[turn["from"]] != "assistant":
-            continue
-        answer = turn["value"].strip()
-        start = full.find(answer, _end_of(processor, messages[:number], full, name))
-        if start < 0 or not answer:
-            raise RecordError(f"{name}: the chat template does not write its answer {answer!r} as it is")
-        end = start + len(answer)
-        text += full[cursor:start]
-        ending, cursor = _ending(processor.tokenizer, full, end)
-        answers.append((len(text), len(text) + len(answer + ending)))
-        text += answer + ending
-    return Dialogue(text + full[cursor:], tuple(answers))
+    said = [(ROLES[turn["from"]], turn["value"]) for turn in turns]
+    return _with_endings(processor, said, _written(processor, _messages(said)), name)
+
+
+def render_question(processor: Any, turns: Sequence[tuple[str, str]], name: str) -> str:
+    """Write a conversation up to an answer that is still to be given, as :func:`render` writes it before that answer.
+
+    Args:
+        processor: with a chat template.
+        turns: (role, text) of each, the roles those of chat templates.
+        name: of the question, for messages.
+
+    Returns:
+        the text; an earlier answer that the template changes, or writes none of, stays as the template has it.
+    """
+    return _with_endings(processor, turns, _written(processor, _messages(turns), True), name, asks=True).text
 
 
 def begins_with_bos(tokenizer: Any, text: str) -> bool:
     """Whether the template wrote the first token itself: the tokenizer would add another."""
     return tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+
+
+def _with_endings(
+    processor: Any, turns: Sequence[tuple[str, str]], full: str, name: str, asks: bool = False
+) -> Dialogue:
+    """The text of a conversation in which each answer has its ending.
+
+    Args:
+        processor: with a chat template.
+        turns: (role, text) of each.
+        full: all of them by the template.
+        name: of the conversation, for messages.
+        asks: whether it is a question, of which nothing is trained.
+
+    Raises:
+        RecordError: for an answer that the template changes, unless it asks.
+    """
+    messages, text, cursor = _messages(turns), "", 0
+    answers: list[tuple[int, int]] = []
+    for number, (role, said) in enumerate(turns):
+        if role != ROLES["gpt"]:
+            continue
+        answer = said.strip()
+        try:
+            start = _start_of(processor, messages[:number], answer, full, name)
+        except RecordError:
+            if not asks:
+                raise
+            continue
+        end = start + len(answer)
+        text += full[cursor:start]
+        ending, cursor = _ending(processor.tokenizer, full, end, asks)
+        answers.append((len(text), len(text) + len(answer + ending)))
+        text += answer + ending
+    return Dialogue(text + full[cursor:], tuple(answers))
+
+
+def _messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [message(role, text) for role, text in turns]
+
+
+def _start_of(processor: Any, messages: list[dict[str, Any]], answer: str, full: str, name: str) -> int:
+    """Characters before an answer that follows these turns."""
+    start = full.find(answer, _end_of(processor, messages, full, name))
+    if start < 0 or not answer:
+        raise RecordError(f"{name}: the chat template does not write its answer {answer!r} as it is")
+    return start
 
 
 def _written(processor: Any, messages: list[dict[str, Any]], prompt: bool = False) -> str:
@@ -96,22 +150,18 @@ def _end_of(processor: Any, messages: list[dict[str, Any]], full: str, name: str
     raise RecordError(f"{name}: the chat template writes earlier turns differently once others follow")
 
 
-def _ending(tokenizer: Any, full: str, end: int) -> tuple[str, int]:
+def _ending(tokenizer: Any, full: str, end: int, asks: bool) -> tuple[str, int]:
     """What ends the answer before ``end``, and how much of the text it takes."""
     behind = re.match(r"\s*", full[end:])
     blank = behind.group() if behind else ""
     for token in tokenizer.all_special_tokens:
         if full.startswith(token, end + len(blank)) and token != tokenizer.bos_token:
             return blank + token, end + len(blank) + len(token)
-    _say_no_ending(tokenizer.eos_token)
+    if not asks:
+        _say_no_ending(tokenizer.eos_token)
     return str(tokenizer.eos_token), end
 
 
 @cache
 def _say_no_ending(token: str) -> None:
     logger.warning("the chat template writes no token behind an answer: each is trained to end with %s", token)
-
-
-def _beside_images(text: str) -> str:
-    """LLaVA's records put ``<image>`` on a line of its own; templates write what stands beside images."""
-    return re.sub(rf"\n?({re.escape(IMAGE_PLACEHOLDER)})\n?", r"\1", text)
