@@ -18,7 +18,7 @@ def ask(
     tokenizer: Any,
     image_processor: Any,
     queries: Sequence[Query],
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     batch_size: int = 8,
     conv_version: str | None = None,
     system: str | None = None,
@@ -32,6 +32,7 @@ def ask(
         model, tokenizer, image_processor: from :func:`~pvit_ext.load_pretrained_model`; of a model of transformers the
             third is its processor.
         queries: checked one by one before any is run.
+        max_new_tokens: of each answer; default that of a ``generation_config`` that is given, else 64.
         batch_size: queries per ``generate`` call.
         conv_version: name of a conversation template, of LLaVA's models only; default the one the checkpoint was
             trained with, else the one like the tokenizer's own chat template, else the usual one of the model's kind.
@@ -41,14 +42,14 @@ def ask(
             this call and later ones. Consecutive batches about one image read the beginning of their prompts once. The
             answers are those without, to the rounding of sums. A model of transformers without region modules keeps
             nothing, nor does a registered host that does not say how its tower sees an image.
-        generate_kwargs: for transformers' ``generate``.
+        generate_kwargs: for transformers' ``generate``; arguments win over what a ``generation_config`` says.
 
     Returns:
         a list of one answer per query; with ``num_return_sequences`` above 1, of one list of answers per query.
 
     Raises:
         RegionError: naming the query; prompts, regions and image sizes are checked before anything is generated.
-        TypeError: for arguments that ask sets itself, or that return more than text.
+        TypeError: for arguments that ask sets itself, or that return more than text, also in a ``generation_config``.
     """
     check_queries(queries, batch_size)
     _check_options(generate_kwargs)
@@ -59,16 +60,17 @@ def ask(
 def ask_in(
     session: Session,
     queries: Sequence[Query],
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     batch_size: int = 8,
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> Any:
     """:func:`ask` within a session, whose images and beginnings of prompts are those of earlier calls too."""
     model, chat = session.model, session.chat
-    options = generate_options(session.tokenizer, chat.ends(), max_new_tokens, generate_kwargs)
+    own = getattr(model, "generation_config", None)  # a registered host's model may have none
+    options = generate_options(session.tokenizer, chat.ends(), max_new_tokens, generate_kwargs, own)
     prompts = session.prompts(queries)
-    prefix = is_plain_generation(getattr(model, "generation_config", None), generate_kwargs)
+    prefix = is_plain_generation(own, generate_kwargs)
     starts: Any = range(0, len(queries), batch_size)
     if progress:
         from tqdm import tqdm
@@ -107,6 +109,11 @@ _MORE_THAN_TEXT = (
 )  # fmt: skip
 
 
+_USUAL = {"use_cache": True, "do_sample": False}
+_USUAL_LENGTH = 64
+"""New tokens of an answer."""
+
+
 def check_queries(queries: Any, batch_size: int) -> None:
     """Refuse what would fail far from its cause: other objects than queries, and no batches.
 
@@ -124,30 +131,76 @@ def check_queries(queries: Any, batch_size: int) -> None:
 
 def _check_options(given: dict[str, Any]) -> None:
     """Refuse arguments of ``generate`` that cannot be passed on."""
-    for name in given:
-        if name in _SET_BY_ASK:
-            raise TypeError(f"ask does not take {name}=: {_SET_BY_ASK[name]}")
-        if name in _MORE_THAN_TEXT and given[name]:
-            raise TypeError(f"ask returns text and does not take {name}=: call model.generate, which returns the rest")
+    for name, value in given.items():
+        if reason := _refusal(name, value):
+            raise TypeError(reason.format(f"{name}="))
+    config = given.get("generation_config")
+    if config is not None and not hasattr(config, "to_diff_dict"):
+        raise TypeError(
+            f"generation_config is {describe(config)}; give transformers.GenerationConfig(...), or its values as "
+            "arguments of ask"
+        )
 
 
-def generate_options(tokenizer: Any, ends: Ends, max_new_tokens: int, given: dict[str, Any]) -> dict[str, Any]:
+def _refusal(name: str, value: Any) -> str | None:
+    """Why ask does not take an option of ``generate``, with a place for what was given; None where it does."""
+    if name in _SET_BY_ASK:
+        return f"ask does not take {{}}: {_SET_BY_ASK[name]}"
+    if name in _MORE_THAN_TEXT and value:
+        return "ask returns text and does not take {}: call model.generate, which returns the rest"
+    return None
+
+
+def _check_config(config: Any, own: Any, chosen: dict[str, Any]) -> None:
+    """Refuse a ``generation_config`` that says what ask would have to override.
+
+    Args:
+        config: of the caller.
+        own: the model's, which may have been copied.
+        chosen: what ask sets.
+    """
+    for name, value in config.to_diff_dict().items():
+        known = (getattr(own, name, None), chosen.get(name))
+        if any(_listed(value) == _listed(one) for one in known):
+            continue
+        if reason := _refusal(name, value):
+            raise TypeError(reason.format(f"{name}= ({value} in generation_config)"))
+
+
+def _listed(value: Any) -> Any:
+    """One id as a list of ids."""
+    return [value] if type(value) is int else value
+
+
+def generate_options(
+    tokenizer: Any, ends: Ends, max_new_tokens: int | None, given: dict[str, Any], own: Any = None
+) -> dict[str, Any]:
     """Arguments of ``generate`` beside the batch; what the caller gave wins.
 
     Args:
         tokenizer: of the model.
         ends: how answers end.
-        max_new_tokens: of each answer.
+        max_new_tokens: of each answer; None for what the caller's ``generation_config`` says, else 64.
         given: by the caller.
+        own: the model's ``generation_config``.
+
+    Raises:
+        TypeError: for a ``generation_config`` of the caller that says what is set here.
     """
-    usual = {} if given.get("generation_config") is not None else {"do_sample": False}
-    options: dict[str, Any] = {"use_cache": True, **usual, **given}
-    options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]
-    if "stop_strings" in given:
-        options["tokenizer"] = tokenizer
-    return options | {
+    config = given.get("generation_config")
+    if max_new_tokens is None and (max_new_tokens := getattr(config, "max_new_tokens", None)) is None:
+        max_new_tokens = _USUAL_LENGTH
+    chosen = {
         "return_dict_in_generate": False,
         "max_new_tokens": max_new_tokens,
         "eos_token_id": ends.ids,
         "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends.ids[0],
     }
+    if config is not None:
+        _check_config(config, own, chosen)
+    usual = {name: value for name, value in _USUAL.items() if getattr(config, name, None) is None}
+    options: dict[str, Any] = {**usual, **given}
+    options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]
+    if "stop_strings" in given or any(getattr(one, "stop_strings", None) for one in (config, own)):
+        options["tokenizer"] = tokenizer
+    return options | chosen

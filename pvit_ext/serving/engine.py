@@ -264,5 +264,6 @@ class Engine:
     def _generate(self, rows: Rows) -> None:
         sampling = RowSampling([answer.settings for answer in rows.answers])
         given = {"stopping_criteria": [rows], "logits_processor": LogitsProcessorList([sampling])}
-        options = generate_options(self._tokenizer, rows.ends, max(rows.limits), given)
+        own = getattr(self.model, "generation_config", None)
+        options = generate_options(self._tokenizer, rows.ends, max(rows.limits), given, own)
         self.model.generate(**rows.batch, **options)

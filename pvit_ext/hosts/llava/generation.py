@@ -14,7 +14,7 @@ from pvit_ext.adapters.lion.router import mix_of_batch
 from pvit_ext.hosts.base import cache_in, has_cache
 from pvit_ext.hosts.llava.hints import holds_hints
 from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
-from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
+from pvit_ext.hosts.llava.repetition import counting_all_new_tokens, refuse_options_of_ids
 from pvit_ext.hosts.llava.splice import pad_left
 from pvit_ext.regions.region import Region, RegionError, Size
 
@@ -114,4 +114,5 @@ class RegionGeneration:
 
     def _generate_from_embeddings(self, **options: Any) -> Any:
         own = self.generation_config  # type: ignore[attr-defined]
+        refuse_options_of_ids(own, options)
         return self.language_model_class.generate(self, **counting_all_new_tokens(own, options))
