@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from llava import conversation as llava_conversation
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, pre_tokenizers
 
 import pvit_ext
 from pvit_ext import RegionConfig
@@ -99,6 +99,19 @@ def test_transformers(template: str, tmp_path: Path) -> None:
     path = write(tmp_path)
     chat = host_of(model).chat(model, processor.tokenizer, processor, None, None)
     assert not compare(dataset_of(path, processor), chat, path)
+
+
+def test_an_end_that_only_the_vocabulary_calls_special(tmp_path: Path) -> None:
+    """As Gemma's <end_of_turn> and LLaMA 3's <|eot_id|>, which are none of the tokenizer's named tokens."""
+    model, processor = with_lines(IN_PLACE.replace("</s>", "<end>"))
+    processor.tokenizer.add_tokens([AddedToken("<end>", special=True)])
+    assert "<end>" not in processor.tokenizer.all_special_tokens
+    path = write(tmp_path, {"two turns": CONVERSATIONS["two turns"]})
+    chat = host_of(model).chat(model, processor.tokenizer, processor, None, None)
+    assert not compare(dataset_of(path, processor), chat, path)
+    ids = dataset_of(path, processor)[0]["input_ids"][0].tolist()
+    assert ids.count(processor.tokenizer.convert_tokens_to_ids("<end>")) == 4
+    assert processor.tokenizer.eos_token_id not in ids
 
 
 @pytest.mark.parametrize(("version", "marked"), [("v1", False), ("v1", True), ("v1_mmtag", False)])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pvit_ext.data.records import RecordError
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
@@ -19,6 +20,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 """LLaVA's names of roles, and the chat templates'."""
 
 _IMAGE_LINE = re.compile(rf"\n?{re.escape(IMAGE_PLACEHOLDER)}\n?")
+_special: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 logger = logging.getLogger(__name__)
 
 
@@ -154,12 +156,22 @@ def _ending(tokenizer: Any, full: str, end: int, asks: bool) -> tuple[str, int]:
     """What ends the answer before ``end``, and how much of the text it takes."""
     behind = re.match(r"\s*", full[end:])
     blank = behind.group() if behind else ""
-    for token in tokenizer.all_special_tokens:
+    for token in _special_tokens(tokenizer):
         if full.startswith(token, end + len(blank)) and token != tokenizer.bos_token:
             return blank + token, end + len(blank) + len(token)
     if not asks:
         _say_no_ending(tokenizer.eos_token)
     return str(tokenizer.eos_token), end
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """Named ones, and those that the vocabulary alone calls special, as Gemma's ``<end_of_turn>``; long ones first."""
+    state = (len(tokenizer), tuple(tokenizer.all_special_tokens))
+    if _special.get(tokenizer, (None,))[0] != state:  # thousands in some vocabularies: 50 ms for each answer
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        _special[tokenizer] = (state, sorted({*state[1], *added}, key=lambda token: (-len(token), token)))
+    found: list[str] = _special[tokenizer][1]
+    return found
 
 
 @cache
