@@ -30,10 +30,19 @@ def conversation(model: Any, version: str | None = None, system: str | None = No
     config = model.region_config
     if version is None and config is not None and config.conv_version:
         version = trained_template(config.conv_version)
-    name = template_of_tokenizer(tokenizer, model.config.model_type) if version is None else version
-    name = CONV_OF_MODEL_TYPE.get(model.config.model_type, LLAVA_DEFAULT) if name is None else name
+    name = usual_template(model.config.model_type, tokenizer) if version is None else version
     template = template_named(name)
     return template if system is None else _with_system(template, name, system)
+
+
+def usual_template(model_type: str, tokenizer: Any) -> str:
+    """The name of the template that a model is asked with where nobody names one.
+
+    Args:
+        model_type: of the model.
+        tokenizer: whose own chat template counts first; or None.
+    """
+    return template_of_tokenizer(tokenizer, model_type) or CONV_OF_MODEL_TYPE.get(model_type, LLAVA_DEFAULT)
 
 
 def template_named(name: str) -> Any:

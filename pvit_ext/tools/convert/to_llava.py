@@ -15,6 +15,7 @@ from pvit_ext.tools.convert.configs import check_is_llavas, llava_values
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, LLAVA_TOWERS, TOWER, as_on_hub, to_llava
 from pvit_ext.tools.convert.origin import FILE, FOLDER, Origin, origin_of
 from pvit_ext.tools.convert.shards import Change, write_all
+from pvit_ext.tools.convert.template import conv_version_of
 from pvit_ext.tools.shards import Checkpoint, open_checkpoint, save_tensors
 
 TOWER_FOLDER = "vision_tower"
@@ -27,7 +28,8 @@ def to_llava_checkpoint(
     """Write a checkpoint that LLaVA's own code and :func:`pvit_ext.load_pretrained_model` load.
 
     A checkpoint that was converted from LLaVA's comes back bit for bit, except what was trained since. Any other's
-    vision tower is written to a folder of its own in the new one, unless ``vision_tower`` names one.
+    vision tower is written to a folder of its own in the new one, unless ``vision_tower`` names one, and its chat
+    template becomes the name of LLaVA's that asks alike; a warning says where there is none.
 
     Args:
         checkpoint: folder of a whole checkpoint of transformers' llava or llava_next on LLaMA or Mistral.
@@ -127,6 +129,11 @@ def _values(source: Checkpoint, config: Any, rows: int, origin: Origin | None, t
         values = llava_values(config, rows, tower, bool(_images(source.folder).get("do_pad")))
         values["torch_dtype"] = read_json(source.folder / "config.json").get("dtype")
     regions = getattr(config, CONFIG_KEY, None)
+    if origin is None or regions != values.get(CONFIG_KEY):  # else it is asked as it was before it was converted
+        kept = source.folder / FOLDER if origin is not None else source.folder
+        version = conv_version_of(source.folder, values["model_type"], regions, kept / "tokenizer_config.json")
+        if regions is not None and version is not None:
+            regions = {**regions, "conv_version": version}
     if regions is None:
         values.pop(CONFIG_KEY, None)
     elif values.get(CONFIG_KEY) != regions:  # else the file stays as it was, down to the order of its keys
