@@ -1,7 +1,8 @@
-"""Files and folders that are either whole or absent: atomic writing and checksums."""
+"""Files and folders that are either whole or absent: atomic writing and checksums; and texts that users write."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,11 @@ from typing import IO, Any
 
 _CHUNK = 1 << 20
 _SAMPLE, _SAMPLES = 4096, 4096
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
+"""Byte-order marks, those of four bytes before those of two that begin like them."""
 _log = logging.getLogger(__name__)
 
 
@@ -139,6 +145,72 @@ def copy_file(source: Path, target: Path, advance: Callable[[int], object] = int
         raise OSError(f"{target} is not what was read from {source}: check the disk, then try again")
 
 
+def encoding_of(head: bytes) -> str:
+    """How a text is encoded: as its byte-order mark says, UTF-16 for zeros between ASCII, else UTF-8.
+
+    Args:
+        head: four bytes of its beginning.
+    """
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    return {b"\0": "utf-16-be"}.get(head[:1], "utf-16-le" if head[1:2] == b"\0" else "utf-8")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text that a user wrote, without its byte-order mark and with the line ends of Unix.
+
+    Args:
+        path: of a file in UTF-8, UTF-16 or UTF-32, see :func:`encoding_of`.
+
+    Raises:
+        ValueError: naming the file, when it is in another encoding.
+    """
+    raw = Path(path).read_bytes()
+    encoding = encoding_of(raw[:4])
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        what = f"{encoding.upper()} text: {error.reason} at byte {error.start}"
+        raise ValueError(f"{path} is not {what}; save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a list that a user wrote, without blanks at their ends, and without empty ones; see `read_text`."""
+    return [line for line in map(str.strip, read_text(path).split("\n")) if line]
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """What a YAML file that a user wrote holds; see :func:`read_text`.
+
+    Raises:
+        ValueError: naming the file, when it is no YAML, and for a key that is given twice, of which YAML would keep the
+            last.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is given twice."""
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for item, _ in node.value:
+            if (name := str(item.value)) in seen:
+                line = item.start_mark.line + 1
+                raise ValueError(f"{path} line {line}: the key {name!r} is given twice; keep one")
+            seen.add(name)
+        found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+        return found
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    text = read_text(path)
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -146,7 +218,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: naming the file, when it holds anything else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is damaged or no JSON ({error}): fetch it again") from error
     if not isinstance(values, dict):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pvit_ext.files import atomic_write, sha256_file
+from pvit_ext.files import atomic_write, read_json, read_lines, read_text, read_yaml, sha256_file
 
 
 def test_new_file_in_a_new_folder(tmp_path):
@@ -82,3 +82,41 @@ def test_sha256(tmp_path, size):
     path = tmp_path / "x"
     path.write_bytes(b"abc" * size)
     assert sha256_file(path) == hashlib.sha256(b"abc" * size).hexdigest()
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_text_of_a_user_in_any_unicode(tmp_path, encoding):
+    path = tmp_path / "names.txt"
+    path.write_bytes("red\r\n\n naïve \rblue".encode(encoding))
+    assert read_text(path) == "red\n\n naïve \nblue"
+    assert read_lines(path) == ["red", "naïve", "blue"]
+    path.write_bytes('{"a": "ü"}'.encode(encoding))
+    assert read_json(path) == read_yaml(path) == {"a": "ü"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [("ü".encode("latin-1"), "is not UTF-8 text: invalid start byte at byte 0; save it as UTF-8"),
+     (b"\xff\xfea", "is not UTF-16-LE text: truncated data at byte 2")],
+)  # fmt: skip
+def test_a_text_in_another_encoding_names_its_file(tmp_path, raw, said):
+    (tmp_path / "names.txt").write_bytes(raw)
+    for reader in (read_text, read_lines, read_yaml, read_json):
+        with pytest.raises(ValueError, match=rf"names\.txt.*{said}"):
+            reader(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: 1\nb: {c: 1, c: 2}\n", r"a\.yaml line 2: the key 'c' is given twice; keep one"),
+     ("a: 1\nd: 2\na: 3\n", r"a\.yaml line 3: the key 'a' is given twice"),
+     ("a: [", r"a\.yaml is no YAML"), ("a: !!python/object:os.system x", r"a\.yaml is no YAML"),
+     ("[" * 9999, r"a\.yaml is no YAML")],
+)  # fmt: skip
+def test_a_yaml_file_that_is_refused(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_yaml(tmp_path / "a.yaml")

@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, BinaryIO, NamedTuple
 
+from pvit_ext.files import encoding_of
+
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _CHUNK = 1 << 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
-}  # fmt: skip
-"""Byte-order marks, those of four bytes before those of two that begin like them."""
 
 
 class JsonRecordError(ValueError):
@@ -56,7 +53,7 @@ def open_utf8(path: str | PathLike[str]) -> BinaryIO:
     if os.path.isdir(path):
         raise IsADirectoryError(f"{os.fspath(path)} is a folder where a file is wanted: JSON Lines or a JSON array")
     stream: BinaryIO = open(path, "rb")  # noqa: SIM115  the caller closes it
-    encoding = _encoding(stream.read(4))
+    encoding = encoding_of(stream.read(4))
     stream.seek(0)
     if encoding == "utf-8":
         return stream
@@ -65,13 +62,6 @@ def open_utf8(path: str | PathLike[str]) -> BinaryIO:
             return io.BytesIO(stream.read().decode(encoding).removeprefix("\ufeff").encode())
         except UnicodeError as error:
             raise JsonFileError(f"the file is not {encoding.upper()}, as its first bytes say: {error}") from error
-
-
-def _encoding(head: bytes) -> str:
-    for mark, name in _MARKS.items():
-        if head.startswith(mark):
-            return name
-    return {b"\0": "utf-16-be"}.get(head[:1], "utf-16-le" if head[1:2] == b"\0" else "utf-8")
 
 
 def read_json_records(path: str | PathLike[str]) -> Iterator[Found]:

@@ -12,6 +12,7 @@ from pvit_ext.data.image_files import find_file
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.evaluation.coco_file import CocoFile
 from pvit_ext.evaluation.converted import Found, objects_of
+from pvit_ext.files import read_text
 
 CONVERTED = "a converted file"
 GRIT = "Visual Genome as GRiT tests it (test_caption.json)"
@@ -21,7 +22,7 @@ PIXELREFER = "Visual Genome as PixelRefer tests it (vg_val_5000.json)"
 def kind_of(path: Path) -> str:
     """Which of the three a file is."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except ValueError:
         return CONVERTED  # JSON Lines
     if isinstance(values, dict) and "annotations" in values:
@@ -61,7 +62,7 @@ def _grit(path: Path, image_folder: str, leave_out: Callable[[str], None]) -> It
 
 
 def _pixelrefer(path: Path, image_folder: str) -> Iterator[Found]:
-    for number, item in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+    for number, item in enumerate(json.loads(read_text(path))):
         try:
             yield _found(path, str(number), _image(image_folder, item["image"][0]), {"mask": item["mask"][0]}, item)
         except (KeyError, TypeError, IndexError) as error:

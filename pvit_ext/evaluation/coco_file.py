@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.data.image_files import find_file
+from pvit_ext.files import read_text
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class CocoFile:
             ValueError: for one of another layout.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
         except ValueError as error:
             raise ValueError(f"{path} is no JSON: {error}") from error
         needed = ("images", "annotations", "categories")

@@ -14,6 +14,7 @@ from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.cache.store import FeatureCache
 from pvit_ext.data.records import Records, load_records
 from pvit_ext.data.tags.noise import TagNoise
+from pvit_ext.files import read_text, read_yaml
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
 from pvit_ext.region_flags import Option, json_object, options
@@ -255,12 +256,10 @@ def _flags_of_yaml(path: str) -> list[str]:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{CONFIG} {path} is not there, or is no file: give a YAML file of flags")
-    with open(path, encoding="utf-8") as stream:
-        text = stream.read()
     try:
-        values, written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is no YAML: {error}") from error
+        values, written = read_yaml(path), yaml.load(read_text(path), yaml.BaseLoader)
+    except ValueError as error:
+        raise ValueError(f"{CONFIG} {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected a mapping of flags, found {type(values).__name__}")
     names = zip(written, values.values(), strict=True)

@@ -150,6 +150,26 @@ def test_a_file_that_is_no_yaml_and_none_at_all(tmp_path: Path) -> None:
         expand_command_line(["--stage", "align", "--config"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_yaml_in_any_unicode(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("run_name: région\n", encoding=encoding)
+    assert expand_command_line(["--config", str(path)]) == ["--run_name", "région"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [("région: 1".encode("latin-1"), "is not UTF-8 text: .*; save it as UTF-8"),
+     (b"seed: 1\nbf16: true\nseed: 2\n", "line 3: the key 'seed' is given twice"),
+     (b"region_encoder_options: {width: 8, width: 9}", "line 1: the key 'width' is given twice")],
+)  # fmt: skip
+def test_yaml_that_would_lose_something(tmp_path: Path, raw: bytes, said: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=rf"--config .*run\.yaml {said}"):
+        expand_command_line(["--config", str(path)])
+
+
 def test_unknown_stage_is_refused(llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="align, finetune"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path, stage="three"))

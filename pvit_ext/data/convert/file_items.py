@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from pvit_ext.data.convert.base import DataFormat, SourceError
+
+_SHOWN = 5
 
 
 def files_in(source: Path, ending: str, kind: str) -> list[Path]:
@@ -25,6 +27,20 @@ def files_in(source: Path, ending: str, kind: str) -> list[Path]:
     if not found:
         raise SourceError(f"{source} holds no {kind} file")
     return found
+
+
+def not_there(format: str, names: Sequence[str], kind: str) -> list[str]:
+    """A remark on the images of a split's list that have no file, or none.
+
+    Args:
+        format: its name.
+        names: of the images.
+        kind: what such a file is.
+    """
+    if not names:
+        return []
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return [f"{format}: {len(names):,} images of the split's list have no {kind}: {shown}"]
 
 
 class FileItems(DataFormat):

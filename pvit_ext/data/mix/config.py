@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.files import read_yaml
+
 AMOUNTS = ("weight", "count", "at_most")
 _KEYS = ("files", "tasks", "images", *AMOUNTS)
 _TOP = ("sources", "seed", "held_out")
@@ -69,31 +71,11 @@ def read_mix(path: Path) -> Mix:
     Raises:
         ValueError: naming the file and the key, for anything that is not as it is documented.
     """
+    value = read_yaml(path)
     try:
-        value = _load(path)
         return _parse(value, path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _load(path: Path) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that is given twice, of which YAML would keep the last."""
-
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        names = [item.value for item, _ in node.value]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} is given twice")
-        found: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-        return found
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not valid YAML: {error}") from error
 
 
 def _parse(value: Any, path: Path) -> Mix:

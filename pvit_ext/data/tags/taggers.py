@@ -20,6 +20,7 @@ from pvit_ext.data.image_files import short
 from pvit_ext.data.scan import state_of
 from pvit_ext.data.tags.onnx_detector import OnnxDetector
 from pvit_ext.data.tags.tags import clean_tags
+from pvit_ext.files import read_lines, read_text
 
 THRESHOLD = 0.65
 """Of a detector's score, as in FastestDet's own repository."""
@@ -90,8 +91,9 @@ class TagFile:
         Raises:
             ValueError: naming the file, for anything but a JSON object, and for a name that stands there twice.
         """
+        text = read_text(self.path)
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+            values = json.loads(text, object_pairs_hook=_each_once)
         except ValueError as error:
             raise ValueError(f"{self.path} {error}; correct the file") from error
         if not isinstance(values, dict):
@@ -248,8 +250,7 @@ def _detector(path: Path, names: str | None, threshold: float) -> Tagger:
         raise ValueError(f"the tagger {path} needs the names of its classes: --names FILE, one a line")
     if not 0 <= threshold < 1:
         raise ValueError(f"--threshold {threshold}: a score is 0 to 1")
-    lines = [line.strip() for line in _existing(names).read_text(encoding="utf-8").splitlines()]
-    classes = tuple(line for line in lines if line)
+    classes = tuple(read_lines(_existing(names)))
     if not classes:
         raise ValueError(f"--names {names} holds no name")
     _cleaned(classes, f"--names {names}")

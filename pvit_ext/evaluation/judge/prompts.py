@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pvit_ext.data.convert.base import Setting
-from pvit_ext.files import sha256_file
+from pvit_ext.files import read_text, sha256_file
 
 SETTING = Setting("", "file of the judge's prompt, a text or the benchmark's script; default ours")
 _NAME = re.compile(r"\{(\w+)\}")
@@ -25,9 +25,9 @@ def read_prompt(path: Path, fields: Collection[str]) -> str:
         ValueError: naming the fields that it lacks.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         texts = _constants(text) if path.suffix == ".py" else [text]
-    except (UnicodeDecodeError, SyntaxError) as error:
+    except (ValueError, SyntaxError) as error:
         raise ValueError(f"--set judge_prompt={path} cannot be read ({error})") from error
     found = next((one for one in texts if set(fields) <= set(_NAME.findall(one))), None)
     if found is None:

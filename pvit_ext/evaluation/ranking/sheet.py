@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pvit_ext.evaluation.ranking.comparison import LETTERS, Comparison
-from pvit_ext.files import atomic_write
+from pvit_ext.files import atomic_write, read_text
 
 ITEM, MARK = "item", "answers"
 
@@ -35,7 +35,7 @@ def read_sheet(path: Path, comparisons: Sequence[Comparison]) -> dict[str, dict[
     Raises:
         ValueError: naming a line of another sheet, or one that is ranked in part.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     first = text.partition("\n")[0]
     rows = csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",")
     if missing := {ITEM, MARK, *_letters(comparisons)} - set(rows.fieldnames or ()):

@@ -18,6 +18,7 @@ from pvit_ext.evaluation.answers import only_letter
 from pvit_ext.evaluation.measures import confusion, grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task
+from pvit_ext.files import read_text
 from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.mask import PendingMask
 
@@ -115,7 +116,7 @@ def items_of(path: Path) -> list[dict[str, Any]]:
         ValueError: for a file of another kind.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):

@@ -15,6 +15,7 @@ from pvit_ext.data.image_files import path_of
 from pvit_ext.evaluation.measures import grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
+from pvit_ext.files import read_text
 from pvit_ext.regions.region import Region
 
 _SOURCE = "LLaVA-1.5's paper, testdev balanced without regions"
@@ -92,7 +93,7 @@ class Gqa(Task):
             ValueError: for a question without a prediction.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(path))
         except ValueError:
             return None
         if not isinstance(found, list) or not all(isinstance(one, dict) and "questionId" in one for one in found):
@@ -132,7 +133,7 @@ def _with_regions(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(found, dict):

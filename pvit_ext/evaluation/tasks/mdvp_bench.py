@@ -20,7 +20,7 @@ from pvit_ext.evaluation.judge.task import UNREADABLE, JudgedTask, JudgeQuestion
 from pvit_ext.evaluation.measures import mean
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import TaskOptions
-from pvit_ext.files import read_json
+from pvit_ext.files import read_json, read_text
 from pvit_ext.regions.region import Region
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class MdvpBench(JudgedTask):
         """
         for path in self.files()[1:]:
             try:
-                items = [dict(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+                items = [dict(one) for one in json.loads(read_text(path))]
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path} is no list of MDVP-Bench's questions ({error})") from error
             for item in items:

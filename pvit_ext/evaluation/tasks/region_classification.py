@@ -23,6 +23,7 @@ from pvit_ext.evaluation.detection import check_installed, mean_average_precisio
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
+from pvit_ext.files import read_text
 
 _TABLE = "PVIT's table of COCO region classification"
 _RULES = {
@@ -129,7 +130,7 @@ class RegionClassification(Task):
             ValueError: for a detection whose box is no object's.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(path))
         except ValueError:
             return None
         if not isinstance(found, list) or not all(isinstance(one, dict) and "category_id" in one for one in found):

@@ -18,6 +18,7 @@ from pvit_ext.evaluation.converted import objects_of
 from pvit_ext.evaluation.measures import grouped, mean
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
+from pvit_ext.files import read_text
 
 _OSPREY, _DAM = "Osprey's paper", "DAM's paper"
 _LVIS = {
@@ -64,7 +65,7 @@ class RegionSimilarity(Task):
         Raises:
             ValueError: for a file of neither kind.
         """
-        items = _items(self.options.data.read_text(encoding="utf-8"))
+        items = _items(read_text(self.options.data))
         yield from self._converted() if items is None else self._osprey(items)
 
     def parse(self, sample: Sample, answer: str) -> Judged:

@@ -17,6 +17,7 @@ from pvit_ext.evaluation.answers import chosen_letter
 from pvit_ext.evaluation.measures import grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
+from pvit_ext.files import read_text
 from pvit_ext.regions.region import Region
 
 KINDS = ("direct_attributes", "relative_position")
@@ -49,7 +50,7 @@ class Vstar(Task):
         for path in self.files():
             name = f"{path.parent.name}/{path.stem}"
             try:
-                item = json.loads(path.read_text(encoding="utf-8"))
+                item = json.loads(read_text(path))
                 yield self._sample(name, item)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is none of V*Bench ({error})") from error

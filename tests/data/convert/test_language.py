@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from pvit_ext.data.convert.annotation import Relation
-from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.base import FORMATS, ReadOptions, SourceError
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.source_key import from_source
 from pvit_ext.data.convert.spans import insert_regions, phrase_end
 from tests.data.convert.truth import FIXTURES, converted, objects_of, read, reasons
@@ -135,6 +136,16 @@ def test_flickr30k():
     assert notes.counts["chains without a box"] == 2
     images, _ = read("flickr30k", "flickr30k_entities", "flickr30k_entities", split="test")
     assert list(images) == ["flickr30k-images/1003.jpg"]
+
+
+def test_lists_of_flickr30k_with_a_byte_order_mark_and_an_image_without_a_file(tmp_path):
+    shutil.copytree(FIXTURES / "flickr30k_entities", tmp_path / "flickr")
+    (tmp_path / "flickr/mine.txt").write_text("1003\n77\n", encoding="utf-8-sig")
+    (tmp_path / "flickr/UNRELATED_CAPTIONS").write_text("1003 5\n", encoding="utf-16")
+    reader = FORMATS.require("flickr30k")(tmp_path / "flickr", ReadOptions(ImageFolder(tmp_path), {"split": "mine"}))
+    assert list(reader.units()) == ["1003"]
+    assert reader.unrelated == {("1003", 5)}
+    assert reader.remarks() == ["flickr30k: 1 images of the split's list have no XML file: 77"]
 
 
 def test_grounded_sentences_are_kept(tmp_path):

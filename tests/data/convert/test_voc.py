@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from pvit_ext.data.check import validate
-from pvit_ext.data.convert.base import SourceError
+from pvit_ext.data.convert.base import FORMATS, ReadOptions, SourceError
+from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.regions.run_lengths import parse_run_lengths
 from tests.data.convert.truth import FIXTURES, TRUTH, boxes_of, converted, objects_of, read, reasons
 
@@ -56,6 +57,16 @@ def test_split(tmp_path):
     assert sorted(name.split("/")[-1][:-4] for name in images) == sorted(listed)
     with pytest.raises(SourceError, match=r"nothing\.txt is not there; splits are dog_val, val"):
         converted(tmp_path, "voc", VOC, "voc", settings={"split": "nothing"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_with_a_byte_order_mark_and_an_image_without_a_file(tmp_path, encoding):
+    shutil.copytree(FIXTURES / VOC, tmp_path / "voc")
+    lists = tmp_path / "voc/ImageSets/Main"
+    (lists / "mine.txt").write_text("2012_000101\r\n\n2012_000102  1\n2012_999\n", encoding=encoding)
+    reader = FORMATS.require("voc")(tmp_path / "voc", ReadOptions(ImageFolder(tmp_path), {"split": "mine"}))
+    assert [path.stem for path in reader.listed] == ["2012_000101", "2012_000102"]
+    assert reader.remarks() == ["voc: 1 images of the split's list have no XML file: 2012_999"]
 
 
 def test_real_photographs(tmp_path):

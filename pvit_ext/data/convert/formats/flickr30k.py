@@ -16,10 +16,12 @@ from typing import ClassVar
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Grounded, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, Setting, SourceError
 from pvit_ext.data.convert.fields import clean, short
+from pvit_ext.data.convert.file_items import not_there
 from pvit_ext.data.convert.formats.voc import edges
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed
+from pvit_ext.files import read_text
 
 _PHRASE = re.compile(r"\[/EN#(\d+)/(\S+) ([^\]]*)\]")
 Sentence = tuple[str, list[tuple[int, int, str]]]
@@ -41,14 +43,22 @@ class Flickr30k(DataFormat):
         return None
 
     @cached_property
+    def _annotated(self) -> list[str]:
+        return sorted(path.stem for path in (self.source / "Annotations").glob("*.xml"))
+
+    @cached_property
+    def _wanted(self) -> dict[str, None]:
+        """The names that the split's list has, in its order."""
+        path = self.source / f"{self.chosen['split']}.txt"
+        if not path.is_file():
+            raise SourceError(f"{path} is not there; splits are train, val and test")
+        return dict.fromkeys(read_text(path).split())
+
+    @cached_property
     def _names(self) -> list[str]:
-        found = sorted(path.stem for path in (self.source / "Annotations").glob("*.xml"))
-        if split := self.chosen["split"]:
-            path = self.source / f"{split}.txt"
-            if not path.is_file():
-                raise SourceError(f"{path} is not there; splits are train, val and test")
-            wanted = set(path.read_text().split())
-            found = [name for name in found if name in wanted]
+        found, split = self._annotated, self.chosen["split"]
+        if split:
+            found = [name for name in found if name in self._wanted]
         if not found:
             raise SourceError(f"{self.source} holds no Annotations/*.xml{' of the split' if split else ''}")
         return found
@@ -57,9 +67,15 @@ class Flickr30k(DataFormat):
     def unrelated(self) -> set[tuple[str, int]]:
         """Sentences that are about another image, counted from 1."""
         path = self.source / "UNRELATED_CAPTIONS"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = read_text(path).split("\n") if path.is_file() else []
         pairs = [line.split() for line in lines if not line.startswith("#")]
         return {(words[0], int(words[1])) for words in pairs if len(words) == 2 and words[1].isdigit()}
+
+    def remarks(self) -> list[str]:
+        """Which images of the split have no file."""
+        there = set(self._annotated)
+        absent = [name for name in self._wanted if name not in there] if self.chosen["split"] else []
+        return not_there("flickr30k", absent, "XML file")
 
     def files(self) -> list[Path]:
         """All XML files and sentences, the list of the split, and that of unrelated captions."""
@@ -83,7 +99,7 @@ class Flickr30k(DataFormat):
         xml, text = self._paths(unit)
         try:
             root = ET.parse(xml).getroot()
-            lines = text.read_bytes().decode("utf-8-sig").splitlines() if text.is_file() else []
+            lines = read_text(text).split("\n") if text.is_file() else []
         except (ET.ParseError, ValueError) as error:
             raise BadItem(f"damaged: {error}", f"{xml.name} or {text.name}") from error
         if not lines:

@@ -27,6 +27,7 @@ from pvit_ext.data.convert.file_items import FileItems, files_in
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, ellipse, masked, numbers, outlined, pointed
+from pvit_ext.files import read_text
 
 Points = list[tuple[float, float]]
 
@@ -73,7 +74,7 @@ class LabelMe(FileItems):
 
     def _item(self, unit: Path) -> dict[str, Any]:
         try:
-            item: dict[str, Any] = kept(json.loads(unit.read_bytes().decode("utf-8-sig")), "the file", dict)
+            item: dict[str, Any] = kept(json.loads(read_text(unit)), "the file", dict)
             if "shapes" not in item:
                 raise BadItem(f"expected LabelMe's keys shapes and imagePath, got {short(sorted(item))}")
         except (ValueError, RecursionError) as error:

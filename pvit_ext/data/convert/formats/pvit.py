@@ -21,6 +21,7 @@ from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed_in
+from pvit_ext.files import read_yaml
 
 _TAG = re.compile(r"<Region>(.*?)</Region>", re.DOTALL)
 _BINS = re.compile(r"\s*<L(\d{1,3})>\s*<L(\d{1,3})>\s*<L(\d{1,3})>\s*<L(\d{1,3})>\s*")
@@ -50,15 +51,13 @@ class Pvit(DataFormat):
     @cached_property
     def mapping(self) -> Mapping[str, Any]:
         """What mapping.yaml says; empty for one file without it."""
-        import yaml
-
         path = (self.source if self.source.is_dir() else self.source.parent) / "mapping.yaml"
         if not path.is_file():
             return {}
         try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path} is no YAML: {error}") from error
+            value = read_yaml(path)
+        except ValueError as error:
+            raise SourceError(str(error)) from error
         if not isinstance(value, dict) or not all(isinstance(value.get(key, {}), dict) for key in _MAPS):
             raise SourceError(f"{path} has the maps {', '.join(_MAPS)}, got {short(value)}")
         return value

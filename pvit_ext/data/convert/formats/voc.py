@@ -18,11 +18,12 @@ from typing import ClassVar
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
 from pvit_ext.data.convert.fields import clean, short
-from pvit_ext.data.convert.file_items import FileItems
+from pvit_ext.data.convert.file_items import FileItems, not_there
 from pvit_ext.data.convert.formats.voc_masks import load_segments, with_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, numbers
+from pvit_ext.files import read_lines
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _ZERO = re.compile(rb"<[xy]min>\s*0*(?:\.0*)?\s*</")
@@ -47,6 +48,7 @@ class Voc(FileItems):
     def __init__(self, source: Path, options: ReadOptions) -> None:
         super().__init__(source, options)
         self.origin, self._why, self._several = 0, "", False
+        self._absent: list[str] = []
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -72,9 +74,10 @@ class Voc(FileItems):
             return [self.source]
         found = [path for folder in self._folders for path in sorted(folder.rglob("*.xml"))]
         if self._lists:
-            lines = [line for path in self._lists for line in path.read_text(encoding="utf-8").splitlines()]
-            names = {words[0] for line in lines if (words := line.split())}
+            names = dict.fromkeys(line.split()[0] for path in self._lists for line in read_lines(path))
             found = [path for path in found if path.stem in names]
+            stems = {path.stem for path in found}
+            self._absent = [name for name in names if name not in stems]
         if not found:
             raise SourceError(f"{self.source} holds no XML file{' of the split' if self.chosen['split'] else ''}")
         return list(dict.fromkeys(found))
@@ -115,9 +118,10 @@ class Voc(FileItems):
         )
 
     def remarks(self) -> list[str]:
-        """What the first pixel was called, and why."""
+        """What the first pixel was called, and why; and which images of the split have no file."""
         other = f"--set origin={1 - self.origin} if that is wrong"
-        return [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
+        said = [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
+        return said + not_there("voc", self._absent, "XML file")
 
     def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a file."""

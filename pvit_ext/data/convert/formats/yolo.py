@@ -19,6 +19,7 @@ from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, centred, outlined, scaled
+from pvit_ext.files import read_text
 
 _LOWEST, _HIGHEST = -0.01, 1.01
 """The numbers that ultralytics takes; others are pixels, or damage."""
@@ -109,9 +110,9 @@ class Yolo(DataFormat):
     def _rows(self, unit: Labelled, notes: Notes) -> list[_Row]:
         assert unit.labels is not None
         try:
-            text = unit.labels.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadItem(f"not UTF-8 text: {error.reason} at byte {error.start}", unit.labels.name) from error
+            text = read_text(unit.labels)
+        except ValueError as error:
+            raise BadItem(str(error), unit.labels.name) from error
         rows, seen = [], set()
         for line, words in enumerate(map(str.split, text.split("\n")), 1):
             if not words:

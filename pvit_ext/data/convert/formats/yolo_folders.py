@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.fields import short
 from pvit_ext.data.convert.image_folder import SUFFIXES
+from pvit_ext.files import read_lines, read_text, read_yaml
 
 _KEYS = {"names", "nc", "classes", "train"}
 """Keys of data.yaml, and of no other YAML file that lies beside it, such as args.yaml of a training."""
@@ -76,7 +77,7 @@ class Folders:
         """
         names = self.data.get("names", self.data.get("classes"))
         if names is None and (listed := next((path for path in self._class_files() if path.is_file()), None)):
-            names = listed.read_text(encoding="utf-8-sig").split("\n")
+            names = read_text(listed).split("\n")
         if not isinstance(names, (list, dict, type(None))):
             raise SourceError(f"{self.source}: names is a list, or a map from numbers to names, got {short(names)}")
         pairs = names.items() if isinstance(names, dict) else enumerate(names or [])
@@ -182,9 +183,7 @@ def _images(entry: Path) -> Iterator[Path]:
     if entry.is_dir():
         yield from sorted(path for path in entry.rglob("*") if path.suffix.lower() in SUFFIXES)
         return
-    for line in entry.read_text(encoding="utf-8-sig").splitlines():
-        if line.strip():
-            yield entry.parent / line.strip()  # an absolute path stays itself
+    yield from (entry.parent / line for line in read_lines(entry))  # an absolute path stays itself
 
 
 def _labels_of(image: Path, entry: Entry) -> Path:
@@ -203,12 +202,10 @@ def _labels_folder(folder: Path) -> Path | None:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is no YAML: {str(error)[:200]}") from error
+        value = read_yaml(path)
+    except ValueError as error:
+        raise SourceError(str(error)[:300]) from error
     if not isinstance(value, dict):
         raise SourceError(f"{path} holds no keys; expected train, val and names as in YOLO's data.yaml")
     return value
