@@ -1,15 +1,18 @@
-"""Photographs that evaluation needs, so that none of them is trained on: known by their number, not by their path.
+"""Photographs that evaluation needs, so that none of them is trained on: known by their number, else by their name.
 
 RefCOCO, RefCOCO+ and RefCOCOg are all of COCO's train2014, so their val and test images lie in train2017 too. It also
 holds most of val2014, and Visual Genome and LVIS hold images of all of them. COCO's images are told by the twelve
-digits of their names, Visual Genome's by theirs, and by COCO's number where it is known.
+digits of their names, Visual Genome's by theirs, and by COCO's number where it is known. Any other image that a file of
+evaluation data names is told by that name, with or without the folders before it.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,16 @@ from pvit_ext.data.convert.notes import BadItem
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.json_records import JsonRecordError, read_json_records
 from pvit_ext.data.scan import name_of
+from pvit_ext.files import read_lines
 
 COCO_ID = "coco_id"
 _COCO = re.compile(r"(?:^|[/_\\])(\d{12})(?:_\d+)?\.\w+$")
 _VISUAL_GENOME = re.compile(r"(?:^|/)VG_100K(?:_2)?/(\d+)\.\w+$")
 _COCO_VAL = re.compile(r"(?:^|/)val20(?:14|17)/|(?:^|/)COCO_val2014_")
-_IMAGE_KEYS = ("image", "image_path", "img_path", "file_name", "image_name", "image_id")
+_IMAGE_KEYS = (
+    "image", "images", "img", "image_path", "img_path", "image_file", "file_name", "image_name", "image_id"
+)  # fmt: skip
+_FILE = "the file "
 
 
 @dataclass(frozen=True)
@@ -52,16 +59,40 @@ class HeldOut:
             for photograph in photographs(name, coco_id):
                 if photograph in self.why:
                     return f"{name} is {photograph}, which {self.why[photograph]} needs"
+            if self._by_name and (file := self._file(name)):
+                return f"{name} is {file}, which {self.why[file]} needs"
             if self.coco_val and _COCO_VAL.search(name):
                 return f"{name} is of COCO's val by its name"
         return None
 
     def reason_for(self, record: Mapping[str, Any]) -> str | None:
         """:meth:`reason` for a record of a training file."""
-        images = record.get("image", [])
+        images = record.get("image") or []
         source = record.get(SOURCE_KEY)
         known = source.get(COCO_ID) if isinstance(source, Mapping) else None
         return self.reason([images] if isinstance(images, str) else images, known if isinstance(known, int) else None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        """Those of :attr:`why` that are known by name alone: by all of it, and by its ends with a slash before."""
+        found: dict[str, str] = {}
+        for file in (one for one in self.why if one.startswith(_FILE)):
+            full, *ends = _ends(file.removeprefix(_FILE))
+            found[full] = file
+            found.update((f"/{end}", file) for end in ends)
+        return found
+
+    def _file(self, name: str) -> str | None:
+        """The one of :attr:`why` that a name means: either may have folders before what they share."""
+        ends = _ends(name)
+        plain = [posixpath.splitext(end)[0] for end in ends]  # lists of ids name no suffix
+        return next((self._by_name[one] for one in (*ends, f"/{ends[0]}", *plain) if one in self._by_name), None)
+
+
+def _ends(name: str) -> list[str]:
+    """A name, and the same without its first folder, its first two, and so on."""
+    parts = posixpath.normpath(name.replace("\\", "/")).lstrip("/").split("/")
+    return ["/".join(parts[number:]) for number in range(len(parts))]
 
 
 def photographs(name: str, coco_id: int | None = None) -> list[str]:
@@ -82,20 +113,21 @@ def read_held_out(paths: Iterable[Path]) -> dict[str, str]:
             Lines that have an image's name, or of text with a name a line.
 
     Returns:
-        by photograph, which file needs it.
+        by photograph, or the name of one whose number is not known, which file needs it.
 
     Raises:
-        ValueError: for a file that names no photograph whose number is known.
+        ValueError: for a file that names no image.
     """
     found: dict[str, str] = {}
     for path in paths:
         if not path.is_file():
             raise ValueError(f"--held-out {path}: there is no such file")
-        mine = {one: path.name for name in _names(path) for one in photographs(name)}
+        names = (name for name in _names(path) if name)
+        mine = {one: path.name for name in names for one in photographs(name) or [f"{_FILE}{name}"]}
         if not mine:
             raise ValueError(
-                f"--held-out {path} names no photograph of COCO or Visual Genome: give refs(...).p, COCO's JSON, "
-                "records with an image, or a text file of names such as 000000391895.jpg"
+                f"--held-out {path} names no image: give refs(...).p, COCO's JSON, records with an image, or a text "
+                "file of names such as 000000391895.jpg"
             )
         found = mine | found
     return found
@@ -106,8 +138,8 @@ def _names(path: Path) -> Iterator[str]:
         held_out = (ref for ref in load_plain_pickle(path) if ref.get("split") != "train")
         yield from (f"{take(ref, 'image_id', int):012}.jpg" for ref in held_out)
     elif path.suffix == ".txt":
-        yield from (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    elif "images" in Peek(path).sections:
+        yield from read_lines(path)
+    elif Peek(path).first("images"):  # of objects; a record may have a list of names
         yield from _of_coco(path)
     else:
         for found in read_json_records(path):
@@ -117,7 +149,8 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _of_record(record: Any) -> Iterator[str]:
-    value = next((record[key] for key in _IMAGE_KEYS if key in record), None) if isinstance(record, dict) else None
+    given = (record[key] for key in _IMAGE_KEYS if record.get(key) is not None) if isinstance(record, dict) else ()
+    value = next(iter(given), None)
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, (str, int)) and not isinstance(name, bool):
             yield name if isinstance(name, str) else f"{name:012}.jpg"

@@ -39,7 +39,12 @@ def test_cocos_number_of_a_image_of_another_name():
     assert held_out.reason(["a.jpg"]) is None
     assert held_out.reason_for({"image": "a.jpg", "source": {"coco_id": 7}})
     assert held_out.reason_for({"image": ["b.jpg", "000000000007.jpg"]})
-    for harmless in ({}, {"image": "a.jpg", "source": "me"}, {"image": "a.jpg", "source": {"coco_id": "7"}}):
+    for harmless in (
+        {},
+        {"image": None},
+        {"image": "a.jpg", "source": "me"},
+        {"image": "a.jpg", "source": {"coco_id": "7"}},
+    ):
         assert held_out.reason_for(harmless) is None
 
 
@@ -64,7 +69,29 @@ def test_cocos_val_is_told_by_its_name():
 )
 def test_files_of_evaluation_data(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    assert read_held_out([tmp_path / name]) == {"coco 102": name}
+    expected = {"coco 102": name} | ({"the file nothing": name} if name == "names.txt" else {})
+    assert read_held_out([tmp_path / name]) == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_of_other_images_and_a_byte_order_mark(tmp_path, encoding):
+    path = tmp_path / "names.txt"
+    path.write_text("000000000102.jpg\nflickr_123.jpg\nval/0001.png\n\n36979\n", encoding=encoding)
+    held_out = HeldOut(read_held_out([path]))
+    for image in ("coco/000000000102.jpg", "flickr_123.jpg", "a/b/flickr_123.jpg", "set/val/0001.png", "0001.png"):
+        assert "which names.txt needs" in held_out.reason([image])
+    assert held_out.reason(["x.jpg", "f/36979.jpg"]) == "f/36979.jpg is the file 36979, which names.txt needs"
+    for image in ("my_flickr_123.jpg", "flickr_123.png", "train/0001.png", "val/0001.png/2.jpg", "136979.jpg"):
+        assert held_out.reason([image]) is None
+    (tmp_path / "latin.txt").write_bytes(b"\xfc.jpg")
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
+        read_held_out([tmp_path / "latin.txt"])
+
+
+@pytest.mark.parametrize("record", [{"image": None, "file_name": "b/a.jpg"}, {"images": ["x.jpg", "a.jpg"]}])
+def test_a_record_that_names_its_image_otherwise(tmp_path, record):
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    assert HeldOut(read_held_out([tmp_path / "a.jsonl"])).reason(["a.jpg"])
 
 
 def test_the_parts_of_a_pickle_but_for_train():
@@ -74,9 +101,9 @@ def test_the_parts_of_a_pickle_but_for_train():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.jsonl", '{"image": "a.jpg"}\n', "names no photograph of COCO or Visual Genome: give refs"),
-        ("a.jsonl", '["image"]\n', "names no photograph"),
-        ("empty.txt", "", "names no photograph"),
+        ("a.jsonl", '{"picture": "a.jpg"}\n', "names no image: give refs"),
+        ("a.jsonl", '["image"]\n', "names no image"),
+        ("empty.txt", "", "names no image"),
         ("a.jsonl", '{"image": \n', r"a\.jsonl line 1: not valid JSON"),
         ("refs.p", "no pickle", "is no pickle, or damaged"),
         ("coco.json", '{"images": [{"id": 1, "file_name"', "coco"),

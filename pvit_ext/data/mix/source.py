@@ -74,7 +74,7 @@ def survey(source: MixSource, held_out: HeldOut, notes: Notes, max_bad: int) -> 
         kept = _check(line.found.value, source, held_out, notes, location, found)
         usable.append(kept)
         if kept:
-            key = repr(line.found.value.get("id")).encode("utf-8", "surrogatepass")
+            key = _name(line).encode("utf-8", "surrogatepass")
             ids.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"))
         if notes.problems > max_bad:
             break
@@ -130,11 +130,16 @@ def _lines(source: MixSource) -> Iterator[_Line]:
             )
 
 
+def _name(line: _Line) -> str:
+    """The record's id, its place where it has none."""
+    id = line.found.value.get("id")
+    return f"{line.file}-{line.found.line}" if id is None else str(id)
+
+
 def _renamed(line: _Line, source: MixSource, turn: int) -> dict[str, Any]:
     """A record with an id that names its source, and with images where training finds them."""
     record: dict[str, Any] = {**line.found.value}
-    name = record.get("id", f"{line.file}-{line.found.line}")
-    record["id"] = f"{source.name}:{name}" + (f"@{turn + 1}" if turn else "")
+    record["id"] = f"{source.name}:{_name(line)}" + (f"@{turn + 1}" if turn else "")
     if source.images:
         image, regions = record.get("image"), record.get("regions")
         if image is not None:
