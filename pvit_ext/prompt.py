@@ -43,12 +43,24 @@ _TAG = r"(?i:(?:<|&lt;)[/|]?\s?(?:im(?:age|g)[ _-]?)?(?:{words})(?:[\d\s_:#-][\w
 _REGION_WORDS = r"regions?|bbox(?:es)?|boxes|bounding[ _-]?box(?:es)?|rois?|spi"
 _OTHER_WORDS = (
     r"area|box|crop|mask|masks|rle|seg|segmentation|ref|reg|rgn|point|points|polygon|scribble|quad|objects?|objs?|loc|"
-    r"pos|vp|visual[ _-]?prompt|prompt"
+    r"pos|vp|visual[ _-]?prompt|(?:no[ _-]?)?prompt"
 )
 _IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
+_IN_TEXTS = re.compile(_OURS + rf"(?i:<(?:{_REGION_WORDS})[\s_:#-]?\d*>)")
+"""In questions without an image, where ``<region-name>`` is a blank for the reader's own word."""
 _IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
-_UNFILLED = re.compile(r"\[(?:regions?|bbox|roi)[\d_]*\]|\{(?:regions?|bbox|roi)[\d_]*\}", re.IGNORECASE)
-"""What is an error in questions of records: a template of Python's that nobody filled, and brackets of another kind."""
+_UNFILLED = re.compile(
+    r"(?!\[MASK\])(?i:\[{words}\]|\{{{words}\}})".format(
+        words=r"(?:regions?|bbox|roi|seg|mask|visual[ _]?prompt)[\d_]*"
+    )
+)
+"""What is an error in questions of records: a template of Python's that nobody filled, and brackets of another kind.
+``[MASK]`` is the blank of a cloze."""
+_WIDE = re.compile("[\uff1c\uff1e\ufe64\ufe65\uff3b\uff5b]")
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
+"""Full-width characters, as East Asian keyboards type them, and those they stand for."""
+_PAIR = re.compile(r"<([\w -]+)>[^<>]*</\1>", re.IGNORECASE)
+_PLAIN = re.compile(r"</?region>", re.IGNORECASE)
 _AROUND_WORDS = re.compile(r"<([\w -]+)>(?=[^<>]*[^\W\d_])[^<>]*</\1>", re.IGNORECASE)
 _OF_PAGES = frozenset(("<area>", "<object>", "<polygon>"))
 """Elements of HTML and SVG, which a question may ask for."""
@@ -141,9 +153,27 @@ def foreign_tag(text: str, answer: bool = False) -> str | None:
         text: of one turn.
         answer: whether it is one; ``<box>``, ``<ref>`` and ``<mask>`` are ordinary text there, as in code.
     """
-    found = (_IN_ANSWERS if answer else _IN_QUESTIONS).search(text) if "<" in text or "&lt;" in text else None
+    pattern = _IN_ANSWERS if answer else _IN_QUESTIONS
+    found = pattern.search(text) if "<" in text or "&lt;" in text else None
     if found is None and not answer and ("[" in text or "{" in text):
         found = _UNFILLED.search(text)
+    return found[0] if found else _wide_tag(text, pattern, *(() if answer else (_UNFILLED,)))
+
+
+def _wide_tag(text: str, *patterns: re.Pattern[str]) -> str | None:
+    """The first tag that patterns find, or that is ``<region>``, once full-width characters are others."""
+    if text.isascii() or not _WIDE.search(text):
+        return None
+    narrow = text.translate(_NARROW)  # of the same length
+    found = (text[one.start() : one.end()] for pattern in (*patterns, _PLAIN) for one in pattern.finditer(narrow))
+    return next((tag for tag in found if _WIDE.search(tag)), None)
+
+
+def foreign_tag_of_text(question: str) -> str | None:
+    """The first tag in a question without an image that means a region elsewhere; tags around something are code."""
+    if "<" not in question or not _IN_TEXTS.search(question):
+        return None
+    found = _IN_TEXTS.search(_PAIR.sub("", question))
     return found and found[0]
 
 
@@ -159,9 +189,10 @@ def foreign_tag_of_question(text: str, known: Container[str] = ()) -> str | None
             none that means a region.
     """
     if "<" not in text and "&lt;" not in text:
-        return None
+        return _wide_tag(text, _IN_QUESTIONS)
     tags = (found[0] for found in _IN_QUESTIONS.finditer(_AROUND_WORDS.sub("", text)))
-    return next((tag for tag in tags if tag.lower() not in _OF_PAGES and (tag not in known or tag == "<mask>")), None)
+    found = next((tag for tag in tags if tag.lower() not in _OF_PAGES and (tag not in known or tag == "<mask>")), None)
+    return found or _wide_tag(text, _IN_QUESTIONS)
 
 
 def hint_of_tags(texts: Sequence[str]) -> str:

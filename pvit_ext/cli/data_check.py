@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="LLaVA's JSON, with `regions` in its records")
     parser.add_argument("--image-folder", required=True, metavar="DIR")
-    parser.add_argument("--no-images", action="store_true", help="do not open the images")
+    parser.add_argument("--no-images", action="store_true", help="do not open the images; that they exist is checked")
     parser.add_argument("--decode", action="store_true", help="decode every image, which finds truncated ones")
     parser.set_defaults(handler=run)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pvit_ext.data.image_files import check_file, short
 from pvit_ext.data.json_records import JsonRecordError, has_half_surrogate
 from pvit_ext.data.region_fields import parse_region
-from pvit_ext.data.unread import meant_key, unread_key, unread_placeholder
+from pvit_ext.data.unread import meant_key, unread_key, unread_placeholder, unread_placeholder_of_text
 from pvit_ext.prompt import fill_placeholders, find_placeholders, parse_regions
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region
@@ -35,6 +35,7 @@ def parse_record(value: Any, folder: str | None) -> tuple[dict[str, Any], tuple[
     if None in value.values():
         value = {key: item for key, item in value.items() if item is not None}
     turns = _conversation(value)
+    _check_image_key(value, turns)
     for number, image in enumerate(images_of(value)):
         check_file(image, f"image[{number}]" if isinstance(value["image"], list) else "image", folder)
     specs, inline = _specs(value, turns, folder)
@@ -107,16 +108,25 @@ def kind_of(spec: Spec) -> str:
     return "mask" if isinstance(spec, PendingMask) else spec.kind
 
 
+def _check_image_key(value: dict[str, Any], turns: list[str]) -> None:
+    """Refuse a record that would train as text because its image is under a key that is not read."""
+    if "image" in value:
+        return
+    if hint := meant_key(value, "image"):
+        raise ValueError(f"it has no image{hint}")
+    if problem := unread_placeholder_of_text(turns):
+        raise ValueError(problem)
+
+
 def _check_images_of(value: dict[str, Any], turns: list[str], specs: Sequence[Spec]) -> None:
     images = len(images_of(value))
-    hint = "" if images else meant_key(value, "image")
     if "<image>" in "".join(turns[1::2]):
         raise ValueError("<image> stands in an answer; it belongs in a question")
     count = sum(turn.count("<image>") for turn in turns)
     if specs and not images:
-        raise ValueError(f"{len(specs)} regions but no image; a region lies on an image{hint}")
+        raise ValueError(f"{len(specs)} regions but no image; a region lies on an image")
     if count != images:
-        raise ValueError(f"{count} <image> placeholders but {images} image; write one <image> for each{hint}")
+        raise ValueError(f"{count} <image> placeholders but {images} image; write one <image> for each")
     for spec in specs:
         if not 0 <= spec.image < images:
             raise ValueError(f"a region lies on image {spec.image}, but the record has {images}, counted from 0")

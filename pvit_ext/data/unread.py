@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pvit_ext.prompt import NOT_READ, foreign_tag
+from pvit_ext.data.convert.annotation import SOURCE_KEY
+from pvit_ext.prompt import NOT_READ, foreign_tag, foreign_tag_of_text
 
 _BOXES = '"regions": [[x0, y0, x1, y1], ...] in pixels, one for each <region>'
 _SHAPES = '"regions": [{"polygon": [[x, y], ...]}, ...], one for each <region>'
@@ -17,20 +18,30 @@ _KEYS = {
     **dict.fromkeys(("polygon", "polygons", "point", "points", "scribble", "scribbles"), _SHAPES),
     **dict.fromkeys(("mask", "masks", "segmentation", "segmentations", "rle", "rles", "mask_rle", "mask_rles"), _MASKS),
 }
+_IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "picture", "photo"))
+_FILE_KEYS = frozenset(("file", "files", "file_name", "file_names", "filename", "file_path", "filepath"))
+_IMAGE_NAME = re.compile(r".\.(?:jpe?g|png|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 _BOX_WORDS = dict.fromkeys(
     "bbox bboxes box boxes boundingbox boundingboxes gtbbox gtbboxes rect rects region regions roi rois xyxy".split(),
     _BOXES,
 )
+_FLAT_WORDS = _BOX_WORDS | dict.fromkeys(("coord", "coords", "coordinates", "xywh", "ltrb"), _BOXES)
+"""Words for four numbers; coordinates of another kind are a pair, or named."""
+_SHAPE_WORDS = {
+    **dict.fromkeys(("polygon", "polygons", "scribble", "scribbles", "points"), _SHAPES),
+    **dict.fromkeys(("mask", "masks", "segmentation", "segmentations", "rle", "rles"), _MASKS),
+}
+_INSIDE = (_BOX_WORDS | _SHAPE_WORDS).keys() - {"region", "regions"}
 _OTHER_KEY_WORDS = {
     **dict.fromkeys(
         ("ann", "anns", "annotation", "annotations", "object", "objects", "instances", "detections"), _BOXES
     ),
-    **dict.fromkeys(("polygon", "polygons", "scribble", "scribbles", "points"), _SHAPES),
-    **dict.fromkeys(("mask", "masks", "segmentation", "segmentations", "rle", "rles"), _MASKS),
+    **_SHAPE_WORDS,
 }
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _RECORD_KEYS = {
-    **dict.fromkeys(("images", "img", "image_path", "image_file", "image_name", "file_name", "img_path"), "image"),
+    **dict.fromkeys(("images", "img", "imgs", "image_path", "image_paths", "image_file", "image_files"), "image"),
+    **dict.fromkeys(("image_name", "image_names", "img_path", "img_paths", "img_name", "img_file"), "image"),
     **dict.fromkeys(("conversation", "messages", "dialog", "turns", "qa", "text"), "conversations"),
 }
 
@@ -51,6 +62,18 @@ def unread_placeholder(turns: Sequence[str]) -> str | None:
     return None
 
 
+def unread_placeholder_of_text(turns: Sequence[str]) -> str | None:
+    """What is wrong with the first question of a record without an image that asks about a region; None if none does.
+
+    Args:
+        turns: question and answer in turn. Tags around something, and answers, are code.
+    """
+    for number, text in enumerate(turns[::2]):
+        if (found := foreign_tag_of_text(text)) is not None:
+            return f"conversations[{2 * number}]: {found!r} {NOT_READ}, and the record has no image"
+    return None
+
+
 def unread_key(value: dict[str, Any]) -> str | None:
     """What is wrong with the first key that holds regions in other data sets; None if there is none.
 
@@ -62,10 +85,32 @@ def unread_key(value: dict[str, Any]) -> str | None:
             continue
         if instead := _KEYS.get(key.lower()) or _by_word(key, item) or (_BOXES if _are_boxes(item) else None):
             return f"the key {key!r} is not read; write {instead}"
+        for inner, one in _inside(item) if key != SOURCE_KEY else ():
+            if one and (instead := _by_word_inside(inner, one) or (_BOXES if _are_boxes(one) else None)):
+                return f"the key {inner!r} in {key!r} is not read; write {instead}"
     return None
 
 
 _READ = {"id", "image", "conversations", "regions"}
+
+
+def _inside(item: Any) -> Iterator[tuple[str, Any]]:
+    """The keys and values of an object, or of the first in a list, such as ``meta``."""
+    first = item[0] if isinstance(item, list) and item else item
+    yield from first.items() if isinstance(first, dict) else ()
+
+
+def _by_word_inside(key: str, item: Any) -> str | None:
+    """:func:`_by_word` for a key of an object such as ``meta``, in which other words may mean anything."""
+    found = {word.lower() for word in _WORD.findall(key)} & _INSIDE
+    flat = isinstance(item, list) and len(item) == 4 and all(map(_is_number, item))
+    return _by_word(key, item) if flat or (found and _begins_with_a_number(item)) else None
+
+
+def _begins_with_a_number(item: Any) -> bool:
+    while isinstance(item, (list, dict)) and item:
+        item = item[0] if isinstance(item, list) else next(iter(item.values()))
+    return _is_number(item)
 
 
 def _by_word(key: str, item: Any) -> str | None:
@@ -75,7 +120,7 @@ def _by_word(key: str, item: Any) -> str | None:
     nested = isinstance(item, dict) or all(isinstance(one, (list, dict)) for one in item)
     flat = not nested and len(item) == 4 and all(map(_is_number, item))
     words = {word.lower() for word in _WORD.findall(key)} if nested or flat else set()
-    known = _BOX_WORDS if flat else _BOX_WORDS | _OTHER_KEY_WORDS
+    known = _FLAT_WORDS if flat else _BOX_WORDS | _OTHER_KEY_WORDS
     return next((known[word] for word in sorted(words) if word in known), None)
 
 
@@ -97,5 +142,16 @@ def _is_number(value: Any) -> bool:
 
 def meant_key(value: dict[str, Any], missing: str) -> str:
     """What to add to an error about a missing key: under which name the record seems to have it, or nothing."""
-    found = [key for key in value if _RECORD_KEYS.get(key.lower()) == missing or key.lower() == missing != key]
+    found = [key for key, item in value.items() if item not in (None, [], {}, "") and _means(key, item, missing)]
     return f'; it has {found[0]!r}, the key is "{missing}"' if found else ""
+
+
+def _means(key: str, item: Any, missing: str) -> bool:
+    """Whether a key means another one, by its name; one that may hold anything, by an image's name as its value."""
+    if _RECORD_KEYS.get(key.lower()) == missing or key.lower() == missing != key:
+        return True
+    words = {word.lower() for word in _WORD.findall(key)}
+    if missing != "image" or not (words & _IMAGE_WORDS or key.lower() in _FILE_KEYS):
+        return False
+    first = item[0] if isinstance(item, list) else item
+    return isinstance(first, str) and _IMAGE_NAME.search(first) is not None

@@ -20,12 +20,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def wide(text: str) -> str:
+    """The text as an East Asian keyboard types its brackets and capitals."""
+    return "".join(chr(ord(one) + 0xFEE0) if one in "<>[]BOX" else one for one in text)
+
+
 TAGS = [
     "<region1>", "<region 1>", "<region_2>", "<REGION>", "<Regions>", "<region_fea>", "<bbox>", "<bboxes>", "<mask>",
     "<mask_0>", "<mask><pos>", "<box>", "</box>", "<ref>", "<spi_descript>", "<spi_1>", "<roi>", "<point>", "<Prompt0>",
     "<|box_start|>", "<obj_vis>", "<object>", "<ref-object>", "<loc_17>", "< region >", "<region/>", "&lt;region&gt;",
     "<bounding_box>", "<bounding box 2>", "<boundingboxes>", "<segmentation>", "<rle>", "<SEG>", "<area>", "<crop_1>",
     "<image_region>", "<visual_prompt>", "<region:1>", "<reg>", "<rgn_2>", "[region]", "{region}", "[bbox_1]",
+    "<NO_Prompt>", "[SEG]", "[mask_1]", "{mask}", "[VISUAL_PROMPT]",
+    *map(wide, ("<region>", "<region1>", "</region>", "[region]")), wide("<") + "region>", wide("<bbox>".upper()),
 ]  # fmt: skip
 
 
@@ -45,8 +52,10 @@ def test_in_an_answer_too(folder: Path, tag: str) -> None:
 TEXTS = [
     ("<image>\nWhat is <region>?", "See <ref>[1]</ref> and <mask>."),
     ("<image>\nWhat is <region>? A box, a mask, 3 < 4 > 2.", "The <b>region</b> <L204>."),
+    (f"<image>\nThe man holds a [MASK]; [segment] [masked] [prompt]? {wide('<land> [1] a<b <image>')} <region>",
+     f"In {wide('[region]')}."),
     ("<image>\nIs <region> <regionally> <p>bound</p> <boxer> <referee> <maskot>?", "Yes."),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("turns", TEXTS)
@@ -59,6 +68,17 @@ def test_text_without_an_image_is_not_searched(folder: Path) -> None:
     assert validate(write(folder, [row]), folder) == []
 
 
+@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<BOXES>", "<roi_2>"])
+def test_a_placeholder_without_an_image_is_named(folder: Path, tag: str) -> None:
+    found = problem(folder, image=None, regions=None, conversations=asked(f"What is {tag}?"))
+    assert f"conversations[0]: '{tag}' is text that no encoder reads, and the record has no image" in found
+
+
+def test_code_without_an_image_stays(folder: Path) -> None:
+    turns = asked("Parse <bbox>1, 2</bbox> for <region-name> and <b>.", "In <bbox> or <region1>.")
+    assert validate(write(folder, [record(image=None, regions=None, conversations=turns)]), folder) == []
+
+
 KEYS = {
     "bboxes": [[1, 2, 3, 4]], "boxes": [[1, 2, 3, 4]], "bbox": [1, 2, 3, 4], "box": [1, 2, 3, 4], "region": [[1, 2]],
     "Regions": [[1, 2, 3, 4]], "annotation": {"bbox": [1, 2, 3, 4]}, "annotations": [{"bbox": [1, 2, 3, 4]}],
@@ -66,6 +86,7 @@ KEYS = {
     # by a word in the key, and by what the value is
     "gt_bboxes": [[1, 2, 3, 4]], "boundingBoxes": [[1, 2, 3, 4]], "bbox_xyxy": [1, 2, 3, 4], "boxes_seq": [[0]],
     "sam_masks": [{"counts": "x"}], "region_list": [[1, 2, 3, 4]], "anns": [{"id": 1}],
+    "coordinates": [1, 2, 3, 4], "xywh": [0.1, 0.2, 0.3, 0.4],
     "phrase_box": {"a": [1, 2, 3, 4]}, "coords": [[1, 2, 3, 4]], "where": [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]],
 }  # fmt: skip
 
@@ -75,6 +96,19 @@ KEYS = {
 def test_a_key_of_another_format_is_named(folder: Path, key: str, text: str) -> None:
     found = problem(folder, regions=None, conversations=asked(text), **{key: KEYS[key]})
     assert f'the key {key!r} is not read; write "regions": [' in found
+
+
+INSIDE = [
+    ("bbox", [1, 2, 3, 4]), ("gt_box", [[1, 2]]), ("coords", [5, 5, 2, 2]), ("boxes", {"a": [1, 2]}),
+    ("x", [[1, 2, 3, 4]]), ("mask", {"counts": [1], "size": [1, 1]}), ("polygon", [[1, 2], [3, 4], [5, 6]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), INSIDE)
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [one, one]])
+def test_regions_inside_another_key_are_named(folder: Path, key: str, value: Any, wrap: Any) -> None:
+    found = problem(folder, regions=None, conversations=asked("<image>\nWhat?"), meta=wrap({"a": 1, key: value}))
+    assert f"the key {key!r} in 'meta' is not read; write \"regions\": [" in found
 
 
 @pytest.mark.parametrize("value", [None, [], {}])
@@ -88,6 +122,9 @@ def test_an_empty_key_says_nothing(folder: Path, value: Any) -> None:
     [
         ("object_names", ["dog", "cat"]), ("box_score", 0.9), ("has_box", True), ("region", ""), ("mask_ratio", 0.4),
         ("camera_pose", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), ("object_ids", [1, 2, 3, 4]),
+        ("coordinates", [4.9, 52.4]), ("gps_coords", {"lat": 1, "lon": 2}), ("meta", {"size": [40, 20], "box": []}),
+        ("meta", {"annotations": {"by": "me"}, "object_ids": [1, 2, 3, 4], "region": {"id": 5}}), ("meta", [1, [2]]),
+        ("source", {"objects": [{"box": [1, 2, 3, 4]}], "bbox": [1, 2, 3, 4]}), ("meta", [{"quat": [0, 0, 0, 1]}]),
         ("size", [40, 20]), ("tags", ["a"]), ("quat", [0, 0, 0, 1]), ("token_counts", [[1, 2], [3, 4]]),
     ],
 )  # fmt: skip
@@ -103,8 +140,31 @@ def test_a_key_beside_regions_is_the_users_own(folder: Path) -> None:
 
 
 def test_a_key_under_another_name_is_shown(folder: Path) -> None:
-    assert "it has 'images', the key is \"image\"" in problem(folder, image=None, images=["a.png"])
+    assert "it has no image; it has 'images', the key is \"image\"" in problem(folder, image=None, images=["a.png"])
     assert "it has 'messages', the key is \"conversations\"" in problem(folder, conversations=None, messages=[1])
+
+
+IMAGES = {
+    "images": ["a.png"], "image_path": "a.png", "Image": "a.png", "img": "a", "file_name": "a.JPG", "photo": "x/a.jpeg",
+    "imageUrl": "http://x/a.webp", "image_list": ["a.png", "b.png"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", IMAGES)
+@pytest.mark.parametrize("text", ["What is it?", "What is <region1>?", "What is <bbox>?"])
+def test_a_record_whose_image_would_not_be_read(folder: Path, key: str, text: str) -> None:
+    found = problem(folder, image=None, regions=None, conversations=asked(text), **{key: IMAGES[key]})
+    assert f'it has no image; it has {key!r}, the key is "image"' in found
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("images", []), ("image_path", ""), ("file_name", "main.py"), ("image_size", [3, 4]), ("has_image", False),
+     ("imagery", "a.png"), ("photo_credit", "me"), ("profile", "a.png")],
+)  # fmt: skip
+def test_a_text_with_a_key_that_names_no_image(folder: Path, key: str, value: Any) -> None:
+    row = record(image=None, regions=None, conversations=asked("What?")) | {key: value}
+    assert validate(write(folder, [row]), folder) == []
 
 
 def test_null_keys_are_absent(folder: Path) -> None:

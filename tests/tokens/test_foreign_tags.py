@@ -10,9 +10,9 @@ from pvit_ext.prompt import RegionError, bind_regions, foreign_tag_of_question
 from pvit_ext.tokens.processor import RegionProcessor
 from pvit_ext.tokens.query import Query
 from pvit_ext.tokens.turns import read_turns
-from tests.data.test_unread import TAGS
+from tests.data.test_unread import TAGS, wide
 
-IN_BRACKETS = ("[", "{")
+IN_BRACKETS = ("[", "{", wide("["))
 MEANT = [
     "What is <region>?", "Is <L204> <b>it</b>, 3 < 4 > 2?", "Answer as <bbox>x0, y0, x1, y1</bbox>.",
     "Locate <ref>the dog</ref>.", "Draw it in SVG with <polygon>.", "A page with <object> and <AREA>.", "[region]?",
