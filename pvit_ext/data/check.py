@@ -50,7 +50,7 @@ def check(
         if problem:
             problems[row] = BadRecord(record.location, problem)
         else:
-            summary.add(len(images_of(record.data)), record.kinds)
+            summary.add(images_of(record.data), record.kinds)
     return [problems[row].problem for row in sorted(problems)], summary
 
 

@@ -79,10 +79,11 @@ def scan(path: str | PathLike[str], folder: str | None) -> Scan:
             result.bad[number] = BadRecord(location, f"{location}: {error}")
         else:
             words, images, regions, lion = count_words(data), images_of(data), len(specs), _lion(data, named)
-            result.summary.add(len(images), [kind_of(spec) for spec in specs])
+            result.summary.add(images, [kind_of(spec) for spec in specs])
         rows.extend((found.start, found.end, found.line, words, regions, lion))
     if found is None:
         return Scan(result.rows, {0: BadRecord(name, f"{name} line 1: the file holds no record")}, complete=False)
+    result.summary = Summary(**result.summary.to_dict())  # without what counted the images
     result.rows = np.frombuffer(rows, np.int64).reshape(-1, len(COLUMNS))
     result.named = [json.loads(one) for one in named]
     result.complete = not isinstance(found.value, JsonFileError)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass
@@ -15,30 +18,38 @@ class Summary:
     Args:
         records: how many.
         with_regions: records with one region or more.
-        images: mentions of an image; one that several records share counts for each.
+        counted: different images, of records that were counted before.
         kinds: regions by kind, such as ``{"box": 3, "mask": 1}``.
     """
 
     records: int = 0
     with_regions: int = 0
-    images: int = 0
+    counted: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    _names: array[int] = field(default_factory=lambda: array("q"), init=False, repr=False, compare=False)
+    """A hash of each mention of an image: the names of a large file would take ten times the memory."""
+
+    @property
+    def images(self) -> int:
+        """How many different images; one that several records share counts once."""
+        return self.counted + (len(np.unique(np.frombuffer(self._names, np.int64))) if self._names else 0)
 
     @property
     def regions(self) -> int:
         """How many regions, of all kinds."""
         return sum(self.kinds.values())
 
-    def add(self, images: int, kinds: Sequence[str]) -> None:
-        """Count one record with so many images and a region of each kind named."""
+    def add(self, images: Sequence[str], kinds: Sequence[str]) -> None:
+        """Count one record with images of these names and a region of each kind named."""
         self.kinds.update(kinds)
         self.records += 1
-        self.images += images
+        self._names.extend(map(hash, images))
         self.with_regions += bool(kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as JSON, which ``Summary(**...)`` reads."""
-        return {**vars(self), "kinds": dict(self.kinds)}
+        counts = {"records": self.records, "with_regions": self.with_regions, "counted": self.images}
+        return counts | {"kinds": dict(self.kinds)}
 
     def __post_init__(self) -> None:
         self.kinds = Counter(self.kinds)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pvit_ext import cli
-from pvit_ext.data.check import validate
+from pvit_ext.data.check import check, validate
 from pvit_ext.data.records import count_regions
 from tests.data.records import asked, problem, record, write
 
@@ -189,9 +189,18 @@ def some(folder: Path) -> Path:
 
 def test_what_a_file_holds_is_counted(folder: Path) -> None:
     summary = count_regions(some(folder))
-    assert (summary.records, summary.with_regions, summary.images, summary.regions) == (4, 3, 3, 4)
+    assert (summary.records, summary.with_regions, summary.images, summary.regions) == (4, 3, 1, 4)
     assert summary.kinds == {"box": 2, "polygon": 1, "mask": 1}
     assert count_regions(write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])).regions == 0
+
+
+def test_an_image_of_several_records_counts_once(folder: Path) -> None:
+    Image.new("RGB", (40, 20)).save(folder / "b.png")
+    two = asked("<image> <image>\nWhat is <region>?")
+    rows = [record(1), record(2), record(3, image=["b.png", "a.png"], conversations=two), record(4, image="a.png")]
+    path = write(folder, rows)
+    assert count_regions(path).images == count_regions(path).images == 2  # the second time from the index
+    assert [check(path, folder, opened)[1].images for opened in (False, True)] == [2, 2]
 
 
 def test_the_command_prints_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +209,7 @@ def test_the_command_prints_it(folder: Path, capsys: pytest.CaptureFixture[str])
         assert (
             capsys.readouterr()
             .out.splitlines()[-1]
-            .endswith(": 4 records, 3 of them with regions; 3 images; 4 regions (2 box, 1 polygon, 1 mask)")
+            .endswith(": 4 records, 3 of them with regions; 1 images; 4 regions (2 box, 1 polygon, 1 mask)")
         )
     path = write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])
     assert cli.main(["data", str(path), "--image-folder", str(folder)]) == 0
