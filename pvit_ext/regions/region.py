@@ -160,8 +160,7 @@ class Region:
             raise RegionError(f"{name}: {self} is empty: it has no area")
         if self.normalized and max(-low, high) > MAX_FRACTION:
             raise RegionError(f"{name}: {self} is not in fractions 0..1 of an image; for pixels leave normalized out")
-        small = not self.normalized and low >= FRACTIONS[0] and high <= FRACTIONS[1]
-        if small and any(value != int(value) for value in values):
+        if not self.normalized and high <= FRACTIONS[1] and are_fractions(values):
             raise RegionError(f"{name}: {self} {_TOP_LEFT}")
 
     def resolve(self, size: Size, name: str = "region") -> ResolvedRegion:
@@ -259,6 +258,11 @@ class ResolvedRegion(Region):
             own, other = ("x".join(map(str, one)) for one in (self.size, size))
             raise RegionError(f"{self.name}: its image has {own} pixels, this one {other}; resolve the original region")
         return self
+
+
+def are_fractions(values: Sequence[float]) -> bool:
+    """Whether coordinates that should be pixels lie in :data:`FRACTIONS` and have decimals."""
+    return min(values) >= FRACTIONS[0] and max(values) <= FRACTIONS[1] and any(value != int(value) for value in values)
 
 
 def _plain_points(points: Any) -> tuple[Point, ...] | None:

@@ -14,7 +14,7 @@ import numpy as np
 from pvit_ext.data.convert.annotation import Annotation, Box, Size
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.regions.extent import MIN_SIDE, extent_of
-from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError
+from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError, are_fractions
 from pvit_ext.regions.run_lengths import RunLengths, parse_run_lengths
 
 DECIMALS = 3
@@ -109,7 +109,7 @@ def turned_box(
         degrees: how far.
         size: of the image, None if unknown.
         notes: counts boxes that are clipped.
-        fields: of the annotation.
+        fields: of the annotation, and ``of_fractions`` of :func:`clip_box`.
     """
     outline = rotated(corners(box), centre, degrees)
     if math.isclose(round(degrees / 90) * 90, degrees, abs_tol=1e-6):
@@ -132,17 +132,23 @@ def turned_ellipse(
     return outlined([rotated(pairs, centre, degrees)], size, notes, **fields)
 
 
-def clip_box(box: Box, size: Size | None, notes: Notes) -> Box | Reason:
+def clip_box(box: Box, size: Size | None, notes: Notes, of_fractions: bool = False) -> Box | Reason:
     """The box as a record holds it: rounded, clipped to the image; or why there is none.
 
     Args:
         box: corners in pixels.
         size: of the image, None if unknown: then only its upper left edges are known.
         notes: counts boxes that are clipped.
+        of_fractions: the source has fractions or percent, of which the pixels were made.
+
+    Raises:
+        BadItem: for fractions where the source should have pixels.
     """
     x0, y0, x1, y1 = (round(value, DECIMALS) for value in box)
     if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
         return Reason.DEGENERATE
+    if not of_fractions:
+        _refuse_fractions([x0, y0, x1, y1])
     width, height = size or (MAX_PIXEL, MAX_PIXEL)
     clipped = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
@@ -154,9 +160,19 @@ def clip_box(box: Box, size: Size | None, notes: Notes) -> Box | Reason:
     return clipped
 
 
-def boxed(box: Box, size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:
+def _refuse_fractions(values: Sequence[float]) -> None:
+    if are_fractions(values):
+        raise BadItem(
+            f"{list(values)[:4]} lies in the top-left pixel, these seem to be fractions of the image's sides; expected "
+            "pixels: multiply them by its width and height"
+        )
+
+
+def boxed(
+    box: Box, size: Size | None, notes: Notes, *, of_fractions: bool = False, **fields: Any
+) -> Annotation | Reason:
     """An object that is a box, or why there is none; see :func:`clip_box`."""
-    clipped = clip_box(box, size, notes)
+    clipped = clip_box(box, size, notes, of_fractions)
     return clipped if isinstance(clipped, Reason) else Annotation(list(clipped), clipped, **fields)
 
 
@@ -174,7 +190,7 @@ def boxed_in(
     """
     if size is not None:
         x0, y0, x1, y1 = scaled(values, size, full)
-        return boxed((x0, y0, x1, y1), size, notes, **fields)
+        return boxed((x0, y0, x1, y1), size, notes, of_fractions=True, **fields)
     box = [round(min(max(value / full, 0.0), 1.0), 6) for value in values]
     if values[2] <= values[0] or values[3] <= values[1]:
         return Reason.DEGENERATE
@@ -183,13 +199,16 @@ def boxed_in(
     return Annotation({"box": box, "normalized": True}, None, **fields)
 
 
-def outlined(parts: Sequence[Sequence[float]], size: Size | None, notes: Notes, **fields: Any) -> Annotation | Reason:
+def outlined(
+    parts: Sequence[Sequence[float]], size: Size | None, notes: Notes, *, of_fractions: bool = False, **fields: Any
+) -> Annotation | Reason:
     """An object that is a polygon of one part or several, or why there is none.
 
     Args:
         parts: x, y, x, y, ... of each, in pixels; one of fewer than three points is left out and counted.
         size: of the image, None if unknown.
         notes: counts parts that are left out.
+        of_fractions: see :func:`clip_box`.
         fields: of the annotation.
     """
     kept = [list(part) for part in parts if len(part) >= 6 and len(part) % 2 == 0]
@@ -204,7 +223,7 @@ def outlined(parts: Sequence[Sequence[float]], size: Size | None, notes: Notes, 
         max(max(part[1::2]) for part in kept),
     )
     inside = hull[0] >= 0 and hull[1] >= 0 and size is not None and hull[2] <= size[0] and hull[3] <= size[1]
-    box = clip_box(hull, size, notes)
+    box = clip_box(hull, size, notes, of_fractions)
     if isinstance(box, Reason):
         return box
     if not inside and size is not None and not _reaches(kept, size):
@@ -253,16 +272,24 @@ def _around(runs: RunLengths) -> Box:
     return float(left.min()), float(top.min()), float(right.max() + 1), float(bottom.max() + 1)
 
 
-def pointed(kind: str, value: Any, size: Size | None, **fields: Any) -> Annotation | Reason:
+def pointed(
+    kind: str, value: Any, size: Size | None, *, of_fractions: bool = False, **fields: Any
+) -> Annotation | Reason:
     """An object that is a ``point`` or a ``scribble``, or why there is none.
 
     Args:
         kind: of the region.
         value: as a record holds it.
         size: of the image, None if unknown.
+        of_fractions: see :func:`clip_box`.
         fields: of the annotation.
+
+    Raises:
+        BadItem: for fractions where the source should have pixels.
     """
     region = Region.point(*value) if kind == "point" else Region.scribble(value)
+    if not of_fractions:
+        _refuse_fractions([one for point in region.points for one in point])
     try:
         region.resolve(size) if size else region.check()
     except RegionError:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pvit_ext.data.check import validate
@@ -46,6 +47,21 @@ def test_awkward_annotations_are_kept_clipped_or_counted():
     assert "category_id 12 is no id of 'categories'" in problems[0]
     assert "annotation 923" in problems[1]
     assert "image_id 999" in problems[1]
+
+
+def test_fractions_among_pixels_are_bad_items(tmp_path):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.jpg")
+    boxes = [[5, 5, 30, 30], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]]
+    entries = [{"id": number, "image_id": 1, "category_id": 1, "bbox": box} for number, box in enumerate(boxes)]
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
+    values = {"images": [image], "annotations": entries, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(values))
+    with pytest.raises(
+        SourceError, match=r"annotation 1 \(line 1\): .* fractions of the image's sides; expected pixels"
+    ):
+        converted(tmp_path, "coco", tmp_path / "coco.json", tmp_path)
+    records, report = converted(tmp_path, "coco", tmp_path / "coco.json", tmp_path, max_bad_records=1)
+    assert ([one["regions"] for one in records], report.dropped) == ([[[5, 5, 35, 35]]], {"bad": 1, "degenerate": 1})
 
 
 def test_captions_become_a_question_about_the_image(tmp_path):

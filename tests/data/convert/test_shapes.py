@@ -32,7 +32,7 @@ def _trains(spec):
 @given(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER))
 @settings(max_examples=150, deadline=None)
 def test_a_box_is_kept_exactly_when_it_trains(box):
-    found = shapes.boxed(box, SIZE, Notes())
+    found = shapes.boxed(box, SIZE, Notes(), of_fractions=True)
     rounded = [round(value, shapes.DECIMALS) for value in box]
     resolved = _trains(rounded)
     in_corner = max(rounded[2:]) <= FRACTIONS[1] or min(min(rounded[2], 40) - max(rounded[0], 0), 1) < 0.02
@@ -46,7 +46,7 @@ def test_a_box_is_kept_exactly_when_it_trains(box):
 @given(st.lists(st.tuples(NUMBER, NUMBER), min_size=3, max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_an_outline_that_is_kept_trains(points):
-    found = shapes.outlined([[value for point in points for value in point]], SIZE, Notes())
+    found = shapes.outlined([[value for point in points for value in point]], SIZE, Notes(), of_fractions=True)
     if isinstance(found, Annotation):
         assert _trains(found.region) is not None
 
@@ -68,13 +68,28 @@ def test_conventions():
         ((9, 9, 5, 5), Reason.DEGENERATE),
         ((40, 0, 50, 10), Reason.OUTSIDE),
         ((-9, 0, 0, 10), Reason.OUTSIDE),
-        ((0.1, 0.1, 0.9, 0.9), Reason.DEGENERATE),
+        ((0, 0, 1, 1), Reason.DEGENERATE),
+        ((-5, -5, 0.9, 0.9), Reason.DEGENERATE),
+        ((0.5, 0.5, 0.5, 0.9), Reason.DEGENERATE),
         ((-1, -1, 41, 31), (0, 0, 40, 30)),
         ((1 / 3, 0, 2 + 1e-9, 2), (0.333, 0, 2, 2)),
     ],
 )
 def test_clip(box, expected):
     assert shapes.clip_box(box, SIZE, Notes()) == expected
+
+
+def test_fractions_in_place_of_pixels_are_bad_and_pixels_made_of_fractions_are_not():
+    corners, outline, fraction = (0.1, 0.2, 0.4, 0.6), [0.1, 0.2, 0.9, 0.2, 0.9, 0.9], "fractions of the image's sides"
+    for make in (
+        lambda **given: shapes.boxed(corners, SIZE, Notes(), **given),
+        lambda **given: shapes.outlined([outline], SIZE, Notes(), **given),
+        lambda **given: shapes.pointed("point", [0.3, 0.4], SIZE, **given),
+        lambda **given: shapes.turned_box(corners, (0, 0), 0, SIZE, Notes(), **given),
+    ):
+        with pytest.raises(BadItem, match=rf"\[0\.\d.*top-left pixel, these seem to be {fraction}; expected pixels"):
+            make()
+        assert isinstance(make(of_fractions=True), Reason)
 
 
 def test_run_lengths():

@@ -83,6 +83,11 @@ def test_real_photographs(tmp_path):
     [
         ("<annotation><object>", r"a\.xml: not valid XML: .*expected VOC's <annotation>"),
         ("<annotation><size><width>x</width></size></annotation>", r"a\.xml: size is"),
+        (
+            "<annotation><object><name>a</name><bndbox><xmin>0.1</xmin><ymin>0.1</ymin><xmax>0.5</xmax><ymax>0.6</ymax>"
+            "</bndbox></object></annotation>",
+            r"a\.xml a: \[0\.1, .* fractions of the image's sides",
+        ),
         ("<robot/>", "the root is <robot>"),
         (
             "<annotation><object><name>a</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",

@@ -165,10 +165,10 @@ def _objects(
             continue
         try:
             x0, y0, x1, y1 = edges(item)
+            found = boxed((x0 - 1, y0 - 1, x1, y1), size, notes, id=" ".join(ids))
         except BadItem as error:
             notes.bad(location, str(error))
             continue
-        found = boxed((x0 - 1, y0 - 1, x1, y1), size, notes, id=" ".join(ids))
         if isinstance(found, Reason):
             notes.drop(found, location, f"{[x0, y0, x1, y1]}")
             continue

@@ -145,20 +145,20 @@ def _region(
     shape = kind.removesuffix("labels")
     if shape == "polygon":
         points = [value for point in take(value, "points", list) for value in numbers(point, 2, "a point")]
-        return outlined([scaled(points, size, 100)], size, notes, **fields)
+        return outlined([scaled(points, size, 100)], size, notes, of_fractions=True, **fields)
     if shape == "brush":
         if value.get("format") != "rle":
             raise BadItem(f"a brush of format {short(value.get('format'))}; expected rle")
         return masked(encode_mask(decode_brush(take(value, "rle", list), size)), size, **fields)
     x, y = scaled(numbers([value.get("x"), value.get("y")], 2, "x, y"), size, 100)
     if shape == "keypoint":
-        return pointed("point", [x, y], size, **fields)
+        return pointed("point", [x, y], size, of_fractions=True, **fields)
     angle = numbers([value.get("rotation") or 0], 1, "rotation")[0]
     if shape == "ellipse":
         radii = scaled(numbers([value.get("radiusX"), value.get("radiusY")], 2, "radiusX, radiusY"), size, 100)
-        return turned_ellipse((x, y), (radii[0], radii[1]), angle, size, notes, **fields)
+        return turned_ellipse((x, y), (radii[0], radii[1]), angle, size, notes, of_fractions=True, **fields)
     width, height = scaled(numbers([value.get("width"), value.get("height")], 2, "width, height"), size, 100)
-    return turned_box((x, y, x + width, y + height), (x, y), angle, size, notes, **fields)
+    return turned_box((x, y, x + width, y + height), (x, y), angle, size, notes, of_fractions=True, **fields)
 
 
 def _flat(item: Mapping[str, Any]) -> list[Any]:

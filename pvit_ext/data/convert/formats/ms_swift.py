@@ -92,7 +92,9 @@ def _region(box: Any, kind: str, size: Size | None, notes: Notes) -> Annotation 
         point = numbers(box, 2, "a bbox of two numbers, a point,")
         if kind == "real":
             return pointed("point", point, size)
-        return pointed("point", scaled(point, size), size) if size else Annotation({"point": point, "normalized": True})
+        if size is None:
+            return Annotation({"point": point, "normalized": True})
+        return pointed("point", scaled(point, size), size, of_fractions=True)
     x0, y0, x1, y1 = numbers(box, 4, "a bbox")
     return boxed((x0, y0, x1, y1), size, notes) if kind == "real" else boxed_in(1, (x0, y0, x1, y1), size, notes)
 

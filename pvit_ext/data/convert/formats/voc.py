@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceError
@@ -164,16 +164,17 @@ class Voc(FileItems):
     def _object(self, item: ET.Element, unit: Path, size: Size | None, notes: Notes) -> Annotation | None:
         name = clean(item.findtext("name"))
         location = f"{unit.name} {name or 'object'}"
+        fields: dict[str, Any] = {
+            "label": name.replace("_", " "),
+            "category": name if "_" in name else "",
+            "attributes": tuple(flag for flag in _FLAGS if clean(item.findtext(flag)) == "1"),
+        }
         try:
             x0, y0, x1, y1 = edges(item)
+            found = boxed((x0 - self.origin, y0 - self.origin, x1, y1), size, notes, **fields)
         except BadItem as error:
             notes.bad(location, str(error))
             return None
-        flags = tuple(flag for flag in _FLAGS if clean(item.findtext(flag)) == "1")
-        box = x0 - self.origin, y0 - self.origin, x1, y1
-        found = boxed(
-            box, size, notes, label=name.replace("_", " "), category=name if "_" in name else "", attributes=flags
-        )
         if isinstance(found, Reason):
             notes.drop(found, location, f"{[x0, y0, x1, y1]}")
             return None

@@ -149,9 +149,9 @@ class Yolo(DataFormat):
         values: Any = centred(row.values) if len(row.values) == 4 else row.values
         pixels = scaled(values, size)
         if len(values) == 4:
-            found = boxed((pixels[0], pixels[1], pixels[2], pixels[3]), size, notes, **fields)
+            found = boxed((pixels[0], pixels[1], pixels[2], pixels[3]), size, notes, of_fractions=True, **fields)
         else:
-            found = outlined([pixels], size, notes, **fields)
+            found = outlined([pixels], size, notes, of_fractions=True, **fields)
         if isinstance(found, Reason):
             notes.drop(found, f"{location} line {row.line}", f"{name} {row.values[:4]}")
             return None
