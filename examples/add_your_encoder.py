@@ -32,7 +32,7 @@ class Average(RegionEncoder):
 
     def __init__(self, config: RegionConfig, tower_config: Any) -> None:
         super().__init__()
-        self.feature_layers = (config.encoder_options.get("layer", -2),)  # of the tower's hidden states
+        self.feature_layers = ((config.encoder_options or {}).get("layer", -2),)  # of the tower's hidden states
         self.feature_dim, self.patch = tower_config.hidden_size, tower_config.patch_size
         self.linear, self.norm = nn.Linear(self.feature_dim, self.feature_dim), nn.LayerNorm(self.feature_dim)
 

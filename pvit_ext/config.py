@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -28,7 +29,11 @@ _OPTIONS_OF = {
 }
 """Options of a part, which stay None without it: the option that asks for the part, and what users call it."""
 _OF_TOKENS = ("box_embedding", "cross_layers")
-"""Parts that a new encoder keeps, if it has region tokens."""
+"""Parts of region tokens that a later stage may add."""
+_KEPT_WITH_TOKENS = (*_OF_TOKENS, "projector", "delimiters")
+"""What stays where the new encoder has region tokens, and the old one had."""
+_KEPT_WITH_ENCODER = ("encoder_options", "weights", "embed_weights")
+"""What stays where the new encoder is the old one, by its name."""
 _PARTS_OF_LION = ("lion_adapters", "lion_tags", "lion_aggregator")
 """Options that each ask for a part of LION's."""
 
@@ -47,18 +52,20 @@ class RegionConfig:
 
     Args:
         encoder: registered name of the region encoder.
-        weights: file with the encoder's own weights, or None for random weights or none to load.
+        weights: file with the encoder's own weights; none by default, then they are random, or the encoder has none.
+            An empty text says none too, also where the model that is there has a file.
         embed_weights: keep the encoder's weights inside the checkpoint instead of naming the file, default False;
             always so for an encoder that trains, and for one without a file.
-        projector: region features to language-model width: ``linear`` (PVIT) or ``mlp2x_gelu``.
+        projector: region features to language-model width: ``linear`` (PVIT), the default, or ``mlp2x_gelu``.
         box_embedding: add a linear embedding of the normalised box to every region token (PVIT's stage 2), default
             False.
         cross_layers: gated attention blocks behind the encoder, through which regions see the whole image; 0, the
             default, for none.
-        delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>); None is True
+        delimiters: surround each region with two learned embeddings (PVIT's <Region> and </Region>), default True
             for an encoder that gives features, and False for one that writes text.
         conv_version: LLaVA conversation template the checkpoint was trained with.
-        encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``.
+        encoder_options: keyword arguments of the encoder, such as ``{"arch": "rn50x4"}``, default none. They are one
+            option: those that are said replace all that were there.
         lion_adapters: hidden width of LION's adapters beside each feed-forward layer of the language model; 0, the
             default, for none.
         lion_tasks: names of the tasks that have an adapter each, with commas between, default ``region,image``.
@@ -75,9 +82,7 @@ class RegionConfig:
     encoder: str = field(default="regionclip", metadata={"help": "name of the region encoder"})
     weights: str | None = field(default=None, metadata={"help": "file with the encoder's own weights"})
     embed_weights: bool | None = _unsaid(False, "copy the weights into checkpoints")
-    projector: str = field(
-        default="linear", metadata={"help": "features to language-model width, default linear", "choices": PROJECTORS}
-    )
+    projector: str | None = _unsaid("linear", "features to language-model width, default linear", PROJECTORS)
     box_embedding: bool | None = _unsaid(False, "add an embedding of the normalised box")
     cross_layers: int | None = _unsaid(0, "gated attention blocks to the image")
     delimiters: bool | None = field(
@@ -85,7 +90,7 @@ class RegionConfig:
         metadata={"help": "learn two embeddings around each region, default for encoders with features"},
     )
     conv_version: str | None = None
-    encoder_options: dict[str, Any] = field(default_factory=dict, metadata={"help": "JSON object for the encoder"})
+    encoder_options: dict[str, Any] | None = _unsaid({}, "JSON object for the encoder")  # noqa: RUF009  a field
     lion_adapters: int | None = _unsaid(0, "hidden width of LION's adapters by task, 64 in the paper")
     lion_tasks: str | None = _unsaid(LION_TASKS, f"names of the adapters' tasks, default {LION_TASKS}")
     lion_tags: str | None = _unsaid(None, "read tags of images, with LION's learned hint or without", TAGS)
@@ -129,8 +134,9 @@ class RegionConfig:
     def decided(self) -> RegionConfig:
         """The same config with usual values for what nobody said; the rest needs an encoder: see :meth:`resolved`."""
         usual: dict[str, Any] = {
-            item.name: item.metadata.get("usual") for item in fields(self) if getattr(self, item.name) is None
+            item.name: copy(item.metadata.get("usual")) for item in fields(self) if getattr(self, item.name) is None
         }
+        usual["weights"] = self.weights or None
         config = replace(self, **{name: value for name, value in usual.items() if name not in _OPTIONS_OF})
         there = [name for name, (part, _) in _OPTIONS_OF.items() if getattr(config, part)]
         return replace(config, **{name: usual[name] for name in there if name in usual})
@@ -174,7 +180,8 @@ class RegionConfig:
 
         Args:
             before: of the model until now.
-            tokens_per_region: T of the new encoder; parts of region tokens end with an encoder that has none.
+            tokens_per_region: the lesser T of the new encoder and the old one: parts of region tokens end with an
+                encoder that has none, and begin anew after one.
 
         Raises:
             ValueError: for a value of another type, and for an end of adapters that are there.
@@ -185,7 +192,8 @@ class RegionConfig:
                 f"lion_adapters is 0, and the model has adapters of width {before.lion_adapters}, which stay: leave it "
                 "out, or start from the checkpoint that they were added to"
             )
-        kept = ["conv_version", *_usual_lion(), *(_OF_TOKENS if tokens_per_region else ())]
+        kept = ["conv_version", *_usual_lion(), *(_KEPT_WITH_TOKENS if tokens_per_region else ())]
+        kept += _KEPT_WITH_ENCODER if self.encoder == before.encoder else ()
         config = replace(self, **{name: getattr(before, name) for name in kept if getattr(self, name) is None})
         names, others = (sorted(task_names(one.lion_tasks)) for one in (config, before))
         if before.lion_adapters and names == others:  # adapters go by number

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
-from typing import Any, NamedTuple, get_args, get_type_hints
+from dataclasses import fields
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from pvit_ext.config import RegionConfig
 
@@ -32,8 +32,8 @@ def options() -> list[Option]:
     for item in fields(RegionConfig):
         if "help" in item.metadata:
             hint = hints[item.name]
-            kinds = [kind for kind in get_args(hint) if isinstance(kind, type) and kind is not type(None)]
-            kind = dict if item.default is MISSING else kinds[0] if kinds else hint
+            kinds = [get_origin(kind) or kind for kind in get_args(hint) if kind is not type(None)]
+            kind = kinds[0] if kinds else hint
             found.append(Option(item.name, kind, item.metadata["help"], item.metadata.get("choices")))
     return found
 

@@ -83,9 +83,10 @@ def prepare(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def configure(model: Any, tokens: int = 1, **options: Any) -> None:
-    """Attach the encoder above to the model."""
+    """Attach the encoder above to the model, with its usual parts whatever the model has."""
     torch.manual_seed(0)
-    pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"tokens": tokens}, **options))
+    said: dict[str, Any] = {"delimiters": True, "projector": "linear", "box_embedding": False, **options}
+    pvit_ext.attach(model, RegionConfig("test_boxes", encoder_options={"tokens": tokens}, **said))
 
 
 BOX = Region.box(1, 2, 10, 12)

@@ -53,6 +53,12 @@ def test_what_was_written_before_formats_loads() -> None:
     assert regions_from_json({"encoder": "text"}) == (RegionConfig("text").decided(), None)
 
 
+def test_options_of_two_configs_are_no_common_object() -> None:
+    one, other = RegionConfig("x").decided(), RegionConfig("x").decided()
+    assert one.encoder_options == {}
+    assert one.encoder_options is not other.encoder_options
+
+
 @pytest.mark.parametrize("found", [2, 0, "1.1", None])
 def test_unknown_formats_are_refused(found: Any) -> None:
     with pytest.raises(ValueError, match=rf"region modules of format {found!r}.*up to 1.*pip install --upgrade"):
@@ -72,7 +78,9 @@ def test_frozen() -> None:
 
 def test_defaults_are_decided_by_the_encoder() -> None:
     config = RegionConfig("x")
-    decided = RegionConfig("x", embed_weights=False, box_embedding=False, cross_layers=0, lion_adapters=0)
+    decided = RegionConfig(
+        "x", None, False, "linear", box_embedding=False, cross_layers=0, encoder_options={}, lion_adapters=0
+    )
     assert config.resolved(3) == replace(decided, delimiters=True)
     assert config.resolved(0) == replace(decided, delimiters=False)
     assert config.resolved(3).resolved(3) == config.resolved(3)
@@ -84,10 +92,17 @@ def test_defaults_are_decided_by_the_encoder() -> None:
 
 
 def test_what_stays_of_the_config_before() -> None:
-    before = RegionConfig("a", box_embedding=True, cross_layers=2, conv_version="v1", delimiters=False)
+    before = RegionConfig(
+        "a", "a.pt", True, "mlp2x_gelu", box_embedding=True, cross_layers=2, conv_version="v1", delimiters=False,
+        encoder_options={"tokens": 8},
+    )  # fmt: skip
     after = RegionConfig("b").continuing(before, 1)
     assert (after.box_embedding, after.cross_layers, after.conv_version) == (True, 2, "v1")
-    assert after.delimiters is None
+    assert (after.projector, after.delimiters) == ("mlp2x_gelu", False)
+    assert (after.encoder_options, after.weights, after.embed_weights) == (None, None, None)
+    assert RegionConfig("a").continuing(before, 1) == before
+    without = RegionConfig("a").continuing(before, 0)
+    assert without == RegionConfig("a", "a.pt", True, conv_version="v1", encoder_options={"tokens": 8})
     assert RegionConfig("b", cross_layers=1, conv_version="mpt").continuing(before, 1).cross_layers == 1
     text = RegionConfig("text").continuing(before, 0)
     assert text == RegionConfig("text", conv_version="v1")
@@ -99,7 +114,7 @@ BEFORE = RegionConfig(
 )  # fmt: skip
 """All that a model can have, and nothing of it the default."""
 SAID: dict[str, Any] = {
-    "encoder": "regionclip", "weights": None, "embed_weights": False, "projector": "linear", "box_embedding": False,
+    "encoder": "regionclip", "weights": "", "embed_weights": False, "projector": "linear", "box_embedding": False,
     "cross_layers": 0, "delimiters": True, "conv_version": "", "encoder_options": {}, "lion_tasks": "region,image",
     "lion_tags": "plain", "lion_routing": "task", "lion_aggregator": "added",
     "lion_aggregator_depths": "0.95,0.74,0.49",
@@ -110,13 +125,14 @@ SAID: dict[str, Any] = {
 @pytest.mark.parametrize("name", [item.name for item in fields(RegionConfig) if item.name != "lion_adapters"])
 def test_what_is_said_is_done_though_it_is_the_default(name: str) -> None:
     said = RegionConfig(**{name: SAID[name]})
-    assert getattr(said.continuing(BEFORE, 2).resolved(2), name) == SAID[name] != getattr(BEFORE, name)
+    done = None if name == "weights" else SAID[name]
+    assert getattr(said.continuing(BEFORE, 2).resolved(2), name) == done != getattr(BEFORE, name)
     again = replace(replace(RegionConfig("osprey"), delimiters=True), **{name: SAID[name]})  # replace says nothing more
-    assert getattr(again.continuing(BEFORE, 2).resolved(2), name) == SAID[name]
+    assert getattr(again.continuing(BEFORE, 2).resolved(2), name) == done
 
 
 def test_what_is_not_said_stays() -> None:
-    kept = ("box_embedding", "cross_layers", "conv_version")
+    kept = ("box_embedding", "cross_layers", "conv_version", "projector", "delimiters")
     lion = [item.name for item in fields(RegionConfig) if item.name.startswith("lion_")]
     after = RegionConfig("text").continuing(BEFORE, 2)
     assert [getattr(after, name) for name in (*kept, *lion)] == [getattr(BEFORE, name) for name in (*kept, *lion)]

@@ -81,7 +81,7 @@ def test_an_encoder_refuses_a_switch_that_is_a_word() -> None:
         ({"cross_layers": "2"}, "'cross_layers' is a whole number or null, got '2'"),
         ({"cross_layers": True}, "'cross_layers' is a whole number or null, got True"),
         ({"lion_adapters": "4"}, "'lion_adapters' is a whole number or null, got '4'"),
-        ({"encoder_options": "{}"}, "'encoder_options' is an object, got '{}'"),
+        ({"encoder_options": "{}"}, "'encoder_options' is an object or null, got '{}'"),
     ],
 )
 def test_region_modules_refuse_an_option_of_another_type(given: dict[str, Any], message: str) -> None:

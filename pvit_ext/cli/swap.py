@@ -14,7 +14,8 @@ def add(commands: Any) -> None:
         "swap",
         help="write a checkpoint with another region encoder",
         description="Write a checkpoint with another region encoder. Everything else stays bit for bit; the language "
-        "model is never loaded. The region projector stays where its width fits.",
+        "model is never loaded. What no flag says stays as it is in CHECKPOINT: all that the encoder and the region "
+        "projector have learned, where the encoder is the same.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint, with regions or without")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")

@@ -260,13 +260,13 @@ def build_region_encoder(config: RegionConfig, tower_config: Any = None) -> Regi
     """Build the encoder a config names; weights are not loaded here.
 
     Args:
-        config: with ``encoder`` and ``encoder_options``.
+        config: with ``encoder`` and ``encoder_options``; the encoder gets it with defaults for what it does not say.
         tower_config: config of LLaVA's vision tower, for encoders that read its features.
 
     Raises:
         ValueError: for an unknown name, with the known ones, or options that cannot apply to the encoder.
     """
     check_types(RegionConfig, vars(config), "region config")  # an encoder reads its options at once
-    encoder = REGION_ENCODERS.require(config.encoder)(config, tower_config)
+    encoder = REGION_ENCODERS.require(config.encoder)(config.decided(), tower_config)
     config.resolved(encoder.tokens_per_region)  # raises
     return encoder

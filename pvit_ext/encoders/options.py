@@ -33,12 +33,14 @@ def builder(encoder: type[EncoderT], options: type[Any], reads_tower: bool = Tru
     return build
 
 
-def read_options(kind: type[Options], given: dict[str, Any], name: str, variants: str = "", **defaults: Any) -> Options:
+def read_options(
+    kind: type[Options], given: dict[str, Any] | None, name: str, variants: str = "", **defaults: Any
+) -> Options:
     """An options dataclass from ``RegionConfig.encoder_options``; lists, which JSON has for tuples, become tuples.
 
     Args:
         kind: the dataclass.
-        given: ``encoder_options``.
+        given: ``encoder_options``; None for none.
         name: of the encoder.
         variants: name of the option that chooses a variant, for the message.
         defaults: values of the chosen variant, instead of the dataclass's own.
@@ -47,6 +49,7 @@ def read_options(kind: type[Options], given: dict[str, Any], name: str, variants
         ValueError: for an unknown option, and a value of another type.
     """
     assert is_dataclass(kind)
+    given = given or {}
     known = [item.name for item in fields(kind)]
     if unknown := sorted(set(given) - set(known)):
         known = [variants] * bool(variants) + known

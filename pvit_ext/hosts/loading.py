@@ -26,10 +26,12 @@ def attach(
 ) -> Any:
     """Give a loaded model a region encoder, in place; an encoder it has is replaced.
 
-    An encoder of the same name, options and weights file is kept; so are the conversation template, box embedding,
-    cross layers and LION's options, unless the config names others. Each part of the region projector is kept where its
-    width fits the new encoder; the log names the parts that are new. Language model, vision tower and image projector
-    are not touched. If the new encoder cannot be built, nothing changes.
+    What the config does not say stays: the conversation template, box embedding, cross layers, kind of projector,
+    delimiters and LION's options, and for an encoder of the same name its options and weights. So an encoder that the
+    config names is kept unless other options or another weights file are said, and then the log says that it starts
+    anew. Each part of the region projector is kept where its width fits the new encoder; the log names the parts that
+    are new. Language model, vision tower and image projector are not touched. If the new encoder cannot be built,
+    nothing changes.
 
     Args:
         model: stock or region-enabled model of LLaVA, or of transformers.

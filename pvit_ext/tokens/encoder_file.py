@@ -34,7 +34,7 @@ def load_encoder_file(
         FileNotFoundError: listing where the file was looked for.
         ValueError: when the file's checksum is another.
     """
-    if config.weights is None:
+    if not config.weights:
         if encoder.frozen and next(encoder.parameters(), None) is not None:
             logger.warning("region encoder %r is frozen and has no weights file: it is random", config.encoder)
         return facts

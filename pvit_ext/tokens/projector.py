@@ -86,7 +86,7 @@ class RegionProjector(nn.Module):
         return tokens
 
 
-def _build_projector(kind: str, feature_dim: int, hidden_size: int) -> nn.Module:
+def _build_projector(kind: str | None, feature_dim: int, hidden_size: int) -> nn.Module:
     if kind == "linear":
         return nn.Linear(feature_dim, hidden_size)
     if kind == "mlp2x_gelu":

@@ -265,12 +265,12 @@ class RegionModule(nn.Module):
 
 def encoder_is_embedded(config: RegionConfig) -> bool:
     """Whether the encoder's tensors live in the checkpoint: when asked for, and whenever no file holds them."""
-    return config.embed_weights or config.weights is None
+    return config.embed_weights or not config.weights
 
 
 def same_encoder(one: RegionConfig, other: RegionConfig) -> bool:
     """Whether two configs name the same encoder with the same options and weights file."""
-    first, second = ([c.encoder, c.encoder_options, c.weights] for c in (one, other))
+    first, second = ([c.encoder, c.encoder_options or {}, c.weights or None] for c in (one, other))
     as_saved = partial(json.dumps, sort_keys=True)  # there a tuple is a list, and keys have transformers' order
     return as_saved(first) == as_saved(second)
 

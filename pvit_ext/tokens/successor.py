@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.files import absolute
 from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
 from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
+
+logger = logging.getLogger(__name__)
 
 
 def successor(
@@ -30,7 +33,8 @@ def successor(
     """The region module of a config, which replaces an old one and keeps what fits of it.
 
     Args:
-        old: its encoder stays if the config names the same one, parts of its projector where their shapes fit.
+        old: its encoder stays if the config names the same one, parts of its projector where their shapes fit, and its
+            options where the config says none.
         config: which encoder, with which weights.
         hidden_size: D, width of the language model.
         tower_config: of the host's vision tower.
@@ -44,15 +48,16 @@ def successor(
         FileNotFoundError: listing where the weights file was looked for.
         ValueError: when the encoder cannot be built, or the file's checksum is another.
     """
-    if isinstance(config.weights, (str, os.PathLike)):  # from another folder, a relative name would be another file
-        config = replace(config, weights=absolute(config.weights))
+    said = config = _with_file(config, old, filled_later)
     if old is not None:  # what cannot follow it is told before an encoder is built; T decides the rest below
-        config = config.continuing(old.config)
+        config = said.continuing(old.config)
     kept = old.region_encoder if old is not None and old.has_encoder_of(config, sha256) else None
     encoder = kept if kept is not None else build_region_encoder(config, tower_config)
     if old is not None:
-        sha256 = old.facts.weights_sha256 if kept is not None else sha256
-        config = config.continuing(old.config, encoder.tokens_per_region)
+        same_file = kept is not None or (config.weights and said.weights is None)
+        sha256 = old.facts.weights_sha256 if same_file else sha256
+        _say_what_becomes_of(old, config, kept is not None, filled_later)
+        config = said.continuing(old.config, min(encoder.tokens_per_region, old.facts.tokens_per_region))
     if filled_later and Path(checkpoint, CONFIG_FILE).is_file():
         saved = read_region_config(checkpoint).config
         if saved.lion_adapters:  # its tensors go by the order of its tasks, not by that of the old module's
@@ -60,7 +65,7 @@ def successor(
         config = _with_depths(config, saved, tower_config)
     else:
         config = _with_depths(config, None if old is None else old.config, tower_config)
-        _check_embedding(config, encoder)
+        _check_embedding(said, encoder)
     facts = EncoderFacts(encoder.feature_dim, encoder.tokens_per_region, sha256)
     new = RegionModule(config, hidden_size, tower_config, facts, encoder, blocks)
     if kept is None:
@@ -75,6 +80,16 @@ def successor(
     return new
 
 
+def _with_file(config: RegionConfig, old: RegionModule | None, filled_later: bool) -> RegionConfig:
+    """The config with the weights file by a name that means the same in every folder."""
+    if filled_later and config.weights is None:  # it was stored, so it says that there is none
+        return replace(config, weights="")
+    same = old is not None and config.weights == old.config.weights
+    if same or not config.weights or not isinstance(config.weights, (str, os.PathLike)):
+        return config
+    return replace(config, weights=absolute(config.weights))
+
+
 def _with_depths(config: RegionConfig, before: RegionConfig | None, tower_config: Any) -> RegionConfig:
     """Decide the layers of a new aggregator; one that is there keeps its own, which its tensors go by."""
     if not config.lion_aggregator:
@@ -83,6 +98,20 @@ def _with_depths(config: RegionConfig, before: RegionConfig | None, tower_config
         return config
     depths = different_depths(tower_config, config.lion_aggregator_depths)
     return replace(config, lion_aggregator_depths=depths)
+
+
+def _say_what_becomes_of(old: RegionModule, config: RegionConfig, kept: bool, filled_later: bool) -> None:
+    """Log that the old encoder is kept, or that one of its name which has trained is not."""
+    before = old.config
+    if filled_later:
+        return
+    if kept:
+        logger.info("region encoder %r is kept", config.encoder)
+    elif config.encoder == before.encoder and old.region_encoder is not None and not old.region_encoder.frozen:
+        names = [name for name in ("encoder_options", "weights") if getattr(config, name) != getattr(before, name)]
+        differ = [f"{name} {getattr(config, name)!r}, were {getattr(before, name)!r}" for name in names]
+        why = "; ".join(differ) or "its weights file is another"
+        logger.warning("region encoder %r starts anew: %s", config.encoder, why)
 
 
 def _check_embedding(config: RegionConfig, encoder: RegionEncoder) -> None:

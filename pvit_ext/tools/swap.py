@@ -98,7 +98,7 @@ def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig, n
         old = RegionModule(chosen, stored.hidden_size, tower, facts, blocks=len(names.layers))
         regions = names.of_regions(source.tensors)
         old.fill({regions[name]: value for name, value in source.read(list(regions))}, source.folder)
-        if same_encoder(chosen, config) and old.region_encoder is None:
+        if same_encoder(chosen, config.continuing(chosen)) and old.region_encoder is None:
             old.read_encoder(tower, source.folder)
     return old
 

@@ -102,7 +102,7 @@ class RegionTowerSource:
         facts: EncoderFacts | None = None
         if modules is not None:
             config, _, facts = read_region_config(modules)
-        elif config.weights is None and needs_weights:
+        elif not config.weights and needs_weights:
             raise CacheError(
                 "the tower's weights are not named, it would be random: give --weights FILE, or --region-modules DIR"
             )

@@ -191,7 +191,7 @@ def build(config: RegionConfig, tower_config: Any = None) -> GPT4RoI:
         ValueError: for an unknown variant or option, or a layer that the tower lacks.
     """
     tower = check_tower(tower_config, GPT4RoI.name)
-    values = dict(config.encoder_options)
+    values = dict(config.encoder_options or {})
     variant = values.pop("variant", "full")
     if variant not in ("full", "light"):
         raise ValueError(f"unknown gpt4roi variant {variant!r}; known: full, light")

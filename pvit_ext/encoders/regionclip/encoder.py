@@ -189,7 +189,7 @@ def build(config: RegionConfig, tower_config: Any = None) -> RegionCLIP:
     Raises:
         ValueError: for an unknown architecture or option.
     """
-    values = dict(config.encoder_options)
+    values = dict(config.encoder_options or {})
     arch = values.pop("arch", "rn50x4")
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown RegionCLIP arch {arch!r}; known: {', '.join(ARCHITECTURES)}")

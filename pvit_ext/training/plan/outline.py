@@ -124,9 +124,9 @@ def _below_adapters(words: list[str]) -> tuple[list[str], RegionConfig | None]:
 def _name_regions_by_flags(flags: Any, adapter: RegionConfig | None) -> None:
     """Put what files say of the region modules into the flags, so that no tensor is read."""
     config = ModelFlags.region_config(flags, adapter or _present(flags))
-    for name, kind, *_ in options():
+    for name, *_ in options():
         value = getattr(config, name)
-        setattr(flags, f"region_{name}", json.dumps(value) if kind is dict else value)
+        setattr(flags, f"region_{name}", json.dumps(value) if isinstance(value, dict) else value)
     flags.region_weights = flags.region_modules = None
     if hasattr(flags, "pretrain_mm_mlp_adapter"):
         flags.pretrain_mm_mlp_adapter = None
