@@ -59,5 +59,4 @@ def bind_to_images(
 def _size_of(image_sizes: Sequence[Size] | None, image: int, name: str) -> Size:
     if image_sizes is None or image >= len(image_sizes):
         raise RegionError(f"{name}: image_sizes must give (width, height) for every image, got {image_sizes}")
-    width, height = image_sizes[image]
-    return int(width), int(height)
+    return image_sizes[image]

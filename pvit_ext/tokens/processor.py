@@ -29,6 +29,7 @@ from pvit_ext.prompt import (
 )
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
+from pvit_ext.tokens.given_regions import read_regions
 from pvit_ext.tokens.hint_text import refuse_unread, say_hint_is_text
 from pvit_ext.tokens.region_module import RegionModule
 from pvit_ext.tokens.resolving import naming, on_image, resolve
@@ -170,6 +171,7 @@ class RegionProcessor:
         Raises:
             RegionError: naming the sample or its region; see :meth:`prompt`.
         """
+        regions = read_regions(regions, name)
         return self.show(self.prompt(texts, regions, [image.size for image in images], name, task), images)
 
     def task(self, asked: str | None, has_regions: bool, name: str) -> int | None:

@@ -12,10 +12,8 @@ from PIL import Image
 
 from pvit_ext.regions.image import image_size, load_image
 from pvit_ext.regions.image_source import describe
-from pvit_ext.regions.mask_values import mask_of_image
 from pvit_ext.regions.region import Region, RegionError, Size
-
-_REGIONS = "regions are Region.box(x0, y0, x1, y1) and the like, four numbers for a box, or a bool array for a mask"
+from pvit_ext.tokens.given_regions import read_regions
 
 
 @dataclass
@@ -85,14 +83,7 @@ class Query:
         Raises:
             RegionError: naming the query and what is no region.
         """
-        given = _plain(self.regions)
-        if given is None:
-            return []
-        if isinstance(given, (Region, dict, Image.Image)) or _is_box(given) or _is_mask(given):
-            given = [given]
-        if not _is_list(given):
-            raise RegionError(f"{name}: its regions are {describe(given)}; {_REGIONS}")
-        return [_region(one, f"{name}, region {number}") for number, one in enumerate(given)]
+        return read_regions(self.regions, name)
 
     def sources(self) -> list[Any]:
         """Its images as they were given."""
@@ -106,37 +97,3 @@ def _read(image: Any) -> Any:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _is_box(value: Any) -> bool:
-    return _is_list(value) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _plain(value: Any) -> Any:
-    """A tensor, as detectors and SAM return them, as an array on the CPU; anything else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
-
-
-def _is_mask(value: Any) -> bool:
-    """Whether an array is one mask, not N rows of numbers; detectors return up to six a row."""
-    return isinstance(value, np.ndarray) and value.ndim == 2 and (value.dtype == np.bool_ or min(value.shape) > 6)
-
-
-def _region(value: Any, name: str) -> Region:
-    value = _plain(value)
-    if isinstance(value, Region):
-        return value
-    try:
-        if isinstance(value, Image.Image):
-            return Region.mask(mask_of_image(value))
-        if (isinstance(value, np.ndarray) and value.ndim == 2) or (isinstance(value, dict) and "counts" in value):
-            return Region.mask(value)
-        if _is_box(value):
-            return Region.box(*(float(number) for number in value))
-    except ValueError as error:  # RegionError is one
-        raise RegionError(f"{name}: {error}") from error
-    raise RegionError(f"{name} is {describe(value)}; {_REGIONS}")

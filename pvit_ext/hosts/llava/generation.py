@@ -17,8 +17,9 @@ from pvit_ext.hosts.llava.inputs import Extra, refuse_unbound
 from pvit_ext.hosts.llava.repetition import counting_all_new_tokens, refuse_options_of_ids
 from pvit_ext.hosts.llava.splice import pad_left
 from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.tokens.given_regions import regions_per_sample
 
-Regions = list[list[Region] | None]
+Regions = Sequence[Sequence[Region] | None]
 TaskNames = Tensor | Sequence[str | int | None] | None
 
 
@@ -90,6 +91,8 @@ class RegionGeneration:
         """
         batch = kwargs.get("inputs_embeds") if inputs is None else inputs
         cache = cache_in(kwargs) if inputs is None else None  # else the prompt is whole
+        if regions is not None:
+            regions = regions_per_sample(regions, 0 if batch is None else len(batch))
         if (mix := self._mix(tasks, regions, batch, questions, cache)) is not None:
             kwargs["tasks"] = mix
         if batch is not inputs and images is None and regions is None:

@@ -46,7 +46,7 @@ def build_inputs(
     if not bound.regions:
         bound, sizes = BoundRegions([Region.box(4, 4, 12, 12).resolve((16, 16), "dummy region")], [0]), [(16, 16)]
         maps, crops, extra = [one[:1] for one in maps], [1], [encoder.dummy_extra()]
-    sizes = [(int(width), int(height)) for width, height in sizes or []]
+    sizes = list(sizes or [])
     encoder.check_kinds(bound.regions)
     encoder.check_extra(bound.regions, bound.image_index, extra)
     maps, context, views = maps[: len(encoder.feature_layers)], maps[len(encoder.feature_layers) :], list[View]()

@@ -33,6 +33,7 @@ from pvit_ext.hosts.stored_vision import returning
 from pvit_ext.ops.frozen import keep_frozen_in_eval
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.tokens.binding import BoundRegions, bind_to_images
+from pvit_ext.tokens.given_regions import read_sizes, regions_per_sample
 from pvit_ext.tokens.region_module import RegionModule
 from pvit_ext.tokens.serialization import load_region_modules, read_region_config
 
@@ -136,10 +137,12 @@ class RegionMixin(RegionGeneration):
         No ``**kwargs`` on purpose: transformers 5 would then change how it averages the loss. ``cache`` is what
         transformers 5.24 calls ``past_key_values``.
         """
+        batch = input_ids if inputs_embeds is None else inputs_embeds
+        if regions is not None:
+            regions = regions_per_sample(regions, 0 if batch is None else len(batch))
         if inputs_embeds is not None and any(regions or []):
             raise RegionError("regions were given beside inputs_embeds: pass input_ids, in which <region> stands")
         past = past_key_values if cache is None else cache
-        batch = input_ids if inputs_embeds is None else inputs_embeds
         mix = self._mix(tasks, regions, batch, questions, past)
         if inputs_embeds is None and input_ids is not None:
             prepared = self.prepare_inputs_labels_for_multimodal(
@@ -187,7 +190,7 @@ class RegionMixin(RegionGeneration):
         Args:
             input_ids: (B, L) with LLaVA's IMAGE_TOKEN_INDEX and one REGION_TOKEN_INDEX per region.
             image_sizes: (width, height) of every upright original, dummy images of text-only samples included.
-            regions: per sample its regions in the order of their placeholders, or None.
+            regions: per sample its regions in the order of their placeholders, as Query takes them, or None.
             region_extra: per image the encoder's ``preprocess`` output, or None where an image has no region.
             stored_images: number of each image in the run's cache of the vision tower, if it has one.
             tower_output: what the vision tower returns for the images, where that is known; it does not run then.
@@ -197,6 +200,7 @@ class RegionMixin(RegionGeneration):
         """
         stock = hints.writing(self, super().prepare_inputs_labels_for_multimodal)  # type: ignore[misc]
         stock = image_rows.appending(self, stock)
+        regions = regions_per_sample(regions, len(input_ids))
         has_regions = any(regions or [])
         encoder = self._encoder_of_tokens(has_regions)
         can_run = encoder is not None and images is not None and input_ids.shape[1] > 1
@@ -205,7 +209,8 @@ class RegionMixin(RegionGeneration):
             with self._tower_returning(stored_images, tower_output):
                 return stock(input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes)
         encoder = check_complete(encoder, images)
-        bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), image_sizes)
+        sizes = read_sizes(image_sizes, "image_sizes")
+        bound = bind_to_images(input_ids, attention_mask, regions or [None] * len(input_ids), sizes)
         module = self.region_module
         assert module is not None
         batch = mark_regions(input_ids, labels, attention_mask, module.positions_per_region)
@@ -215,7 +220,7 @@ class RegionMixin(RegionGeneration):
             _, position_ids, mask, past_key_values, embeds, marked = stock(
                 batch.input_ids, position_ids, batch.attention_mask, past_key_values, batch.labels, images, image_sizes
             )
-        tokens = self.encode_regions(self._region_inputs(bound, image_sizes, maps, images, region_extra))  # (M, S, D)
+        tokens = self.encode_regions(self._region_inputs(bound, sizes, maps, images, region_extra))  # (M, S, D)
         if has_regions:
             embeds, marked = inject_region_tokens(embeds, marked, tokens, bound.regions)
         else:

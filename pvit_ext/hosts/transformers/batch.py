@@ -15,6 +15,7 @@ from pvit_ext.hosts.transformers.feature_maps import gather_maps
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.regions.region import Region, RegionError, ResolvedRegion, Size
 from pvit_ext.regions.view import View
+from pvit_ext.tokens.given_regions import read_sizes
 
 Extra = Sequence[dict[str, Tensor] | None]
 _DUMMY_SIDE = 16
@@ -39,7 +40,7 @@ class RegionBatch:
     @classmethod
     def of(
         cls,
-        regions: Sequence[Sequence[ResolvedRegion] | None],
+        regions: Sequence[Sequence[Region] | None],
         sizes: Sequence[Size] | None,
         views: Sequence[ImageViews] | None,
         extra: Extra | None,
@@ -49,17 +50,18 @@ class RegionBatch:
         Raises:
             RegionError: for what the region processor did not make.
         """
+        sizes = read_sizes(sizes, "region_sizes")
         if sizes is None or views is None or len(sizes) != len(views):
             raise RegionError(
                 "regions were given without their images' region_sizes and region_views: pass all that "
                 "RegionProcessor returns, model(**processor(images=..., text=..., regions=...))"
             )
-        per_sample = [list(own or []) for own in regions]
-        for sample, own in enumerate(per_sample):
-            for number, region in enumerate(own):
-                _check_region(region, len(sizes), f"sample {sample}, region {number}")
+        per_sample = [
+            [_checked(region, sizes, f"sample {sample}, region {number}") for number, region in enumerate(own or ())]
+            for sample, own in enumerate(regions)
+        ]
         shown = [ImageViews(*one) for one in views]  # plain tuples once the batch was moved to a device
-        return cls(per_sample, [(int(w), int(h)) for w, h in sizes], shown, list(extra or [None] * len(sizes)))
+        return cls(per_sample, sizes, shown, list(extra or [None] * len(sizes)))
 
     @property
     def counts(self) -> list[int]:
@@ -72,11 +74,12 @@ class RegionBatch:
         return [region for own in self.regions for region in own]
 
 
-def _check_region(region: Region, images: int, name: str) -> None:
+def _checked(region: Region, sizes: Sequence[Size], name: str) -> ResolvedRegion:
     if not isinstance(region, ResolvedRegion):
         raise RegionError(f"{name}: {region} is not resolved; RegionProcessor(...)(regions=...) does so")
-    if not 0 <= region.image < images:
-        raise RegionError(f"{region.name}: lies on image {region.image}, the batch has {images} image(s)")
+    if not 0 <= region.image < len(sizes):
+        raise RegionError(f"{region.name}: lies on image {region.image}, the batch has {len(sizes)} image(s)")
+    return region.resolve(sizes[region.image])  # raises for an image of another size
 
 
 def build_inputs(

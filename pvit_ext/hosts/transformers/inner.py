@@ -25,7 +25,8 @@ from pvit_ext.hosts.transformers.batch import Extra, RegionBatch, build_inputs, 
 from pvit_ext.hosts.transformers.hints import hint_of, write_hints
 from pvit_ext.hosts.transformers.host import TransformersHost
 from pvit_ext.hosts.transformers.injection import align_right, check_counts, keep_in_graph, write_tokens
-from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.tokens.given_regions import regions_per_sample
 from pvit_ext.tokens.region_module import RegionModule
 
 
@@ -98,7 +99,7 @@ class InnerMixin:
         self,
         input_ids: Tensor | None = None,
         *,
-        regions: Sequence[Sequence[ResolvedRegion] | None] | None = None,
+        regions: Sequence[Sequence[Region] | None] | None = None,
         region_sizes: Sequence[Size] | None = None,
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
@@ -114,7 +115,7 @@ class InnerMixin:
 
         Args:
             input_ids: (B, L) with S ids of ``region_host.token_id`` per region.
-            regions: of each sample, in the order of their placeholders.
+            regions: of each sample, in the order of their placeholders, as the region processor returns them.
             region_sizes: (width, height) of each upright image.
             region_views: what the vision tower sees of each image.
             region_extra: per image the encoder's ``preprocess`` output, or None.
@@ -134,6 +135,8 @@ class InnerMixin:
         known = {STORED_IMAGES: stored_images, TOWER_OUTPUT: tower_output}
         kwargs.update({name: value for name, value in known.items() if value is not None})
         batch = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        if regions is not None:
+            regions = regions_per_sample(regions, 0 if batch is None else len(batch))
         mix = self.outer[0].mix(tasks, regions, batch, questions, cache_in(kwargs), region_tokens)
         unseen = None if image_rows is not None else self._unseen_rows(kwargs)
         given = (regions, region_sizes, region_views, region_extra)

@@ -22,7 +22,8 @@ from pvit_ext.hosts.transformers.appended_rows import IMAGE_ROWS, appending_part
 from pvit_ext.hosts.transformers.batch import Extra, RegionBatch
 from pvit_ext.hosts.transformers.hints import hint_of
 from pvit_ext.hosts.transformers.model_regions import TransformersRegions
-from pvit_ext.regions.region import RegionError, ResolvedRegion, Size
+from pvit_ext.regions.region import Region, RegionError, Size
+from pvit_ext.tokens.given_regions import regions_per_sample
 from pvit_ext.tokens.region_module import RegionModule
 
 
@@ -82,7 +83,7 @@ class OuterMixin:
         self,
         inputs: Tensor | None = None,
         *,
-        regions: Sequence[Sequence[ResolvedRegion] | None] | None = None,
+        regions: Sequence[Sequence[Region] | None] | None = None,
         region_sizes: Sequence[Size] | None = None,
         region_views: Sequence[ImageViews] | None = None,
         region_extra: Extra | None = None,
@@ -100,6 +101,8 @@ class OuterMixin:
         """
         ids, embeds = kwargs.get("input_ids", inputs), kwargs.get("inputs_embeds")
         batch, cache = (embeds, cache_in(kwargs)) if ids is None else (ids, None)
+        if regions is not None:
+            regions = regions_per_sample(regions, 0 if batch is None else len(batch))
         region_tokens = kwargs.get("region_tokens")
         if (mix := self.mix(tasks, regions, batch, questions, cache, region_tokens)) is not None:
             kwargs["tasks"] = mix

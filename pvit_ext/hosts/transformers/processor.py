@@ -66,8 +66,8 @@ class RegionProcessorMixin:
                 With regions they are turned upright by their EXIF data, paths and PIL images alike.
             text: one or several prompts with ``<region>`` where a region is spoken of.
             args: of the stock call.
-            regions: of each text, :class:`~pvit_ext.regions.region.Region` in original pixels; for one text also a flat
-                list. ``image`` counts the images of the text.
+            regions: of each text, :class:`~pvit_ext.regions.region.Region` in original pixels or what
+                :class:`~pvit_ext.Query` takes; for one text also alone. ``image`` counts the images of the text.
             tasks: name of each text's task, for a model with adapters by task; None for the usual ones.
             kwargs: of the stock call.
 

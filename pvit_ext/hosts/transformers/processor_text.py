@@ -7,32 +7,24 @@ from typing import Any
 
 from pvit_ext.prompt import REGION_PLACEHOLDER
 from pvit_ext.regions.region import Region, RegionError
+from pvit_ext.tokens.given_regions import regions_per_sample
 
 
-def regions_per_text(texts: Sequence[str], regions: Sequence[Any] | None) -> list[list[Region]]:
+def regions_per_text(texts: Sequence[str], regions: Any) -> list[list[Region]]:
     """The regions of each text.
 
     Args:
         texts: prompts.
-        regions: of each text a list or None; for one text also a flat list.
+        regions: of each text, or of the only one; see :func:`~pvit_ext.tokens.given_regions.regions_per_sample`.
 
     Raises:
         RegionError: on another number of lists than of texts, or what is no region.
     """
-    if isinstance(regions, Region):
-        raise RegionError("regions is one Region: give a list of them for each text, regions=[[Region.box(...)]]")
-    lists = list(regions or [])
-    if len(texts) == 1 and any(isinstance(one, Region) for one in lists):
-        lists = [lists]
-    lists = lists or [None] * len(texts)
+    lists = regions_per_sample(regions, len(texts)) or [None] * len(texts)
     if len(lists) != len(texts):
         raise RegionError(
             f"regions holds {len(lists)} lists for {len(texts)} texts: give one list (or None) for each text"
         )
-    for sample, own in enumerate(lists):
-        for number, one in enumerate(own or ()):
-            if not isinstance(one, Region):
-                raise RegionError(f"sample {sample}, region {number} is a {type(one).__name__}; give Region.box(...)")
     return [list(own or ()) for own in lists]
 
 

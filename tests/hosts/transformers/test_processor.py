@@ -164,8 +164,13 @@ def test_truncation_that_cuts_a_region_names_the_sample() -> None:
         (["<image> <region>"], [WIDE], [[Region.box(1, 1, 9, 9, image=1)]], "lies on image 1, the sample has 1"),
         (["<image> <region>"], [WIDE], [[Region.box(200, 1, 300, 9)]], "sample 0, region 0.*97x60"),
         (["<image> <region>"], [WIDE], [[Region.box(0, 1, 9, 9)]], "sample 0, region 0.*crops .* away"),
-        (["<image> <region>"], [WIDE], [[(1, 2, 3, 4)]], r"region 0 is a tuple; give Region\.box"),
-        (["<image> <region>"], [WIDE], BOX, "regions is one Region: give a list of them for each text"),
+        (
+            ["<image> <region>"],
+            [WIDE],
+            [[(1, 2, 3)]],
+            r"^sample 0, region 0 is tuple \(1, 2, 3\); ",
+        ),
+        (["<image> <region>"] * 2, [WIDE, WIDE], BOX, "^regions is one region, for 2 prompts: give a list of regions"),
         (["<image> <region>"], ["no.png"], [[BOX]], "no.png"),
     ],
 )
