@@ -179,29 +179,34 @@ class RegionModule(nn.Module):
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Fill this module with what :meth:`save` wrote into a folder; see :func:`~pvit_ext.load_region_modules`."""
         path = Path(folder, MODULES_FILE)
-        check_same(folder, read_region_config(folder).config, self.config)
+        check_same(folder, read_region_config(folder).config, self.config, self.lion)
         self.fill(read_checkpoint(path), path)
 
-    def transplant(self, old: RegionModule) -> None:
+    def transplant(self, old: RegionModule, filled_later: Iterable[str] = ()) -> None:
         """Copy each old part whose tensors all have the new one's shapes; say what starts anew, and what goes.
 
         What has the same shapes and is for something else starts anew too: adapters of other tasks, an aggregator of
         other layers. The encoder is kept by making this module with it: see :func:`successor`.
+
+        Args:
+            old: is left as it is.
+            filled_later: tensors that a file brings, by their names in :meth:`tensors`: their parts are passed over.
         """
         before, after = old._replaced_parts(), self._replaced_parts()
         for name in (name for name in before if name not in after):
-            logger.warning("%s goes: the new region modules have none", name)
+            logger.warning("%s goes: the new region modules have none", _said(name))
+        brought = {name for name in after if any(tensor.startswith(f"{name}.") for tensor in filled_later)}
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
-            for name, part in ((name, part) for name, part in after.items() if name in before):
+            for name, part in ((name, part) for name, part in after.items() if name in before.keys() - brought):
                 if tensors_go_by(name, part, self.config) == tensors_go_by(name, before[name], old.config):
-                    _keep_if_it_fits(name, before[name], part)
+                    _keep_if_it_fits(_said(name), before[name], part)
                 else:
                     said = described(name, old.config), described(name, self.config)
                     logger.warning("%s starts anew, the old module has %s, not %s", name, *said)
 
     def _replaced_parts(self) -> dict[str, nn.Module]:
-        """Everything but the encoder, by names for messages."""
-        return {f"region projector: {name}": part for name, part in self.region_projector.named_children()} | self.lion
+        """Everything but the encoder, by the beginnings of their tensors' names in :meth:`tensors`."""
+        return {f"region_projector.{name}": part for name, part in self.region_projector.named_children()} | self.lion
 
     def read_encoder(self, tower_config: Any = None, checkpoint: str | os.PathLike[str] = ".") -> RegionEncoder:
         """Give an encoder that lives in a file of its own its weights; build it first where there is none.
@@ -273,6 +278,11 @@ def same_encoder(one: RegionConfig, other: RegionConfig) -> bool:
     first, second = ([c.encoder, c.encoder_options or {}, c.weights or None] for c in (one, other))
     as_saved = partial(json.dumps, sort_keys=True)  # there a tuple is a list, and keys have transformers' order
     return as_saved(first) == as_saved(second)
+
+
+def _said(name: str) -> str:
+    """A part's name in messages."""
+    return name.replace("region_projector.", "region projector: ")
 
 
 def _keep_if_it_fits(name: str, before: nn.Module, part: nn.Module) -> None:

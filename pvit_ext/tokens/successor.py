@@ -11,9 +11,10 @@ from typing import Any
 from pvit_ext.adapters.lion.aggregator import different_depths
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
+from pvit_ext.encoders.weights import names_in
 from pvit_ext.files import absolute
 from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
-from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
+from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def successor(
     for part in (new.region_projector, *new.lion.values()):
         part.to(**placement or {})
     if old is not None:
-        new.transplant(old)
+        new.transplant(old, _tensors_in(checkpoint) if filled_later else ())
     return new
 
 
@@ -88,6 +89,12 @@ def _with_file(config: RegionConfig, old: RegionModule | None, filled_later: boo
     if same or not config.weights or not isinstance(config.weights, (str, os.PathLike)):
         return config
     return replace(config, weights=absolute(config.weights))
+
+
+def _tensors_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of the tensors of a region folder; none for a folder that is no such, whose tensors come otherwise."""
+    file = Path(folder, MODULES_FILE)
+    return names_in(file) if file.is_file() else []
 
 
 def _with_depths(config: RegionConfig, before: RegionConfig | None, tower_config: Any) -> RegionConfig:

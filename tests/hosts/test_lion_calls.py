@@ -182,14 +182,22 @@ def test_a_folder_of_modules_takes_no_part_of_lions_away(
     assert "they stay as they are" in caplog.text
 
 
-def test_adapters_of_a_folder_keep_their_tasks_over_a_base_with_another_order(host: TinyHost, tmp_path: Path) -> None:
-    """A file holds adapters by number."""
+def test_a_folder_over_a_base_with_other_adapters_and_layers_keeps_its_own(
+    host: TinyHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file holds adapters by number, and says nothing of the layers that its aggregator reads."""
     host.folder()
-    base = save(host, host.attached(replace(LION, lion_tasks="region,image")), tmp_path / "base")
-    trained = host.attached(replace(LION, lion_tasks="image,region")).model
+    lion = replace(LION, lion_aggregator="added")
+    of_base = replace(lion, lion_tasks="region,image", lion_aggregator_depths="1,0.7")
+    base = save(host, host.attached(of_base), tmp_path / "base")
+    trained = host.attached(replace(lion, lion_tasks="image,region", lion_aggregator_depths="1,0.34")).model
     moved(trained)
     pvit_ext.save_region_modules(trained, tmp_path / "modules", base=str(base))
+    caplog.clear()
     loaded = load(tmp_path / "modules").model
+    assert "starts anew" not in caplog.text
+    found = loaded.region_module.tensors()
+    assert all(torch.equal(value, found[key]) for key, value in trained.region_module.tensors().items())
     for task in ("image", "region"):
         assert torch.equal(
             logits(loaded, {"input_ids": IDS, "tasks": [task]}), logits(trained, {"input_ids": IDS, "tasks": [task]})

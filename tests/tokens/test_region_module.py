@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pvit_ext import Region, RegionConfig, RegionEncoder, RegionInputs
@@ -158,6 +159,34 @@ def test_an_aggregator_of_the_same_layers_is_kept() -> None:
     old, new = aggregating("added 1,0.5"), aggregating("added 1.0,0.49", seed=2)
     new.transplant(old)
     assert all(torch.equal(value, old.tensors()[key]) for key, value in new.tensors().items())
+
+
+def test_an_aggregator_of_the_same_layers_is_filled_from_a_folder(tmp_path: Path) -> None:
+    saved, own = aggregating("added 1,0.5"), aggregating("added 1.0,0.49", seed=2)
+    saved.save(tmp_path)
+    own.load(tmp_path)
+    assert all(torch.equal(value, saved.tensors()[key]) for key, value in own.tensors().items())
+
+
+def test_what_a_folder_brings_is_not_said_to_start_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Adapters of other tasks, an aggregator of other layers, and a projector of another width."""
+    caplog.set_level("WARNING", "pvit_ext")
+    lion = {"lion_adapters": 4, "lion_routing": "question", "lion_aggregator": "added"}
+    config = replace(TRAINS, **lion, lion_tasks="region,image", lion_aggregator_depths="1,0.5")
+    old = made(config, blocks=2)
+    wider = RegionConfig("cross_attention", encoder_options={"heads": 2, "head_dim": 8})
+    others = replace(wider, **lion, lion_tasks="image,caption", lion_aggregator_depths="1,0.25")
+    trained = made(others, 2, blocks=2)
+    trained.save(tmp_path)
+    given = {"checkpoint": tmp_path, "filled_later": True, "blocks": 2}
+    new = successor(old, trained.config, WIDTH, TOWER, **given)
+    new.load(tmp_path)
+    assert not caplog.messages
+    assert all(torch.equal(value, trained.tensors()[key]) for key, value in new.tensors().items())
+    file = tmp_path / "region_modules.safetensors"  # of which a part that may be added is missing
+    save_file({key: value for key, value in load_file(file).items() if "aggregator" not in key}, file)
+    successor(old, trained.config, WIDTH, TOWER, **given)
+    assert [one.split(",")[0] for one in caplog.messages] == ["region_aggregator starts anew"]
 
 
 @pytest.mark.parametrize(("saved", "there"), [("appended", "added"), ("added 1,0.5", "added 1,0.25")])

@@ -36,9 +36,10 @@ def aggregator_for(tower_config: Any, hidden_size: int, depths: str | None, appe
     Raises:
         ValueError: for a tower that neither offers layers nor is made of layers of one width with attention heads.
     """
-    tower = _tower_of(tower_config)
-    layers = [number - tower.first for number in tower.numbers(depths)]
-    return VisionAggregator(tower.width, hidden_size, layers, tower.heads, appended=appended)
+    tower = TowerLayers.of(tower_config)
+    part = VisionAggregator(tower.width, hidden_size, tower.read_at(depths), tower.heads, appended=appended)
+    part.tower = tower
+    return part
 
 
 def different_depths(tower_config: Any, depths: str | None) -> str | None:
@@ -54,7 +55,7 @@ def different_depths(tower_config: Any, depths: str | None) -> str | None:
     Raises:
         ValueError: for depths that name a layer twice, and for a tower of one layer.
     """
-    tower = _tower_of(tower_config)
+    tower = TowerLayers.of(tower_config)
     if tower.layers - tower.first < 1:
         raise ValueError(
             "lion_aggregator lets one layer of the vision tower ask others, and this tower has a single layer: leave "
@@ -77,7 +78,7 @@ def different_depths(tower_config: Any, depths: str | None) -> str | None:
     return kept
 
 
-class _Tower(NamedTuple):
+class TowerLayers(NamedTuple):
     """What an aggregator needs to know of a vision tower.
 
     Args:
@@ -96,21 +97,27 @@ class _Tower(NamedTuple):
         """See :func:`layers_at`."""
         return [max(number, self.first) for number in layers_at(depths, self.layers)]
 
+    def read_at(self, depths: str | None) -> list[int]:
+        """The same layers, as numbers among those that the tower gives."""
+        return [number - self.first for number in self.numbers(depths)]
 
-def _tower_of(config: Any) -> _Tower:
-    given = [name for name in OFFERED if getattr(config, name, None)]
-    if given:
-        if len(given) < len(OFFERED):
-            raise ValueError(f"the vision tower's config says {', '.join(given)}: it has to say all of {_ALL_OFFERED}")
-        layers, width, heads = [int(getattr(config, name)) for name in OFFERED]
-        return _Tower(layers, width, heads, first=1)  # it offers no embedding of patches
-    own = getattr(config, "num_attention_heads", None)
-    if not own or hasattr(config, "feature_widths"):
-        raise ValueError(
-            "lion_aggregator reads several layers of one width of a vision tower, and "
-            + ("there is none" if config is None else f"the config of this one names none: {HOW_TO_OFFER}")
-        )
-    return _Tower(config.num_hidden_layers, config.hidden_size, own, first=0)
+    @classmethod
+    def of(cls, config: Any) -> TowerLayers:
+        """Those of a tower's config; see :func:`aggregator_for`."""
+        given = [name for name in OFFERED if getattr(config, name, None)]
+        if given:
+            if len(given) < len(OFFERED):
+                said = ", ".join(given)
+                raise ValueError(f"the vision tower's config says {said}: it has to say all of {_ALL_OFFERED}")
+            layers, width, heads = [int(getattr(config, name)) for name in OFFERED]
+            return cls(layers, width, heads, first=1)  # it offers no embedding of patches
+        own = getattr(config, "num_attention_heads", None)
+        if not own or hasattr(config, "feature_widths"):
+            raise ValueError(
+                "lion_aggregator reads several layers of one width of a vision tower, and "
+                + ("there is none" if config is None else f"the config of this one names none: {HOW_TO_OFFER}")
+            )
+        return cls(config.num_hidden_layers, config.hidden_size, own, first=0)
 
 
 def fractions_of(depths: str | None) -> list[float]:
@@ -162,7 +169,12 @@ class VisionAggregator(nn.Module):
         inner: width of the blocks' MLP; LION's is BERT's 3072, which is 3 C for CLIP ViT-L, the default here.
         appended: rows stand behind an image's own and start at random, as LION has it; else they are added to the
             image's rows, and start at zero.
+
+    Attributes:
+        tower: that it was made for by :func:`aggregator_for`; tells which layers other depths would read.
     """
+
+    tower: TowerLayers
 
     def __init__(
         self,

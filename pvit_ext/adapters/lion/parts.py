@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for, fractions_of
+from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for
 from pvit_ext.adapters.lion.feed_forward import CHILD
 from pvit_ext.adapters.lion.hint import TagHint
 from pvit_ext.adapters.lion.mixture import MixtureOfAdapters, Mixtures
@@ -32,11 +33,11 @@ def tensors_go_by(name: str, part: nn.Module, config: RegionConfig) -> object:
 
     Args:
         name: of :data:`PARTS`, or another part of a region module.
-        part: the one of this name.
-        config: that it was made by.
+        part: of this name.
+        config: that its tensors were trained by, or may be taken by.
     """
     if isinstance(part, VisionAggregator):
-        return part.appended, part.layers
+        return config.lion_aggregator, part.tower.read_at(config.lion_aggregator_depths)
     return task_names(config.lion_tasks) if name in _BY_TASK else None
 
 
@@ -52,23 +53,23 @@ def described(name: str, config: RegionConfig) -> str:
     return f"adapters of the tasks {', '.join(task_names(config.lion_tasks))}"
 
 
-def check_same(folder: str | os.PathLike[str], saved: RegionConfig, own: RegionConfig) -> None:
+def check_same(
+    folder: str | os.PathLike[str], saved: RegionConfig, own: RegionConfig, parts: Mapping[str, nn.Module]
+) -> None:
     """Refuse a folder's tensors of parts that the model has otherwise, though of the same shapes.
 
     Args:
         folder: with region modules.
         saved: their config.
         own: the model's.
+        parts: of the model, by their names in :data:`PARTS`.
 
     Raises:
         ValueError: with both.
     """
-    others = []
-    if saved.lion_adapters and own.lion_adapters and task_names(saved.lion_tasks) != task_names(own.lion_tasks):
-        others.append(ADAPTERS)  # their tensors go by the tasks' order
-    if saved.lion_aggregator and own.lion_aggregator:
-        there, here = ((one.lion_aggregator, fractions_of(one.lion_aggregator_depths)) for one in (saved, own))
-        others += [AGGREGATOR] if there != here else []
+    of_folder = {ADAPTERS: saved.lion_adapters, AGGREGATOR: saved.lion_aggregator}
+    both = {name: part for name, part in parts.items() if of_folder.get(name)}
+    others = [name for name, part in both.items() if tensors_go_by(name, part, saved) != tensors_go_by(name, part, own)]
     if not others:
         return
     has, model_has = (" and ".join(described(name, config) for name in others) for config in (saved, own))
