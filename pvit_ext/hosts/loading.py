@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall, name_positional
+from pvit_ext.hosts.precision import SLOW, computes_slowly
+
+logger = logging.getLogger(__name__)
 
 
 def attach(
@@ -98,6 +102,8 @@ def load_pretrained_model(
     kind = find_kind(call.path, call.base)
     kind.announce()
     host = host_of_checkpoint(kind)
+    if computes_slowly(call.device, call.dtype):
+        logger.warning('%s: load_pretrained_model(..., dtype="float32"), or --dtype float32, is faster here', SLOW)
     with _naming_arguments(call.kwargs):
         loaded: Loaded = host.load(kind, call)
     if call.region_config is not None:

@@ -8,7 +8,7 @@ SLOW = "this CPU has no instructions for bfloat16, and torch takes many times as
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16, as oneDNN, which computes torch's products there, sees it.
+    """Whether this CPU has instructions for bfloat16. oneDNN is asked, which computes torch's products there.
 
     True where torch was built without oneDNN, or cannot tell.
     """

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.find import ModelHost, host_of
 from pvit_ext.hosts.image_features import ImageFeatures
-from pvit_ext.hosts.precision import SLOW, computes_slowly
 from pvit_ext.hosts.shown_images import SharedImages
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import RegionError
 from pvit_ext.tokens.processor import RegionPrompt
 from pvit_ext.tokens.query import Query
-
-logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -46,9 +39,6 @@ class Session:
         self.model, self.tokenizer = model, tokenizer
         self.chat = model_host(model).chat(model, tokenizer, image_processor, conv_version, system)
         self.shared = shared_images(self.chat, model, features)
-        weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None  # another host's may be none
-        if weight is not None and computes_slowly(weight.device, weight.dtype):
-            _say_slow()
 
     def prompts(self, queries: Sequence[Query]) -> list[RegionPrompt]:
         """A prompt for each query, all checked.
@@ -63,12 +53,6 @@ class Session:
     def batch(self, queries: Sequence[Query], prompts: Sequence[RegionPrompt], prefix: bool = False) -> dict[str, Any]:
         """Arguments of the model's ``generate``; see :func:`one_batch`."""
         return one_batch(self.chat, queries, prompts, self.shared, prefix)
-
-
-@functools.cache
-def _say_slow() -> None:
-    """Once a process: a session is made for each call of ``ask``."""
-    logger.warning('%s: load_pretrained_model(..., dtype="float32"), or --dtype float32, is faster here', SLOW)
 
 
 def shared_images(chat: Chat, model: Any, features: ImageFeatures | None) -> SharedImages | None:

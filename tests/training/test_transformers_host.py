@@ -17,12 +17,15 @@ from pvit_ext import Query, Region
 from pvit_ext.adapters.lora import find_all_linear_names
 from pvit_ext.data.bad_records import BadRecords
 from pvit_ext.data.records import load_records
+from pvit_ext.hosts import precision
 from pvit_ext.hosts.transformers.attach import attach
 from pvit_ext.hosts.transformers.dataset import RegionDataset
+from pvit_ext.hosts.transformers.entry import HOST as ENTRY
 from pvit_ext.hosts.transformers.training import connectors
 from pvit_ext.train import main
+from pvit_ext.training.host import take_host
 from pvit_ext.training.plan.steps import measured_rates
-from pvit_ext.training.transformers import host as training_host
+from pvit_ext.training.run import parse_flags
 from pvit_ext.training.transformers.arguments import TransformersDataArguments
 from pvit_ext.training.transformers.host import TransformersHost
 from tests.hosts.transformers.inputs import ALL, ALL_BUT_TWO_SLOW, OSPREY, make_image
@@ -216,9 +219,20 @@ def test_trackers_show_answers_and_throughput(
 
 def test_a_checkpoint_of_llava_is_refused(llava_checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     data = write_records(tmp_path / "data")
-    monkeypatch.setattr(training_host, "load_pretrained_model", None)  # it is not loaded to find out
+    monkeypatch.setattr(ENTRY, "load", None)  # it is not loaded to find out
     with pytest.raises(ValueError, match=r"--host transformers trains .* is none: leave --host out"):
         run(monkeypatch, flags(llava_checkpoint, data, tmp_path / "out"))
+
+
+def test_loading_leaves_it_to_the_run_to_say_that_bfloat16_is_slow(
+    llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which knows whether it computes on the CPU that the model is loaded on."""
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    host, rest = take_host(flags(llava, write_records(tmp_path / "data"), tmp_path / "out", bf16=True))
+    model, _ = host.load_model(parse_flags(host, rest))
+    assert model.dtype == torch.bfloat16
+    assert "bfloat16" not in caplog.text
 
 
 def test_the_llava_host_refuses_a_checkpoint_of_transformers(llava: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -14,7 +14,8 @@ from pvit_ext.distributed import loading
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.llava import compat
-from pvit_ext.hosts.loading import attach, load_pretrained_model
+from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.loading import attach
 from pvit_ext.hosts.transformers import training as parts_of
 from pvit_ext.hosts.transformers.dataset import RegionCollator, RegionDataset
 from pvit_ext.hosts.transformers.entry import HOST as ENTRY
@@ -58,16 +59,19 @@ class TransformersHost:
         )
         dtype = torch.bfloat16 if args.training.bf16 else torch.float32
         path = args.model.model_name_or_path
-        if host_of_checkpoint(find_kind(path)) is not ENTRY:
+        kind = find_kind(path)
+        if host_of_checkpoint(kind) is not ENTRY:
             raise ValueError(
                 f"--host transformers trains checkpoints of transformers' own; {path} is none: leave --host out"
             )
         if (quantization := Quantization.of_arguments(args.training)) is not None:
             options["quantization"] = quantization
         device = "cpu" if quantization is None else args.training.device  # the Trainer moves no quantised model
+        call = LoadCall.of(path, None, None, device, dtype, options)
+        kind.announce()
         with loading():
-            _, model, processor, _ = load_pretrained_model(path, device=device, dtype=dtype, **options)
-        return self._complete(model, processor, args), processor
+            loaded = ENTRY.load(kind, call)
+        return self._complete(loaded.model, loaded.processor, args), loaded.processor
 
     def outline_model(self, args: Arguments) -> Any:
         """The same model on the meta device."""
