@@ -22,6 +22,7 @@ from pvit_ext.files import read_json
 from pvit_ext.hosts.llava.region_token import HintTokenizer, tokenizer_region_token
 from pvit_ext.hosts.transformers.classes import region_class
 from pvit_ext.hosts.transformers.processor import with_regions_of
+from pvit_ext.tools.convert.configs import check_is_convertible
 from pvit_ext.tools.convert.processor_files import TEMPLATES, template_kind
 from pvit_ext.tools.convert.template import conv_version_of
 from pvit_ext.tools.shards import open_checkpoint
@@ -292,6 +293,13 @@ def test_what_llavas_code_cannot_hold(name: str, why: str, tmp_path: Path, capsy
     ZOO[name]()[0].save_pretrained(tmp_path / "hub")
     assert cli.main(["convert", str(tmp_path / "hub"), "--to", "llava", "--out", str(tmp_path / "out")]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_layout_that_llava_takes_for_another_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    check_is_convertible(
+        SimpleNamespace(model_type="llava_llama", mm_projector_type="mlp2x_gelu", image_aspect_ratio="padd")
+    )
+    assert "image_aspect_ratio 'padd'" in caplog.text
 
 
 @pytest.mark.slow

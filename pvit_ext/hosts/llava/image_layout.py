@@ -6,9 +6,11 @@ image scaled into the best of the configured resolutions, centred, the rest blac
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -16,7 +18,15 @@ from torch import Tensor
 from pvit_ext.regions.region import RegionError, Size
 from pvit_ext.regions.view import View, tower_view
 
+ASPECTS = ("square", "pad", "anyres")
+MERGES = ("flat", "spatial", "spatial_unpad")
+"""What LLaVA tells apart, its repository and its package: it takes other words for one of them."""
+
 _EXAMPLE = "a list of resolutions such as [[336, 672], [672, 336], [672, 672]]"
+_TOLD: WeakSet[Any] = WeakSet()
+"""Models whose words were looked at."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,11 @@ class ImageLayout:
 
     @classmethod
     def of(cls, model: Any) -> ImageLayout:
-        """The layout of a LLaVA model with a loaded vision tower."""
+        """The layout of a LLaVA model with a loaded vision tower; see :func:`tell_unknown_words`."""
         tower, config = model.get_vision_tower(), model.config
+        if model not in _TOLD:  # a layout is made for each batch
+            _TOLD.add(model)
+            tell_unknown_words(config)
         aggregator = getattr(model.get_model(), "region_aggregator", None)
         return cls(
             tower.image_processor,
@@ -140,6 +153,24 @@ class ImageLayout:
                 "height) of the originals"
             )
         return columns, rows
+
+
+def tell_unknown_words(config: Any) -> None:
+    """Warn of words in a LLaVA's config that LLaVA takes for others, and say for which.
+
+    Args:
+        config: of the model.
+    """
+    aspect, merge = getattr(config, "image_aspect_ratio", None), getattr(config, "mm_patch_merge_type", "flat")
+    text = "%s %r in the model's config is none of %s: %s; if another was meant, correct it in config.json"
+    if aspect not in (None, *ASPECTS):
+        tiles = ", without the tiles that the forks with this word make" if "anyres" in aspect else ""
+        read = f"LLaVA reads it as 'square'{tiles}"
+        logger.warning(text, "image_aspect_ratio", aspect, ", ".join(ASPECTS), read)
+    if aspect == "anyres" and merge not in MERGES:  # without tiles nobody reads it
+        word = "spatial_unpad" if "unpad" in merge else "spatial"
+        read = f"LLaVA reads it as {word!r}" if merge.startswith("spatial") else "LLaVA refuses images"
+        logger.warning(text, "mm_patch_merge_type", merge, ", ".join(MERGES), read)
 
 
 def count_crops(images: Any) -> list[int]:

@@ -6,6 +6,7 @@ import ast
 from typing import Any
 
 from pvit_ext.config import CONFIG_KEY
+from pvit_ext.hosts.llava.image_layout import tell_unknown_words
 from pvit_ext.hosts.transformers.facts import HOST_KEY, HostFacts
 from pvit_ext.tools.convert.tower import Tower
 
@@ -20,7 +21,7 @@ ARCHITECTURES = {
 
 
 def check_is_convertible(host: Any) -> None:
-    """Refuse a LLaVA that transformers' classes cannot hold.
+    """Refuse a LLaVA that transformers' classes cannot hold, and tell words of its config that LLaVA takes for others.
 
     Args:
         host: LLaVA's config.
@@ -38,6 +39,7 @@ def check_is_convertible(host: Any) -> None:
         raise ValueError(f"mm_patch_merge_type is {merge!r}: transformers' LLaVA-NeXT has spatial_unpad")
     if getattr(host, "mm_use_im_start_end", False):
         raise ValueError("mm_use_im_start_end surrounds images with tokens: transformers' LLaVA does not")
+    tell_unknown_words(host)
 
 
 def hub_config(

@@ -14,6 +14,7 @@ from pvit_ext.config import RegionConfig
 from pvit_ext.files import absolute
 from pvit_ext.hosts.checkpoint_contents import checkpoint_contents, processor_contents
 from pvit_ext.hosts.llava import compat, cpu_launch
+from pvit_ext.hosts.llava.image_layout import ASPECTS, MERGES
 from pvit_ext.training.arguments import DataFlags, ModelFlags, TrainingFlags, refuse_resume_path
 from pvit_ext.training.lora_arguments import check_lora
 from pvit_ext.training.sampler import check_sampling
@@ -29,9 +30,6 @@ _OF_NEW_VISION: dict[str, Any] = {
 """LLaVA's defaults for a bare language model."""
 _FIXED = ("mm_projector_type", "mm_vision_select_layer", "mm_vision_select_feature")
 """What a run on a LLaVA cannot change."""
-_MERGES = ("flat", "spatial", "spatial_unpad")
-_ASPECTS = ("square", "pad", "anyres")
-"""What LLaVA tells apart, its repository and its package: it takes other words for one of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ class RegionModelArguments(ModelFlags, llava_train.ModelArguments):
                 f"--version {self.version!r} is no conversation template; known: {', '.join(sorted(known))}"
             )
         if self.mm_patch_merge_type is not None:
-            _check_word("mm_patch_merge_type", self.mm_patch_merge_type, _MERGES)
+            _check_word("mm_patch_merge_type", self.mm_patch_merge_type, MERGES)
         self.drop_empty_paths()
         if self.model_name_or_path is not None:
             values, _ = transformers.PretrainedConfig.get_config_dict(self.model_name_or_path)
@@ -157,7 +155,7 @@ class RegionDataArguments(DataFlags, llava_train.DataArguments):
     def __post_init__(self) -> None:
         """Raise ValueError for a layout that LLaVA does not know, and for tiles of one that has none."""
         super().__post_init__()
-        _check_word("image_aspect_ratio", self.image_aspect_ratio, _ASPECTS)
+        _check_word("image_aspect_ratio", self.image_aspect_ratio, ASPECTS)
         if self.image_grid_pinpoints and self.image_aspect_ratio != "anyres":
             raise ValueError(
                 f"--image_grid_pinpoints {self.image_grid_pinpoints}: --image_aspect_ratio {self.image_aspect_ratio} "

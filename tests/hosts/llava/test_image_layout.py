@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -47,6 +49,31 @@ def test_tiles_that_the_processor_would_crop_are_refused(anyres: Loaded, monkeyp
     monkeypatch.setattr(anyres[2], "size", {"shortest_edge": 64})
     with pytest.raises(ValueError, match="tiles have 56 pixels"):
         ImageLayout.of(anyres[1]).view((96, 96), tiled=True)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "merge", "said"),
+    [
+        ("padd", "flat", "image_aspect_ratio 'padd' .* none of square, pad, anyres: LLaVA reads it as 'square'"),
+        ("anyres_max_9", "spatial_unpad", "'anyres_max_9' .* as 'square', without the tiles that the forks .* make"),
+        ("anyres", "spatial_unpadded", "mm_patch_merge_type .* none of flat, spatial, spatial_unpad: .* 'spatial_unpad'"),
+        ("anyres", "spatial_max", "mm_patch_merge_type 'spatial_max' .*: LLaVA reads it as 'spatial'"),
+        ("anyres", "flatt", "mm_patch_merge_type 'flatt' .*: LLaVA refuses images"),
+        ("anyres", "spatial", None), ("pad", "flat", None), ("square", "flat", None), (None, "flat", None),
+        ("pad", "unread", None),
+    ],
+)  # fmt: skip
+def test_words_that_llava_takes_for_others_are_told_once_a_model(
+    anyres: Loaded, aspect: str | None, merge: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        model = copy.copy(anyres[1])
+        model.config = copy.copy(model.config)
+        model.config.image_aspect_ratio, model.config.mm_patch_merge_type = aspect, merge
+        caplog.clear()
+        assert ImageLayout.of(model) == ImageLayout.of(model)
+        assert len(caplog.messages) == (said is not None)
+        assert said is None or re.search(said, caplog.text)
 
 
 def random_maps(pictures: int, height: int = 2, width: int = 3) -> Tensor:
