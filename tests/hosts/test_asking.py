@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -198,7 +199,12 @@ def test_an_unreadable_image_names_the_query(talking: Parts, tmp_path: Path, con
         answers(talking, [FINE, Query(path, "Red?")], max_new_tokens=1)
 
 
-def test_parts_in_another_order_are_named(talking: Parts) -> None:
+def test_parts_in_another_order_are_named(talking: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer, processor = talking
     with pytest.raises((TypeError, ValueError), match=r"^the (second|third) argument is"):
         pvit_ext.ask(model, processor, tokenizer, MIXED)
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages }}", raising=False)
+    for other in (tokenizer, SimpleNamespace(tokenizer=tokenizer)):
+        kind = type(other).__name__
+        with pytest.raises((TypeError, ValueError), match=f"^the third argument is a {kind}(, and no| that has no)"):
+            pvit_ext.ask(model, tokenizer, other, MIXED)
