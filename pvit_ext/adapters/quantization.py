@@ -147,9 +147,10 @@ def _say_once() -> None:
 
 
 def check_trained_bits(folder: Path, own: Quantization | None) -> None:
-    """Refuse an adapter that was trained on fewer bits than a model's, or on others: it makes up for their rounding.
+    """Refuse an adapter that was trained on a base in few bits, for a model in others or in its dtype.
 
-    One of full weights on a model in few bits is a warning.
+    Such an adapter corrects the rounding of its own base as well. One that was trained on a base in its dtype is a
+    warning for a model in few bits, whose rounding it has not seen.
 
     Args:
         folder: of the adapter.

@@ -153,7 +153,7 @@ class RecordDataset(Dataset[dict[str, Any]]):
         """
         texts = [turn["value"] for turn in record.data["conversations"]]
         style = self.region_processor.tag_style
-        self.region_processor.say_what_is_text(texts, record.location)
+        self.region_processor.check_placeholders(texts, record.location)
         if style is None:
             return texts
         if style == HINT_STYLE and any(HINT_PLACEHOLDER in answer for answer in texts[1::2]):

@@ -70,7 +70,7 @@ class Adapters:
 
         Raises:
             ValueError: for a name that is taken or none, a folder without an adapter or without all of its tensors, one
-                that was trained on other weights or on fewer bits, one whose region modules are others than the
+                that was trained on other weights or on other few bits, one whose region modules are others than the
                 model's or append rows to images of a model that has none, an adapter that changes the weights under it,
                 or a model that has an adapter on it already.
         """

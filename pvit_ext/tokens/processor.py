@@ -137,15 +137,15 @@ class RegionProcessor:
         except ValueError as error:
             raise RegionError(f"{name}: {error}") from error
 
-    def say_what_is_text(self, texts: Sequence[str], name: str) -> None:
-        """Log that ``<hint>`` in a sample is ordinary text, where the model has no hint vector.
+    def check_placeholders(self, texts: Sequence[str], name: str) -> None:
+        """Refuse a placeholder that the model does not read and the tokenizer keeps as a token; log one that is text.
 
         Args:
             texts: of the sample.
             name: of the sample.
 
         Raises:
-            RegionError: naming the sample, where it is none because the tokenizer has kept it as a token.
+            RegionError: naming the sample and the placeholder.
         """
         refuse_unread(texts, self.unread, name)
         if self.tag_style != HINT_STYLE:
@@ -213,7 +213,7 @@ class RegionProcessor:
         """
         found = [one for text in texts for one in find_placeholders(text, name)]
         texts = [replace_markup(text) for text in texts]
-        self.say_what_is_text(texts, name)
+        self.check_placeholders(texts, name)
         given = [
             resolve(region, sizes, name, number)
             for number, region in enumerate(fill_placeholders(found, regions, name, texts))
