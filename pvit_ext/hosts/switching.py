@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ from torch import Tensor
 
 from pvit_ext.adapters.layers import has_adapter
 from pvit_ext.adapters.lion.parts import starts_at_random
-from pvit_ext.adapters.lora import ADAPTER_CONFIG, NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter, split_adapter
+from pvit_ext.adapters.lora import NON_LORA_FILE, PEFT_PREFIX, config_of, read_adapter, split_adapter
 from pvit_ext.adapters.quantization import Quantization, check_trained_bits
 from pvit_ext.adapters.refusals import tuner_of
 from pvit_ext.adapters.tensors import plain_name, plain_names, state_of
 from pvit_ext.adapters.undo import processor_undone_on_failure, undone_on_failure
 from pvit_ext.config import APPENDED, CONFIG_KEY
 from pvit_ext.encoders.weights import read_checkpoint
-from pvit_ext.files import fingerprint
-from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind
 from pvit_ext.hosts.loading import attach
+from pvit_ext.hosts.trained_on import check_base
 from pvit_ext.tokens.serialization import MODULES_FILE, load_region_modules, read_region_config
 
 _MOVES_BASE = ("pissa", "olora")
@@ -30,8 +29,6 @@ _ALONE = "target_parameters"
 _TOKENS = "trainable_token_indices"
 _PREFIX = "result_"
 """Of our names in peft, which would take some for attributes of modules (``keys``) or for parts of its own names."""
-
-logger = logging.getLogger(__name__)
 
 
 class Adapters:
@@ -83,7 +80,7 @@ class Adapters:
         kind = self._kind_of(str(folder))
         if not kind.adapter or kind.folder is None:
             raise ValueError(f"{kind}: no adapter to put beside others")
-        self._check_base(kind)
+        check_base(self.model, kind)
         bits, weights = self._check_bits(kind.folder), read_adapter(kind.folder)
         config = config_of(self.model, kind.folder, weights, bits)
         self._check_beside_others(config, folder)
@@ -123,30 +120,6 @@ class Adapters:
             if not (own := self.model.name_or_path):
                 raise
             return find_kind(folder, own)
-
-    def _check_base(self, kind: CheckpointKind) -> None:
-        """Refuse an adapter of other weights than the model's, and warn where that cannot be told."""
-        named = _weights_of(str(kind.recorded or kind.base))
-        loaded = adapter_on(self.model)
-        own = str(self.model.name_or_path) if loaded is None else loaded.path
-        if Path(own).resolve() == Path(named).resolve():
-            return
-        if loaded is not None:
-            raise ValueError(
-                f"the model carries the adapter of {own}, and {kind.path} was trained without it: load {named}, not "
-                f"{own}"
-            )
-        if Path(named, ADAPTER_CONFIG).is_file():
-            raise ValueError(f"{kind.path} was trained on {named} and its adapter: load {named}, not {own}")
-        ours, others = (_weight_files(Path(one)) for one in (own, named))
-        if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
-            text = "%s was trained on %s, the model is %s: right only if both hold the same weights"
-            logger.warning(text, kind.path, named, own or "of no folder")
-        elif list(map(fingerprint, ours)) != list(map(fingerprint, others)):
-            raise ValueError(
-                f"{kind.path} was trained on {named}, whose weights are others than those of the model, {own}: load "
-                f"{named} in its place"
-            )
 
     def _check_beside_others(self, config: Any, folder: str | Path) -> None:
         """Refuse an adapter that would change the others' answers, or that peft cannot put beside them."""
@@ -261,27 +234,12 @@ class Adapters:
         return {plain: tensors[name] for plain, name in plain_names(self.model).items()}
 
 
-def _weights_of(path: str) -> str:
-    """The folder of the language model's weights in what a folder's name stands for, under region modules alone."""
-    try:
-        kind = find_kind(path)
-    except (OSError, ValueError):
-        return path
-    return path if kind.adapter or kind.base is None else _weights_of(kind.base)
-
-
 def _moves_base(config: Any) -> str | None:
     """What in a config of peft changes the base's weights; None if nothing does."""
     start = getattr(config, "init_lora_weights", None)
     if isinstance(start, str) and start.startswith(_MOVES_BASE):
         return start
     return next((name for name in _MOVING_FIELDS if getattr(config, name, None) is not None), None)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files with a checkpoint's weights; none where it is not here."""
-    kinds = (sorted(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
-    return next((found for found in kinds if found), [])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
