@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.adapters.lion.aggregator import different_depths
+from pvit_ext.adapters.lion.tower_layers import different_depths
 from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.encoders.weights import names_in

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pvit_ext.adapters.lion.aggregator import HOW_TO_OFFER, OFFERED
+from pvit_ext.adapters.lion.tower_layers import HOW_TO_OFFER, OFFERED
 from pvit_ext.distributed import gathered
 from pvit_ext.ops.frozen import FrozenInEval
 from pvit_ext.plugins import FLAG, Registry

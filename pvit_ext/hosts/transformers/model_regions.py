@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pvit_ext.adapters.lion.aggregator import layers_at
+from pvit_ext.adapters.lion.tower_layers import layers_at
 from pvit_ext.config import RegionConfig
 from pvit_ext.hosts.model_regions import ModelRegions
 from pvit_ext.hosts.transformers.families import family_of

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for, boundaries, different_depths, layers_at
+from pvit_ext.adapters.lion.aggregator import VisionAggregator, aggregator_for, boundaries
+from pvit_ext.adapters.lion.tower_layers import different_depths, layers_at
 from pvit_ext.config import AGGREGATOR_DEPTHS
 from tests.goldens import rules
 
