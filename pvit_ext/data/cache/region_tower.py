@@ -98,16 +98,18 @@ class RegionTowerSource:
 
         Raises:
             CacheError: when the encoder has no tower of its own, or its weights are not named.
+            ValueError: for an unknown encoder.
         """
         facts: EncoderFacts | None = None
         if modules is not None:
             config, _, facts = read_region_config(modules)
-        elif not config.weights and needs_weights:
+        found = cls(config, dtype, modules, None if facts is None else facts.weights_sha256)
+        encoder = found.outline().encoder  # which raises for one that no weights would help
+        if modules is None and not config.weights and needs_weights:
             raise CacheError(
                 "the tower's weights are not named, it would be random: give --weights FILE, or --region-modules DIR"
             )
-        found = cls(config, dtype, modules, None if facts is None else facts.weights_sha256)
-        return replace(found, registers=type(found.outline().encoder).__module__)
+        return replace(found, registers=type(encoder).__module__)
 
     def outline(self) -> RegionTower:
         """The encoder without weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import pickle
@@ -206,9 +207,11 @@ def test_another_pillow_is_another_preprocessing(
 
 
 def test_an_encoder_without_a_tower_or_that_trains_is_refused(data: Path, regionclip_weights: Path) -> None:
-    for name in ("text", "osprey", "focal"):
+    for name, needs in itertools.product(("text", "osprey", "focal"), (False, True)):
         with pytest.raises(CacheError, match=rf"'{name}' has no tower of its own.*behind --run"):
-            RegionTowerSource.of(RegionConfig(name), torch.float32, needs_weights=False)
+            RegionTowerSource.of(RegionConfig(name), torch.float32, needs_weights=needs)
+    with pytest.raises(ValueError, match="unknown region encoder 'nosuch'"):
+        RegionTowerSource.of(RegionConfig("nosuch"), torch.float32)
     with pytest.raises(CacheError, match=r"weights are not named.*--weights FILE"):
         RegionTowerSource.of(RegionConfig("regionclip"), torch.float32)
     cache = fill(job(data, regionclip_weights))
