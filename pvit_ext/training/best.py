@@ -49,6 +49,13 @@ def measured(state: Any) -> dict[str, float] | None:
     return entry and {key: entry[key] for key in (PREFIX + name for name in MEASURES) if key in entry}
 
 
+def describe(state: Any, choice: Choice) -> str:
+    """What is said of the best checkpoint at the end of a run that has one."""
+    last = next(entry for entry in reversed(state.log_history) if f"{PREFIX}loss" in entry)
+    measure = choice.measure(last).removeprefix(PREFIX)
+    return f"best: {state.best_model_checkpoint}, with {measure} {state.best_metric:.4f} on held-out records"
+
+
 def note(state: Any, choice: Choice, measures: Mapping[str, float], folder: Path) -> None:
     """Name a checkpoint as the best, if it is better than those before.
 

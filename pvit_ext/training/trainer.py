@@ -73,8 +73,8 @@ class RegionTrainer(Trainer):
         if self.stop.agreed:
             self.say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
             raise Stopped
-        if (folder := self.state.best_model_checkpoint) is not None:
-            self.say(f"best: {folder}, with {self.state.best_metric:.4f} on held-out records")
+        if self.state.best_model_checkpoint is not None:
+            self.say(best.describe(self.state, best.Choice.of(self.args)))
         self._check_gradients()
         return result
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_training_is_the_same_to_the_bit_and_a_resume_goes_on_with_the_same_numb
     state = json.loads((tmp_path / "measured" / "trainer_state.json").read_text())
     assert Path(state["best_model_checkpoint"]).name == "checkpoint-2"
     assert state["best_metric"] == pytest.approx(2 / 3)
-    assert f"best: {tmp_path / 'measured' / 'checkpoint-2'}" in said
+    assert f"best: {tmp_path / 'measured' / 'checkpoint-2'}, with accuracy 0.6667 on held-out records" in said
     shutil.rmtree(tmp_path / "measured" / "checkpoint-4")
     again = scripted.run(start, "measured", own)
     assert measured(again) == measured(trainer)
@@ -192,6 +193,24 @@ def test_a_later_checkpoint_is_better_only_if_it_is(
         best.note(state, best.Choice(None, greater), measures, tmp_path / f"checkpoint-{step}")
     assert Path(str(state.best_model_checkpoint)).name == f"checkpoint-{expected}"
     assert state.best_metric == values[expected - 1]
+
+
+@pytest.mark.parametrize(("chosen", "measures", "name"), [
+    (None, {"eval_loss": 0.5, "eval_accuracy": 0.0}, "accuracy"),
+    ("eval_loss", {"eval_loss": 0.5, "eval_accuracy": 0.0}, "loss"),
+    (None, {"eval_loss": 0.5}, "loss"),  # answers too long to be compared
+])  # fmt: skip
+def test_what_is_said_of_the_best_checkpoint_names_its_measure(
+    chosen: str | None, measures: dict[str, float], name: str
+) -> None:
+    from transformers import TrainerState
+
+    choice = best.Choice.of(SimpleNamespace(metric_for_best_model=chosen, greater_is_better=None))
+    state = TrainerState(global_step=2, log_history=[{"step": 2, **measures}, {"step": 2, "train_runtime": 1.0}])
+    best.note(state, choice, measures, Path("out/checkpoint-2"))
+    assert best.describe(state, choice) == (
+        f"best: out/checkpoint-2, with {name} {measures['eval_' + name]:.4f} on held-out records"
+    )
 
 
 def test_the_best_checkpoint_is_not_deleted(tmp_path: Path) -> None:
