@@ -97,8 +97,8 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
         return CheckpointKind(path, config.parent, found, _other(base, recorded), adapter=True)
     if base is None and local is not None and not has_weights and (local / PROJECTOR_FILE).is_file():
         raise FileNotFoundError(
-            f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=..., for training as MODEL with "
-            "--pretrain_mm_mlp_adapter)"
+            f"{path} holds {PROJECTOR_FILE} only: name the checkpoint under it (base=... or --base; for training as "
+            "MODEL with --pretrain_mm_mlp_adapter)"
         )
     if local is not None and not has_weights and not any((local / name).is_file() for name in _CONFIGS):
         raise FileNotFoundError(f"{path} has no config.json: name the folder of a checkpoint")
@@ -107,7 +107,7 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
     if not has_weights and (projector := file_of(path, PROJECTOR_FILE)) is not None:
         file_of(path, "config.json")
         return CheckpointKind(path, projector.parent, _base_of(path, base, None, PROJECTOR_FILE), projector=True)
-    raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave base out")
+    raise ValueError(f"{path} is a whole checkpoint, which has no use for a base ({base}): leave out base= (--base)")
 
 
 def results_in(folder: Path) -> dict[str, str]:
@@ -213,13 +213,15 @@ def _other(given: str | None, recorded: str | None) -> str | None:
 def _base_of(path: str, given: str | None, recorded: str | None, held: str) -> str:
     base = given or recorded
     if not base:
-        raise FileNotFoundError(f"{path} holds {held} only: name the LLaVA checkpoint they belong to (base=...)")
+        raise FileNotFoundError(
+            f"{path} holds {held} only: name the LLaVA checkpoint they belong to (base=... or --base)"
+        )
     if given is None and (near := _near(Path(path), base)) is not None:
         return str(near)
     try:
         check_exists(base)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{path} belongs to {base}, which is not there: name the checkpoint's folder (base=...); {error}"
+            f"{path} belongs to {base}, which is not there: name the checkpoint's folder (base=... or --base); {error}"
         ) from None
     return base

@@ -43,7 +43,7 @@ def load_encoder_file(
     except FileNotFoundError as error:
         if encoder.frozen or facts.weights_sha256 is not None:
             raise
-        cure = f"; {config.encoder!r} trains, and may start without: leave its weights out (--region_weights '')"
+        cure = f"; {config.encoder!r} trains, and may start without: give no weights (training: --region_weights '')"
         raise FileNotFoundError(f"{error}{cure}") from error
     digest = sha256_file(path)
     if facts.weights_sha256 not in (None, digest):

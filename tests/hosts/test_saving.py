@@ -261,7 +261,8 @@ def test_region_files_that_hold_the_encoder_need_no_weights_file(
     assert torch.equal(says(load(tmp_path / "modules")), says(parts))
     with pytest.raises(FileNotFoundError, match="weights of the region encoder not found") as found:
         host.attached(parts.model.region_config)
-    assert ("may start without: leave its weights out" in str(found.value)) == (encoder == "osprey")
+    cure = "may start without: give no weights (training: --region_weights '')"
+    assert (cure in str(found.value)) == (encoder == "osprey")
 
 
 def test_region_files_without_a_base(host: TinyHost, named: Parts, tmp_path: Path) -> None:
