@@ -109,7 +109,9 @@ def test_help_names_what_is_no_field_of_the_arguments(
         main()
     text = " ".join(capsys.readouterr().out.split())
     assert "--host NAME, the kind of model (llava" in text
-    assert all(word in text for word in ("--config FILE", "--plugin MODULE", "--stage", "--model_name_or_path"))
+    assert all(
+        word in text for word in ("--config FILE", "--plugin MODULE", "--traceback", "--stage", "--model_name_or_path")
+    )
 
 
 @pytest.mark.parametrize(
