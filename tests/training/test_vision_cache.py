@@ -149,7 +149,9 @@ def test_what_cannot_be_stored_is_said(llava_checkpoint: Path, data: Path, tmp_p
 
     given = words(llava_checkpoint, data, tmp_path / "c")
     assert "'overlay' paints on the image" in refused([*given, "--region_encoder", "overlay", "--stage", "finetune"])
-    assert "file, dtype: --run takes this from the flags of the run" in refused(given, str(data), "--dtype", "bfloat16")
+    assert "FILE, --dtype: --run takes this from the flags of the run" in refused(
+        given, str(data), "--dtype", "bfloat16"
+    )
     assert "the flags of the run are missing" in refused([])
     assert not (tmp_path / "x").exists()
 
