@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvit_ext.cli import ask_many, ask_tags
-from pvit_ext.cli.options import count
+from pvit_ext.cli.once import REPEATED
+from pvit_ext.cli.options import add_base, count
 
 if TYPE_CHECKING:
     from pvit_ext.regions.region import Region
@@ -28,16 +29,10 @@ def add(commands: Any) -> None:
         "placeholders in the order given, whatever their kind, in pixels of the image as a viewer shows it.",
     )
     parser.add_argument("question", nargs="?", metavar="QUESTION", help='such as "What digit is in <region>?"')
-    parser.add_argument("--image", metavar="FILE")
+    parser.add_argument("--image", metavar="FILE", help="the image asked about", advice="several images come by --file")
     parser.add_argument("--model", metavar="DIR", help=f"checkpoint, default {QUICKSTART_MODEL} if it exists")
-    parser.add_argument("--base", metavar="DIR", help="LLaVA checkpoint under a folder of region modules only")
-    parser.add_argument("--box", nargs=4, type=float, action=_AddRegion, metavar=("X0", "Y0", "X1", "Y1"))
-    parser.add_argument("--point", nargs=2, type=float, action=_AddRegion, metavar=("X", "Y"))
-    parser.add_argument("--polygon", type=_vertices, action=_AddRegion, metavar='"X,Y X,Y X,Y ..."')
-    parser.add_argument("--scribble", type=_vertices, action=_AddRegion, metavar='"X,Y X,Y ..."')
-    parser.add_argument(
-        "--mask", action=_AddRegion, metavar="PNG", help="one channel, the size of the image; 0 is outside"
-    )
+    add_base(parser)
+    _add_regions(parser)
     parser.add_argument("--normalized", action="store_true", help="coordinates are 0..1 of the image, not pixels")
     parser.add_argument("--max-new-tokens", type=count, metavar="N", help="of an answer, default 64")
     parser.add_argument("--scores", action="store_true", help="also the log-likelihood of the answer")
@@ -55,6 +50,18 @@ def add(commands: Any) -> None:
     ask_tags.add(parser)
     ask_many.add(parser)
     parser.set_defaults(handler=run, regions=[])
+
+
+def _add_regions(parser: argparse.ArgumentParser) -> None:
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "box": ("left, top, right and bottom", {"nargs": 4, "type": float, "metavar": ("X0", "Y0", "X1", "Y1")}),
+        "point": ("one place", {"nargs": 2, "type": float, "metavar": ("X", "Y")}),
+        "polygon": ("an outline, at least three corners", {"type": _vertices, "metavar": '"X,Y X,Y X,Y ..."'}),
+        "scribble": ("a line drawn over it", {"type": _vertices, "metavar": '"X,Y X,Y ..."'}),
+        "mask": ("an image of one channel, the size of the image; 0 is outside", {"metavar": "PNG"}),
+    }
+    for kind, (about, how) in kinds.items():
+        parser.add_argument(f"--{kind}", action=_AddRegion, help=f"a region: {about}; {REPEATED}", **how)
 
 
 def run(args: argparse.Namespace) -> int:

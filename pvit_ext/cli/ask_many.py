@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvit_ext.cli import ask_embeds
-from pvit_ext.cli.options import count, count_from_zero
+from pvit_ext.cli.options import add_feature_cache, count, count_from_zero, feature_cache_bytes
 
 if TYPE_CHECKING:
     from pvit_ext.data.scan import BadRecord
     from pvit_ext.inference.questions import Question
 
-BATCH_SIZE, IMAGE_CACHE = 8, 1024
+BATCH_SIZE = 8
 OF_FOLDER = ("region_file", "template", "format")
 """Options that go with --folder alone."""
-OF_MANY = ("out", "batch_size", "max_bad_records", "image_cache", "image_folder", "to", "language_model", *OF_FOLDER)
+OF_MANY = ("out", "batch_size", "max_bad_records", "feature_cache", "image_folder", "to", "language_model", *OF_FOLDER)
 """Options that one question has no use for."""
 FLAGS = {"region_file": "--regions", "template": "--question"}
 """Of options whose flag has another name."""
@@ -34,25 +34,37 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-folder", type=Path, metavar="DIR", help="of --file's images, default its own folder")
     group.add_argument("--folder", type=Path, metavar="DIR", help="folder of images, with --regions and --question")
     group.add_argument(
-        "--regions", type=Path, dest="region_file", metavar="FILE", help="regions on them: COCO's, VOC's or our records"
+        "--regions",
+        type=Path,
+        dest="region_file",
+        metavar="FILE",
+        help="regions on them: a file or folder of any format of `pvit-ext data convert --formats`, or our records",
     )
     group.add_argument("--question", dest="template", metavar="TEXT", help="asked about each region, with one <region>")
-    group.add_argument("--format", metavar="NAME", help="of --regions, see `pvit-ext data convert --formats`")
-    group.add_argument("--out", type=Path, metavar="ANSWERS", help="JSON Lines, made or gone on with")
-    group.add_argument("--batch-size", type=count, metavar="N", help=f"questions at a time, default {BATCH_SIZE}")
-    group.add_argument("--max_bad_records", type=count_from_zero, metavar="N", help="go on with up to N bad questions")
     group.add_argument(
-        "--image-cache",
-        type=count_from_zero,
-        metavar="MIB",
-        help=f"memory for what was seen of images, default {IMAGE_CACHE}",
+        "--format", metavar="NAME", help="of --regions, default found by looking at it; records are our own"
     )
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="ANSWERS",
+        help="file of the answers, JSON Lines; one that is there already is continued",
+    )
+    group.add_argument("--batch-size", type=count, metavar="N", help=f"questions at a time, default {BATCH_SIZE}")
+    group.add_argument(
+        "--max-bad-records",
+        "--max_bad_records",
+        type=count_from_zero,
+        metavar="N",
+        help="go on with up to N bad questions, default 0",
+    )
+    add_feature_cache(group, "images", "--image-cache")
     ask_embeds.add(group)
 
 
 def flag_of(name: str) -> str:
     """The flag of an option."""
-    return FLAGS.get(name, "--" + name if name == "max_bad_records" else "--" + name.replace("_", "-"))
+    return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
@@ -64,7 +76,7 @@ def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
         choices: of every question; none where answers are written freely.
     """
     questions, bad = _of_known_tasks(*_questions(args, choices), model, args.base)
-    cache = (IMAGE_CACHE if args.image_cache is None else args.image_cache) << 20
+    cache = feature_cache_bytes(args)
     if args.to is not None:
         return ask_embeds.run(args, model, questions, bad, cache)
 

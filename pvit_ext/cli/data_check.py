@@ -15,8 +15,10 @@ def add(commands: Any) -> None:
         "which kinds were found. `pvit-ext data FILE` is `pvit-ext data check FILE`.",
     )
     parser.add_argument("file", metavar="FILE", help="LLaVA's JSON, with `regions` in its records")
-    parser.add_argument("--image-folder", required=True, metavar="DIR")
-    parser.add_argument("--no-images", action="store_true", help="do not open the images; that they exist is checked")
+    parser.add_argument("--image-folder", required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument(
+        "--no-images", action="store_true", help="do not open the images; their files must be there all the same"
+    )
     parser.add_argument("--decode", action="store_true", help="decode every image, which finds truncated ones")
     parser.set_defaults(handler=run)
 

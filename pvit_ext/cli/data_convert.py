@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.cli.once import REPEATED
 from pvit_ext.cli.options import add_leak_options, add_map_options, check_leak_options, list_settings, name_values
 
 
@@ -18,7 +19,7 @@ def add(commands: Any) -> None:
         "appears when it is complete, with FILE.report.json and FILE.dropped.jsonl, which say what was left out and "
         "why. An interrupted conversion continues where it stopped.",
     )
-    parser.add_argument("format", nargs="?", metavar="FORMAT")
+    parser.add_argument("format", nargs="?", metavar="FORMAT", help="a name of --formats, or auto")
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="file or folder")
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
@@ -30,22 +31,33 @@ def add(commands: Any) -> None:
         "--task",
         action="append",
         metavar="NAME[,NAME]",
-        help="what to ask, see --tasks; `all` for every task (default: what the source says, once)",
+        help=f"what to ask, see --tasks; `all` for every task (default: what the source says, once); {REPEATED}",
     )
     parser.add_argument("--tasks", action="store_true", help="list the tasks and what they need, and stop")
     parser.add_argument("--negatives", action="store_true", help="also ask about what is not there, with the answer")
     parser.add_argument(
+        "--box-jitter",
         "--box_jitter",
         type=float,
         default=0.0,
         metavar="PART",
-        help="move each side of a box by up to this part of its size",
+        help="move each side of a box by up to this part of its size (default 0)",
     )
     parser.add_argument(
-        "--box_text", default="fractions", metavar="NAME", help="boxes in answers: fractions, thousandths or pixels"
+        "--box-text",
+        "--box_text",
+        default="fractions",
+        metavar="NAME",
+        help="boxes in answers: fractions (default), thousandths or pixels",
     )
     add_leak_options(parser)
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the format")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"a setting of the format, see --formats; {REPEATED}",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of wordings (default 0)")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="questions in a record, 0: all (default 10)")
     parser.add_argument("--boxes", action="store_true", help="write the box around a mask or outline instead of it")

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="records with image, regions, and labels, captions or source")
     parser.add_argument("--captions", metavar="FILE", help="more captions: records with the same images")
-    parser.add_argument("--image-folder", required=True, metavar="DIR")
+    parser.add_argument("--image-folder", required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", required=True, metavar="FILE", help="the records, JSON Lines")
     parser.add_argument("--strategy", metavar="NAMES", help="strategies, separated by commas; default all")
     parser.add_argument(
@@ -41,17 +41,27 @@ def add(commands: Any) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--model", required=True, metavar="NAME")
+    group.add_argument("--model", required=True, metavar="NAME", help="its name at the endpoint")
     group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1, default OpenAI's")
     group.add_argument(
-        "--api-key-name", default="OPENAI_API_KEY", metavar="NAME", help="environment variable of the key"
+        "--api-key-name",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="environment variable of the key (default %(default)s)",
     )
-    group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too")
+    group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too, "
+                       "as they are or with their regions drawn on them (default %(default)s)")  # fmt: skip
     group.add_argument("--image-side", type=count, metavar="PIXELS", help="longer side of a sent image (default 1024)")
-    group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema")
+    group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema",
+                       help="how replies are held to JSON; none where the endpoint knows neither "
+                       "(default %(default)s)")  # fmt: skip
     group.add_argument("--temperature", type=float, help="default the endpoint's own")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--max-tokens", type=count, default=1500, metavar="N", help="most tokens of a reply")
+    group.add_argument(
+        "--seed", type=int, default=0, help="sent with each request, and chooses what is asked (default 0)"
+    )
+    group.add_argument(
+        "--max-tokens", type=count, default=1500, metavar="N", help="most tokens of a reply (default %(default)s)"
+    )
     group.add_argument(
         "--max-tokens-name",
         choices=("max_tokens", "max_completion_tokens"),
@@ -62,15 +72,23 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument("--concurrency", type=count, default=8, metavar="N", help="calls at a time")
+    group.add_argument(
+        "--concurrency", type=count, default=8, metavar="N", help="calls at a time (default %(default)s)"
+    )
     add_map_options(group)
-    group.add_argument("--requests-per-minute", type=_positive, metavar="N")
-    group.add_argument("--tokens-per-minute", type=_positive, metavar="N")
+    group.add_argument("--requests-per-minute", type=_positive, metavar="N", help="most of them, default no limit")
+    group.add_argument(
+        "--tokens-per-minute", type=_positive, metavar="N", help="most of prompts and replies, default no limit"
+    )
     group.add_argument("--price-in", type=_positive, metavar="P", help="price of a million tokens of prompts")
     group.add_argument("--price-out", type=_positive, metavar="P", help="price of a million tokens of replies")
     group.add_argument("--max-cost", type=_positive, metavar="C", help="limit of the cost of all runs of the ledger")
-    group.add_argument("--timeout", type=_positive, default=120.0, metavar="S", help="seconds for one try")
-    group.add_argument("--tries", type=count, default=6, metavar="N", help="most tries of one call")
+    group.add_argument(
+        "--timeout", type=_positive, default=120.0, metavar="S", help="seconds for one try (default 120)"
+    )
+    group.add_argument(
+        "--tries", type=count, default=6, metavar="N", help="most tries of one call (default %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

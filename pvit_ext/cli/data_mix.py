@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvit_ext.cli.once import REPEATED
 from pvit_ext.cli.options import (
     add_leak_options,
     check_leak_options,
@@ -27,7 +28,7 @@ def add(commands: Any) -> None:
         description="Mix training files as a YAML file says, or as the paper did (--preset). FILE appears when it is "
         "complete, with FILE.report.json and FILE.dropped.jsonl. An interrupted run continues where it stopped.",
     )
-    parser.add_argument("mix", nargs="?", type=Path, metavar="MIX.yaml")
+    parser.add_argument("mix", nargs="?", type=Path, metavar="MIX.yaml", help="what to mix; without --preset")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the training file, JSON Lines")
     parser.add_argument("--preset", metavar="NAME", help="a mixture of the paper, see --presets")
     parser.add_argument("--presets", action="store_true", help="list the presets and their sources, and stop")
@@ -36,19 +37,26 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="a file of a preset's source; may be repeated",
+        help=f"a file of a preset's source; {REPEATED}",
     )
     parser.add_argument(
         "--images",
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help="folder to put before the image names of a source",
+        help=f"folder to put before the image names of a source; {REPEATED}",
     )
-    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave out a preset's source")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help=f"leave out a preset's source; {REPEATED}"
+    )
     parser.add_argument("--seed", type=int, help="chooses which records are taken (default the file's, or 0)")
     parser.add_argument(
-        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="pass over up to N bad records"
+        "--max-bad-records",
+        "--max_bad_records",
+        type=count_from_zero,
+        default=0,
+        metavar="N",
+        help="pass over up to N bad records (default 0)",
     )
     add_leak_options(parser)
     parser.set_defaults(handler=run)

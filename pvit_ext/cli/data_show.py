@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
         "and records with their regions drawn, to search and to filter by task and by kind of region.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="LLaVA's JSON, with `regions` in its records")
-    parser.add_argument("--image-folder", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--image-folder", type=Path, required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for index.html")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="records on the page (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed that draws them where the file has more (default 0)")

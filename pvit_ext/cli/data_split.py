@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
         description="Write parts of a training file, such that no photograph is in two of them, nor a copy of it that "
         "Roboflow augmented (`NAME_jpg.rf.HASH.jpg`).",
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the training file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for NAME.jsonl of each part")
     parser.add_argument("--parts", default="train=0.9,val=0.1", help="names and fractions (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default 0)")

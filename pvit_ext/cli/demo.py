@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pvit_ext import plugins
 from pvit_ext.cli.ask import QUICKSTART_MODEL, model_path
 from pvit_ext.cli.options import (
+    add_base,
     add_feature_cache,
     check_image_folder,
     count,
@@ -33,9 +34,12 @@ def add(commands: Any) -> None:
         "them, correct the answers and save them as training records. Nothing leaves the machine.",
     )
     parser.add_argument("--model", metavar="DIR", help=f"checkpoint, default {QUICKSTART_MODEL} if it exists")
-    parser.add_argument("--base", metavar="DIR", help="LLaVA checkpoint under a folder of region modules only")
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="0.0.0.0 shows it to the whole network")
-    parser.add_argument("--port", type=count_from_zero, default=7860, metavar="N", help="0 for any free one")
+    add_base(parser)
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on; 0.0.0.0 shows it to "
+                        "the whole network (default %(default)s: this machine alone)")  # fmt: skip
+    parser.add_argument(
+        "--port", type=count_from_zero, default=7860, metavar="N", help="0 for any free one (default %(default)s)"
+    )
     parser.add_argument(
         "--records",
         type=Path,
@@ -48,7 +52,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="of the pictures in --examples")
     parser.add_argument("--segmenter", type=Path, metavar="DIR", help="a SAM 2 of transformers: clicks become masks")
-    parser.add_argument("--max-new-tokens", type=count, default=128, metavar="N")
+    parser.add_argument("--max-new-tokens", type=count, default=128, metavar="N", help="of an answer (default 128)")
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--system", metavar="TEXT", help="system prompt in place of the template's")
     parser.add_argument("--device", help="default cuda if there is one, else cpu")

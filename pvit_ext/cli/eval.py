@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import count, list_settings, name_values, require_extra
+from pvit_ext.cli.once import REPEATED
+from pvit_ext.cli.options import add_base, count, list_settings, name_values, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.evaluation.calls import EndpointOptions
@@ -33,7 +34,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--data", type=Path, metavar="FILE", help="the task's file or folder")
     parser.add_argument("--image-folder", metavar="DIR", help="folder of its images")
     parser.add_argument("--out", type=Path, metavar="DIR", help="answers and results")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the task, see "
+                        f"--tasks; {REPEATED}")  # fmt: skip
     parser.add_argument("--limit", type=count, metavar="N", help="only N samples, chosen by --seed")
     parser.add_argument("--seed", type=int, help="seed of --limit and of the cases shown (default 0)")
     parser.add_argument(
@@ -51,12 +53,13 @@ def add(commands: Any) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("who answers")
     group.add_argument("--model", metavar="DIR", help="checkpoint")
-    group.add_argument("--base", metavar="DIR", help="checkpoint under a folder of region modules only")
+    add_base(group)
     group.add_argument("--answers", type=Path, metavar="FILE", help="score stored answers; no model is needed")
     group.add_argument(
         "--arm",
         choices=("regions", "features", "features-box", "image", "text", "marks"),
-        help="how regions are shown, default the checkpoint's",
+        help="how regions are shown: default regions, the checkpoint's own tokens; marks, drawn on the image, with "
+        "--endpoint-model",
     )
     group.add_argument(
         "--region-words", metavar="TEXT", help="words for a region with --arm image, default: the object"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvit_ext import region_flags
+from pvit_ext.cli.once import REPEATED
 from pvit_ext.config import RegionConfig
 from pvit_ext.plugins import Registry
 from pvit_ext.region_flags import options
@@ -17,6 +18,8 @@ from pvit_ext.region_flags import options
 if TYPE_CHECKING:
     from pvit_ext import ImageFeatures
 
+FEATURE_CACHE = 1024
+"""MiB, where ``--feature-cache`` is not given."""
 _METAVARS = {
     "encoder": "NAME",
     "weights": "FILE",
@@ -134,22 +137,43 @@ def require_extra(extra: str, command: str) -> None:
         raise ValueError(f'{command} needs {", ".join(missing)}: pip install "pvit-ext[{extra}]"')
 
 
-def add_feature_cache(parser: argparse.ArgumentParser, images: str = "images") -> None:
+def add_base(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--base`` to a command that loads ``--model``."""
+    parser.add_argument(
+        "--base",
+        metavar="DIR",
+        help="the whole checkpoint under a --model that holds only region modules, a LoRA result or a projector; "
+        "default the one that it names",
+    )
+
+
+def add_feature_cache(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, images: str = "images", *names: str
+) -> None:
     """Add the flag of :func:`image_features`.
 
     Args:
         parser: of a command.
         images: what the command calls them.
+        names: further names of the flag, which it had before.
     """
-    parser.add_argument("--feature-cache", type=count_from_zero, default=1024, metavar="MIB", help="memory for what "
-                        f"towers made of {images}, for more questions on the same; 0 keeps none (1024)")  # fmt: skip
+    parser.add_argument("--feature-cache", *names, type=count_from_zero, metavar="MIB", help="memory for what "
+                        f"towers made of {images}, for more questions on the same; 0 keeps none "
+                        f"({FEATURE_CACHE})")  # fmt: skip
+
+
+def feature_cache_bytes(args: argparse.Namespace) -> int:
+    """What the flag of :func:`add_feature_cache` gave; it is None where it is not given."""
+    mebibytes: int = FEATURE_CACHE if args.feature_cache is None else args.feature_cache
+    return mebibytes << 20
 
 
 def image_features(args: argparse.Namespace) -> ImageFeatures | None:
     """What keeps features of images, by the flag of :func:`add_feature_cache`; None where nothing is kept."""
     import pvit_ext
 
-    return pvit_ext.ImageFeatures(args.feature_cache * 2**20) if args.feature_cache else None
+    size = feature_cache_bytes(args)
+    return pvit_ext.ImageFeatures(size) if size else None
 
 
 def check_image_folder(folder: Path | None) -> None:
@@ -176,7 +200,8 @@ def add_leak_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="FILE",
-        help="evaluation data whose photographs are left out too: refs(...).p, COCO's JSON, records, names in a .txt",
+        help="evaluation data whose photographs are left out too: refs(...).p, COCO's JSON, records, names in a .txt; "
+        f"{REPEATED}",
     )
 
 
@@ -195,11 +220,19 @@ def check_leak_options(args: argparse.Namespace) -> None:
 def add_map_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the flags of a command that maps over the items of its source: bad items, workers and backend."""
     parser.add_argument(
-        "--max_bad_records", type=count_from_zero, default=0, metavar="N", help="pass over up to N bad items"
+        "--max-bad-records",
+        "--max_bad_records",
+        type=count_from_zero,
+        default=0,
+        metavar="N",
+        help="pass over up to N bad items (default 0)",
     )
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument(
-        "--backend", default="local", choices=("local", "ray"), help="ray: Ray Data, `pip install ray[data]`"
+        "--backend",
+        default="local",
+        choices=("local", "ray"),
+        help='of the processes; ray: Ray Data, from pip install "pvit-ext[ray]" (default local)',
     )
 
 
@@ -227,6 +260,7 @@ def list_settings(registry: Registry[Any], width: int) -> str:
         found = registry.require(name)
         lines.append(f"{name:<{width}} {found.about}")
         for key, setting in found.settings.items():
-            choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+            valid = [choice for choice in setting.choices or () if choice]  # an empty one is the default
+            choices = f" ({', '.join(valid)})" if valid else ""
             lines.append(f"{'':<{width}}   --set {key}={setting.default or '...'}: {setting.about}{choices}")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from pvit_ext.cli import (
     serve,
     swap,
 )
+from pvit_ext.cli.once import REPEATED, Parser
 from pvit_ext.plugins import FLAG, take_plugins
 
 COMMANDS = (ask, demo, serve, swap, merge, convert, convert_checkpoint, data, eval, plan, recipes, doctor, compare)
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.handler(args)
     except Exception as error:
-        if args.traceback or not _is_input_error(error):
+        from pvit_ext.hosts.user_errors import is_user_error
+
+        if args.traceback or not is_user_error(error):
             raise
         print(f"pvit-ext: error: {error}", file=sys.stderr)
         return 2
@@ -59,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="pvit-ext", description="Ask LLaVA about regions of an image.")
+    parser = Parser(prog="pvit-ext", description="Ask LLaVA about regions of an image.")
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     parser.add_argument(
         FLAG,
         metavar="MODULE",
-        help="import a module that registers encoders or vision towers; anywhere on the line, also more than once",
+        help="import a module that registers something: region encoders, vision towers, hosts, LoRA methods, data "
+        f"formats, data tasks or eval tasks; anywhere on the line, {REPEATED}",
     )
     parser.add_argument(
         "--local_rank", help=argparse.SUPPRESS
@@ -82,10 +86,3 @@ class _PrintVersion(argparse.Action):
 
         print(f"pvit-ext {pvit_ext.__version__}")
         parser.exit()
-
-
-def _is_input_error(error: Exception) -> bool:
-    """Errors whose message tells the user what to do; RegionError and RecordError are ValueErrors."""
-    from pvit_ext.hosts.llava.patching import PatchError
-
-    return isinstance(error, (ValueError, OSError, PatchError))

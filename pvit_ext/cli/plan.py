@@ -24,14 +24,16 @@ def add(commands: Any) -> None:
         "train and that do not, memory per GPU, steps, and hours at a given throughput. It needs no GPU and no "
         "weights, only config.json of the model and of its vision tower. What is not an option below is a flag of the "
         "recipe, such as --per_device_train_batch_size 8. Exit status 1: it does not fit in --gpu-memory.",
-        allow_abbrev=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="file like recipes/stage1.sh; or -, with all flags behind it")
     parser.add_argument("--gpus", type=count, required=True, metavar="N", help="GPUs, all machines together")
     parser.add_argument("--gpu-memory", type=_positive, metavar="GIB", help="memory of one GPU, to compare with")
     parser.add_argument("--samples", type=count, metavar="N", help="samples in an epoch, where the data is not here")
     parser.add_argument(
-        "--length", type=count, metavar="N", help="positions of the longest sample of a batch, default the limit"
+        "--length",
+        type=count,
+        metavar="N",
+        help="positions of the longest sample of a batch, default the recipe's --model_max_length",
     )
     parser.add_argument("--global-batch", type=count, metavar="N", help="samples that a step should have, to check")
     parser.add_argument("--json", action="store_true", help="print JSON: bytes and numbers")

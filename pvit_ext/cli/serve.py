@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvit_ext.cli.once import REPEATED
 from pvit_ext.cli.options import (
+    add_base,
     add_feature_cache,
     check_image_folder,
     count,
@@ -33,14 +35,16 @@ def add(commands: Any) -> None:
         f"Clients send the key in the environment variable {API_KEY}, where it is set, as a bearer token.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="checkpoint")
-    parser.add_argument("--base", metavar="DIR", help="checkpoint under a folder of region modules or LoRA only")
+    add_base(parser)
     parser.add_argument("--device", help="default cuda if there is one, else cpu")
     parser.add_argument("--conv-version", metavar="NAME", help="conversation template, default the checkpoint's own")
     parser.add_argument("--served-name", metavar="NAME", help="of the model, default the name of its folder")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, default this machine alone")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default %(default)s: this machine alone)"
+    )
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default 8000; 0 takes a free one")
     parser.add_argument("--allow-host", action="append", type=_host_name, metavar="NAME", help="a name that a server "
-                        "of this machine alone without a key answers to as well; again for each")  # fmt: skip
+                        f"of this machine alone without a key answers to as well; {REPEATED}")  # fmt: skip
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="also take images and masks by name from here")
     parser.add_argument("--allow-url", action="store_true", help="also fetch images from the open internet")
     _add_limits(parser.add_argument_group("limits; a request beyond one gets an answer that names its field"))

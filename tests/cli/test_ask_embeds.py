@@ -67,10 +67,10 @@ def ask(tmp_path: Path, asked: list[Query], monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "m" / "config.json").write_text('{"model_type": "llava_llama"}')
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> int:
+    def run(*words: str, text: str = "text", bad: str = "1") -> int:
         (tmp_path / "r.jsonl").unlink(missing_ok=True)
-        given = ["--model", "m", "--file", "q.jsonl", "--out", "r.jsonl", "--max_bad_records", "1", *words]
-        return main(["ask", "--to", "prompt-embeds", "--language-model", "text", *given])
+        given = ["--model", "m", "--file", "q.jsonl", "--out", "r.jsonl", "--max-bad-records", bad, *words]
+        return main(["ask", "--to", "prompt-embeds", "--language-model", text, *given])
 
     return run
 
@@ -87,10 +87,10 @@ def test_another_models_language_model_is_not_served(
     assert "--language-model text holds the language model of another checkpoint than m" in capsys.readouterr().err
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "config.json").write_text("{}")
-    assert ask("--language-model", "others") == 2
+    assert ask(text="others") == 2
     assert "others does not say of which checkpoint it was made; name a new folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert ask("--language-model", "empty") == 0
+    assert ask(text="empty") == 0
     assert (tmp_path / "empty" / "model.safetensors").exists()
 
 
@@ -120,7 +120,7 @@ def test_an_image_or_mask_that_breaks_off_is_named_and_the_rest_is_written(
     assert "q.jsonl line 2 (id '1'): cannot read its image" in told.err
     assert "q.jsonl line 4 (id '3'): cannot read its mask" in told.err
     assert [json.loads(line)["id"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == ["0", "2", "4"]
-    assert ask("--max_bad_records", "2", "--batch-size", "2") == 0
+    assert ask("--batch-size", "2", bad="2") == 0
 
 
 def test_a_run_that_cannot_write_the_language_model_is_not_in_the_way_of_the_next(

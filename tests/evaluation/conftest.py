@@ -80,7 +80,8 @@ def evaluate(own_set: Path, tmp_path: Path) -> Any:
 
     def call(*options: object, out: str = "out", task: str = "own", data: Path | None = None) -> dict[str, Any]:
         data = data or own_set / "data.jsonl"
-        folders = ["--image-folder", str(own_set), "--out", str(tmp_path / out)]
+        folders = ["--out", str(tmp_path / out)]
+        folders += [] if "--image-folder" in options else ["--image-folder", str(own_set)]
         words = ["--traceback", "eval", task, "--data", str(data), *folders, *map(str, options)]
         assert cli.main(words) == 0
         found: dict[str, Any] = json.loads((tmp_path / out / "metrics.json").read_text())

@@ -109,10 +109,10 @@ def test_another_model_prompt_or_data_is_refused(
     assert evaluate("--model", checkpoint, "--max-new-tokens", 2)["run"]["dtype"] == "float32"
     data = tmp_path / "other.jsonl"
     data.write_text((own_set / "data.jsonl").read_text().replace("a dog", "two digits"))
-    changes = (["--max-new-tokens", 3], "max new tokens"), (["--arm", "image"], "arm"), (["--dtype", "bf16"], "dtype")
-    for change, named in changes:
+    changes = (3, [], "max new tokens"), (2, ["--arm", "image"], "arm"), (2, ["--dtype", "bf16"], "dtype")
+    for tokens, change, named in changes:
         with pytest.raises(ValueError, match=f"{named} was"):
-            evaluate("--model", checkpoint, "--max-new-tokens", 2, *change)
+            evaluate("--model", checkpoint, "--max-new-tokens", tokens, *change)
     with pytest.raises(ValueError, match="data sha256 was"):
         evaluate("--model", checkpoint, "--max-new-tokens", 2, data=data)
     weights = next(checkpoint.glob("*.safetensors"))

@@ -184,8 +184,6 @@ def test_command_line_then_ask(with_regions: Path, tmp_path: Path, capsys: pytes
         "regionclip",
         "--encoder-options",
         options,
-        "--seed",
-        "3",
         "--box-embedding",
     ]
     assert cli.main(["swap", *arguments, "--seed", "3", "--out", str(tmp_path / "out")]) == 0

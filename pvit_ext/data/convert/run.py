@@ -89,7 +89,7 @@ class Job:
             ValueError: for values out of range.
         """
         if self.box_text not in BOX_TEXTS:
-            raise ValueError(f"--box_text is one of {', '.join(BOX_TEXTS)}, got {self.box_text!r}")
+            raise ValueError(f"--box-text is one of {', '.join(BOX_TEXTS)}, got {self.box_text!r}")
         return TaskOptions(
             name,
             self.seed,

@@ -30,4 +30,4 @@ class BoxText(Enum):
 
 
 BOX_TEXTS = {convention.name.lower(): convention for convention in BoxText}
-"""Conventions by the name that ``--box_text`` takes."""
+"""Conventions by the name that ``--box-text`` takes."""

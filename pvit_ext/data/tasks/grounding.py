@@ -2,7 +2,7 @@
 
 Asked are labels, where every object of the label is marked; captions of objects, which stand for one object alone; and
 grounded sentences, whose phrases get their boxes. With negatives one question is about a class that the image does not
-hold. The boxes in answers are the source's own, whatever ``--box_jitter`` says.
+hold. The boxes in answers are the source's own, whatever ``--box-jitter`` says.
 """
 
 from __future__ import annotations

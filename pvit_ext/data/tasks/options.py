@@ -33,6 +33,6 @@ class TaskOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.box_jitter < 0.5:
-            raise ValueError(f"--box_jitter {self.box_jitter}: a part of a box's extent, from 0 to below 0.5")
+            raise ValueError(f"--box-jitter {self.box_jitter}: a part of a box's extent, from 0 to below 0.5")
         if self.turns < 0:
             raise ValueError(f"--turns is 0 or more, got {self.turns}")

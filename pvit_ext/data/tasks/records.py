@@ -105,7 +105,7 @@ def _jittered(region: RegionSpec, image: AnnotatedImage, options: TaskOptions, n
     if not options.box_jitter or isinstance(region, Mapping):
         return region
     if image.size is None:
-        raise ValueError(f"{name}: --box_jitter needs the image's size; open images, without --no-images")
+        raise ValueError(f"{name}: --box-jitter needs the image's size; open images, without --no-images")
     chance = np.random.default_rng(draw(options.seed, name, at))
     moved = jitter_box(Region.box(*region).resolve(image.size), options.box_jitter, chance)
     return [round(value, DECIMALS) for point in moved.points for value in point]

@@ -39,7 +39,8 @@ class Selection:
             if not any(name in task.heeds for task in self.tasks):
                 known = ", ".join(one for one in TASKS.names() if name in TASKS.require(one).heeds)
                 own = ", ".join(task.name for task in self.tasks)
-                raise ValueError(f"--{name} changes nothing for --task {own}; it goes with {known}")
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} changes nothing for --task {own}; it goes with {known}")
 
     def idle(self, report: Report, closed: bool) -> list[str]:
         """Which tasks asked nothing, and what the source has, in a sentence; none where all asked something.

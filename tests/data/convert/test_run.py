@@ -135,14 +135,14 @@ def test_command(tmp_path, capsys):
         (["--set", "split=train", "--set", "split=val"], "--set gives split twice"),
         (["--held-out", "refs.txt", "--no-exclude-leaks"], "give one of them"),
         (["--detect", "data.yaml"], "leave FORMAT and SOURCE out"),
-        (["--box_text", "inches"], "--box_text is one of"),
-        (["--box_jitter", "2"], "--box_jitter 2.0: a part of a box's extent"),
+        (["--box-text", "inches"], "--box-text is one of"),
+        (["--box-jitter", "2"], "--box-jitter 2.0: a part of a box's extent"),
         (["--turns", "-1"], "--turns is 0 or more"),
         (["--task", "guessing"], "guessing"),
         (["--negatives"], "--negatives changes nothing for --task basic; it goes with attribute, counting"),
         (
-            ["--task", "counting", "--box_text", "pixels"],
-            "--box_text changes nothing for --task counting; it goes with g",
+            ["--task", "counting", "--box-text", "pixels"],
+            "--box-text changes nothing for --task counting; it goes with g",
         ),
     ],
 )

@@ -38,8 +38,10 @@ def write_scenes(folder: Path, *scenes: dict[str, Any]) -> Path:
 
 def command(folder: Path, url: str, *options: str) -> list[str]:
     """The words behind ``pvit-ext`` for the file of :func:`write_scenes`."""
-    words = ["data", "generate", str(folder / "scenes.jsonl"), "--image-folder", str(folder)]
-    return [*words, "--out", str(folder / "out.jsonl"), "--model", "m", "--base-url", url, *options]
+    words = ["data", "generate", str(folder / "scenes.jsonl"), "--image-folder", str(folder), "--base-url", url]
+    for flag, value in (("--out", str(folder / "out.jsonl")), ("--model", "m")):
+        words += [] if flag in options else [flag, value]
+    return [*words, *options]
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def test_command(tmp_path, capsys):
     ]
     assert (
         cli.main(
-            [*words, "--task", "grounding,counting", "--task", "discrimination", "--box_text", "pixels", "--negatives"]
+            [*words, "--task", "grounding,counting", "--task", "discrimination", "--box-text", "pixels", "--negatives"]
         )
         == 0
     )
@@ -115,8 +115,8 @@ def test_command(tmp_path, capsys):
     assert "records of counting" in capsys.readouterr().out
     for more, message in (
         (["--task", "counts"], "unknown task 'counts'; known: "),
-        (["--box_text", "percent"], "--box_text is one of fractions, thousandths, pixels"),
-        (["--box_jitter", "0.7"], "from 0 to below 0.5"),
+        (["--box-text", "percent"], "--box-text is one of fractions, thousandths, pixels"),
+        (["--box-jitter", "0.7"], "from 0 to below 0.5"),
         (["--turns", "-1"], "--turns is 0 or more, got -1"),
         (["--task", "relation"], "relation asks nothing"),
     ):

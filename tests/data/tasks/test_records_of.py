@@ -50,7 +50,7 @@ def test_box_jitter_moves_boxes_alone_and_a_little():
     assert moved != DOG.region
     assert all(abs(one - other) <= 0.05 * 80 + 1e-3 for one, other in zip(moved, DOG.region, strict=True))
     assert record["source"]["objects"][0]["region"] == DOG.region
-    with pytest.raises(ValueError, match=r"--box_jitter needs the image's size"):
+    with pytest.raises(ValueError, match=r"--box-jitter needs the image's size"):
         list(
             records_of(
                 AnnotatedImage("a.jpg", None, "7", (DOG,)),
