@@ -76,12 +76,12 @@ def find_kind(path: str, base: str | None = None) -> CheckpointKind:
 
     Raises:
         FileNotFoundError: when the folder, its base or a file that belongs to it is missing.
-        ValueError: when a base is given for a whole checkpoint, or region modules or an adapter lie beside one.
+        ValueError: when a base is given for a whole checkpoint, or the folder holds the results of several runs.
     """
     check_exists(path)
     local = Path(path) if Path(path).is_dir() else None
     held = {} if local is None else results_in(local)
-    if local is not None and CHECKPOINT in held and len(held) > 1:
+    if local is not None and len(held) > 1:
         raise ValueError(_two_results(local, held))
     if local is not None and (local / CONFIG_FILE).is_file():
         recorded = read_region_config(local).base
@@ -130,16 +130,17 @@ def results_in(folder: Path) -> dict[str, str]:
 
 
 def _two_results(folder: Path, held: dict[str, str]) -> str:
-    """What to say of a whole checkpoint with something else beside it."""
-    beside = " and ".join(kind for kind in held if kind != CHECKPOINT)
-    marks = ", ".join(name for name in (CONFIG_FILE, ADAPTER_CONFIG) if (folder / name).is_file())
-    names = (CONFIG_FILE, MODULES_FILE, *((ADAPTER_CONFIG, *_ADAPTER_FILES[:-1]) if LORA in held else ()))
-    moved = ", ".join(name for name in names if (folder / name).is_file())
+    """What to say of a folder with the results of several runs."""
+    removed, moved = [ADAPTER_CONFIG], [ADAPTER_CONFIG, *_ADAPTER_FILES[:-1]] if LORA in held else []
+    kept, also = f"the {REGIONS} alone", ", an adapter without regions"  # its own were written over
+    if CHECKPOINT in held:
+        kept, also = "the checkpoint with its own regions", ""
+        removed, moved = [CONFIG_FILE, *removed], [CONFIG_FILE, MODULES_FILE, *moved]
+    out, away = (", ".join(name for name in some if (folder / name).is_file()) for some in (removed, moved))
     copied = ", with a copy of config.json," if LORA in held else ""  # it names the bits of the base
     return (
-        f"{folder} holds {CHECKPOINT} ({held[CHECKPOINT]}) and {beside} beside it ({marks}), and either may be meant: "
-        f"remove {marks} to load the checkpoint with its own regions, or move {moved} to a folder of their own{copied} "
-        "and load that"
+        f"{folder} holds {' and '.join(held)} ({', '.join(dict.fromkeys(held.values()))}), and either may be meant: "
+        f"remove {out} to load {kept}, or move {away} to a folder of their own{copied} and load that{also}"
     )
 
 

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from pvit_ext.adapters.lora import check_adapter_files
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import absolute
-from pvit_ext.hosts.checkpoint_kind import MERGED, CheckpointKind, find_kind
+from pvit_ext.hosts.checkpoint_kind import LORA, MERGED, CheckpointKind, find_kind, results_in
 from pvit_ext.tokens.serialization import CONFIG_FILE
 
 _MODEL, _MODULES, _OUTPUT = "model_name_or_path", "region_modules", "output_dir"
@@ -62,7 +62,7 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
         FileNotFoundError, ValueError: with what to give.
     """
     written = Path(modules, CONFIG_FILE).is_file()
-    if written and check_adapter_files(Path(modules)):
+    if written and (check_adapter_files(Path(modules)) or LORA in results_in(Path(modules))):
         raise ValueError(
             f"--{_MODULES} {modules} holds a LoRA adapter too, which would be left out: name it as --{_MODEL}, "
             f"without --{_MODULES}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -50,27 +51,32 @@ def test_llavas_projector_goes_with_a_whole_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kinds", [(LORA, CHECKPOINT), (CHECKPOINT, LORA), (REGIONS, CHECKPOINT), (CHECKPOINT, REGIONS)]
+    "kinds", [(LORA, CHECKPOINT), (CHECKPOINT, LORA), (REGIONS, CHECKPOINT), (CHECKPOINT, REGIONS), (LORA, REGIONS)]
 )
-def test_a_whole_checkpoint_among_other_files_may_be_either(kinds: tuple[str, str], tmp_path: Path) -> None:
+def test_results_of_two_runs_in_a_folder_may_be_either(kinds: tuple[str, str], tmp_path: Path) -> None:
     folder = write(tmp_path / "both", *kinds)
-    other = LORA if LORA in kinds else REGIONS
-    marks = r"region_config\.json, adapter_config\.json" if other == LORA else r"region_config\.json"
-    with pytest.raises(
-        ValueError, match=rf"holds a whole checkpoint \(model\.safetensors\) and {other} beside"
-    ) as found:
+    if kinds == (LORA, REGIONS):  # whose run left the adapter's files where they were
+        write(tmp_path / "of lora", LORA)
+        shutil.copy(tmp_path / "of lora" / "adapter_config.json", folder)
+    first, second = (kind for kind in (CHECKPOINT, LORA, REGIONS) if kind in kinds)
+    with pytest.raises(ValueError, match=rf"both holds {first} and {second} \(.*\), and either may") as found:
         find_kind(str(folder))
-    assert f"remove {marks} to load" in str(found.value).replace(".", r"\.")
-    moved = str(found.value).partition("or move ")[2].partition(" to a folder")[0].split(", ")
-    apart = tmp_path / "apart"
+    removed, moved = re.findall(r"(?:remove|or move) (\S+(?:, \S+)*) to ", str(found.value))
+    apart, rest = tmp_path / "apart", tmp_path / "rest"
     apart.mkdir()
-    for name in moved:
+    shutil.copytree(folder, rest)
+    for name in removed.split(", "):
+        (rest / name).unlink()
+    for name in moved.split(", "):
         shutil.move(folder / name, apart)
-    if other == LORA:
+    if "with a copy of config.json" in str(found.value):
         shutil.copy(folder / "config.json", apart)
-    assert find_kind(str(folder)).base is None
-    assert find_kind(str(apart)).adapter == (other == LORA)
-    assert find_kind(str(apart)).regions
+    assert ("copy of config.json" in str(found.value)) == (LORA in kinds)
+    for kept in (folder, rest):
+        kind = find_kind(str(kept))
+        assert (kind.base is None, kind.regions, kind.adapter) == (first == CHECKPOINT, first != CHECKPOINT, False)
+    kind = find_kind(str(apart))
+    assert (kind.regions, kind.adapter) == (first == CHECKPOINT, LORA in kinds)
 
 
 def test_an_adapter_beside_weights_is_not_left_to_transformers(tmp_path: Path) -> None:

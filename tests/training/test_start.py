@@ -107,6 +107,17 @@ def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(
     assert "replace" not in capsys.readouterr().out
 
 
+def test_an_adapter_that_region_modules_were_written_over_is_not_left_out(
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path
+) -> None:
+    both = Path(shutil.copytree(stage1, tmp_path / "both"))
+    (both / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"--region_modules {both} holds a LoRA adapter too"):
+        resolve_model(flags(llava_checkpoint, data, tmp_path / "out", region_modules=both))
+    with pytest.raises(ValueError, match=r"holds a LoRA result and region modules .* load that, an adapter without"):
+        resolve_model(flags(both, data, tmp_path / "out"))
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_merge_is_known_by_what_it_was_merged_from(
     llava_checkpoint: Path, data: Path, tmp_path: Path, copied: bool
