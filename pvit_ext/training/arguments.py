@@ -53,6 +53,11 @@ class ModelFlags(_RegionFlags):
         for name in ("region_weights", "region_modules"):
             setattr(self, name, getattr(self, name) or None)
 
+    def check_model(self) -> None:
+        """Raise ValueError without MODEL: LLaVA's own default is a model that it has no class for."""
+        if self.model_name_or_path is None:
+            raise ValueError("--model_name_or_path is missing: a checkpoint, or a language model to make a LLaVA of")
+
     def region_config(self, present: RegionConfig | None) -> RegionConfig:
         """The encoder to train: that of ``--region_modules``, else the checkpoint's, else by these flags.
 

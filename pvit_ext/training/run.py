@@ -59,7 +59,7 @@ def main(attn_implementation: str | None = None, began: Began | None = None) -> 
     host, words = take_host(take_plugins(with_config_file(sys.argv[1:])))
     args = parse(host, words, attn_implementation)
     training = args.training
-    check_output(training)
+    check_output(training.output_dir, training.stage, training.lora_enable)
     with host.running():
         model, processor = host.load_model(args)
         freeze_for_stage(model, training.stage)
@@ -91,8 +91,7 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     # No abbreviations: several flags are read before the parser sees them, and would be missed.
     parser = _Parser(host.argument_classes, description=_DESCRIPTION, allow_abbrev=False)
     model, data, training = parser.parse_args_into_dataclasses(host.command_line(expand_command_line(words)))
-    if model.model_name_or_path is None:  # LLaVA's own default is a model that it has no class for
-        raise ValueError("--model_name_or_path is missing: a LLaVA, or a language model to make one of")
+    model.check_model()
     check_pairs(model, training)
     check_tokens_of(training, model.model_name_or_path)
     return Arguments(model, data, training, model.attn_implementation or attn_implementation)

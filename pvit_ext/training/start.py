@@ -14,9 +14,13 @@ from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import absolute
 from pvit_ext.hosts.checkpoint_kind import LORA, MERGED, CheckpointKind, find_kind, results_in
 from pvit_ext.tokens.serialization import CONFIG_FILE
+from pvit_ext.training.output import check_output
+from pvit_ext.training.stages import FINETUNE
 
 _MODEL, _MODULES, _OUTPUT = "model_name_or_path", "region_modules", "output_dir"
 _STORED = ("vision_tower", "region_weights", _MODULES)  # checkpoints name them, and are loaded from other folders
+_YES = ("yes", "true", "t", "y", "1")
+"""Words that transformers' parser takes for True."""
 _POLL = 0.5  # seconds
 
 
@@ -31,7 +35,7 @@ def resolve_model(arguments: list[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: when a folder is missing, or MODEL holds only LLaVA's mm_projector.
-        ValueError: when MODEL contradicts other flags.
+        ValueError: when MODEL contradicts other flags, or a merge would lie beside a result of another kind.
     """
     for name in _STORED:
         if value := flag_value(arguments, name):
@@ -42,17 +46,17 @@ def resolve_model(arguments: list[str]) -> list[str]:
     kind = find_kind(model)
     if modules and modules != absolute(model):
         _check_modules(kind, modules)
-    return [*arguments, *_flags_of(kind, flag_value(arguments, _OUTPUT))]
+    return [*arguments, *_flags_of(kind, arguments)]
 
 
-def _flags_of(kind: CheckpointKind, output: str | None) -> list[str]:
-    """The flags that name what lies under a folder, and its region modules."""
+def _flags_of(kind: CheckpointKind, arguments: list[str]) -> list[str]:
+    """The flags that name what lies under a folder, and its region modules, in a run of these arguments."""
     if kind.base is None:
         return [f"--{_MODEL}", absolute(kind.path)]
     if kind.adapter:
-        return [f"--{_MODEL}", _merged(kind, output)]
+        return [f"--{_MODEL}", _merged(kind, arguments)]
     say(f"{kind}: training starts from both")
-    return [*_flags_of(find_kind(kind.base), output), f"--{_MODULES}", absolute(kind.path)]
+    return [*_flags_of(find_kind(kind.base), arguments), f"--{_MODULES}", absolute(kind.path)]
 
 
 def _check_modules(kind: CheckpointKind, modules: str) -> None:
@@ -81,11 +85,14 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
         say(f"{modules}: its region modules replace those of {kind.path}")
 
 
-def _merged(kind: CheckpointKind, output: str | None) -> str:
+def _merged(kind: CheckpointKind, arguments: list[str]) -> str:
     from pvit_ext.tools.merge import is_merge_of, merge_checkpoint
 
+    output = flag_value(arguments, _OUTPUT)
     if output is None:
         raise ValueError(f"{kind}: give --{_OUTPUT}, where it is merged before training starts")
+    # before the parser reads the flags: it needs the merge, which takes minutes and the disk of a model
+    check_output(output, flag_value(arguments, "stage") or FINETUNE, _is_true(arguments, "lora_enable"))
     folder = Path(output, MERGED).absolute()
     if not folder.is_dir() and int(os.environ.get("RANK", "0")) == 0:
         say(f"{kind}: training starts from both, merged into {folder}")
@@ -102,6 +109,12 @@ def flag_value(arguments: list[str], name: str) -> str | None:
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     found = [value for flag, value in pairwise(arguments) if flag in spellings]
     return found[-1] or None if found else None
+
+
+def _is_true(arguments: list[str], name: str) -> bool:
+    """Whether a flag of True or False, which needs no value for True, is True."""
+    value = flag_value([*arguments, "--"], name) or ""
+    return value.startswith("--") or value.lower() in _YES
 
 
 def say(text: str) -> None:

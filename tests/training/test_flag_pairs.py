@@ -107,3 +107,9 @@ def test_mm_projector_is_not_trained_alone_and_frozen(llava_checkpoint: Path, tm
     own = {"stage": "finetune", "tune_mm_mlp_adapter": True, "freeze_mm_mlp_adapter": True}
     with pytest.raises(ValueError, match="--tune_mm_mlp_adapter True with --freeze_mm_mlp_adapter True"):
         parse(LlavaHost(), llava_checkpoint, tmp_path, **own)
+
+
+@pytest.mark.parametrize("host", ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
+def test_no_model_is_said_by_every_host(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^--model_name_or_path is missing: a checkpoint, or a language model to make"):
+        parse_flags(take_host(["--host", host])[0], ["--output_dir", str(tmp_path)])

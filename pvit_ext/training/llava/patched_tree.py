@@ -60,20 +60,25 @@ def install() -> None:
 
 
 class ArgumentParser(transformers.HfArgumentParser):
-    """transformers' parser as LLaVA's ``train()`` gets it: it checks the data before a model is loaded."""
+    """transformers' parser as LLaVA's ``train()`` gets it: it checks flags and data before a model is loaded."""
 
     def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
-        """Parse as transformers does, then :func:`check_data`."""
+        """Parse as transformers does, then check the flags against each other and the data."""
         parsed = super().parse_args_into_dataclasses(*args, **keywords)
         by_kind = {type(one): one for one in parsed}
-        if {RegionDataArguments, RegionTrainingArguments} <= by_kind.keys():
-            check_data(by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
-            _refuse_methods(by_kind[RegionTrainingArguments])
-            check_output(by_kind[RegionTrainingArguments])
-            if (named := by_kind.get(RegionModelArguments)) is not None:
-                check_pairs(named, by_kind[RegionTrainingArguments])
-                check_lion(config_by_flags(named), by_kind[RegionDataArguments], by_kind[RegionTrainingArguments])
-        if (model := by_kind.get(RegionModelArguments)) is not None:
+        model: RegionModelArguments | None = by_kind.get(RegionModelArguments)
+        data, training = by_kind.get(RegionDataArguments), by_kind.get(RegionTrainingArguments)
+        if model is not None:
+            model.check_model()
+        if data is not None and training is not None:
+            _refuse_methods(training)
+            check_output(training.output_dir, training.stage, training.lora_enable)
+            if model is not None:
+                check_pairs(model, training)
+            check_data(data, training)
+            if model is not None:
+                check_lion(config_by_flags(model), data, training)
+        if model is not None:
             model.model_name_or_path = CheckpointPath(model.model_name_or_path)
         return parsed
 

@@ -46,10 +46,7 @@ class TransformersModelArguments(ModelFlags):
     freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "freeze what joins tower and language model"})
 
     def __post_init__(self) -> None:
-        """Raise ValueError without a checkpoint."""
         self.drop_empty_paths()
-        if self.model_name_or_path is None:
-            raise ValueError("--model_name_or_path is missing: give a checkpoint of transformers' own")
 
 
 @dataclass
