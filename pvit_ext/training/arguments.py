@@ -20,7 +20,6 @@ from pvit_ext.plugins import take_plugins
 from pvit_ext.region_flags import Option, json_object, options
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.lora_arguments import LoraFlags
-from pvit_ext.training.region_cache import open_caches
 from pvit_ext.training.stages import check_stage
 
 CONFIG = "--config"
@@ -199,35 +198,29 @@ def refuse_replicas(arguments: Any) -> None:
 
 
 def check_data(data: Any, training: Any) -> None:
-    """Read the records for the dataset, before minutes go into loading the model.
+    """Read the records for the dataset; no image is opened, and no other file.
 
     Args:
         data: :class:`DataFlags` with ``data_path`` and ``image_folder``.
         training: :class:`TrainingFlags`.
 
     Raises:
-        FileNotFoundError: for a file of records that is not there.
-        ValueError: for no such file, images without a folder, and when a stage that trains nothing but region modules
-            would see no region.
+        FileNotFoundError: when there is no such file.
+        ValueError: when none is named, and when a stage that trains nothing but region modules would see no region.
         RecordError: for bad records, with all of them.
-        CacheError: for a cache of region features that is not complete, or of other images.
     """
     if data.data_path is None:
         raise ValueError("--data_path is missing: the records to train on, a JSON array or JSON Lines")
-    for flag, path in (("data_path", data.data_path), ("region_eval_data", training.region_eval_data)):
-        if path is not None and not Path(path).is_file():
-            raise FileNotFoundError(f"--{flag} {path} is not there, or is no file")
+    if not Path(data.data_path).is_file():
+        raise FileNotFoundError(f"--data_path {data.data_path} is not there, or is no file")
     bad = BadRecords(data.max_bad_records)
     data.read = load_records(data.data_path, data.image_folder, bad), bad
     summary = data.read[0].summary
-    if summary.images and data.image_folder is None:
-        raise ValueError(f"--image_folder is missing: the folder of the {summary.images} images that the records name")
     if training.stage == "align" and not summary.regions:
         raise ValueError(
             f"--data_path {data.data_path} has no region ({summary}), and --stage align trains nothing but region "
             'modules: give its records "regions" and <region> in their questions, or train with --stage finetune'
         )
-    open_caches(data)
 
 
 def with_config_file(arguments: list[str]) -> list[str]:

@@ -120,8 +120,8 @@ def jobs_of_run(out: Path, words: Sequence[str], device: str, threads: int, **op
     given = tuple(with_config_file(list(words)))
     run = load_run(given)
     data = run.args.data
-    if data.image_folder is None:
-        raise CacheError("--run: give --image_folder among the run's flags")
+    if not data.read[0].summary.images:
+        raise CacheError(f"--run: {data.data_path} names no image, so there is nothing to store")
     return [
         CacheJob(
             file=Path(data.data_path),

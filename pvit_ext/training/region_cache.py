@@ -27,10 +27,10 @@ def open_caches(data: Any) -> None:
     """
     if not data.region_cache:
         return
-    if data.image_folder is None:
-        raise CacheError(f"--region_cache {data.region_cache}: give --image_folder, its images are compared")
-    data.caches = tuple(map(FeatureCache, cache_folders(Path(data.region_cache))))
     records = data.read[0]
+    if not records.summary.images:
+        raise CacheError(f"--region_cache {data.region_cache}: {data.data_path} names no image, leave the flag out")
+    data.caches = tuple(map(FeatureCache, cache_folders(Path(data.region_cache))))
     for cache in data.caches:
         cache.check_images(data.data_path, data.image_folder, (records[number] for number in range(len(records))))
 

@@ -14,7 +14,7 @@ from pvit_ext.hosts.llava import cpu_launch
 from pvit_ext.hosts.user_errors import is_user_error
 from pvit_ext.plugins import FLAG as PLUGIN
 from pvit_ext.plugins import take_plugins
-from pvit_ext.training.arguments import check_data, expand_command_line, refuse_replicas, with_config_file
+from pvit_ext.training.arguments import expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.contract import Arguments, TrainingHost
 from pvit_ext.training.flag_pairs import check_pairs
 from pvit_ext.training.host import FLAG, HOSTS, take_host
@@ -22,6 +22,7 @@ from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_dat
 from pvit_ext.training.lora_arguments import check_tokens_of
 from pvit_ext.training.output import check_output
 from pvit_ext.training.region_cache import use_caches
+from pvit_ext.training.run_files import check_files
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 
 TRACEBACK = "--traceback"
@@ -81,7 +82,7 @@ def parse(host: TrainingHost, words: list[str], attn_implementation: str | None 
     """Flags as the host's dataclasses, checked against each other and the data."""
     args = parse_flags(host, words, attn_implementation)
     refuse_replicas(args.training)
-    check_data(args.data, args.training)
+    check_files(args.data, args.training)
     check_lion(config_by_flags(args.model), args.data, args.training)
     return args
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pvit_ext.data.cache.key import CacheError
+from pvit_ext.training import cache_run
 from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments
+from pvit_ext.training.run import parse
 from pvit_ext.training.start import resolve_model
 from tests.tiny import TINY_REGIONCLIP
+from tests.training.records import record
 from tests.training.runs import LlavaHost, flags, run
 
 
@@ -193,6 +198,25 @@ def test_files_and_folders_that_are_not_there_are_named_with_their_flag(
         place = stock.index(f"--{name}")
         with pytest.raises(ValueError, match=f"^--{name} is missing: "):
             run(monkeypatch, stock[:place] + stock[place + 2 :])
+
+
+def test_images_of_held_out_records_need_their_folder_too(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlavaHost, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    text = tmp_path / "text.json"
+    text.write_text(json.dumps([record(0, "What is this?", (), image=False)]))
+    words = flags(llava_checkpoint, text, tmp_path / "out", stage="finetune", region_eval_data=data)
+    place = words.index("--image_folder")
+    words = words[:place] + words[place + 2 :]
+    with pytest.raises(ValueError, match=r"^--image_folder is missing: the folder of the 7 images that --region_eval_d"):
+        run(monkeypatch, words)
+    with pytest.raises(CacheError, match=r"--region_cache x: .*text\.json names no image, leave the flag out"):
+        run(monkeypatch, [*words, "--region_eval_data", str(text), "--region_cache", "x"])
+    cached = SimpleNamespace(args=parse(LlavaHost(), [*words, "--region_eval_data", str(text)]))
+    monkeypatch.setattr(cache_run, "load_run", lambda _: cached)
+    with pytest.raises(CacheError, match=r"--run: .*text\.json names no image, so there is nothing to store"):
+        cache_run.jobs_of_run(tmp_path, words, "cpu", 1)
 
 
 @pytest.mark.parametrize(

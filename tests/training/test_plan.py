@@ -132,6 +132,10 @@ def test_the_command_counts_a_run_without_weights(
     assert main(["plan", "-", "--gpus", "2", "--json", "--samples", "80", "--gpu-memory", "1", *words]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["schedule"]["steps"], found["fits"], found["hours"]) == (30, True, None)
+    place = words.index("--image_folder")
+    elsewhere = [*words[:place], *words[place + 2 :], "--region_eval_data", "/cluster/held_out.json"]
+    assert main(["plan", "-", "--gpus", "2", "--json", *elsewhere]) == 0  # reads no image and no held-out record
+    assert json.loads(capsys.readouterr().out)["schedule"]["steps"] == 3
     assert not (tmp_path / "out").exists()
 
 

@@ -14,13 +14,14 @@ from pvit_ext.hosts.llava import training as llava
 from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
 from pvit_ext.tokens.serialization import save_region_modules
-from pvit_ext.training.arguments import check_data, expand_command_line
+from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.flag_pairs import check_pairs
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
 from pvit_ext.training.llava.trainer import LlavaRegionTrainer
 from pvit_ext.training.output import check_output
+from pvit_ext.training.run_files import check_files
 from pvit_ext.training.stages import freeze_for_stage, parameter_table
 from pvit_ext.training.start import resolve_model
 
@@ -75,7 +76,7 @@ class ArgumentParser(transformers.HfArgumentParser):
             check_output(training.output_dir, training.stage, training.lora_enable)
             if model is not None:
                 check_pairs(model, training)
-            check_data(data, training)
+            check_files(data, training)
             if model is not None:
                 check_lion(config_by_flags(model), data, training)
         if model is not None:
