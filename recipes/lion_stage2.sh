@@ -3,16 +3,17 @@
 # (region projector, and the encoder if it trains), on questions about regions; the image-level adapters stay. For a model
 # that takes no aggregator (docs/lion-aggregator.md), copy this file without its flag. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/lion_stage2.sh [flags]     bash recipes/lion_stage2.sh [flags]
-# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths. The region encoder is STAGE1's; a
-# REGION_ENCODER that names another is refused.
+# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths. The region encoder is STAGE1's;
+# REGION_ENCODER and REGION_WEIGHTS that name another are refused. STAGE1="" starts without, as where MODEL has regions.
 ''':'
 [ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
 exec ${ENTRY:-python -u -m pvit_ext.train} \
     --stage lion_region \
     --deepspeed "$(dirname "$0")/zero2.json" \
     --model_name_or_path "${MODEL:-checkpoints/pvit-stage2}" \
-    --region_modules "${STAGE1:-checkpoints/lion-stage1}" \
+    --region_modules "${STAGE1-checkpoints/lion-stage1}" \
     ${REGION_ENCODER:+--region_encoder "$REGION_ENCODER"} \
+    ${REGION_WEIGHTS:+--region_weights "$REGION_WEIGHTS"} \
     --region_lion_aggregator added \
     --version v1 \
     --data_path "${DATA:-data/lion_regions.json}" \

@@ -3,16 +3,17 @@
 # towers stay frozen. PVIT's settings (arXiv 2308.13437): learning rate 2e-5, global batch 64, 3 epochs. On G GPUs keep
 # G * per_device_train_batch_size * gradient_accumulation_steps at 64. Both bash and Python, like stage1.sh.
 #   deepspeed recipes/stage2.sh [flags]     bash recipes/stage2.sh [flags]
-# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths. The region encoder is STAGE1's; a
-# REGION_ENCODER that names another is refused.
+# Flags given here come last and win. MODEL, STAGE1, DATA, IMAGES and OUTPUT set the paths. The region encoder is STAGE1's;
+# REGION_ENCODER and REGION_WEIGHTS that name another are refused. STAGE1="" starts without, as where MODEL has regions.
 ''':'
 [ -n "${RANK:-}${ENTRY:-}" ] || exec deepspeed "$0" "$@"
 exec ${ENTRY:-python -u -m pvit_ext.train} \
     --stage finetune \
     --deepspeed "$(dirname "$0")/zero3.json" \
     --model_name_or_path "${MODEL:-liuhaotian/llava-v1.5-7b}" \
-    --region_modules "${STAGE1:-checkpoints/pvit-stage1}" \
+    --region_modules "${STAGE1-checkpoints/pvit-stage1}" \
     ${REGION_ENCODER:+--region_encoder "$REGION_ENCODER"} \
+    ${REGION_WEIGHTS:+--region_weights "$REGION_WEIGHTS"} \
     --region_box_embedding True \
     --version v1 \
     --data_path "${DATA:-data/stage2.json}" \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Optional, cast
@@ -74,11 +75,11 @@ class ModelFlags(_RegionFlags):
             return RegionConfig(**given)
         new = {name: given[name] for name in config.not_yet_there() & given.keys()}
         config = replace(config, **new)
-        if other := {key: value for key, value in given.items() if getattr(config, key) != value}:
+        if other := {key: value for key, value in given.items() if not _is_same(key, value, getattr(config, key))}:
             source = self.region_modules or self.model_name_or_path
             raise ValueError(
                 f"{source} has other region modules than the flags say: {other}; drop those flags (of a recipe, its "
-                "REGION_ENCODER), or swap"
+                "REGION_ENCODER and REGION_WEIGHTS), or swap"
             )
         return config
 
@@ -109,6 +110,13 @@ class ModelFlags(_RegionFlags):
         if given["encoder_options"] is not None:
             given["encoder_options"] = json_object(given["encoder_options"], "--region_encoder_options")
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _is_same(name: str, given: Any, present: Any) -> bool:
+    """Whether a flag says what is there: a file of weights by any of its paths, though it be gone by now."""
+    if name != "weights" or present is None:
+        return bool(given == present)
+    return os.path.realpath(os.path.expanduser(given)) == os.path.realpath(present)
 
 
 @dataclass

@@ -30,6 +30,23 @@ def test_flags_that_contradict_the_checkpoint_are_refused(stage1: Path) -> None:
         other.region_config(None)
 
 
+def test_weights_that_a_stage_before_began_with_are_no_other(
+    stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recipes name them in each stage; the file may be gone, since the modules hold what was in it."""
+    folder = Path(shutil.copytree(stage1, tmp_path / "stage1"))
+    written = json.loads((folder / "region_config.json").read_text())
+    written["pvit_ext"]["weights"] = str(tmp_path / "a.pth")
+    (folder / "region_config.json").write_text(json.dumps(written))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.pth").symlink_to(tmp_path / "a.pth")
+    for same in ("a.pth", "link.pth", str(tmp_path / "a.pth")):
+        flags_of = RegionModelArguments(region_modules=str(folder), region_weights=same)
+        assert flags_of.region_config(None).weights == str(tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"'weights': 'b\.pth'.*drop those flags .*REGION_WEIGHTS"):
+        RegionModelArguments(region_modules=str(folder), region_weights="b.pth").region_config(None)
+
+
 def test_vision_tower_is_the_checkpoints_own_or_a_copy_of_it(
     llava_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

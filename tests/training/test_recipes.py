@@ -73,6 +73,23 @@ def test_an_encoder_that_is_asked_for_is_compared_with_what_a_stage_goes_on_from
     assert dict(pairwise(flags_of(str(RECIPES / name))))["--region_encoder"] == "osprey"
 
 
+@pytest.mark.parametrize("name", ["stage2.sh", "stage2_lora.sh", "lion_stage2.sh", "lion_stage3.sh"])
+def test_a_later_stage_starts_without_the_one_before_where_that_is_taken_away(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty word is what the error about a missing stage says to give; weights go with the encoder."""
+    stage = "STAGE2" if name == "lion_stage3.sh" else "STAGE1"
+    for variable in ("STAGE1", "STAGE2", "REGION_WEIGHTS"):
+        monkeypatch.delenv(variable, raising=False)
+    given = dict(pairwise(flags_of(str(RECIPES / name))))
+    assert given["--region_modules"].startswith("checkpoints/")
+    assert "--region_weights" not in given
+    monkeypatch.setenv(stage, "")
+    monkeypatch.setenv("REGION_WEIGHTS", "a b.pth")
+    given = dict(pairwise(flags_of(str(RECIPES / name))))
+    assert (given["--region_modules"], given["--region_weights"]) == ("", "a b.pth")
+
+
 @pytest.mark.parametrize("name", ["zero2.json", "zero3.json", "zero3_offload.json"])
 def test_deepspeed_configs_are_json_without_an_optimizer(name: str) -> None:
     config = json.loads((RECIPES / name).read_text())
