@@ -89,11 +89,13 @@ def _ask_one(args: argparse.Namespace) -> int:
     path = model_path(args.model)
 
     import pvit_ext
+    from pvit_ext.hosts.loading import check_conv_version
     from pvit_ext.regions.image import load_image
 
     image = load_image(args.image)
     for region in regions:
         region.resolve(image.size, args.image)
+    check_conv_version(path, args.base, args.conv_version)
     tags = args.tags if tagger is None else ask_tags.tags_by(tagger, args.image, image)
     tokenizer, model, image_processor, _ = pvit_ext.load_pretrained_model(
         path, base=args.base, device=args.device, dtype=args.dtype

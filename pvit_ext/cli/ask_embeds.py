@@ -66,7 +66,7 @@ def run(
         ValueError: for questions with choices of their own, and for another checkpoint's language model.
     """
     from pvit_ext.evaluation.identity import checkpoint_mark
-    from pvit_ext.hosts.loading import load_pretrained_model
+    from pvit_ext.hosts.loading import check_conv_version, load_pretrained_model
     from pvit_ext.inference import ImageFeatures, prompt_embeds
     from pvit_ext.inference.bad_questions import BadQuestions, check_bad, said_of
     from pvit_ext.inference.session import Session
@@ -75,6 +75,7 @@ def run(
     check_bad(bad, questions, limit)
     if chosen := [one.location for one in questions if one.choices]:
         raise ValueError(f"{chosen[0]} has choices, which a request cannot hold; leave them out")
+    check_conv_version(model, args.base, args.conv_version)
     mark = checkpoint_mark(model, args.base)
     written = prompt_embeds.check_language_model(args.language_model, model, mark)
     tokenizer, loaded, processor, _ = load_pretrained_model(model, base=args.base, device=args.device, dtype=args.dtype)

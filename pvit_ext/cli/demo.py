@@ -103,8 +103,10 @@ def _engine(path: str, args: argparse.Namespace) -> Engine:
     """The loaded model, as what answers questions."""
     import pvit_ext
     from pvit_ext.hosts.find import Loaded
+    from pvit_ext.hosts.loading import check_conv_version
     from pvit_ext.serving.engine import Engine
 
+    check_conv_version(path, args.base, args.conv_version)
     loaded = Loaded(*pvit_ext.load_pretrained_model(path, base=args.base, device=args.device))
     return Engine(loaded, conv_version=args.conv_version, features=image_features(args))
 

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     import pvit_ext
     from pvit_ext.cli.options import log_progress
     from pvit_ext.hosts.find import Loaded
+    from pvit_ext.hosts.loading import check_conv_version
     from pvit_ext.serving.app import Service
     from pvit_ext.serving.engine import Batching, Engine
     from pvit_ext.serving.image_loader import ImageLoader
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
     from pvit_ext.serving.uploads import UploadLimits, Uploads
 
     log_progress()
+    check_conv_version(args.model, args.base, args.conv_version)
     loaded = pvit_ext.load_pretrained_model(args.model, base=args.base, device=args.device)
     metrics = Metrics()
     batching = Batching(args.max_batch, args.max_queue, args.batch_window / 1000)

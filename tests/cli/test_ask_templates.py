@@ -1,4 +1,4 @@
-"""A conversation template that a model does not have, of commands that write a file of answers."""
+"""A conversation template that a model does not have is told before the model loads, and before a file is written."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 from PIL import Image
 
 from pvit_ext.cli.parser import main
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 
 QUESTION = "what is in <region> ?"
 
 
-def test_a_wrong_template_is_refused_before_anything_is_written(
-    llava_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_template_is_refused_before_anything_is_loaded_or_written(
+    llava_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(CheckpointKind, "announce", lambda _: pytest.fail("the model was loaded"))
     said = {llava_checkpoint: "unknown conversation template 'v1x'; known: "}
     if HAS_TRANSFORMERS_HOST:
         other = tmp_path / "other"
@@ -31,7 +33,16 @@ def test_a_wrong_template_is_refused_before_anything_is_written(
     (tmp_path / "own.jsonl").write_text(json.dumps(record) + "\n")
     for number, (model, words) in enumerate(said.items()):
         out = tmp_path / f"out{number}"
-        asked = ["--model", str(model), "--device", "cpu", "--conv-version", "v1x", "--image-folder", str(tmp_path)]
+        model_words = ["--model", str(model), "--device", "cpu", "--conv-version", "v1x"]
+        asked = [*model_words, "--image-folder", str(tmp_path)]
+        embeds = ["--to", "prompt-embeds", "--language-model", str(out / "lm")]
+        assert main(["ask", "--file", str(tmp_path / "q.jsonl"), "--out", str(out / "e.jsonl"), *asked, *embeds]) == 2
+        assert words in capsys.readouterr().err
+        assert main(["ask", "what ?", "--image", str(tmp_path / "0.png"), *model_words]) == 2
+        assert words in capsys.readouterr().err
+        for command in ("serve", "demo"):
+            assert main([command, "--port", "0", *model_words]) == 2
+            assert words in capsys.readouterr().err
         assert main(["ask", "--file", str(tmp_path / "q.jsonl"), "--out", str(out / "a.jsonl"), *asked]) == 2
         assert words in capsys.readouterr().err
         own = ["eval", "own", "--data", str(tmp_path / "own.jsonl"), "--out", str(out), "--arm", "text", *asked]

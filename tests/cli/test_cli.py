@@ -37,6 +37,7 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(pvit_ext, "load_pretrained_model", load)
     monkeypatch.setattr(pvit_ext, "ask", ask)
+    monkeypatch.setattr("pvit_ext.hosts.loading.check_conv_version", lambda *_: None)
     return calls
 
 

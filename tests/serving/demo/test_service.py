@@ -181,6 +181,7 @@ def test_the_commands_options_reach_the_engine_and_the_copied_command(monkeypatc
 
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("pvit_ext.load_pretrained_model", lambda *_, **__: (None,) * 4)
+    monkeypatch.setattr("pvit_ext.hosts.loading.check_conv_version", lambda *_: None)
     monkeypatch.setattr(engine, "Engine", lambda _, **options: made.append(options))
     monkeypatch.setattr(plugins, "taken", ["my.plugin"])
     words = ["demo", "--model", "a b", "--base", "base", "--system", "Be brief.", "--conv-version", "v1"]
