@@ -115,7 +115,7 @@ class LoadCall:
         return {**self.quantization.options(dtype, self.device, skipped), **given}
 
 
-def name_positional(path: str, values: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+def name_positional(path: str | None, values: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Name the positional arguments behind the second: ours, or LLaVA's.
 
     The third is ``region_config``, or LLaVA's ``model_name``, a text. LLaVA's others begin with a bool.
@@ -135,7 +135,7 @@ def name_positional(path: str, values: tuple[Any, ...], given: dict[str, Any]) -
         raise TypeError(f"{len(rest)} positional arguments behind the third: there may be {', '.join(names)}")
     named = dict(zip(names, rest, strict=False))
     if third and isinstance(third[0], str):
-        if third[0] != Path(path).name:
+        if third[0] != Path(path or "").name:
             _refuse_encoder(third[0])
     elif third:
         named["region_config"] = third[0]

@@ -86,3 +86,9 @@ def test_the_third_argument_is_a_config_or_llavas_model_name() -> None:
     assert name_positional("runs/osprey", ("osprey",), {}) == {}  # as LLaVA's get_model_name_from_path makes it
     with pytest.raises(TypeError, match="region_config is given twice"):
         positional(config, region_config=config)
+
+
+def test_no_path_beside_llavas_model_name() -> None:
+    assert name_positional(None, ("name",), {}) == {}
+    with pytest.raises(ValueError, match="no checkpoint was named: give its folder or hub id first"):
+        pvit_ext.load_pretrained_model(None, None, "name")
