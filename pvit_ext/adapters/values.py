@@ -129,6 +129,12 @@ def _wrong(name: str, value: Any, default: Any, tuner: str, hint: Any) -> Iterat
         yield from _wrong_pattern(name, value, tuner)
     if name == "layers_to_transform" and value == []:
         yield "it names no block; give the numbers of some, or drop it for all of them"
+    if (
+        name in TOKENS
+        and value is not None
+        and not all(value.values() if isinstance(value, dict) and value else [value])
+    ):
+        yield "it names no token; give the ids of some, or drop it"
     if name in TOKENS and (below := [one for one in _indices(value) if one < 0]):
         yield f"{below} are no tokens: give their ids, from 0"
 
