@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ class Throughput:
     """Counts what a model is trained on, by hooks, and the seconds it takes, by a clock that can pause.
 
     A token is a position of the language model's input: text, image patches and region tokens, without padding. Regions
-    count if they take positions; an encoder that names them in the text has none.
+    count if they take positions; an encoder that names them in the text has none. What a model gets without names is
+    not counted.
 
     Args:
         model: with regions, possibly inside peft's wrapper, as the trainer calls it.
@@ -32,14 +33,12 @@ class Throughput:
 
     def _count_batch(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
         if module.training:  # not when it answers
-            self.samples += len(inputs["input_ids"])
+            self.samples += len(given) if (given := _positions(inputs)) is not None else 0
             self.regions += sum(len(own or ()) for own in inputs.get("regions") or ())
 
     def _count_tokens(self, module: Any, _: Any, inputs: dict[str, Any]) -> None:
-        if module.training:
-            mask = inputs.get("attention_mask")  # none: no padding either
-            positions = inputs["inputs_embeds"][..., 0].numel() if mask is None else mask.sum()
-            self.tokens = self.tokens + positions  # stays on the device: no wait
+        if module.training and (given := _positions(inputs)) is not None:
+            self.tokens = self.tokens + given.sum()  # stays on the device: no wait
 
     def start(self) -> None:
         """Let the clock run from now: the time since :meth:`stop` was no training."""
@@ -76,7 +75,17 @@ class Throughput:
         return {name: total / seconds for name, total in zip(names, totals[:3], strict=True)}
 
 
+def _positions(inputs: dict[str, Any]) -> Tensor | None:
+    """Which positions of a batch are no padding, (B, L): by the mask, or all of them; None where nothing says."""
+    if (mask := inputs.get("attention_mask")) is not None:
+        return cast("Tensor", mask)
+    if (embeds := inputs.get("inputs_embeds")) is not None:
+        return torch.ones_like(embeds[..., 0], dtype=torch.long)
+    ids = inputs.get("input_ids")
+    return None if ids is None else torch.ones_like(ids)
+
+
 def _inner(model: Any) -> Any:
-    """The model without its head: LLaVA's names it by a method, transformers' own by ``base_model``."""
+    """The model without its head: LLaVA's names it by a method, transformers' own by ``base_model``, others not."""
     outer = getattr(model, "get_base_model", lambda: model)()
-    return outer.get_model() if hasattr(outer, "get_model") else outer.base_model
+    return outer.get_model() if hasattr(outer, "get_model") else getattr(outer, "base_model", outer)
