@@ -1,4 +1,4 @@
-"""Flags that have no effect, by what else a run is told or is not."""
+"""Flags that have no effect because of another flag."""
 
 from __future__ import annotations
 

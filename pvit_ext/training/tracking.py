@@ -29,8 +29,7 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, number_region
 from pvit_ext.regions.drawing import draw_regions
 from pvit_ext.regions.image import load_image, reading
 from pvit_ext.tokens.query import Query
-from pvit_ext.training.best import Choice, measured
-from pvit_ext.training.flag_pairs import changed_flags
+from pvit_ext.training.best import check_held_out, measured
 from pvit_ext.training.held_out import HeldOut, answering, as_trained
 from pvit_ext.training.throughput import Throughput
 from pvit_ext.training.wandb_run import open_run
@@ -40,8 +39,6 @@ IDENTITY = "losses_depend_on"
 """Key in W&B's config of all that losses depend on; of files, their hashes."""
 COLUMNS = ("picture", "question", "answer", "reference")
 TRACKERS = {"wandb": is_wandb_available, "tensorboard": is_tensorboard_available}
-_OF_HELD_OUT = ("region_eval_samples", "region_eval_records", "region_eval_steps")
-_OF_BEST = ("metric_for_best_model", "greater_is_better")
 logger = logging.getLogger(__name__)
 
 
@@ -53,43 +50,12 @@ def check_trackers(arguments: Any) -> None:
 
     Raises:
         ImportError: for a tracker that is not installed.
-        ValueError: for a count below 1, an unknown measure of the best checkpoint, or flags of held-out records in a
-            run that has none.
+        ValueError: see :func:`~pvit_ext.training.best.check_held_out`.
     """
     for name, is_available in TRACKERS.items():
         if name in arguments.report_to and not is_available():
             raise ImportError(f'--report_to {name} needs a package: pip install "pvit-ext[{name}]"')
-    if arguments.region_eval_data is not None:
-        Choice.of(arguments)
-    for name in _OF_HELD_OUT:
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value}: give a number from 1 on")
-    _check_held_out(arguments)
-
-
-def _check_held_out(arguments: Any) -> None:
-    """Refuse flags of held-out records without any, and say which have no effect without a tracker."""
-    given = changed_flags(arguments, *_OF_HELD_OUT)
-    if arguments.region_eval_data is not None:
-        if "region_eval_samples" in given and not TRACKERS.keys() & set(arguments.report_to):
-            count = arguments.region_eval_samples
-            logger.warning(
-                "without effect, because no tracker of --report_to has tables: --region_eval_samples %s", count
-            )
-        return
-    if not _sets_best(arguments):
-        given += changed_flags(arguments, *_OF_BEST)
-    if given:
-        raise ValueError(
-            f"--{given[0]} {getattr(arguments, given[0])}: this run has no held-out records, give --region_eval_data "
-            "FILE, or drop the flag"
-        )
-
-
-def _sets_best(arguments: Any) -> bool:
-    """Whether transformers gives the flags of the best checkpoint values of its own."""
-    schedule = str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type))
-    return bool(arguments.load_best_model_at_end) or schedule == "reduce_lr_on_plateau"
+    check_held_out(arguments, bool(TRACKERS.keys() & set(arguments.report_to)))
 
 
 @dataclass(frozen=True)

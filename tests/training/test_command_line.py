@@ -226,7 +226,7 @@ def test_images_of_held_out_records_need_their_folder_too(
     words = flags(llava_checkpoint, text, tmp_path / "out", stage="finetune", region_eval_data=data)
     place = words.index("--image_folder")
     words = words[:place] + words[place + 2 :]
-    with pytest.raises(ValueError, match=r"^--image_folder is missing: the folder of the 7 images that --region_eval_d"):
+    with pytest.raises(ValueError, match=r"^--image_folder is missing: the folder of the 7 images that --region_eval"):
         run(monkeypatch, words)
     with pytest.raises(CacheError, match=r"--region_cache x: .*text\.json names no image, leave the flag out"):
         run(monkeypatch, [*words, "--region_eval_data", str(text), "--region_cache", "x"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import trainer_utils
 
 from pvit_ext.training.host import take_host
 from pvit_ext.training.llava.arguments import RegionTrainingArguments
@@ -56,6 +57,34 @@ def test_flags_of_held_out_records_need_some(tmp_path: Path, kind: Any, given: d
     with pytest.raises(ValueError, match=said):
         kind(output_dir=str(tmp_path), report_to=[], **given)
     kind(output_dir=str(tmp_path), report_to=[], region_eval_data="x.json", **given)
+
+
+EVALUATE = "eval_strategy" if hasattr(TransformersTrainingArguments, "eval_strategy") else "evaluation_strategy"
+
+
+@pytest.mark.parametrize("kind", [RegionTrainingArguments, TransformersTrainingArguments])
+@pytest.mark.parametrize("held_out", [None, "x.json"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({EVALUATE: "steps", "eval_steps": 5}, f"--{EVALUATE} steps: transformers' own evaluation, .* is not used"),
+        ({"load_best_model_at_end": True, "save_strategy": "no"}, "--load_best_model_at_end True: .* drop the flag"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", EVALUATE: "epoch"}, f"--{EVALUATE} epoch: transformers' own"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "reduce_lr_on_plateau requires an eval strategy"),
+    ],
+)
+def test_transformers_own_evaluation_is_refused_before_the_model_loads(
+    tmp_path: Path, kind: Any, held_out: str | None, given: dict[str, Any], said: str
+) -> None:
+    """Its Trainer has no records for it; without saving it loads no best model, and says nothing."""
+    with pytest.raises(ValueError, match=said):
+        kind(output_dir=str(tmp_path), report_to=[], region_eval_data=held_out, **given)
+
+
+@pytest.mark.skipif(not hasattr(trainer_utils, "SaveStrategy"), reason="this transformers saves no best")
+def test_saving_by_transformers_own_evaluation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--save_strategy best: transformers' own evaluation, .* is not used here"):
+        RegionTrainingArguments(output_dir=str(tmp_path), report_to=[], save_strategy="best")
 
 
 def test_a_table_without_a_tracker_is_said_to_be_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -111,5 +140,5 @@ def test_mm_projector_is_not_trained_alone_and_frozen(llava_checkpoint: Path, tm
 
 @pytest.mark.parametrize("host", ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
 def test_no_model_is_said_by_every_host(host: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^--model_name_or_path is missing: a checkpoint, or a language model to make"):
+    with pytest.raises(ValueError, match=r"^--model_name_or_path is missing: a checkpoint, or a language model"):
         parse_flags(take_host(["--host", host])[0], ["--output_dir", str(tmp_path)])
