@@ -29,7 +29,8 @@ from pvit_ext.tokens.turns import read_turns
 def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
-    One image stands before the text of its turn, and several where they stand, as in training.
+    As in training, one image that the text places stands before the text of its turn, and several where they stand. As in
+    LLaVA's own scripts, an image that the text does not place stands before it, and the text keeps its blanks.
 
     Args:
         query: the question.
@@ -45,7 +46,7 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
         sizes = query.image_sizes()
     processor = RegionProcessor.of(model.region_module)
     questions, answers = read_turns(query, len(sizes), processor, special or SpecialTokens(), name, "\n")
-    if len(sizes) == 1:
+    if len(sizes) == 1 and any(IMAGE_PLACEHOLDER in question for question in query.turns(name)[0]):
         questions = [_image_first(question, conv) for question in questions]
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
