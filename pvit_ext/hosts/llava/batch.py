@@ -29,8 +29,8 @@ from pvit_ext.tokens.turns import read_turns
 def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
-    As in training, one image that the text places stands before the text of its turn, and several where they stand. As in
-    LLaVA's own scripts, an image that the text does not place stands before it, and the text keeps its blanks.
+    As in training, one image that the text places stands before the text of its turn, and several where they stand.
+    As in LLaVA's own scripts, an image that the text does not place stands before it, and the text keeps its blanks.
 
     Args:
         query: the question.
