@@ -129,14 +129,16 @@ def _wrong(name: str, value: Any, default: Any, tuner: str, hint: Any) -> Iterat
         yield from _wrong_pattern(name, value, tuner)
     if name == "layers_to_transform" and value == []:
         yield "it names no block; give the numbers of some, or drop it for all of them"
-    if (
-        name in TOKENS
-        and value is not None
-        and not all(value.values() if isinstance(value, dict) and value else [value])
-    ):
+    if name in TOKENS and value is not None and _names_none(value):
         yield "it names no token; give the ids of some, or drop it"
     if name in TOKENS and (below := [one for one in _indices(value) if one < 0]):
         yield f"{below} are no tokens: give their ids, from 0"
+
+
+def _names_none(tokens: Any) -> bool:
+    """Whether a list of ids, or one for a layer each, is empty."""
+    lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+    return not lists or not all(lists)
 
 
 def _wrong_word(name: str, value: str, hint: Any) -> Iterator[str]:

@@ -23,8 +23,13 @@ def checkpoint_contents(name: str) -> str:
     """
     if (found := _config_of(name)) is None:
         return name
-    kinds = ([*sorted(found.parent.glob(pattern))] for pattern in _WEIGHTS)
-    return " ".join(f"{path.name} {fingerprint(path)}" for path in [found, *next((kind for kind in kinds if kind), [])])
+    return " ".join(f"{path.name} {fingerprint(path)}" for path in [found, *weight_files(found.parent)])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a checkpoint's weights; none where it is not here."""
+    kinds = (sorted(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return next((found for found in kinds if found), [])
 
 
 def processor_contents(name: str) -> str | None:

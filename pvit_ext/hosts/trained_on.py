@@ -8,6 +8,7 @@ from typing import Any
 
 from pvit_ext.adapters.lora import ADAPTER_CONFIG
 from pvit_ext.files import fingerprint
+from pvit_ext.hosts.checkpoint_contents import weight_files
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, adapter_on, find_kind
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def check_base(model: Any, kind: CheckpointKind) -> None:
         )
     if Path(named, ADAPTER_CONFIG).is_file():
         raise ValueError(f"{kind.path} was trained on {named} and its adapter: load {named}, not {own}")
-    ours, others = (_weight_files(Path(one)) for one in (own, named))
+    ours, others = (weight_files(Path(one)) for one in (own, named))
     if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
         text = "%s was trained on %s, the model is %s: right only if both hold the same weights"
         logger.warning(text, kind.path, named, own or "of no folder")
@@ -52,9 +53,3 @@ def _weights_of(path: str) -> str:
     except (OSError, ValueError):
         return path
     return path if kind.adapter or kind.base is None else _weights_of(kind.base)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files with a checkpoint's weights; none where it is not here."""
-    kinds = (sorted(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
-    return next((found for found in kinds if found), [])

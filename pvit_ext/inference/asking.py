@@ -151,18 +151,21 @@ def _refusal(name: str, value: Any) -> str | None:
     return None
 
 
-def _check_config(config: Any, own: Any, chosen: dict[str, Any]) -> None:
-    """Refuse a ``generation_config`` that says what ask would have to override.
+def _check_config(config: Any, own: Any, chosen: dict[str, Any], said: bool) -> None:
+    """Refuse a ``generation_config`` that says what ask would have to override, where an answer could change by it.
 
     Args:
         config: of the caller.
         own: the model's, which may have been copied.
         chosen: what ask sets.
+        said: whether somebody said how many new tokens there are.
     """
     for name, value in config.to_diff_dict().items():
         known = (getattr(own, name, None), chosen.get(name))
-        if any(_listed(value) == _listed(one) for one in known):
-            continue
+        if name == "pad_token_id" or any(_listed(value) == _listed(one) for one in known):
+            continue  # what pads a batch reaches no answer
+        if name == "max_length" and said:
+            continue  # transformers takes max_new_tokens where both are said
         if reason := _refusal(name, value):
             raise TypeError(reason.format(f"{name}= ({value} in generation_config)"))
 
@@ -188,16 +191,15 @@ def generate_options(
         TypeError: for a ``generation_config`` of the caller that says what is set here.
     """
     config = given.get("generation_config")
-    if max_new_tokens is None and (max_new_tokens := getattr(config, "max_new_tokens", None)) is None:
-        max_new_tokens = _USUAL_LENGTH
+    said = max_new_tokens if max_new_tokens is not None else getattr(config, "max_new_tokens", None)
     chosen = {
         "return_dict_in_generate": False,
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": _USUAL_LENGTH if said is None else said,
         "eos_token_id": ends.ids,
         "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends.ids[0],
     }
     if config is not None:
-        _check_config(config, own, chosen)
+        _check_config(config, own, chosen, said is not None)
     usual = {name: value for name, value in _USUAL.items() if getattr(config, name, None) is None}
     options: dict[str, Any] = {**usual, **given}
     options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]

@@ -31,7 +31,7 @@ def read_regions(given: Any, name: str) -> list[Region]:
         return []
     if _is_one(given):
         given = [given]
-    if not _is_list(given):
+    if not is_list(given):
         raise RegionError(f"{name}: its regions are {describe(given)}; {_REGIONS}")
     return [_region(one, f"{name}, region {number}") for number, one in enumerate(given)]
 
@@ -57,9 +57,9 @@ def regions_per_sample(given: Any, samples: int) -> Sequence[Sequence[Region] | 
             f"regions is one region, for {samples} prompts: give a list of regions (or None) for each, "
             "regions=[[Region.box(...)], ...]"
         )
-    if only and (_is_one(given) or (_is_list(given) and any(_is_one(_plain(one)) for one in given))):
+    if only and (_is_one(given) or (is_list(given) and any(_is_one(_plain(one)) for one in given))):
         given = [given]
-    if not _is_list(given):
+    if not is_list(given):
         raise RegionError(
             f"regions is {describe(given)}; give a list of regions (or None) for each of {samples} prompt(s)"
         )
@@ -92,7 +92,8 @@ def _is_read(given: Any) -> bool:
     )
 
 
-def _is_list(value: Any) -> bool:
+def is_list(value: Any) -> bool:
+    """Whether a value holds others in order."""
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
@@ -101,7 +102,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return _is_list(value) and len(value) == 4 and all(map(_is_number, value))
+    return is_list(value) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_one(value: Any) -> bool:
@@ -111,7 +112,9 @@ def _is_one(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     """A tensor, as detectors and SAM return them, as an array on the CPU; anything else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    if not hasattr(value, "detach"):
+        return value
+    return (value.float() if value.is_floating_point() else value).detach().cpu().numpy()  # numpy has no bfloat16
 
 
 def _is_mask(value: Any) -> bool:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pvit_ext.regions.image import image_size, load_image
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.region import Region, RegionError, Size
-from pvit_ext.tokens.given_regions import read_regions
+from pvit_ext.tokens.given_regions import is_list, read_regions
 
 
 @dataclass
@@ -73,7 +72,7 @@ class Query:
             raise RegionError(f"{name}: its text is {describe(self.text)}; give a string")
         history = [] if self.history is None else list(self.history)
         for turn in history:
-            if not _is_list(turn) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
+            if not is_list(turn) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
                 raise RegionError(f"{name}: its history holds {describe(turn)}; give (question, answer)")
         return [question for question, _ in history] + [self.text], [*(answer for _, answer in history), None]
 
@@ -93,7 +92,3 @@ class Query:
 
 def _read(image: Any) -> Any:
     return image.read() if hasattr(image, "read") and not isinstance(image, (Image.Image, io.TextIOBase)) else image
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)

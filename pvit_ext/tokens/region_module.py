@@ -196,8 +196,9 @@ class RegionModule(nn.Module):
         for name in (name for name in before if name not in after):
             logger.warning("%s goes: the new region modules have none", _said(name))
         brought = {name for name in after if any(tensor.startswith(f"{name}.") for tensor in filled_later)}
+        kept = [(name, part) for name, part in after.items() if name in before and name not in brought]
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
-            for name, part in ((name, part) for name, part in after.items() if name in before.keys() - brought):
+            for name, part in kept:
                 if tensors_go_by(name, part, self.config) == tensors_go_by(name, before[name], old.config):
                     _keep_if_it_fits(_said(name), before[name], part)
                 else:

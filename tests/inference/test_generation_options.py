@@ -84,7 +84,6 @@ def test_the_length_is_the_arguments_or_the_configs(
             {"eos_token_id": [300]},
             r"does not take eos_token_id= \(\[300\] in generation_config\): .*stopping_criteria=",
         ),
-        ({"pad_token_id": 9}, r"does not take pad_token_id= "),
         ({"output_scores": True}, r"does not take output_scores= .*call model.generate"),
         ({"return_dict_in_generate": True}, r"does not take return_dict_in_generate= "),
     ],

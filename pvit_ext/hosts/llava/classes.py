@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 from llava.model import llava_arch
 from llava.model.language_model import llava_llama, llava_mistral, llava_mpt
+from llava.model.multimodal_encoder import clip_encoder
 from transformers import (
     LlamaForCausalLM,
     MistralForCausalLM,
@@ -28,8 +29,10 @@ _initialize_vision_modules = llava_arch.LlavaMetaModel.initialize_vision_modules
 _build_vision_tower = llava_arch.build_vision_tower
 
 # transformers 5 gives the name to a class on torchvision, where that is installed. LLaVA's models learnt on Pillow's
-# pixels, which differ by up to one level in 255.
-CLIPImageProcessor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+# pixels, which differ by up to one level in 255. A fork's own class stays.
+CLIPImageProcessor = clip_encoder.CLIPImageProcessor
+if CLIPImageProcessor.__module__.startswith("transformers."):
+    CLIPImageProcessor = getattr(transformers, "CLIPImageProcessorPil", CLIPImageProcessor)
 
 
 class LlavaLlamaForCausalLM(RegionMixin, llava_llama.LlavaLlamaForCausalLM):

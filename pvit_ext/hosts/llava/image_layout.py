@@ -24,7 +24,7 @@ MERGES = ("flat", "spatial", "spatial_unpad")
 
 _EXAMPLE = "a list of resolutions such as [[336, 672], [672, 336], [672, 672]]"
 _TOLD: WeakSet[Any] = WeakSet()
-"""Models whose words were looked at."""
+"""Models whose config was checked for unknown words."""
 
 logger = logging.getLogger(__name__)
 

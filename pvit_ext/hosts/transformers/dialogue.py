@@ -159,8 +159,14 @@ def _ending(tokenizer: Any, full: str, end: int, asks: bool) -> tuple[str, int]:
     for token in _special_tokens(tokenizer):
         if full.startswith(token, end + len(blank)) and token != tokenizer.bos_token:
             return blank + token, end + len(blank) + len(token)
-    if not asks:
-        _say_no_ending(tokenizer.eos_token)
+    if asks:
+        return tokenizer.eos_token or "", end
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            "the chat template writes no token behind an answer, and the tokenizer has no eos_token: an answer would "
+            "not learn where to end; set tokenizer.eos_token, or end answers in the template"
+        )
+    _say_no_ending(tokenizer.eos_token)
     return str(tokenizer.eos_token), end
 
 

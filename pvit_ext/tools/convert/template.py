@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from pvit_ext.files import read_json
 from pvit_ext.hosts.transformers.dialogue import render_question
+from pvit_ext.prompt import IMAGE_PLACEHOLDER
 
 logger = logging.getLogger(__name__)
 _FILES = ("chat_template.json", "processor_config.json", "tokenizer_config.json")
@@ -37,15 +38,13 @@ def conv_version_of(
             "name the one that asks alike with --conv-version NAME when you ask", folder,
         )  # fmt: skip
         return None
-    from transformers import AutoTokenizer
-
     from pvit_ext.hosts.llava.like import asked_by, names_asking, usual_name
 
-    own, stored = _asked(AutoTokenizer.from_pretrained(folder), template), (regions or {}).get("conv_version")
+    own, stored = _asked(_tokenizer(folder), template), (regions or {}).get("conv_version")
     known = usual_name(model_type, _template_in(tokenizer_config), stored)
     if (text := asked_by(known)) == own:
         return known
-    names = names_asking(own)
+    names = [] if own is None else names_asking(own)
     if names and regions is not None:
         return names[0]
     if names:
@@ -56,9 +55,9 @@ def conv_version_of(
         )  # fmt: skip
         return None
     logger.warning(
-        "%s: none of LLaVA's conversation templates asks like its chat template, which writes %r; the new checkpoint "
+        "%s: none of LLaVA's conversation templates asks like its chat template, which %s; the new checkpoint "
         "is asked with LLaVA's %s, which writes %r: --conv-version NAME (conv_version=) takes another",
-        folder, own, known, text,
+        folder, "refuses the conversation" if own is None else f"writes {own!r}", known, text,
     )  # fmt: skip
     return None
 
@@ -79,15 +78,39 @@ def _template_in(path: Path) -> str | None:
     return text
 
 
-def _asked(tokenizer: Any, template: str) -> str:
-    """The text in which a chat template asks LLaVA's probe, without the token that tokenizers put before it."""
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _asked(tokenizer: Any, template: str) -> str | None:
+    """The text in which a chat template asks LLaVA's probe, without the token that tokenizers put before it.
+
+    A template for text alone, as Mistral's, gets its turns as text; None where a template refuses both.
+    """
     from pvit_ext.hosts.llava.like import PROBE
 
-    def apply(messages: Any, **options: Any) -> Any:
-        return tokenizer.apply_chat_template(messages, chat_template=template, **options)
+    for form in (_as_parts, _as_text):
 
-    try:
-        text = render_question(SimpleNamespace(tokenizer=tokenizer, apply_chat_template=apply), PROBE, "the probe")
-    except TemplateError as error:
-        return f"nothing ({error})"
-    return text.removeprefix(tokenizer.bos_token or "")
+        def apply(messages: Any, form: Any = form, **options: Any) -> Any:
+            return tokenizer.apply_chat_template(form(messages), chat_template=template, **options)
+
+        try:
+            text = render_question(SimpleNamespace(tokenizer=tokenizer, apply_chat_template=apply), PROBE, "the probe")
+        except (TemplateError, TypeError):  # a text and a list cannot be joined
+            continue
+        if "{'type'" not in text:  # Python's spelling of the parts
+            return text.removeprefix(tokenizer.bos_token or "")
+    return None
+
+
+def _as_parts(messages: Any) -> Any:
+    return messages
+
+
+def _as_text(messages: Any) -> Any:
+    return [
+        {**one, "content": "".join(part.get("text", f"{IMAGE_PLACEHOLDER}\n") for part in one["content"])}
+        for one in messages
+    ]

@@ -61,12 +61,12 @@ def to_llava_checkpoint(
 
     head = frozenset({to_llava(EMBEDDING, ""), to_llava(HEAD, "")})
     size = sum(shard.path.stat().st_size for shard in source.shards)
+    named = vision_tower or str(Path(out).absolute() / TOWER_FOLDER)
+    values = _values(source, config, rows, origin, named if own_tower or vision_tower else None)
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         write_all(source, folder, Change(rename, rows, head), {}, bar.update)
-        named = vision_tower or str(Path(out).absolute() / TOWER_FOLDER)
         if own_tower:
             _write_tower(source, folder / TOWER_FOLDER, own_tower, config)
-        values = _values(source, config, rows, origin, named if own_tower or vision_tower else None)
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         _copy_files(source, folder, origin)
 
