@@ -66,6 +66,8 @@ def passed(tiny: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
         ({"generation_config": GenerationConfig(max_new_tokens=3)}, 3),
         ({"generation_config": GenerationConfig(max_new_tokens=3), "max_new_tokens": None}, 3),
         ({"generation_config": GenerationConfig(max_new_tokens=3), "max_new_tokens": 5}, 5),
+        ({"generation_config": GenerationConfig(max_new_tokens=3, max_length=90, pad_token_id=9)}, 3),
+        ({"generation_config": GenerationConfig(max_length=90), "max_new_tokens": 5}, 5),
     ],
 )
 def test_the_length_is_the_arguments_or_the_configs(

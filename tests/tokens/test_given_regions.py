@@ -29,6 +29,7 @@ BOXES = [[1, 2, 9, 8], [3, 2, 9, 8]]
         (BOXES, 1, [[ONE, TWO]]),
         (np.array(BOXES), 1, [[ONE, TWO]]),
         (torch.tensor([BOXES]), 1, [[ONE, TWO]]),
+        (torch.tensor([BOXES], dtype=torch.bfloat16), 1, [[ONE, TWO]]),
         ([ONE, BOXES[1]], 1, [[ONE, TWO]]),
         ([torch.tensor(BOXES[0]), TWO], 1, [[ONE, TWO]]),
         ([None], 1, [None]),

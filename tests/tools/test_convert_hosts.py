@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,6 +242,30 @@ def test_a_chat_template_that_llavas_code_has_not_is_shown(
     assert "'USER: <image>\\nWhat is this? ASSISTANT: A dog.</s> USER: And where? ASSISTANT:'" in caplog.text
     assert "LLaVA's v1, which writes \"A chat between a curious user" in caplog.text
     assert "--conv-version NAME" in caplog.text
+
+
+MISTRAL = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ m['content'] + '</s>' }}{% endif %}{% endfor %}"
+)
+"""As Mistral's own, which joins texts: a list of parts is a TypeError."""
+REFUSES = "{{ raise_exception('no images here') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (MISTRAL, r"writes '\[INST\] <image>\\nWhat is this\? \[/INST\]A dog\.</s>\[INST\] And where\? \[/INST\]'"),
+        (MISTRAL.replace("m['content']", "m['content'] | string"), r"writes '\[INST\] <image>\\nWhat is this\?"),
+        (REFUSES, "which refuses the conversation"),
+    ],
+)
+def test_a_chat_template_for_text_is_compared_by_its_text(
+    template: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_template(tmp_path, template)
+    assert conv_version_of(folder, "llava_llama", {"conv_version": None}, folder / "tokenizer_config.json") is None
+    assert re.search(said, caplog.text), caplog.text
 
 
 def test_without_a_chat_template_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,18 @@ def test_an_end_that_only_the_vocabulary_calls_special(tmp_path: Path) -> None:
     assert processor.tokenizer.eos_token_id not in ids
 
 
+def test_a_tokenizer_without_an_end(tmp_path: Path) -> None:
+    """Nothing stands behind an earlier answer that is asked about; such an answer is not trained."""
+    model, processor = with_lines(LLAVA_HF)
+    processor.tokenizer.eos_token = None
+    path = write(tmp_path, {"two turns": CONVERSATIONS["two turns"]})
+    query = Sample.of(load_records(str(path), str(tmp_path))[0]).query
+    prompt = host_of(model).chat(model, processor.tokenizer, processor, None, None).prompt(query, "two turns")
+    assert "a red dog USER: which is larger" in prompt.texts[0]
+    with pytest.raises(ValueError, match=r"the tokenizer has no eos_token: .* set tokenizer\.eos_token"):
+        dataset_of(path, processor)[0]
+
+
 @pytest.mark.parametrize("name", ["last", "blanks"])
 def test_the_validation_table_asks_so_too(name: str, tmp_path: Path) -> None:
     model, processor = with_lines(IN_PLACE)
