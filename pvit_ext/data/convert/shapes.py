@@ -288,8 +288,11 @@ def pointed(
         BadItem: for fractions where the source should have pixels.
     """
     region = Region.point(*value) if kind == "point" else Region.scribble(value)
+    flat = [one for point in region.points for one in point]
     if not of_fractions:
-        _refuse_fractions([one for point in region.points for one in point])
+        _refuse_fractions(flat)
+    elif size and kind == "point" and are_fractions(flat):  # of the top-left pixel: training would refuse its decimals
+        return Annotation({kind: [flat[0] / size[0], flat[1] / size[1]], "normalized": True}, None, **fields)
     try:
         region.resolve(size) if size else region.check()
     except RegionError:

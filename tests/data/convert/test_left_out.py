@@ -275,6 +275,15 @@ def test_a_sentence_of_flickr30k_that_breaks_off(tmp_path):
         converted(tmp_path, "flickr30k", tmp_path / "source", tmp_path / "source")
 
 
+@pytest.mark.parametrize("said", ["", "\n \n", None])
+def test_an_image_of_flickr30k_without_sentences_is_said(tmp_path, said):
+    shutil.copytree(FIXTURES / "flickr30k_entities", tmp_path / "source")
+    path = tmp_path / "source/Sentences/1001.txt"
+    path.unlink() if said is None else path.write_text(said)
+    _, report = converted(tmp_path, "flickr30k", tmp_path / "source", tmp_path / "source")
+    assert f"1001.xml: no {'' if said is None else 'sentence in '}{path}" in report.shown["incomplete"]
+
+
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path):
     _, report = converted(tmp_path, "gqa", "gqa", "gqa")
     assert report.remarks[0] == "gqa: testdev_balanced_questions.json not read: there are no scene graphs of them"

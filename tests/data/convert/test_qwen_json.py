@@ -28,6 +28,13 @@ def test_points(tmp_path):
     assert records[1]["regions"][0] == {"point": [0.888, 0.15], "normalized": True}
 
 
+def test_a_point_in_the_top_left_pixel_is_kept(tmp_path):
+    source = changed(tmp_path, THOUSANDTHS, put("conversations", 1, "value", '[{"point_2d": [1, 1], "label": "cup"}]'))
+    records, _ = converted(tmp_path, "qwen_json", source, "qwen", settings=NEW)
+    assert records[0]["regions"] == [{"point": pytest.approx([0.001, 0.001]), "normalized": True}]
+    assert validate(tmp_path / "out.jsonl", FIXTURES / "qwen", check_images=True) == []
+
+
 def test_boxes_of_a_question(tmp_path):
     talk = ['What is {"bbox_2d": [625, 625, 833, 812]}?', "A cup."]
     turns = [{"from": who, "value": text} for who, text in zip(("human", "gpt"), talk, strict=True)]

@@ -102,8 +102,8 @@ class Flickr30k(DataFormat):
             lines = read_text(text).split("\n") if text.is_file() else []
         except (ET.ParseError, ValueError) as error:
             raise BadItem(f"damaged: {error}", f"{xml.name} or {text.name}") from error
-        if not lines:
-            notes.drop(Reason.INCOMPLETE, xml.name, f"no {text}")
+        if not any(map(str.strip, lines)):
+            notes.drop(Reason.INCOMPLETE, xml.name, f"no sentence in {text}" if text.is_file() else f"no {text}")
         found = self.image_folder.look_up(
             [f"{unit}.jpg"], _declared(root), xml.name, notes, len(root.findall("object"))
         )

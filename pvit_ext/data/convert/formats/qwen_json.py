@@ -109,7 +109,7 @@ class QwenJson(ChatItems):
             return boxed_in(1, fractions, size, notes, label=label)
         if size is None:
             return Annotation({"point": fractions, "normalized": True}, None, label)
-        return pointed("point", scaled(fractions, size), size, label=label)
+        return pointed("point", scaled(fractions, size), size, of_fractions=True, label=label)
 
 
 def resized(size: Size, least: int, most: int) -> Size:
