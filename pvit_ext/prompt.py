@@ -46,16 +46,20 @@ _OTHER_WORDS = (
     r"pos|vp|visual[ _-]?prompt|(?:no[ _-]?)?prompt"
 )
 _IN_ANSWERS = re.compile(_OURS + _TAG.format(words=_REGION_WORDS))
-_IN_TEXTS = re.compile(_OURS + rf"(?i:<(?:{_REGION_WORDS})[\s_:#-]?\d*>)")
-"""In questions without an image, where ``<region-name>`` is a blank for the reader's own word."""
+_IN_TEXTS = re.compile(
+    r"<(?:(?:[Rr]egions?|[Bb]oxes|[Bb]ounding[ _-]?[Bb]ox(?:es)?)[\s_:#-]?\d+|"
+    r"(?:[Bb]box(?:es)?|[Rr]ois?|spi)[\s_:#-]?\d*)>"
+)
+"""In questions without an image, where ``<regions>`` and ``<REGION>`` are blanks for the reader's own word."""
+_FLAG = re.compile(r"(?<!\S)--?\w[\w-]*[ =]<[^<>]*>")
 _IN_QUESTIONS = re.compile(_OURS + _TAG.format(words=f"{_REGION_WORDS}|{_OTHER_WORDS}"))
 _UNFILLED = re.compile(
-    r"(?!\[MASK\])(?i:\[{words}\]|\{{{words}\}})".format(
+    r"""(?<![A-Za-z0-9_\\\])}}^{{[])(?<!\bf['"])(?!\[MASK\])(?i:\[{words}\]|\{{{words}\}})(?!\}})""".format(
         words=r"(?:regions?|bbox|roi|seg|mask|visual[ _]?prompt)[\d_]*"
     )
 )
 """What is an error in questions of records: a template of Python's that nobody filled, and brackets of another kind.
-``[MASK]`` is the blank of a cloze."""
+Behind a letter or a bracket they are LaTeX, an index or another template; ``[MASK]`` is the blank of a cloze."""
 _WIDE = re.compile("[\uff1c\uff1e\ufe64\ufe65\uff3b\uff5b]")
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0xFE64: "<", 0xFE65: ">"}
 """Full-width characters, as East Asian keyboards type them, and those they stand for."""
@@ -170,10 +174,13 @@ def _wide_tag(text: str, *patterns: re.Pattern[str]) -> str | None:
 
 
 def foreign_tag_of_text(question: str) -> str | None:
-    """The first tag in a question without an image that means a region elsewhere; tags around something are code."""
+    """The first tag in a question without an image that means a region elsewhere.
+
+    Tags around something are code, and those behind a flag a blank.
+    """
     if "<" not in question or not _IN_TEXTS.search(question):
         return None
-    found = _IN_TEXTS.search(_PAIR.sub("", question))
+    found = _IN_TEXTS.search(_FLAG.sub("", _PAIR.sub("", question)))
     return found and found[0]
 
 

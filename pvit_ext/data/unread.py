@@ -70,7 +70,10 @@ def unread_placeholder_of_text(turns: Sequence[str]) -> str | None:
     """
     for number, text in enumerate(turns[::2]):
         if (found := foreign_tag_of_text(text)) is not None:
-            return f"conversations[{2 * number}]: {found!r} {NOT_READ}, and the record has no image"
+            return (
+                f"conversations[{2 * number}]: {found!r} {NOT_READ}, and the record has no image; "
+                'give "image" and "regions" and write <region>, or write it in capitals where it is ordinary text'
+            )
     return None
 
 

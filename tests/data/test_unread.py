@@ -31,7 +31,7 @@ TAGS = [
     "<|box_start|>", "<obj_vis>", "<object>", "<ref-object>", "<loc_17>", "< region >", "<region/>", "&lt;region&gt;",
     "<bounding_box>", "<bounding box 2>", "<boundingboxes>", "<segmentation>", "<rle>", "<SEG>", "<area>", "<crop_1>",
     "<image_region>", "<visual_prompt>", "<region:1>", "<reg>", "<rgn_2>", "[region]", "{region}", "[bbox_1]",
-    "<NO_Prompt>", "[SEG]", "[mask_1]", "{mask}", "[VISUAL_PROMPT]",
+    "<NO_Prompt>", "[SEG]", "[mask_1]", "{mask}", "[VISUAL_PROMPT]", "[region1]", "{bbox_2}",
     *map(wide, ("<region>", "<region1>", "</region>", "[region]")), wide("<") + "region>", wide("<bbox>".upper()),
 ]  # fmt: skip
 
@@ -54,6 +54,10 @@ TEXTS = [
     ("<image>\nWhat is <region>? A box, a mask, 3 < 4 > 2.", "The <b>region</b> <L204>."),
     (f"<image>\nThe man holds a [MASK]; [segment] [masked] [prompt]? {wide('<land> [1] a<b <image>')} <region>",
      f"In {wide('[region]')}."),
+    ("<image>\n" + r"<region>: $L_{seg}$, \mathcal{L}_{mask}, M_\text{mask}, x^{roi}, a{bbox}, \frac{1}{mask}?",
+     "1."),
+    ("<image>\n<region> is img[mask], x[mask] = 0, a[0][mask], {{mask}}, f'{x}{{bbox}}', f'{mask}', x[[mask]]?",
+     "No."),
     ("<image>\nIs <region> <regionally> <p>bound</p> <boxer> <referee> <maskot>?", "Yes."),
 ]  # fmt: skip
 
@@ -63,15 +67,27 @@ def test_ordinary_text_stays(folder: Path, turns: tuple[str, str]) -> None:
     assert validate(write(folder, [record(conversations=asked(*turns))]), folder) == []
 
 
-def test_text_without_an_image_is_not_searched(folder: Path) -> None:
-    row = record(image=None, regions=None, conversations=asked("aws --region <region-name>?", "<REGION> is yours."))
+@pytest.mark.parametrize("text", ["看[mask]是", "Is [SEG] it?", "($[mask])", "a, [bbox]."])
+def test_a_placeholder_in_brackets_stands_free(folder: Path, text: str) -> None:
+    assert "is text that no encoder reads" in problem(folder, conversations=asked(f"<image>\n{text} <region>"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["aws --region <region-name>?", "aws --region <REGION>", "gcloud --region=<region_1>", "mv --boxes <boxes>",
+     "list --region <region> --roi <ROI_1>", "deploy to <REGION> or <BBOX>", "pack <boxes> of <regions>"],
+)  # fmt: skip
+def test_a_blank_of_a_text_without_an_image_stays(folder: Path, text: str) -> None:
+    text = text.replace("<region>", "<regions>")  # that one is ours
+    row = record(image=None, regions=None, conversations=asked(text, "<REGION> is yours."))
     assert validate(write(folder, [row]), folder) == []
 
 
-@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<BOXES>", "<roi_2>"])
+@pytest.mark.parametrize("tag", ["<region1>", "<bbox>", "<bboxes>", "<roi_2>", "<spi>", "<bounding box 1>"])
 def test_a_placeholder_without_an_image_is_named(folder: Path, tag: str) -> None:
     found = problem(folder, image=None, regions=None, conversations=asked(f"What is {tag}?"))
     assert f"conversations[0]: '{tag}' is text that no encoder reads, and the record has no image" in found
+    assert 'give "image" and "regions" and write <region>, or' in found
 
 
 def test_code_without_an_image_stays(folder: Path) -> None:
