@@ -24,15 +24,13 @@ from pvit_ext.data.convert.notes import BadItem
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.json_records import JsonRecordError, read_json_records
 from pvit_ext.data.scan import name_of
+from pvit_ext.data.unread import IMAGE_KEYS
 from pvit_ext.files import read_lines
 
 COCO_ID = "coco_id"
 _COCO = re.compile(r"(?:^|[/_\\])(\d{12})(?:_\d+)?\.\w+$")
 _VISUAL_GENOME = re.compile(r"(?:^|/)VG_100K(?:_2)?/(\d+)\.\w+$")
 _COCO_VAL = re.compile(r"(?:^|/)val20(?:14|17)/|(?:^|/)COCO_val2014_")
-_IMAGE_KEYS = (
-    "image", "images", "img", "image_path", "img_path", "image_file", "file_name", "image_name", "image_id"
-)  # fmt: skip
 _FILE = "the file "
 
 
@@ -149,7 +147,7 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _of_record(record: Any) -> Iterator[str]:
-    given = (record[key] for key in _IMAGE_KEYS if record.get(key) is not None) if isinstance(record, dict) else ()
+    given = (record[key] for key in IMAGE_KEYS if record.get(key) is not None) if isinstance(record, dict) else ()
     value = next(iter(given), None)
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, (str, int)) and not isinstance(name, bool):

@@ -113,7 +113,8 @@ def _check_image_key(value: dict[str, Any], turns: list[str]) -> None:
     if "image" in value:
         return
     if hint := meant_key(value, "image"):
-        raise ValueError(f"it has no image{hint}")
+        regions = None if value.get("regions") else unread_key(value)
+        raise ValueError(f"{regions}; {hint}" if regions else hint)
     if problem := unread_placeholder_of_text(turns):
         raise ValueError(problem)
 

@@ -155,7 +155,7 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
     turns = _turns_of(value) if "conversations" in value else _flat_turns(value)
     record = {key: item for key, item in value.items() if item is not None and key not in _OWN}
     if "image" not in record and (hint := meant_key(value, "image")):
-        raise ValueError(f"it has no image{hint}")
+        raise ValueError(hint)
     if "conversations" in value and isinstance(record.get("regions"), list):
         record["regions"] = _asked_regions(value["conversations"], record["regions"])
     if wrong := [turn for turn in turns if not isinstance(turn, str)]:

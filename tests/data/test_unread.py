@@ -115,7 +115,8 @@ def test_a_key_of_another_format_is_named(folder: Path, key: str, text: str) -> 
 
 
 INSIDE = [
-    ("bbox", [1, 2, 3, 4]), ("gt_box", [[1, 2]]), ("coords", [5, 5, 2, 2]), ("boxes", {"a": [1, 2]}),
+    ("bbox", [1, 2, 3, 4]), ("gt_box", [[1, 2]]), ("coords", [1, 2, 3, 4]), ("boxes", {"a": [1, 2, 3, 4]}),
+    ("bbox", [9, 5, 2, 2]), ("xywh", [9, 5, 2, 2]), ("box", {"x0": 1, "y0": 2, "x1": 3, "y1": 4}),
     ("x", [[1, 2, 3, 4]]), ("mask", {"counts": [1], "size": [1, 1]}), ("polygon", [[1, 2], [3, 4], [5, 6]]),
 ]  # fmt: skip
 
@@ -141,6 +142,11 @@ def test_an_empty_key_says_nothing(folder: Path, value: Any) -> None:
         ("coordinates", [4.9, 52.4]), ("gps_coords", {"lat": 1, "lon": 2}), ("meta", {"size": [40, 20], "box": []}),
         ("meta", {"annotations": {"by": "me"}, "object_ids": [1, 2, 3, 4], "region": {"id": 5}}), ("meta", [1, [2]]),
         ("source", {"objects": [{"box": [1, 2, 3, 4]}], "bbox": [1, 2, 3, 4]}), ("meta", [{"quat": [0, 0, 0, 1]}]),
+        ("scores", {"box": [0.1, 0.2, 0.3, 0.4]}), ("eval", {"points": {"a": 1}}), ("meta", {"masks": {"count": 3}}),
+        ("location", {"coordinates": [52.1, 13.2, 1, 1]}), ("thumbnail_sizes", [[10, 20, 30, 40]]),
+        ("gps_coordinates", [1.0, 2, 3, 4]), ("meta", {"gpsCoordinates": [1.0, 2, 3, 4], "box_score": [1, 2, 3, 4]}),
+        ("coordinates", [52.1, 13.2, 1, 1]), ("box_scores", [[0.1, 0.2, 0.3, 0.4]]), ("meta", {"bbox": [0, 0, 0, 0]}),
+        ("region", "Europe"), ("points", 10), ("mask", False), ("annotation", "by me"), ("objects", 3),
         ("size", [40, 20]), ("tags", ["a"]), ("quat", [0, 0, 0, 1]), ("token_counts", [[1, 2], [3, 4]]),
     ],
 )  # fmt: skip
@@ -156,13 +162,14 @@ def test_a_key_beside_regions_is_the_users_own(folder: Path) -> None:
 
 
 def test_a_key_under_another_name_is_shown(folder: Path) -> None:
-    assert "it has no image; it has 'images', the key is \"image\"" in problem(folder, image=None, images=["a.png"])
+    assert "its image stands under 'images'; the key is \"image\"" in problem(folder, image=None, images=["a.png"])
     assert "it has 'messages', the key is \"conversations\"" in problem(folder, conversations=None, messages=[1])
 
 
 IMAGES = {
-    "images": ["a.png"], "image_path": "a.png", "Image": "a.png", "img": "a", "file_name": "a.JPG", "photo": "x/a.jpeg",
+    "images": ["a.png"], "image_path": "a.png", "Image": "a.png", "img": "data:image/png;base64,aGk=", "file_name": "a.JPG", "photo": "x/a.jpeg",
     "imageUrl": "http://x/a.webp", "image_list": ["a.png", "b.png"],
+    "imgs": [{"bytes": "x"}], "img_path": "s3://x/a", "image_url": "https://x/a?id=3",
 }  # fmt: skip
 
 
@@ -170,13 +177,21 @@ IMAGES = {
 @pytest.mark.parametrize("text", ["What is it?", "What is <region1>?", "What is <bbox>?"])
 def test_a_record_whose_image_would_not_be_read(folder: Path, key: str, text: str) -> None:
     found = problem(folder, image=None, regions=None, conversations=asked(text), **{key: IMAGES[key]})
-    assert f'it has no image; it has {key!r}, the key is "image"' in found
+    assert f'its image stands under {key!r}; the key is "image"' in found
+
+
+def test_regions_are_named_before_the_image(folder: Path) -> None:
+    own = {"file_name": "a.png", "annotation": [{"bbox": [1, 2, 3, 4]}]}
+    found = problem(folder, image=None, regions=None, conversations=asked("What?"), **own)
+    assert "the key 'annotation' is not read; write" in found
+    assert found.endswith("its image stands under 'file_name'; the key is \"image\"")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("images", []), ("image_path", ""), ("file_name", "main.py"), ("image_size", [3, 4]), ("has_image", False),
-     ("imagery", "a.png"), ("photo_credit", "me"), ("profile", "a.png")],
+     ("images", 0), ("images", "none"), ("img", False), ("img_path", 0), ("image_file", "N/A"), ("Image", "no"),
+     ("image_license", "https://x/by"), ("file_name", "https://x/a"), ("imagery", "a.png"), ("photo_credit", "me"), ("profile", "a.png")],
 )  # fmt: skip
 def test_a_text_with_a_key_that_names_no_image(folder: Path, key: str, value: Any) -> None:
     row = record(image=None, regions=None, conversations=asked("What?")) | {key: value}

@@ -99,7 +99,7 @@ def test_what_is_wrong_is_said(folder: Path, value: Any, said: str) -> None:
 @pytest.mark.parametrize("value", [{"question": "What?"}, {"conversations": [{"from": "human", "value": "What?"}]}])
 @pytest.mark.parametrize("key", ["images", "img", "image_path", "Image"])
 def test_an_image_under_another_name_is_not_left_out(folder: Path, value: dict[str, Any], key: str) -> None:
-    with pytest.raises(ValueError, match=f"it has '{key}', the key is \"image\""):
+    with pytest.raises(ValueError, match=f"its image stands under '{key}'; the key is \"image\""):
         question_of({"id": 1, key: "a.png", **value}, "q", folder)
 
 
