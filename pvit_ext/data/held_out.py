@@ -28,8 +28,11 @@ from pvit_ext.data.unread import IMAGE_KEYS
 from pvit_ext.files import read_lines
 
 COCO_ID = "coco_id"
-_COCO = re.compile(r"(?:^|[/_\\])(\d{12})(?:_\d+)?\.\w+$")
-_VISUAL_GENOME = re.compile(r"(?:^|/)VG_100K(?:_2)?/(\d+)\.\w+$")
+_COCO = re.compile(r"(?:^|[/_\\])(\d{12})(?:_\d+)?(?:\.\w+)?$")
+_VISUAL_GENOME = re.compile(r"(?:^|/)VG_100K(?:_2)?/(\d+)(?:\.\w+)?$")
+_NUMBER = re.compile(r"[0-9]{1,11}")
+_LISTED = re.compile(r"(\S+)\s+[+-]?[0-9]+")
+"""A line of VOC's lists: a name and whether the class is there."""
 _COCO_VAL = re.compile(r"(?:^|/)val20(?:14|17)/|(?:^|/)COCO_val2014_")
 _FILE = "the file "
 
@@ -53,22 +56,28 @@ class HeldOut:
             images: their names.
             coco_id: COCO's number of the first, where its name does not say it.
         """
+        if found := self.met(images, coco_id):
+            return f"{found[0]} is {found[1]}, which {self.why[found[1]]} needs"
+        of_val = (name for name in images if self.coco_val and _COCO_VAL.search(name))
+        return next((f"{name} is of COCO's val by its name" for name in of_val), None)
+
+    def met(self, images: Sequence[str], coco_id: int | None = None) -> tuple[str, str] | None:
+        """The first of images that is one of :attr:`why`, and which, None if none is; see :meth:`reason`."""
         for name in images:
             for photograph in photographs(name, coco_id):
                 if photograph in self.why:
-                    return f"{name} is {photograph}, which {self.why[photograph]} needs"
+                    return name, photograph
             if self._by_name and (file := self._file(name)):
-                return f"{name} is {file}, which {self.why[file]} needs"
-            if self.coco_val and _COCO_VAL.search(name):
-                return f"{name} is of COCO's val by its name"
+                return name, file
         return None
 
     def reason_for(self, record: Mapping[str, Any]) -> str | None:
         """:meth:`reason` for a record of a training file."""
-        images = record.get("image") or []
-        source = record.get(SOURCE_KEY)
-        known = source.get(COCO_ID) if isinstance(source, Mapping) else None
-        return self.reason([images] if isinstance(images, str) else images, known if isinstance(known, int) else None)
+        return self.reason(*_images_of(record))
+
+    def met_by(self, record: Mapping[str, Any]) -> tuple[str, str] | None:
+        """:meth:`met` for a record of a training file."""
+        return self.met(*_images_of(record))
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
@@ -85,6 +94,13 @@ class HeldOut:
         ends = _ends(name)
         plain = [posixpath.splitext(end)[0] for end in ends]  # lists of ids name no suffix
         return next((self._by_name[one] for one in (*ends, f"/{ends[0]}", *plain) if one in self._by_name), None)
+
+
+def _images_of(record: Mapping[str, Any]) -> tuple[Sequence[str], int | None]:
+    images = record.get("image") or []
+    source = record.get(SOURCE_KEY)
+    known = source.get(COCO_ID) if isinstance(source, Mapping) else None
+    return [images] if isinstance(images, str) else images, known if isinstance(known, int) else None
 
 
 def _ends(name: str) -> list[str]:
@@ -121,7 +137,7 @@ def read_held_out(paths: Iterable[Path]) -> dict[str, str]:
         if not path.is_file():
             raise ValueError(f"--held-out {path}: there is no such file")
         names = (name for name in _names(path) if name)
-        mine = {one: path.name for name in names for one in photographs(name) or [f"{_FILE}{name}"]}
+        mine = {one: path.name for name in names for one in _meant(name)}
         if not mine:
             raise ValueError(
                 f"--held-out {path} names no image: give refs(...).p, COCO's JSON, records with an image, or a text "
@@ -131,12 +147,54 @@ def read_held_out(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+def _meant(name: str) -> list[str]:
+    """What a name in a file of evaluation data may stand for; one of digits alone does not say of which data set."""
+    if _NUMBER.fullmatch(name):
+        return [f"coco {int(name)}", f"visual genome {int(name)}", f"{_FILE}{name}"]
+    return photographs(name) or [f"{_FILE}{name}"]
+
+
+def remarks_of(named: Iterable[str], met: Iterable[str]) -> list[str]:
+    """What to say of ``--held-out``: that some of what it names, or all, met no image.
+
+    Args:
+        named: photographs, by :func:`read_held_out`.
+        met: those of them that a record has.
+    """
+    names = dict.fromkeys(map(_one_of, named))
+    seen = set(map(_one_of, met))
+    missed = [one for one in names if one not in seen]
+    if not missed:
+        return []
+    shown = ", ".join(missed[:3]) + (", ..." if len(missed) > 3 else "")
+    if len(missed) == len(names):
+        return [
+            f"WARNING: --held-out: none of {len(names):,} photographs that it names met an image: {shown}; give the "
+            "names as the data has them, or nothing is left out"
+        ]
+    return [
+        f"--held-out: {len(names) - len(missed):,} of {len(names):,} photographs that it names met an image; not met: "
+        f"{shown}, which other data may have"
+    ]
+
+
+def _one_of(photograph: str) -> str:
+    """One text for all that a name may stand for."""
+    name = photograph.removeprefix("coco ").removeprefix("visual genome ").removeprefix(_FILE)
+    listed = _LISTED.fullmatch(name)
+    plain = listed[1] if listed else name
+    return plain.lstrip("0") or "0" if plain.isdigit() else plain
+
+
 def _names(path: Path) -> Iterator[str]:
     if path.suffix == ".p":
         held_out = (ref for ref in load_plain_pickle(path) if ref.get("split") != "train")
         yield from (f"{take(ref, 'image_id', int):012}.jpg" for ref in held_out)
     elif path.suffix == ".txt":
-        yield from read_lines(path)
+        for line in read_lines(path):
+            yield line
+            if listed := _LISTED.fullmatch(line):
+                yield listed[1]
     elif Peek(path).first("images"):  # of objects; a record may have a list of names
         yield from _of_coco(path)
     else:

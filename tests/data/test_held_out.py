@@ -22,6 +22,8 @@ RECORD = {"image": "train2017/000000000102.jpg", "conversations": []}
         ("x/COCO_train2014_000000391895_12.jpg", ["coco 391895"]),
         ("http://images.cocodataset.org/val2017/000000391895.jpg", ["coco 391895"]),
         ("VG_100K_2/2331.jpg", ["visual genome 2331"]),
+        ("COCO_val2014_000000391895", ["coco 391895"]),
+        ("000000391895", ["coco 391895"]),
         ("7391895.jpg", []),
         ("0000003918950.jpg", []),
         ("mine/IMG_000000391895_jpg.rf.ab.jpg", []),
@@ -86,6 +88,46 @@ def test_names_of_other_images_and_a_byte_order_mark(tmp_path, encoding):
     (tmp_path / "latin.txt").write_bytes(b"\xfc.jpg")
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
         read_held_out([tmp_path / "latin.txt"])
+
+
+COCO_NAMES = ["train2017/000000391895.jpg", "COCO_train2014_000000391895.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "images"),
+    [
+        ("names.txt", "391895\n", [*COCO_NAMES, "VG_100K/391895.jpg", "x/391895.png"]),
+        ("names.txt", "COCO_val2014_000000391895\n", COCO_NAMES),
+        ("names.txt", "000000391895\n", COCO_NAMES),
+        ("names.txt", "000000391895 -1\n", COCO_NAMES),
+        ("names.txt", "2007_000032  1\nmy photo 2\n", ["JPEGImages/2007_000032.jpg", "my photo 2.jpg"]),
+        ("ids.jsonl", '{"image_id": "391895"}', [*COCO_NAMES, "391895.jpg"]),
+        ("ids.jsonl", '{"image_id": "COCO_val2014_000000391895"}', COCO_NAMES),
+        *(("a.jsonl", json.dumps({key: "a.jpg"}), ["x/a.jpg"]) for key in ("img_name", "img_file", "filename")),
+        ("a.jsonl", '{"image_paths": ["a.jpg"]}', ["a.jpg"]),
+    ],
+)
+def test_names_without_a_suffix_and_numbers(tmp_path, name, text, images):
+    (tmp_path / name).write_text(text)
+    held_out = HeldOut(read_held_out([tmp_path / name]))
+    assert all(held_out.reason([image]) for image in images)
+    assert "391895" not in text or held_out.reason(["VG_100K/1.jpg"], 391895)
+    assert not held_out.reason(["VG_100K/1.jpg", "train2017/000000391896.jpg"], 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("102\n7\n000000000008 1\n", "--held-out: 1 of 3 photographs that it names met an image; not met: 7, "),
+        ("7\nb/c.jpg\n", "WARNING: --held-out: none of 2 photographs that it names met an image: 7, b/c.jpg; give "),
+        ("102\n", None),
+    ],
+)
+def test_names_that_met_no_image_are_counted(tmp_path, text, said):
+    (tmp_path / "names.txt").write_text(text)
+    _, report = converted(tmp_path, *VG, held_out=[tmp_path / "names.txt"])
+    found = [remark for remark in report.remarks if "--held-out" in remark]
+    assert found == [] if said is None else found[0].startswith(said)
 
 
 @pytest.mark.parametrize("record", [{"image": None, "file_name": "b/a.jpg"}, {"images": ["x.jpg", "a.jpg"]}])

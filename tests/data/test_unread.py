@@ -167,7 +167,8 @@ def test_a_key_under_another_name_is_shown(folder: Path) -> None:
 
 
 IMAGES = {
-    "images": ["a.png"], "image_path": "a.png", "Image": "a.png", "img": "data:image/png;base64,aGk=", "file_name": "a.JPG", "photo": "x/a.jpeg",
+    "images": ["a.png"], "image_path": "a.png", "Image": "a.png", "img": "data:image/png;base64,aGk=",
+    "file_name": "a.JPG", "photo": "x/a.jpeg",
     "imageUrl": "http://x/a.webp", "image_list": ["a.png", "b.png"],
     "imgs": [{"bytes": "x"}], "img_path": "s3://x/a", "image_url": "https://x/a?id=3",
 }  # fmt: skip
@@ -191,7 +192,8 @@ def test_regions_are_named_before_the_image(folder: Path) -> None:
     ("key", "value"),
     [("images", []), ("image_path", ""), ("file_name", "main.py"), ("image_size", [3, 4]), ("has_image", False),
      ("images", 0), ("images", "none"), ("img", False), ("img_path", 0), ("image_file", "N/A"), ("Image", "no"),
-     ("image_license", "https://x/by"), ("file_name", "https://x/a"), ("imagery", "a.png"), ("photo_credit", "me"), ("profile", "a.png")],
+     ("image_license", "https://x/by"), ("file_name", "https://x/a"), ("imagery", "a.png"),
+     ("photo_credit", "me"), ("profile", "a.png")],
 )  # fmt: skip
 def test_a_text_with_a_key_that_names_no_image(folder: Path, key: str, value: Any) -> None:
     row = record(image=None, regions=None, conversations=asked("What?")) | {key: value}

@@ -68,11 +68,13 @@ class Notes:
         drops: everything that was dropped.
         counts: of what was kept and changed, such as ``images``, ``objects`` and ``clipped to the image``.
         has: of what the source has, such as ``relations``.
+        met: photographs that evaluation needs, which an image is.
     """
 
     drops: list[Drop] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     has: Counter[str] = field(default_factory=Counter)
+    met: set[str] = field(default_factory=set)
 
     def drop(self, reason: Reason, location: str, detail: str = "", count: int = 1) -> None:
         """Note something that is not in the output."""

@@ -27,6 +27,7 @@ class Report:
         remarks: sentences for the user.
         has: what the source has.
         held_out: photographs that the source says are of val or test, with the part.
+        met: photographs that evaluation needs, which an image is.
     """
 
     format: str
@@ -38,6 +39,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
     has: Counter[str] = field(default_factory=Counter)
     held_out: dict[str, str] = field(default_factory=dict)
+    met: set[str] = field(default_factory=set)
 
     def add(self, notes: Notes) -> None:
         """Add what was noted while a part was read.
@@ -47,6 +49,7 @@ class Report:
         """
         self.counts.update(notes.counts)
         self.has.update(notes.has)
+        self.met |= notes.met
         for drop in notes.drops:
             self.dropped[drop.reason.name.lower()] += drop.count
             shown = self.shown.setdefault(drop.reason.name.lower(), [])
@@ -90,12 +93,14 @@ class Report:
             "remarks": self.remarks,
             "source_has": dict(self.has),
             "held_out": self.held_out,
+            "held_out_met": sorted(self.met),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what an interrupted conversion had noted."""
         self.counts, self.dropped = Counter(state["counts"]), Counter(state["dropped"])
         self.shown, self.remarks, self.has = state["examples"], state["remarks"], Counter(state["source_has"])
+        self.met = set(state.get("held_out_met", ()))
 
     def __str__(self) -> str:
         lines = [f"{number:>9,}  {what}" for what, number in self.counts.items()]

@@ -16,7 +16,7 @@ from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.convert.texts import problem_of
-from pvit_ext.data.held_out import HeldOut, read_held_out
+from pvit_ext.data.held_out import HeldOut, read_held_out, remarks_of
 from pvit_ext.data.json_records import json_line
 from pvit_ext.data.map_step import Batch, map_in_order
 from pvit_ext.data.tasks.base import Task
@@ -156,6 +156,7 @@ class Work:
         names = [image.image] if isinstance(image.image, str) else list(image.image)
         if reason := self.held_out.reason(names, image.coco_id):
             notes.drop(Reason.HELD_OUT, location, reason, max(len(image.objects), 1))
+            notes.met |= {found[1] for found in [self.held_out.met(names, image.coco_id)] if found}
             return
         notes.has.update(inventory(image))
         unnamed = [item for item in image.objects if not item.label and not item.captions]
@@ -244,7 +245,7 @@ def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selectio
                 output.add(lines, notes)
                 bar.update(len(batch))
         idle = selection.idle(report, reader.classes() is not None) if report.has else []
-        report.remarks = [*reader.remarks(), *idle]
+        report.remarks = [*reader.remarks(), *idle, *remarks_of(held_out.why, report.met)]
         report.check()
         report.held_out = dict(reader.held_out())
         output.finish()

@@ -12,7 +12,7 @@ from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
-from pvit_ext.data.held_out import HeldOut, read_held_out
+from pvit_ext.data.held_out import HeldOut, read_held_out, remarks_of
 from pvit_ext.data.json_records import json_line
 from pvit_ext.data.mix.config import Mix, MixSource
 from pvit_ext.data.mix.source import Survey, records_of_source, survey
@@ -61,6 +61,8 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
                     output.add(b"".join(map(json_line, batch)), _counted(batch))
                 bar.update(len(batch))
         report.remarks = [line for one in zip(mix.sources, surveys, amounts, strict=True) for line in _remarks(*one)]
+        if exclude_leaks:
+            report.remarks += remarks_of(read_held_out(mix.held_out), notes.met)
         output.finish()
     return report
 

@@ -96,6 +96,7 @@ def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, loca
         return False
     if reason := held_out.reason_for(record):
         notes.drop(Reason.HELD_OUT, location, reason)
+        notes.met |= {one[1] for one in [held_out.met_by(record)] if one}
         found.held_out += 1
         return False
     return True

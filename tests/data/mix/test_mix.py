@@ -162,6 +162,7 @@ def test_photographs_of_val_and_test_are_left_out(tmp_path):
     assert "102.jpg is coco 102, which refcoco refs(unc) val needs" in report.shown["held_out"][0]
     assert "an image that evaluation needs" in str(report)
     records, report = _mixed(tmp_path, sources[1], held_out=(tmp_path / "2.jsonl",))
+    assert not any("--held-out" in remark for remark in report.remarks)
     assert [one["id"] for one in records] == ["coco:0/0"]
     mix_files(Mix("mix.yaml", sources), tmp_path / "out.jsonl", exclude_leaks=False)
     assert (tmp_path / "out.jsonl").read_text().count("coco:") == 3
