@@ -164,6 +164,9 @@ def test_photographs_of_val_and_test_are_left_out(tmp_path):
     records, report = _mixed(tmp_path, sources[1], held_out=(tmp_path / "2.jsonl",))
     assert not any("--held-out" in remark for remark in report.remarks)
     assert [one["id"] for one in records] == ["coco:0/0"]
+    (tmp_path / "names.txt").write_text("12345\n")
+    remarks = _mixed(tmp_path, sources[1], held_out=(tmp_path / "names.txt",))[1].remarks
+    assert remarks[-1].startswith("WARNING: --held-out: none of 1 photographs that it names met an image: 12345; give")
     mix_files(Mix("mix.yaml", sources), tmp_path / "out.jsonl", exclude_leaks=False)
     assert (tmp_path / "out.jsonl").read_text().count("coco:") == 3
     with pytest.raises(
