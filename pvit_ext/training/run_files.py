@@ -20,15 +20,17 @@ def check_files(data: Any, training: Any) -> None:
     Raises:
         FileNotFoundError: for a file of records that is not there.
         ValueError: for images without a folder, and as :func:`~pvit_ext.training.arguments.check_data`.
-        RecordError: for bad records, with all of them.
+        RecordError: for bad records, with all of them; held-out ones have to be good, all of them.
         CacheError: for a cache of region features that is not complete, or of other images.
     """
     held_out = training.region_eval_data
     if held_out is not None and not Path(held_out).is_file():
         raise FileNotFoundError(f"--region_eval_data {held_out} is not there, or is no file")
     check_data(data, training)
+    named = {"data_path": data.read[0]}
+    if held_out is not None:  # read again once the model is there, from the index that this leaves
+        named["region_eval_data"] = load_records(held_out, data.image_folder)
     if data.image_folder is None:
-        named = {"data_path": data.read[0]} | ({} if held_out is None else {"region_eval_data": load_records(held_out)})
         for flag, records in named.items():
             if images := records.summary.images:
                 raise ValueError(f"--image_folder is missing: the folder of the {images} images that --{flag} names")

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from pvit_ext.data.records import RecordError
 from pvit_ext.hosts.llava import compat
 from pvit_ext.training import best, checkpointing, held_out
+from pvit_ext.training.arguments import DataFlags
 from pvit_ext.training.identity import Identity
+from pvit_ext.training.run_files import check_files
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 from tests.training.records import record
@@ -220,6 +223,26 @@ def test_the_best_checkpoint_is_not_deleted(tmp_path: Path) -> None:
         checkpointing.mark_complete(tmp_path / f"checkpoint-{step}", Identity({}, {}, {}))
     checkpointing.keep_newest(tmp_path, 1, "checkpoint-1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
+
+
+@pytest.mark.parametrize("bad", [[TURN[0]], [{**TURN[0], "value": "<image>\nwhat?"}, TURN[1]]])
+def test_bad_held_out_records_are_told_before_the_model_loads(data: Path, bad: Any) -> None:
+    path = write_held_out(data.parent, "bad.json", TURN, bad)
+    training = SimpleNamespace(region_eval_data=str(path), stage="finetune")
+    for folder in (str(data.parent), None):
+        files = DataFlags()
+        files.data_path, files.image_folder = str(data), folder  # type: ignore[attr-defined]
+        with pytest.raises(RecordError, match=r"bad\.json.* 1"):
+            check_files(files, training)
+
+
+def test_a_held_out_record_without_its_image_is_told_before_the_model_loads(data: Path) -> None:
+    files = DataFlags()
+    files.data_path, files.image_folder = str(data), str(data.parent)  # type: ignore[attr-defined]
+    path = write_held_out(data.parent, "bad.json", TURN)
+    path.write_text(path.read_text().replace("1.png", "gone.png"))
+    with pytest.raises(RecordError, match=r"gone\.png"):
+        check_files(files, SimpleNamespace(region_eval_data=str(path), stage="finetune"))
 
 
 def test_a_bad_record_stops_the_run_before_its_first_step(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
