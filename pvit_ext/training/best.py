@@ -18,6 +18,8 @@ _OF_HELD_OUT = ("region_eval_samples", "region_eval_records", "region_eval_steps
 _OF_BEST = ("metric_for_best_model", "greater_is_better")
 _EVALUATE = ("eval_strategy", "evaluation_strategy")
 """transformers' flag, new and before 4.41."""
+_WITH_EVALUATION = ("eval_on_start", "do_eval", "eval_steps")
+"""What goes with it, and is neither None nor False where it is given; transformers sets some of them by that flag."""
 logger = logging.getLogger(__name__)
 
 
@@ -88,10 +90,12 @@ def _refuse_evaluation(arguments: Any) -> None:
     used = {name: value for name in _EVALUATE if (value := _word(arguments, name)) not in ("", "no")}
     used |= {"save_strategy": "best"} if _word(arguments, "save_strategy") == "best" else {}
     used |= {"load_best_model_at_end": "True"} if arguments.load_best_model_at_end else {}
+    used |= {name: value for name in _WITH_EVALUATION if (value := _word(arguments, name)) not in ("", "False")}
     for name, value in used.items():
         raise ValueError(
             f"--{name} {value}: transformers' own evaluation, which this is for, is not used here; drop the flag "
-            "(--region_eval_data FILE measures held-out records, and trainer_state.json names the best checkpoint)"
+            "(--region_eval_data FILE measures held-out records, --region_eval_steps N measures every N steps, and "
+            "trainer_state.json names the best checkpoint)"
         )
 
 

@@ -81,6 +81,28 @@ def test_transformers_own_evaluation_is_refused_before_the_model_loads(
         kind(output_dir=str(tmp_path), report_to=[], region_eval_data=held_out, **given)
 
 
+STARTS = [("eval_on_start", True)] if hasattr(TransformersTrainingArguments, "eval_on_start") else []
+
+
+@pytest.mark.parametrize("kind", [RegionTrainingArguments, TransformersTrainingArguments])
+@pytest.mark.parametrize("held_out", [None, "x.json"])
+@pytest.mark.parametrize(("name", "value"), [("do_eval", True), ("eval_steps", 1), ("eval_steps", 0), *STARTS])
+def test_flags_that_go_with_transformers_evaluation_are_refused(
+    tmp_path: Path, kind: Any, held_out: str | None, name: str, value: Any
+) -> None:
+    said = rf"--{name} {value}: transformers' own .* --region_eval_steps N measures every N steps"
+    with pytest.raises(ValueError, match=said):
+        kind(output_dir=str(tmp_path), report_to=[], region_eval_data=held_out, **{name: value})
+
+
+@pytest.mark.parametrize("kind", [RegionTrainingArguments, TransformersTrainingArguments])
+def test_no_evaluation_is_what_llavas_scripts_say(tmp_path: Path, kind: Any) -> None:
+    own: dict[str, Any] = {"per_device_eval_batch_size": 4, "do_eval": False, EVALUATE: "no"}
+    for given in ({}, own, {**own, "save_strategy": "steps", "save_steps": 50000}):
+        for held_out in (None, "x.json"):
+            kind(output_dir=str(tmp_path), report_to=[], region_eval_data=held_out, **given)
+
+
 @pytest.mark.skipif(not hasattr(trainer_utils, "SaveStrategy"), reason="this transformers saves no best")
 def test_saving_by_transformers_own_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--save_strategy best: transformers' own evaluation, .* is not used here"):
