@@ -29,9 +29,10 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status: 1 where the file has bad records."""
     from pvit_ext.data.show.page import ShowOptions, show
+    from pvit_ext.data.summary import counted
 
     page, shown, bad = show(args.file, args.image_folder, args.out, ShowOptions(args.limit, args.seed, args.side))
-    print(f"{page}: {shown:,} records, {page.stat().st_size / 1e6:.1f} MB")
+    print(f"{page}: {counted(shown, 'record')}, {page.stat().st_size / 1e6:.1f} MB")
     if bad:
         print(f"{bad:,} bad records are not shown: pvit-ext data check {args.file} --image-folder {args.image_folder}")
     return 1 if bad else 0

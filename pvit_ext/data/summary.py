@@ -57,6 +57,12 @@ class Summary:
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
         return (
-            f"{self.records:,} records, {self.with_regions:,} of them with regions; {self.images:,} images; "
-            f"{self.regions:,} regions" + (f" ({kinds})" if kinds else "")
+            f"{counted(self.records, 'record')}, {self.with_regions:,} of them with regions; "
+            f"{counted(self.images, 'image')}; {counted(self.regions, 'region')}" + (f" ({kinds})" if kinds else "")
         )
+
+
+def counted(number: float, thing: str) -> str:
+    """``1 image``, ``2,000 images``: a number of things, the plural with an s."""
+    text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{text} {thing}{'' if number == 1 else 's'}"

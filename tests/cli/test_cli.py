@@ -155,7 +155,7 @@ def test_data_prints_every_problem(tmp_path, capsys):
     *problems, summary, holds = capsys.readouterr().out.splitlines()
     assert ["inverted" in problems[0], "outside its image" in problems[1]] == [True, True]
     assert summary == f"{path}: 2 problem(s)"
-    assert holds.startswith(f"{path}: 1 records")
+    assert holds.startswith(f"{path}: 1 record,")
     assert cli.main(["data", str(path), "--image-folder", str(tmp_path), "--no-images"]) == 1
     assert capsys.readouterr().out.splitlines()[-2] == f"{path}: 1 problem(s)"
 

@@ -242,7 +242,7 @@ def test_the_command_prints_it(folder: Path, capsys: pytest.CaptureFixture[str])
         assert (
             capsys.readouterr()
             .out.splitlines()[-1]
-            .endswith(": 4 records, 3 of them with regions; 1 images; 4 regions (2 box, 1 polygon, 1 mask)")
+            .endswith(": 4 records, 3 of them with regions; 1 image; 4 regions (2 box, 1 polygon, 1 mask)")
         )
     path = write(folder, [record(regions=None, conversations=asked("<image>\nWhat?"))])
     assert cli.main(["data", str(path), "--image-folder", str(folder)]) == 0

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pvit_ext.data.convert.base import DataFormat, SourceError
+from pvit_ext.data.summary import counted
 
 _SHOWN = 5
 
@@ -40,7 +41,7 @@ def not_there(format: str, names: Sequence[str], kind: str) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return [f"{format}: {len(names):,} images of the split's list have no {kind}: {shown}"]
+    return [f"{format}: no {kind} for {counted(len(names), 'image')} of the split's list: {shown}"]
 
 
 class FileItems(DataFormat):

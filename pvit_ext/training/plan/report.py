@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pvit_ext.data.summary import counted
 from pvit_ext.training.plan.plan import Plan
 from pvit_ext.training.stages import format_counts
 
@@ -69,7 +70,7 @@ def _memory(plan: Plan) -> Iterator[str]:
         ("optimizer states, and float32 weights", memory.optimizer, ""),
         ("buffers of gradients on their way", memory.buffers, "at most"),
         ("weights of other GPUs, gathered", memory.gathered, "at most"),
-        ("activations", plan.activations.peak, f"{_counted(plan.batch, 'sample')} of {plan.length} positions, {again}"),
+        ("activations", plan.activations.peak, f"{counted(plan.batch, 'sample')} of {plan.length} positions, {again}"),
         ("or, at the end of a step, float32 gradients", memory.step, "instead of activations"),
     ]
     for name, value, note in rows:
@@ -87,12 +88,12 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 def _schedule(plan: Plan, rate: tuple[str, float] | None, tokens: int | None) -> Iterator[str]:
     schedule = plan.schedule
-    yield f"{_counted(plan.global_batch, 'sample')} a step"
+    yield f"{counted(plan.global_batch, 'sample')} a step"
     if schedule is None:
         yield "steps: the data file is not here, give --samples N"
         return
-    counts = [_counted(*pair) for pair in ((schedule.samples, "sample"), (schedule.epochs, "epoch"))]
-    yield f"{', '.join(counts)}: {_counted(schedule.steps, 'step')}"
+    counts = [counted(*pair) for pair in ((schedule.samples, "sample"), (schedule.epochs, "epoch"))]
+    yield f"{', '.join(counts)}: {counted(schedule.steps, 'step')}"
     if rate is None:
         yield "hours: give --samples-per-second X, --tokens-per-second X or --measured DIR"
         return
@@ -103,8 +104,3 @@ def _schedule(plan: Plan, rate: tuple[str, float] | None, tokens: int | None) ->
 
 def _gib(value: float) -> str:
     return f"{value / GIB:,.2f}" if value >= GIB / 100 else f"{value / GIB:.2g}"
-
-
-def _counted(number: float, thing: str) -> str:
-    text = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{text} {thing}{'' if number == 1 else 's'}"

@@ -197,4 +197,4 @@ def test_captions_of_a_second_file_that_is_none_or_of_other_images(tmp_path):
     other = {"annotations": [{"image_id": 7, "id": 1, "caption": "A boat."}]}
     (tmp_path / "captions.json").write_text(json.dumps(other))
     _, report = converted(tmp_path, "coco", source, "coco", settings={"captions": str(tmp_path / "captions.json")})
-    assert "coco: captions of 1 images that instances_val2017.json does not list are not used" in report.remarks
+    assert "coco: captions of 1 image that instances_val2017.json does not list are not used" in report.remarks

@@ -145,7 +145,7 @@ def test_lists_of_flickr30k_with_a_byte_order_mark_and_an_image_without_a_file(t
     reader = FORMATS.require("flickr30k")(tmp_path / "flickr", ReadOptions(ImageFolder(tmp_path), {"split": "mine"}))
     assert list(reader.units()) == ["1003"]
     assert reader.unrelated == {("1003", 5)}
-    assert reader.remarks() == ["flickr30k: 1 images of the split's list have no XML file: 77"]
+    assert reader.remarks() == ["flickr30k: no XML file for 1 image of the split's list: 77"]
 
 
 def test_grounded_sentences_are_kept(tmp_path):

@@ -161,7 +161,7 @@ def test_sentences_about_what_instances_json_lacks(tmp_path):
     _, report = converted(tmp_path, "refcoco", tmp_path / "refcoco", "refcoco/images", exclude_leaks=False)
     assert report.dropped["incomplete"] == 1
     assert any(f"no annotation {named} of this" in line for line in report.shown["incomplete"])
-    assert any(f"lacks 1 images that refs(unc).p is about, such as {gone}" in line for line in report.remarks)
+    assert any(f"lacks 1 image that refs(unc).p is about, such as {gone}" in line for line in report.remarks)
 
 
 def test_rows_of_val_in_a_folder_of_parquet_are_held_out(tmp_path):

@@ -66,7 +66,7 @@ def test_a_list_with_a_byte_order_mark_and_an_image_without_a_file(tmp_path, enc
     (lists / "mine.txt").write_text("2012_000101\r\n\n2012_000102  1\n2012_999\n", encoding=encoding)
     reader = FORMATS.require("voc")(tmp_path / "voc", ReadOptions(ImageFolder(tmp_path), {"split": "mine"}))
     assert [path.stem for path in reader.listed] == ["2012_000101", "2012_000102"]
-    assert reader.remarks() == ["voc: 1 images of the split's list have no XML file: 2012_999"]
+    assert reader.remarks() == ["voc: no XML file for 1 image of the split's list: 2012_999"]
 
 
 def test_real_photographs(tmp_path):

@@ -24,6 +24,7 @@ from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, masked, numbers, outlined, xywh
+from pvit_ext.data.summary import counted
 
 _IMAGE_ID = re.compile(rb'"image_id"[ \t\r\n]*:[ \t\r\n]*(-?\d+|"[^"\\]*")[ \t\r\n]*[,}]')
 NO_NAME = "object"
@@ -87,9 +88,8 @@ class Coco(DataFormat):
         """How many images of the file of captions the source does not list."""
         if not self._strangers:
             return []
-        return [
-            f"{self.name}: captions of {self._strangers:,} images that {self.source.name} does not list are not used"
-        ]
+        strangers = counted(self._strangers, "image")
+        return [f"{self.name}: captions of {strangers} that {self.source.name} does not list are not used"]
 
     def total(self) -> int:
         """The number of images."""

@@ -25,6 +25,7 @@ from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, numbers
+from pvit_ext.data.summary import counted
 
 
 class RefCoco(Coco):
@@ -99,7 +100,8 @@ class RefCoco(Coco):
         if not (missing := self._unlisted):
             return []
         name = self.refs_file.name
-        return [f"refcoco: instances.json lacks {len(missing)} images that {name} is about, such as {missing[0]}"]
+        lacking = counted(len(missing), "image")
+        return [f"refcoco: instances.json lacks {lacking} that {name} is about, such as {missing[0]}"]
 
     def held_out(self) -> dict[str, str]:
         """Images of val and test."""
