@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvit_ext.cli import ask_many, ask_tags
 from pvit_ext.cli.once import REPEATED
-from pvit_ext.cli.options import add_base, count
+from pvit_ext.cli.options import add_base, count, flags_of
 
 if TYPE_CHECKING:
     from pvit_ext.regions.region import Region
@@ -137,8 +137,9 @@ def _check_task(task: str | None, model: Any) -> None:
 
 
 def _check_one(args: argparse.Namespace) -> None:
-    if given := [ask_many.flag_of(name) for name in ask_many.OF_MANY if getattr(args, name) is not None]:
-        raise ValueError(f"{', '.join(given)} is for many questions: give --file QUERIES.jsonl or --folder DIR with it")
+    if given := [name for name in ask_many.OF_MANY if getattr(args, name) is not None]:
+        flags = flags_of(given, ask_many.FLAGS)
+        raise ValueError(f"{flags} is for many questions: give --file QUERIES.jsonl or --folder DIR with it")
     if args.question is None or args.image is None:
         raise ValueError(
             "give QUESTION and --image FILE, or --file QUERIES, or --folder DIR with --regions FILE and --question TEXT"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvit_ext.cli import ask_embeds
-from pvit_ext.cli.options import add_feature_cache, count, count_from_zero, feature_cache_bytes
+from pvit_ext.cli.options import add_feature_cache, count, count_from_zero, feature_cache_bytes, flag_of, flags_of
 
 if TYPE_CHECKING:
     from pvit_ext.data.scan import BadRecord
@@ -60,11 +60,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_feature_cache(group, "images", "--image-cache")
     ask_embeds.add(group)
-
-
-def flag_of(name: str) -> str:
-    """The flag of an option."""
-    return FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def run(args: argparse.Namespace, model: str, choices: tuple[str, ...]) -> int:
@@ -143,8 +138,10 @@ def check(args: argparse.Namespace) -> None:
     if args.file is not None and args.folder is not None:
         raise ValueError("--file holds questions, --folder asks one about each region; give one of them")
     if args.file is not None:
-        if given := [flag_of(name) for name in OF_FOLDER if getattr(args, name) is not None]:
-            raise ValueError(f"{', '.join(given)} goes with --folder; --file brings its own questions and regions")
+        if given := [name for name in OF_FOLDER if getattr(args, name) is not None]:
+            raise ValueError(
+                f"{flags_of(given, FLAGS)} goes with --folder; --file brings its own questions and regions"
+            )
     else:
         if args.image_folder is not None:
             raise ValueError("--image-folder goes with --file; --folder names the folder of the images")

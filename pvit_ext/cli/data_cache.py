@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pvit_ext.cli.options import add_map_options, add_region_options, count, log_progress, region_config
+from pvit_ext.cli.options import add_map_options, add_region_options, count, flags_of, log_progress, region_config
 
 _OF_ENCODER = ("encoder", "weights", "encoder_options")
+_FLAGS = {"file": "FILE"}
 _BY_RUN = ("file", "image_folder", *_OF_ENCODER, "region_modules", "dtype")
 
 
@@ -71,7 +72,9 @@ def _fill_encoder(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if args.file is None or args.image_folder is None:
         raise ValueError("give FILE and --image-folder, or --run and the flags of a run")
     if args.region_modules and (given := [name for name in _OF_ENCODER if getattr(args, name) is not None]):
-        raise ValueError(f"{_flags(given)}: --region-modules {args.region_modules} names the encoder; give one of both")
+        raise ValueError(
+            f"{flags_of(given)}: --region-modules {args.region_modules} names the encoder; give one of both"
+        )
     dtype = DTYPES[args.dtype or "bfloat16"]
     source = RegionTowerSource.of(region_config(args), dtype, args.region_modules, needs_weights=not args.dry_run)
     job = CacheJob(args.file, args.image_folder, args.out, source, **options)
@@ -90,7 +93,7 @@ def _fill_for_run(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from pvit_ext.training.cache_run import jobs_of_run
 
     if given := [name for name in _BY_RUN if getattr(args, name) is not None]:
-        raise ValueError(f"{_flags(given)}: --run takes this from the flags of the run, leave it out")
+        raise ValueError(f"{flags_of(given, _FLAGS)}: --run takes this from the flags of the run, leave it out")
     if not args.run:
         raise ValueError("--run: the flags of the run are missing, such as --model_name_or_path and --data_path")
     if args.out.exists():
@@ -102,7 +105,3 @@ def _fill_for_run(args: argparse.Namespace, options: dict[str, Any]) -> int:
         fill_parts(args.out, plans)
         print(args.out)
     return 0
-
-
-def _flags(names: list[str]) -> str:
-    return ", ".join("FILE" if name == "file" else "--" + name.replace("_", "-") for name in names)

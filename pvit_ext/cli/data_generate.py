@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvit_ext.cli.options import add_map_options, count, json_object, require_extra
+from pvit_ext.cli.options import add_map_options, count, flag_of, json_object, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.data.generate.session import Settings
@@ -123,7 +123,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--image-side applies to sent images only: give --images plain or marked, or leave it out")
     of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed")
     if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
-        raise ValueError(f"--batch makes no calls: --{given[0].replace('_', '-')} does not go with it")
+        raise ValueError(f"--batch makes no calls: {flag_of(given[0])} does not go with it")
     if Path(args.out).resolve() == Path(args.file).resolve():
         raise ValueError(f"--out {args.out} is the file of annotations; name another")
 

@@ -14,6 +14,7 @@ from pvit_ext.cli.options import (
     check_image_folder,
     count,
     count_from_zero,
+    flag_of,
     image_features,
     require_extra,
 )
@@ -119,7 +120,7 @@ def _ask_command(path: str, args: argparse.Namespace) -> list[str]:
     words += option_words("--model", path)
     for name in ("base", "conv_version", "system", "device", "max_new_tokens"):
         if (value := getattr(args, name)) is not None:
-            words += option_words("--" + name.replace("_", "-"), str(value))
+            words += option_words(flag_of(name), str(value))
     return words
 
 

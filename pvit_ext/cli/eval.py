@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvit_ext.cli.once import REPEATED
-from pvit_ext.cli.options import add_base, count, list_settings, name_values, require_extra
+from pvit_ext.cli.options import add_base, count, flags_of, list_settings, name_values, require_extra
 
 if TYPE_CHECKING:
     from pvit_ext.evaluation.calls import EndpointOptions
@@ -156,7 +156,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.endpoint and not args.endpoint_model:
         raise ValueError("--endpoint goes with --endpoint-model NAME")
     _check_judge(args)
-    _refuse(args, _NO_USE[given[0]], f"with {_flags(given)}")
+    _refuse(args, _NO_USE[given[0]], f"with {flags_of(given)}")
     if args.endpoint_model is None and (args.judge_model is None or args.judge_replies is not None):
         _refuse(args, _OF_CALLS, "where no endpoint is called")
     if args.region_words is not None and args.arm != "image":
@@ -176,11 +176,7 @@ def _check_judge(args: argparse.Namespace) -> None:
 
 def _refuse(args: argparse.Namespace, names: Sequence[str], condition: str) -> None:
     if useless := [name for name in names if getattr(args, name) is not None]:
-        raise ValueError(f"{_flags(useless)} cannot apply {condition}: leave it out")
-
-
-def _flags(names: Sequence[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)
+        raise ValueError(f"{flags_of(useless)} cannot apply {condition}: leave it out")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,21 @@ _METAVARS = {
     "lion_tasks": "NAMES",
     "lion_aggregator_depths": "FRACTIONS",
 }
+
+
+def flag_of(name: str, others: Mapping[str, str] | None = None) -> str:
+    """The flag of an option as it is written.
+
+    Args:
+        name: of the option among the arguments, such as ``image_folder``.
+        others: flags that are no ``--name``, by the names of their options.
+    """
+    return (others or {}).get(name, "--" + name.replace("_", "-"))
+
+
+def flags_of(names: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """Flags for a message, with commas between; arguments as of :func:`flag_of`."""
+    return ", ".join(flag_of(name, others) for name in names)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -94,7 +109,7 @@ def add_region_options(
             given["action"] = argparse.BooleanOptionalAction
         else:
             given |= {"type": json_object if kind is dict else kind, "choices": choices, "metavar": _METAVARS.get(name)}
-        parser.add_argument("--" + name.replace("_", "-"), **given)
+        parser.add_argument(flag_of(name), **given)
 
 
 def region_config(args: argparse.Namespace) -> RegionConfig:
