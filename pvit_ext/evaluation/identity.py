@@ -28,8 +28,9 @@ _PACKAGES = ("pvit-ext", "torch", "transformers", "llava", "peft", "pillow")
 
 
 def checkpoint_mark(path: str, base: str | None = None) -> str:
-    """A short mark of a checkpoint's files, of those under it and of a vision tower that they name; hub ids stand for
-    themselves: their files may come only while the model loads.
+    """A short mark of a checkpoint: of its files, those under it, and its vision tower's.
+
+    Hub ids stand for themselves: their files may come only while the model loads.
 
     Args:
         path: folder or hub id.
