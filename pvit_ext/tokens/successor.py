@@ -16,6 +16,9 @@ from pvit_ext.files import absolute
 from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
 from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 
+_FITTING = {"weights": "weights='' for none", "encoder_options": "encoder_options={} for the usual ones"}
+"""What has to fit each other, and how to say that there is none."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +74,7 @@ def successor(
     new = RegionModule(config, hidden_size, tower_config, facts, encoder, blocks)
     if kept is None:
         if not (filled_later and encoder_is_embedded(new.config)):
-            new.read_encoder(tower_config, checkpoint)
+            _read_encoder(new, said, tower_config, checkpoint)
         encoder.to(**placement or {})
         new.freeze()
     for part in (new.region_projector, *new.lion.values()):
@@ -79,6 +82,17 @@ def successor(
     if old is not None:
         new.transplant(old, _tensors_in(checkpoint) if filled_later else ())
     return new
+
+
+def _read_encoder(new: RegionModule, said: RegionConfig, tower_config: Any, checkpoint: str | os.PathLike[str]) -> None:
+    """Give the encoder its weights; an error names what was not said and need not fit what was."""
+    try:
+        new.read_encoder(tower_config, checkpoint)
+    except (ValueError, FileNotFoundError) as error:
+        if not (taken := [name for name in _FITTING if getattr(said, name) is None and getattr(new.config, name)]):
+            raise
+        cures = [f"{name} is not said and is the model's: say it too, or {_FITTING[name]}" for name in taken]
+        raise type(error)("; ".join([str(error), *cures])) from error
 
 
 def _with_file(config: RegionConfig, old: RegionModule | None, filled_later: bool) -> RegionConfig:

@@ -292,6 +292,27 @@ def test_the_weights_file_of_the_same_encoder_stays(tmp_path: Path) -> None:
         successor(old, RegionConfig("regionclip", encoder_options={**TINY_REGIONCLIP, "output_dim": 12}), WIDTH, TOWER)
 
 
+def test_what_was_not_said_is_named_where_it_does_not_fit(tmp_path: Path) -> None:
+    narrow = {**TINY_REGIONCLIP, "output_dim": 12}
+    files = [tmp_path / name for name in ("a.pt", "narrow.pt")]
+    for config, file in zip((FROZEN, replace(FROZEN, encoder_options=narrow)), files, strict=True):
+        torch.save(made(config).region_encoder.state_dict(), file)
+    old = successor(None, replace(FROZEN, weights=str(files[0])), WIDTH, TOWER)
+    other = RegionConfig("regionclip", encoder_options=narrow)
+    with pytest.raises(ValueError, match=r"does not fit .*; weights is not said .* weights='' for none"):
+        successor(old, other, WIDTH, TOWER)
+    with pytest.raises(ValueError, match=r"does not fit .*; encoder_options is not said .* encoder_options={} for"):
+        successor(old, RegionConfig("regionclip", str(files[1])), WIDTH, TOWER)
+    for said in (replace(other, weights=str(files[1])), replace(other, weights="")):
+        assert successor(old, said, WIDTH, TOWER).facts.feature_dim == 12
+    with pytest.raises(ValueError, match="does not fit") as found:
+        successor(old, replace(other, weights=str(files[0])), WIDTH, TOWER)
+    assert "is not said" not in str(found.value)
+    files[0].unlink()
+    with pytest.raises(FileNotFoundError, match=r"; weights is not said .* weights='' for none"):
+        successor(old, other, WIDTH, TOWER)
+
+
 def test_a_stored_config_without_a_file_takes_none_over(tmp_path: Path) -> None:
     """Its tensors follow from the folder; under the old module's file they would belong into no checkpoint."""
     torch.save(made(FROZEN, 2).region_encoder.state_dict(), tmp_path / "tower.pt")
