@@ -25,12 +25,15 @@ from pvit_ext.tokens.query import Query
 from pvit_ext.tokens.routing_inputs import routing_inputs
 from pvit_ext.tokens.turns import read_turns
 
+_TAGGED = f"<Image>{IMAGE_PLACEHOLDER}</Image>"
+
 
 def build_prompt(query: Query, conv: Any, name: str, model: Any, special: SpecialTokens | None = None) -> RegionPrompt:
     """The conversation as one text, with its regions from markup and ``query.regions``, all checked.
 
     As in training, one image that the text places stands before the text of its turn, and several where they stand.
     As in LLaVA's own scripts, an image that the text does not place stands before it, and the text keeps its blanks.
+    The templates with ``mmtag`` in their version write a single image in tags, by either way.
 
     Args:
         query: the question.
@@ -46,8 +49,11 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
         sizes = query.image_sizes()
     processor = RegionProcessor.of(model.region_module)
     questions, answers = read_turns(query, len(sizes), processor, special or SpecialTokens(), name, "\n")
-    if len(sizes) == 1 and any(IMAGE_PLACEHOLDER in question for question in query.turns(name)[0]):
-        questions = [_image_first(question, conv) for question in questions]
+    if len(sizes) == 1:
+        if any(IMAGE_PLACEHOLDER in question for question in query.turns(name)[0]):
+            questions = [_image_first(question) for question in questions]
+        if "mmtag" in conv.version:  # as LLaVA's preprocess_multimodal does in training, wherever the image stood
+            questions = [question.replace(IMAGE_PLACEHOLDER, _TAGGED) for question in questions]
     conv = conv.copy()
     for question, answer in zip(questions, answers, strict=True):
         conv.append_message(conv.roles[0], question)
@@ -58,12 +64,11 @@ def build_prompt(query: Query, conv: Any, name: str, model: Any, special: Specia
     return processor.prompt([text], query.all_regions(name), sizes, name, query.task)
 
 
-def _image_first(question: str, conv: Any) -> str:
+def _image_first(question: str) -> str:
     """A question with the image before its text, as LLaVA's ``preprocess_multimodal`` shows it in training."""
     if IMAGE_PLACEHOLDER not in question:
         return question
-    text = f"{IMAGE_PLACEHOLDER}\n{question.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
-    return text.replace(IMAGE_PLACEHOLDER, f"<Image>{IMAGE_PLACEHOLDER}</Image>") if "mmtag" in conv.version else text
+    return f"{IMAGE_PLACEHOLDER}\n{question.replace(IMAGE_PLACEHOLDER, '').strip()}".strip()
 
 
 def collate(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import pvit_ext
 from pvit_ext import Query
@@ -237,6 +238,25 @@ def test_system_prompt(loaded: Any, name: str, expected: str) -> None:
     assert TEMPLATES[name].system == before
 
 
+@pytest.mark.parametrize("name", ["v1", "v0_mmtag", "v1_mmtag"])
+@pytest.mark.parametrize("earlier", [[], [("Which?", "a dog")]])
+def test_a_question_is_one_text_whether_it_places_its_image_or_not(
+    loaded: Any, name: str, earlier: list[tuple[str, str]]
+) -> None:
+    image, conv = Image.new("RGB", (60, 60)), conversation(loaded[0], name)
+
+    def text(question: str, first: str = "") -> str:
+        history = [(first + said, answer) for said, answer in earlier]
+        asked = Query(image, question if history else first + question, history=history)
+        return build_prompt(asked, conv, "q", loaded[0]).texts[0]
+
+    placed = text("Red?", "<image>\n")
+    assert text("Red?") == placed
+    wrapped = "<Image><image></Image>" if "mmtag" in name else "<image>"
+    assert placed.count("<image>") == placed.count(f": {wrapped}\n") == 1
+    assert text("  Red? \n").endswith(text("Red?").partition("\n")[2].replace("Red?", "  Red? \n"))  # keeps its blanks
+
+
 def test_ask_takes_template_and_system_prompt(loaded: Any) -> None:
     answers = pvit_ext.ask(*loaded, [Query(None, "Red?")], 4, conv_version="chatml_direct", system="Be brief.")
     assert len(answers) == 1
@@ -261,8 +281,6 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_refuses_and_by_default_takes_what_works(
     smol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from PIL import Image
-
     monkeypatch.setattr(llava_conversation, "default_conversation", TEMPLATES["vicuna_v1"])
     Image.new("RGB", (60, 60)).save(tmp_path / "0.png")
     data = tmp_path / "train.json"
