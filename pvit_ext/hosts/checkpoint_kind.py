@@ -132,15 +132,18 @@ def results_in(folder: Path) -> dict[str, str]:
 def _two_results(folder: Path, held: dict[str, str]) -> str:
     """What to say of a folder with the results of several runs."""
     removed, moved = [ADAPTER_CONFIG], [ADAPTER_CONFIG, *_ADAPTER_FILES[:-1]] if LORA in held else []
-    kept, also = f"the {REGIONS} alone", ", an adapter without regions"  # its own were written over
+    kept = f"the {REGIONS} alone"
+    also = ": it is an adapter without regions"  # its own were written over, or were saved apart from it
+    also += f"; were they trained together, load it with --base {folder} (base=)"
     if CHECKPOINT in held:
         kept, also = "the checkpoint with its own regions", ""
         removed, moved = [CONFIG_FILE, *removed], [CONFIG_FILE, MODULES_FILE, *moved]
     out, away = (", ".join(name for name in some if (folder / name).is_file()) for some in (removed, moved))
-    copied = ", with a copy of config.json," if LORA in held else ""  # it names the bits of the base
+    named = LORA in held and (folder / "config.json").is_file()
+    copied = ", with a copy of config.json," if named else ""  # it names the bits of the base
     return (
         f"{folder} holds {' and '.join(held)} ({', '.join(dict.fromkeys(held.values()))}), and either may be meant: "
-        f"remove {out} to load {kept}, or move {away} to a folder of their own{copied} and load that{also}"
+        f"remove {out} to load {kept}, or move {away} to a folder of their own{copied} and load that folder{also}"
     )
 
 

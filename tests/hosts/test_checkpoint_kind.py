@@ -79,6 +79,31 @@ def test_results_of_two_runs_in_a_folder_may_be_either(kinds: tuple[str, str], t
     assert (kind.regions, kind.adapter) == (first == CHECKPOINT, LORA in kinds)
 
 
+def test_no_copy_is_asked_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """Region modules alone come without a config.json, and peft writes none beside an adapter."""
+    folder = write(tmp_path / "both", LORA, REGIONS)
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    with pytest.raises(ValueError, match="to a folder of their own and load that folder: it is an adapter without"):
+        find_kind(str(folder))
+
+
+def test_an_adapter_trained_together_with_region_modules_goes_on_them(tmp_path: Path) -> None:
+    """As is said of a folder with both, once the adapter has a folder of its own."""
+    folder = write(tmp_path / "both", LORA, REGIONS)
+    write(tmp_path / "of lora", LORA)
+    shutil.copy(tmp_path / "of lora" / "adapter_config.json", folder)
+    with pytest.raises(ValueError, match=rf"were they trained together, load it with --base {folder} \(base=\)$"):
+        find_kind(str(folder))
+    (folder / "adapter_config.json").unlink()
+    for name in REGION_FILES:
+        (tmp_path / "of lora" / name).unlink()
+    found = find_kind(str(tmp_path / "of lora"), str(folder))
+    assert (found.adapter, found.base) == (True, str(folder))
+    assert found.base is not None
+    assert find_kind(found.base).regions
+
+
 def test_an_adapter_beside_weights_is_not_left_to_transformers(tmp_path: Path) -> None:
     """Its from_pretrained would put a stray adapter on whatever weights lie there."""
     folder = write(tmp_path / "both", LORA, CHECKPOINT)

@@ -114,7 +114,9 @@ def test_an_adapter_that_region_modules_were_written_over_is_not_left_out(
     (both / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match=rf"--region_modules {both} holds a LoRA adapter too"):
         resolve_model(flags(llava_checkpoint, data, tmp_path / "out", region_modules=both))
-    with pytest.raises(ValueError, match=r"holds a LoRA result and region modules .* load that, an adapter without"):
+    with pytest.raises(
+        ValueError, match=r"holds a LoRA result and region modules .* load that folder: it is an adapter without"
+    ):
         resolve_model(flags(both, data, tmp_path / "out"))
 
 
