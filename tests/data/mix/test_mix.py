@@ -181,16 +181,6 @@ class _Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
-def test_records_without_an_id_or_an_image(tmp_path):
-    file = _write(tmp_path / "a.jsonl", 2, id=None)
-    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]
-    text = _write(tmp_path / "b.jsonl", 1, id="7", image=None, regions=None, conversations=turns)
-    held_out = _write(tmp_path / "held.jsonl", 1, image="b.jpg")
-    records, report = _mixed(tmp_path, MixSource("a", (file,)), MixSource("b", (text,)), held_out=(held_out,))
-    assert [one["id"] for one in records] == ["a:a.jsonl-1", "b:7", "a:a.jsonl-2"]
-    assert not any("have an id that" in line for line in report.remarks)
-
-
 def test_an_interrupted_mixture_goes_on_where_it_stood(tmp_path, monkeypatch):
     sources = (
         MixSource("a", (_write(tmp_path / "a.jsonl", 900),), 1.5),

@@ -66,24 +66,6 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_names_and_tags_in_any_unicode(images: Path, names: str, encoding: str) -> None:
-    Path(names).write_text("\n".join(COLOURS), encoding=encoding)
-    tagger = load_tagger(str(write_detector(images / "d.onnx")), names, 0.5)
-    assert tagger.detector.names == tuple(COLOURS)  # type: ignore[attr-defined]
-    (images / "t.json").write_text('{"a.png": ["red"]}', encoding=encoding)
-    assert load_tagger(str(images / "t.json")).table == {"a.png": ["red"]}  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", ["t.json", "names.txt"])
-def test_names_and_tags_in_another_encoding_are_named(images: Path, name: str) -> None:
-    (images / name).write_bytes('{"é": ["red"]}'.encode("latin-1"))
-    words = (str(images / "d.onnx"), str(images / name)) if name == "names.txt" else (str(images / name),)
-    write_detector(images / "d.onnx")
-    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text"):
-        load_tagger(*words)
-
-
 def test_a_detector_gives_the_classes_it_finds(images: Path, names: str) -> None:
     tagger = load_tagger(str(write_detector(images / "d.onnx")), names, 0.5)
     assert tagger.tags("a", lambda: Image.open(images / "red.png")) == ["red"]

@@ -156,16 +156,11 @@ def test_base_of_a_stock_lora_folder_is_respected(llava_checkpoint: Path, tmp_pa
     path = folder / "adapter_config.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"base_model_name_or_path": "/nowhere/base"}))
-    with pytest.raises(
-        FileNotFoundError, match=r"lora belongs to /nowhere/base, which is not there: .*\(base=\.\.\. or --base\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"belongs to /nowhere/base, .*\(base=\.\.\. or --base\)"):
         load(folder)
     assert torch.equal(plain_logits(load(folder, base=str(moved))), plain_logits(expected))
     path.write_text(json.dumps(values | {"base_model_name_or_path": None}))
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"lora holds a LoRA adapter only: name the LLaVA checkpoint .*\(base=\.\.\. or --base\)",
-    ):
+    with pytest.raises(FileNotFoundError, match=r"holds a LoRA adapter only: .*\(base=\.\.\. or --base\)"):
         load(folder)
     next(folder.glob("adapter_model.*")).unlink()  # peft 0.4 writes a .bin file
     with pytest.raises(FileNotFoundError, match=r"lora has adapter_config\.json, but no adapter_model"):
@@ -197,9 +192,7 @@ def test_projector_folder(llava_checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_a_base_without_use_is_refused(llava_checkpoint: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"is a whole checkpoint, which has no use for a base .*: leave out base= \(--base\)"
-    ):
+    with pytest.raises(ValueError, match=r"which has no use for a base .*: leave out base= \(--base\)"):
         load(llava_checkpoint, base=str(llava_checkpoint))
 
 
