@@ -16,7 +16,6 @@ import pvit_ext
 from pvit_ext import Query
 from pvit_ext.cli import main
 from pvit_ext.inference.questions import question_of
-from pvit_ext.inference.session import Session
 from pvit_ext.prompt import HINT_TOKEN_INDEX
 from pvit_ext.regions.region import RegionError
 from tests.hosts.tiny_hosts import (
@@ -76,23 +75,6 @@ def end_logits(host: TinyHost, parts: Parts, queries: Sequence[Query]) -> Tensor
         return found[:, -1]
     lengths = [int(logits(parts.model, batch_of(parts, [one])).shape[1]) for one in queries]
     return torch.stack([row[length - 1] for row, length in zip(found, lengths, strict=True)])
-
-
-def test_the_special_tokens_are_looked_up_once_a_conversation(
-    made: tuple[TinyHost, Parts], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They take 20 ms of a large vocabulary, and every tag with a bracket is compared with them."""
-    kind, reads = type(made[1].tokenizer), []
-    stock = kind.added_tokens_decoder.fget
-
-    def counted(tokenizer: Any) -> Any:
-        reads.append(tokenizer)
-        return stock(tokenizer)
-
-    monkeypatch.setattr(kind, "added_tokens_decoder", property(counted))
-    asked = [Query(image, "what is it ?", tags=["<b>cat</b>", "3 < 4"]) for image in (WIDE, TALL)]
-    Session(*made[1]).prompts(asked)
-    assert len(reads) == 1
 
 
 def test_a_mixed_batch_equals_each_sample_alone(made: tuple[TinyHost, Parts]) -> None:

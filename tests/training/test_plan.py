@@ -23,9 +23,8 @@ from pvit_ext.training.plan.optimizers import name_of, state_bytes
 from pvit_ext.training.plan.outline import adapters_that_count
 from pvit_ext.training.plan.plan import Question, make_plan
 from pvit_ext.training.plan.recipe import flags_of
-from pvit_ext.training.plan.report import _schedule
 from pvit_ext.training.plan.sharding import Sharding
-from pvit_ext.training.plan.steps import Schedule, check_batch, count_steps
+from pvit_ext.training.plan.steps import check_batch, count_steps
 from tests.tiny import build_llava
 from tests.training.held_memory import measure
 from tests.training.runs import flags
@@ -111,11 +110,6 @@ def test_offloading_moves_states_to_the_machine() -> None:
     assert (memory.weights, memory.gradients, memory.optimizer) == (0, 0, 0)
     assert memory.host == 250_000 * (2 + 12 + 4)
     assert memory.gathered == 2_000_000
-
-
-def test_one_epoch_is_no_epochs() -> None:
-    plan: Any = SimpleNamespace(global_batch=1, schedule=Schedule(2000, 1, 2000, 1.0))
-    assert [*_schedule(plan, None, None)][:2] == ["1 sample a step", "2,000 samples, 1 epoch: 2,000 steps"]
 
 
 def test_the_command_counts_a_run_without_weights(
