@@ -114,7 +114,8 @@ def _plain(value: Any) -> Any:
     """A tensor, as detectors and SAM return them, as an array on the CPU; anything else as it is."""
     if not hasattr(value, "detach"):
         return value
-    return (value.float() if value.is_floating_point() else value).detach().cpu().numpy()  # numpy has no bfloat16
+    short = value.is_floating_point() and value.element_size() < 4  # numpy has no bfloat16; a double keeps its digits
+    return (value.float() if short else value).detach().cpu().numpy()
 
 
 def _is_mask(value: Any) -> bool:

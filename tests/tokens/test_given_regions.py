@@ -30,6 +30,7 @@ BOXES = [[1, 2, 9, 8], [3, 2, 9, 8]]
         (np.array(BOXES), 1, [[ONE, TWO]]),
         (torch.tensor([BOXES]), 1, [[ONE, TWO]]),
         (torch.tensor([BOXES], dtype=torch.bfloat16), 1, [[ONE, TWO]]),
+        (torch.tensor([[0.1, 0.2, 9.7, 8.3]], dtype=torch.float64), 1, [[Region.box(0.1, 0.2, 9.7, 8.3)]]),
         ([ONE, BOXES[1]], 1, [[ONE, TWO]]),
         ([torch.tensor(BOXES[0]), TWO], 1, [[ONE, TWO]]),
         ([None], 1, [None]),
