@@ -46,7 +46,8 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
     from tqdm import tqdm
 
     _check_paths(mix, out)
-    held_out = HeldOut(_known(mix), coco_val=True) if exclude_leaks else HeldOut()
+    named = read_held_out(mix.held_out) if exclude_leaks else {}
+    held_out = HeldOut(_known(mix, named), coco_val=True) if exclude_leaks else HeldOut()
     key = repr((VERSION, mix, [state_of(file) for one in mix.sources for file in one.files], held_out))
     report = Report("mix", Path(mix.origin), max_bad_records)
     notes = Notes()
@@ -61,8 +62,7 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
                     output.add(b"".join(map(json_line, batch)), _counted(batch))
                 bar.update(len(batch))
         report.remarks = [line for one in zip(mix.sources, surveys, amounts, strict=True) for line in _remarks(*one)]
-        if exclude_leaks:
-            report.remarks += remarks_of(read_held_out(mix.held_out), notes.met)
+        report.remarks += remarks_of(named, notes.met)
         output.finish()
     return report
 
@@ -75,9 +75,9 @@ def _check_paths(mix: Mix, out: Path) -> None:
                 raise ValueError(f"source {source.name!r}: {file} is no file")
 
 
-def _known(mix: Mix) -> Mapping[str, str]:
+def _known(mix: Mix, named: Mapping[str, str]) -> Mapping[str, str]:
     """Photographs of evaluation data: those of the files named, and those that conversions of the sources reported."""
-    why = read_held_out(mix.held_out)
+    why = dict(named)
     for file in (file for source in mix.sources for file in source.files):
         report = file.with_name(file.name + ".report.json")
         if report.is_file():
