@@ -11,6 +11,8 @@ import pytest
 
 from pvit_ext.tools.convert.processor_files import TEMPLATES
 from pvit_ext.tools.convert.template import conv_version_of
+from pvit_ext.tools.convert.to_llava import to_llava_checkpoint
+from pvit_ext.tools.convert.to_transformers import to_transformers
 from tests.hosts.transformers import zoo
 
 LLAVA_HF = (
@@ -84,3 +86,14 @@ def test_without_a_chat_template_there_is_nothing_to_say(tmp_path: Path, caplog:
     zoo.tokenizer([]).save_pretrained(tmp_path)
     assert conv_version_of(tmp_path, "llava_llama", {"conv_version": None}, tmp_path / "tokenizer_config.json") is None
     assert not caplog.records
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_template_that_was_edited_after_converting_is_told_on_the_way_back(
+    edited: bool, llava_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    to_transformers(llava_checkpoint, there := tmp_path / "there")
+    if edited:
+        (there / "chat_template.jinja").write_text(TEMPLATES["llava_mistral"])
+    to_llava_checkpoint(there, tmp_path / "back")
+    assert ("--conv-version mistral_instruct (conv_version=), else it is asked with v1" in caplog.text) == edited

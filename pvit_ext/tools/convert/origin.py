@@ -21,12 +21,14 @@ class Origin:
         grown: rows of the embedding that was written.
         tower: prefix of its vision tower's tensors; None where it had no such tensors and named a tower.
         digests: sha256 of the tower's tensors, by their names in the layout of llava-hf checkpoints.
+        chat_template: that was written; None where it was not noted yet.
     """
 
     rows: int
     grown: int
     tower: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
 
     def save(self, source: Checkpoint, folder: Path) -> None:
         """Write it and the source's own files beside the converted weights.

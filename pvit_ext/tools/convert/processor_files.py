@@ -66,7 +66,7 @@ def hub_tokenizer(folder: Path) -> tuple[Any, int]:
     return tokenizer, image_id
 
 
-def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> None:
+def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any, chat_template: str) -> None:
     """Write what ``AutoProcessor`` loads.
 
     Args:
@@ -74,6 +74,7 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
         host: LLaVA's config.
         tower: its vision tower.
         tokenizer: from :func:`hub_tokenizer`.
+        chat_template: one of :data:`TEMPLATES`.
     """
     aspect = getattr(host, "image_aspect_ratio", None)
     images = {"anyres": "LlavaNext", "pad": "Llava"}.get(aspect or "", "CLIP")
@@ -95,7 +96,7 @@ def write_processor(folder: Path, host: Any, tower: Tower, tokenizer: Any) -> No
     tokenizer.save_pretrained(folder)
     _write(folder / "preprocessor_config.json", {**values, "processor_class": class_name})
     _write(folder / "processor_config.json", processor)
-    (folder / "chat_template.jinja").write_text(TEMPLATES[template_kind(host, tokenizer)])
+    (folder / "chat_template.jinja").write_text(chat_template)
 
 
 def template_kind(host: Any, tokenizer: Any) -> str:

@@ -30,7 +30,7 @@ def conv_version_of(
         regions: config of its region modules, the place for the name; None for a checkpoint without.
         tokenizer_config: file of the one that is written, which may have a chat template too.
     """
-    if (template := _template_of(folder)) is None:
+    if (template := template_of(folder)) is None:
         return None
     if importlib.util.find_spec("llava") is None:
         logger.warning(
@@ -62,7 +62,7 @@ def conv_version_of(
     return None
 
 
-def _template_of(folder: Path) -> str | None:
+def template_of(folder: Path) -> str | None:
     """A checkpoint's chat template, from whichever of its files has it."""
     if (path := folder / "chat_template.jinja").is_file():
         return path.read_text(encoding="utf-8")

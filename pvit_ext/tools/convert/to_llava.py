@@ -15,7 +15,7 @@ from pvit_ext.tools.convert.configs import check_is_llavas, llava_values
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, LLAVA_TOWERS, TOWER, as_on_hub, to_llava
 from pvit_ext.tools.convert.origin import FILE, FOLDER, Origin, origin_of
 from pvit_ext.tools.convert.shards import Change, write_all
-from pvit_ext.tools.convert.template import conv_version_of
+from pvit_ext.tools.convert.template import conv_version_of, template_of
 from pvit_ext.tools.shards import Checkpoint, open_checkpoint, save_tensors
 
 TOWER_FOLDER = "vision_tower"
@@ -129,7 +129,7 @@ def _values(source: Checkpoint, config: Any, rows: int, origin: Origin | None, t
         values = llava_values(config, rows, tower, bool(_images(source.folder).get("do_pad")))
         values["torch_dtype"] = read_json(source.folder / "config.json").get("dtype")
     regions = getattr(config, CONFIG_KEY, None)
-    if origin is None or regions != values.get(CONFIG_KEY):  # else it is asked as it was before it was converted
+    if origin is None or regions != values.get(CONFIG_KEY) or _is_edited(source.folder, origin):
         kept = source.folder / FOLDER if origin is not None else source.folder
         version = conv_version_of(source.folder, values["model_type"], regions, kept / "tokenizer_config.json")
         if regions is not None and version is not None:
@@ -139,6 +139,11 @@ def _values(source: Checkpoint, config: Any, rows: int, origin: Origin | None, t
     elif values.get(CONFIG_KEY) != regions:  # else the file stays as it was, down to the order of its keys
         values[CONFIG_KEY] = regions
     return values
+
+
+def _is_edited(folder: Path, origin: Origin) -> bool:
+    """Whether the chat template is another than converting wrote: else the checkpoint is asked as it was before."""
+    return origin.chat_template is not None and template_of(folder) != origin.chat_template
 
 
 def _copy_files(source: Checkpoint, folder: Path, origin: Origin | None) -> None:

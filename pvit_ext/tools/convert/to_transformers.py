@@ -14,7 +14,7 @@ from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of
 from pvit_ext.tools.convert.configs import check_is_convertible, hub_config
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, TOWER, to_hub
 from pvit_ext.tools.convert.origin import Origin
-from pvit_ext.tools.convert.processor_files import hub_tokenizer, write_processor
+from pvit_ext.tools.convert.processor_files import TEMPLATES, hub_tokenizer, template_kind, write_processor
 from pvit_ext.tools.convert.shards import Change, write_all
 from pvit_ext.tools.convert.tower import digest, digests_of, prefix_of_tower, vision_tower_of
 from pvit_ext.tools.shards import Checkpoint, nbytes, open_checkpoint
@@ -56,6 +56,7 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
         others = {TOWER + name: tensor for name, tensor in tower.tensors().items()}
         digests = {name: digest(tensor) for name, tensor in others.items()}
     tokenizer, image_id = hub_tokenizer(source.folder)
+    template = TEMPLATES[template_kind(host, tokenizer)]
     placeholders = placeholders_of(regions_from_json(values[CONFIG_KEY]).config) if CONFIG_KEY in values else {}
     ids = {name: token_of(tokenizer, token) for name, token in placeholders.items()}
     rows = source.entry("model.embed_tokens.weight").shape[0]
@@ -66,9 +67,9 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     with atomic_folder(out, size) as folder, tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
         write_all(source, folder, change, others, bar.update)
         config.save_pretrained(folder)
-        write_processor(folder, host, tower, tokenizer)
+        write_processor(folder, host, tower, tokenizer, template)
         _copy_region_weights(source, folder, values)
-        Origin(rows, grown, prefix, digests).save(source, folder)
+        Origin(rows, grown, prefix, digests, template).save(source, folder)
     logger.info("%s: the embedding has %d rows, of which %d are new", out, grown, grown - rows)
 
 
