@@ -22,6 +22,7 @@ from pvit_ext.data.convert.formats.refcoco import load_plain_pickle
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.notes import BadItem
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.image_files import plain_name
 from pvit_ext.data.json_records import JsonRecordError, read_json_records
 from pvit_ext.data.scan import name_of
 from pvit_ext.data.unread import IMAGE_KEYS
@@ -58,7 +59,7 @@ class HeldOut:
         """
         if found := self.met(images, coco_id):
             return f"{found[0]} is {found[1]}, which {self.why[found[1]]} needs"
-        of_val = (name for name in images if self.coco_val and _COCO_VAL.search(name))
+        of_val = (name for name in images if self.coco_val and _COCO_VAL.search(plain_name(name)))
         return next((f"{name} is of COCO's val by its name" for name in of_val), None)
 
     def met(self, images: Sequence[str], coco_id: int | None = None) -> tuple[str, str] | None:
@@ -105,7 +106,7 @@ def _images_of(record: Mapping[str, Any]) -> tuple[Sequence[str], int | None]:
 
 def _ends(name: str) -> list[str]:
     """A name, and the same without its first folder, its first two, and so on."""
-    parts = posixpath.normpath(name.replace("\\", "/")).lstrip("/").split("/")
+    parts = plain_name(name).lstrip("/").split("/")
     return ["/".join(parts[number:]) for number in range(len(parts))]
 
 
@@ -114,7 +115,7 @@ def photographs(name: str, coco_id: int | None = None) -> list[str]:
     found = [f"coco {coco_id}"] if coco_id is not None else []
     if match := _COCO.search(name):
         found.append(f"coco {int(match[1])}")
-    if match := _VISUAL_GENOME.search(name):
+    if match := _VISUAL_GENOME.search(plain_name(name)):
         found.append(f"visual genome {int(match[1])}")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import unicodedata
 from typing import Any
@@ -53,6 +54,15 @@ def find_file(folder: str, name: str) -> str | None:
     slashed = name.replace("\\", "/")
     forms = [slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
     return next((path for form in forms if os.path.isfile(path := f"{folder}/{form}")), None)
+
+
+def plain_name(name: str) -> str:
+    """One name for all under which :func:`find_file` may give the same file, such as ``a.jpg`` for ``./a.jpg``.
+
+    Args:
+        name: relative to the image folder.
+    """
+    return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
 
 
 def path_of(folder: str, name: str) -> str:

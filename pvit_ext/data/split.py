@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pvit_ext.data.image_files import short
+from pvit_ext.data.image_files import plain_name, short
 from pvit_ext.data.json_records import Found, JsonRecordError, json_line, read_json_records
 from pvit_ext.data.scan import name_of
 from pvit_ext.files import atomic_write
@@ -40,8 +40,9 @@ def split_file(
 ) -> dict[str, tuple[int, int]]:
     """Write ``NAME.jsonl`` for each part into a folder; all of them appear, or none.
 
-    Records that share an image, or images of one photograph, stay together. Which part a photograph goes to depends on
-    the seed and the names of images alone, not on the order of records.
+    Records that share an image, or images of one photograph, stay together; names that the image folder takes for one
+    file are one image. Which part a photograph goes to depends on the seed, the names of all images and how many
+    records each has, not on the order of records with an image each: a file that grew may be dealt otherwise.
 
     Args:
         source: a training file.
@@ -98,7 +99,12 @@ def _photographs(found: Found, pattern: re.Pattern[str], source: Path) -> list[H
     names = images if isinstance(images, list) else [images]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{location}: image is a text, or a list of texts, got {short(images)}")
-    return [match[1] if (match := pattern.match(name)) else name for name in names] or [found.line]
+    found_names = [_photograph(one, pattern) for name in names for one in dict.fromkeys((name, plain_name(name)))]
+    return list(dict.fromkeys(found_names)) or [found.line]
+
+
+def _photograph(name: str, pattern: re.Pattern[str]) -> str:
+    return match[1] if (match := pattern.match(name)) else name
 
 
 def _joined(keys: Sequence[list[Hashable]]) -> list[Hashable]:

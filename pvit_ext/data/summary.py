@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pvit_ext.data.image_files import plain_name
+
 
 @dataclass
 class Summary:
@@ -43,7 +45,7 @@ class Summary:
         """Count one record with images of these names and a region of each kind named."""
         self.kinds.update(kinds)
         self.records += 1
-        self._names.extend(map(hash, images))
+        self._names.extend(hash(plain_name(name)) for name in images)
         self.with_regions += bool(kinds)
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pvit_ext import cli
-from pvit_ext.data.split import parse_parts, split_file
+from pvit_ext.data.held_out import HeldOut
+from pvit_ext.data.records import Record
+from pvit_ext.data.show.statistics import Statistics
+from pvit_ext.data.split import PHOTOGRAPH, parse_parts, split_file
+from pvit_ext.data.summary import Summary
 
 PARTS = {"train": 0.8, "val": 0.2}
 
@@ -108,3 +113,32 @@ def test_a_line_without_a_usable_image_is_named(tmp_path: Path, line: str, expec
     with pytest.raises(ValueError, match=expected):
         split_file(file, tmp_path / "out", PARTS)
     assert not list(tmp_path.glob("out/*"))
+
+
+ALIASES = ["sub/ä.jpg", "./sub/ä.jpg", "sub//ä.jpg", "sub\\ä.jpg", unicodedata.normalize("NFD", "sub/ä.jpg")]
+"""Names under which training reads one file."""
+
+
+@pytest.mark.parametrize("pattern", [PHOTOGRAPH, r"(sub.*)\.jpg"])
+def test_names_of_one_file_stay_together(tmp_path: Path, pattern: str) -> None:
+    rest = [f"{number}.jpg" for number in range(30)]
+    for seed in range(6):
+        out = tmp_path / str(seed)
+        split_file(write(tmp_path / "all.jsonl", [*ALIASES, *rest]), out, {"a": 0.5, "b": 0.5}, seed, pattern)
+        assert len({name for name, part in read(out).items() for one in part if one["image"] in ALIASES}) == 1
+
+
+def test_names_of_one_file_are_one_image() -> None:
+    summary, statistics = Summary(), Statistics()
+    for number, name in enumerate(ALIASES):
+        data = {"image": name, "conversations": []}
+        summary.add([name], [])
+        statistics.add(Record(data, (), f"line {number}"))
+    assert summary.images == statistics.images == 1
+
+
+@pytest.mark.parametrize("name", ALIASES[1:])
+def test_a_photograph_that_evaluation_needs_is_known_by_any_name_of_its_file(name: str) -> None:
+    assert HeldOut({"the file sub/ä.jpg": "pope.json"}).reason([name])
+    assert HeldOut({"visual genome 7": "x"}, coco_val=True).reason(["VG_100K\\7.jpg"])
+    assert HeldOut(coco_val=True).reason(["coco\\val2017\\7.jpg"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pvit_ext.data.image_files import plain_name
 from pvit_ext.data.records import Record
 from pvit_ext.data.schema import Spec, images_of, task_of
 from pvit_ext.regions.mask import PendingMask
@@ -60,7 +61,7 @@ class Statistics:
         self.words.update(len(answer.split()) for answer in answers)
         self.answers.update(answer for answer in answers if len(answer) <= _SHORT)
         self.labels.update(_labels(record.data.get("source")))
-        images = images_of(record.data)
+        images = [plain_name(name) for name in images_of(record.data)]
         for image in images:
             self._regions[image]  # an image without regions counts too
         for spec in record.specs:
