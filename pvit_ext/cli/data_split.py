@@ -27,10 +27,13 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; the exit status."""
+    from pvit_ext.data.held_out import reported
     from pvit_ext.data.split import PHOTOGRAPH, parse_parts, split_file
     from pvit_ext.data.summary import counted
 
     found = split_file(args.file, args.out, parse_parts(args.parts), args.seed, args.photograph or PHOTOGRAPH)
     for name, (records, photographs) in found.items():
         print(f"{args.out / name}.jsonl: {counted(records, 'record')} of {counted(photographs, 'photograph')}")
+    for warning in reported([args.file])[1]:
+        print(warning)
     return 0

@@ -8,6 +8,7 @@ evaluation data names is told by that name, with or without the folders before i
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from pvit_ext.data.convert.formats.refcoco import load_plain_pickle
 from pvit_ext.data.convert.json_buffer import JsonBuffer
 from pvit_ext.data.convert.notes import BadItem
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.report import report_of
 from pvit_ext.data.image_files import plain_name
 from pvit_ext.data.json_records import JsonRecordError, read_json_records
 from pvit_ext.data.scan import name_of
@@ -153,6 +155,28 @@ def _meant(name: str) -> list[str]:
     if _NUMBER.fullmatch(name):
         return [f"coco {int(name)}", f"visual genome {int(name)}", f"{_FILE}{name}"]
     return photographs(name) or [f"{_FILE}{name}"]
+
+
+def reported(files: Iterable[Path]) -> tuple[dict[str, str], list[str]]:
+    """Photographs of val and test that the reports beside training files name, and a warning for each that is damaged.
+
+    Args:
+        files: as ``data convert``, or a command that read its records, wrote them; without a report they name nothing.
+    """
+    why: dict[str, str] = {}
+    warnings: list[str] = []
+    for path in (report_of(file) for file in files):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["held_out"]
+            why = {str(name): str(part) for name, part in found.items()} | why
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            warnings.append(
+                f"WARNING: {path} does not say which photographs are of val or test, so none is left out for it: it is "
+                "damaged, or of an earlier version; make the file again, or remove the report"
+            )
+    return why, warnings
 
 
 def remarks_of(named: Iterable[str], met: Iterable[str]) -> list[str]:

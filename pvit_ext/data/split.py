@@ -9,6 +9,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from pvit_ext.data.convert.report import Report
+from pvit_ext.data.held_out import reported
 from pvit_ext.data.image_files import plain_name, short
 from pvit_ext.data.json_records import Found, JsonRecordError, json_line, read_json_records
 from pvit_ext.data.scan import name_of
@@ -38,7 +40,7 @@ def parse_parts(text: str) -> dict[str, float]:
 def split_file(
     source: Path, out: Path, fractions: Mapping[str, float], seed: int = 0, photograph: str = PHOTOGRAPH
 ) -> dict[str, tuple[int, int]]:
-    """Write ``NAME.jsonl`` for each part into a folder; all of them appear, or none.
+    """Write ``NAME.jsonl`` for each part into a folder, each with its report; all of them appear, or none.
 
     Records that share an image, or images of one photograph, stay together; names that the image folder takes for one
     file are one image. Which part a photograph goes to depends on the seed, the names of all images and how many
@@ -85,7 +87,18 @@ def split_file(
         for group, found in zip(groups, read_json_records(source), strict=True):
             counts[part_of[group]] += 1
             files[part_of[group]].write(json_line(found.value))
-    return {name: (counts[name], sum(part == name for part in part_of.values())) for name in fractions}
+        found_sizes = {name: (counts[name], sum(part == name for part in part_of.values())) for name in fractions}
+        _write_reports(source, {targets[name]: sizes for name, sizes in found_sizes.items()})
+    return found_sizes
+
+
+def _write_reports(source: Path, parts: Mapping[Path, tuple[int, int]]) -> None:
+    """What ``data mix`` must know of the records, which the report of their source says."""
+    held_out, warnings = reported([source])
+    for target, (records, photographs) in parts.items():
+        report = Report("split", source, remarks=warnings, held_out=held_out)
+        report.counts.update(records=records, photographs=photographs)
+        report.write(target)
 
 
 def _photographs(found: Found, pattern: re.Pattern[str], source: Path) -> list[Hashable]:

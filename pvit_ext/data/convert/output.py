@@ -107,9 +107,7 @@ class Output:
         for stream in self._streams:
             stream.flush()
             os.fsync(stream.fileno())
-        with atomic_write(self.path.with_name(self.path.name + ".report.json")) as temporary:
-            text = json.dumps(self.report.state(), indent=1, ensure_ascii=False) + "\n"
-            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        self.report.write(self.path)
         for part, final in reversed(list(zip(self._parts, self._finals, strict=True))):
             part.replace(final)
         sync(self.path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,14 @@ from typing import Any
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Drop, Notes, Reason
+from pvit_ext.files import atomic_write
 
 _SHOWN = 20
+
+
+def report_of(out: Path) -> Path:
+    """Where the report of a file of records lies."""
+    return out.with_name(out.name + ".report.json")
 
 
 @dataclass
@@ -95,6 +102,12 @@ class Report:
             "held_out": self.held_out,
             "held_out_met": sorted(self.met),
         }
+
+    def write(self, out: Path) -> None:
+        """Write all of it beside a file of records, see :func:`report_of`."""
+        text = json.dumps(self.state(), indent=1, ensure_ascii=False) + "\n"
+        with atomic_write(report_of(out)) as temporary:
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what an interrupted conversion had noted."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from pvit_ext.data.convert.report import Report
 from pvit_ext.data.generate import batch
 from pvit_ext.data.generate.calls import Caller, Progress
 from pvit_ext.data.generate.client import Endpoint, OpenAIClient
@@ -25,6 +26,7 @@ from pvit_ext.data.generate.scene import Scene
 from pvit_ext.data.generate.scene_file import SceneFile, read_captions
 from pvit_ext.data.generate.strategies import STRATEGIES, Job
 from pvit_ext.data.generate.workers import CallWork, call_in_workers, host_of
+from pvit_ext.data.held_out import reported
 
 _SHOWN = 5
 Outcome = tuple[int, list[str]]
@@ -244,7 +246,16 @@ class Session:
         written = write_output(*args)
         if not written.records:
             return 1, [*lines, f"no dialogue can be used, {self.settings.out} is not written; see {dead}"]
-        return 0, [*lines, *_summary(written, self.settings.out, dead)]
+        return 0, [*lines, *_summary(written, self.settings.out, dead), *self._write_report(written)]
+
+    def _write_report(self, written: Written) -> list[str]:
+        """What ``data mix`` must know of the records, which the reports of their sources say; warnings of these."""
+        settings = self.settings
+        held_out, warnings = reported([settings.file, *([settings.captions] if settings.captions else [])])
+        report = Report("generate", settings.file, remarks=warnings, held_out=held_out)
+        report.counts["records"] = sum(written.records.values())
+        report.write(settings.out)
+        return warnings
 
 
 def _summary(written: Written, out: Path, dead: Path) -> list[str]:

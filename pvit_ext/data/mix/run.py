@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
-from pvit_ext.data.held_out import HeldOut, read_held_out, remarks_of
+from pvit_ext.data.held_out import HeldOut, read_held_out, remarks_of, reported
 from pvit_ext.data.json_records import json_line
 from pvit_ext.data.mix.config import Mix, MixSource
 from pvit_ext.data.mix.source import Survey, records_of_source, survey
@@ -47,7 +46,8 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
 
     _check_paths(mix, out)
     named = read_held_out(mix.held_out) if exclude_leaks else {}
-    held_out = HeldOut(_known(mix, named), coco_val=True) if exclude_leaks else HeldOut()
+    of_sources, warnings = reported(file for source in mix.sources for file in source.files)
+    held_out = HeldOut(of_sources | named, coco_val=True) if exclude_leaks else HeldOut()
     key = repr((VERSION, mix, [state_of(file) for one in mix.sources for file in one.files], held_out))
     report = Report("mix", Path(mix.origin), max_bad_records)
     notes = Notes()
@@ -62,7 +62,8 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
                     output.add(b"".join(map(json_line, batch)), _counted(batch))
                 bar.update(len(batch))
         report.remarks = [line for one in zip(mix.sources, surveys, amounts, strict=True) for line in _remarks(*one)]
-        report.remarks += remarks_of(named, notes.met)
+        report.remarks += [*remarks_of(named, notes.met), *(warnings if exclude_leaks else ())]
+        report.held_out = of_sources
         output.finish()
     return report
 
@@ -73,24 +74,6 @@ def _check_paths(mix: Mix, out: Path) -> None:
         for file in source.files:
             if not file.is_file():
                 raise ValueError(f"source {source.name!r}: {file} is no file")
-
-
-def _known(mix: Mix, named: Mapping[str, str]) -> Mapping[str, str]:
-    """Photographs of evaluation data: those of the files named, and those that conversions of the sources reported."""
-    why = dict(named)
-    for file in (file for source in mix.sources for file in source.files):
-        report = file.with_name(file.name + ".report.json")
-        if report.is_file():
-            why = _reported(report) | why
-    return why
-
-
-def _reported(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["held_out"]
-        return {str(name): str(part) for name, part in found.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):  # of an earlier version, or somebody else's file
-        return {}
 
 
 def _amount(source: MixSource, found: Survey) -> int:

@@ -13,6 +13,7 @@ from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
 from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
+from pvit_ext.data.held_out import reported
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import JsonFileError, json_line, read_json_records
 from pvit_ext.data.map_step import map_in_order
@@ -150,7 +151,8 @@ def tag_records(job: TagJob) -> Report:
                 unknown += new[: _SHOWN - len(unknown)]
                 bar.update(len(batch))
         _check(report, job.tagger, unknown)
-        report.remarks = [f"no tags for images such as {', '.join(unknown)}"] if unknown else []
+        report.held_out, report.remarks = reported([job.source])
+        report.remarks += [f"no tags for images such as {', '.join(unknown)}"] if unknown else []
         output.finish()
     return report
 

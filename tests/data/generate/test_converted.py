@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pvit_ext import cli
 from pvit_ext.data.check import check
 from tests.data.generate.llm_server import LlmServer, document_of
-from tests.data.generate.samples import lines_of
+from tests.data.generate.samples import command, lines_of, scene, write_scenes
 
 COCO = Path(__file__).parents[1] / "fixtures" / "coco"
 IMAGES = str(COCO / "val2017")
@@ -70,3 +71,18 @@ def test_a_file_without_captions_says_so(converted: Path, tmp_path: Path, capsys
     options = ("--captions", str(converted / "instances.jsonl"))
     assert generate(converted, tmp_path / "out.jsonl", "http://127.0.0.1:9/v1", *options) == 2
     assert "instances.jsonl has no captions" in capsys.readouterr().err
+
+
+def test_photographs_of_val_and_test_are_known_behind_it(tmp_path: Path) -> None:
+    out, images = tmp_path / "out.jsonl", tmp_path / "images"
+    images.mkdir()
+    write_scenes(images, scene())
+    for number in ("scenes", "more"):
+        (images / f"{number}.jsonl").write_bytes((images / "scenes.jsonl").read_bytes())
+        (images / f"{number}.jsonl.report.json").write_text(json.dumps({"held_out": {f"the file {number}": "val"}}))
+    words = ["--strategy", "attribute", "--captions", str(images / "more.jsonl"), "--out", str(out)]
+    with LlmServer() as server:
+        assert cli.main(command(images, server.url, *words)) == 0
+    report = json.loads((tmp_path / "out.jsonl.report.json").read_text())
+    assert report["held_out"] == {"the file scenes": "val", "the file more": "val"}
+    assert report["counts"] == {"records": 1}
