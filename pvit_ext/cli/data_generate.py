@@ -124,8 +124,6 @@ def _check(args: argparse.Namespace) -> None:
     of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed")
     if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
         raise ValueError(f"--batch makes no calls: {flag_of(given[0])} does not go with it")
-    if Path(args.out).resolve() == Path(args.file).resolve():
-        raise ValueError(f"--out {args.out} is the file of annotations; name another")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

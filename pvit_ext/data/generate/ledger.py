@@ -20,6 +20,9 @@ from pvit_ext.data.generate.pipeline import Answer
 from pvit_ext.data.generate.reply import Usage, read_body, usage_of
 from pvit_ext.files import lock
 
+_HEAD = b'{"call"'
+"""What each line begins with."""
+
 
 @dataclass(frozen=True)
 class InFlight:
@@ -45,7 +48,7 @@ class Ledger:
         path: of the file; made when it is missing.
 
     Raises:
-        ValueError: when another run uses it, or it is another kind of file.
+        ValueError: when another run uses it, or it is another kind of file, which stays what it is.
 
     Attributes:
         in_flight: calls without a reply, by key.
@@ -65,7 +68,12 @@ class Ledger:
         self.used, self.calls = Usage(), 0
         self.damaged: list[int] = []
         self._spans: dict[str, tuple[int, int]] = {}
-        self._read()
+        self._cut_off = False
+        try:
+            self._read()
+        except ValueError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Ledger:
         return self
@@ -110,6 +118,9 @@ class Ledger:
     def _append(self, line: dict[str, Any]) -> tuple[int, int]:
         text = json.dumps(line).encode() + b"\n"
         start = self._file.seek(0, os.SEEK_END)
+        if self._cut_off:  # what a killed run wrote last stays a line of its own
+            start += self._file.write(b"\n")
+            self._cut_off = False
         self._file.write(text)
         self._file.flush()
         return start, len(text)
@@ -132,16 +143,14 @@ class Ledger:
         self._file.seek(0)
         raw = b""
         for number, raw in enumerate(self._file, 1):
+            if number == 1 and not _begins(raw):
+                raise ValueError(f"{self.path} is no ledger of calls; use another")
             try:
                 self._take(json.loads(raw), start, len(raw))
-            except (ValueError, KeyError, TypeError) as error:
-                if number == 1 and raw.endswith(b"\n"):
-                    raise ValueError(f"{self.path} is no ledger of calls; use another") from error
+            except (ValueError, KeyError, TypeError):
                 self.damaged.append(number)
             start += len(raw)
-        if raw and not raw.endswith(b"\n"):  # what a killed run wrote last stays a line of its own
-            self._file.write(b"\n")
-            self._file.flush()
+        self._cut_off = bool(raw) and not raw.endswith(b"\n")
 
     def _take(self, line: dict[str, Any], start: int, length: int) -> None:
         key, kind = line["key"], line["call"]
@@ -154,6 +163,12 @@ class Ledger:
             self.in_flight.pop(key, None)
         else:
             raise ValueError(f"unknown kind of line {kind!r}")
+
+
+def _begins(line: bytes) -> bool:
+    """Whether a file's first line is a ledger's, or what was left of one when a run was killed."""
+    text = line.rstrip(b"\n")
+    return bool(text) and text[: len(_HEAD)] == _HEAD[: len(text)]
 
 
 def _usage(raw: str) -> Usage:

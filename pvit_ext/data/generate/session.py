@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from pvit_ext.data.convert.report import Report
+from pvit_ext.data.convert.report import Report, report_of
 from pvit_ext.data.generate import batch
 from pvit_ext.data.generate.calls import Caller, Progress
 from pvit_ext.data.generate.client import Endpoint, OpenAIClient
@@ -20,6 +20,7 @@ from pvit_ext.data.generate.ledger import Ledger
 from pvit_ext.data.generate.limits import Budget, Pace, Prices
 from pvit_ext.data.generate.output import Written, write_output
 from pvit_ext.data.generate.page import write_page
+from pvit_ext.data.generate.paths import check_paths
 from pvit_ext.data.generate.pipeline import Dead, Done, Pipeline
 from pvit_ext.data.generate.request import CallOptions, Request
 from pvit_ext.data.generate.scene import Scene
@@ -82,6 +83,22 @@ class Settings:
         """A file beside ``out``."""
         return self.out.with_name(self.out.name.removesuffix(".jsonl") + ending)
 
+    def check_paths(self) -> None:
+        """Refuse files that cannot be written, or that would overwrite another one.
+
+        Raises:
+            ValueError: naming the two, and what to do.
+        """
+        read = {"the file of annotations": self.file}
+        written = {
+            "--out": self.out,
+            "the file of dead letters": self.beside(".dead.jsonl"),
+            "the page of --sample": self.beside(".sample.html"),
+            "the report": report_of(self.out),
+            "--ledger": self.ledger or self.beside(".ledger.jsonl"),
+        }
+        check_paths(read | ({"the file of --captions": self.captions} if self.captions else {}), written)
+
 
 class _Limited(Iterable[Scene]):
     """The first scenes of a file."""
@@ -101,6 +118,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
+        settings.check_paths()
         self.settings = settings
         captions = read_captions(settings.captions) if settings.captions else None
         self.scenes = SceneFile(settings.file, settings.image_folder, settings.max_bad, captions)

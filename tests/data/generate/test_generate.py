@@ -239,16 +239,44 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--batch", "b", "--workers", "2"], "--batch makes no calls: --workers does not go with it"),
         (["--batch", "b", "--requests-per-minute", "3"], "--requests-per-minute does not go with it"),
         (["--image-side", "512"], "--image-side applies to sent images only"),
-        (["--ledger", "SCENES"], "is no ledger"),
+        (["--ledger", "OTHER"], "is no ledger"),
+        (["--ledger", "OTHER", "--estimate"], "is no ledger"),
+        (["--ledger", "SCENES"], "is the file of annotations"),
         (["--out", "SCENES"], "is the file of annotations"),
+        (["--out", "CAPTIONS", "--captions", "CAPTIONS"], "is the file of --captions"),
+        (["--ledger", "CAPTIONS", "--captions", "CAPTIONS"], "is the file of --captions"),
+        (["--out", "LINK", "--captions", "CAPTIONS"], "is the file of --captions"),
+        (["--ledger", "OUT"], "--ledger OUT is --out too; name another"),
+        (["--ledger", "DEAD"], "--ledger DEAD is the file of dead letters"),
+        (["--ledger", "PAGE", "--sample", "1"], "is the page of --sample"),
+        (["--captions", "DEAD"], "is the file of --captions"),
+        (["--out", "FOLDER"], "--out FOLDER is a folder; name a file"),
+        (["--ledger", "FOLDER"], "--ledger FOLDER is a folder; name a file"),
+        (["--out", "SCENES/out.jsonl"], "SCENES is no folder"),
     ],
 )
 def test_wrong_options(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
     path = write_scenes(tmp_path, scene())
-    assert run("http://127.0.0.1:9/v1", *(str(path) if word == "SCENES" else word for word in options)) == 2
-    assert words in capsys.readouterr().err
+    files = {"SCENES": path, "OTHER": tmp_path / "other.json", "LINK": tmp_path / "link", "FOLDER": tmp_path / "folder"}
+    files |= {name: tmp_path / f"out.{name.lower()}.jsonl" for name in ("DEAD", "CAPTIONS")}
+    files |= {"OUT": tmp_path / "out.jsonl", "PAGE": tmp_path / "out.sample.html"}
+    files["OTHER"].write_text('[{"image": "s1.jpg"}]')  # a line that does not end, as of a ledger that was cut off
+    for name in ("CAPTIONS", "DEAD"):
+        files[name].write_bytes(path.read_bytes())
+    files["LINK"].symlink_to(files["CAPTIONS"])
+    files["FOLDER"].mkdir()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+
+    def filled(text: str) -> str:
+        for name, file in files.items():
+            text = re.sub(rf"\b{name}\b", str(file), text)
+        return text
+
+    assert run("http://127.0.0.1:9/v1", *map(filled, options)) == 2
+    assert filled(words) in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
 
 
 @pytest.mark.parametrize("options", [["--max_bad_records", "-1"], ["--workers", "0"], ["--backend", "spark"]])

@@ -117,6 +117,34 @@ def test_a_line_that_breaks_off_costs_that_call_alone(tmp_path: Path, cut: int) 
                 ledger.finish("k2", "k2", RAW)
 
 
+@pytest.mark.parametrize("text", ['[{"id": 1}]', '{"id": 1}', '{"id": 1}\n', "\n", "text", '{"call" {'])
+def test_a_file_that_is_no_ledger_stays_what_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    if text.startswith('{"call"'):
+        Ledger(path).__exit__(None, None, None)
+    else:
+        with pytest.raises(ValueError, match=r"mine\.json is no ledger of calls; use another"):
+            Ledger(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("left", range(0, 30, 5))
+def test_a_first_line_that_breaks_off_is_passed_over_by_every_run(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        ledger.start("k1", "k1", Usage(1, 1))
+    path.write_bytes(path.read_bytes()[:left])
+    for known in (None, RAW, RAW):
+        with Ledger(path) as ledger:
+            found = ledger.lookup("k1")
+            assert (found and found.raw) == known
+            assert ledger.damaged == ([1] if left else [])
+            if not known:
+                ledger.finish("k1", "k1", RAW)
+                assert (ledger.lookup("k1") or ledger).raw == RAW  # type: ignore[union-attr]
+
+
 def test_one_run_at_a_time(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_scenes(tmp_path, scene())
     with Ledger(tmp_path / "out.ledger.jsonl"):
