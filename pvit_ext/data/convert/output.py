@@ -18,10 +18,16 @@ from pvit_ext.files import atomic_write, lock, sync
 
 _EVERY = 2.0
 """Seconds between two states from which a conversion can go on."""
+_BESIDE = (".dropped.jsonl", ".report.json", ".part", ".dropped.part", ".state")
+"""Ends of the names of what is written beside the records."""
 
 
 def check_out(path: Path, sources: Iterable[Path]) -> None:
     """Refuse a path at which the records could not appear, or would overwrite what they are made of.
+
+    Args:
+        path: of the records; what is written beside them is looked at too.
+        sources: all files that are read, and folders.
 
     Raises:
         SourceError: saying what is wrong.
@@ -31,8 +37,13 @@ def check_out(path: Path, sources: Iterable[Path]) -> None:
     if path.is_dir():
         raise SourceError(f"--out {path} is a folder; name a file")
     for source in sources:
-        if path.exists() and source.exists() and path.samefile(source):
+        if not source.exists():
+            continue
+        if path.exists() and path.samefile(source):
             raise SourceError(f"--out {path} is what is read; name another place")
+        beside = (path.with_name(path.name + end) for end in _BESIDE)
+        if any(one.exists() and one.samefile(source) for one in beside):
+            raise SourceError(f"--out {path} would overwrite {source}, which is read; name another place")
 
 
 class Output:

@@ -209,7 +209,7 @@ def convert(job: Job) -> Report:
     name = resolve(job.format, job.source)
     image_folder = ImageFolder(job.image_folder, job.open_images)
     reader = FORMATS.require(name)(job.source, ReadOptions(image_folder, job.settings, job.exclude_leaks))
-    check_out(job.out, [job.source, *reader.files()])
+    check_out(job.out, [job.source, *reader.files(), *job.held_out])
     options = job.options(name)
     selection.check(options)
     try:

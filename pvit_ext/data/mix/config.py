@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,14 @@ class Mix:
         sources: one or more, of different names.
         seed: chooses which records are taken.
         held_out: files of evaluation data.
+        file: that says so, if it is one.
     """
 
     origin: str
     sources: tuple[MixSource, ...]
     seed: int = 0
     held_out: tuple[Path, ...] = ()
+    file: Path | None = field(default=None, repr=False, compare=False)
 
 
 def read_mix(path: Path) -> Mix:
@@ -88,7 +90,7 @@ def _parse(value: Any, path: Path) -> Mix:
         raise ValueError(f"seed is a whole number, got {_short(seed)}")
     held_out = _texts(fields["held_out"], "held_out") if "held_out" in fields else ()
     found = tuple(parse_source(name, one, path.parent) for name, one in sources.items())
-    return Mix(path.name, found, seed, tuple(path.parent / one for one in held_out))
+    return Mix(path.name, found, seed, tuple(path.parent / one for one in held_out), path)
 
 
 def parse_source(name: Any, value: Any, folder: Path) -> MixSource:

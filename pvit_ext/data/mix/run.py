@@ -69,7 +69,8 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
 
 
 def _check_paths(mix: Mix, out: Path) -> None:
-    check_out(out, [file for source in mix.sources for file in source.files])
+    files = [file for source in mix.sources for file in source.files]
+    check_out(out, [*files, *mix.held_out, *([mix.file] if mix.file else [])])
     for source in mix.sources:
         for file in source.files:
             if not file.is_file():

@@ -19,7 +19,7 @@ from pvit_ext.data.json_records import JsonFileError, json_line, read_json_recor
 from pvit_ext.data.map_step import map_in_order
 from pvit_ext.data.scan import name_of, state_of
 from pvit_ext.data.schema import images_of, parse_record
-from pvit_ext.data.tags.taggers import TagFile, Tagger, TaggerError, union
+from pvit_ext.data.tags.taggers import DetectorTagger, TagFile, Tagger, TaggerError, union
 from pvit_ext.data.tags.tags import TAGS_KEY
 from pvit_ext.regions.image import load_image
 
@@ -132,7 +132,7 @@ def tag_records(job: TagJob) -> Report:
         raise ValueError(f"the tagger {job.tagger.source} looks at the images: give --image-folder")
     if folder is not None and not Path(folder).is_dir():
         raise NotADirectoryError(f"the image folder {folder} is not there, or is no folder")
-    check_out(job.out, [job.source])
+    check_out(job.out, [job.source, *_files_of(job.tagger)])
     key = repr((VERSION, state_of(job.source), folder, job.tagger.key))
     report, unknown = Report("tags", job.source, job.max_bad_records), list[str]()
     with Output(job.out, key, report) as output:
@@ -155,6 +155,12 @@ def tag_records(job: TagJob) -> Report:
         report.remarks += [f"no tags for images such as {', '.join(unknown)}"] if unknown else []
         output.finish()
     return report
+
+
+def _files_of(tagger: Tagger) -> list[Path]:
+    """Files that a tagger reads."""
+    names = tagger.names_file if isinstance(tagger, DetectorTagger) else None
+    return [Path(tagger.source), *([names] if names else [])]
 
 
 def _count(source: Path, names: dict[str, None] | None) -> int:

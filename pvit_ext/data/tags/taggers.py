@@ -188,9 +188,11 @@ class DetectorTagger:
 
     Args:
         detector: in ONNX.
+        names_file: that its names are of, if it is one.
     """
 
     detector: OnnxDetector
+    names_file: Path | None = None
     reads_images: ClassVar[bool] = True
 
     @property
@@ -256,7 +258,7 @@ def _detector(path: Path, names: str | None, threshold: float) -> Tagger:
     _cleaned(classes, f"--names {names}")
     detector = OnnxDetector(path, classes, threshold)
     detector.check()  # a missing package, a damaged file or another model is said before the first image
-    return DetectorTagger(detector)
+    return DetectorTagger(detector, _existing(names))
 
 
 def _existing(path: str) -> Path:
