@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pvit_ext.data.generate.session import Settings
 
 
+_KEY_NAME, _CONCURRENCY, _TIMEOUT, _TRIES = "OPENAI_API_KEY", 8, 120.0, 6
+"""Defaults of options that are None where they are not given: some calls of the command have no use for them."""
+
+
 def add(commands: Any) -> None:
     """Add the command to the parser of ``pvit-ext data``."""
     parser = commands.add_parser(
@@ -45,9 +49,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1, default OpenAI's")
     group.add_argument(
         "--api-key-name",
-        default="OPENAI_API_KEY",
         metavar="NAME",
-        help="environment variable of the key (default %(default)s)",
+        help=f"environment variable of the key (default {_KEY_NAME})",
     )
     group.add_argument("--images", choices=("none", "plain", "marked"), default="none", help="send images too, "
                        "as they are or with their regions drawn on them (default %(default)s)")  # fmt: skip
@@ -55,7 +58,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--response-format", choices=("json_schema", "json_object", "none"), default="json_schema",
                        help="how replies are held to JSON; none where the endpoint knows neither "
                        "(default %(default)s)")  # fmt: skip
-    group.add_argument("--temperature", type=float, help="default the endpoint's own")
+    group.add_argument("--temperature", type=_from_zero, metavar="T", help="default the endpoint's own")
     group.add_argument(
         "--seed", type=int, default=0, help="sent with each request, and chooses what is asked (default 0)"
     )
@@ -72,9 +75,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument(
-        "--concurrency", type=count, default=8, metavar="N", help="calls at a time (default %(default)s)"
-    )
+    group.add_argument("--concurrency", type=count, metavar="N", help=f"calls at a time (default {_CONCURRENCY})")
     add_map_options(group)
     group.add_argument("--requests-per-minute", type=_positive, metavar="N", help="most of them, default no limit")
     group.add_argument(
@@ -83,12 +84,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--price-in", type=_positive, metavar="P", help="price of a million tokens of prompts")
     group.add_argument("--price-out", type=_positive, metavar="P", help="price of a million tokens of replies")
     group.add_argument("--max-cost", type=_positive, metavar="C", help="limit of the cost of all runs of the ledger")
-    group.add_argument(
-        "--timeout", type=_positive, default=120.0, metavar="S", help="seconds for one try (default 120)"
-    )
-    group.add_argument(
-        "--tries", type=count, default=6, metavar="N", help="most tries of one call (default %(default)s)"
-    )
+    group.add_argument("--timeout", type=_positive, metavar="S", help=f"seconds for one try (default {_TIMEOUT:g})")
+    group.add_argument("--tries", type=count, metavar="N", help=f"most tries of one call (default {_TRIES})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,11 +114,16 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.max_cost is not None and (args.price_in is None or args.price_out is None):
         raise ValueError("--max-cost needs --price-in and --price-out")
+    if (args.price_in is None) != (args.price_out is None):
+        raise ValueError("--price-in and --price-out go together: tokens without a price would cost nothing")
+    if args.estimate and (given := [name for name in ("sample", "batch") if getattr(args, name) is not None]):
+        raise ValueError(f"--estimate is of all dialogues: {flag_of(given[0])} does not go with it")
     if args.batch and (args.sample or args.max_cost):
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
     if args.image_side is not None and args.images == "none":
         raise ValueError("--image-side applies to sent images only: give --images plain or marked, or leave it out")
-    of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed")
+    of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed", "concurrency",
+                "timeout", "tries", "api_key_name")  # fmt: skip
     if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
         raise ValueError(f"--batch makes no calls: {flag_of(given[0])} does not go with it")
 
@@ -143,14 +145,16 @@ def _settings(args: argparse.Namespace) -> Settings:
         image_folder=args.image_folder,
         out=Path(args.out),
         call=call,
-        endpoint=Endpoint(args.base_url, args.api_key_name, args.timeout, args.tries),
+        endpoint=Endpoint(
+            args.base_url, args.api_key_name or _KEY_NAME, args.timeout or _TIMEOUT, args.tries or _TRIES
+        ),
         strategies=tuple(args.strategy.split(",")) if args.strategy else STRATEGIES,
         turns=args.turns,
         limit=args.limit,
         captions=Path(args.captions) if args.captions else None,
         max_bad=args.max_bad_records,
         ledger=Path(args.ledger) if args.ledger else None,
-        concurrency=args.concurrency,
+        concurrency=args.concurrency or _CONCURRENCY,
         requests_per_minute=args.requests_per_minute,
         tokens_per_minute=args.tokens_per_minute,
         prices=Prices(args.price_in or 0.0, args.price_out or 0.0),
@@ -173,10 +177,19 @@ def _turns(text: str) -> tuple[int, int]:
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
+    if not 0 < (value := _number(text)) < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
+
+
+def _from_zero(text: str) -> float:
+    if not 0 <= (value := _number(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0

@@ -24,6 +24,15 @@ Images = Literal["none", "plain", "marked"]
 Format = Literal["json_schema", "json_object", "none"]
 Message = dict[str, Any]
 CHARACTERS_PER_TOKEN = 3.5
+_FLAGS = {
+    "model": "--model",
+    "seed": "--seed",
+    "temperature": "--temperature",
+    "max_tokens": "--max-tokens",
+    "max_completion_tokens": "--max-tokens",
+    "response_format": "--response-format",
+}
+"""Keys of a body that are not further ones: requests and records would say different things."""
 IMAGE_TOKENS = 1100
 """What servers charge for an image of about a thousand pixels a side, give or take a half."""
 
@@ -42,6 +51,9 @@ class CallOptions:
         max_tokens: of a reply.
         max_tokens_name: what the endpoint calls that.
         extra: further keys of the body.
+
+    Raises:
+        ValueError: for one of ``extra`` that is no further key.
     """
 
     model: str
@@ -53,6 +65,15 @@ class CallOptions:
     max_tokens: int = 1500
     max_tokens_name: str = "max_completion_tokens"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in self.extra:
+            if key in _FLAGS:
+                raise ValueError(f"--extra holds {key!r}, which {_FLAGS[key]} gives; leave it out of --extra")
+            if key == "messages":
+                raise ValueError("--extra holds 'messages', which each call has its own of; leave it out")
+            if key == "stream":
+                raise ValueError("--extra holds 'stream'; replies are read whole, leave it out")
 
 
 @dataclass(frozen=True)

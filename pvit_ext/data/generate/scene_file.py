@@ -18,6 +18,7 @@ from pvit_ext.data.generate.scene_record import (
     captions_of,
     parse_scene,
 )
+from pvit_ext.data.image_files import plain_name
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.data.scan import name_of
 
@@ -34,6 +35,7 @@ class SceneFile:
     Attributes:
         problems: of the last pass, one line each, with file, line and id.
         skipped: records of the last pass that are no scene, by reason.
+        strange: images of ``captions`` that the last pass did not meet.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class SceneFile:
         self.captions = captions or {}
         self.problems: list[str] = []
         self.skipped: Counter[str] = Counter()
+        self.strange = set(self.captions)
 
     def __iter__(self) -> Iterator[Scene]:
-        self.problems, self.skipped = [], Counter()
+        self.problems, self.skipped, self.strange = [], Counter(), set(self.captions)
         names: set[str] = set()
         for found in read_json_records(self.path):
             location = name_of(self.path.name, found.line, found.value)
@@ -65,10 +68,27 @@ class SceneFile:
                 self._add(f"{location}: {error}")
                 continue
             names.add(scene.name)
-            yield replace(scene, captions=tuple(dict.fromkeys([*scene.captions, *self.captions.get(scene.image, ())])))
+            self.strange.discard(image := plain_name(scene.image))
+            yield replace(scene, captions=tuple(dict.fromkeys([*scene.captions, *self.captions.get(image, ())])))
         if not names:
             first = f": {self.problems[0]}" if self.problems else ""
             raise ValueError(f"{self.path} has no usable record{first}")
+
+    def remarks_of_captions(self, path: Path) -> list[str]:
+        """How many images of :attr:`captions` the last pass did not meet, for the user.
+
+        Args:
+            path: of the captions' file.
+
+        Raises:
+            ValueError: when it met none of them.
+        """
+        if self.captions and len(self.strange) == len(self.captions):
+            raise ValueError(
+                f"--captions {path}: none of its {len(self.strange):,} images is in {self.path}, such as "
+                f"{min(self.strange)}: give the captions of these images, or leave it out"
+            )
+        return [f"  {len(self.strange):,} image(s) of {path} are not in {self.path}"] if self.strange else []
 
     def _add(self, problem: str) -> None:
         self.problems.append(problem)
@@ -89,7 +109,7 @@ def _no_scene(value: dict[str, Any]) -> str | None:
 
 
 def read_captions(path: str | PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """The captions of each image in a file of records, converted or the user's own.
+    """The captions of each image in a file of records, converted or the user's own; by :func:`plain_name`.
 
     Raises:
         ValueError: naming file and line of a bad record.
@@ -102,7 +122,8 @@ def read_captions(path: str | PathLike[str]) -> dict[str, tuple[str, ...]]:
         except ValueError as error:
             raise ValueError(f"{name_of(Path(path).name, one.line, one.value)}: {error}") from error
         if captions:
-            found[str(value.get("image"))] = (*found.get(str(value.get("image")), ()), *captions)
+            image = plain_name(str(value.get("image")))
+            found[image] = (*found.get(image, ()), *captions)
     if not found:
         raise ValueError(f"{path} has no captions")
     return found

@@ -163,6 +163,8 @@ class Session:
             lines.append(f"  {strategy}: {count:,} image(s) without ({reason})")
         lines += [f"  {count:,} record(s) left out: {reason}" for reason, count in self.scenes.skipped.items()]
         lines += [f"passed over: {problem}" for problem in self.scenes.problems]
+        if self.settings.captions and self.settings.limit is None:  # the first images alone would tell nothing
+            lines += self.scenes.remarks_of_captions(self.settings.captions)
         return "\n".join(lines)
 
     def generate(self) -> Outcome:

@@ -15,7 +15,7 @@ from PIL import Image
 from pvit_ext import cli
 from pvit_ext.data.check import check
 from pvit_ext.data.generate.jobs import Jobs
-from pvit_ext.data.generate.scene_file import SceneFile
+from pvit_ext.data.generate.scene_file import SceneFile, read_captions
 from pvit_ext.data.generate.scene_record import annotations_of, parse_scene
 from pvit_ext.data.generate.strategies import STRATEGIES
 from tests.data.generate.conftest import Run
@@ -211,6 +211,23 @@ def test_what_a_converted_record_keeps_is_used(tmp_path: Path) -> None:
         annotations_of({**record, "image": ["a.jpg", "b.jpg"]})
 
 
+def test_captions_of_no_image_are_counted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(tmp_path, scene(captions=[]), scene("s2"))
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(
+        '{"image": "./s1.jpg", "captions": ["A red dog."]}\n{"image": "s1.jpg", "captions": ["A cat."]}\n'
+        '{"image": "x.jpg", "captions": ["A."]}\n'
+    )
+    options = ("--captions", str(captions), "--estimate", "--strategy", "attribute")
+    assert run("http://127.0.0.1:9/v1", *options) == 0
+    assert f"1 image(s) of {captions} are not in {tmp_path / 'scenes.jsonl'}" in capsys.readouterr().out
+    found = list(SceneFile(tmp_path / "scenes.jsonl", tmp_path, captions=read_captions(captions)))
+    assert found[0].captions == ("A red dog.", "A cat.")  # both are names of one file
+    captions.write_text('{"image": "x.jpg", "captions": ["A."]}\n')
+    assert run("http://127.0.0.1:9/v1", *options, "--limit", "1") == 0  # more may be used by the rest
+    assert "image(s) of" not in capsys.readouterr().out
+
+
 def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = [scene("b1", regions=[[9, 9, 1, 1]] * 3), scene("b2", image="no.jpg"), scene("b3", labels=["dog"])]
     bad += [scene("b4", relations=[[0, "on", 7]]), scene("s1"), scene("b6", regions=[]), scene("b7", captions="A dog.")]
@@ -235,9 +252,26 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
     [
         (["--strategy", "nonsense"], "unknown strategy 'nonsense'; known: small_objects"),
         (["--max-cost", "1"], "--max-cost needs --price-in"),
-        (["--batch", "b", "--sample", "2"], "do not go with it"),
-        (["--batch", "b", "--workers", "2"], "--batch makes no calls: --workers does not go with it"),
-        (["--batch", "b", "--requests-per-minute", "3"], "--requests-per-minute does not go with it"),
+        (["--batch", "BATCH", "--sample", "2"], "do not go with it"),
+        (["--batch", "BATCH", "--workers", "2"], "--batch makes no calls: --workers does not go with it"),
+        (["--batch", "BATCH", "--requests-per-minute", "3"], "--requests-per-minute does not go with it"),
+        (["--batch", "BATCH", "--concurrency", "8"], "--batch makes no calls: --concurrency does not go with it"),
+        (["--batch", "BATCH", "--timeout", "9"], "--batch makes no calls: --timeout does not go with it"),
+        (["--batch", "BATCH", "--tries", "6"], "--batch makes no calls: --tries does not go with it"),
+        (["--batch", "BATCH", "--api-key-name", "KEY"], "--batch makes no calls: --api-key-name does not go with it"),
+        (["--batch", "BATCH", "--estimate"], "--estimate is of all dialogues: --batch does not go with it"),
+        (["--sample", "2", "--estimate"], "--estimate is of all dialogues: --sample does not go with it"),
+        (["--price-in", "5"], "--price-in and --price-out go together"),
+        (["--price-out", "5"], "--price-in and --price-out go together"),
+        (["--extra", '{"model": "x"}'], "--extra holds 'model', which --model gives"),
+        (["--extra", '{"top_p": 1, "seed": 3}'], "--extra holds 'seed', which --seed gives"),
+        (["--extra", '{"temperature": 3}'], "--extra holds 'temperature', which --temperature gives"),
+        (["--extra", '{"max_tokens": 3}'], "--extra holds 'max_tokens', which --max-tokens gives"),
+        (["--extra", '{"max_completion_tokens": 3}'], "which --max-tokens gives"),
+        (["--extra", '{"response_format": null}'], "--extra holds 'response_format', which --response-format gives"),
+        (["--extra", '{"messages": []}'], "--extra holds 'messages', which each call has its own of"),
+        (["--extra", '{"stream": true}'], "--extra holds 'stream'"),
+        (["--captions", "STRANGE"], "none of its 2 images is in"),
         (["--image-side", "512"], "--image-side applies to sent images only"),
         (["--ledger", "OTHER"], "is no ledger"),
         (["--ledger", "OTHER", "--estimate"], "is no ledger"),
@@ -261,8 +295,10 @@ def test_wrong_options(
     path = write_scenes(tmp_path, scene())
     files = {"SCENES": path, "OTHER": tmp_path / "other.json", "LINK": tmp_path / "link", "FOLDER": tmp_path / "folder"}
     files |= {name: tmp_path / f"out.{name.lower()}.jsonl" for name in ("DEAD", "CAPTIONS")}
-    files |= {"OUT": tmp_path / "out.jsonl", "PAGE": tmp_path / "out.sample.html"}
+    files |= {"BATCH": tmp_path / "batch", "OUT": tmp_path / "out.jsonl", "PAGE": tmp_path / "out.sample.html"}
     files["OTHER"].write_text('[{"image": "s1.jpg"}]')  # a line that does not end, as of a ledger that was cut off
+    (tmp_path / "strange.jsonl").write_text('{"image": "a", "captions": ["A."]}\n{"image": "b", "captions": ["B."]}\n')
+    files["STRANGE"] = tmp_path / "strange.jsonl"
     for name in ("CAPTIONS", "DEAD"):
         files[name].write_bytes(path.read_bytes())
     files["LINK"].symlink_to(files["CAPTIONS"])
@@ -276,10 +312,15 @@ def test_wrong_options(
 
     assert run("http://127.0.0.1:9/v1", *map(filled, options)) == 2
     assert filled(words) in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    assert {name: text for name, text in after.items() if text} == before  # a ledger may be there, without a call
 
 
-@pytest.mark.parametrize("options", [["--max_bad_records", "-1"], ["--workers", "0"], ["--backend", "spark"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--max_bad_records", "-1"], ["--workers", "0"], ["--backend", "spark"], ["--temperature", "nan"],
+     ["--temperature", "-1"], ["--temperature", "inf"]],
+)  # fmt: skip
 def test_options_of_the_map_step_that_are_none(run: Run, tmp_path: Path, options: list[str]) -> None:
     write_scenes(tmp_path, scene())
     with pytest.raises(SystemExit):
