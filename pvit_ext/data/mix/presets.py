@@ -125,8 +125,9 @@ def mix_of_preset(
     known = [part.name for part in preset.parts]
     if unknown := [one for one in (*files, *images, *without) if one not in known]:
         raise ValueError(f"{name} has no source {unknown[0]!r}; it has {', '.join(known)}")
-    if both := [one for one in files if one in without]:
-        raise ValueError(f"source {both[0]!r} is given by --source and left out by --without; drop one of them")
+    for flag, given in (("--source", files), ("--images", images)):
+        if both := [one for one in given if one in without]:
+            raise ValueError(f"source {both[0]!r} is given by {flag} and left out by --without; drop one of them")
     if missing := [part for part in preset.parts if part.name not in files and part.name not in without]:
         lines = "\n".join(f"  {_advice(part, preset)}" for part in missing)
         raise ValueError(f"{name} lacks {len(missing)} of its sources; give --source NAME=FILE for each:\n{lines}")

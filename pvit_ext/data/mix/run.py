@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,10 +41,15 @@ def mix_files(mix: Mix, out: Path, max_bad_records: int = 0, exclude_leaks: bool
         what was taken; also as FILE.report.json and, what was left out, FILE.dropped.jsonl.
 
     Raises:
-        ValueError: for a source that is missing, bad, or gives no record.
+        ValueError: for a source that is missing, bad, or gives no record, and for ``held_out`` without
+            ``exclude_leaks``.
     """
     from tqdm import tqdm
 
+    if mix.held_out and not exclude_leaks:
+        raise ValueError(
+            f"{mix.origin}: held_out names photographs to leave out, --no-exclude-leaks keeps them; give one of them"
+        )
     _check_paths(mix, out)
     named = read_held_out(mix.held_out) if exclude_leaks else {}
     of_sources, warnings = reported(file for source in mix.sources for file in source.files)
@@ -145,3 +151,6 @@ def _remarks(source: MixSource, found: Survey, amount: int) -> Iterator[str]:
     if found.other_tasks:
         others = ", ".join(f"{number:,} of {task}" for task, number in sorted(found.other_tasks.items()))
         yield f"{source.name}: left out for their task: {others}"
+    for task in (task for task in source.tasks if task not in found.tasks):
+        near = difflib.get_close_matches(task, [*found.tasks, *found.other_tasks], 1)
+        yield f"WARNING: {source.name}: no record has the task {task}" + (f": is it {near[0]}?" if near else "")

@@ -33,12 +33,14 @@ class Survey:
     Args:
         usable: bool (N,), of all its records in order.
         other_tasks: of the records that were passed over, by task.
+        tasks: of the others.
         same_ids: records whose id an earlier one has.
         held_out: records of photographs that evaluation needs.
     """
 
     usable: NDArray[np.bool_]
     other_tasks: Counter[str] = field(default_factory=Counter)
+    tasks: set[str] = field(default_factory=set)
     same_ids: int = 0
     held_out: int = 0
 
@@ -94,6 +96,7 @@ def _check(record: Any, source: MixSource, held_out: HeldOut, notes: Notes, loca
     if source.tasks and task not in source.tasks:
         found.other_tasks[task] += 1
         return False
+    found.tasks.add(task)
     if reason := held_out.reason_for(record):
         notes.drop(Reason.HELD_OUT, location, reason)
         notes.met |= {one[1] for one in [held_out.met_by(record)] if one}

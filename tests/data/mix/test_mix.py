@@ -93,6 +93,24 @@ def test_tasks_and_images(tmp_path):
         _mixed(tmp_path, MixSource("s", (one, two, bare), tasks=("count",)))
 
 
+def test_a_task_of_no_record_is_told(tmp_path):
+    path = _write(tmp_path / "a.jsonl", 4, task="counting")
+    _, report = _mixed(tmp_path, MixSource("s", (path,), tasks=("counting", "countng", "relation")))
+    assert "WARNING: s: no record has the task countng: is it counting?" in report.remarks
+    assert "WARNING: s: no record has the task relation" in report.remarks
+    assert not any("counting:" in remark or remark.endswith("task counting") for remark in report.remarks)
+
+
+def test_files_of_evaluation_data_are_not_named_in_vain(tmp_path, capsys):
+    _write(tmp_path / "a.jsonl", 4)
+    (tmp_path / "mix.yaml").write_text("sources: {a: a.jsonl}\nheld_out: missing.txt")
+    words = ["data", "mix", str(tmp_path / "mix.yaml"), "--out", str(tmp_path / "out.jsonl")]
+    assert cli.main([*words, "--no-exclude-leaks"]) == 2
+    assert "mix.yaml: held_out names photographs to leave out, --no-exclude-leaks keeps" in capsys.readouterr().err
+    (tmp_path / "mix.yaml").write_text("sources: {a: a.jsonl}")
+    assert cli.main([*words, "--no-exclude-leaks"]) == 0
+
+
 def test_arrays_lines_and_text_of_any_script(tmp_path):
     array = tmp_path / "array.json"
     records = [json.loads(line) for line in _write(tmp_path / "a.jsonl", 3).read_text().splitlines()]
@@ -292,6 +310,10 @@ def test_command(tmp_path, capsys):
         (
             ["--preset", "pvit-stage1", "--out", out, "--source", "sbu_grounding=b", "--without", "sbu_grounding"],
             "drop one",
+        ),
+        (
+            ["--preset", "pvit-stage1", "--out", out, "--images", "sbu_grounding=b", "--without", "sbu_grounding"],
+            "source 'sbu_grounding' is given by --images and left out by --without; drop one",
         ),
     ):
         assert cli.main(["data", "mix", *words]) == 2
