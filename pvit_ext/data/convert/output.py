@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes
-from pvit_ext.data.convert.report import Report
+from pvit_ext.data.convert.report import Report, TooManyBad
 from pvit_ext.files import atomic_write, lock, sync
 
 _EVERY = 2.0
@@ -77,7 +77,8 @@ class Output:
         if not lock(self._streams[0]):
             self._stack.close()
             raise ValueError(f"{self.path} is being written by another run; wait for it, or name another --out")
-        state = self._load()
+        if (state := self._load()) is None:
+            self._state.unlink(missing_ok=True)  # of parts that are begun anew
         for stream, length in zip(self._streams, state["lengths"] if state else [0, 0], strict=True):
             stream.truncate(length)
             stream.seek(length)
@@ -90,6 +91,8 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if isinstance(error, TooManyBad) and self._state.exists():
+            return  # with a higher limit it goes on from there
         if isinstance(error, ValueError):  # trying again would fail again
             self._remove()
 
@@ -97,7 +100,7 @@ class Output:
         """Append a batch.
 
         Raises:
-            SourceError: when there are more bad items than allowed.
+            TooManyBad: when there are more bad items than allowed.
         """
         self.report.add(notes)
         self._streams[0].write(lines)
@@ -114,7 +117,12 @@ class Output:
             self._save()
 
     def finish(self) -> None:
-        """Give the files their names, the records last."""
+        """Give the files their names, the records last.
+
+        Raises:
+            TooManyBad: when an interrupted run had noted more bad items than this one allows.
+        """
+        self.report.check_limit()
         for stream in self._streams:
             stream.flush()
             os.fsync(stream.fileno())

@@ -20,6 +20,10 @@ def report_of(out: Path) -> Path:
     return out.with_name(out.name + ".report.json")
 
 
+class TooManyBad(SourceError):
+    """More bad items than allowed; with a higher limit, what is done still holds."""
+
+
 @dataclass
 class Report:
     """Adds up the notes of a conversion.
@@ -35,6 +39,7 @@ class Report:
         has: what the source has.
         held_out: photographs that the source says are of val or test, with the part.
         met: photographs that evaluation needs, which an image is.
+        restored: of ``dropped``, what an interrupted run had noted.
     """
 
     format: str
@@ -47,12 +52,13 @@ class Report:
     has: Counter[str] = field(default_factory=Counter)
     held_out: dict[str, str] = field(default_factory=dict)
     met: set[str] = field(default_factory=set)
+    restored: Counter[str] = field(default_factory=Counter)
 
     def add(self, notes: Notes) -> None:
         """Add what was noted while a part was read.
 
         Raises:
-            SourceError: when there are more bad items than allowed; lists them.
+            TooManyBad: see :meth:`check_limit`.
         """
         self.counts.update(notes.counts)
         self.has.update(notes.has)
@@ -62,10 +68,18 @@ class Report:
             shown = self.shown.setdefault(drop.reason.name.lower(), [])
             if len(shown) < _SHOWN:
                 shown.append(_line(drop))
+        self.check_limit()
+
+    def check_limit(self) -> None:
+        """Refuse to go on.
+
+        Raises:
+            TooManyBad: when there are more bad items than allowed; lists them.
+        """
         bad = self.bad
         if bad > self.max_bad_records:
             lines = "\n".join(self.shown["bad"])
-            raise SourceError(
+            raise TooManyBad(
                 f"{bad} bad items in {self.source}, --max_bad_records allows {self.max_bad_records}; nothing was "
                 f"written:\n{lines}\nCorrect them, or allow more"
             )
@@ -114,6 +128,17 @@ class Report:
         self.counts, self.dropped = Counter(state["counts"]), Counter(state["dropped"])
         self.shown, self.remarks, self.has = state["examples"], state["remarks"], Counter(state["source_has"])
         self.met = set(state.get("held_out_met", ()))
+        self.restored = Counter(self.dropped)
+
+    def remarks_of_restored(self) -> list[str]:
+        """That images were left out by an interrupted run, which may be there by now."""
+        names = (reason.name.lower() for reason in (Reason.NO_IMAGE, Reason.BROKEN_IMAGE, Reason.SIZE_DIFFERS))
+        if not (number := sum(self.restored[name] for name in names)):
+            return []
+        return [
+            f"{number:,} objects were left out for their image by the run that was interrupted, and not looked at "
+            "again; if images were added or changed since, run this again: it begins anew"
+        ]
 
     def __str__(self) -> str:
         lines = [f"{number:>9,}  {what}" for what, number in self.counts.items()]
