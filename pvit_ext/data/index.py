@@ -28,7 +28,7 @@ MAX_AGE = 3600.0
 """Seconds for which an index is used: the ranks of a run start together, a later one looks for the images again."""
 _CALM = 2.0
 """Seconds since a file's change before it is indexed: it may change again, unseen, within one tick of its clock."""
-_VERSION = 4
+_VERSION = 5
 _log = logging.getLogger(__name__)
 
 

@@ -26,7 +26,7 @@ from pvit_ext.data.tasks.options import TaskOptions
 from pvit_ext.data.tasks.records import records_of
 from pvit_ext.data.tasks.selection import DEFAULT, Selection, select_tasks
 
-VERSION = 3
+VERSION = 4
 """Grows when the same source gives other records, so that no half-done conversion goes on."""
 _BATCH = 64
 _STILL_COMPLETE = (Reason.DUPLICATE, Reason.HIDDEN)

@@ -19,7 +19,7 @@ from pvit_ext.data.mix.source import Survey, records_of_source, survey
 from pvit_ext.data.scan import state_of
 from pvit_ext.data.schema import NO_TASK, task_of
 
-VERSION = 3
+VERSION = 4
 """Grows when the same sources give other records, so that no half-done mixture goes on."""
 _BATCH = 256
 
