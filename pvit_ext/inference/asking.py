@@ -8,6 +8,7 @@ from typing import Any
 from pvit_ext.hosts.chat import Ends
 from pvit_ext.hosts.image_features import ImageFeatures
 from pvit_ext.hosts.prefix import is_plain_generation
+from pvit_ext.inference.decoding import one_likeliest, stop_strings
 from pvit_ext.inference.session import Session, naming_queries
 from pvit_ext.regions.image_source import describe
 from pvit_ext.tokens.query import Query
@@ -42,7 +43,8 @@ def ask(
             this call and later ones. Consecutive batches about one image read the beginning of their prompts once. The
             answers are those without, to the rounding of sums. A model of transformers without region modules keeps
             nothing, nor does a registered host that does not say how its tower sees an image.
-        generate_kwargs: for transformers' ``generate``; arguments win over what a ``generation_config`` says.
+        generate_kwargs: for transformers' ``generate``; arguments win over what a ``generation_config`` says. What the
+            model's own says of sampling, beams and the number of answers is not taken.
 
     Returns:
         a list of one answer per query; with ``num_return_sequences`` above 1, of one list of answers per query.
@@ -109,7 +111,6 @@ _MORE_THAN_TEXT = (
 )  # fmt: skip
 
 
-_USUAL = {"use_cache": True, "do_sample": False}
 _USUAL_LENGTH = 64
 """New tokens of an answer."""
 
@@ -200,9 +201,8 @@ def generate_options(
     }
     if config is not None:
         _check_config(config, own, chosen, said is not None)
-    usual = {name: value for name, value in _USUAL.items() if getattr(config, name, None) is None}
-    options: dict[str, Any] = {**usual, **given}
+    options: dict[str, Any] = {**one_likeliest(own, config, given), **given}
     options["stopping_criteria"] = [*ends.criteria, *(given.get("stopping_criteria") or ())]
-    if "stop_strings" in given or any(getattr(one, "stop_strings", None) for one in (config, own)):
+    if "stop_strings" in given or any(stop_strings(one) for one in (config, own)):
         options["tokenizer"] = tokenizer
     return options | chosen

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
 import pvit_ext
 from pvit_ext import Query, RegionError
 from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
+from pvit_ext.inference.decoding import said_once
 from tests.inference.queries import BOX, MIXED, WIDE, Loaded
 
 
@@ -43,6 +44,27 @@ def test_a_generation_config_decides_about_sampling(tiny: Loaded) -> None:
     own = GenerationConfig(do_sample=True, num_return_sequences=2, temperature=0.7, bos_token_id=1)
     (answers,) = pvit_ext.ask(*tiny, MIXED[:1], max_new_tokens=3, generation_config=own)  # two of greedy are an error
     assert len(answers) == 2
+
+
+def test_a_models_own_beams_are_not_taken(tiny: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A checkpoint says how it was tried, not how it is asked: answers are the likeliest tokens, one a query."""
+    plain = pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8)
+    beams = pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, num_beams=3)
+    own = tiny[0].generation_config
+    monkeypatch.setattr(own, "num_beams", 3)
+    monkeypatch.setattr(own, "num_return_sequences", 2)
+    monkeypatch.setattr(own, "max_time", 1e-9)
+    said_once.cache_clear()
+    for _ in range(2):
+        assert pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8) == plain != beams
+    said = [one.getMessage() for one in caplog.records if "generation_config" in one.getMessage()]
+    assert len(said) == 1
+    assert "num_beams=3, num_return_sequences=2, max_time=1e-09, which is not used" in said[0]
+    assert pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, num_beams=3) == beams
+    given = GenerationConfig(num_beams=3, bos_token_id=1)
+    assert pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, generation_config=given) == beams
+    both = pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, num_beams=3, num_return_sequences=2)
+    assert [one[0] for one in both] == beams
 
 
 @pytest.fixture
