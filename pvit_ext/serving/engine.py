@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from transformers import LogitsProcessorList
 
@@ -26,6 +26,7 @@ from pvit_ext.hosts.chat import Chat
 from pvit_ext.hosts.find import Loaded, host_of
 from pvit_ext.hosts.image_names import name_and_file
 from pvit_ext.inference import ImageFeatures, check_encoder, generate_options, one_batch, shared_images
+from pvit_ext.inference.decoding import stop_criteria
 from pvit_ext.regions.region import RegionError
 from pvit_ext.serving.answer import Answer, Settings
 from pvit_ext.serving.rows import Rows, byte_ids
@@ -39,6 +40,8 @@ _SEEN = 10_000
 """Names of images that came before."""
 _CHARACTERS = 32
 """Of a token, at the very most, in the mean of a text."""
+_LAST = "forced_eos_token_id"
+"""An option that writes the last token of a batch, which is not the last one of each row."""
 
 
 class Batching(NamedTuple):
@@ -100,6 +103,8 @@ class Engine:
         self.features = features
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._byte_ids = byte_ids(self._tokenizer)
+        self._own = getattr(self.model, "generation_config", None)
+        self._stops = stop_criteria(self._own, self._tokenizer)
         chat(None)  # says now what would fail with each question
         self._waiting = Waiting(batching.places, batching.most, batching.window)
         self._running: list[Answer] = []
@@ -235,9 +240,8 @@ class Engine:
         queries, prompts = [answer.query for answer in answers], [answer.prompt for answer in answers]
         features = self.features if self._come_again(queries) else None
         batch = one_batch(chat, queries, prompts, shared_images(chat, self.model, features))
-        rows = Rows(
-            chat, batch, answers, [answer.settings.max_tokens for answer in answers], chat.ends(), self._byte_ids
-        )
+        limits = [answer.settings.max_tokens for answer in answers]
+        rows = Rows(chat, batch, answers, limits, chat.ends(), self._byte_ids, self._stops)
         for number, (answer, taken) in enumerate(zip(answers, rows.prompt_tokens, strict=True)):
             if self.context_len <= taken:
                 raise RegionError(
@@ -263,7 +267,8 @@ class Engine:
 
     def _generate(self, rows: Rows) -> None:
         sampling = RowSampling([answer.settings for answer in rows.answers])
-        given = {"stopping_criteria": [rows], "logits_processor": LogitsProcessorList([sampling])}
-        own = getattr(self.model, "generation_config", None)
-        options = generate_options(self._tokenizer, rows.ends, max(rows.limits), given, own)
+        given: dict[str, Any] = {"stopping_criteria": [rows], "logits_processor": LogitsProcessorList([sampling])}
+        if getattr(self._own, _LAST, None) is not None:
+            given[_LAST] = None
+        options = generate_options(self._tokenizer, rows.ends, max(rows.limits), given, self._own)
         self.model.generate(**rows.batch, **options)

@@ -31,15 +31,16 @@ class Rows(StoppingCriteria):
         limits: most tokens of each.
         ends: how answers end.
         byte_ids: from :func:`byte_ids` of the tokenizer.
+        stops: criteria of the model's own ``generation_config``, which ends its rows in ``generate`` by itself.
     """
 
     def __init__(
         self, chat: Chat, batch: dict[str, Any], answers: Sequence[Answer], limits: list[int], ends: Ends,
-        byte_ids: frozenset[int],
+        byte_ids: frozenset[int], stops: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         self.chat, self.batch, self.answers, self.limits, self.ends = chat, batch, answers, limits, ends
         self.prompt_tokens = chat.positions(batch)
-        self.end_ids, self.criteria = set(ends.ids), ends.criteria
+        self.end_ids, self.criteria = set(ends.ids), [*ends.criteria, *stops]
         self.separators = tuple(one.stop for one in ends.criteria if hasattr(one, "stop"))
         self.byte_ids = byte_ids
         self.step = 0
@@ -57,6 +58,8 @@ class Rows(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         """One bool, whether all have ended; called once behind each new token, with ids (B, L)."""
+        if len(input_ids) != len(self.answers):  # none gets another one's words, whatever a model's generate does
+            raise RuntimeError(f"generate has {len(input_ids)} rows for {len(self.answers)} questions")
         self.step += 1
         last = input_ids[:, -1].tolist()
         for number, answer in enumerate(self.answers):
