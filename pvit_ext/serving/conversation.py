@@ -78,7 +78,7 @@ def read_query(request: ChatRequest, loader: ImageLoader, place: Place) -> tuple
                     f"{hint_of_tags(texts)}")  # fmt: skip
     _place_images(texts, images)
     regions = [_region(reader, item, param) for item, param in reader.regions]
-    regions += _alpha_regions(reader, texts, images)
+    regions += _alpha_regions(reader, texts, images, first)
     history = list(zip(texts[:-1:2], texts[1::2], strict=True))
     images_given = [one.source for one in reader.images]
     return Query(images_given, texts[-1], regions, history, request.lion_task, request.tags), system
@@ -110,7 +110,7 @@ def _check_order(turns: Sequence[Message], first: int) -> None:
 
 def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
     """The text of a message, and how many images came with it."""
-    text, images, behind = "", 0, ""
+    text, images, behind, earlier = "", 0, "", len(reader.images)
     for number, part in enumerate(message.content):
         param = f"{name}.content[{number}]"
         if message.role == "assistant" and not isinstance(part, TextPart):
@@ -121,7 +121,7 @@ def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
             behind = "text"
         elif isinstance(part, RegionPart):
             reader.count(param, own=1)
-            reader.regions.append((part.model_extra, param))
+            reader.regions.append((_with_image(part, message, earlier, param), param))
             text += (" " if text and not text[-1].isspace() else "") + REGION_PLACEHOLDER
             behind = "region"
         else:
@@ -131,6 +131,27 @@ def _turn(reader: _Reader, message: Message, name: str) -> tuple[str, int]:
     if not text.strip() and message.role == "user":
         raise wrong(f"{name}.content", "it has no text: ask something")
     return text, images
+
+
+def _with_image(part: RegionPart, message: Message, earlier: int, param: str) -> dict[str, Any]:
+    """A region's keys with the one image that its message has; one in a message without lies on the one before it.
+
+    Args:
+        part: the region.
+        message: that it stands in.
+        earlier: images of the messages before.
+        param: its field.
+
+    Raises:
+        ApiError: 400 where it could be several.
+    """
+    given = dict(part.model_extra or {})
+    own = sum(isinstance(one, (ImagePart, FilePart)) for one in message.content)
+    first, count, place = (earlier, own, "of its message") if own else (0, earlier, "before it")
+    if "image" not in given and count > 1:
+        raise wrong(param, f"it may lie on each of the {count} images, {first} to {first + count - 1}, {place}; give "
+                    "image, counted from 0 over the whole conversation")  # fmt: skip
+    return {"image": first, **given}
 
 
 def _image(reader: _Reader, source: str | FileId, param: str) -> None:
@@ -233,23 +254,36 @@ def _numbers(item: Any, most: int) -> int:
     return count
 
 
-def _alpha_regions(reader: _Reader, texts: list[str], images: Sequence[int]) -> list[Region]:
-    """The masks in alpha channels, for ``<region>`` that is written, else where the image's own turn has them."""
-    masks = [(number, one.mask) for number, one in enumerate(reader.images) if one.mask is not None]
+def _alpha_regions(reader: _Reader, texts: list[str], images: Sequence[int], number: int) -> list[Region]:
+    """The masks in alpha channels, each for a ``<region>`` of its image's own turn, where missing ones are written.
+
+    Args:
+        reader: that has read all messages.
+        texts: of the turns; changed.
+        images: of each turn, how many.
+        number: of the first turn's message.
+
+    Raises:
+        ApiError: 400 for a ``<region>`` that no mask of its turn fills.
+    """
+    masks = [(image, one.mask) for image, one in enumerate(reader.images) if one.mask is not None]
     if not masks:
         return []
     if reader.regions:
         raise wrong(reader.regions[0][1], f"image {masks[0][0]} has an alpha channel, which is the mask of a region; "
                     "give regions, or images with alpha channels, not both")  # fmt: skip
-    written = [sum(region is None for region in find_placeholders(text, "messages")) for text in texts]
-    missing, first = len(masks) - sum(written), 0
+    first = 0
     for turn, count in enumerate(images):
-        own = sum(first <= number < first + count for number, _ in masks)
+        own = sum(first <= image < first + count for image, _ in masks)
         first += count
-        for _ in range(min(missing, own - written[turn])):
+        written = sum(region is None for region in find_placeholders(texts[turn], "messages"))
+        if written > own:
+            shown = f"{own} image{'s' * (own != 1)} with a mask in its alpha channel"
+            raise wrong(f"messages[{number + turn}].content", f"it has {written} {REGION_PLACEHOLDER} and {shown}; a "
+                        "mask is that of a region of its image's own message")  # fmt: skip
+        for _ in range(own - written):
             texts[turn] = _with_placeholder(texts[turn])
-            missing -= 1
-    return [Region.mask(mask, image=number) for number, mask in masks]
+    return [Region.mask(mask, image=image) for image, mask in masks]
 
 
 def _with_placeholder(text: str) -> str:

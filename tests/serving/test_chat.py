@@ -106,7 +106,7 @@ def test_regions_of_every_kind(client: Any, loaded: Loaded) -> None:
 
 
 def test_regions_where_they_stand_in_the_content(client: Any, loaded: Loaded) -> None:
-    here = {"type": "region", "box": BOX}
+    here = {"type": "region", "box": BOX, "image": 0}
     there = {"type": "region", "box": [3, 40, 20, 70], "image": 1}
     other = Region.box(3, 40, 20, 70, image=1)
     text = "which is larger <region> and <region> or <region> ?"
