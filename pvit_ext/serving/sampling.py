@@ -11,6 +11,9 @@ from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWar
 
 from pvit_ext.serving.answer import Settings
 
+_LEAST = 1e-6
+"""A lower temperature takes the likeliest token: scores divided by 1e-38 are infinite, and none of them is largest."""
+
 
 class RowSampling(LogitsProcessor):
     """Makes greedy decoding draw samples, each row by its own settings and its own generator.
@@ -24,10 +27,10 @@ class RowSampling(LogitsProcessor):
     """
 
     def __init__(self, settings: Sequence[Settings]) -> None:
-        self._rows = {number: _Draws(one) for number, one in enumerate(settings) if one.temperature > 0}
+        self._rows = {number: _Draws(one) for number, one in enumerate(settings) if one.temperature >= _LEAST}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V) whose largest are the tokens drawn; rows at temperature 0 as they were."""
+        """Scores (B, V) whose largest are the tokens drawn; rows at temperature 0, or next to it, as they were."""
         if not self._rows:
             return scores
         drawn = scores.float()

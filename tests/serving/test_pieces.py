@@ -47,6 +47,14 @@ def test_rows_draw_from_their_own_distributions() -> None:
     assert torch.allclose(drawn[2], torch.cat([nucleus, torch.zeros(2)]), atol=0.05)
 
 
+@pytest.mark.parametrize("temperature", [1e-7, 1e-39, 1e-46, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest_token(temperature: float) -> None:
+    """Divided by it, scores would be infinite, or no numbers at all."""
+    scores = torch.tensor([[-40.0, 29.99, 30.0, float("-inf")], [-9.0, -3.0, -2.01, -2.0]])
+    sampling = RowSampling([Settings(temperature=temperature, seed=0)] * 2)
+    assert sampling(torch.zeros(2, 1), scores.clone()).argmax(1).tolist() == [2, 3]
+
+
 def test_a_forbidden_token_is_never_drawn() -> None:
     scores = torch.tensor([[0.0, float("-inf")]])
     sampling = RowSampling([Settings(temperature=5.0, seed=0)])
