@@ -152,6 +152,10 @@ def question_of(value: Any, location: str, folder: Path, choices: Sequence[str] 
         raise ValueError(f"a question is an object such as {_EXAMPLE}, got {short(value)}")
     if "conversations" in value and "question" in value:
         raise ValueError('it has "question" and "conversations"; give one of them')
+    if "conversations" in value and value.get("history"):
+        raise ValueError(
+            'it has "history" and "conversations"; the conversation has its own earlier turns, give one of them'
+        )
     turns = _turns_of(value) if "conversations" in value else _flat_turns(value)
     record = {key: item for key, item in value.items() if item is not None and key not in _OWN}
     if "image" not in record and (hint := meant_key(value, "image")):

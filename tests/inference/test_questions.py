@@ -73,6 +73,7 @@ def test_of_a_record_the_last_question_is_asked_without_its_answer(folder: Path)
         ({"id": 1, "image": "a.png"}, '"question" is a text, got None'),
         ({**FLAT, "question": " "}, '"question" is a text'),
         ({**FLAT, "conversations": []}, "give one of them"),
+        ({**TALK, "history": [["What?", "a dog"]]}, '"history" and "conversations"; .*own earlier turns'),
         ({**FLAT, "image": "c.png"}, "'c.png' is not in the image folder"),
         ({**FLAT, "image": "../a.png"}, "must stay inside the image folder"),
         ({**FLAT, "regions": []}, "1 <region> placeholders but 0 regions"),
