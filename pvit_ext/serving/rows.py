@@ -85,7 +85,7 @@ class Rows(StoppingCriteria):
             answer.push_up_to(stable(text, (*stops, *self.separators)))
 
     def _bytes_behind(self, ids: Tensor) -> int:
-        """How many tokens at the end of a row (1, L) are single bytes.
+        """How many tokens at the end of a row (1, L) are single bytes, or left out of its text.
 
         A run of them is text if all of it is UTF-8, else every byte is U+FFFD: the next token may change the first.
         """
@@ -94,8 +94,12 @@ class Rows(StoppingCriteria):
 
 
 def byte_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens of a SentencePiece vocabulary that stand for one byte, ``<0x0A>``; none in another vocabulary."""
-    return frozenset(number for token, number in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
+    """The tokens of a SentencePiece vocabulary that stand for one byte, ``<0x0A>``, and those that may lie between.
+
+    Special tokens are left out of a text before bytes are put together. None in a vocabulary without bytes.
+    """
+    found = frozenset(number for token, number in tokenizer.get_vocab().items() if _BYTE.fullmatch(token))
+    return found and found.union(tokenizer.all_special_ids)
 
 
 def stable(text: str, stops: Sequence[str]) -> str:
