@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -137,6 +138,15 @@ class ChatRequest(_Strict):
         return next(iter(given.values()), most)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse a key that an object has twice."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise wrong(key[:60], "it is there twice in one object; give it once")
+        seen.add(key)
+
+
 def read_request(body: bytes) -> ChatRequest:
     """The checked body.
 
@@ -147,6 +157,7 @@ def read_request(body: bytes) -> ChatRequest:
 
     try:
         value = _without_nulls(from_json(body, allow_inf_nan=False))
+        json.loads(body, object_pairs_hook=_once)  # the reader above takes the last one of a key in silence
     except ValueError as error:
         raise ApiError(400, f"the body is no JSON: {error}", None, "invalid_json") from error
     if not isinstance(value, dict):

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from pvit_ext.hosts.find import Loaded
+from pvit_ext.serving.api_error import ApiError
+from pvit_ext.serving.chat_request import read_request
 from pvit_ext.serving.engine import Batching
 from pvit_ext.serving.limits import Limits
 from tests.hosts.tiny_hosts import TALL, WIDE
@@ -115,6 +117,26 @@ def test_a_body_that_is_no_request(served: Served, body: bytes, why: str) -> Non
     status, error, _ = ask(served, body)
     assert (status, error["code"]) == (400, "invalid_json")
     assert why in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "twice"),
+    [
+        (b'{"model": "tiny", "max_tokens": 1, "messages": [], "max_tokens": 9}', "max_tokens"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "content": "a", "content": null}]}', "content"),
+        (b'{"model": "tiny", "regions": [{"box": [1, 2, 3, 4], "box": [1, 2, 3, 4]}]}', "box"),
+    ],
+)
+def test_a_key_is_given_once(body: bytes, twice: str) -> None:
+    with pytest.raises(ApiError, match=f"^{twice}: it is there twice in one object; give it once") as error:
+        read_request(body)
+    assert (error.value.status, error.value.param) == (400, twice)
+
+
+def test_the_clients_name_of_its_user_changes_nothing() -> None:
+    """OpenAI's clients send it."""
+    asked = [read_request(json.dumps(FINE | more).encode()) for more in ({}, {"user": "u-17"})]
+    assert asked[0].settings(LIMITS) == asked[1].settings(LIMITS)
 
 
 def test_key_and_content_type(served: Served) -> None:
