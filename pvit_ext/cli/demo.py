@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     examples = tuple(load_examples(args.examples, args.image_folder))
     segmenter = _segmenter(args)
     with _engine(path, args) as engine:
+        engine.check_system(args.system)
         settings = Settings(max_tokens=args.max_new_tokens)
         hints = Hints.of(getattr(engine.model, "region_config", None))
         setting = Setting(path, _ask_command(path, args), examples, hints)

@@ -112,6 +112,15 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="pvit-ext engine", daemon=True)
         self._thread.start()
 
+    def check_system(self, system: str | None) -> None:
+        """Say now what would fail with each question that is asked under a system prompt.
+
+        Raises:
+            RegionError, ValueError: for one that is too long, or a template without a place for it.
+        """
+        self._check_length(system or "", "the system prompt")
+        self._chat(system)
+
     def submit(
         self,
         query: Query,

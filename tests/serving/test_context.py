@@ -7,6 +7,8 @@ from typing import Any, cast
 import pytest
 
 from pvit_ext import Query, RegionError
+from pvit_ext.cli import demo
+from pvit_ext.cli.parser import main
 from pvit_ext.hosts.find import Loaded
 from pvit_ext.serving.answer import Settings
 from pvit_ext.serving.engine import Batching, Engine
@@ -20,6 +22,23 @@ def test_a_system_prompt_beyond_the_context_is_not_kept(loaded: Loaded) -> None:
         with pytest.raises(RegionError, match="characters"):
             engine.submit(FINE, system="x" * 100_000)
         assert cast(Any, engine._chat).cache_info().currsize == kept
+
+
+def test_a_system_prompt_for_all_questions_is_checked_before_them(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's, which would begin, and then fail with each question."""
+    llava = loaded.model.config.model_type.startswith("llava_")
+    monkeypatch.setattr("pvit_ext.cli.demo.require_extra", lambda *_: None)
+    monkeypatch.setattr("pvit_ext.serving.demo.app.running", lambda *_: pytest.fail("the page was opened"))
+    monkeypatch.setattr(demo, "_engine", lambda *_: Engine(loaded, conv_version="plain" if llava else None))
+    for system, said in [
+        ("x" * 100_000, "the system prompt: the text has 100,000 characters"),
+        ("Hm.", "no place for"),
+    ]:
+        if llava or len(system) > 9:
+            assert main(["demo", "--port", "0", "--model", "any", "--system", system]) == 2
+            assert said in capsys.readouterr().err
 
 
 def test_answers_end_with_the_context(loaded: Loaded) -> None:
