@@ -8,8 +8,9 @@ from typing import Any
 from pvit_ext.data.convert.notes import BadItem
 from pvit_ext.data.image_files import short
 
-__all__ = ["clean", "declared_size", "kept", "short", "take"]
+__all__ = ["clean", "declared_size", "is_set", "kept", "short", "take"]
 
+_MARKS = {"": False, "0": False, "false": False, "1": True, "true": True}
 _NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object", float: "a number"}
 
 
@@ -62,3 +63,21 @@ def declared_size(item: Mapping[str, Any], width: str = "width", height: str = "
 def clean(text: Any) -> str:
     """Text on one line, without blanks at its ends or several in a row; empty for what is no text."""
     return " ".join(text.split()) if isinstance(text, str) else ""
+
+
+def is_set(item: Mapping[str, Any], key: str) -> bool:
+    """Whether a mark such as ``iscrowd`` is set: true, a number other than 0, or text of these; not if it is missing.
+
+    Args:
+        item: of the source.
+        key: of the mark.
+
+    Raises:
+        BadItem: for other text, and for lists or objects.
+    """
+    value = item.get(key)
+    if value is None or isinstance(value, (bool, int, float)):
+        return bool(value)
+    if (found := _MARKS.get(clean(value).lower()) if isinstance(value, str) else None) is None:
+        raise BadItem(f"{key} is 0 or 1, got {short(value)}")
+    return found

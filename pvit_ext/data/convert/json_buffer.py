@@ -107,9 +107,15 @@ class JsonBuffer:
         """The values of the object that the file is, by their keys.
 
         Raises:
-            BadItem: naming the line where it breaks off or is no JSON.
+            BadItem: naming the line where it breaks off or is no JSON, or gives a key another value.
         """
-        return dict(self.members())
+        found: dict[str, Section] = {}
+        for key, value in self.members():
+            first = found.setdefault(key, value)
+            if first is not value and self.read(first.start, first.end) != self.read(value.start, value.end):
+                problem = f"the key {key!r} stands twice, with other content; join the two, or write two files"
+                raise BadItem(problem, f"{self.path.name} line {self.line(value.start)}")
+        return found
 
     def members(self) -> Iterator[tuple[str, Section]]:
         """The keys and values of the object that the file is, one after the other: there may be a million.
@@ -164,6 +170,14 @@ class JsonBuffer:
                     section.ends.append(end)
                 start = end + 1
             return section
+
+    def numbered(self, section: Section) -> Iterator[tuple[int, int, int]]:
+        """The line of each element, counted from 1, its start and its end."""
+        line, counted = 1, 0
+        for start, end in zip(section.starts, section.ends, strict=True):
+            line += self.read(counted, start).count(b"\n")
+            counted = start
+            yield line, start, end
 
     def _value(self, data: Any, position: int) -> Section:
         first = data[position : position + 1]

@@ -36,10 +36,7 @@ class JsonItems(DataFormat):
 
     def units(self) -> Iterator[Unit]:
         """The bytes of each item, its line and its number."""
-        line, counted = 1, 0
-        for number, (start, end) in enumerate(zip(self.section.starts, self.section.ends, strict=True), 1):
-            line += self.buffer.read(counted, start).count(b"\n")
-            counted = start
+        for number, (line, start, end) in enumerate(self.buffer.numbered(self.section), 1):
             yield start, end, line, number
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:

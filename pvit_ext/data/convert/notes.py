@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
+CLIPPED = "boxes clipped to their image"
+"""The count of boxes that reach beyond it."""
+
 
 class Reason(Enum):
     """Why something is not in the output; the value is what the report calls it."""

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from pvit_ext.data.convert.annotation import Annotation, Box, Size
+from pvit_ext.data.convert.clipping import DECIMALS, clip_box, refuse_fractions
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.regions.extent import MIN_SIDE, extent_of
-from pvit_ext.regions.region import FRACTIONS, MAX_PIXEL, Region, RegionError, are_fractions
+from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError, are_fractions
 from pvit_ext.regions.run_lengths import RunLengths, parse_run_lengths
-
-DECIMALS = 3
-"""Decimals of a pixel that are kept: finer than any annotation, and coarser than float noise."""
 
 _NUMBERS = frozenset({int, float})
 
@@ -109,8 +107,10 @@ def turned_box(
         degrees: how far.
         size: of the image, None if unknown.
         notes: counts boxes that are clipped.
-        fields: of the annotation, and ``of_fractions`` of :func:`clip_box`.
+        fields: of the annotation, and ``of_fractions`` of :func:`~pvit_ext.data.convert.clipping.clip_box`.
     """
+    if min(abs(box[2] - box[0]), abs(box[3] - box[1])) < MIN_SIDE:
+        return Reason.DEGENERATE  # turned, its hull may have an area
     outline = rotated(corners(box), centre, degrees)
     if math.isclose(round(degrees / 90) * 90, degrees, abs_tol=1e-6):
         x, y = outline[::2], outline[1::2]
@@ -132,46 +132,10 @@ def turned_ellipse(
     return outlined([rotated(pairs, centre, degrees)], size, notes, **fields)
 
 
-def clip_box(box: Box, size: Size | None, notes: Notes, of_fractions: bool = False) -> Box | Reason:
-    """The box as a record holds it: rounded, clipped to the image; or why there is none.
-
-    Args:
-        box: corners in pixels.
-        size: of the image, None if unknown: then only its upper left edges are known.
-        notes: counts boxes that are clipped.
-        of_fractions: the source has fractions or percent, of which the pixels were made.
-
-    Raises:
-        BadItem: for fractions where the source should have pixels.
-    """
-    x0, y0, x1, y1 = (round(value, DECIMALS) for value in box)
-    if x1 - x0 < MIN_SIDE or y1 - y0 < MIN_SIDE:
-        return Reason.DEGENERATE
-    if not of_fractions:
-        _refuse_fractions([x0, y0, x1, y1])
-    width, height = size or (MAX_PIXEL, MAX_PIXEL)
-    clipped = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    if clipped[2] - clipped[0] < MIN_SIDE or clipped[3] - clipped[1] < MIN_SIDE:
-        return Reason.OUTSIDE
-    if max(clipped) <= FRACTIONS[1]:  # training would take it for fractions
-        return Reason.DEGENERATE
-    if clipped != (x0, y0, x1, y1):
-        notes.count("boxes clipped to their image")
-    return clipped
-
-
-def _refuse_fractions(values: Sequence[float]) -> None:
-    if are_fractions(values):
-        raise BadItem(
-            f"{list(values)[:4]} lies in the top-left pixel, these seem to be fractions of the image's sides; expected "
-            "pixels: multiply them by its width and height"
-        )
-
-
 def boxed(
     box: Box, size: Size | None, notes: Notes, *, of_fractions: bool = False, **fields: Any
 ) -> Annotation | Reason:
-    """An object that is a box, or why there is none; see :func:`clip_box`."""
+    """An object that is a box, or why there is none; see :func:`~pvit_ext.data.convert.clipping.clip_box`."""
     clipped = clip_box(box, size, notes, of_fractions)
     return clipped if isinstance(clipped, Reason) else Annotation(list(clipped), clipped, **fields)
 
@@ -208,7 +172,7 @@ def outlined(
         parts: x, y, x, y, ... of each, in pixels; one of fewer than three points is left out and counted.
         size: of the image, None if unknown.
         notes: counts parts that are left out.
-        of_fractions: see :func:`clip_box`.
+        of_fractions: see :func:`~pvit_ext.data.convert.clipping.clip_box`.
         fields: of the annotation.
     """
     kept = [list(part) for part in parts if len(part) >= 6 and len(part) % 2 == 0]
@@ -223,7 +187,7 @@ def outlined(
         max(max(part[1::2]) for part in kept),
     )
     inside = hull[0] >= 0 and hull[1] >= 0 and size is not None and hull[2] <= size[0] and hull[3] <= size[1]
-    box = clip_box(hull, size, notes, of_fractions)
+    box = clip_box(hull, size, notes, of_fractions, "outlines that reach beyond their image")
     if isinstance(box, Reason):
         return box
     if not inside and size is not None and not _reaches(kept, size):
@@ -281,7 +245,7 @@ def pointed(
         kind: of the region.
         value: as a record holds it.
         size: of the image, None if unknown.
-        of_fractions: see :func:`clip_box`.
+        of_fractions: see :func:`~pvit_ext.data.convert.clipping.clip_box`.
         fields: of the annotation.
 
     Raises:
@@ -290,7 +254,7 @@ def pointed(
     region = Region.point(*value) if kind == "point" else Region.scribble(value)
     flat = [one for point in region.points for one in point]
     if not of_fractions:
-        _refuse_fractions(flat)
+        refuse_fractions(flat)
     elif size and kind == "point" and are_fractions(flat):  # of the top-left pixel: training would refuse its decimals
         return Annotation({kind: [flat[0] / size[0], flat[1] / size[1]], "normalized": True}, None, **fields)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pvit_ext.data.convert.annotation import SOURCE_KEY, AnnotatedImage, RegionSpec
-from pvit_ext.data.convert.shapes import DECIMALS
+from pvit_ext.data.convert.clipping import DECIMALS
 from pvit_ext.data.convert.source_key import to_source
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.data.schema import TASK_KEY

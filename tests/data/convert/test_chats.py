@@ -93,6 +93,27 @@ def test_ferret_clips_its_boxes():
     assert images["VG_100K/3.jpg"][0].conversations[0].regions == ([60, 20, 80, 38],)
 
 
+def test_ferret_s_masks_that_are_not_their_boxes_are_counted(tmp_path):
+    size = [64, 48]  # of the first item's image, which is 48 wide
+
+    def change(item):
+        item["box_x1y1x2y2"], item["masks"] = [[] for _ in item["masks"]], [[] for _ in item["masks"]]
+        item["conversations"][0]["value"] = "Are <bbox_location0> and <bbox_location1> alike?"
+        item["conversations"][1]["value"] = "No."
+        item["box_x1y1x2y2"][0] = [[5, 5, 20, 20], [5, 5, 20, 20]]
+        item["masks"][0] = [{"size": size, "counts": [n, 20, 3052 - n]} for n in (3000, 2900, 9)]
+        item["masks"][0][0] = {"size": size, "counts": [3072]}
+
+    images, notes = read("ferret", changed(tmp_path, FERRET, change), "coco")
+    ((image,),) = images.values()
+    assert image.conversations[0].regions == ([5, 5, 20, 20], [5, 5, 20, 20])
+    assert {name: count for name, count in notes.counts.items() if "masks" in name} == {
+        "masks or outlines of no use, kept as boxes": 1,
+        "masks or outlines outside their box, kept as boxes": 1,
+        "masks or outlines without a box, left out": 1,
+    }
+
+
 def test_osprey_conversations_number_the_regions_that_answers_name():
     images, notes = read("osprey", "osprey/osprey_conversation.json", "coco")
     (image,) = images["val2017/000000000102.jpg"]

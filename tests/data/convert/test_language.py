@@ -122,6 +122,38 @@ def test_refcoco_as_parquet(source, settings, tmp_path):
         converted(tmp_path, "refcoco_parquet", tmp_path / "cut.parquet", "refcoco/images")
 
 
+def _row(**raw):
+    return {
+        "image_path": "train2014/COCO_train2014_000000000102.jpg",
+        "bbox": [30, 40, 40, 52],
+        "captions": ["yellow cup"],
+        "raw_anns": json.dumps({"id": 5, **raw}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "region", "count"),
+    [
+        ({"iscrowd": "0"}, [30, 40, 40, 52], None),
+        (
+            {"segmentation": [[1, 1, 9, 1, 9, 9]]},
+            [30, 40, 40, 52],
+            "masks or outlines outside their box, kept as boxes",
+        ),
+        ({"segmentation": [[1, 1, 9, 1]]}, [30, 40, 40, 52], "masks or outlines of no use, kept as boxes"),
+        ({"segmentation": {"size": [64, 48], "counts": [1960, 12, 1100]}}, None, None),
+    ],
+)
+def test_what_the_parquet_files_give_as_shapes(tmp_path, raw, region, count):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([_row(**raw)]), tmp_path / "rows.parquet")
+    images, notes = read("refcoco_parquet", tmp_path / "rows.parquet", "refcoco/images")
+    (((one,),),) = ([image.objects for image in found] for found in images.values())
+    assert one.region == (region or {"mask": raw["segmentation"]})
+    assert notes.counts[count] == 1 if count else not notes.counts
+
+
 def test_flickr30k():
     images, notes = read("flickr30k", "flickr30k_entities", "flickr30k_entities")
     one, two, three = (images[f"flickr30k-images/{number}.jpg"][0] for number in (1001, 1002, 1003))

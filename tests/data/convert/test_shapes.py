@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pvit_ext.data.convert import shapes
+from pvit_ext.data.convert import clipping, shapes
 from pvit_ext.data.convert.annotation import Annotation
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
@@ -33,7 +33,7 @@ def _trains(spec):
 @settings(max_examples=150, deadline=None)
 def test_a_box_is_kept_exactly_when_it_trains(box):
     found = shapes.boxed(box, SIZE, Notes(), of_fractions=True)
-    rounded = [round(value, shapes.DECIMALS) for value in box]
+    rounded = [round(value, clipping.DECIMALS) for value in box]
     resolved = _trains(rounded)
     in_corner = max(rounded[2:]) <= FRACTIONS[1] or min(min(rounded[2], 40) - max(rounded[0], 0), 1) < 0.02
     if isinstance(found, Annotation):
@@ -76,7 +76,7 @@ def test_conventions():
     ],
 )
 def test_clip(box, expected):
-    assert shapes.clip_box(box, SIZE, Notes()) == expected
+    assert clipping.clip_box(box, SIZE, Notes()) == expected
 
 
 def test_fractions_in_place_of_pixels_are_bad_and_pixels_made_of_fractions_are_not():

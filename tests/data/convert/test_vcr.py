@@ -141,3 +141,27 @@ def test_lines_with_their_boxes_as_shikra_s(tmp_path):
     (record,), _ = converted(tmp_path, "auto", tmp_path / "source.jsonl", FOLDER)
     assert texts_of(record)[0] == "<image>\nWhat is person 1 <region> doing with cup 2 <region> and cup 3 <region>?"
     assert record["regions"][1] == [30, 40, 40, 52]
+
+
+def test_outlines_that_are_not_their_boxes_are_counted(tmp_path):
+    first = json.loads((FIXTURES / LINES).read_text().splitlines()[0])
+    metadata = json.loads((FIXTURES / FOLDER / first.pop("metadata_fn")).read_text())
+    boxes, segms = metadata["boxes"], metadata["segms"]
+    segms[0], segms[1] = [[[900, 900], [950, 900], [950, 950]]], segms[2]
+    line = json.dumps({**first, "boxes": boxes, "segms": [*segms, [[[1, 1], [5, 1], [5, 5]]]]})
+    (tmp_path / "source.jsonl").write_text(line)
+    (record,), report = converted(tmp_path, "vcr", tmp_path / "source.jsonl", FOLDER)
+    assert record["regions"][:2] == [boxes[0][:4], boxes[1][:4]]
+    counts = {name: count for name, count in report.counts.items() if "outlines" in name}
+    assert counts == {
+        "masks or outlines of no use, kept as boxes": 1,
+        "masks or outlines outside their box, kept as boxes": 1,
+        "masks or outlines without a box, left out": 1,
+    }
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path):
+    source = _lines(tmp_path, {}, {"answer_label": 9})
+    source.write_text("\n\n" + source.read_text().replace("\n", "\n\n"))
+    _, notes = read("vcr", source, FOLDER)
+    assert [drop.location for drop in notes.drops if drop.reason.name == "BAD"] == ["val.jsonl line 5"]

@@ -18,6 +18,7 @@ from pvit_ext.data.convert.image_folder import tails
 from pvit_ext.data.convert.marks import Mark, Said
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shaped import paired, shaped
 from pvit_ext.data.convert.shapes import boxed, masked, numbers
 
 _TAG = re.compile(r"<bbox_location(\d+)>")
@@ -62,10 +63,8 @@ def _regions(
     regions: list[Annotation | Reason] = []
     firsts = [0]
     for number, of_turn in enumerate(boxes):
-        shapes = kept(masks[number], f"masks[{number}]", list)
-        for index, values in enumerate(kept(of_turn, f"box_x1y1x2y2[{number}]", list)):
-            shape = shapes[index] if index < len(shapes) else None
-            regions.append(_region(values, shape, size, notes))
+        names = f"box_x1y1x2y2[{number}]", f"masks[{number}]"
+        regions += [_region(box, mask, size, notes) for box, mask in paired(of_turn, masks[number], names, notes)]
         firsts.append(len(regions))
     return regions, firsts
 
@@ -75,8 +74,7 @@ def _region(values: Any, shape: Any, size: Size | None, notes: Notes) -> Annotat
     box = boxed((x0, y0, x1, y1), size, notes)
     if not shape or isinstance(box, Reason):
         return box
-    mask = masked(kept(shape, "a mask", dict), size)
-    return Annotation(mask.region, box.box) if isinstance(mask, Annotation) else box
+    return shaped(box, masked(kept(shape, "a mask", dict), size), notes)
 
 
 def _said(text: str, number: int, firsts: list[int]) -> Said:

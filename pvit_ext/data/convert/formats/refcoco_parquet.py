@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import Evidence, Setting
-from pvit_ext.data.convert.fields import clean, declared_size, short, take
+from pvit_ext.data.convert.fields import clean, declared_size, is_set, short, take
+from pvit_ext.data.convert.formats.coco_shapes import shape_of
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.parquet_rows import ParquetRows, columns_of
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.shapes import boxed, numbers, outlined, xywh
+from pvit_ext.data.convert.shaped import shaped
+from pvit_ext.data.convert.shapes import boxed, numbers, xywh
 
 _NUMBERED = re.compile(r"_\d+(?=\.\w+$)")
 
@@ -68,7 +70,7 @@ def _object(row: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotati
     values = numbers(take(row, "bbox", list), 4, "bbox")
     texts = row.get("captions") if "captions" in row else row.get("answer")
     annotation = _parsed(row, "raw_anns")
-    if row.get("iscrowd") or annotation.get("iscrowd"):
+    if is_set(row, "iscrowd") or is_set(annotation, "iscrowd"):
         return Reason.CROWD
     fields: dict[str, Any] = {
         "captions": tuple(dict.fromkeys(text for one in texts or [] if (text := clean(one)))),
@@ -77,11 +79,14 @@ def _object(row: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotati
     box = boxed(
         (values[0], values[1], values[2], values[3]) if "captions" in row else xywh(values), size, notes, **fields
     )
-    parts: Sequence[Any] = annotation.get("segmentation") or ([row["segmentation"]] if row.get("segmentation") else [])
-    if isinstance(box, Reason) or not isinstance(parts, list) or not parts:
+    if isinstance(box, Reason):
         return box
-    shape = outlined([numbers(part, None, "segmentation") for part in parts], size, notes)
-    return Annotation(shape.region, box.box, **fields) if isinstance(shape, Annotation) else box
+    return shaped(box, shape_of(annotation.get("segmentation") or _polygons(row), size, notes), notes)
+
+
+def _polygons(row: Mapping[str, Any]) -> list[Any]:
+    """The one polygon of lmms-lab's rows."""
+    return [row["segmentation"]] if row.get("segmentation") else []
 
 
 def _parsed(row: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
 from pvit_ext.data.convert.marks import Said, compose
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
+from pvit_ext.data.convert.shaped import paired, shaped
 from pvit_ext.data.convert.shapes import boxed, numbers, outlined
 from pvit_ext.data.image_files import check_file
 from pvit_ext.data.tasks.choice import pick
@@ -85,9 +86,9 @@ class Vcr(DataFormat):
     def units(self) -> Iterator[Unit]:
         """The lines of each image."""
         groups: dict[bytes, Unit] = {}
-        for line, span in enumerate(zip(self._section.starts, self._section.ends, strict=True), 1):
-            found = _IMAGE.search(self.buffer.read(*span))
-            groups.setdefault(found[1] if found else b"", []).append((line, span))
+        for line, start, end in self.buffer.numbered(self._section):
+            found = _IMAGE.search(self.buffer.read(start, end))
+            groups.setdefault(found[1] if found else b"", []).append((line, (start, end)))
         yield from groups.values()
 
     def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
@@ -144,8 +145,7 @@ class _Turns:
             raise BadItem(f"{len(self.names)} objects, but {len(boxes)} boxes in its metadata")
         self.notes = notes
         self.regions = [
-            _region(box, outlines[number] if number < len(outlines) else [], size, notes)
-            for number, box in enumerate(boxes)
+            _region(box, parts, size, notes) for box, parts in paired(boxes, outlines, ("boxes", "segms"), notes)
         ]
         self.turns: list[Said] = []
 
@@ -186,5 +186,4 @@ def _region(box: Any, parts: Any, size: Size | None, notes: Notes) -> Annotation
         [value for point in kept(part, "a part of segms", list) for value in numbers(point, 2, "a point of segms")]
         for part in kept(parts, "segms", list)
     ]
-    outline = outlined(flat, size, notes)
-    return Annotation(outline.region, found.box) if isinstance(outline, Annotation) else found
+    return shaped(found, outlined(flat, size, notes), notes)
