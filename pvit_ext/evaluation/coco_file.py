@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.data.convert.fields import is_set
+from pvit_ext.data.convert.formats.coco_tables import check_same
 from pvit_ext.data.image_files import find_file
 from pvit_ext.files import read_text
 
@@ -41,8 +43,19 @@ class CocoFile:
         return cls(path, values)
 
     def categories(self) -> dict[int, str]:
-        """Names by id."""
-        return {one["id"]: one["name"] for one in self.values["categories"]}
+        """Names by id.
+
+        Raises:
+            ValueError: for an id of two names.
+        """
+        return {number: one["name"] for number, one in self._by_id("categories", "category").items()}
+
+    def _by_id(self, key: str, what: str) -> dict[Any, dict[str, Any]]:
+        found: dict[Any, dict[str, Any]] = {}
+        for one in self.values[key]:
+            if (first := found.setdefault(one["id"], one)) is not one:
+                check_same(self.path, f"{what} id {one['id']}", first, one)
+        return found
 
     def objects(
         self, leave_out: Callable[[str], None] = lambda reason: None
@@ -53,11 +66,11 @@ class CocoFile:
             leave_out: is told why, for each that is.
 
         Raises:
-            ValueError: naming an annotation without a box, or of an image that is not in the file.
+            ValueError: naming an annotation without a box, or of an image that is not in the file; an id of two images.
         """
-        images = {one["id"]: one for one in self.values["images"]}
+        images = self._by_id("images", "image")
         for number, item in enumerate(self.values["annotations"]):
-            if item.get("iscrowd"):
+            if is_set(item, "iscrowd"):
                 leave_out("a crowd")
                 continue
             try:

@@ -26,7 +26,7 @@ def coco(tmp_path: Path) -> Path:
     Image.new("RGB", (48, 64)).save(tmp_path / "val2017" / "2.jpg")
     images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "coco_url": "http://x.org/val2017/2.jpg"}]
     annotations: list[dict[str, Any]] = [
-        {"id": id, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": 0, "area": box[2] * box[3]}
+        {"id": id, "image_id": image, "category_id": kind, "bbox": box, "iscrowd": "0", "area": box[2] * box[3]}
         for id, image, kind, box in OBJECTS
     ]
     annotations.append({"id": 14, "image_id": 2, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1})
@@ -51,6 +51,16 @@ def test_categories_by_the_rule_that_is_named(coco: Path) -> None:
     words = run("region-classification", coco, coco / "instances.json", answers, "match=words")
     assert words["metrics"]["accuracy"] == pytest.approx(2 / 3)
     assert words["confusion"]["counts"] == [[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("key", "second"), [("images", {"file_name": "2.jpg"}), ("categories", {"name": "horse"})])
+def test_an_id_of_two_things_is_refused(coco: Path, key: str, second: dict[str, str]) -> None:
+    path = coco / "instances.json"
+    values = json.loads(path.read_text())
+    values[key].append({"id": values[key][0]["id"], **second})
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"id .* is given to two entries, with .* renumber the ids"):
+        run("region-classification", coco, path, said(coco, "a dog", "a ball", "a cup"))
 
 
 def test_detections_give_coco_s_own_measure(coco: Path) -> None:

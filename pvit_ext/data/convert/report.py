@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.convert.notes import Drop, Notes, Reason
+from pvit_ext.data.convert.notes import CLIPPED, Drop, Notes, Reason
 from pvit_ext.files import atomic_write
 
 _SHOWN = 20
+_MANY = 3
+"""So many boxes must be clipped before it is taken for a sign."""
 
 
 def report_of(out: Path) -> Path:
@@ -90,13 +92,20 @@ class Report:
         return self.dropped["bad"]
 
     def check(self) -> None:
-        """Refuse a conversion without a record.
+        """Refuse a conversion without a record, and remark on one whose boxes seem to be misread.
 
         Raises:
             SourceError: saying what became of everything.
         """
         if not self.counts["records"]:
             raise SourceError(f"{self.source} gives no record as {self.format}:\n{self}\nThe source has {self.holds}")
+        clipped, total = self.counts[CLIPPED], max(self.counts["objects"], self.counts["regions"])
+        if clipped >= _MANY and 2 * clipped > total:
+            self.remarks.append(
+                f"most boxes ({clipped:,}, of {total:,} objects) reach beyond their image and were clipped to it: does "
+                f"{self.source.name} give corners where {self.format} has width and height, or pixels of images of "
+                "another size?"
+            )
 
     @property
     def holds(self) -> str:

@@ -7,7 +7,6 @@ annotations are read where they lie, so that a file of any size takes little mem
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,14 +18,22 @@ from numpy.typing import NDArray
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Size
 from pvit_ext.data.convert.base import DataFormat, Evidence, ReadOptions, Setting, SourceError
-from pvit_ext.data.convert.fields import clean, kept, short, take
+from pvit_ext.data.convert.fields import clean, is_set, kept, short, take
+from pvit_ext.data.convert.formats.coco_attributes import attributes_of
+from pvit_ext.data.convert.formats.coco_shapes import object_of
+from pvit_ext.data.convert.formats.coco_tables import (
+    captions_by_image,
+    entries_by_id,
+    image_ids,
+    is_of_image,
+    rows_by_id,
+)
 from pvit_ext.data.convert.json_buffer import JsonBuffer, Section
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
-from pvit_ext.data.convert.shapes import boxed, masked, numbers, outlined, xywh
 from pvit_ext.data.summary import counted
 
-_IMAGE_ID = re.compile(rb'"image_id"[ \t\r\n]*:[ \t\r\n]*(-?\d+|"[^"\\]*")[ \t\r\n]*[,}]')
+_ABOVE = "the same entry stands above"
 NO_NAME = "object"
 """The one category of files that describe regions in words."""
 Span = tuple[int, int]
@@ -48,8 +55,9 @@ class Coco(DataFormat):
         super().__init__(source, options)
         self.buffer = JsonBuffer(source)
         self.categories: dict[int, Mapping[str, Any]] = {}
-        self.captions: dict[Any, list[str]] = {}
-        self._strangers = 0
+        self.captions: dict[int | str, list[str]] = {}
+        self._strangers = self._of_regions = 0
+        self._again: set[int] = set()  # where entries of images begin that say an earlier one again
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -85,66 +93,54 @@ class Coco(DataFormat):
         return [self.source, *([Path(captions)] if captions else [])]
 
     def remarks(self) -> list[str]:
-        """How many images of the file of captions the source does not list."""
-        if not self._strangers:
-            return []
-        strangers = counted(self._strangers, "image")
-        return [f"{self.name}: captions of {strangers} that {self.source.name} does not list are not used"]
+        """What of the file of captions is not used."""
+        found = []
+        if self._strangers:
+            strangers = counted(self._strangers, "image")
+            found.append(f"{self.name}: captions of {strangers} that {self.source.name} does not list are not used")
+        if self._of_regions:
+            regions, name = counted(self._of_regions, "region"), Path(self.chosen["captions"]).name
+            found.append(f"{self.name}: captions of {regions} in {name} are not used: they are not of images")
+        return found
 
     def total(self) -> int:
         """The number of images."""
         return len(self.sections["images"].starts)
 
     def units(self) -> Iterator[Unit | tuple[None, list[Span]]]:
-        """Each image with its annotations; at last, those of images that the file does not list."""
+        """Each image with its annotations; at last, those of images that are not listed, and doubled entries."""
         self._read_tables()
         images, annotations = self.sections["images"], self.sections["annotations"]
         rows, order, bounds = self._by_image(images, annotations)
         for number in range(len(images.starts)):
+            if images.starts[number] in self._again:
+                continue
             mine = order[bounds[number] : bounds[number + 1]]
             spans = [(annotations.starts[one], annotations.ends[one]) for one in mine]
             yield (images.starts[number], images.ends[number]), spans
-        if strays := [(annotations.starts[one], annotations.ends[one]) for one in np.flatnonzero(rows < 0)]:
+        strays = [(annotations.starts[one], annotations.ends[one]) for one in np.flatnonzero(rows < 0)]
+        strays += [span for span in zip(images.starts, images.ends, strict=True) if span[0] in self._again]
+        if strays:
             yield None, strays
 
     def _read_tables(self) -> None:
         """Categories by id, and captions of a second file by image id."""
-        section = self.sections.get("categories")
-        for number in range(len(section.starts) if section else 0):
-            assert section is not None
-            item = self.buffer.load(section.starts[number], section.ends[number])
-            self.categories[take(item, "id", int)] = item
+        self.categories = entries_by_id(self.buffer, self.sections.get("categories"), "category")
         if captions := self.chosen.get("captions"):
-            buffer = JsonBuffer(Path(captions))
-            if (spans := buffer.sections().get("annotations")) is None:
-                raise SourceError(f"captions={captions} holds no annotations; give a captions_*.json")
-            for start, end in zip(spans.starts, spans.ends, strict=True):
-                item = buffer.load(start, end)
-                self.captions.setdefault(take(item, "image_id", int, str), []).append(clean(take(item, "caption", str)))
+            self.captions, self._of_regions = captions_by_image(Path(captions))
 
     def _by_image(
         self, images: Section, annotations: Section
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Row of each annotation's image (-1 for none), annotations sorted by image, and where each image's begin."""
-        known: dict[Any, int] = {}
-        for number, (start, end) in enumerate(zip(images.starts, images.ends, strict=True)):
-            known.setdefault(take(self.buffer.load(start, end), "id", int, str), number)
+        known, again = rows_by_id(self.buffer, images)
+        self._again = {images.starts[row] for row in again}
         self._strangers = len(self.captions.keys() - known.keys())
-        row = array("q", (known.get(key, -1) for key in self._image_ids(annotations)))
+        row = array("q", (-1 if key is None else known.get(key, -1) for key in image_ids(self.buffer, annotations)))
         rows = np.frombuffer(row, np.int64) if row else np.zeros(0, np.int64)
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], np.arange(len(images.starts) + 1))
         return rows, order, bounds
-
-    def _image_ids(self, annotations: Section) -> Iterator[Any]:
-        """The image_id of each annotation; it is checked when the annotation is read."""
-        step = 4096
-        for first in range(0, len(annotations.starts), step):
-            starts, ends = annotations.starts[first : first + step], annotations.ends[first : first + step]
-            block = self.buffer.read(starts[0], ends[-1])
-            for start, end in zip(starts, ends, strict=True):
-                found = _IMAGE_ID.search(block, start - starts[0], end - starts[0])
-                yield _plain_id(found[1]) if found else None
 
     def read(self, unit: Unit | tuple[None, list[Span]], notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
@@ -152,20 +148,22 @@ class Coco(DataFormat):
         if image_span is None:
             for start, end in spans:
                 item = self._annotation(start, end, notes)
-                if item is not None:
+                if item is not None and start in self._again:
+                    notes.drop(Reason.DUPLICATE, f"{self.source.name} image {item.get('id')}", _ABOVE)
+                elif item is not None:
                     problem = f"image_id {short(item.get('image_id'))} is no id of 'images'"
                     notes.bad(self._location(item), problem)
             return
         image = self.buffer.load(*image_span)
         location = f"{self.source.name} image {image.get('id')}"
-        pairs = [(item, span) for span in spans if (item := self._annotation(*span, notes)) is not None]
+        pairs = list(self._annotations(spans, notes))
         found = self.image_folder.look_up(self.names(image), self._size(image), location, notes, len(pairs))
         if found is None:
             return
         name, size = found
-        captions = [clean(item["caption"]) for item, _ in pairs if "bbox" not in item and "caption" in item]
-        boxes = [(item, start) for item, (start, _) in pairs if "bbox" in item or "caption" not in item]
-        objects = [one for item, start in boxes if (one := self._object(item, start, image, size, notes)) is not None]
+        captions = [clean(item["caption"]) for item, _ in pairs if is_of_image(item)]
+        regions = [(item, start) for item, start in pairs if not is_of_image(item)]
+        objects = [one for item, start in regions if (one := self._object(item, start, image, size, notes)) is not None]
         yield AnnotatedImage(
             name,
             size,
@@ -199,6 +197,17 @@ class Coco(DataFormat):
             return None
         return take(image, "width", int), take(image, "height", int)
 
+    def _annotations(self, spans: Sequence[Span], notes: Notes) -> Iterator[tuple[dict[str, Any], int]]:
+        """An image's annotations and where they begin, without those that stand there a second time."""
+        seen: dict[str, dict[str, Any]] = {}
+        for start, end in spans:
+            if (item := self._annotation(start, end, notes)) is None:
+                continue
+            if "id" in item and (first := seen.setdefault(str(item["id"]), item)) is not item and first == item:
+                notes.drop(Reason.DUPLICATE, self._location(item), _ABOVE)
+            else:
+                yield item, start
+
     def _annotation(self, start: int, end: int, notes: Notes) -> dict[str, Any] | None:
         try:
             item: dict[str, Any] = kept(self.buffer.load(start, end), "an annotation", dict)
@@ -216,7 +225,7 @@ class Coco(DataFormat):
         try:
             if item.get("image_id") != image["id"]:
                 raise BadItem(f"image_id {short(item.get('image_id'))} is not its image's, {image['id']}")
-            found = Reason.CROWD if item.get("iscrowd") else self.region(item, size, notes)
+            found = Reason.CROWD if is_set(item, "iscrowd") else self.region(item, size, notes)
         except BadItem as error:
             notes.bad(f"{self._location(item)} (line {self.buffer.line(start)})", str(error))
             return None
@@ -235,43 +244,12 @@ class Coco(DataFormat):
         category = self.categories.get(number, {}) if isinstance(number, int) else {}
         if not category and "category_id" in item:
             raise BadItem(f"category_id {short(item['category_id'])} is no id of 'categories'")
-        attributes, label = item.get("attributes"), self.label(category)
+        label = self.label(category)
         fields: dict[str, Any] = {
             "label": label,
             "captions": (text,) if (text := clean(item.get("caption"))) else (),
-            "attributes": tuple(_attributes(attributes)) if isinstance(attributes, dict) else (),
+            "attributes": attributes_of(item.get("attributes"), notes),
             "id": str(item.get("id", "")),
             "category": name if label and (name := category.get("name", "")) != label else "",
         }
-        box = (
-            boxed(xywh(numbers(take(item, "bbox", list), 4, "bbox")), size, notes, **fields) if "bbox" in item else None
-        )
-        if isinstance(box, Reason):
-            return box
-        shape = self._shape(item.get("segmentation"), size, notes, fields)
-        if isinstance(shape, Annotation):
-            return Annotation(shape.region, box.box if box else shape.box, **fields)
-        return box or shape or Reason.DEGENERATE
-
-    def _shape(
-        self, value: Any, size: Size | None, notes: Notes, fields: Mapping[str, Any]
-    ) -> Annotation | Reason | None:
-        if not value:
-            return None
-        if isinstance(value, dict):
-            return masked(value, size, **fields)
-        parts = [numbers(part, None, "a polygon of segmentation") for part in kept(value, "segmentation", list)]
-        return outlined(parts, size, notes, **fields)
-
-
-def _attributes(values: Mapping[str, Any]) -> Iterator[str]:
-    """CVAT's and FiftyOne's attributes: a flag by its name, text and numbers behind it."""
-    for key, value in values.items():
-        if value is True:
-            yield clean(key)
-        elif isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != "":
-            yield clean(f"{key} {value}")
-
-
-def _plain_id(raw: bytes) -> int | str:
-    return raw[1:-1].decode("utf-8", "replace") if raw.startswith(b'"') else int(raw)
+        return object_of(item, size, notes, fields)

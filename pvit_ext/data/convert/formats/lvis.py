@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.annotation import Annotation, Size
 from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting
-from pvit_ext.data.convert.fields import clean, kept, take
+from pvit_ext.data.convert.fields import clean, kept
 from pvit_ext.data.convert.formats.coco import Coco, Span, Unit
+from pvit_ext.data.convert.formats.coco_tables import entries_by_id
 from pvit_ext.data.convert.notes import Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 
@@ -66,10 +67,8 @@ class Paco(Lvis):
 
     def units(self) -> Iterator[Unit | tuple[None, list[Span]]]:
         """As COCO's, once the attributes are known."""
-        section = self.sections.get("attributes")
-        for span in zip(section.starts, section.ends, strict=True) if section else ():
-            item = kept(self.buffer.load(*span), "an attribute", dict)
-            self.attributes[take(item, "id", int)] = _plain(clean(item.get("name")))
+        entries = entries_by_id(self.buffer, self.sections.get("attributes"), "attribute")
+        self.attributes = {number: _plain(clean(item.get("name"))) for number, item in entries.items()}
         yield from super().units()
 
     def region(self, item: Mapping[str, Any], size: Size | None, notes: Notes) -> Annotation | Reason | None:
