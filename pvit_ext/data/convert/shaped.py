@@ -29,10 +29,14 @@ def shaped(box: Annotation, shape: Annotation | Reason | None, notes: Notes) -> 
     if isinstance(shape, Reason):
         notes.count("masks or outlines of no use, kept as boxes")
         return box
-    if shape.box and box.box and (_share(shape.box, box.box) < _INSIDE or _share(box.box, shape.box) < _FILLED):
+    if shape.box and box.box and not _fits(shape.box, box.box):
         notes.count("masks or outlines outside their box, kept as boxes")
         return box
     return replace(box, region=shape.region)
+
+
+def _fits(shape: Box, box: Box) -> bool:
+    return shape == box or (_share(shape, box) >= _INSIDE and _share(box, shape) >= _FILLED)
 
 
 def _share(one: Box, other: Box) -> float:

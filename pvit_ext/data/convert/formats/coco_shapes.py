@@ -43,7 +43,7 @@ def object_of(
     if isinstance(box, Reason):
         return box
     shape = shape_of(shapes, size, notes)
-    if isinstance(shape, Annotation) and shape.box and _are_corners(values, shape.box):
+    if isinstance(shape, Annotation) and shape.box and shape.box != box.box and _are_corners(values, shape.box):
         problem = f"bbox {values} is x0, y0, x1, y1, as its segmentation shows; COCO's is x, y, width, height"
         raise BadItem(f"{problem}: write all of them so")
     return shaped(box, shape, notes)
