@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from pvit_ext.regions.region import Region, Size
 from pvit_ext.regions.view import View
 
 SCALES = ("auto", "fraction", "thousand", "pixel", "padded")
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?|-?\.\d+)\s*"
+_NUMBER = r"\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 _PATTERNS = (
     re.compile(rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]"),
     re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)"),
@@ -26,7 +27,7 @@ def find_boxes(text: str) -> list[Box]:
     """
     found = [match for pattern in _PATTERNS for match in pattern.finditer(text)]
     numbers = [[float(value) for value in match.groups()] for match in sorted(found, key=lambda one: one.start())]
-    return [(a, b, c, d) for a, b, c, d in numbers]
+    return [(a, b, c, d) for a, b, c, d in numbers if all(map(math.isfinite, (a, b, c, d)))]  # 1e999 is no place
 
 
 def to_pixels(box: Box, size: Size, scale: str) -> Box:

@@ -198,6 +198,8 @@ def test_grounding_reads_a_converted_file(images: Path) -> None:
         ("(1,2),(3,4)", [(1, 2, 3, 4)]),
         ("<Region><L1><L20><L300><L999></Region>", [(1, 20, 300, 999)]),
         ("[1,2,3] [a,b,c,d] 1,2,3,4", []),
+        ("[0., 0., 1., 1.5]", [(0, 0, 1, 1.5)]),
+        ("[1e-1, 2E+0, -3.5e1, .5] [1e999, 0, 1, 1]", [(0.1, 2, -35, 0.5)]),
     ],
 )
 def test_boxes_in_answers(text: str, want: list[tuple[float, ...]]) -> None:
