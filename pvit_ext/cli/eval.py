@@ -258,7 +258,6 @@ def _calls(
         image_side=args.image_side or IMAGE_SIDE,
         response_format="none",
         temperature=0.0,
-        seed=args.seed or 0,
         max_tokens=tokens,
         max_tokens_name="max_tokens" if url else "max_completion_tokens",
     )

@@ -55,6 +55,14 @@ def test_regions_are_drawn_and_no_call_is_made_twice(evaluate: Any, own_set: Pat
     assert (body["temperature"], body["max_tokens"], "response_format" in body) == (0.0, 32, False)
 
 
+def test_a_seed_chooses_samples_and_changes_no_call(evaluate: Any) -> None:
+    with LlmServer(lambda body, again: Reply("A red cat.")) as server:
+        options = ("--endpoint", server.url, "--endpoint-model", "m")
+        evaluate(*options)
+        assert evaluate(*options, "--seed", 5, "--limit", 3)["samples"] == 3
+        assert len(server.bodies) == DIFFERENT
+
+
 def test_failures_are_asked_again_and_refusals_are_counted(evaluate: Any) -> None:
     def reply(body: dict[str, Any], again: int) -> Reply:
         if parts(body)[0].size == (30, 50):
