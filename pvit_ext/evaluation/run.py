@@ -100,6 +100,8 @@ def _asked(settings: Settings) -> _Asked:
     try:
         task = kind(TaskOptions(settings.data, settings.image_folder, settings.settings))
         check_judge(settings.task, settings.judge is not None)
+        if settings.answers is None:
+            task.check_asking()
         every = list(task.load())
     except OSError as error:
         if not str(error.filename or "").startswith(str(settings.data)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pvit_ext.evaluation.task import Published, Task
 from pvit_ext.files import atomic_write
 
 SIZE = "size of region"
+_NAMED = re.compile(r".* \((.+)\)")
 
 
 def with_scores(results: Sequence[Result], score: Score) -> list[Result]:
@@ -154,7 +156,9 @@ def this_run(values: Mapping[str, Any]) -> str:
 
 
 def score_name(values: Mapping[str, Any], group: str) -> str:
-    """The head of the scores of a group."""
+    """The head of the scores of a group; one by another metric than the main one names it: ``kind (S-IoU)``."""
+    if (named := _NAMED.fullmatch(group)) and named[1] in values["metrics"]:
+        return named[1]
     return values["main"] if group == SIZE or values["judge"] or values["main"] in values["as they are"] else "right"
 
 

@@ -103,6 +103,13 @@ class Task(ABC):
             ValueError: naming what the data lack.
         """
 
+    def check_asking(self) -> None:  # noqa: B027  most tasks score any answer
+        """Refuse, before a model is asked, settings whose score takes more than its answers.
+
+        Raises:
+            ValueError: saying what to choose.
+        """
+
     def prompt(self, sample: Sample) -> str:
         """The question, with ``<region>`` for each of its regions."""
         return sample.question

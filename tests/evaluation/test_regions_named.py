@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from pvit_ext import cli
+from pvit_ext.evaluation.summary import SIZE, score_name
 from pvit_ext.evaluation.task import TASKS, TaskOptions
 from pvit_ext.evaluation.tasks.region_similarity import word_overlap
 from tests.evaluation.test_benchmarks import answered, lines, run
@@ -83,6 +87,46 @@ def test_detections_give_coco_s_own_measure(coco: Path) -> None:
     path.write_text(json.dumps([{**found[0], "bbox": [1, 2, 3, 4]}]))
     with pytest.raises(ValueError, match="box of detection 0 is no object"):
         run("region-classification", coco, coco / "instances.json", path)
+
+
+def by_letters(texts: Sequence[str]) -> Any:
+    """In place of the embedding model: how often a letter occurs."""
+    counts = np.asarray([[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], float)
+    return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_detections_keep_their_scores_where_the_nearest_name_counts(
+    coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pvit_ext.evaluation.embedding.check", lambda: None)
+    monkeypatch.setattr("pvit_ext.evaluation.embedding.embed", by_letters)
+    monkeypatch.setattr("pvit_ext.evaluation.tasks.region_classification.check_installed", lambda: None)
+    chosen = {"match": "nearest", "map": "yes"}
+    task: Any = TASKS.require("region-classification")(TaskOptions(coco / "instances.json", str(coco), chosen))
+    (coco / "found.json").write_text(
+        json.dumps([{"image_id": 1, "category_id": 1, "bbox": [8, 16, 24, 24], "score": 0.25}])
+    )
+    stored = task.stored_answers(coco / "found.json")
+    first, second, _ = task.load()
+    assert task.parse(first, stored["11"]).said == "dog"
+    assert task.parse(second, "a sports ball").said == "sports ball"
+    assert task.confidences == {"11": 0.25, "12": pytest.approx(1)}
+
+
+@pytest.mark.parametrize("who", [["--model", "m"], ["--lmms-eval"]])
+def test_map_without_confidences_is_refused_before_a_model_is_asked(
+    coco: Path, who: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pvit_ext.evaluation.tasks.region_classification.check_installed", lambda: None)
+    words = ["--data", str(coco / "instances.json"), "--image-folder", str(coco), "--out", str(coco / "out")]
+    assert cli.main(["eval", "region-classification", *words, "--set", "map=yes", *who]) == 2
+    assert "--set match=nearest gives a cosine" in capsys.readouterr().err
+
+
+def test_a_group_by_another_metric_is_headed_by_its_name() -> None:
+    values = {"main": "SSim", "metrics": {"SSim": 0.5, "S-IoU": 0.5}, "as they are": [], "judge": None}
+    heads = {group: score_name(values, group) for group in ("kind (S-IoU)", "class (all)", "class", SIZE)}
+    assert heads == {"kind (S-IoU)": "S-IoU", "class (all)": "right", "class": "right", SIZE: "SSim"}
 
 
 def test_ids_from_0_are_as_good_for_mean_average_precision() -> None:

@@ -63,6 +63,7 @@ def export_task(name: str, options: TaskOptions, out: Path) -> str:
     task = TASKS.require(name)(options)
     if isinstance(task, JudgedTask):
         raise ValueError(f"{name} is scored by a judge or by people: use `pvit-ext eval {name}`")
+    task.check_asking()
     samples = list(task.load())
     if not samples or any(sample.history for sample in samples):
         raise ValueError(f"{name}: lmms-eval asks single questions; these are {len(samples)}, or have earlier turns")

@@ -92,6 +92,14 @@ class RegionClassification(Task):
                 extra={"class": self.names[category], "item": item},
             )
 
+    def check_asking(self) -> None:
+        """See :class:`~pvit_ext.evaluation.task.Task`."""
+        if self.chosen["map"] == "yes" and self.chosen["match"] != "nearest":
+            raise ValueError(
+                f"--set map=yes takes a confidence for each answer, and with match={self.chosen['match']} a model's "
+                "answers have none: --set match=nearest gives a cosine"
+            )
+
     def parse(self, sample: Sample, answer: str) -> Judged:
         """The category that an answer names, by the setting ``match``."""
         if self.chosen["match"] == "nearest":
@@ -158,7 +166,8 @@ class RegionClassification(Task):
             cosines = self._vectors @ embedding.embed([text])[0]  # (classes,)
             best = int(cosines.argmax())
             self._found[text] = self.classes[best], float(cosines[best])
-        said, self.confidences[sample.id] = self._found[text]
+        said, cosine = self._found[text]
+        self.confidences.setdefault(sample.id, cosine)  # a detection keeps its own score
         return said
 
     @cached_property
