@@ -83,10 +83,37 @@ class _Questions:
         side = self.options.call.image_side
         images = [Pixels("", side, image=image) for image in query.load_images()]
         texts = [text for turn in query.history for text in turn] + [query.text]
-        first, *rest = [text.replace(IMAGE_PLACEHOLDER, "").strip() for text in texts]
-        messages: list[Message] = [{"role": "user", "content": [*images, first]}]
-        messages += [{"role": ("assistant", "user")[number % 2], "content": text} for number, text in enumerate(rest)]
+        contents = _contents(texts, images)
+        messages: list[Message] = [
+            {"role": ("user", "assistant")[number % 2], "content": content} for number, content in enumerate(contents)
+        ]
         return [{"role": "system", "content": self.options.system}, *messages] if self.options.system else messages
+
+
+def _contents(texts: Sequence[str], images: Sequence[Pixels]) -> list[str | list[Any]]:
+    """What each message holds: images where the user's texts have a placeholder for each, else all before the first.
+
+    Args:
+        texts: of user and assistant by turns.
+        images: in order.
+    """
+    if sum(text.count(IMAGE_PLACEHOLDER) for text in texts[::2]) != len(images):
+        first, *rest = [_plain(text) for text in texts]
+        return [[*images, first], *rest]
+    left = iter(images)
+    contents: list[str | list[Any]] = []
+    for number, text in enumerate(texts):
+        if number % 2 or (number and IMAGE_PLACEHOLDER not in text):
+            contents.append(_plain(text))
+            continue
+        before, *parts = [part.strip() for part in text.split(IMAGE_PLACEHOLDER)]
+        shown = [before, *(one for part in parts for one in (next(left), part))]
+        contents.append([one for one in shown if one != ""])
+    return contents
+
+
+def _plain(text: str) -> str:
+    return text.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
 def answer_by_endpoint(

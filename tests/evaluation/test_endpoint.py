@@ -111,6 +111,37 @@ def test_what_an_external_model_is_not_told_is_said(evaluate: Any, own_set: Path
     assert "cat" not in json.dumps([body["messages"][-1]["content"][1] for body in server.bodies])
 
 
+def told(body: dict[str, Any]) -> list[Any]:
+    """What the user's messages hold: texts, and None for each image."""
+    contents = [message["content"] for message in body["messages"][::2]]
+    return [one if isinstance(one, str) else [part.get("text") for part in one] for one in contents]
+
+
+def test_images_stand_where_the_question_has_them(evaluate: Any, own_set: Path, tmp_path: Path) -> None:
+    def record(image: Any, *turns: str) -> dict[str, Any]:
+        says = [{"from": who, "value": text} for turn in turns for who, text in (("human", turn), ("gpt", "dog"))]
+        return {"image": image, "conversations": says}
+
+    two = ["0.png", "1.png"]
+    records = [
+        record(two, "Is <image> brighter than <image>?"),
+        record(two, "<image>\nWhat is here?", "And in <image>?"),
+        record(two, "<image>\n<image>\nWhich?", "Why?"),
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(one) + "\n" for one in records))
+    with LlmServer(lambda body, again: Reply("dog")) as server:
+        options = ("--endpoint", server.url, "--endpoint-model", "m", "--concurrency", 1)
+        evaluate(*options, "--set", "history=yes", data=data)
+    assert [told(body) for body in server.bodies] == [
+        [["Is", None, "brighter than", None, "?"]],
+        [[None, None, "What is here?"]],  # the second image is asked about later
+        [[None, "What is here?"], ["And in", None, "?"]],
+        [[None, None, "Which?"]],
+        [[None, None, "Which?"], "Why?"],
+    ]
+
+
 def test_history_is_a_conversation(evaluate: Any) -> None:
     with LlmServer(lambda body, again: Reply("dog")) as server:
         evaluate("--endpoint", server.url, "--endpoint-model", "m", "--set", "history=yes", "--system", "Be brief.")
