@@ -225,6 +225,10 @@ def test_pope_reads_answers_as_its_script_does(images: Path) -> None:
     assert values["metrics"] == pytest.approx(want)
     assert values["confusion"]["counts"] == [[2, 0, 0], [2, 1, 0]]
     assert [one["value"] for one in values["published"]] == [0.873]
+    assert len(values["notes"]) == 1
+    values = run("pope", images, data, answered(images / "a.jsonl", ["", "no", " ", "", "no"]))
+    assert values["notes"][1].startswith("3 answers are empty")
+    assert "read as yes, 2 of them count as right" in values["notes"][1]
 
 
 def gar_items() -> list[dict[str, Any]]:

@@ -78,4 +78,10 @@ class Pope(Task):
             "share of yes": mean([float(one == "yes") for _, one in pairs]),
         }
         notes = ["An answer is read as POPE's evaluate.py does: what is not no is yes."]
+        if empty := [one for one in results if not one.prediction.answer.strip()]:
+            right = sum(one.judged.score == 1 for one in empty)
+            notes.append(
+                f"{len(empty)} answers are empty, as those that an external model refuses: read as yes, {right} of "
+                "them count as right."
+            )
         return Score("F1", metrics, confusion=confusion(results, ["yes", "no"]), notes=notes)
