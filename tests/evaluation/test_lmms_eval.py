@@ -203,13 +203,21 @@ def test_each_process_has_a_device_of_its_own(adapter: Any, monkeypatch: pytest.
     assert devices == [None, "cuda:1", "cpu"]
 
 
-def test_options_of_generation(adapter: Any) -> None:
+def test_options_of_generation(adapter: Any, caplog: pytest.LogCaptureFixture) -> None:
     options = adapter._generate_options
     assert options({"max_new_tokens": 3, "temperature": 0, "top_p": 1.0, "num_beams": 2, "until": ["x"]}) == {
         "num_beams": 2
     }
     assert options({"temperature": 0.5, "top_p": 0.9}) == {"temperature": 0.5, "top_p": 0.9, "do_sample": True}
     assert options({"do_sample": True, "temperature": 0}) == {}
+    steered = {"repetition_penalty": 1.2, "min_new_tokens": 3, "no_repeat_ngram_size": 2}
+    assert options({**steered, "temperature": 0, "top_k": 5}) == steered
+    sampled = {"temperature": 0.7, "top_k": 5, "repetition_penalty": 1.2, "do_sample": True}
+    assert options({**sampled, "image_aspect_ratio": "pad", "top_p": None}) == sampled
+    assert "without effect" not in caplog.text
+    for _ in range(2):
+        assert options({"num_beams": 2, "max_length": 9, "output_scores": True, "fps": 1}) == {"num_beams": 2}
+    assert caplog.text.count("does not take it: max_length, output_scores, fps") == 1
     assert options({"do_sample": False, "temperature": 1.0}) == {}
     assert adapter._until("a\n\nb", ["\n\n", "z"]) == "a"
 

@@ -7,13 +7,16 @@ task by which adapters are chosen; others give none, and a model that reads tags
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from pvit_ext.evaluation.answering import query_for
 from pvit_ext.evaluation.arms import WORDS, Arm, check_arm
@@ -30,7 +33,20 @@ MAX_NEW_TOKENS = 64
 """Where the task names no limit."""
 _LAUNCHER = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
 """Environment variables of a process, and what they are without a launcher."""
-_GENERATE = ("do_sample", "temperature", "top_p", "num_beams")
+_READ_HERE = ("until", "max_new_tokens")
+_OF_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_WITHOUT_USE = ("image_aspect_ratio",)
+"""Options of other models that tasks give to all: a checkpoint says itself how it sees an image."""
+_OF_ASK = (
+    "eos_token_id",
+    "pad_token_id",
+    "max_length",
+    "min_length",
+    "num_return_sequences",
+    "return_dict_in_generate",
+)
+"""What :func:`~pvit_ext.ask` sets, or has no use for here; and all that begins with ``output_``."""
+logger = logging.getLogger(__name__)
 
 
 class PvitExt(lmms):
@@ -165,12 +181,23 @@ def _visuals(doc_to_visual: Callable[[Any], Any], doc: Any, name: str) -> tuple[
 
 
 def _generate_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of transformers' ``generate``; without a temperature there is no sampling."""
-    given = {name: options[name] for name in _GENERATE if options.get(name) is not None}
+    """Those of transformers' ``generate``; without a temperature there is no sampling. What cannot be taken is told."""
+    given = {name: one for name, one in options.items() if one is not None and name not in (*_READ_HERE, *_WITHOUT_USE)}
+    known = GenerationConfig()
+    of_ask = {name for name in given if name in _OF_ASK or name.startswith("output_")}
+    if dropped := tuple(name for name in given if name in of_ask or not hasattr(known, name)):
+        _tell_dropped(dropped)
+        given = {name: value for name, value in given.items() if name not in dropped}
     sampled = bool(given.get("do_sample", given.get("temperature", 0))) and given.get("temperature", 1) > 0
     if not sampled:
-        return {name: value for name, value in given.items() if name == "num_beams"}
+        return {name: value for name, value in given.items() if name not in _OF_SAMPLING}
     return {**given, "do_sample": True}
+
+
+@cache
+def _tell_dropped(names: tuple[str, ...]) -> None:
+    """Once, not for each batch."""
+    logger.warning("without effect, because pvit_ext's asking does not take it: %s", ", ".join(names))
 
 
 def _until(text: str, ends: Any) -> str:
