@@ -58,6 +58,35 @@ def only_name_within(answer: str, classes: Sequence[str]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def alike_by_words(classes: Collection[str]) -> str | None:
+    """Why :func:`only_name_within` cannot tell classes apart, such as ``c`` and ``c++``; None where it can.
+
+    Args:
+        classes: normalised.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    for name in classes:
+        parts = tuple(_WORDS.findall(name))
+        if not parts:
+            return f"{name!r} has no words"
+        if (other := found.setdefault(parts, name)) != name:
+            return f"{other!r} and {name!r} are of the same words"
+    return None
+
+
+def check_words(classes: Collection[str]) -> None:
+    """Refuse classes that ``match=words`` cannot tell apart.
+
+    Args:
+        classes: normalised.
+
+    Raises:
+        ValueError: naming one or two of them.
+    """
+    if alike := alike_by_words(classes):
+        raise ValueError(f"--set match=words cannot tell the classes apart: {alike}; take match=whole, or rename one")
+
+
 @lru_cache(maxsize=8)
 def _by_words(classes: tuple[str, ...]) -> dict[tuple[str, ...], str]:
     """Classes by their words; for each answer the same."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
+from pvit_ext.evaluation.answers import check_words, equal_class, normalise, only_name_within
 
 CHESS = ["rook", "white rook", "black rook", "king", "t-shirt"]
 
@@ -30,6 +30,20 @@ def test_what_does_not_change_the_meaning_is_taken_off(text: str, want: str) -> 
 def test_the_whole_answer_is_the_class() -> None:
     assert equal_class("White rook.", CHESS) == "white rook"
     assert equal_class("It is a white rook.", CHESS) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["c", "c++"], r"'c' and 'c\+\+' are of the same words"),
+        (["dog", "-1", "1"], "'-1' and '1' are of"),
+        (["dog", "+"], "'\\+' has no words"),
+    ],
+)
+def test_classes_of_the_same_words_are_refused(classes: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=f"--set match=words cannot tell the classes apart: {said}"):
+        check_words(classes)
+    check_words(CHESS)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,15 @@ def test_an_id_of_two_things_is_refused(coco: Path, key: str, second: dict[str, 
         run("region-classification", coco, path, said(coco, "a dog", "a ball", "a cup"))
 
 
+def test_categories_of_the_same_words_cannot_be_told_apart(coco: Path) -> None:
+    values = json.loads((coco / "instances.json").read_text())
+    values["categories"][1]["name"] = "cup++"
+    (coco / "instances.json").write_text(json.dumps(values))
+    options = TaskOptions(coco / "instances.json", str(coco), {"match": "words"})
+    with pytest.raises(ValueError, match=r"'cup' and 'cup\+\+' are of the same words"):
+        TASKS.require("region-classification")(options)
+
+
 def test_detections_give_coco_s_own_measure(coco: Path) -> None:
     """As pycocotools' COCOeval has it: of two categories all right, of the third no detection."""
     pytest.importorskip("faster_coco_eval")

@@ -10,7 +10,7 @@ from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.records import Record, load_records
 from pvit_ext.data.schema import images_of
 from pvit_ext.data.tags.tags import TAGS_KEY
-from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
+from pvit_ext.evaluation.answers import alike_by_words, check_words, equal_class, normalise, only_name_within
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
@@ -18,6 +18,7 @@ from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER
 
 LONGEST = 6
 """Words of a short answer."""
+_WITHIN = "accuracy, class within the answer"
 
 
 class Own(Task):
@@ -39,6 +40,8 @@ class Own(Task):
         records = load_records(self.options.data, self.options.image_folder)
         samples = [one for number, record in enumerate(records) for one in self._of_record(number, record)]
         self.classes = sorted({str(sample.extra["class"]) for sample in samples})
+        if self.chosen["match"] == "words":
+            check_words(self.classes)
         return iter(samples)
 
     def parse(self, sample: Sample, answer: str) -> Judged:
@@ -49,12 +52,15 @@ class Own(Task):
     def score(self, results: Sequence[Result]) -> Score:
         """Accuracy, its mean over classes, and what always giving the commonest class would have."""
         classes = per_class(results, self.classes)
-        within = [only_name_within(one.prediction.answer, self.classes) for one in results]
-        right = sum(said == one.sample.extra["class"] for said, one in zip(within, results, strict=True))
+        alike, within = alike_by_words(self.classes), {}
+        if alike is None:
+            said = [only_name_within(one.prediction.answer, self.classes) for one in results]
+            right = sum(name == one.sample.extra["class"] for name, one in zip(said, results, strict=True))
+            within[_WITHIN] = right / len(results)
         metrics = {
             "accuracy": mean_score(results),
             "balanced accuracy": balanced(classes),
-            "accuracy, class within the answer": right / len(results),
+            **within,
             "majority class": max(count for _, count in classes.values()) / len(results),
             "no class": sum(one.judged.said is None for one in results) / len(results),
         }
@@ -63,6 +69,8 @@ class Own(Task):
             f"An answer is right if {how[self.chosen['match']]}, after normalisation; {len(self.classes)} classes, "
             "those of the references."
         ]
+        if alike is not None:
+            notes.append(f"Without {_WITHIN!r}: {alike}.")
         return Score("accuracy", metrics, {"class": classes}, confusion(results, self.classes), notes)
 
     def _of_record(self, number: int, record: Record) -> Iterator[Sample]:

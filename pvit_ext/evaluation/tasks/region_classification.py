@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.evaluation import embedding
-from pvit_ext.evaluation.answers import equal_class, normalise, only_name_within
+from pvit_ext.evaluation.answers import check_words, equal_class, normalise, only_name_within
 from pvit_ext.evaluation.coco_file import CocoFile, image_path
 from pvit_ext.evaluation.detection import check_installed, mean_average_precision
 from pvit_ext.evaluation.measures import balanced, confusion, mean_score, per_class
@@ -66,6 +66,8 @@ class RegionClassification(Task):
         self.categories = self.file.categories()
         self.names = {number: normalise(name) for number, name in self.categories.items()}
         self.classes = sorted(set(self.names.values()))
+        if self.chosen["match"] == "words":
+            check_words(self.classes)
         self.confidences: dict[str, float] = {}
         self._found: dict[str, tuple[str, float]] = {}
 
