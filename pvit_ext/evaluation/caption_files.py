@@ -12,6 +12,7 @@ from pvit_ext.data.image_files import find_file
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.evaluation.coco_file import CocoFile
 from pvit_ext.evaluation.converted import Found, objects_of
+from pvit_ext.evaluation.fields import as_text, text_of
 from pvit_ext.files import read_text
 
 CONVERTED = "a converted file"
@@ -56,15 +57,23 @@ def _grit(path: Path, image_folder: str, leave_out: Callable[[str], None]) -> It
         if "caption" not in item:
             raise ValueError(f"{path.name} annotation {item['id']} has no caption: give GRiT's test_caption.json")
         x, y, width, height = item["bbox"]
-        yield _found(
-            path, str(item["id"]), _image(image_folder, str(image["file_name"])), [x, y, x + width, y + height], item
-        )
+        try:
+            file = _image(image_folder, text_of(image, "file_name"))
+            yield _found(path, str(item["id"]), file, [x, y, x + width, y + height], item)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path.name} annotation {item['id']} is none of GRiT's ({error!r})") from error
 
 
 def _pixelrefer(path: Path, image_folder: str) -> Iterator[Found]:
     for number, item in enumerate(json.loads(read_text(path))):
         try:
-            yield _found(path, str(number), _image(image_folder, item["image"][0]), {"mask": item["mask"][0]}, item)
+            yield _found(
+                path,
+                str(number),
+                _image(image_folder, as_text(item["image"][0], "image")),
+                {"mask": item["mask"][0]},
+                item,
+            )
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{path.name} item {number} is none of PixelRefer's ({error!r})") from error
 
@@ -78,4 +87,6 @@ def _image(folder: str, name: str) -> str:
 def _found(path: Path, id: str, image: str, region: Any, item: dict[str, Any]) -> Found:
     location = f"{path.name} {id}"
     box = None if isinstance(region, dict) else (region[0], region[1], region[2], region[3])
-    return Found(id, (image,), parse_region(region, location, None), box, None, (item["caption"],), None, location)
+    return Found(
+        id, (image,), parse_region(region, location, None), box, None, (text_of(item, "caption"),), None, location
+    )

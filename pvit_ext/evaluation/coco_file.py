@@ -10,7 +10,8 @@ from typing import Any
 
 from pvit_ext.data.convert.fields import is_set
 from pvit_ext.data.convert.formats.coco_tables import check_same
-from pvit_ext.data.image_files import find_file
+from pvit_ext.data.image_files import find_file, short
+from pvit_ext.evaluation.fields import given, text_of
 from pvit_ext.files import read_text
 
 
@@ -46,14 +47,22 @@ class CocoFile:
         """Names by id.
 
         Raises:
-            ValueError: for an id of two names.
+            ValueError: naming a category without them, or an id of two names.
         """
-        return {number: one["name"] for number, one in self._by_id("categories", "category").items()}
+        return {number: one["name"] for number, one in self._by_id("categories", "category", "name").items()}
 
-    def _by_id(self, key: str, what: str) -> dict[Any, dict[str, Any]]:
+    def _by_id(self, key: str, what: str, *texts: str) -> dict[Any, dict[str, Any]]:
+        """The entries of a list, each with an id and these texts."""
         found: dict[Any, dict[str, Any]] = {}
-        for one in self.values[key]:
-            if (first := found.setdefault(one["id"], one)) is not one:
+        for number, one in enumerate(self.values[key]):
+            try:
+                first = found.setdefault(given(one, "id"), one)
+                for name in texts:
+                    text_of(one, name)
+            except (KeyError, TypeError) as error:
+                needed = " and ".join(("id", *texts))
+                raise ValueError(f"{self.path.name} {what} at place {number}: expected {needed} ({error!r})") from error
+            if first is not one:
                 check_same(self.path, f"{what} id {one['id']}", first, one)
         return found
 
@@ -70,11 +79,15 @@ class CocoFile:
         """
         images = self._by_id("images", "image")
         for number, item in enumerate(self.values["annotations"]):
+            if not isinstance(item, dict):
+                raise ValueError(f"{self.path.name} annotation at place {number} is no object but {short(item)}")
             if is_set(item, "iscrowd"):
                 leave_out("a crowd")
                 continue
             try:
                 (_, _, width, height), image, _ = item["bbox"], images[item["image_id"]], item["id"]
+                if not all(isinstance(value, (int, float)) for value in item["bbox"]):
+                    raise TypeError(f"bbox is {short(item['bbox'])}")
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{self.path.name} annotation {item.get('id', f'at place {number}')} has no id, no bbox [x, y, "

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pvit_ext.data.image_files import short
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.evaluation.answering import show
 from pvit_ext.evaluation.arms import REGIONS, Arm
@@ -29,13 +30,13 @@ def read_answers(path: Path, asked: Mapping[str, Any] | None = None) -> dict[str
     of_run = False
     for one in read_json_records(path):
         line = one.value
-        if isinstance(line, dict) and "run" in line:
+        if isinstance(line, dict) and isinstance(line.get("run"), dict):
             _check(path, line["run"], asked or {})
             of_run = True
             continue
         if not (isinstance(line, dict) and isinstance(line.get("answer"), str) and "id" in line):
             raise ValueError(f'{path} line {one.line}: expected {{"id": ..., "answer": text}}, got {str(line)[:80]}')
-        answer = Prediction(line["answer"], tuple(line.get("areas", ())))
+        answer = Prediction(line["answer"], _areas(line, f"{path} line {one.line}"))
         first = found.setdefault(str(line["id"]), answer)
         if first.answer != answer.answer and not of_run:  # of a run's own, the first counts for it too
             raise ValueError(f"{path} line {one.line}: another answer to {line['id']!r}, which has one: which counts?")
@@ -63,6 +64,14 @@ def with_areas(
             unknown.append(str(error))
     told = {"regions of unknown size": f"of {len(unknown)} samples: {unknown[0]}"} if unknown else {}
     return answers, {"answers": source, **told}
+
+
+def _areas(line: Mapping[str, Any], location: str) -> tuple[float, ...]:
+    """The areas of the regions, where the line has any."""
+    areas = line.get("areas") or []
+    if not isinstance(areas, list) or not all(type(one) in (int, float) for one in areas):
+        raise ValueError(f"{location}: areas is a list of numbers, got {short(areas)}; leave it out")
+    return tuple(areas)
 
 
 def _check(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
 from pvit_ext.evaluation.coco_file import CocoFile
+from pvit_ext.evaluation.fields import text_of
 from pvit_ext.evaluation.judge.choices import NO, YES, numbered, read_choice
 from pvit_ext.evaluation.judge.prompts import SETTING, fill, read_prompt, source_of
 from pvit_ext.evaluation.judge.task import UNREADABLE, JudgedTask, JudgeQuestion, StoredReplies
@@ -109,14 +110,19 @@ class DlcBench(JudgedTask):
                 raise ValueError(f"{self.options.data}: object {id} of qa.json has no annotation or no class name")
             item, image = found[id]
             location = f"annotations.json {id}"
+            try:
+                file, name = text_of(image, "file_name"), text_of(self.class_names, id)
+                shape, area = item["segmentation"], float(item["area"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.options.data}: object {id} is none of DLC-Bench's ({error!r})") from error
             yield Sample(
                 id=id,
-                images=(path_of(self.options.image_folder, image["file_name"]),),
+                images=(path_of(self.options.image_folder, file),),
                 question=self.chosen["question"],
-                reference=self.class_names[id],
-                specs=(PendingMask.parse(item["segmentation"], 0, location),),
+                reference=name,
+                specs=(PendingMask.parse(shape, 0, location),),
                 location=location,
-                extra={"size": item.get("size"), "frequency": item.get("frequency"), "areas": [item["area"]]},
+                extra={"size": item.get("size"), "frequency": item.get("frequency"), "areas": [area]},
             )
 
     def judge_questions(self, sample: Sample, answer: str) -> list[JudgeQuestion]:
@@ -166,7 +172,9 @@ class DlcBench(JudgedTask):
         """
         if path.suffix != ".json":
             return None
-        found = {id: one["pred"] if isinstance(one, dict) else one for id, one in _objects(path).items()}
+        found: dict[str, Any] = {
+            id: one.get("pred") if isinstance(one, dict) else one for id, one in _objects(path).items()
+        }
         if wrong := [id for id, text in found.items() if not isinstance(text, str)]:
             raise ValueError(f"{path}: object {wrong[0]} has no description")
         return found

@@ -134,7 +134,7 @@ class FerretBench(JudgedTask):
                     raise ValueError(
                         f"{path}: an answer about {line['image']} stands where {question['image']} is asked"
                     )
-                found[_id(question)] = str(line["text"])
+                found[_id(question)] = line["text"]
         return found
 
     def _questions(self) -> Iterator[dict[str, Any]]:
@@ -188,4 +188,6 @@ def _lines(path: Path, check: bool = True) -> Iterator[dict[str, Any]]:
         line = found.value
         if not isinstance(line, dict) or (check and not {"question_id", "image", "category", "text"} <= line.keys()):
             raise ValueError(f"{path} line {found.line}: expected question_id, image, category and text")
+        if wrong := [name for name in ("image", "category", "text") if not isinstance(line.get(name, ""), str)]:
+            raise ValueError(f"{path} line {found.line}: {wrong[0]} is no text")
         yield line

@@ -18,6 +18,7 @@ from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.generate.reply import BadReply
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import read_json_records
+from pvit_ext.evaluation.fields import text_of
 from pvit_ext.evaluation.judge.prompts import SETTING, fill, read_prompt, source_of
 from pvit_ext.evaluation.judge.task import JudgedTask, JudgeQuestion
 from pvit_ext.evaluation.measures import mean
@@ -99,8 +100,8 @@ class FineEval(JudgedTask):
         for number, line in enumerate(lines):
             location = f"instructions.jsonl line {number + 1}"
             try:
-                question, regions = parse_regions(line["instruction"], location)
-                image = path_of(self.options.image_folder, line["image"])
+                question, regions = parse_regions(text_of(line, "instruction"), location)
+                image = path_of(self.options.image_folder, text_of(line, "image"))
             except (KeyError, TypeError, RegionError) as error:
                 raise ValueError(f"{location} is none of FineEval's ({error})") from error
             yield Sample(str(number), (image,), question, "", tuple(regions), location=location)
@@ -182,10 +183,10 @@ class FineEval(JudgedTask):
         if not all(isinstance(line, dict) and "output" in line for line in lines):
             return None
         _check_same(path, lines, [one.value for one in read_json_records(self.files()[0])])
-        return {str(number): str(line["output"]) for number, line in enumerate(lines)}
+        return {str(number): line["output"] for number, line in enumerate(lines)}
 
     def _comparison(self, sample: Sample, answer: str) -> Comparison:
-        others = {name: str(outputs[int(sample.id)]["output"]) for name, outputs in self.others.items()}
+        others = {name: outputs[int(sample.id)]["output"] for name, outputs in self.others.items()}
         return Comparison(sample, {self.chosen["name"]: answer, **others})
 
     def _people(self, results: Sequence[Result]) -> dict[str, dict[str, Places]]:
@@ -228,13 +229,13 @@ def _check_same(path: Path, outputs: Sequence[Any], lines: Sequence[Any]) -> Non
     if len(outputs) != len(lines):
         raise ValueError(f"{path} has {len(outputs)} answers, and there are {len(lines)} instructions")
     for number, (output, line) in enumerate(zip(outputs, lines, strict=True), 1):
+        if not isinstance(output, dict) or not isinstance(line, dict):
+            raise ValueError(f"{path} line {number}, or that of instructions.jsonl, is no object")
         wordings = (line.get("instruction"), line.get("instruction_no_region"))
-        if (
-            output.get("image") != line.get("image")
-            or output.get("instruction") not in wordings
-            or "output" not in output
-        ):
+        if output.get("image") != line.get("image") or output.get("instruction") not in wordings:
             raise ValueError(f"{path} line {number} does not answer line {number} of instructions.jsonl")
+        if not isinstance(output.get("output"), str):
+            raise ValueError(f"{path} line {number} has no output that is a text")
 
 
 def _read_order(reply: str, comparison: Comparison) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
 from pvit_ext.evaluation.answers import only_letter
+from pvit_ext.evaluation.fields import given, text_of, texts_of
 from pvit_ext.evaluation.measures import confusion, grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task
@@ -56,9 +57,11 @@ class GarBenchVqa(Task):
                     PendingMask.parse(one, 0, f"{location}, mask {index}")
                     for index, one in enumerate(item["mask_rles"])
                 ]
-                text = "\n".join([item["question"], *item["choices"], *filter(None, [self.chosen["suffix"]])])
+                text = "\n".join(
+                    [text_of(item, "question"), *texts_of(item, "choices"), *filter(None, [self.chosen["suffix"]])]
+                )
                 specs = tuple(masks[int(index)] for index in _PROMPT.findall(text))
-                image, answer, kind = item["image"], str(item["answer"]), str(item["type"])
+                image, answer, kind = text_of(item, "image"), text_of(item, "answer"), str(given(item, "type"))
             except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(f"{location} is none of GAR-Bench VQA ({error!r}): see GAR-Bench-VQA.json") from error
             yield Sample(
@@ -104,9 +107,9 @@ class GarBenchVqa(Task):
         stored, asked = items_of(path), items_of(self.options.data)
         if [one.get("question") for one in stored] != [one.get("question") for one in asked]:
             raise ValueError(f"{path} answers other questions than those of {self.options.data}")
-        if missing := [number for number, one in enumerate(stored) if "model_output" not in one]:
-            raise ValueError(f"{path} item {missing[0]} has no model_output")
-        return {str(number): str(one["model_output"]) for number, one in enumerate(stored)}
+        if missing := [number for number, one in enumerate(stored) if not isinstance(one.get("model_output"), str)]:
+            raise ValueError(f"{path} item {missing[0]} has no model_output that is a text")
+        return {str(number): one["model_output"] for number, one in enumerate(stored)}
 
 
 def items_of(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.generate.reply import BadReply
 from pvit_ext.data.image_files import path_of
+from pvit_ext.evaluation.fields import text_of
 from pvit_ext.evaluation.judge.prompts import SETTING, fill, read_prompt, source_of
 from pvit_ext.evaluation.judge.task import UNREADABLE, JudgedTask, JudgeQuestion, StoredReplies
 from pvit_ext.evaluation.measures import grouped, mean_score
@@ -105,9 +106,9 @@ class GarBenchCaptions(JudgedTask):
                     for index, one in enumerate(item["mask_rles"])
                 ]
                 names = [f"<Prompt{index}> is <region>." for index in range(len(masks))]
-                text = item["question"] if self.kind == _SIMPLE else self.chosen["question"]
-                fields = {name: str(item[name]) for name in _FIELDS[self.kind] if name != "model_output"}
-                image = path_of(self.options.image_folder, item["image"])
+                text = text_of(item, "question") if self.kind == _SIMPLE else self.chosen["question"]
+                fields = {name: text_of(item, name) for name in _FIELDS[self.kind] if name != "model_output"}
+                image = path_of(self.options.image_folder, text_of(item, "image"))
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{location} is none of {self.kind}'s ({error!r})") from error
             yield Sample(
@@ -145,11 +146,14 @@ class GarBenchCaptions(JudgedTask):
         """The ``model_output`` of GAR's own files.
 
         Raises:
-            ValueError: for answers to other items.
+            ValueError: for answers to other items, or naming an item without one.
         """
         if path.suffix != ".json":
             return None
-        return {id: str(one["model_output"]) for id, one in self._stored(path, "model_output").items()}
+        found = self._stored(path, "model_output")
+        if missing := [id for id, one in found.items() if not isinstance(one["model_output"], str)]:
+            raise ValueError(f"{path} item {missing[0]} has no model_output that is a text")
+        return {id: one["model_output"] for id, one in found.items()}
 
     def stored_replies(self, path: Path) -> dict[str, StoredReplies]:
         """The ``eval_result`` of GAR's own files.

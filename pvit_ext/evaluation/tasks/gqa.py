@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
+from pvit_ext.evaluation.fields import given, text_of
 from pvit_ext.evaluation.measures import grouped, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
@@ -53,7 +54,7 @@ class Gqa(Task):
         for id, item in questions.items():
             location = f"{self.options.data.name} question {id}"
             try:
-                text: str = item["question"]
+                text = text_of(item, "question")
                 boxes: list[Region] = []
                 if graphs is not None:
                     objects = graphs.get(item["imageId"], {}).get("objects", {})
@@ -63,9 +64,9 @@ class Gqa(Task):
                         continue
                 yield Sample(
                     id=id,
-                    images=(path_of(self.options.image_folder, f"{item['imageId']}.jpg"),),
+                    images=(path_of(self.options.image_folder, f"{given(item, 'imageId')}.jpg"),),
                     question="\n".join(filter(None, [text, self.chosen["suffix"]])),
-                    reference=item["answer"],
+                    reference=text_of(item, "answer"),
                     specs=tuple(boxes),
                     location=location,
                     extra={"type": (item.get("types") or {}).get("structural")},
@@ -98,9 +99,9 @@ class Gqa(Task):
             return None
         if not isinstance(found, list) or not all(isinstance(one, dict) and "questionId" in one for one in found):
             return None
-        if missing := [one for one in found if "prediction" not in one]:
-            raise ValueError(f"{path}: question {missing[0]['questionId']} has no prediction")
-        return {str(one["questionId"]): str(one["prediction"]) for one in found}
+        if missing := [one for one in found if not isinstance(one.get("prediction"), str)]:
+            raise ValueError(f"{path}: question {missing[0]['questionId']} has no prediction that is a text")
+        return {str(one["questionId"]): one["prediction"] for one in found}
 
 
 def _plain(text: str) -> str:

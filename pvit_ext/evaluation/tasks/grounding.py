@@ -13,6 +13,7 @@ from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import read_json_records
 from pvit_ext.evaluation.boxes import SCALES, drawable, find_boxes, iou, to_pixels
 from pvit_ext.evaluation.converted import objects_of
+from pvit_ext.evaluation.fields import text_of
 from pvit_ext.evaluation.measures import mean, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Task
@@ -111,7 +112,7 @@ class Grounding(Task):
             try:
                 line = found.value
                 x0, y0, x1, y1 = map(float, line["bbox"])
-                image, sent = path_of(self.options.image_folder, line["image"]), str(line["sent"])
+                image, sent = path_of(self.options.image_folder, text_of(line, "image")), text_of(line, "sent")
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{location}: expected image, sent and bbox [x0, y0, x1, y1] ({error!r})") from error
             yield self._sample(str(number), image, sent, (x0, y0, x1, y1), location)

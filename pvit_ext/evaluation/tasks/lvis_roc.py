@@ -14,6 +14,7 @@ import numpy as np
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import read_json_records
+from pvit_ext.evaluation.fields import text_of, texts_of
 from pvit_ext.evaluation.measures import mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
@@ -60,8 +61,9 @@ class LvisRoc(Task):
                 if region is None:
                     self.leave_out("no free shape")
                     continue
-                pair = [_plain(line["name"]), _plain(line["neg_class"])]
-                names, image = [line["name"], *line["synonyms"]], path_of(self.options.image_folder, line["image_path"])
+                pair = [_plain(text_of(line, "name")), _plain(text_of(line, "neg_class"))]
+                names = [line["name"], *texts_of(line, "synonyms")]
+                image = path_of(self.options.image_folder, text_of(line, "image_path"))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{location} is none of LVIS-ROC ({error!r}): see lvis_eval.jsonl") from error
             first, second = pair if number % 2 == 0 else pair[::-1]

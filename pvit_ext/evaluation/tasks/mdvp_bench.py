@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
+from pvit_ext.evaluation.fields import given, text_of
 from pvit_ext.evaluation.judge.pairs import BY_SCRIPT, SYSTEM, Pair, pair_text, read_pair, relative, relative_by
 from pvit_ext.evaluation.judge.task import UNREADABLE, JudgedTask, JudgeQuestion
 from pvit_ext.evaluation.measures import mean
@@ -130,9 +131,9 @@ class MdvpBench(JudgedTask):
         part = next(one for one in _CONTEXTS if phase.startswith(f"{one}_"))
         return Sample(
             id=f"{phase}/{item['question_id']}",
-            images=(path_of(self.options.image_folder, f"{phase}/images/{item['image_name']}"),),
-            question=f"{named}\n{item['question']}",
-            reference=str(item["gt_answers"]),
+            images=(path_of(self.options.image_folder, f"{phase}/images/{text_of(item, 'image_name')}"),),
+            question=f"{named}\n{text_of(item, 'question')}",
+            reference=str(given(item, "gt_answers")),
             specs=tuple(regions),
             location=location,
             extra={"part": part, "asked": item["question"]},

@@ -11,12 +11,14 @@ from typing import ClassVar
 from pvit_ext.data.convert.base import Setting
 from pvit_ext.data.image_files import path_of
 from pvit_ext.data.json_records import read_json_records
+from pvit_ext.evaluation.fields import text_of
 from pvit_ext.evaluation.measures import confusion, mean, mean_score
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
 
 _LLAVA = {"random": 0.873, "popular": 0.861, "adversarial": 0.842}
 _NO = {"No", "not", "no"}
+_EXPECTED = "expected image, text and label yes or no"
 
 
 class Pope(Task):
@@ -43,17 +45,15 @@ class Pope(Task):
         """
         for number, found in enumerate(read_json_records(self.options.data)):
             line, location = found.value, f"{self.options.data.name} line {found.line}"
-            if (
-                not isinstance(line, dict)
-                or line.get("label") not in ("yes", "no")
-                or not {"text", "image"} <= set(line)
-            ):
-                raise ValueError(f"{location}: expected image, text and label yes or no, got {str(line)[:80]}")
-            question = "\n".join(filter(None, [line["text"], self.chosen["suffix"]]))
-            image = path_of(self.options.image_folder, line["image"])
-            yield Sample(
-                str(number), (image,), question, line["label"], location=location, extra={"class": line["label"]}
-            )
+            try:
+                text, label, name = (text_of(line, field) for field in ("text", "label", "image"))
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{location}: {_EXPECTED}, got {str(line)[:80]} ({error!r})") from error
+            if label not in ("yes", "no"):
+                raise ValueError(f"{location}: {_EXPECTED}, got {str(line)[:80]}")
+            question = "\n".join(filter(None, [text, self.chosen["suffix"]]))
+            image = path_of(self.options.image_folder, name)
+            yield Sample(str(number), (image,), question, label, location=location, extra={"class": label})
 
     def parse(self, sample: Sample, answer: str) -> Judged:
         """Yes, unless one of the words No, not and no stands before the first dot; commas do not count."""

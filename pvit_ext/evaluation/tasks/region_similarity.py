@@ -15,6 +15,7 @@ from pvit_ext.data.image_files import path_of
 from pvit_ext.data.region_fields import parse_region
 from pvit_ext.evaluation import embedding
 from pvit_ext.evaluation.converted import objects_of
+from pvit_ext.evaluation.fields import text_of, texts_of
 from pvit_ext.evaluation.measures import grouped, mean
 from pvit_ext.evaluation.sample import Judged, Result, Sample, Score
 from pvit_ext.evaluation.task import Published, Task, TaskOptions
@@ -96,8 +97,8 @@ class RegionSimilarity(Task):
             location = f"{self.options.data.name} item {number}"
             try:
                 shapes = [one["segmentation"] for one in item["annotations"]]
-                pairs = list(zip(item["categories"], shapes, strict=True))
-                image = path_of(self.options.image_folder, item["file_name"])
+                pairs = list(zip(texts_of(item, "categories"), shapes, strict=True))
+                image = path_of(self.options.image_folder, text_of(item, "file_name"))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{location}: expected file_name, categories and as many segmentations ({error!r})"

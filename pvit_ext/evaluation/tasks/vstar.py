@@ -52,7 +52,7 @@ class Vstar(Task):
             try:
                 item = json.loads(read_text(path))
                 yield self._sample(name, item)
-            except (KeyError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is none of V*Bench ({error})") from error
 
     def parse(self, sample: Sample, answer: str) -> Judged:
