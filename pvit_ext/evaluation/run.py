@@ -141,6 +141,9 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "max new tokens": model.max_new_tokens,
         "dtype": str(dtype_of_load(model.path, model.base, model.device, model.dtype)).removeprefix("torch."),
     }
+    own = identity.generation(model.path, model.base)
+    if (own.get("num_beams") or 1) > 1:  # earlier versions answered by them: their answers are not gone on with
+        depends["decoding"] = identity.decoding(own)
     with Predictions(settings.out, depends, here.rank) as predictions:
         if here.rank == 0:
             predictions.gather()
@@ -160,8 +163,11 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "trained for this arm": remark or "yes",
         "region modules": None if config is None else asdict(config),
         "prompt sha256": depends["prompt sha256"],
+        "base": model.base,
+        "template": model.conv_version or "the checkpoint's own",
+        "system prompt": "the template's own" if model.system is None else model.system,
         "max new tokens": model.max_new_tokens,
-        "decoding": "greedy",
+        "decoding": identity.decoding(own),
         "dtype": depends["dtype"],
     }
     return found, run
@@ -205,6 +211,7 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
         "model": options.name,
         "arm": f"{name}: {arm.about}",
         "prompt sha256": identity.prompt_hash(asked.task, asked.every, arm.values() | {"system": options.system}),
+        "system prompt": options.system or "none",
         "max new tokens": options.call.max_tokens,
         "decoding": f"temperature {options.call.temperature}, seed {options.call.seed}",
         "refused, counted as an empty answer": len(refused),
