@@ -18,9 +18,10 @@ from pvit_ext.evaluation.lion_fields import check_lion
 from pvit_ext.evaluation.page import write_page
 from pvit_ext.evaluation.predictions import Predictions
 from pvit_ext.evaluation.sample import Prediction, Result, Sample
-from pvit_ext.evaluation.stored import read_answers, with_areas
+from pvit_ext.evaluation.stored import stored_answers, with_areas
 from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_markdown
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
+from pvit_ext.files import sha256_file
 from pvit_ext.hosts.loading import check_conv_version, dtype_of_load
 from pvit_ext.inference.ranks import Ranks, ranks
 
@@ -85,7 +86,7 @@ def evaluate(settings: Settings) -> dict[str, Any] | None:
     asked = _asked(settings)
     with ranks() as here:
         if settings.answers is not None:
-            found, run = with_areas(asked.task, asked.samples, _stored(settings, asked), str(settings.answers))
+            found, run = _of_answers(settings, asked)
         elif settings.endpoint is not None:
             found, run = _of_endpoint(settings, asked, here)
         else:
@@ -230,20 +231,13 @@ def _not_sent(samples: Sequence[Sample]) -> dict[str, str]:
     return {"not sent": f"{told}: only our models read them"} if told else {}
 
 
-def _stored(settings: Settings, asked: _Asked) -> dict[str, Prediction]:
+def _of_answers(settings: Settings, asked: _Asked) -> tuple[dict[str, Prediction], dict[str, Any]]:
+    """Stored answers, and what is known of how they were made."""
     assert settings.answers is not None
-    own = asked.task.stored_answers(settings.answers)
-    found = (
-        read_answers(settings.answers, _questions(settings, asked))
-        if own is None
-        else {key: Prediction(text) for key, text in own.items()}
-    )
-    if missing := [sample.id for sample in asked.samples if sample.id not in found]:
-        raise ValueError(
-            f"{settings.answers} has no answer to {len(missing)} of {len(asked.samples)} samples, such as "
-            f"{missing[0]!r}: give the answers to this data file, or --limit"
-        )
-    return found
+    run = {"answers": str(settings.answers), "answers sha256": sha256_file(settings.answers)}
+    stored = stored_answers(asked.task, asked.samples, asked.every, settings.answers, _questions(settings, asked))
+    found, told = with_areas(asked.task, asked.samples, stored.answers)
+    return found, {**stored.run, **run, **told}
 
 
 def _write(
