@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvit_ext.config import RECORD_KEY, RegionConfig
-from pvit_ext.evaluation import identity
+from pvit_ext.evaluation import earlier, identity
 from pvit_ext.evaluation.answering import ModelOptions, answer_all, check_marks
 from pvit_ext.evaluation.arms import MARKS, REGIONS, TOKENS, WORDS, Arm, check_arm
 from pvit_ext.evaluation.judge.hearing import JudgeOptions, judged_results
@@ -133,6 +133,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
     check_lion(asked.samples, config, name in TOKENS)
     check_marks(asked.task, asked.samples, arm, config)
     check_conv_version(model.path, model.base, model.conv_version)
+    earlier.check_model(settings.out)
     shown_as = arm.values() | {"conv_version": model.conv_version, "system": model.system}
     depends = {
         **_questions(settings, asked),
@@ -183,6 +184,15 @@ def _questions(settings: Settings, asked: _Asked) -> dict[str, Any]:
     }
 
 
+def _named(settings: Settings, asked: _Asked) -> dict[str, Any]:
+    """The same, as ``metrics.json`` has it."""
+    return {
+        "task": settings.task,
+        "data sha256": asked.data_sha256,
+        earlier.SETTINGS: asked.task.asking(),
+    }
+
+
 def _arm(settings: Settings, asked: _Asked, config: RegionConfig | None) -> tuple[str, str | None]:
     """The arm, and what is to be said about it; questions without regions are asked as they are."""
     assert settings.model is not None
@@ -207,11 +217,14 @@ def _of_endpoint(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[s
         raise ValueError("an endpoint is asked by one process: start without a launcher, and set --concurrency")
     arm = Arm(name, None, settings.words)
     check_marks(asked.task, asked.samples, arm, None)
+    prompt = identity.prompt_hash(asked.task, asked.every, arm.values() | {"system": options.system})
+    said = {"model": options.call.model, "arm": name, "prompt sha256": prompt}
+    earlier.check_endpoint(settings.out, _named(settings, asked) | said)
     found, refused = answer_by_endpoint(asked.task, asked.samples, arm, options, settings.out)
     run = {
         "model": options.name,
         "arm": f"{name}: {arm.about}",
-        "prompt sha256": identity.prompt_hash(asked.task, asked.every, arm.values() | {"system": options.system}),
+        "prompt sha256": prompt,
         "system prompt": options.system or "none",
         "max new tokens": options.call.max_tokens,
         "decoding": f"temperature {options.call.temperature}, seed {options.call.seed}",
@@ -234,8 +247,10 @@ def _not_sent(samples: Sequence[Sample]) -> dict[str, str]:
 def _of_answers(settings: Settings, asked: _Asked) -> tuple[dict[str, Prediction], dict[str, Any]]:
     """Stored answers, and what is known of how they were made."""
     assert settings.answers is not None
-    run = {"answers": str(settings.answers), "answers sha256": sha256_file(settings.answers)}
+    run = {earlier.ANSWERS: str(settings.answers), earlier.ANSWERS_HASH: sha256_file(settings.answers)}
     stored = stored_answers(asked.task, asked.samples, asked.every, settings.answers, _questions(settings, asked))
+    said = _named(settings, asked) | {earlier.ANSWERS_HASH: run[earlier.ANSWERS_HASH]}
+    earlier.check_answers(settings.out, settings.answers, said)
     found, told = with_areas(asked.task, asked.samples, stored.answers)
     return found, {**stored.run, **run, **told}
 
@@ -258,7 +273,7 @@ def _write(
     values = summary(settings.task, task, results, score, {**run, **every}, judge)
     settings.out.mkdir(parents=True, exist_ok=True)
     values["files"] = [str(path) for path in task.write(settings.out, results)]
-    write_json(settings.out / "metrics.json", values)
+    write_json(settings.out / earlier.METRICS, values)
     write_markdown(settings.out / "metrics.md", values)
     write_page(settings.out / "report.html", values, task, results, settings.seed)
     return values

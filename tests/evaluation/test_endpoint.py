@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pvit_ext.cli.eval import _endpoint
 from tests.data.generate.llm_server import LlmServer, Reply
 
 pytest.importorskip("openai")
@@ -37,11 +39,12 @@ def test_regions_are_drawn_and_no_call_is_made_twice(evaluate: Any, own_set: Pat
         assert len(server.bodies) == DIFFERENT
         assert evaluate(*options) == values
         assert len(server.bodies) == DIFFERENT
-        evaluate(*options, "--arm", "text")
+        evaluate(*options, "--arm", "text", out="text")
         texts = {parts(body)[1] for body in server.bodies[DIFFERENT:]}
     assert values["metrics"]["accuracy"] == pytest.approx(3 / 9)
     assert values["groups"]["size of region"]["small"]["samples"] == 5
     assert values["run"]["model"].startswith("m at http")
+    assert values["run"]["system prompt"] == "none"
     assert "What is in [0.050,0.100,0.333,0.750]?" in texts
     image, text = next(
         found for body in server.bodies if (found := parts(body))[0].size == (60, 40) and "rectangle" in found[1]
@@ -55,12 +58,10 @@ def test_regions_are_drawn_and_no_call_is_made_twice(evaluate: Any, own_set: Pat
     assert (body["temperature"], body["max_tokens"], "response_format" in body) == (0.0, 32, False)
 
 
-def test_a_seed_chooses_samples_and_changes_no_call(evaluate: Any) -> None:
-    with LlmServer(lambda body, again: Reply("A red cat.")) as server:
-        options = ("--endpoint", server.url, "--endpoint-model", "m")
-        evaluate(*options)
-        assert evaluate(*options, "--seed", 5, "--limit", 3)["samples"] == 3
-        assert len(server.bodies) == DIFFERENT
+def test_a_seed_chooses_samples_and_changes_no_call() -> None:
+    given = dict.fromkeys(("image_side", "concurrency", "api_key_name", "system"))
+    args = Namespace(**given, endpoint="http://localhost:1/v1", endpoint_model="m", seed=5)
+    assert _endpoint(args, 32).call.seed == 0
 
 
 def test_failures_are_asked_again_and_refusals_are_counted(evaluate: Any) -> None:

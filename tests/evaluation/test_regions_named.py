@@ -91,6 +91,7 @@ def test_detections_give_coco_s_own_measure(coco: Path) -> None:
     # the dog's one true box comes second, behind a false one: a precision of 1/2 at every recall
     assert values["metrics"]["mAP"] == pytest.approx((0.5 + 1 + 0) / 3, abs=1e-4)
     assert values["left_out"] == {"a crowd": 1, "a box without an area": 1}
+    shutil.rmtree(coco / "out")
     with pytest.raises(ValueError, match="takes a confidence for each answer, and 3 of 3 have none"):
         run("region-classification", coco, coco / "instances.json", said(coco, "dog", "dog", "dog"), "map=yes")
     path.write_text(json.dumps([{**found[0], "bbox": [1, 2, 3, 4]}]))

@@ -106,3 +106,48 @@ def test_what_answers_were_made_with_is_told(evaluate: Any, own_set: Path, tmp_p
     values = evaluate("--answers", path)["run"]
     assert (values["model files"], values["arm"], values["dtype"]) == tuple(told.values())
     assert values["answers sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_result_of_others_is_not_written_over(evaluate: Any, tmp_path: Path) -> None:
+    path, out = stored(tmp_path / "stored.jsonl"), tmp_path / "out" / "metrics.json"
+    first = evaluate("--answers", path)
+    assert evaluate("--answers", stored(path, "red cat"))["metrics"] != first["metrics"]  # it was mended
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match=r"stored.jsonl answered, and is .*copy.jsonl now\): name another --out, or"):
+        evaluate("--answers", stored(tmp_path / "copy.jsonl"))
+    calls = ("--endpoint", "http://localhost:1/v1", "--endpoint-model", "m")
+    with pytest.raises(ValueError, match=r"stored.jsonl answered, and is an endpoint now"):
+        evaluate(*calls)
+    assert out.read_bytes() == before
+    run = {**first["run"], "model": "other at http://localhost:1/v1", "arm": "text: as numbers"}
+    del run["answers"]
+    out.write_text(json.dumps({**first, "run": run}))
+    with pytest.raises(ValueError, match=r"model was 'other', is 'm'; arm was 'text', is 'marks'"):
+        evaluate(*calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["transformers"], indirect=True)
+def test_a_checkpoint_and_its_own_answers_are_one_run(
+    checkpoint: Path, evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--model", checkpoint, "--max-new-tokens", 2, "--system", "Be brief.")
+    want = evaluate(*options)
+    said = {"base": None, "template": "the checkpoint's own", "system prompt": "Be brief.", "decoding": "greedy"}
+    assert {name: want["run"][name] for name in said} == said
+    own = tmp_path / "out" / "predictions.jsonl"
+    scored = evaluate("--answers", own)
+    assert scored["metrics"] == want["metrics"]
+    assert scored["run"]["model files"] == want["run"]["model files"]
+    assert evaluate("--answers", own) == scored
+    assert evaluate(*options) == want
+    with pytest.raises(ValueError, match="a checkpoint answered, and is"):
+        evaluate("--answers", stored(tmp_path / "stored.jsonl"))
+    with pytest.raises(ValueError, match=r"a checkpoint answered, and is an endpoint now.*predictions.jsonl keeps"):
+        evaluate("--endpoint", "http://localhost:1/v1", "--endpoint-model", "m")
+    evaluate("--answers", stored(tmp_path / "stored.jsonl"), out="other")
+    with pytest.raises(ValueError, match=r"stored.jsonl answered, and is a checkpoint now"):
+        evaluate(*options, out="other")
+    monkeypatch.setattr("pvit_ext.evaluation.identity.generation", lambda path, base: {"num_beams": 2})
+    with pytest.raises(ValueError, match="decoding was None, is 'greedy'"):  # an earlier version's, by beams
+        evaluate(*options)
