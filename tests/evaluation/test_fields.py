@@ -49,7 +49,7 @@ def task_of(name: str, data: Path, settings: dict[str, str] | None = None) -> An
         ("lvis-roc", {**ROC, "name": None}, "line 1 is none of LVIS-ROC.*name is no text"),
         ("lvis-roc", {**ROC, "synonyms": [None]}, "synonyms 0 is no text but None"),
         ("lvis-roc", {**ROC, "synonyms": "xyz"}, "synonyms is no list but 'xyz'"),
-        ("region-classification", {**COCO, "images": [{}]}, "image at place 0 has no id"),
+        ("region-classification", {**COCO, "images": [{}]}, "image at place 0: expected id"),
         ("region-classification", {**COCO, "categories": [None]}, "category at place 0: expected id and name"),
         ("region-classification", {**COCO, "categories": [{"id": 1, "name": None}]}, "category at place 0"),
         ("region-classification", {**COCO, "annotations": [None]}, "annotation at place 0 is no object but None"),
