@@ -10,15 +10,15 @@ from typing import Any
 
 from pvit_ext.data.convert.annotation import Size
 from pvit_ext.data.convert.fields import short
-from pvit_ext.data.convert.notes import BadItem, Notes, Reason
+from pvit_ext.data.convert.notes import BadItem, Notes, Reason, is_end
 from pvit_ext.data.image_files import find_file
 from pvit_ext.regions.image import ImageError, image_size
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".mpo", ".pfm", ".heic", ".dng"}
 )
-
-
+_SEGMENTS = ("SegmentationClass", "SegmentationObject")
+"""Folders of Pascal VOC that hold masks under the names of the images."""
 _KEPT = 10_000
 """Most sizes of images in memory."""
 
@@ -44,23 +44,29 @@ class ImageFolder:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_by_name": None, "_sizes": {}}
 
-    def find(self, names: Sequence[str]) -> str | None:
-        """The name of an image relative to the folder, None if it is not there.
+    def find(self, names: Sequence[str], searched: Sequence[str] | None = None) -> tuple[str, str] | None:
+        """The name of an image relative to the folder, and the source's own; None if it is not there.
+
+        The two differ where only the last part of the source's name was found.
 
         Args:
-            names: under which it may lie, the likeliest first. If it lies under none of them, a file of the same base
-                name that is the only one anywhere in the folder is taken.
+            names: under which it may lie, the likeliest first; one that is the end of a likelier one is that name, less
+                exactly. If it lies under none of them, a file of the same base name that is the only one anywhere in
+                the folder is taken.
+            searched: those of which such a file may be taken, default all.
         """
         names = [name for name in map(_clean, names) if name]
         if not self.opened:
-            return names[0] if names else None
+            return (names[0], names[0]) if names else None
         for name in names:
-            if (found := find_file(self.folder, name)) is not None:
-                return os.path.relpath(found, self.folder).replace(os.sep, "/")
-        for name in names:
+            if (path := find_file(self.folder, name)) is not None:
+                found = os.path.relpath(path, self.folder).replace(os.sep, "/")
+                whole = _whole(name, names)
+                return found, found if whole == name else whole
+        for name in names if searched is None else map(_clean, searched):
             same = self._files().get(PurePosixPath(name).name, [])
             if len(same) == 1:
-                return same[0]
+                return same[0], _whole(name, names)
         return None
 
     def inside(self, path: Path) -> list[str]:
@@ -82,6 +88,7 @@ class ImageFolder:
         notes: Notes,
         objects: int = 1,
         in_pixels: bool = True,
+        searched: Sequence[str] | None = None,
     ) -> tuple[str, Size | None] | None:
         """Name and upright size of an image, or None with a note why it cannot be used.
 
@@ -92,15 +99,17 @@ class ImageFolder:
             notes: takes the reason.
             objects: how many are dropped with it.
             in_pixels: whether the source measures in pixels of that size; else only exchanged sides are a reason.
+            searched: see :meth:`find`.
 
         Raises:
             BadItem: for a declared size that is none.
         """
         declared = _checked_size(declared)
-        name, objects = self.find(names), max(objects, 1)
-        if name is None:
+        found, objects = self.find(names, searched), max(objects, 1)
+        if found is None:
             notes.drop(Reason.NO_IMAGE, location, f"no {names[0] if names else 'name'} in {self.folder}", objects)
             return None
+        name, asked = found
         if not self.opened:
             return name, declared
         try:
@@ -115,6 +124,7 @@ class ImageFolder:
             said, real = (f"{width}x{height}" for width, height in (declared, size))
             notes.drop(Reason.SIZE_DIFFERS, location, f"{name} is {real}, said to be {said}{turned}", objects)
             return None
+        notes.take_image(name, asked)
         return name, size
 
     def _size(self, name: str) -> Size:
@@ -132,6 +142,8 @@ class ImageFolder:
             self._by_name = {}
             for folder, _, names in sorted(os.walk(self.folder)):
                 inside = os.path.relpath(folder, self.folder).replace(os.sep, "/")
+                if any(part.startswith(_SEGMENTS) for part in inside.split("/")):
+                    continue
                 for name in names:
                     if Path(name).suffix.lower() in SUFFIXES:
                         path = name if inside == "." else f"{inside}/{name}"
@@ -157,6 +169,11 @@ def tails(path: str, most: int = 2) -> list[str]:
     """
     parts = path.split("/")
     return ["/".join(parts[-count:]) for count in range(min(most, len(parts)), 0, -1)]
+
+
+def _whole(name: str, names: Sequence[str]) -> str:
+    """The first of the names that a name is, or is the end of."""
+    return next((one for one in names if is_end(name, one)), name)
 
 
 def _clean(name: str) -> str:

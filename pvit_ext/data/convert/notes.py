@@ -8,6 +8,8 @@ from enum import Enum
 
 CLIPPED = "boxes clipped to their image"
 """The count of boxes that reach beyond it."""
+GUESSED = "images found by the last part of their name alone"
+"""What they are counted as."""
 
 
 class Reason(Enum):
@@ -63,6 +65,11 @@ class Drop:
     count: int = 1
 
 
+def is_end(path: str, of: str) -> bool:
+    """Whether a path is another, or its last parts."""
+    return f"/{of}".endswith(f"/{path}")
+
+
 @dataclass
 class Notes:
     """What was noted while a part of the source was read; parts add up, in their order.
@@ -72,12 +79,25 @@ class Notes:
         counts: of what was kept and changed, such as ``images``, ``objects`` and ``clipped to the image``.
         has: of what the source has, such as ``relations``.
         met: photographs that evaluation needs, which an image is.
+        taken: images of the folder, each with the names that the source has for it.
     """
 
     drops: list[Drop] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     has: Counter[str] = field(default_factory=Counter)
     met: set[str] = field(default_factory=set)
+    taken: dict[str, set[str]] = field(default_factory=dict)
+
+    def take_image(self, name: str, asked: str) -> None:
+        """Note that an image is used.
+
+        Args:
+            name: in the image folder.
+            asked: what the source calls it; the name in the folder ends otherwise where only the last part was found.
+        """
+        self.taken.setdefault(name, set()).add(asked)
+        if not is_end(asked, name):
+            self.count(GUESSED)
 
     def drop(self, reason: Reason, location: str, detail: str = "", count: int = 1) -> None:
         """Note something that is not in the output."""

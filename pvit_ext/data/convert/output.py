@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from pvit_ext.data.convert.base import SourceError
-from pvit_ext.data.convert.notes import Notes
+from pvit_ext.data.convert.notes import GUESSED, Notes
 from pvit_ext.data.convert.report import Report, TooManyBad
+from pvit_ext.data.convert.taken import check_taken, taken_lines
 from pvit_ext.files import atomic_write, lock, sync
 
 _EVERY = 2.0
 """Seconds between two states from which a conversion can go on."""
-_BESIDE = (".dropped.jsonl", ".report.json", ".part", ".dropped.part", ".state")
+_BESIDE = (".dropped.jsonl", ".report.json", ".part", ".dropped.part", ".images.part", ".state")
 """Ends of the names of what is written beside the records."""
 
 
@@ -49,8 +50,9 @@ def check_out(path: Path, sources: Iterable[Path]) -> None:
 class Output:
     """Records and the list of what was dropped; a context manager.
 
-    ``FILE.part``, ``FILE.dropped.part`` and ``FILE.state`` are what an interrupted conversion goes on from. At the end
-    the first two become ``FILE`` and ``FILE.dropped.jsonl``, and ``FILE.report.json`` is written.
+    ``FILE.part``, ``FILE.dropped.part``, ``FILE.images.part`` (which images were taken for which names) and
+    ``FILE.state`` are what an interrupted conversion goes on from. At the end the first two become ``FILE`` and
+    ``FILE.dropped.jsonl``, and ``FILE.report.json`` is written.
 
     Args:
         path: of the records.
@@ -65,7 +67,7 @@ class Output:
         self.path, self.key, self.report = path, key, report
         self.batches = 0
         self._state = path.with_name(path.name + ".state")
-        self._parts = [path.with_name(path.name + ".part"), path.with_name(path.name + ".dropped.part")]
+        self._parts = [path.with_name(path.name + end) for end in (".part", ".dropped.part", ".images.part")]
         self._finals = [path, path.with_name(path.name + ".dropped.jsonl")]
         self._streams: list[BinaryIO] = []
         self._stack = ExitStack()
@@ -79,7 +81,7 @@ class Output:
             raise ValueError(f"{self.path} is being written by another run; wait for it, or name another --out")
         if (state := self._load()) is None:
             self._state.unlink(missing_ok=True)  # of parts that are begun anew
-        for stream, length in zip(self._streams, state["lengths"] if state else [0, 0], strict=True):
+        for stream, length in zip(self._streams, state["lengths"] if state else [0, 0, 0], strict=True):
             stream.truncate(length)
             stream.seek(length)
         if state:
@@ -112,9 +114,15 @@ class Output:
                 "count": drop.count,
             }
             self._streams[1].write(json.dumps(entry).encode() + b"\n")
+        self._streams[2].write(taken_lines(notes))
         self.batches += 1
         if time.monotonic() - self._saved > _EVERY:
             self._save()
+
+    def check_images(self) -> list[str]:
+        """See :func:`~pvit_ext.data.convert.taken.check_taken`."""
+        self._streams[2].flush()
+        return check_taken(self._parts[2]) if self.report.counts[GUESSED] else []
 
     def finish(self) -> None:
         """Give the files their names, the records last.
@@ -127,7 +135,7 @@ class Output:
             stream.flush()
             os.fsync(stream.fileno())
         self.report.write(self.path)
-        for part, final in reversed(list(zip(self._parts, self._finals, strict=True))):
+        for part, final in reversed(list(zip(self._parts[:2], self._finals, strict=True))):
             part.replace(final)
         sync(self.path.parent)
         self._remove()
@@ -149,8 +157,10 @@ class Output:
             sizes = [part.stat().st_size for part in self._parts]
         except (OSError, ValueError):
             return None
+        if state["key"] != self.key or len(state["lengths"]) != len(sizes):
+            return None
         complete = all(size >= length for size, length in zip(sizes, state["lengths"], strict=True))
-        return state if state["key"] == self.key and complete else None
+        return state if complete else None
 
     def _remove(self) -> None:
         for path in (*self._parts, self._state):

@@ -245,7 +245,7 @@ def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selectio
                 output.add(lines, notes)
                 bar.update(len(batch))
         idle = selection.idle(report, reader.classes() is not None) if report.has else []
-        report.remarks = [*reader.remarks(), *idle, *remarks_of(held_out.why, report.met)]
+        report.remarks = [*reader.remarks(), *output.check_images(), *idle, *remarks_of(held_out.why, report.met)]
         report.remarks += report.remarks_of_restored()
         report.check()
         report.held_out = dict(reader.held_out())

@@ -7,6 +7,7 @@ img2dataset names them), the id, or the last part of the address.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,10 @@ class KosmosGrit(ParquetRows):
         super().__init__(source, options)
         try:
             self.min_score = float(self.chosen["min_score"])
-        except ValueError as error:
-            raise SourceError(f"{self.name}: min_score is a number, got {self.chosen['min_score']!r}") from error
+        except ValueError:
+            self.min_score = math.nan
+        if not math.isfinite(self.min_score):  # nothing is less than NaN
+            raise SourceError(f"{self.name}: min_score is a number, got {self.chosen['min_score']!r}")
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -98,7 +101,8 @@ class KosmosGrit(ParquetRows):
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
-    """Where the image may lie."""
-    last = str(row.get("url") or "").split("?")[0].rsplit("/", 1)[-1]
+    """Where the image may lie; the last part of an address is the end of it, which other addresses may have too."""
+    path = str(row.get("url") or "").split("?")[0]
+    last = path.rsplit("/", 1)[-1]
     stems = [str(row[key]) for key in ("key", "id") if row.get(key) is not None]
-    return [*(f"{stem}.{suffix}" for stem in stems for suffix in _SUFFIXES), *([last] if last else [])]
+    return [*(f"{stem}.{suffix}" for stem in stems for suffix in _SUFFIXES), *([path, last] if last else [])]

@@ -133,9 +133,12 @@ class Voc(FileItems):
             raise BadItem(f"the root is <{root.tag}>; expected VOC's <annotation>", unit.name)
         objects = root.findall("object")  # direct children: parts lie inside, with boxes of their own
         declared = self._size(root, unit)
-        own = [f"{unit.stem}{suffix}" for suffix in _suffixes(root, unit.stem)]
-        names = [*(self._beside(unit, own) if self._several else []), *own, clean(root.findtext("filename"))]
-        if (found := self.image_folder.look_up(names, declared, unit.name, notes, len(objects))) is None:
+        named = clean(root.findtext("filename"))
+        own = [f"{unit.stem}{suffix}" for suffix in _suffixes(named, unit.stem)]
+        names = [*(self._beside(unit, own) if self._several else []), *own, named]
+        searched = [name for name in (*own, named) if not named or not _may_be_segments(name, named)]
+        found = self.image_folder.look_up(names, declared, unit.name, notes, len(objects), searched=searched)
+        if found is None:
             return
         segments = load_segments(unit, found[1]) if self.chosen["masks"] == "yes" else None
         if segments is None and self.chosen["masks"] == "yes":
@@ -190,8 +193,12 @@ def edges(item: ET.Element) -> list[float]:
         raise BadItem(f"bndbox is {short(dict(zip(_EDGES, texts, strict=True)))}; expected four numbers") from error
 
 
-def _suffixes(root: ET.Element, stem: str) -> list[str]:
+def _suffixes(named: str, stem: str) -> list[str]:
     """The suffixes of the image: ``filename``'s where that is the image, then the usual ones; PNG may be segments."""
-    named = Path(clean(root.findtext("filename")))
-    own = named.suffix if named.stem == stem else ""
+    own = Path(named).suffix if Path(named).stem == stem else ""
     return list(dict.fromkeys([*([own] if own else []), ".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp"]))
+
+
+def _may_be_segments(name: str, named: str) -> bool:
+    """Whether a file of this name, found anywhere, may be the segments of the image that ``filename`` names."""
+    return Path(name).suffix.lower() == ".png" != Path(named).suffix.lower()

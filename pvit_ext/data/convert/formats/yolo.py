@@ -98,7 +98,8 @@ class Yolo(DataFormat):
         if unit.image is None:
             notes.drop(Reason.NO_IMAGE, location, f"no image for {unit.labels}", max(len(rows), 1))
             return
-        names = [*self.image_folder.inside(unit.image), *tails(unit.image.as_posix(), 3)]
+        path = unit.image.as_posix()
+        names = [*(self.image_folder.inside(unit.image) or [path]), *tails(path, 3)]
         found = self.image_folder.look_up(names, None, location, notes, max(len(rows), 1))
         if found is None:
             return
