@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pvit_ext.data.convert.base import SourceError
 from pvit_ext.data.convert.notes import Notes, is_end
+from pvit_ext.data.held_out import photographs
 
 
 def taken_lines(notes: Notes) -> bytes:
@@ -29,7 +30,8 @@ def check_taken(path: Path) -> list[str]:
         a sentence with an example, or none.
 
     Raises:
-        SourceError: where one image was taken for two names, none of which is the end of the other.
+        SourceError: where one image was taken for two names, none of which is the end of the other, and which do not
+            bear the number of one photograph of COCO or Visual Genome.
     """
     longest: dict[str, str] = {}
     with open(path, encoding="utf-8") as lines:
@@ -38,7 +40,7 @@ def check_taken(path: Path) -> list[str]:
             other = longest.setdefault(name, asked)
             if len(other) < len(asked):
                 longest[name], other, asked = asked, asked, other
-            if not is_end(asked, other):
+            if not (is_end(asked, other) or set(photographs(asked)) & set(photographs(other))):
                 raise SourceError(
                     f"{name} would be the image of both {other} and {asked}: only the last part of a name was found. "
                     "Put each image into --image-folder under its whole name"

@@ -57,6 +57,12 @@ def test_an_image_of_a_longer_name_is_taken_and_told(tmp_path):
     )
 
 
+def test_one_photograph_of_coco_may_have_several_names(tmp_path):
+    folder = _images(tmp_path / "images", "val2017/000000000139.jpg")
+    source = _coco(tmp_path, "coco/train2017/000000000139.jpg", "coco/images/000000000139.jpg", "000000000139.jpg")
+    assert len(converted(tmp_path, "coco", source, folder)[0]) == 3
+
+
 def test_images_under_their_whole_names_are_not_spoken_of(tmp_path):
     folder = _images(tmp_path / "images", "cam1/a.jpg", "cam2/a.jpg")
     records, report = converted(tmp_path, "coco", _coco(tmp_path, "cam1/a.jpg", "cam2\\a.jpg"), folder)
