@@ -41,12 +41,14 @@ class Frame(NamedTuple):
         number: id of the image, or frame.
         size: that the file gives.
         shapes: all of them.
+        subset: of a project, in whose folder the image lies.
     """
 
     name: str
     number: str
     size: Size | None
     shapes: list[Shape]
+    subset: str = ""
 
 
 class Cvat(DataFormat):
@@ -81,7 +83,8 @@ class Cvat(DataFormat):
             raise SourceError(f"{self.xml}: not valid XML: {error}; damaged or cut off? export it again") from error
 
     def _frames(self) -> Iterator[Frame]:
-        tracked: dict[int, list[Shape]] = {}
+        tracks: dict[int, dict[str, list[Shape]]] = {}
+        sizes: dict[str, Size | None] = {}
         size, depth = None, 0
         for event, element in ET.iterparse(self.xml, ("start", "end")):
             depth += 1 if event == "start" else -1
@@ -89,6 +92,9 @@ class Cvat(DataFormat):
                 continue
             if element.tag == "original_size":
                 size = _size(element.findtext("width"), element.findtext("height"))
+            elif element.tag == "task":
+                found = (element.findtext(f"original_size/{side}") for side in ("width", "height"))
+                sizes[element.findtext("id") or ""] = _size(*found)
             elif element.tag == "image" and depth == 1:
                 values = element.attrib
                 yield Frame(
@@ -96,24 +102,36 @@ class Cvat(DataFormat):
                     values.get("id", ""),
                     _size(values.get("width"), values.get("height")),
                     [_shape(child, child.attrib) for child in element],
+                    values.get("subset", ""),
                 )
                 element.clear()
             elif element.tag == "track" and depth == 1:
                 for child in element:
-                    merged = {"label": element.get("label", ""), "track": element.get("id", ""), **child.attrib}
-                    if not (frame := merged.get("frame", "")).isdecimal():
-                        raise SourceError(
-                            f"{self.xml}: track {merged['track']}: frame is a whole number, got {short(frame)}"
-                        )
-                    tracked.setdefault(int(frame), []).append(_shape(child, merged))
+                    frame, shape = self._tracked(element, child)
+                    tracks.setdefault(frame, {}).setdefault(element.get("task_id", ""), []).append(shape)
                 element.clear()
-        for number in sorted(tracked):
-            yield Frame("", str(number), size, tracked[number])
+        for number, by_task in sorted(tracks.items()):
+            if len(by_task) > 1:
+                raise SourceError(
+                    f"{self.xml}: frame {number} is of the tasks {', '.join(sorted(by_task))}, whose images bear one "
+                    "name: it is the export of a project; export each task alone"
+                )
+            ((task, shapes),) = by_task.items()
+            yield Frame("", str(number), sizes.get(task, size), shapes)
+
+    def _tracked(self, track: ET.Element, shape: ET.Element) -> tuple[int, Shape]:
+        """The frame of a track's shape, and the shape."""
+        merged = {"label": track.get("label", ""), "track": track.get("id", ""), **shape.attrib}
+        if not (frame := merged.get("frame", "")).isdecimal():
+            raise SourceError(f"{self.xml}: track {merged['track']}: frame is a whole number, got {short(frame)}")
+        return int(frame), _shape(shape, merged)
 
     def read(self, unit: Frame, notes: Notes) -> Iterator[AnnotatedImage]:
         """One image."""
         location = f"{self.xml.name} {unit.name or f'frame {unit.number}'}"
         names = [unit.name] if unit.name else _frame_names(int(unit.number))
+        if unit.name and unit.subset and self.image_folder.opened:  # other subsets may have the same name
+            names = [f"{unit.subset}/{unit.name}", unit.name]
         if (found := self.image_folder.look_up(names, unit.size, location, notes, len(unit.shapes))) is None:
             return
         objects = list(self._objects(unit, found[1], location, notes))
@@ -213,7 +231,8 @@ def _rows(text: str, width: int, height: int) -> NDArray[np.bool_]:
 def _points(shape: Shape) -> list[float]:
     text = shape.values.get("points", "")
     try:
-        return numbers([float(word) for pair in text.split(";") for word in pair.split(",")], None, "points")
+        pairs = [[float(word) for word in pair.split(",")] for pair in text.split(";")]
+        return [value for pair in pairs for value in numbers(pair, 2, "a point")]
     except ValueError as error:
         raise BadItem(f"points is x,y;x,y;..., got {short(text)}") from error
 
