@@ -49,11 +49,15 @@ class QwenJson(ChatItems):
                 f"{source} does not say what its numbers are: --set numbers=thousandths for data of Qwen3-VL, "
                 f"--set numbers=pixels for Qwen2.5-VL's, with its min_pixels and max_pixels"
             )
-        self.limits = (0, 0) if self.chosen["numbers"] == "thousandths" else self._limits()
+        self.limits = self._limits()
 
     def _limits(self) -> tuple[int, int]:
         given = [self.chosen[key] for key in ("min_pixels", "max_pixels")]
-        if not all(text.isdigit() for text in given) or int(given[0]) > int(given[1]):
+        if self.chosen["numbers"] == "thousandths":
+            if any(given):
+                raise SourceError(f"{self.name}: min_pixels and max_pixels are for numbers=pixels, leave them out")
+            return 0, 0
+        if not all(text.isdecimal() for text in given) or int(given[0]) > int(given[1]):
             raise SourceError(
                 f"{self.name}: pixels of the resized image need the limits of its data, two whole numbers: "
                 f"--set min_pixels=3136 --set max_pixels=1003520 or another; got {given[0]!r} and {given[1]!r}"

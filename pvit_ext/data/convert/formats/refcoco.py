@@ -54,9 +54,11 @@ class RefCoco(Coco):
             raise SourceError(f"{self.buffer.path} is not there; boxes of {self.refs_file.name} come from it")
 
     def _refs_file(self, folder: Path) -> Path:
-        if self.source.is_file():
-            return self.source
         by = self.chosen["by"]
+        if self.source.is_file():
+            if by and self.source.name != f"refs({by}).p":
+                raise SourceError(f"{self.source} is one file: by={by} chooses a file of a folder, leave it out")
+            return self.source
         found = sorted(folder.glob(f"refs({by or '*'}).p"))
         if len(found) != 1:
             names = ", ".join(path.name for path in sorted(folder.glob("refs(*).p"))) or "no refs(...).p"
