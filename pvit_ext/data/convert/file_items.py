@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from pvit_ext.data.convert.annotation import AnnotatedImage
 from pvit_ext.data.convert.base import DataFormat, SourceError
+from pvit_ext.data.convert.notes import BadItem, Notes
 from pvit_ext.data.summary import counted
 
 _SHOWN = 5
@@ -59,6 +61,25 @@ class FileItems(DataFormat):
     def listed(self) -> list[Path]:
         """See :meth:`list_files`."""
         return self.list_files()
+
+    def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of a file; what breaks the format's rules is named with it."""
+        try:
+            yield from self.images(unit, notes)
+        except BadItem as error:
+            raise BadItem(str(error), error.location or unit.name) from error
+
+    @abstractmethod
+    def images(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The images of a file.
+
+        Args:
+            unit: the file.
+            notes: takes everything that is left out.
+
+        Raises:
+            BadItem: for a file that breaks the format's rules; its name is added as ``location``.
+        """
 
     def files(self) -> list[Path]:
         """All of them."""

@@ -10,7 +10,7 @@ from pvit_ext.data.convert.base import FORMATS, ReadOptions, SourceError
 from pvit_ext.data.convert.image_folder import ImageFolder
 from pvit_ext.data.convert.notes import BadItem, Notes
 from tests.data.convert.test_formats_in_workers import SOURCES
-from tests.data.convert.truth import FIXTURES
+from tests.data.convert.truth import FIXTURES, converted
 
 VALUES = (None, True, -1, 1e308, float("nan"), 10**30, "", "x", "<region>", [], [1], [[1, 2]], {}, {"a": 1}, [None])
 OTHERS = {
@@ -80,3 +80,13 @@ def test_spoilt_values_are_told_about(tmp_path, case):
             continue
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error} of {text[:2000]}") from error
+
+
+def test_a_bad_size_of_visual_genome_is_of_its_image(tmp_path):
+    shutil.copytree(FIXTURES / "visual_genome", tmp_path / "vg")
+    path = tmp_path / "vg/image_data.json"
+    images = json.loads(path.read_text())
+    images[0]["width"] = "64"
+    path.write_text(json.dumps(images))
+    with pytest.raises(SourceError, match=rf"\nimage_data\.json image {images[0]['image_id']}: width and height are"):
+        converted(tmp_path, "visual_genome", tmp_path / "vg", tmp_path / "vg")

@@ -156,3 +156,11 @@ def test_segments_that_do_not_fit_are_told_about(tmp_path):
 def test_damaged_segments_are_named(tmp_path, change, expected):
     with pytest.raises(SourceError, match=expected):
         converted(tmp_path, "voc", _segments(tmp_path, change), "voc", settings={"masks": "yes"})
+
+
+def test_a_bad_size_is_of_its_file(tmp_path):
+    shutil.copytree(FIXTURES / VOC / "Annotations", tmp_path / "voc")
+    path = tmp_path / "voc/2012_000102.xml"
+    path.write_text(path.read_text().replace("<width>", "<width>-"))
+    with pytest.raises(SourceError, match=r"\n2012_000102\.xml: width and height are whole numbers above 0, got -"):
+        converted(tmp_path, "voc", tmp_path / "voc", "voc")

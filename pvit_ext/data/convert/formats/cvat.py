@@ -162,7 +162,9 @@ def _shape(element: ET.Element, values: Mapping[str, str]) -> Shape:
 
 
 def _size(width: str | None, height: str | None) -> Size | None:
-    return (int(width), int(height)) if width and height and width.isdigit() and height.isdigit() else None
+    """The size that the file gives; None for none, or 0."""
+    sides = [int(side) if side and side.isdecimal() else 0 for side in (width, height)]
+    return (sides[0], sides[1]) if all(sides) else None
 
 
 def _frame_names(number: int) -> list[str]:

@@ -1,8 +1,8 @@
 """LabelMe (labelmeai): a JSON file of shapes for each image, in pixels of the upright image.
 
-Shapes of one label and ``group_id`` are one object. A rectangle has two corners in any order, a circle its centre and a
-point of its edge, a mask a PNG of its box alone, whose two points are its first and last pixel. A point is a point, a
-line or linestrip a stroke.
+Shapes of one label and ``group_id`` are one object, with the flags and descriptions of all. A rectangle has two corners
+in any order, a circle its centre and a point of its edge, a mask a PNG of its box alone, whose two points are its first
+and last pixel. A point is a point, a line or linestrip a stroke.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LabelMe(FileItems):
         """All JSON files."""
         return files_in(self.source, ".json", "JSON")
 
-    def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a file."""
         item = self._item(unit)
         shapes = take(item, "shapes", list)
@@ -68,6 +68,8 @@ class LabelMe(FileItems):
         if (found := self.image_folder.look_up(names, declared, unit.name, notes, len(shapes))) is None:
             return
         name, size = found
+        if flags := _flags(item):
+            notes.count("flags of images, left out", len(flags))
         inside = unit.relative_to(self.source) if self.source.is_dir() else Path(unit.name)
         objects = list(self._objects(shapes, unit.name, size, notes))
         yield AnnotatedImage(name, size, inside.with_suffix("").as_posix(), tuple(objects))
@@ -78,7 +80,7 @@ class LabelMe(FileItems):
             if "shapes" not in item:
                 raise BadItem(f"expected LabelMe's keys shapes and imagePath, got {short(sorted(item))}")
         except (ValueError, RecursionError) as error:
-            raise BadItem(f"not LabelMe's JSON: {error}", unit.name) from error
+            raise BadItem(f"not LabelMe's JSON: {error}") from error
         return item
 
     def _objects(self, shapes: Sequence[Any], name: str, size: Size | None, notes: Notes) -> Iterator[Annotation]:
@@ -105,11 +107,11 @@ class LabelMe(FileItems):
     def _object(
         self, members: list[Mapping[str, Any]], size: Size | None, notes: Notes, number: str
     ) -> Annotation | Reason:
-        flags = members[0].get("flags")
+        texts = [text for member in members if (text := clean(member.get("description")))]
         fields: dict[str, Any] = {
             "label": clean(take(members[0], "label", str)),
-            "captions": (text,) if (text := clean(members[0].get("description"))) else (),
-            "attributes": tuple(clean(key) for key, value in flags.items() if value) if isinstance(flags, dict) else (),
+            "captions": tuple(dict.fromkeys(texts)),
+            "attributes": tuple(dict.fromkeys(flag for member in members for flag in _flags(member))),
             "id": number,
         }
         if len(members) == 1:
@@ -120,6 +122,12 @@ class LabelMe(FileItems):
         if any(outline is None for outline in outlines):
             return Reason.NOT_A_REGION
         return outlined([outline for outline in outlines if outline], size, notes, **fields)
+
+
+def _flags(item: Mapping[str, Any]) -> list[str]:
+    """The flags that are set."""
+    flags = item.get("flags")
+    return [clean(key) for key, value in flags.items() if value] if isinstance(flags, dict) else []
 
 
 def _points(shape: Mapping[str, Any], count: int | None) -> Points:

@@ -140,7 +140,11 @@ class VisualGenome(DataFormat):
         path, declared, coco_id = self.names.get(number, ("", None, None))
         names = [name for name in (path, f"VG_100K/{number}.jpg", f"VG_100K_2/{number}.jpg", f"{number}.jpg") if name]
         count = sum(len(one) for part, one in items.items() if part != "attributes")
-        if (found := self.image_folder.look_up(names, declared, location, notes, count)) is None:
+        try:
+            found = self.image_folder.look_up(names, declared, location, notes, count)
+        except BadItem as error:
+            raise BadItem(str(error), error.location or f"image_data.json {location}") from error
+        if found is None:
             return
         builder = ImageBuilder(location, found[1], notes, "objects" in self.buffers)
         for part in PARTS:

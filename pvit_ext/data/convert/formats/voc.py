@@ -71,6 +71,8 @@ class Voc(FileItems):
     def list_files(self) -> list[Path]:
         """The XML files of all folders, or those that the split's lists name."""
         if self.source.is_file():
+            if self.chosen["split"]:
+                raise SourceError(f"{self.source} is one file: split chooses files of a folder, leave it out")
             return [self.source]
         found = [path for folder in self._folders for path in sorted(folder.rglob("*.xml"))]
         if self._lists:
@@ -85,7 +87,7 @@ class Voc(FileItems):
     @cached_property
     def _lists(self) -> list[Path]:
         """The lists of the split."""
-        if not (split := self.chosen["split"]) or self.source.is_file():
+        if not (split := self.chosen["split"]):
             return []
         list_folders = [folder.parent / "ImageSets" / "Main" for folder in self._folders]
         if not (found := [path for folder in list_folders if (path := folder / f"{split}.txt").is_file()]):
@@ -123,16 +125,16 @@ class Voc(FileItems):
         said = [f"voc: pixels are counted from {self.origin}: {self._why}; {other}"] if self._why else []
         return said + not_there("voc", self._absent, "XML file")
 
-    def read(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
+    def images(self, unit: Path, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a file."""
         try:
             root = ET.parse(unit).getroot()
         except (ET.ParseError, ValueError, LookupError) as error:
-            raise BadItem(f"not valid XML: {error}; expected VOC's <annotation>", unit.name) from error
+            raise BadItem(f"not valid XML: {error}; expected VOC's <annotation>") from error
         if root.tag != "annotation":
-            raise BadItem(f"the root is <{root.tag}>; expected VOC's <annotation>", unit.name)
+            raise BadItem(f"the root is <{root.tag}>; expected VOC's <annotation>")
         objects = root.findall("object")  # direct children: parts lie inside, with boxes of their own
-        declared = self._size(root, unit)
+        declared = self._size(root)
         named = clean(root.findtext("filename"))
         own = [f"{unit.stem}{suffix}" for suffix in _suffixes(named, unit.stem)]
         names = [*(self._beside(unit, own) if self._several else []), *own, named]
@@ -155,13 +157,13 @@ class Voc(FileItems):
         folders = (unit.parent.parent / "JPEGImages", unit.parent)
         return [found for folder in folders for name in names for found in self.image_folder.inside(folder / name)]
 
-    def _size(self, root: ET.Element, unit: Path) -> Size | None:
+    def _size(self, root: ET.Element) -> Size | None:
         """The size that the file gives; None for none, or 0 x 0."""
         texts = [clean(root.findtext(f"size/{side}")) for side in ("width", "height")]
         try:
             width, height = (int(float(text or 0)) for text in texts)
         except (ValueError, OverflowError) as error:
-            raise BadItem(f"size is {short(texts)}; expected two whole numbers", unit.name) from error
+            raise BadItem(f"size is {short(texts)}; expected two whole numbers") from error
         return (width, height) if width and height else None
 
     def _object(self, item: ET.Element, unit: Path, size: Size | None, notes: Notes) -> Annotation | None:
