@@ -2,31 +2,32 @@
 
 Of a task's annotations the last that was not cancelled is taken (``annotator`` chooses another person's). A rectangle
 is turned clockwise about its upper left corner. Results share the id of the region that they are about: labels name it,
-a text is its caption, choices are its attributes. A relation between two regions is kept, in its direction.
+a text is its caption, choices are its attributes. A relation between two regions is kept, in its direction. Of a task
+with several images, or an image of several pages, one is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pvit_ext.data.convert.annotation import AnnotatedImage, Annotation, Relation, Size
-from pvit_ext.data.convert.base import Evidence, Setting
+from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting
 from pvit_ext.data.convert.encode_mask import encode_mask
 from pvit_ext.data.convert.fields import clean, declared_size, kept, short, take
 from pvit_ext.data.convert.formats.label_studio_brush import decode_brush
-from pvit_ext.data.convert.json_items import JsonItems
+from pvit_ext.data.convert.formats.label_studio_min import NOT_READ, flat_results, is_by, rows_left_out
+from pvit_ext.data.convert.formats.label_studio_task import KINDS, image_key, names_of, of_image, shapes_of
+from pvit_ext.data.convert.json_items import JsonItems, Unit
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import masked, numbers, outlined, pointed, scaled, turned_box, turned_ellipse
 
-_SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush")
-_KINDS = frozenset({*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)})
 _ABOUT = ("labels", "textarea", "choices", "rating", "number")
 """Kinds of results that are no regions, but about one, or about the image."""
+_UNREAD = ("rating", "number")
 
 
 @dataclass
@@ -51,8 +52,13 @@ class LabelStudio(JsonItems):
     about = "Label Studio: the JSON export or JSON-MIN"
     closed = True  # whoever labels marks all that is wanted
     settings: ClassVar[Mapping[str, Setting]] = {
-        "annotator": Setting("", "take this annotator's annotation, by number (completed_by)"),
+        "annotator": Setting("", "take this annotator's annotation, by number or address (completed_by)"),
     }
+
+    def __init__(self, source: Path, options: ReadOptions) -> None:
+        super().__init__(source, options)
+        self.left_out: frozenset[int] = frozenset()
+        """Where rows of JSON-MIN begin that are not taken."""
 
     @classmethod
     def detect(cls, peek: Peek) -> Evidence | None:
@@ -64,17 +70,46 @@ class LabelStudio(JsonItems):
             return Evidence(0.9, "tasks with annotation_id and annotator (JSON-MIN)")
         return None
 
+    def units(self) -> Iterator[Unit]:
+        """Each task, or row."""
+        self.left_out = frozenset(rows_left_out(self._rows(), self.chosen["annotator"]))
+        yield from super().units()
+
+    def _rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """The rows of JSON-MIN, and where each begins; damaged ones are noted where they are read."""
+        for start, end in zip(self.section.starts, self.section.ends, strict=True):
+            try:
+                item = self.buffer.load(start, end)
+            except BadItem:
+                continue
+            if isinstance(item, dict) and "annotations" in item:
+                return  # the full export
+            if isinstance(item, dict):
+                yield start, item
+
+    def read(self, unit: Unit, notes: Notes) -> Iterator[AnnotatedImage]:
+        """The image of a task; of several rows of one, that of the newest."""
+        if unit[0] in self.left_out:
+            item = self.buffer.load(unit[0], unit[1])
+            location, count = f"{self.source.name} task {item.get('id')}", len(flat_results(item, (), Notes()))
+            notes.drop(Reason.CANCELLED, location, f"annotation {item.get('annotation_id')}", count or 1)
+            return
+        yield from super().read(unit, notes)
+
     def images(self, item: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a task."""
         location = f"{self.source.name} task {item.get('id')}"
-        results = self._results(item, location, notes) if "annotations" in item else _flat(item)
+        full = "annotations" in item
+        data = kept(item.get("data", item), "data", dict) if full else item
+        results: Sequence[Any] | None = self._results(item, location, notes) if full else []
         if results is None:
             return
-        data = item.get("data", item)
-        names = _names(data, item)
-        if not names:
+        key = image_key(data, results)
+        if key is None:
             raise BadItem(f"no image among {short(sorted(map(str, data)))}; expected data.image", location)
-        found = self.image_folder.look_up(names, _declared(results), location, notes, len(results), in_pixels=False)
+        results = of_image(results, data, key, location, notes) if full else flat_results(item, (key,), notes)
+        names, declared = names_of(data[key], item), _declared(results)
+        found = self.image_folder.look_up(names, declared, location, notes, len(results), in_pixels=False)
         if found is None:
             return
         objects, indices = self._objects(results, found[1], location, notes)
@@ -87,11 +122,7 @@ class LabelStudio(JsonItems):
         annotations = [kept(one, "an annotation", dict) for one in take(item, "annotations", list)]
         if not annotations:
             notes.drop(Reason.NO_LABELS, location, "no annotation")
-        usable = [
-            one
-            for one in annotations
-            if not one.get("was_cancelled") and (not wanted or str(one.get("completed_by")) == wanted)
-        ]
+        usable = [one for one in annotations if not one.get("was_cancelled") and is_by(one.get("completed_by"), wanted)]
         for one in annotations:
             if one is not (usable[-1] if usable else None):
                 notes.drop(Reason.CANCELLED, location, f"annotation {one.get('id')}", len(one.get("result") or []) or 1)
@@ -103,14 +134,17 @@ class LabelStudio(JsonItems):
         objects: list[Annotation] = []
         indices: dict[str, int] = {}
         about, regions = _about(results), 0
+        ids = {str(result.get("id")) for result in shapes_of(results)}
         for number, result in enumerate(results):
             own_location = f"{location} result {number}"
             try:
                 kind = take(result, "type", str)
                 if kind in _ABOUT or kind == "relation":
+                    if kind in _UNREAD and str(result.get("id")) in ids:
+                        notes.count(NOT_READ)
                     continue
                 regions += str(result.get("id")) in about
-                found = _region(kind, result, size, about, notes) if kind in _KINDS else Reason.NOT_A_REGION
+                found = _region(kind, result, size, about, notes) if kind in KINDS else Reason.NOT_A_REGION
             except BadItem as error:
                 notes.bad(own_location, str(error))
                 continue
@@ -161,32 +195,6 @@ def _region(
     return turned_box((x, y, x + width, y + height), (x, y), angle, size, notes, of_fractions=True, **fields)
 
 
-def _flat(item: Mapping[str, Any]) -> list[Any]:
-    """The results of JSON-MIN, whose keys are the names of the controls; one shape of two controls is one result."""
-    found: dict[str, dict[str, Any]] = {}
-    for value in item.values():
-        for one in value if isinstance(value, list) else []:
-            kind = _flat_kind(one) if isinstance(one, dict) else None
-            if kind is None:
-                continue
-            key = repr([one.get(edge) for edge in ("points", "x", "y", "width", "height", "radiusX", "radiusY", "rle")])
-            result = found.setdefault(key, {"type": kind, "value": {}, "id": str(len(found))})
-            result["value"] |= one
-            result |= {side: one[side] for side in ("original_width", "original_height") if side in one}
-    return list(found.values())
-
-
-def _flat_kind(value: Mapping[str, Any]) -> str | None:
-    """The kind of a shape: by the key of its labels, else by its numbers; None for what is none."""
-    if named := next((key for key in value if key in _KINDS), None):
-        return named
-    if "points" in value:
-        return "polygonlabels"
-    if {"x", "y", "radiusX", "radiusY"} <= set(value):
-        return "ellipselabels"
-    return "rectanglelabels" if {"x", "y", "width", "height"} <= set(value) else None
-
-
 def _declared(results: Sequence[Any]) -> tuple[Any, Any] | None:
     """The size that the first result with one gives; numbers are percent of whatever size the image has."""
     sizes = (declared_size(one, "original_width", "original_height") for one in results if isinstance(one, Mapping))
@@ -220,22 +228,3 @@ def _relations(results: Sequence[Any], indices: Mapping[str, int], notes: Notes)
             yield Relation(ends[0], labels[0], ends[1])
         if one.get("direction") in ("left", "bi"):
             yield Relation(ends[1], labels[0], ends[0])
-
-
-def _names(data: Mapping[str, Any], item: Mapping[str, Any]) -> list[str]:
-    """Where an image may lie: as it was uploaded, then under its name without the prefix of the upload."""
-    given = data.get("image") or data.get("img") or data.get("$undefined$")
-    if not isinstance(given, str):
-        given = next((one for one in data.values() if isinstance(one, str) and "/" in one), None)
-    if not isinstance(given, str):
-        return []
-    parts = urlsplit(given)
-    path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0].lstrip("/")
-    file = PurePosixPath(path).name
-    upload = PurePosixPath(str(item.get("file_upload") or "")).name
-    names = [path, file, upload, *(name[9:] for name in (file, upload) if _has_prefix(name))]
-    return list(dict.fromkeys(name for name in names if name))
-
-
-def _has_prefix(name: str) -> bool:
-    return name[8:9] == "-" and all(letter in "0123456789abcdef" for letter in name[:8])
