@@ -177,7 +177,7 @@ class Work:
 
     def _of_task(self, image: AnnotatedImage, task: Task, complete: bool, notes: Notes) -> list[dict[str, Any]]:
         records = []
-        for record in records_of(image, task, self.options, self._classes, complete):
+        for record in records_of(image, task, self.options, self._classes, complete, notes.counts):
             if problem := problem_of(record):
                 notes.bad(f"{self.reader.source.name} {image.item}", problem)
                 continue
@@ -245,6 +245,7 @@ def _run(job: Job, reader: DataFormat, options: TaskOptions, selection: Selectio
                 output.add(lines, notes)
                 bar.update(len(batch))
         idle = selection.idle(report, reader.classes() is not None) if report.has else []
+        idle += options.idle(report.counts)
         report.remarks = [*reader.remarks(), *output.check_images(), *idle, *remarks_of(held_out.why, report.met)]
         report.remarks += report.remarks_of_restored()
         report.check()

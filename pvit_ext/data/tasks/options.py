@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pvit_ext.data.tasks.box_text import BoxText
+
+BOXED, MOVED = "regions written as boxes", "boxes moved"
+"""What regions are counted as that ``boxes`` and ``box_jitter`` changed."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,16 @@ class TaskOptions:
             raise ValueError(f"--box-jitter {self.box_jitter}: a part of a box's extent, from 0 to below 0.5")
         if self.turns < 0:
             raise ValueError(f"--turns is 0 or more, got {self.turns}")
+
+    def idle(self, counts: Mapping[str, int]) -> list[str]:
+        """Which options changed nothing, a sentence each.
+
+        Args:
+            counts: of a conversion, by what was counted.
+        """
+        boxes = self.boxes and not counts.get(BOXED)
+        moved = self.box_jitter and not counts.get(MOVED)
+        return [
+            *(["--boxes changed nothing: no region is a mask or an outline"] if boxes else []),
+            *([f"--box-jitter {self.box_jitter} moved nothing: no region is a plain box"] if moved else []),
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from pvit_ext.data.schema import TASK_KEY
 from pvit_ext.data.tasks.base import Context, Dialogue, Task
 from pvit_ext.data.tasks.basic import Basic
 from pvit_ext.data.tasks.choice import Choice, draw
-from pvit_ext.data.tasks.options import TaskOptions
+from pvit_ext.data.tasks.options import BOXED, MOVED, TaskOptions
 from pvit_ext.prompt import IMAGE_PLACEHOLDER
 from pvit_ext.regions.jitter import jitter_box
 from pvit_ext.regions.region import Region
@@ -27,6 +28,7 @@ def records_of(
     options: TaskOptions,
     classes: Sequence[str] | None = None,
     complete: bool = False,
+    counts: Counter[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The records of a task about an image; the first of them keeps the source.
 
@@ -36,6 +38,7 @@ def records_of(
         options: how records are written.
         classes: that each label is one of, empty where they are not listed; None where a label may be any word.
         complete: every object of those classes in the image is among its ``objects``.
+        counts: takes how many regions options changed.
     """
     context = Context(
         Choice(options.seed, task.version, image.item),
@@ -52,6 +55,8 @@ def records_of(
     for number, dialogue in enumerate(task.dialogues(image, context)):
         name = f"{item}/{dialogue.name}" if dialogue.name else f"{item}#{number}" if number else item
         record = _record(f"{options.format}/{name}", image, dialogue, options, fields)
+        if counts is not None:
+            _count_changed(image, dialogue, options, record.get("regions", []), counts)
         if options.keep_source and not number:
             moved = options.boxes or options.box_jitter
             indices = {index: at for at, index in reversed(list(enumerate(dialogue.objects)))}
@@ -84,6 +89,18 @@ def _regions(image: AnnotatedImage, dialogue: Dialogue, options: TaskOptions) ->
     given = [_boxed(region, image) for region in dialogue.regions]
     objects = [image.objects[index] for index in dialogue.objects]
     return [*given, *(list(one.box) if one.box is not None else one.region for one in objects)]
+
+
+def _count_changed(
+    image: AnnotatedImage, dialogue: Dialogue, options: TaskOptions, written: Sequence[Any], counts: Counter[str]
+) -> None:
+    """Count the regions that are written otherwise than the source has them."""
+    given = [*dialogue.regions, *(image.objects[index].region for index in dialogue.objects)]
+    plain = [not isinstance(region, Mapping) for region in written]
+    if options.boxes:
+        counts[BOXED] += sum(now and isinstance(before, Mapping) for now, before in zip(plain, given, strict=True))
+    if options.box_jitter:
+        counts[MOVED] += sum(plain)
 
 
 def _boxed(region: RegionSpec, image: AnnotatedImage) -> RegionSpec:

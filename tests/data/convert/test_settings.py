@@ -4,7 +4,7 @@ import pytest
 
 from pvit_ext.data.convert.base import FORMATS, ReadOptions, SourceError
 from pvit_ext.data.convert.image_folder import ImageFolder
-from tests.data.convert.truth import FIXTURES
+from tests.data.convert.truth import FIXTURES, converted
 
 XML = "voc/VOCdevkit/VOC2012/Annotations/2012_000101.xml"
 REFS = "refcoco/refcocog/refs(umd).p"
@@ -35,3 +35,27 @@ def _first(name, source, settings):
 
 def test_a_setting_that_a_file_agrees_with():
     assert _first("refcoco", REFS, {"by": "umd"}) == _first("refcoco", REFS, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "folder", "options", "counts", "remarks"),
+    [
+        ("coco", "coco/annotations/instances_val2017.json", "coco", {"boxes": True}, True, []),
+        (
+            "qwen_vl", "qwen/qwen_vl.json", "qwen", {"boxes": True}, False,
+            ["--boxes changed nothing: no region is a mask or an outline"],
+        ),
+        ("voc", "bccd", "bccd", {"box_jitter": 0.1}, True, []),
+        (
+            "osprey", "osprey/osprey_detail_description.json", "coco", {"box_jitter": 0.1}, False,
+            ["--box-jitter 0.1 moved nothing: no region is a plain box"],
+        ),
+        (
+            "osprey", "osprey/osprey_detail_description.json", "coco", {"box_jitter": 0.1, "boxes": True}, True, [],
+        ),
+    ],
+)  # fmt: skip
+def test_options_that_change_nothing(tmp_path, name, source, folder, options, counts, remarks):
+    _, report = converted(tmp_path, name, source, folder, **options)
+    assert bool(report.counts["regions written as boxes"] or report.counts["boxes moved"]) == counts
+    assert [remark for remark in report.remarks if remark.startswith("--box")] == remarks
