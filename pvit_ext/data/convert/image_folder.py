@@ -61,12 +61,12 @@ class ImageFolder:
         for name in names:
             if (path := find_file(self.folder, name)) is not None:
                 found = os.path.relpath(path, self.folder).replace(os.sep, "/")
-                whole = _whole(name, names)
-                return found, found if whole == name else whole
+                full_name = _full_name(name, names)
+                return found, found if full_name == name else full_name
         for name in names if searched is None else map(_clean, searched):
             same = self._files().get(PurePosixPath(name).name, [])
             if len(same) == 1:
-                return same[0], _whole(name, names)
+                return same[0], _full_name(name, names)
         return None
 
     def inside(self, path: Path) -> list[str]:
@@ -171,7 +171,7 @@ def tails(path: str, most: int = 2) -> list[str]:
     return ["/".join(parts[-count:]) for count in range(min(most, len(parts)), 0, -1)]
 
 
-def _whole(name: str, names: Sequence[str]) -> str:
+def _full_name(name: str, names: Sequence[str]) -> str:
     """The first of the names that a name is, or is the end of."""
     return next((one for one in names if is_end(name, one)), name)
 
