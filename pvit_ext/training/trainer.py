@@ -11,11 +11,12 @@ import torch
 import transformers
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import TrainOutput
 
 from pvit_ext.adapters import loraplus
 from pvit_ext.hosts.llava import compat
 from pvit_ext.hosts.precision import SLOW, computes_slowly
-from pvit_ext.training import best, checkpointing, lora_checkpoint
+from pvit_ext.training import best, checkpointing, finished, lora_checkpoint
 from pvit_ext.training.gradients import GradientWatch, NoGradientError
 from pvit_ext.training.identity import Identity, identity
 from pvit_ext.training.preemption import StopOnTerm, Stopped
@@ -67,8 +68,13 @@ class RegionTrainer(Trainer):
             self.say(f"{SLOW}: --bf16 False is faster here")
         limit = self.args.save_total_limit
         self.tracking.open(goes_on=self.newest is not None)
+        if self.newest is not None:
+            self.add_callback(finished.EndIfFinished())
         with self.stop.listening():
-            result = super().train(resume_from_checkpoint, *arguments, **keywords)
+            try:
+                result = super().train(resume_from_checkpoint, *arguments, **keywords)
+            except finished.Finished:
+                result = self._end_finished()
         self.args.save_total_limit = limit
         if self.stop.agreed:
             self.say(f"stopped by SIGTERM after step {self.state.global_step}, saved: the same command continues")
@@ -77,6 +83,14 @@ class RegionTrainer(Trainer):
             self.say(best.describe(self.state, best.Choice.of(self.args)))
         self._check_gradients()
         return result
+
+    def _end_finished(self) -> TrainOutput:
+        """End what began before the first step, as transformers does behind its last one."""
+        state = self.state
+        self.say(finished.describe(state.global_step, state.max_steps))
+        self.control = self.callback_handler.on_train_end(self.args, state, self.control)
+        self.is_in_train = False
+        return TrainOutput(state.global_step, 0.0, {})
 
     def _check_gradients(self) -> None:
         """Say what got no gradient; an error unless that was allowed."""

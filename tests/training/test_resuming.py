@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from pvit_ext.adapters.lora import NON_LORA_FILE
+from pvit_ext.files import sha256_file
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 
@@ -63,3 +65,52 @@ def test_resuming_is_exact(start: Start, tmp_path: Path, own: dict[str, Any]) ->
     assert losses[0] == losses[1]
     for (name, one), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Checksums of all files below a folder, but for the state, which has the times of this run."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "trainer_state.json")
+    return {path.relative_to(folder).as_posix(): checksum(path) for path in paths}
+
+
+def checksum(path: Path) -> str:
+    """Of a file; of these weights' values: torch writes the name of the temporary file too."""
+    if path.name != NON_LORA_FILE:
+        return sha256_file(path)
+    return str({name: one.tolist() for name, one in torch.load(path, weights_only=True).items()})
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"stage": "align", "max_steps": 3},
+        *(
+            pytest.param(values, marks=pytest.mark.slow)
+            for values in (
+                {"stage": "align", "max_steps": 4},
+                {"stage": "align", "max_steps": -1, "num_train_epochs": 1.5},
+                {"stage": "finetune", "max_steps": 3},
+                {"stage": "finetune", "max_steps": 3, "lora_enable": True},
+            )
+        ),
+    ],
+    ids=["align", "whole-epochs", "epochs", "finetune", "lora"],
+)
+def test_a_finished_run_trains_nothing_more(start: Start, tmp_path: Path, own: dict[str, Any], capsys: Any) -> None:
+    """The loop of transformers looks for the end behind each step alone: it would take one more."""
+    own = {"save_steps": 1, "save_total_limit": 1, **own}
+    output = tmp_path / "out"
+    steps = start("out", **own).state.global_step
+    finished = contents(output)
+    assert [path.name for path in output.glob("checkpoint-*")] == [f"checkpoint-{steps}"]
+    capsys.readouterr()
+    assert start("out", **own).state.global_step == steps
+    assert contents(output) == finished
+    assert f"complete: step {steps} of {steps}; nothing is trained, another --output_dir" in capsys.readouterr().out
+    for path in output.glob("*.*"):  # as where the run was killed before it wrote its result
+        if path.is_file():
+            path.unlink()
+    start("out", **{**own, "max_steps": 1})
+    assert contents(output).keys() == finished.keys()
+    assert {name for name, value in contents(output).items() if value != finished[name]} <= {"training_args.bin"}
+    assert f"complete: step {steps}, and these flags end at 1; nothing" in capsys.readouterr().out

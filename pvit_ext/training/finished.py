@@ -1,0 +1,35 @@
+"""A run that goes on from its own last step: transformers looks for the end behind each step, and would take one more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Finished(Exception):
+    """The checkpoint is that of the last step: there is nothing to train."""
+
+
+class EndIfFinished(TrainerCallback):
+    """Leaves transformers' training before its first step if a checkpoint was the last one.
+
+    The weights are loaded by then, also those that DeepSpeed and FSDP load into what they made of the model. To be
+    added behind all other callbacks: they have begun, and can end.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raise :class:`Finished` on all ranks alike, at the last step or beyond it."""
+        if state.global_step >= state.max_steps > 0:
+            raise Finished
+
+
+def describe(step: int, last: int) -> str:
+    """What is said of such a run.
+
+    Args:
+        step: of the checkpoint.
+        last: step at which the flags of this run end it.
+    """
+    reached = f"step {step} of {last}" if step == last else f"step {step}, and these flags end at {last}"
+    return f"complete: {reached}; nothing is trained, another --output_dir (OUTPUT of a recipe) starts anew"
