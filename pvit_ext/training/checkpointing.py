@@ -20,6 +20,7 @@ MARKER, IMAGES = "pvit_ext_complete.json", "pvit_ext_images.json"
 _STEP = re.compile(r"checkpoint-(\d+)")
 _FACTORS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup", "inverse_sqrt")
 """Schedules of factors, which a checkpoint's rates are multiplied by; others reckon with the rate that is given."""
+_UNTOUCHED = "no gradient"
 _OF_DEEPSPEED = "deepspeed.scheduler"
 
 
@@ -40,6 +41,17 @@ def mark_complete(folder: Path, identity: Identity) -> None:
     values = {"checkpoint": folder.name, **own, "files": files}
     with atomic_write(folder / MARKER) as temporary:
         temporary.write_text(json.dumps(values, indent=1))
+
+
+def note_untouched(folder: Path, names: list[str]) -> None:
+    """Add to a checkpoint's marker which trained tensors got no gradient, which is known only after a save."""
+    with atomic_write(folder / MARKER) as temporary:
+        temporary.write_text(json.dumps({**read_marker(folder), _UNTOUCHED: names}, indent=1))
+
+
+def untouched(folder: Path) -> list[str]:
+    """What :func:`note_untouched` wrote into ``folder``, if anything."""
+    return list(read_marker(folder).get(_UNTOUCHED, ()))
 
 
 def problem(folder: Path) -> str | None:

@@ -90,6 +90,8 @@ class RegionTrainer(Trainer):
         self.say(finished.describe(state.global_step, state.max_steps))
         self.control = self.callback_handler.on_train_end(self.args, state, self.control)
         self.is_in_train = False
+        if self.newest is not None:
+            self.gradients.untouched = checkpointing.untouched(self.newest)
         return TrainOutput(state.global_step, 0.0, {})
 
     def _check_gradients(self) -> None:
@@ -97,6 +99,8 @@ class RegionTrainer(Trainer):
         if not (problem := self.gradients.message()):
             return
         if not self.args.allow_no_gradient:
+            if self.newest is not None:  # for the same command to say it again, where that trains nothing more
+                self._alone(checkpointing.note_untouched, self.newest, self.gradients.untouched)
             advice = f"Saved after step {self.state.global_step}; to continue all the same: --allow_no_gradient True"
             raise NoGradientError(f"{problem}. {advice}")
         self.say(f"allowed: {problem}")

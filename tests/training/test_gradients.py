@@ -79,6 +79,19 @@ def test_a_tensor_without_gradient_ends_the_run_after_an_epoch_and_is_named(
     assert "allowed: 4 of 9 trained tensors got no gradient" in printed
 
 
+@pytest.mark.slow
+def test_a_run_that_ended_so_at_its_last_step_does_not_pass_when_it_is_started_again(
+    llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = flags(llava_checkpoint, data, tmp_path, stage="align", **UNUSED, save_strategy="steps", save_steps=1)
+    for _ in range(2):
+        with pytest.raises(NoGradientError, match=r"^4 of 9 trained tensors.*Saved after step 4.*--allow_no_gradient"):
+            run(monkeypatch, words)
+        assert not (tmp_path / "region_modules.safetensors").exists()
+    run(monkeypatch, [*words, "--allow_no_gradient", "True"])
+    assert (tmp_path / "region_modules.safetensors").exists()
+
+
 def test_stage2_on_data_without_regions_says_that_the_region_projector_does_not_train(
     llava_checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
