@@ -35,15 +35,30 @@ def check_base(model: Any, kind: CheckpointKind) -> None:
         )
     if Path(named, ADAPTER_CONFIG).is_file():
         raise ValueError(f"{kind.path} was trained on {named} and its adapter: load {named}, not {own}")
-    ours, others = (weight_files(Path(one)) for one in (own, named))
-    if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
+    same = holds_same_weights(own, named)
+    if same is None:
         text = "%s was trained on %s, the model is %s: right only if both hold the same weights"
         logger.warning(text, kind.path, named, own or "of no folder")
-    elif list(map(fingerprint, ours)) != list(map(fingerprint, others)):
+    elif not same:
         raise ValueError(
             f"{kind.path} was trained on {named}, whose weights are others than those of the model, {own}: load "
             f"{named} in its place"
         )
+
+
+def holds_same_weights(one: str, other: str) -> bool | None:
+    """Whether two folders hold the same weights; None where files do not tell, as those of another split.
+
+    Args:
+        one: folder of a whole checkpoint, or a name.
+        other: another.
+    """
+    if Path(one).resolve() == Path(other).resolve():
+        return True
+    ours, others = (weight_files(Path(path)) for path in (one, other))
+    if not ours or [path.stat().st_size for path in ours] != [path.stat().st_size for path in others]:
+        return None
+    return list(map(fingerprint, ours)) == list(map(fingerprint, others))
 
 
 def _weights_of(path: str) -> str:

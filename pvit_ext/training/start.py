@@ -13,7 +13,8 @@ from pvit_ext.adapters.lora import check_adapter_files
 from pvit_ext.config import CONFIG_KEY
 from pvit_ext.files import absolute
 from pvit_ext.hosts.checkpoint_kind import LORA, MERGED, CheckpointKind, find_kind, results_in
-from pvit_ext.tokens.serialization import CONFIG_FILE
+from pvit_ext.hosts.trained_on import holds_same_weights
+from pvit_ext.tokens.serialization import CONFIG_FILE, read_region_config
 from pvit_ext.training.output import check_output
 from pvit_ext.training.stages import FINETUNE
 
@@ -83,6 +84,16 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
         )
     if kind.base is None and CONFIG_KEY in PretrainedConfig.get_config_dict(kind.path)[0]:
         say(f"{modules}: its region modules replace those of {kind.path}")
+    _say_other_base(kind, modules)
+
+
+def _say_other_base(kind: CheckpointKind, modules: str) -> None:
+    """Say that region modules were trained on another model than they go on; it may be the same one, converted."""
+    trained_on = read_region_config(modules).base
+    if trained_on is None or (same := holds_same_weights(kind.path, trained_on)):
+        return
+    doubt = ": right only if both hold the same weights" if same is None else ", whose weights are others"
+    say(f"{modules}: region modules trained on {trained_on}, MODEL is {kind.path}{doubt}")
 
 
 def _merged(kind: CheckpointKind, arguments: list[str]) -> str:

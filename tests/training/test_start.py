@@ -88,6 +88,24 @@ def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Pat
         resolve_model(flags(stage1, data, tmp_path / "out", region_modules=tmp_path))
 
 
+def test_region_modules_of_another_base_are_said(
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Nothing else tells: the run trains on, from a loss that a new projector would have."""
+    moved = Path(shutil.copytree(llava_checkpoint, tmp_path / "moved"))
+    for base in (llava_checkpoint, moved):  # by its place, by its weights
+        resolve_model(flags(base, data, tmp_path / "out", region_modules=stage1))
+        assert "trained on" not in capsys.readouterr().out
+    (weights,) = moved.glob("model*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"else")
+    resolve_model(flags(moved, data, tmp_path / "out", region_modules=stage1))
+    said = f"{stage1}: region modules trained on {llava_checkpoint}, MODEL is {moved}, whose weights are others"
+    assert said in capsys.readouterr().out
+    weights.write_bytes(weights.read_bytes() + b"more")  # files of other sizes may hold the same
+    resolve_model(flags(moved, data, tmp_path / "out", region_modules=stage1))
+    assert f"MODEL is {moved}: right only if both hold the same weights" in capsys.readouterr().out
+
+
 def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(
     llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
