@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from pvit_ext.config import RegionConfig
+
+_OF_RECIPES = ("encoder", "weights")
+"""Options that a recipe takes from the environment."""
 
 
 class Option(NamedTuple):
@@ -36,6 +41,25 @@ def options() -> list[Option]:
             kind = kinds[0] if kinds else hint
             found.append(Option(item.name, kind, item.metadata["help"], item.metadata.get("choices")))
     return found
+
+
+def as_training_flags(config: RegionConfig, names: Iterable[str]) -> str:
+    """The flags and recipe variables that say what a config has; a recipe's own flags cannot be left out.
+
+    Args:
+        config: of what is there.
+        names: of the options to say.
+    """
+    flags, variables = [], []
+    for name in names:
+        value = getattr(config, name)
+        if value is None and name != "weights":
+            flags.append(f"no --region_{name}")
+            continue
+        word = shlex.quote(json.dumps(value) if isinstance(value, dict) else str("" if value is None else value))
+        flags.append(f"--region_{name} {word}")
+        variables += [f"REGION_{name.upper()}={word}"] if name in _OF_RECIPES else []
+    return " ".join(flags) + (f" (of a recipe {' '.join(variables)})" if variables else "")
 
 
 def json_object(text: str, flag: str = "", example: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pvit_ext.data.tags.noise import TagNoise
 from pvit_ext.files import read_text, read_yaml
 from pvit_ext.hosts.llava import compat
 from pvit_ext.plugins import take_plugins
-from pvit_ext.region_flags import Option, json_object, options
+from pvit_ext.region_flags import Option, as_training_flags, json_object, options
 from pvit_ext.tokens.serialization import read_region_config
 from pvit_ext.training.lora_arguments import LoraFlags
 from pvit_ext.training.stages import check_stage
@@ -78,8 +78,8 @@ class ModelFlags(_RegionFlags):
         if other := {key: value for key, value in given.items() if not _is_same(key, value, getattr(config, key))}:
             source = self.region_modules or self.model_name_or_path
             raise ValueError(
-                f"{source} has other region modules than the flags say: {other}; drop those flags (of a recipe, its "
-                "REGION_ENCODER and REGION_WEIGHTS), or swap"
+                f"{source} has other region modules than the flags say: {other}; say what it has: "
+                f"{as_training_flags(config, other)}, or swap"
             )
         return config
 

@@ -1,4 +1,4 @@
-"""A run that goes on from its own last step: transformers looks for the end behind each step, and would take one more."""
+"""A run that goes on from its own last step: transformers looks for the end behind a step, and would take one more."""
 
 from __future__ import annotations
 

@@ -153,6 +153,25 @@ def test_a_flag_at_its_default_is_done_or_refused() -> None:
             assert getattr(given.region_config(None), name) is not None
 
 
+def test_what_a_model_has_is_said_as_it_is_to_be_given() -> None:
+    """A recipe's defaults are flags that nobody gave, and cannot be dropped: other values can be said."""
+    given = parse(["--version", "v1", "--region_encoder", "regionclip", "--region_weights", "w.pth"])
+    given.model_name_or_path = "swapped"
+    said = (
+        r"^swapped has other region modules than the flags say: .*; say what it has: --region_encoder osprey "
+        r"--region_weights '' \(of a recipe REGION_ENCODER=osprey REGION_WEIGHTS=''\), or swap$"
+    )
+    with pytest.raises(ValueError, match=said):
+        given.region_config(RegionConfig("osprey"))
+    with pytest.raises(ValueError, match=r"has: --region_weights '/a b/x\.pth' \(of a recipe REGION_WEIGHTS='/a b/x"):
+        given.region_config(RegionConfig(weights="/a b/x.pth"))
+    options = parse(["--region_encoder_options", '{"arch": "rn50"}', "--region_delimiters", "False"])
+    with pytest.raises(ValueError, match=r"""--region_encoder_options '\{"arch": "rn50x4"\}', or swap$"""):
+        options.region_config(RegionConfig(encoder_options={"arch": "rn50x4"}, delimiters=False))
+    with pytest.raises(ValueError, match="say what it has: no --region_encoder_options, or swap"):
+        options.region_config(RegionConfig(delimiters=False))
+
+
 def test_a_projector_that_does_not_exist_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--region_projector", "mlp"])
