@@ -17,6 +17,7 @@ from pvit_ext.plugins import take_plugins
 from pvit_ext.training.arguments import expand_command_line, refuse_replicas, with_config_file
 from pvit_ext.training.contract import Arguments, TrainingHost
 from pvit_ext.training.flag_pairs import check_pairs
+from pvit_ext.training.flag_parser import FlagParser
 from pvit_ext.training.host import FLAG, HOSTS, take_host
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.lora_arguments import check_tokens_of
@@ -98,7 +99,7 @@ def parse_flags(host: TrainingHost, words: list[str], attn_implementation: str |
     return Arguments(model, data, training, model.attn_implementation or attn_implementation)
 
 
-class _Parser(transformers.HfArgumentParser):
+class _Parser(FlagParser):
     def error(self, message: str) -> NoReturn:
         """argparse would print the usage, some hundred flags, on each rank."""
         raise ValueError(message)

@@ -89,6 +89,20 @@ def test_what_the_parser_refuses_is_an_error_without_pages_of_usage(capsys: pyte
     assert "usage:" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["llava", "transformers"])
+def test_unknown_flags_are_named_with_those_that_were_meant(host: str) -> None:
+    known = ["--output_dir", "out"]
+    given, _ = run.take_host(["--host", host])
+    unknown = ["--learning_rat", "1", "--quux", "-2", "3", "--region-jiter", "0.1"]
+    said = (
+        r"^unknown flags --learning_rat \(--learning_rate\?\), --quux, --region-jiter \(--region-jitter\?\): .*--help"
+    )
+    with pytest.raises(ValueError, match=said):
+        run.parse_flags(given, [*known, *unknown])
+    with pytest.raises(ValueError, match=r"^'more' 'words' belong to no flag"):
+        run.parse_flags(given, ["more", "words", *known])
+
+
 @pytest.mark.slow
 def test_two_ranks_say_an_error_once(tmp_path: Path) -> None:
     words = ["--stage", "align", "--model_name_or_path", "nowhere", "--output_dir", str(tmp_path)]

@@ -8,14 +8,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import transformers
-
 from pvit_ext.hosts.llava import training as llava
 from pvit_ext.hosts.llava.classes import CheckpointPath
 from pvit_ext.hosts.llava.patching import PATCH_POINTS, PREPROCESS_POINTS, PatchPoint, apply_pvit
 from pvit_ext.tokens.serialization import save_region_modules
 from pvit_ext.training.arguments import expand_command_line
 from pvit_ext.training.flag_pairs import check_pairs
+from pvit_ext.training.flag_parser import FlagParser
 from pvit_ext.training.lion_data import check_lion, config_by_flags, prepare_data
 from pvit_ext.training.llava import stage0
 from pvit_ext.training.llava.arguments import RegionDataArguments, RegionModelArguments, RegionTrainingArguments
@@ -60,7 +59,7 @@ def install() -> None:
     apply_pvit((*PATCH_POINTS, *TRAIN_POINTS))
 
 
-class ArgumentParser(transformers.HfArgumentParser):
+class ArgumentParser(FlagParser):
     """transformers' parser as LLaVA's ``train()`` gets it: it checks flags and data before a model is loaded."""
 
     def parse_args_into_dataclasses(self, *args: Any, **keywords: Any) -> Any:
