@@ -50,8 +50,13 @@ def hours(plan: Plan, rate: tuple[str, float] | None, tokens: int | None = None)
     """Hours of the training itself; None without a rate or a number of samples. Arguments as of :func:`describe`."""
     if plan.schedule is None or rate is None:
         return None
+    return plan.schedule.seconds(_samples(plan, rate, tokens)) / 3600
+
+
+def _samples(plan: Plan, rate: tuple[str, float], tokens: int | None) -> float:
+    """A rate in samples per second."""
     name, value = rate
-    return plan.schedule.hours(value if name == "samples_per_second" else value / (tokens or plan.length))
+    return value if name == "samples_per_second" else value / (tokens or plan.length)
 
 
 def _memory(plan: Plan) -> Iterator[str]:
@@ -99,7 +104,16 @@ def _schedule(plan: Plan, rate: tuple[str, float] | None, tokens: int | None) ->
         return
     name, value = rate
     of = "" if name == "samples_per_second" else f", {tokens or plan.length:,} of them a sample"
-    yield f"{hours(plan, rate, tokens):,.1f} hours at {value:g} {name.replace('_', ' ')}{of}"
+    yield f"{_duration(schedule.seconds(_samples(plan, rate, tokens)))} at {value:g} {name.replace('_', ' ')}{of}"
+
+
+def _duration(seconds: float) -> str:
+    """In the greatest unit of which there is one."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} hours"
+    if seconds >= 60:
+        return f"{seconds / 60:.1f} minutes"
+    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 def _gib(value: float) -> str:

@@ -31,13 +31,13 @@ class Schedule:
     steps: int
     epochs: float
 
-    def hours(self, samples_per_second: float) -> float:
-        """Hours of the training itself, without loading and saving.
+    def seconds(self, samples_per_second: float) -> float:
+        """Seconds of the training itself, without loading and saving.
 
         Args:
             samples_per_second: all GPUs together.
         """
-        return self.epochs * self.samples / samples_per_second / 3600
+        return self.epochs * self.samples / samples_per_second
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
