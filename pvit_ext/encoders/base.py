@@ -121,11 +121,13 @@ class RegionEncoder(FrozenInEval):
             :meth:`forward` never runs.
         feature_dim: C.
         keys: map of the original's state-dict keys to ours; None if there is no original whose weights could be loaded.
+        weights_from: where a user finds the file of a frozen tower, for the message that it is missing.
     """
 
     name: ClassVar[str]
     region_kinds: ClassVar[frozenset[str]] = frozenset({"box", "mask", "point", "polygon", "scribble"})
     frozen: ClassVar[bool] = False
+    weights_from: ClassVar[str] = ""
     feature_layers: tuple[int, ...] = ()
     reads_tiles: bool = True
     tokens_per_region: int = 1

@@ -41,10 +41,9 @@ def load_encoder_file(
     try:
         path = find_weights(config.weights, checkpoint)
     except FileNotFoundError as error:
-        if encoder.frozen or facts.weights_sha256 is not None:
+        if facts.weights_sha256 is not None:
             raise
-        cure = f"; {config.encoder!r} trains, and may start without: give no weights (training: --region_weights '')"
-        raise FileNotFoundError(f"{error}{cure}") from error
+        raise FileNotFoundError(f"{error}; {_other_ways(encoder, config)}") from error
     digest = sha256_file(path)
     if facts.weights_sha256 not in (None, digest):
         raise ValueError(
@@ -53,6 +52,17 @@ def load_encoder_file(
         )
     encoder.load_weights(str(path))
     return replace(facts, weights_sha256=digest)
+
+
+def _other_ways(encoder: RegionEncoder, config: RegionConfig) -> str:
+    """What else to do where a file is missing that nothing was trained with."""
+    if not encoder.frozen:
+        return f"{config.encoder!r} trains, and may start without: give no weights (training: --region_weights '')"
+    source = f" ({encoder.weights_from})" if encoder.weights_from else ""
+    return (
+        f"it is a file of the encoder's release{source}; name it with --region_weights FILE (of a recipe "
+        "REGION_WEIGHTS=FILE); other encoders train from nothing: REGION_ENCODER=osprey needs none"
+    )
 
 
 def find_weights(weights: str, checkpoint: Path) -> Path:

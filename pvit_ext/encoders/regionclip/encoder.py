@@ -66,6 +66,7 @@ class RegionCLIP(TowerEncoder):
     """
 
     name: ClassVar[str] = "regionclip"
+    weights_from: ClassVar[str] = "github.com/microsoft/RegionCLIP"
 
     def __init__(self, options: RegionCLIPOptions) -> None:
         super().__init__()
