@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from pvit_ext.files import read_json
 
 
 class Finished(Exception):
@@ -33,3 +37,19 @@ def describe(step: int, last: int) -> str:
     """
     reached = f"step {step} of {last}" if step == last else f"step {step}, and these flags end at {last}"
     return f"complete: {reached}; nothing is trained, another --output_dir (OUTPUT of a recipe) starts anew"
+
+
+def complete_history(state: Any, output_dir: Path) -> list[dict[str, Any]]:
+    """The logs of a run, with those behind its last checkpoint if it ended then: they say how long it took.
+
+    Args:
+        state: of the checkpoint.
+        output_dir: of the run, which holds a state where it ended.
+    """
+    path, known = output_dir / TRAINER_STATE_NAME, state.log_history
+    try:
+        ended = read_json(path)
+    except (FileNotFoundError, ValueError):  # killed before, or while it was written
+        return known
+    logs: list[dict[str, Any]] = ended.get("log_history", [])
+    return logs if ended.get("global_step") == state.global_step and logs[: len(known)] == known else known

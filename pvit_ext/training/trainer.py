@@ -88,6 +88,7 @@ class RegionTrainer(Trainer):
         """End what began before the first step, as transformers does behind its last one."""
         state = self.state
         self.say(finished.describe(state.global_step, state.max_steps))
+        state.log_history = finished.complete_history(state, Path(self.args.output_dir))
         self.control = self.callback_handler.on_train_end(self.args, state, self.control)
         self.is_in_train = False
         if self.newest is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from pvit_ext.adapters.lora import NON_LORA_FILE
 from pvit_ext.files import sha256_file
+from pvit_ext.training.finished import complete_history
 from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 from tests.training import runs
 
@@ -103,9 +106,11 @@ def test_a_finished_run_trains_nothing_more(start: Start, tmp_path: Path, own: d
     steps = start("out", **own).state.global_step
     finished = contents(output)
     assert [path.name for path in output.glob("checkpoint-*")] == [f"checkpoint-{steps}"]
+    state = (output / "trainer_state.json").read_text()
     capsys.readouterr()
     assert start("out", **own).state.global_step == steps
     assert contents(output) == finished
+    assert (output / "trainer_state.json").read_text() == state  # how long the run took stands there alone
     assert f"complete: step {steps} of {steps}; nothing is trained, another --output_dir" in capsys.readouterr().out
     for path in output.glob("*.*"):  # as where the run was killed before it wrote its result
         if path.is_file():
@@ -114,3 +119,19 @@ def test_a_finished_run_trains_nothing_more(start: Start, tmp_path: Path, own: d
     assert contents(output).keys() == finished.keys()
     assert {name for name, value in contents(output).items() if value != finished[name]} <= {"training_args.bin"}
     assert f"complete: step {steps}, and these flags end at 1; nothing" in capsys.readouterr().out
+
+
+def test_a_state_that_a_kill_cut_off_is_no_hindrance(tmp_path: Path) -> None:
+    logs = [{"loss": 1.0, "step": 3}]
+    state, path = SimpleNamespace(global_step=3, log_history=logs), tmp_path / "trainer_state.json"
+    whole = [*logs, {"train_runtime": 9.5, "step": 3}]
+    for text, history in (
+        (None, logs),
+        ('{"global_step": 3, "log_hist', logs),
+        (json.dumps({"global_step": 3, "log_history": whole}), whole),
+        (json.dumps({"global_step": 3, "log_history": whole[1:]}), logs),
+        (json.dumps({"global_step": 2, "log_history": whole}), logs),
+    ):
+        if text is not None:
+            path.write_text(text)
+        assert complete_history(state, tmp_path) == history
