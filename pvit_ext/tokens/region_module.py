@@ -182,7 +182,7 @@ class RegionModule(nn.Module):
         check_same(folder, read_region_config(folder).config, self.config, self.lion)
         self.fill(read_checkpoint(path), path)
 
-    def transplant(self, old: RegionModule, filled_later: Iterable[str] = ()) -> None:
+    def transplant(self, old: RegionModule, filled_later: Iterable[str] = ()) -> set[str]:
         """Copy each old part whose tensors all have the new one's shapes; say what starts anew, and what goes.
 
         What has the same shapes and is for something else starts anew too: adapters of other tasks, an aggregator of
@@ -191,19 +191,23 @@ class RegionModule(nn.Module):
         Args:
             old: is left as it is.
             filled_later: tensors that a file brings, by their names in :meth:`tensors`: their parts are passed over.
+
+        Returns:
+            The parts that are kept, by the beginnings of their tensors' names.
         """
         before, after = old._replaced_parts(), self._replaced_parts()
         for name in (name for name in before if name not in after):
             logger.warning("%s goes: the new region modules have none", _said(name))
         brought = {name for name in after if any(tensor.startswith(f"{name}.") for tensor in filled_later)}
-        kept = [(name, part) for name, part in after.items() if name in before and name not in brought]
+        stay, kept = [(name, part) for name, part in after.items() if name in before and name not in brought], set()
         with gathered([parameter for part in before.values() for parameter in part.parameters()]):
-            for name, part in kept:
+            for name, part in stay:
                 if tensors_go_by(name, part, self.config) == tensors_go_by(name, before[name], old.config):
-                    _keep_if_it_fits(_said(name), before[name], part)
+                    kept |= {name} if _keep_if_it_fits(_said(name), before[name], part) else set()
                 else:
                     said = described(name, old.config), described(name, self.config)
                     logger.warning("%s starts anew, the old module has %s, not %s", name, *said)
+        return kept
 
     def _replaced_parts(self) -> dict[str, nn.Module]:
         """Everything but the encoder, by the beginnings of their tensors' names in :meth:`tensors`."""
@@ -286,9 +290,10 @@ def _said(name: str) -> str:
     return name.replace("region_projector.", "region projector: ")
 
 
-def _keep_if_it_fits(name: str, before: nn.Module, part: nn.Module) -> None:
-    if (found := shapes(before.state_dict())) == (wanted := shapes(part.state_dict())):
+def _keep_if_it_fits(name: str, before: nn.Module, part: nn.Module) -> bool:
+    if fits := (found := shapes(before.state_dict())) == (wanted := shapes(part.state_dict())):
         part.load_state_dict(before.state_dict())
         logger.info("%s is kept", name)
     else:
         logger.warning("%s starts anew, the old one %s does not fit %s", name, found, wanted)
+    return fits

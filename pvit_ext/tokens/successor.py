@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.encoders.base import RegionEncoder, build_region_encoder
 from pvit_ext.encoders.weights import names_in
 from pvit_ext.files import absolute
-from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded
+from pvit_ext.tokens.region_module import RegionModule, encoder_is_embedded, same_encoder
 from pvit_ext.tokens.serialization import CONFIG_FILE, MODULES_FILE, read_region_config
 
 _FITTING = {"weights": "weights='' for none", "encoder_options": "encoder_options={} for the usual ones"}
@@ -80,8 +81,28 @@ def successor(
     for part in (new.region_projector, *new.lion.values()):
         part.to(**placement or {})
     if old is not None:
-        new.transplant(old, _tensors_in(checkpoint) if filled_later else ())
+        _take_parts(new, old, _tensors_in(checkpoint) if filled_later else ())
     return new
+
+
+def same_features(old: RegionModule, new: RegionModule) -> bool:
+    """Whether the encoder of a region module gives what that of another gives; False where that cannot be told."""
+    if new.region_encoder is not None and new.region_encoder is old.region_encoder:
+        return True
+    digest = new.facts.weights_sha256  # the same file may lie elsewhere; what trains is no longer what its file holds
+    frozen = new.region_encoder is not None and new.region_encoder.frozen
+    same_options = same_encoder(replace(old.config, weights=None), replace(new.config, weights=None))
+    return same_options and frozen and digest is not None and digest == old.facts.weights_sha256
+
+
+def _take_parts(new: RegionModule, old: RegionModule, filled_later: Iterable[str]) -> None:
+    """Take over what fits, and tell of a projection of features that fits by its width alone."""
+    kept = new.transplant(old, filled_later)
+    if "region_projector.features" in kept and not same_features(old, new):
+        logger.warning(
+            "region projector: features was learned with another encoder (%r) of the same width: train it anew",
+            old.config.encoder,
+        )
 
 
 def _read_encoder(new: RegionModule, said: RegionConfig, tower_config: Any, checkpoint: str | os.PathLike[str]) -> None:

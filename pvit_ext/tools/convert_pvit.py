@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_to_json
 from pvit_ext.encoders.weights import differences
-from pvit_ext.files import atomic_folder, copy_file, read_json
+from pvit_ext.files import atomic_folder, check_new_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import LlavaLlamaForCausalLM
 from pvit_ext.hosts.llava.stored import checkpoint_prefix, tower_config
 from pvit_ext.tokens.successor import successor
@@ -72,6 +72,7 @@ def convert_checkpoint(
         ValueError: when tensors are unknown, missing or of another shape, or source and base do not fit together.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
+    check_new_folder(out)
     original = open_checkpoint(source)
     values = read_json(original.folder / "config.json")
     ids = _delimiter_ids(values, original.folder / "config.json")

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from pvit_ext.adapters.lion.feed_forward import CHILD, names_in_files
 from pvit_ext.config import RegionConfig, regions_to_json
-from pvit_ext.files import atomic_folder, copy_file
+from pvit_ext.files import atomic_folder, check_new_folder, copy_file
 from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.stored import StoredModel
 from pvit_ext.tokens.region_module import RegionModule, same_encoder
-from pvit_ext.tokens.successor import successor
+from pvit_ext.tokens.successor import same_features, successor
 from pvit_ext.tools.shards import Checkpoint, Shard, nbytes, open_checkpoint, save_tensors, write_index
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
         ValueError: when no host reads the checkpoint, or a file of it is damaged.
         OSError: when files are missing, ``out`` is taken, or the disk is full.
     """
+    check_new_folder(out)
     kind = find_kind(str(checkpoint)) if Path(checkpoint).is_dir() else None
     if kind is not None and kind.base is not None:
         raise ValueError(f"{kind}. Swap takes a whole checkpoint: `pvit-ext merge {checkpoint} --out DIR` writes one")
@@ -52,8 +53,11 @@ def swap_encoder(checkpoint: str | os.PathLike[str], config: RegionConfig, out: 
     old = _old_module(source, stored, config, names)
     blocks = len(names.layers)
     new = successor(old, config, stored.hidden_size, stored.tower_config, checkpoint=source.folder, blocks=blocks)
+    _say_new_encoder(old, new)
     name_regions = partial(host.add_regions, regions=regions_to_json(new.config, new.facts))
     _write(source, Path(out), names, new.tensors(), name_regions)
+    if not _has_learned(old, new):
+        logger.warning("untrained: train stage 1, then 2, before you ask")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,28 @@ def _old_module(source: Checkpoint, stored: StoredModel, config: RegionConfig, n
         if same_encoder(chosen, config.continuing(chosen)) and old.region_encoder is None:
             old.read_encoder(tower, source.folder)
     return old
+
+
+def _say_new_encoder(old: RegionModule | None, new: RegionModule) -> None:
+    """Log how an encoder of another name begins; of one that stays or starts anew :func:`successor` has told."""
+    encoder, config = new.region_encoder, new.config
+    if encoder is None or (old is not None and old.config.encoder == config.encoder):
+        return
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    origin = f"those of {config.weights}" if config.weights else "random"
+    details = f": its {count:,} parameters are {origin}" if count else ""
+    logger.info("region encoder %r starts anew%s", config.encoder, details)
+
+
+def _has_learned(old: RegionModule | None, new: RegionModule) -> bool:
+    """Whether region tokens are made as the old module made them, by parts that may have been trained."""
+    if new.region_projector.features is None:  # text or pixels show its regions
+        return True
+    if old is None or not same_features(old, new):
+        return False
+    before, after = (module.region_projector.state_dict() for module in (old, new))
+    names = [name for name in after if name.startswith(("features.", "delimiters."))]
+    return all(name in before and torch.equal(before[name], after[name]) for name in names)
 
 
 def _write(

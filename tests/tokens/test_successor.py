@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from pvit_ext import RegionConfig
-from pvit_ext.tokens.successor import successor
+from pvit_ext.tokens.successor import same_features, successor
 from tests.tiny import TINY_REGIONCLIP
 from tests.tokens.test_region_module import FROZEN, TOWER, TRAINS, WIDTH, made, tokens
 
@@ -22,6 +23,25 @@ def test_a_successor_keeps_the_encoder_of_the_same_name_and_options() -> None:
     assert torch.equal(tokens(same), tokens(old))
     other = successor(old, RegionConfig("cross_attention", encoder_options={"heads": 1, "head_dim": 8}), WIDTH, TOWER)
     assert other.region_encoder is not old.region_encoder
+
+
+def test_a_projector_of_another_encoder_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Equal widths are no sign that it reads these features."""
+    text = "features was learned with another encoder ('cross_attention') of the same width: train it anew"
+    old = made(replace(TRAINS, encoder_options={"heads": 4, "head_dim": 4}))
+    successor(old, replace(old.config, delimiters=False), WIDTH, TOWER)
+    assert text not in caplog.text
+    successor(old, RegionConfig("osprey"), WIDTH, TOWER)
+    assert text in caplog.text
+
+
+def test_a_weights_file_elsewhere_gives_the_same_features(tmp_path: Path) -> None:
+    files = [tmp_path / "tower.pt", tmp_path / "moved.pt"]
+    torch.save(made(FROZEN, 2).region_encoder.state_dict(), files[0])
+    shutil.copy(*files)
+    old = successor(None, replace(FROZEN, weights=str(files[0])), WIDTH, TOWER)
+    assert same_features(old, successor(old, replace(FROZEN, weights=str(files[1])), WIDTH, TOWER))
+    assert not same_features(old, successor(old, replace(FROZEN, weights=""), WIDTH, TOWER))
 
 
 SAME = RegionConfig("cross_attention", lion_tags="hint")

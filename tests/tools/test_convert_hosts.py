@@ -285,3 +285,14 @@ def test_what_has_no_place_is_refused(
     assert cli.main(["convert", str(folder), *more, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["convert --to transformers", "convert --to llava", "convert-checkpoint", "swap"])
+def test_a_taken_folder_is_refused_before_anything_is_read(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kept").write_text("")
+    more = {"convert-checkpoint": ["--weights", "nowhere.pth"], "swap": ["--encoder", "osprey"]}.get(command, [])
+    name, *flags = command.split()
+    assert cli.main([name, str(tmp_path / "nowhere"), *flags, *more, "--out", str(tmp_path)]) == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from pvit_ext import cli
 from pvit_ext.tools.shards import open_checkpoint
 from tests.checkpoints import OPTIONS, config, inputs, load, logits, randomize, relayout, save
 from tests.tiny import build_llava
-from tests.tools.swapping import NARROWER, swap
+from tests.tools.swapping import NARROWER, refused, swap
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,38 @@ def test_what_is_kept_is_said(with_regions: Path, tmp_path: Path, caplog: pytest
     assert "delimiters is kept" in caplog.text
     assert "features starts anew, the old one {'weight': (48, 24)" in caplog.text
     assert "tensors copied, the sha256 of each compared" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "untrained"),
+    [
+        (
+            {"encoder": "osprey", "encoder_options": {}, "projector": "mlp2x_gelu"},
+            r"'osprey' starts anew: its [\d,]+ p",
+            True,
+        ),
+        (NARROWER, "is frozen and has no weights file", True),
+        ({"delimiters": False}, "'regionclip' is kept", False),
+        ({"projector": "mlp2x_gelu"}, "features starts anew", True),
+        ({"encoder": "text", "encoder_options": {}, "box_embedding": False}, "'text' starts anew", False),
+    ],
+)
+def test_what_must_be_trained_is_said_last(
+    with_regions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: Any, said: str, untrained: bool
+) -> None:
+    caplog.set_level("INFO", "pvit_ext")
+    swap(with_regions, values, tmp_path / "out")
+    assert re.search(said, caplog.text)
+    assert caplog.messages[-1].startswith("untrained: train stage 1, then 2, before you ask") == untrained
+
+
+def test_a_taken_folder_is_refused_before_a_word(
+    with_regions: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pvit_ext")
+    with refused(tmp_path, FileExistsError, "is not an empty folder"):
+        swap(with_regions, NARROWER, with_regions)
+    assert not caplog.messages
 
 
 def test_swapped_twice(with_regions: Path, tmp_path: Path) -> None:

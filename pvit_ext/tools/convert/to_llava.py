@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pvit_ext.config import CONFIG_KEY
-from pvit_ext.files import atomic_folder, copy_file, read_json
+from pvit_ext.files import atomic_folder, check_new_folder, copy_file, read_json
 from pvit_ext.tools.convert.configs import check_is_llavas, llava_values
 from pvit_ext.tools.convert.names import EMBEDDING, HEAD, LLAVA_TOWERS, TOWER, as_on_hub, to_llava
 from pvit_ext.tools.convert.origin import FILE, FOLDER, Origin, origin_of
@@ -43,6 +43,7 @@ def to_llava_checkpoint(
     from tqdm import tqdm
     from transformers import AutoConfig
 
+    check_new_folder(out)
     source = open_checkpoint(checkpoint)
     if "vision_config" not in read_json(source.folder / "config.json"):
         raise ValueError(f"{checkpoint} is one of LLaVA's own code already, or no LLaVA: --to transformers?")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pvit_ext.config import CONFIG_KEY, regions_from_json
-from pvit_ext.files import atomic_folder, copy_file, read_json
+from pvit_ext.files import atomic_folder, check_new_folder, copy_file, read_json
 from pvit_ext.hosts.llava.classes import load_config
 from pvit_ext.hosts.transformers.placeholder import placeholders_of, token_of
 from pvit_ext.tools.convert.configs import check_is_convertible, hub_config
@@ -40,6 +40,7 @@ def to_transformers(checkpoint: str | os.PathLike[str], out: str | os.PathLike[s
     """
     from tqdm import tqdm
 
+    check_new_folder(out)
     source = open_checkpoint(checkpoint)
     values = read_json(source.folder / "config.json")
     if "vision_config" in values:
