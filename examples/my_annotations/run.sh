@@ -4,6 +4,8 @@
 # DIR is Roboflow's Chess Pieces as YOLO (data.yaml, train/, valid/), default $PVIT_EXT_DATA/chess. Without MODEL the models are
 # tiny stand-ins, made here, and the way takes some minutes on two CPU cores. With real ones, on a GPU:
 #   MODEL=liuhaotian/llava-v1.5-7b REGION_WEIGHTS=regionclip_pretrained-cc_rn50x4.pth bash examples/my_annotations/run.sh ...
+# Annotations of another format, with their images in DIR:
+#   FORMAT=coco SOURCE=instances.json bash examples/my_annotations/run.sh --data DIR [--out DIR]
 set -euo pipefail
 usage() { sed -n 's/^#   //p' "$0" >&2; exit 2; }
 
@@ -16,7 +18,9 @@ while [ $# -gt 0 ]; do
         *) usage ;;
     esac
 done
-[ -f "$data/data.yaml" ] || { echo "error: no data.yaml in '$data': give --data DIR, or set PVIT_EXT_DATA" >&2; exit 2; }
+FORMAT=${FORMAT:-yolo} SOURCE=${SOURCE:-$data/data.yaml}
+[ -d "$data" ] || { echo "error: no folder '$data': give --data DIR, or set PVIT_EXT_DATA" >&2; exit 2; }
+[ -e "$SOURCE" ] || { echo "error: no '$SOURCE': SOURCE=... names the annotations, FORMAT=... their format" >&2; exit 2; }
 [ -n "$out" ] || usage
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
@@ -25,7 +29,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 step "1. convert: what the annotations say, as questions and answers"
 # --8<-- [start:data]
-pvit-ext data convert yolo "$data/data.yaml" --image-folder "$data" --out "$out/all.jsonl"
+pvit-ext data convert "$FORMAT" "$SOURCE" --image-folder "$data" --out "$out/all.jsonl"
 # --8<-- [end:data]
 
 step "2. split: no photograph, nor an augmented copy of it, in both parts"
@@ -75,16 +79,17 @@ OUTPUT=$out/stage2 STAGE1=$out/stage1 deepspeed --master_port "$port" "$root/rec
 # --8<-- [end:stage2]
 
 step "7. ask: one region of a photograph that was not trained on"
-IFS=$'\t' read -r image x0 y0 x1 y1 answer < <(python - "$out/parts/val.jsonl" <<'PYTHON'
+python - "$out/parts/val.jsonl" >"$out/question.jsonl" <<'PYTHON'
 import json, sys
 record = json.loads(open(sys.argv[1], encoding="utf-8").readline())
-print(record["image"], *record["regions"][0], record["conversations"][1]["value"], sep="\t")
+print(json.dumps({"id": f"{record['id']}, region 0, annotated as {record['conversations'][1]['value']}",
+                  "image": record["image"], "regions": record["regions"][:1], "question": "What is <region>?"}))
 PYTHON
-)
+rm -f "$out/answer.jsonl" # of an earlier run
 # --8<-- [start:ask]
-pvit-ext ask --model "$out/stage2" --image "$data/$image" --box "$x0" "$y0" "$x1" "$y1" "What is <region>?"
+pvit-ext ask --model "$out/stage2" --file "$out/question.jsonl" --image-folder "$data" --out "$out/answer.jsonl"
 # --8<-- [end:ask]
-echo "(annotated as: $answer)"
+cat "$out/answer.jsonl"
 
 step "8. eval: all questions of those photographs"
 # --8<-- [start:eval]

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,28 +34,36 @@ def test_the_script_says_what_it_needs(tmp_path: Path) -> None:
     done = run("--out", str(tmp_path / "out"))
     assert (done.returncode, done.stdout) == (2, "")
     assert "give --data DIR, or set PVIT_EXT_DATA" in done.stderr
+    missing = run("--data", str(tmp_path), SOURCE="nowhere.json", FORMAT="coco")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "no 'nowhere.json': SOURCE=... names the annotations" in missing.stderr
     assert run("--data").returncode == run("--nothing").returncode == 2
     assert "run.sh --data DIR [--out DIR]" in run("--nothing").stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("region", [[1, 2, 3, 4], {"polygon": [[[1, 2], [9, 2], [5, 8]]]}])
+def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path, region: Any) -> None:
     stubs, data, parts = tmp_path / "bin", tmp_path / "data", tmp_path / "out" / "parts"
     for folder in (stubs, data, parts):
         folder.mkdir(parents=True)
     for name in ("pvit-ext", "deepspeed"):
         (stubs / name).write_text(
             f'#!/bin/sh\necho "{name} $* | $MODEL $REGION_WEIGHTS $STAGE1 $DATA $IMAGES $OUTPUT"\n'
+            'for last; do :; done; case $last in *answer.jsonl) echo "an answer" >"$last" ;; esac\n'
         )
         (stubs / name).chmod(0o755)
-    (data / "data.yaml").write_text("names: []")
+    source = data / "data.yaml" if isinstance(region, list) else tmp_path / "instances.json"
+    source.write_text("")
+    format = {} if isinstance(region, list) else {"FORMAT": "coco", "SOURCE": str(source)}
     (parts / "train.jsonl").write_text("")
     turns = [{"value": "<image> What is <region>?"}, {"value": "a fish"}]
     (parts / "val.jsonl").write_text(
-        json.dumps({"image": "a b.jpg", "regions": [[1, 2, 3, 4]], "conversations": turns})
+        json.dumps({"id": "7", "image": "a b.jpg", "regions": [region, [5, 6, 7, 8]], "conversations": turns})
     )
     path = os.pathsep.join([str(stubs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = run("--data", str(data), "--out", str(parts.parent), PATH=path, MODEL="big", REGION_WEIGHTS="tower.pth")
+    variables = {"PATH": path, "MODEL": "big", "REGION_WEIGHTS": "tower.pth", **format}
+    done = run("--data", str(data), "--out", str(parts.parent), **variables)
     assert done.returncode == 0, done.stderr
     said = done.stdout.replace(str(parts.parent), "OUT").replace(str(data), "DATA")
     one, two = (line for line in said.splitlines() if line.startswith("deepspeed"))
@@ -63,8 +72,12 @@ def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path) -
         two.partition("recipes/")[2]
         == "stage2_lora.sh | big tower.pth OUT/stage1 OUT/parts/train.jsonl DATA OUT/stage2"
     )
-    assert "pvit-ext ask --model OUT/stage2 --image DATA/a b.jpg --box 1 2 3 4 What is <region>?" in said
-    assert "(annotated as: a fish)" in said  # a name with blanks, an answer with blanks
+    assert f"pvit-ext data convert {format.get('FORMAT', 'yolo')} {str(source).replace(str(data), 'DATA')} " in said
+    assert "pvit-ext ask --model OUT/stage2 --file OUT/question.jsonl --image-folder DATA --out OUT/answer.jsonl" in said
+    assert "an answer" in said
+    question = json.loads((parts.parent / "question.jsonl").read_text())
+    assert question["id"] == "7, region 0, annotated as a fish"
+    assert (question["image"], question["regions"]) == ("a b.jpg", [region])
 
 
 def test_a_window_holds_its_box() -> None:
@@ -125,6 +138,6 @@ def test_the_way_from_annotations_to_answers(tmp_path: Path) -> None:
     assert (out / "stage1" / "region_modules.safetensors").is_file()
     adapters = load_file(out / "stage2" / "adapter_model.safetensors")
     assert any(float(value.abs().max()) > 0 for name, value in adapters.items() if "lora_B" in name)
-    assert "(annotated as: " in done.stdout
+    assert json.loads((out / "answer.jsonl").read_text().splitlines()[-1])["answer"]
     measured = json.loads((out / "eval" / "metrics.json").read_text())
     assert measured["samples"] == sum(len(one.regions) for one in parts["val"])
