@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pvit_ext.config import EncoderFacts, RegionConfig
-from pvit_ext.hosts.checkpoint_kind import find_kind, lowest_checkpoint
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall, name_positional
 from pvit_ext.hosts.precision import SLOW, computes_slowly
@@ -104,7 +104,7 @@ def load_pretrained_model(
     host = host_of_checkpoint(kind)
     if computes_slowly(call.device, call.dtype):
         logger.warning('%s: load_pretrained_model(..., dtype="float32"), or --dtype float32, is faster here', SLOW)
-    with _naming_arguments(call.kwargs):
+    with _naming_arguments(call.kwargs), fitting(kind):
         loaded: Loaded = host.load(kind, call)
     if call.region_config is not None:
         host.attach(loaded.model, call.region_config, call.path, False, None, loaded.processor)
@@ -142,6 +142,27 @@ def check_conv_version(path: str, base: str | None, conv_version: str | None) ->
     host = host_of_checkpoint(find_kind(path, base))
     if hasattr(host, "check_conv_version"):  # of a package that was written before there was this method
         host.check_conv_version(conv_version)
+
+
+@contextmanager
+def fitting(kind: CheckpointKind) -> Iterator[None]:
+    """Say of sizes that differ that the base is another; torch and transformers do so in a traceback.
+
+    Args:
+        kind: what the block loads.
+
+    Raises:
+        ValueError: naming both, and what it was trained on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch and transformers call other sizes so; memory says nothing of the base
+        if kind.base is None or "mismatch" not in str(error):
+            raise
+        sizes = re.findall(r"size mismatch for [^\n]+", str(error))[:1] or ["tensors of other sizes, reported above"]
+        trained = f"; it was trained on {kind.recorded}, name that or a model of its sizes" if kind.recorded else ""
+        raise ValueError(f"{kind.path} does not fit its base, {kind.base}: {sizes[0].strip()}{trained}") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pvit_ext.files import atomic_folder, check_new_folder, fingerprint, read_js
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall
+from pvit_ext.hosts.loading import fitting
 from pvit_ext.tools.quantized_base import distance_to_merged, quantization_of
 
 MERGED_FROM = "merged_from.json"
@@ -52,12 +53,8 @@ def merge_checkpoint(source: str, out: str, base: str | None = None, dtype: torc
     lowest = lowest_checkpoint(kind)
     host = host_of_checkpoint(kind)
     call = replace(LoadCall.of(source, base, None, "cpu", dtype or _stored_dtype(lowest), {}), as_trained=False)
-    try:
+    with fitting(kind):
         loaded = host.load(kind, call)
-    except RuntimeError as error:
-        if "mismatch" not in str(error):  # torch and transformers call other sizes so; memory says nothing of the base
-            raise
-        raise ValueError(f"{source} does not fit its base, {kind.base}: {error}") from error
     model = loaded.model
     if quantization_of(kind) is not None:
         logger.warning("%s: %s", source, distance_to_merged(kind, call, model, loaded.tokenizer))

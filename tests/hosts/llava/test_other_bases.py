@@ -1,0 +1,28 @@
+"""What was trained on one LLaVA, put on another."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pvit_ext
+from tests.checkpoints import config, load
+from tests.hosts.llava.test_checkpoint_kinds import stock_lora
+from tests.tiny import build_llava
+
+
+@pytest.mark.parametrize("kind", ["lora", "regions"])
+def test_a_base_of_another_size_is_one_line(llava_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "lora":
+        folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
+    else:
+        folder = tmp_path / "regions"
+        pvit_ext.save_region_modules(load(llava_checkpoint, region_config=config()), folder, str(llava_checkpoint))
+        shutil.copy(llava_checkpoint / "config.json", folder)  # as stage 1 writes it
+    wide = build_llava(tmp_path / "wide", hidden_size=64, intermediate_size=128)
+    message = rf"{kind} does not fit its base, .*wide: .*; it was trained on {llava_checkpoint}, name that or"
+    with pytest.raises(ValueError, match=message) as raised:
+        load(folder, base=str(wide))
+    assert "\n" not in str(raised.value)
