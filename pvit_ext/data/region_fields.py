@@ -10,8 +10,9 @@ from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
 
 _NUMBERS = {"box": 4, "point": 2}
 _PLAIN = {int, float}
-_KINDS = ("box", "point", "polygon", "scribble", "mask")
-_FIELDS = {*_KINDS, "normalized", "image"}
+KINDS = ("box", "point", "polygon", "scribble", "mask")
+"""Keys of which an object that is a region has one."""
+_FIELDS = {*KINDS, "normalized", "image"}
 
 
 def parse_region(item: Any, name: str, folder: str | None) -> Region | PendingMask:
@@ -30,8 +31,8 @@ def parse_region(item: Any, name: str, folder: str | None) -> Region | PendingMa
     fields = {"box": item} if isinstance(item, list) else item
     if isinstance(fields, dict):
         fields = {key: value for key, value in fields.items() if value is not None}
-    if not isinstance(fields, dict) or len(kinds := fields.keys() & _KINDS) != 1:
-        known = ", ".join(_KINDS)
+    if not isinstance(fields, dict) or len(kinds := fields.keys() & KINDS) != 1:
+        known = ", ".join(KINDS)
         raise ValueError(f"{name} is [x0, y0, x1, y1] or an object with one of {known}, got {short(item)}")
     if unknown := sorted(fields.keys() - _FIELDS):
         raise ValueError(f"{name} has unknown keys {short(unknown)}; known are normalized and image")

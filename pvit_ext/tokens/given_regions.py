@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pvit_ext.data.region_fields import KINDS, parse_region
 from pvit_ext.regions.image_source import describe
 from pvit_ext.regions.mask_values import mask_of_image
 from pvit_ext.regions.region import Region, RegionError, Size
 
-_REGIONS = "regions are Region.box(x0, y0, x1, y1) and the like, four numbers for a box, or a bool array for a mask"
+_REGIONS = (
+    "regions are Region.box(x0, y0, x1, y1) and the like, four numbers for a box, a bool array for a mask, or one of a "
+    'data record, {"polygon": [[x, y], ...]}'
+)
 
 
 def read_regions(given: Any, name: str) -> list[Region]:
@@ -20,7 +24,8 @@ def read_regions(given: Any, name: str) -> list[Region]:
 
     Args:
         given: a list, an array or a tensor of regions, or one region alone: a Region, four numbers (a box in pixels), a
-            bool array (H, W), run lengths or an image of one channel (a mask). None for none.
+            bool array (H, W), run lengths or an image of one channel (a mask), or an object as data records have it,
+            ``{"polygon": ...}``. None for none.
         name: of the sample, for messages.
 
     Raises:
@@ -132,8 +137,19 @@ def _region(value: Any, name: str) -> Region:
             return Region.mask(mask_of_image(value))
         if (isinstance(value, np.ndarray) and value.ndim == 2) or (isinstance(value, dict) and "counts" in value):
             return Region.mask(value)
+        if isinstance(value, dict) and value.keys() & set(KINDS):
+            return _of_record(value, name)
         if _is_box(value):
             return Region.box(*(float(number) for number in value))
     except ValueError as error:  # RegionError is one
-        raise RegionError(f"{name}: {error}") from error
+        raise RegionError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
     raise RegionError(f"{name} is {describe(value)}; {_REGIONS}")
+
+
+def _of_record(value: dict[str, Any], name: str) -> Region:
+    region = parse_region(value, name, None)
+    if isinstance(region, Region):
+        return region
+    if isinstance(region.source, str):  # it lies in the image folder, which nobody named here
+        raise RegionError(f"its mask is a file: give Region.mask(PIL.Image.open({region.source!r}))")
+    return region.load(None, name)

@@ -24,7 +24,8 @@ class Query:
         text: question with one ``<region>`` per region; ``<image>`` may say where the images go, else they come first.
         regions: in the order of their placeholders, those in ``history`` first; ``Region(..., image=k)`` for image k.
             Four numbers are a box in pixels; a bool array (H, W), run lengths or an image of one channel are a mask.
-            One region needs no list. Arrays and tensors of boxes (N, 4) or masks (N, H, W) are N regions.
+            An object of a data record, ``{"polygon": ...}``, is what it says there. One region needs no list. Arrays
+            and tensors of boxes (N, 4) or masks (N, H, W) are N regions.
         history: earlier turns as (question, answer).
         task: name of its task for a model with adapters by task, such as ``region`` for a question that asks for a box;
             None for the usual one, by whether it has regions. Other models have no use for it.

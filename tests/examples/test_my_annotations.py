@@ -73,7 +73,7 @@ def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path, r
         == "stage2_lora.sh | big tower.pth OUT/stage1 OUT/parts/train.jsonl DATA OUT/stage2"
     )
     assert f"pvit-ext data convert {format.get('FORMAT', 'yolo')} {str(source).replace(str(data), 'DATA')} " in said
-    assert "pvit-ext ask --model OUT/stage2 --file OUT/question.jsonl --image-folder DATA --out OUT/answer.jsonl" in said
+    assert "ask --model OUT/stage2 --file OUT/question.jsonl --image-folder DATA --out OUT/answer.jsonl" in said
     assert "an answer" in said
     question = json.loads((parts.parent / "question.jsonl").read_text())
     assert question["id"] == "7, region 0, annotated as a fish"

@@ -116,6 +116,29 @@ def test_several_none_and_masks() -> None:
     assert len(Query(PHOTO, "", np.arange(12).reshape(3, 4)).all_regions("q")) == 3
 
 
+def test_regions_as_data_records_have_them() -> None:
+    lengths = {"size": [24, 31], "counts": [4, 3, 24 * 31 - 7]}
+    written = [
+        [1, 2, 9, 8],
+        {"polygon": [[1, 2], [9, 2], [9, 8]], "image": 1},
+        {"point": [0.5, 0.5], "normalized": True, "box": None},
+        {"mask": lengths},
+        {"mask": lengths, "image": 1},
+    ]
+    found = Query(PHOTO, "", written).all_regions("q")
+    said = [(region.kind, region.image, region.normalized) for region in found]
+    assert said == [
+        ("box", 0, False),
+        ("polygon", 1, False),
+        ("point", 0, True),
+        ("mask", 0, False),
+        ("mask", 1, False),
+    ]
+    assert np.array_equal(found[3].to_mask((31, 24)), found[4].to_mask((31, 24)))
+    (alone,) = Query(PHOTO, "", written[1]).all_regions("q")
+    assert alone.points == found[1].points
+
+
 def test_masks_as_segmenters_return_them() -> None:
     """SAM gives (N, H, W), as arrays or tensors; others an image of one channel."""
     masks = np.zeros((2, 24, 31), bool)
@@ -143,7 +166,10 @@ def test_an_address_is_no_file(address: str) -> None:
         ([[True, 2, 3, 4]], r"^query 7, region 0 is list \[True"),
         (["1,2,3,4"], r"^query 7, region 0 is str '1,2,3,4'"),
         ("1,2,3,4", r"^query 7: its regions are str '1,2,3,4'"),
-        ([{"bbox": [1, 2, 3, 4]}], r"^query 7, region 0 is dict"),
+        ([{"bbox": [1, 2, 3, 4]}], r'^query 7, region 0 is dict .*one of a data record, {"polygon": '),
+        ([{"box": [1, 2, 3]}], r"^query 7, region 0: a box is a list of 4 numbers"),
+        ([{"box": BOX.points, "mask": {}}], r"^query 7, region 0 is .* an object with one of box, point"),
+        ([{"mask": "a.png"}], r"^query 7, region 0: its mask is a file.*Image\.open\('a\.png'\)"),
         ([PIXELS], r"^query 7, region 0 is ndarray of shape \(24, 31, 3\)"),
         ([PIXELS[..., 0]], r"^query 7, region 0: a mask has 0 and one other value"),
         (np.full((24, 31), 0.3), r"^query 7, region 0: a mask of floats holds 0 and 1"),
