@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pvit_ext.hosts.pillow_advice import without_pillow_advice
 from pvit_ext.training.run import main, run_as_program
 
 __all__ = ["main", "use_regions"]
@@ -18,4 +19,5 @@ def use_regions() -> None:
 
 
 if __name__ == "__main__":
-    run_as_program()
+    with without_pillow_advice():
+        run_as_program()

@@ -15,6 +15,7 @@ from pvit_ext.config import EncoderFacts, RegionConfig
 from pvit_ext.hosts.checkpoint_kind import CheckpointKind, find_kind, lowest_checkpoint
 from pvit_ext.hosts.find import Loaded, host_of, host_of_checkpoint
 from pvit_ext.hosts.load_call import LoadCall, name_positional
+from pvit_ext.hosts.pillow_advice import without_pillow_advice
 from pvit_ext.hosts.precision import SLOW, computes_slowly
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,11 @@ def load_pretrained_model(
     call = LoadCall.of(path, base, config, device, dtype, given)
     kind = find_kind(call.path, call.base)
     kind.announce()
+    with without_pillow_advice():
+        return _load(kind, call)
+
+
+def _load(kind: CheckpointKind, call: LoadCall) -> tuple[Any, Any, Any, int]:
     host = host_of_checkpoint(kind)
     if computes_slowly(call.device, call.dtype):
         logger.warning('%s: load_pretrained_model(..., dtype="float32"), or --dtype float32, is faster here', SLOW)
