@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +25,12 @@ from pvit_ext.cli import (
     swap,
 )
 from pvit_ext.cli.once import REPEATED, Parser
+from pvit_ext.hosts.pillow_advice import without_pillow_advice
 from pvit_ext.plugins import FLAG, take_plugins
 
 COMMANDS = (ask, demo, serve, swap, merge, convert, convert_checkpoint, data, eval, plan, recipes, doctor, compare)
+_CLOSED = 141
+"""What a shell reports of a program that a closed pipe ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name, default those of the process.
 
     Returns:
-        Exit status: 0, 1 where the subcommand found problems, 2 for an error of the user's input.
+        Exit status: 0, 1 where the subcommand found problems, 2 for an error of the user's input, 141 where the reader
+        of its output, such as ``head``, has closed it.
     """
+    try:
+        status = _run(argv)
+    except SystemExit:  # of --help, or a flag that is none
+        _output_is_closed()
+        raise
+    return _CLOSED if _output_is_closed() else status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     try:
         words = take_plugins(sys.argv[1:] if argv is None else argv)
@@ -49,15 +64,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.more = more
     try:
-        status: int = args.handler(args)
+        with without_pillow_advice():
+            status: int = args.handler(args)
     except Exception as error:
         from pvit_ext.hosts.user_errors import is_user_error
 
+        if _ended_by_reader(error):
+            return _CLOSED
         if args.traceback or not is_user_error(error):
             raise
         print(f"pvit-ext: error: {error}", file=sys.stderr)
         return 2
     return status
+
+
+def _output_is_closed() -> bool:
+    """Whether what was printed found no reader any more; the rest then goes nowhere, or Python complains at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
+
+
+def _ended_by_reader(error: Exception) -> bool:
+    """Whether an error says that the reader of the output is gone: other pipes, as to an endpoint, break alike."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    if _output_is_closed():
+        return True
+    try:  # what is printed at one go may be lost with the error, so that nothing is left to flush
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watched.poll(0))
+    except (AttributeError, OSError):  # no poll, or an output without a file
+        return False
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,3 +152,29 @@ def test_what_a_base_is_reads_the_same_everywhere():
     assert len(bases) == len(loading)
     (text,) = {*bases}
     assert all(word in text for word in ("region modules", "LoRA", "projector"))
+
+
+@pytest.mark.parametrize("words", [["ask"], ["--help"]])
+def test_a_reader_that_has_enough_is_no_error(words: list[str]) -> None:
+    """As of ``pvit-ext data mix --presets | head -5``."""
+    read, write = os.pipe()
+    os.close(read)
+    code = (
+        "from pvit_ext.cli import parser, ask\n"
+        "def run(args): print('x' * 100_000)\n"
+        "ask.run = run\n"
+        f"raise SystemExit(parser.main({words + ['What is <region>?'] * (words == ['ask'])!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == (141 if words == ["ask"] else 0)
+
+
+def test_another_broken_pipe_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise BrokenPipeError(32, "Broken pipe", "the endpoint")
+
+    monkeypatch.setattr(cli.ask, "run", run)
+    assert cli.main(["ask", "What is <region>?"]) == 2
+    assert "the endpoint" in capsys.readouterr().err
