@@ -6,7 +6,7 @@ from typing import Any
 
 from pvit_ext.data.image_files import check_file, short
 from pvit_ext.regions.mask import PendingMask
-from pvit_ext.regions.region import MAX_PIXEL, Region, RegionError
+from pvit_ext.regions.region import MAX_PIXEL, NORMALIZED, Region, RegionError
 
 _NUMBERS = {"box": 4, "point": 2}
 _PLAIN = {int, float}
@@ -69,5 +69,18 @@ def _shape(kind: str, value: Any, normalized: bool, image: int, name: str) -> Re
         region: Region = getattr(Region, kind)(*(value if numbers else [value]), normalized=normalized, image=image)
     except RegionError as error:
         raise ValueError(f"{name}: {error}") from error
-    region.check(name)
+    try:
+        region.check(name)
+    except RegionError as error:
+        raise RegionError(in_json(error, kind)) from error
     return region
+
+
+def in_json(error: RegionError, kind: str) -> str:
+    """What an error says to those who write JSON; the client of a server has neither Python's keywords nor flags.
+
+    Args:
+        error: of a region.
+        kind: of that region.
+    """
+    return str(error).replace(NORMALIZED, f'{{"{kind}": [...], "normalized": true}}')

@@ -55,10 +55,9 @@ FRACTIONS = (-0.1, 1.1)
 _FULL_IMAGE, _FEW_PIXELS = (0.0, 0.0, 1.0, 1.0), 16
 """The whole image as fractions, by any kind but one point. As pixels it is the top-left one, which nobody means, except
 on a tiny image."""
-_TOP_LEFT = (
-    'lies in the top-left pixel; for fractions 0..1 say normalized=True, "normalized": true in a data file, '
-    "--normalized on the command line"
-)
+NORMALIZED = 'normalized=True, "normalized": true in a data file, --normalized on the command line'
+"""How fractions are said, in messages."""
+_TOP_LEFT = f"lies in the top-left pixel; for fractions 0..1 say {NORMALIZED}"
 MAX_PIXEL = 1e9
 """Pixels. No image is that large, and products of such coordinates are still exact enough in float64."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pvit_ext.data.region_fields import parse_region
+from pvit_ext.data.region_fields import in_json, parse_region
 from pvit_ext.prompt import IMAGE_PLACEHOLDER, REGION_PLACEHOLDER, find_placeholders, hint_of_tags
 from pvit_ext.regions.mask import PendingMask
 from pvit_ext.regions.region import Region, RegionError
@@ -220,7 +220,7 @@ def _region(reader: _Reader, item: Any, param: str) -> Region:
             found = _mask(reader, found, file, param)
         return found.resolve(size, param)
     except RegionError as error:
-        raise ApiError(400, str(error), param) from error
+        raise ApiError(400, in_json(error, found.kind if isinstance(found, Region) else "mask"), param) from error
 
 
 def _mask_file(value: Any) -> str | FileId | None:

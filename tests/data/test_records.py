@@ -155,7 +155,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"regions": [[1, 2, 3, 10**400]]}, "(x, y) numbers"),
     ({"regions": [[30, 2, 1, 15]]}, "inverted"),
     ({"regions": [[1, 2, 1, 15]]}, "empty"),
-    ({"regions": [[0.1, 0.2, 0.5, 0.9]]}, '"normalized": true'),
+    ({"regions": [[0.1, 0.2, 0.5, 0.9]]}, 'for fractions 0..1 say {"box": [...], "normalized": true}'),
     ({"regions": [{"point": [1, 2, 3]}]}, "a point is a list of 2"),
     ({"regions": [{"polygon": [[1, 2], [3, 4]]}]}, "three or more points"),
     ({"regions": [{"polygon": [1, 2, 3, 4, 5, 6]}]}, "(x, y) numbers"),

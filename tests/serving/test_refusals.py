@@ -67,6 +67,13 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     (FINE | {"messages": [message(image_part(), "<region1> ?")]}, "regions[0]", "'<region1>' is text that no encoder"),
     (FINE | {"regions": [{"circle": [1, 2, 3]}]}, "regions[0]", "with one of box, point"),
     (FINE | {"regions": [[200, 200, 300, 300]]}, "regions[0]", "lies outside its image"),
+    (
+        FINE | {"regions": [[0.1, 0.2, 0.5, 0.8]]},
+        "regions[0]",
+        'for fractions 0..1 say {"box": [...], "normalized": true}',
+    ),
+    (FINE | {"regions": [[0, 0, 1, 1]]}, "regions[0]", 'for fractions 0..1 say {"box": [...], "normalized": true}'),
+    (FINE | {"regions": [{"point": [0.5, 0.8]}]}, "regions[0]", 'say {"point": [...], "normalized": true}'),
     (FINE | {"regions": [{"box": BOX, "image": 1}]}, "regions[0]", "lies on image 1; the request has 1"),
     (FINE | {"regions": [{"polygon": [[1, 2]] * 11}]}, "regions[0]", "may have 10 points"),
     (FINE | {"regions": [{"mask": {"size": [9, 9], "counts": [9, 72]}}]}, "regions[0]", "another size than its image"),
