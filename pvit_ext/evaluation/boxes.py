@@ -11,7 +11,7 @@ from pvit_ext.regions.region import Region, Size
 from pvit_ext.regions.view import View
 
 SCALES = ("auto", "fraction", "thousand", "pixel", "padded")
-_NUMBER = r"\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+_NUMBER = r"\s*(-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 _PATTERNS = (
     re.compile(rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]"),
     re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)"),
