@@ -145,7 +145,7 @@ def _with_image(part: RegionPart, message: Message, earlier: int, param: str) ->
     Raises:
         ApiError: 400 where it could be several.
     """
-    given = dict(part.model_extra or {})
+    given = {name: value for name, value in (part.model_extra or {}).items() if value is not None}
     own = sum(isinstance(one, (ImagePart, FilePart)) for one in message.content)
     first, count, place = (earlier, own, "of its message") if own else (0, earlier, "before it")
     if "image" not in given and count > 1:

@@ -86,6 +86,7 @@ def test_masks_are_those_of_their_turns() -> None:
         ([message(SHOWN, "what ?"), SAID, message("what is", REGION)], 0),
         ([message(SHOWN, "what ?"), SAID, message(OTHER, "what is", REGION | {"image": 0})], 0),
         ([message(SHOWN, OTHER, "what is", REGION | {"image": 1})], 1),
+        ([message(SHOWN, "what ?"), SAID, message(OTHER, "what is", REGION | {"image": None})], 1),
     ],
 )
 def test_a_region_part_lies_on_the_image_of_its_message(messages: list[Any], image: int) -> None:
