@@ -26,6 +26,7 @@ _WHERE_OTHERWISE = {
 Beams and contrastive search take other tokens than the likeliest. What speculates takes one row alone, several tokens
 a step. The time of a batch would cut its answers short, each time elsewhere.
 """
+_UNKNOWN = object()
 
 
 def one_likeliest(own: Any, config: Any, given: Collection[str]) -> dict[str, Any]:
@@ -38,13 +39,20 @@ def one_likeliest(own: Any, config: Any, given: Collection[str]) -> dict[str, An
     """
     other = {name: one for name, one in _WHERE_OTHERWISE.items() if getattr(own, name, None) not in (None, one)}
     chosen = {
-        name: one
-        for name, one in (_ALWAYS | other).items()
-        if name not in given and getattr(config, name, None) is None
+        name: one for name, one in (_ALWAYS | other).items() if name not in given and not _decides(config, name, one)
     }
     if left := [f"{name}={getattr(own, name)}" for name in other if name in chosen]:
         said_once(", ".join(left))
     return chosen
+
+
+def _decides(config: Any, name: str, likeliest: Any) -> bool:
+    """Whether a caller's config decides about an option.
+
+    One with the likeliest's own value does not, as it may be a default: transformers 4.50 to 4.57 put the model's
+    value in its place. One that does not know the option does: a ``generate`` that does not either would refuse it.
+    """
+    return config is not None and getattr(config, name, _UNKNOWN) not in (None, likeliest)
 
 
 def stop_strings(config: Any) -> Any:
