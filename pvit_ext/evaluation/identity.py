@@ -29,10 +29,9 @@ _STEERS: dict[str, Any] = {
     "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
     "encoder_no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0, "bad_words_ids": [], "suppress_tokens": [],
     "begin_suppress_tokens": [], "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": {},
-    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "penalty_alpha": 0.0, "dola_layers": None,
-    "watermarking_config": None, "stop_strings": [], "max_time": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "watermarking_config": None, "stop_strings": [],
 }  # fmt: skip
-"""Values of a generation config that change greedy answers -> where they do not."""
+"""Values of a generation config that change greedy answers -> where they do not; others are not used in asking."""
 _PACKAGES = ("pvit-ext", "torch", "transformers", "llava", "peft", "pillow")
 
 
@@ -100,7 +99,12 @@ def decoding(own: Mapping[str, Any]) -> str:
     Args:
         own: its :func:`generation`.
     """
-    steers = [f"{name} {short(own[name])}" for name, none in _STEERS.items() if own.get(name) not in (None, none)]
+    known = GenerationConfig()  # an option of another version of transformers is without effect
+    steers = [
+        f"{name} {short(own[name])}"
+        for name, none in _STEERS.items()
+        if hasattr(known, name) and own.get(name) not in (None, none)
+    ]
     return f"greedy, {', '.join(steers)} of the checkpoint" if steers else "greedy"
 
 

@@ -23,6 +23,7 @@ from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 from pvit_ext.files import sha256_file
 from pvit_ext.hosts.loading import check_conv_version, dtype_of_load
+from pvit_ext.inference.decoding import asks_for_others
 from pvit_ext.inference.ranks import Ranks, ranks
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "dtype": str(dtype_of_load(model.path, model.base, model.device, model.dtype)).removeprefix("torch."),
     }
     own = identity.generation(model.path, model.base)
-    if (own.get("num_beams") or 1) > 1:  # earlier versions answered by them: their answers are not gone on with
+    if asks_for_others(own):  # earlier versions gave those: their answers are not gone on with
         depends["decoding"] = identity.decoding(own)
     with Predictions(settings.out, depends, here.rank) as predictions:
         if here.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -13,13 +13,16 @@ logger = logging.getLogger(__name__)
 
 _ALWAYS = {"use_cache": True, "do_sample": False}
 """Said to each ``generate``; models often sample or keep no cache of themselves, which none means for ``ask``."""
-_WHERE_OTHERWISE = {
+_LIKELIEST = {
     **dict.fromkeys(("num_beams", "num_return_sequences", "num_beam_groups"), 1),
     "diversity_penalty": 0.0,
-    **dict.fromkeys(("constraints", "force_words_ids", "penalty_alpha", "dola_layers")),
+    **dict.fromkeys(("constraints", "force_words_ids", "penalty_alpha", "dola_layers", "max_time")),
+}
+"""With other values answers are others."""
+_WHERE_OTHERWISE = {
+    **_LIKELIEST,
     **dict.fromkeys(("prompt_lookup_num_tokens", "assistant_early_exit")),
     "use_mtp": False,
-    "max_time": None,
 }
 """Said where the model's own value is another: not every transformers knows all.
 
@@ -37,7 +40,7 @@ def one_likeliest(own: Any, config: Any, given: Collection[str]) -> dict[str, An
         config: the caller's ``generation_config``, if there is one.
         given: names of options that the caller gives.
     """
-    other = {name: one for name, one in _WHERE_OTHERWISE.items() if getattr(own, name, None) not in (None, one)}
+    other = {name: one for name, one in _WHERE_OTHERWISE.items() if (getattr(own, name, None) or one) != one}
     chosen = {
         name: one for name, one in (_ALWAYS | other).items() if name not in given and not _decides(config, name, one)
     }
@@ -46,10 +49,15 @@ def one_likeliest(own: Any, config: Any, given: Collection[str]) -> dict[str, An
     return chosen
 
 
+def asks_for_others(own: Mapping[str, Any]) -> bool:
+    """Whether the values of a ``generation_config`` ask for other answers than those of :func:`one_likeliest`."""
+    return any((own.get(name) or one) != one for name, one in _LIKELIEST.items())
+
+
 def _decides(config: Any, name: str, likeliest: Any) -> bool:
     """Whether a caller's config decides about an option.
 
-    One with the likeliest's own value does not, as it may be a default: transformers 4.50 to 4.57 put the model's
+    One with the likeliest's own value does not, as it may be a default: transformers 4.50 and later 4.x put the model's
     value in its place. One that does not know the option does: a ``generate`` that does not either would refuse it.
     """
     return config is not None and getattr(config, name, _UNKNOWN) not in (None, likeliest)

@@ -31,6 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
     [
         ({}, "greedy"),
         ({"do_sample": True, "temperature": 0.2, "num_beams": 3, "num_return_sequences": 2}, "greedy"),
+        ({"penalty_alpha": 0.6, "top_k": 4, "dola_layers": "low", "max_time": 9.0}, "greedy"),  # none is used
         ({"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_length": 20}, "greedy"),
         (
             {"repetition_penalty": 1.3, "suppress_tokens": [5]},

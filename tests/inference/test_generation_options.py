@@ -13,7 +13,7 @@ from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
 import pvit_ext
 from pvit_ext import Query, RegionError
 from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
-from pvit_ext.inference.decoding import one_likeliest, said_once
+from pvit_ext.inference.decoding import asks_for_others, one_likeliest, said_once
 from tests.inference.queries import BOX, MIXED, WIDE, Loaded
 
 
@@ -70,7 +70,7 @@ def test_a_models_own_beams_are_not_taken(tiny: Loaded, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("own", "config", "said"),
     [
-        # transformers 4.50 to 4.57 fills what a config leaves at a default, such as 1 beam, with the model's own value
+        # from 4.50 on transformers 4 fills what a config leaves at a default, such as 1 beam, with the model's value
         ({"num_beams": 3}, {"do_sample": False, "num_beams": 1}, {"do_sample": False, "num_beams": 1}),
         ({"do_sample": True}, {"do_sample": False, "use_cache": True}, {"use_cache": True, "do_sample": False}),
         ({"num_beams": 3}, {"do_sample": True, "num_beams": 2, "use_cache": False}, {}),
@@ -83,6 +83,14 @@ def test_a_config_that_leaves_a_default_asks_for_no_beams(
 ) -> None:
     found = one_likeliest(SimpleNamespace(**own), SimpleNamespace(**config), ())
     assert found == said
+
+
+def test_answers_of_beams_are_others() -> None:
+    """Those of an earlier version, with which a run does not go on."""
+    for own in ({"num_beams": 2}, {"penalty_alpha": 0.6}, {"dola_layers": "low"}, {"force_words_ids": [[3]]}):
+        assert asks_for_others(own)
+    same = {"num_beams": 1, "penalty_alpha": 0.0, "force_words_ids": [], "prompt_lookup_num_tokens": 3}
+    assert not asks_for_others(same)
 
 
 @pytest.fixture
