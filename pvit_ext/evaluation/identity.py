@@ -6,32 +6,24 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from pvit_ext.config import CONFIG_KEY, RegionConfig, regions_from_json
-from pvit_ext.data.image_files import short
 from pvit_ext.evaluation.sample import Sample
 from pvit_ext.evaluation.task import Task
 from pvit_ext.files import fingerprint, read_json, sha256_file
 from pvit_ext.hosts.checkpoint_contents import checkpoint_contents, processor_contents
-from pvit_ext.hosts.checkpoint_kind import find_kind, lowest_checkpoint
+from pvit_ext.hosts.checkpoint_kind import find_kind
 from pvit_ext.tokens.serialization import read_region_config
 
 _WEIGHTS = (
     "*.safetensors", "*.bin", "*config.json", "region_modules.json", "tokenizer.json", "*.model", "chat_template*",
     "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json",
 )  # fmt: skip
-_STEERS: dict[str, Any] = {
-    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0, "bad_words_ids": [], "suppress_tokens": [],
-    "begin_suppress_tokens": [], "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": {},
-    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "watermarking_config": None, "stop_strings": [],
-}  # fmt: skip
-"""Values of a generation config that change greedy answers -> where they do not; others are not used in asking."""
 _PACKAGES = ("pvit-ext", "torch", "transformers", "llava", "peft", "pillow")
 
 
@@ -77,35 +69,6 @@ def stored_region_config(path: str, base: str | None = None) -> RegionConfig | N
         kind = find_kind(kind.base)
     values = PretrainedConfig.get_config_dict(kind.path)[0].get(CONFIG_KEY)
     return None if values is None else regions_from_json(values).config
-
-
-def generation(path: str, base: str | None = None) -> dict[str, Any]:
-    """A checkpoint's own generation config, read without loading any weights; it may have further keys.
-
-    Args:
-        path: folder or hub id.
-        base: checkpoint under it, in place of the one that it names.
-    """
-    lowest = lowest_checkpoint(find_kind(path, base))
-    try:
-        return GenerationConfig.from_pretrained(lowest).to_dict()
-    except OSError:  # an old checkpoint has it in its config
-        return PretrainedConfig.get_config_dict(lowest)[0]
-
-
-def decoding(own: Mapping[str, Any]) -> str:
-    """How answers are chosen: greedily, with what the checkpoint adds to that.
-
-    Args:
-        own: its :func:`generation`.
-    """
-    known = GenerationConfig()  # an option of another version of transformers is without effect
-    steers = [
-        f"{name} {short(own[name])}"
-        for name, none in _STEERS.items()
-        if hasattr(known, name) and own.get(name) not in (None, none)
-    ]
-    return f"greedy, {', '.join(steers)} of the checkpoint" if steers else "greedy"
 
 
 def data_hash(task: Task) -> str:

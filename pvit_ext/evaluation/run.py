@@ -23,7 +23,7 @@ from pvit_ext.evaluation.summary import summary, with_scores, write_json, write_
 from pvit_ext.evaluation.task import TASKS, Task, TaskOptions
 from pvit_ext.files import sha256_file
 from pvit_ext.hosts.loading import check_conv_version, dtype_of_load
-from pvit_ext.inference.decoding import asks_for_others
+from pvit_ext.inference import decoding
 from pvit_ext.inference.ranks import Ranks, ranks
 
 if TYPE_CHECKING:
@@ -144,9 +144,8 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "max new tokens": model.max_new_tokens,
         "dtype": str(dtype_of_load(model.path, model.base, model.device, model.dtype)).removeprefix("torch."),
     }
-    own = identity.generation(model.path, model.base)
-    if asks_for_others(own):  # earlier versions gave those: their answers are not gone on with
-        depends["decoding"] = identity.decoding(own)
+    own = decoding.own_options(model.path, model.base)
+    depends |= decoding.own_mark(own)
     with Predictions(settings.out, depends, here.rank) as predictions:
         if here.rank == 0:
             predictions.gather()
@@ -170,7 +169,7 @@ def _of_model(settings: Settings, asked: _Asked, here: Ranks) -> tuple[dict[str,
         "template": model.conv_version or "the checkpoint's own",
         "system prompt": "the template's own" if model.system is None else model.system,
         "max new tokens": model.max_new_tokens,
-        "decoding": identity.decoding(own),
+        "decoding": decoding.described(own),
         "dtype": depends["dtype"],
     }
     return found, run

@@ -13,6 +13,7 @@ from pvit_ext.hosts.loading import check_conv_version, dtype_of_load, load_pretr
 from pvit_ext.inference.answer_file import AnswerFile
 from pvit_ext.inference.asking import ask_in
 from pvit_ext.inference.bad_questions import BadQuestions, check_bad, made_or_listed
+from pvit_ext.inference.decoding import own_mark, own_options
 from pvit_ext.inference.questions import Question
 from pvit_ext.inference.ranks import Ranks, ranks
 from pvit_ext.inference.scoring import Score, score_in
@@ -57,6 +58,7 @@ class Asking:
             "max new tokens": self.max_new_tokens,
             "dtype": str(dtype_of_load(self.model, self.base, self.device, self.dtype)).removeprefix("torch."),
             "scores": self.scores,
+            **own_mark(own_options(self.model, self.base)),
         }
 
     def session(self, tokenizer: Any, model: Any, image_processor: Any) -> Session:

@@ -8,6 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 import transformers
+from transformers import GenerationConfig, PretrainedConfig
+
+from pvit_ext.data.image_files import short
+from pvit_ext.hosts.checkpoint_kind import find_kind, lowest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,13 @@ _WHERE_OTHERWISE = {
 Beams and contrastive search take other tokens than the likeliest. What speculates takes one row alone, several tokens
 a step. The time of a batch would cut its answers short, each time elsewhere.
 """
+_STEERS: dict[str, Any] = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0, "min_new_tokens": 0, "min_length": 0, "bad_words_ids": [], "suppress_tokens": [],
+    "begin_suppress_tokens": [], "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": {},
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "watermarking_config": None, "stop_strings": [],
+}  # fmt: skip
+"""Values of a generation config that change greedy answers -> where they do not; others are not used in asking."""
 _UNKNOWN = object()
 
 
@@ -49,9 +60,37 @@ def one_likeliest(own: Any, config: Any, given: Collection[str]) -> dict[str, An
     return chosen
 
 
-def asks_for_others(own: Mapping[str, Any]) -> bool:
-    """Whether the values of a ``generation_config`` ask for other answers than those of :func:`one_likeliest`."""
-    return any((own.get(name) or one) != one for name, one in _LIKELIEST.items())
+def own_options(path: str, base: str | None = None) -> dict[str, Any]:
+    """A checkpoint's own ``generation_config``, read without loading any weights; it may have further keys.
+
+    Args:
+        path: folder or hub id.
+        base: checkpoint under it, in place of the one that it names.
+    """
+    lowest = lowest_checkpoint(find_kind(path, base))
+    try:
+        return GenerationConfig.from_pretrained(lowest).to_dict()
+    except OSError:  # an old checkpoint has it in its config
+        return PretrainedConfig.get_config_dict(lowest)[0]
+
+
+def described(own: Mapping[str, Any]) -> str:
+    """How answers are chosen: greedily, with what a checkpoint's :func:`own_options` add to that."""
+    known = GenerationConfig()  # an option of another version of transformers is without effect
+    steers = [
+        f"{name} {short(own[name])}"
+        for name, none in _STEERS.items()
+        if hasattr(known, name) and own.get(name) not in (None, none)
+    ]
+    return f"greedy, {', '.join(steers)} of the checkpoint" if steers else "greedy"
+
+
+def own_mark(own: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of answers says where a checkpoint's :func:`own_options` ask for beams and the like.
+
+    Earlier versions answered by those, and said nothing of it: their answers are not gone on with.
+    """
+    return {"decoding": "greedy"} if any((own.get(name) or one) != one for name, one in _LIKELIEST.items()) else {}
 
 
 def _decides(config: Any, name: str, likeliest: Any) -> bool:
@@ -79,7 +118,6 @@ def stop_criteria(config: Any, tokenizer: Any) -> list[Any]:
 def said_once(options: str) -> None:
     """Say in the log that options are not used; the engine comes by with each batch."""
     logger.warning(
-        "the model's own generation_config says %s, which is not used: an answer is made of the likeliest tokens; "
-        "pvit_ext.ask takes such options as arguments",
+        "the model's own generation_config says %s, which is not used; pvit_ext.ask takes such options as arguments",
         options,
     )

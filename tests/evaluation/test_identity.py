@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pvit_ext.cli import main
-from pvit_ext.evaluation.identity import checkpoint_mark, decoding, generation
+from pvit_ext.evaluation.identity import checkpoint_mark
 from pvit_ext.files import read_json
 from pvit_ext.inference.answering import Asking
 
@@ -24,29 +23,6 @@ def checkpoint(tmp_path: Path) -> Path:
         (path / "model.safetensors").write_bytes(name.encode())
     (tower / "preprocessor_config.json").write_text("{}")
     return folder
-
-
-@pytest.mark.parametrize(
-    ("own", "said"),
-    [
-        ({}, "greedy"),
-        ({"do_sample": True, "temperature": 0.2, "num_beams": 3, "num_return_sequences": 2}, "greedy"),
-        ({"penalty_alpha": 0.6, "top_k": 4, "dola_layers": "low", "max_time": 9.0}, "greedy"),  # none is used
-        ({"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "max_length": 20}, "greedy"),
-        (
-            {"repetition_penalty": 1.3, "suppress_tokens": [5]},
-            "greedy, repetition_penalty 1.3, suppress_tokens [5] of the checkpoint",
-        ),
-    ],
-)
-def test_decoding_says_what_the_checkpoint_adds(checkpoint: Path, own: dict[str, Any], said: str) -> None:
-    assert decoding(generation(str(checkpoint))) == "greedy"
-    (checkpoint / "generation_config.json").write_text(json.dumps(own))
-    assert decoding(generation(str(checkpoint))) == said
-    (checkpoint / "generation_config.json").unlink()
-    config = json.loads((checkpoint / "config.json").read_text())  # as old versions of transformers have it
-    (checkpoint / "config.json").write_text(json.dumps(config | own))
-    assert decoding(generation(str(checkpoint))) == said
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])

@@ -148,6 +148,6 @@ def test_a_checkpoint_and_its_own_answers_are_one_run(
     evaluate("--answers", stored(tmp_path / "stored.jsonl"), out="other")
     with pytest.raises(ValueError, match=r"stored.jsonl answered, and is a checkpoint now"):
         evaluate(*options, out="other")
-    monkeypatch.setattr("pvit_ext.evaluation.identity.generation", lambda path, base: {"num_beams": 2})
+    monkeypatch.setattr("pvit_ext.inference.decoding.own_options", lambda path, base: {"num_beams": 2})
     with pytest.raises(ValueError, match="decoding was None, is 'greedy'"):  # an earlier version's, by beams
         evaluate(*options)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
 import pvit_ext
 from pvit_ext import Query, RegionError
 from pvit_ext.hosts.llava.repetition import counting_all_new_tokens
-from pvit_ext.inference.decoding import asks_for_others, one_likeliest, said_once
+from pvit_ext.inference.decoding import said_once
 from tests.inference.queries import BOX, MIXED, WIDE, Loaded
 
 
@@ -65,32 +65,6 @@ def test_a_models_own_beams_are_not_taken(tiny: Loaded, monkeypatch: pytest.Monk
     assert pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, generation_config=given) == beams
     both = pvit_ext.ask(*tiny, MIXED[:2], max_new_tokens=8, num_beams=3, num_return_sequences=2)
     assert [one[0] for one in both] == beams
-
-
-@pytest.mark.parametrize(
-    ("own", "config", "said"),
-    [
-        # from 4.50 on transformers 4 fills what a config leaves at a default, such as 1 beam, with the model's value
-        ({"num_beams": 3}, {"do_sample": False, "num_beams": 1}, {"do_sample": False, "num_beams": 1}),
-        ({"do_sample": True}, {"do_sample": False, "use_cache": True}, {"use_cache": True, "do_sample": False}),
-        ({"num_beams": 3}, {"do_sample": True, "num_beams": 2, "use_cache": False}, {}),
-        # a transformers that does not know an option keeps it on the model's config alone, and refuses it by another
-        ({"use_mtp": True}, {"do_sample": False, "use_cache": True}, {"use_cache": True, "do_sample": False}),
-    ],
-)
-def test_a_config_that_leaves_a_default_asks_for_no_beams(
-    own: dict[str, Any], config: dict[str, Any], said: dict[str, Any]
-) -> None:
-    found = one_likeliest(SimpleNamespace(**own), SimpleNamespace(**config), ())
-    assert found == said
-
-
-def test_answers_of_beams_are_others() -> None:
-    """Those of an earlier version, with which a run does not go on."""
-    for own in ({"num_beams": 2}, {"penalty_alpha": 0.6}, {"dola_layers": "low"}, {"force_words_ids": [[3]]}):
-        assert asks_for_others(own)
-    same = {"num_beams": 1, "penalty_alpha": 0.0, "force_words_ids": [], "prompt_lookup_num_tokens": 3}
-    assert not asks_for_others(same)
 
 
 @pytest.fixture
