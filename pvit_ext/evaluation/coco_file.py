@@ -81,17 +81,21 @@ class CocoFile:
         for number, item in enumerate(self.values["annotations"]):
             if not isinstance(item, dict):
                 raise ValueError(f"{self.path.name} annotation at place {number} is no object but {short(item)}")
-            if is_set(item, "iscrowd"):
-                leave_out("a crowd")
-                continue
+            name = f"{self.path.name} annotation {item.get('id', f'at place {number}')}"
+            try:
+                if is_set(item, "iscrowd"):
+                    leave_out("a crowd")
+                    continue
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
             try:
                 (_, _, width, height), image, _ = item["bbox"], images[item["image_id"]], item["id"]
                 if not all(isinstance(value, (int, float)) for value in item["bbox"]):
                     raise TypeError(f"bbox is {short(item['bbox'])}")
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{self.path.name} annotation {item.get('id', f'at place {number}')} has no id, no bbox [x, y, "
-                    f"width, height], or an image_id that no image of the file has ({error!r})"
+                    f"{name} has no id, no bbox [x, y, width, height], or an image_id that no image of the file has "
+                    f"({error!r})"
                 ) from error
             if width > 0 and height > 0:
                 yield item, image

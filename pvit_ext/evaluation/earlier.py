@@ -77,9 +77,12 @@ def _read(out: Path) -> dict[str, Any] | None:
     path = out / METRICS
     if not path.is_file():
         return None
-    values = read_json(path)
+    try:
+        values = read_json(path)
+    except ValueError:
+        values = {}
     if not isinstance(values.get("run"), dict) or "task" not in values:
-        raise ValueError(f"{path} is no result of `pvit-ext eval`: name another --out")
+        raise ValueError(f"{path} is no result of `pvit-ext eval`: name another --out, or remove that file")
     return {**values["run"], "task": values["task"]}
 
 

@@ -55,6 +55,11 @@ def task_of(name: str, data: Path, settings: dict[str, str] | None = None) -> An
         ("region-classification", {**COCO, "annotations": [None]}, "annotation at place 0 is no object but None"),
         (
             "region-classification",
+            {**COCO, "annotations": [{**COCO["annotations"][0], "iscrowd": "maybe"}]},
+            "data.json annotation 1: iscrowd is 0 or 1, got 'maybe'",
+        ),
+        (
+            "region-classification",
             {**COCO, "annotations": [{**COCO["annotations"][0], "bbox": ["a", 2, 3, 4]}]},
             r"annotation 1 has no id, no bbox .*bbox is \['a', 2, 3, 4\]",
         ),
