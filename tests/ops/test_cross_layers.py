@@ -173,5 +173,5 @@ def test_command_line_flag(llava_checkpoint: Path) -> None:
     assert arguments().region_config(None).cross_layers is None
     assert arguments(region_cross_layers=2).region_config(RegionConfig("osprey")).cross_layers == 2
     assert arguments().region_config(RegionConfig("osprey", cross_layers=3)).cross_layers == 3
-    with pytest.raises(ValueError, match=r"\{'cross_layers': 2\}; drop those flags .*or swap"):
+    with pytest.raises(ValueError, match=r"\{'cross_layers': 2\}; say what it has: .*, or swap"):
         arguments(region_cross_layers=2).region_config(RegionConfig("osprey", cross_layers=3))

@@ -12,6 +12,7 @@ import pytest
 from pvit_ext.hosts.llava.patching import PatchError
 from pvit_ext.regions.region import RegionError
 from pvit_ext.training import run
+from tests.hosts.tiny_hosts import HAS_TRANSFORMERS_HOST
 
 INPUT_ERRORS = [
     ValueError("--version nope"),
@@ -89,13 +90,13 @@ def test_what_the_parser_refuses_is_an_error_without_pages_of_usage(capsys: pyte
     assert "usage:" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("host", ["llava", "transformers"])
+@pytest.mark.parametrize("host", ["llava", *["transformers"] * HAS_TRANSFORMERS_HOST])
 def test_unknown_flags_are_named_with_those_that_were_meant(host: str) -> None:
     known = ["--output_dir", "out"]
     given, _ = run.take_host(["--host", host])
     unknown = ["--learning_rat", "1", "--quux", "-2", "3", "--region-jiter", "0.1"]
     said = (
-        r"^unknown flags --learning_rat \(--learning_rate\?\), --quux, --region-jiter \(--region-jitter\?\): .*--help"
+        r"^unknown flags --learning_rat \(--learning_rate\?\), --quux, --region-jiter \(--region.jitter\?\): .*--help"
     )
     with pytest.raises(ValueError, match=said):
         run.parse_flags(given, [*known, *unknown])
