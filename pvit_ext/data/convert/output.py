@@ -37,14 +37,22 @@ def check_out(path: Path, sources: Iterable[Path]) -> None:
         raise SourceError(f"{path.parent} is no folder; make it, or name another place for --out")
     if path.is_dir():
         raise SourceError(f"--out {path} is a folder; name a file")
-    for source in sources:
-        if not source.exists():
-            continue
-        if path.exists() and path.samefile(source):
+    written = {key: end for end in (*_BESIDE, "") if (key := _file_key(path.with_name(path.name + end)))}
+    for source in sources if written else ():  # there may be a file an image
+        end = written.get(_file_key(source))
+        if end == "":
             raise SourceError(f"--out {path} is what is read; name another place")
-        beside = (path.with_name(path.name + end) for end in _BESIDE)
-        if any(one.exists() and one.samefile(source) for one in beside):
+        if end is not None:
             raise SourceError(f"--out {path} would overwrite {source}, which is read; name another place")
+
+
+def _file_key(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others under whatever name, None where there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Output:

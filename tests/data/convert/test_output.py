@@ -1,12 +1,13 @@
 """Where records appear: not where they are read from, not in place of a folder, and not from two runs at once."""
 
 import json
+import os
 
 import pytest
 
 from pvit_ext import cli
 from pvit_ext.data.convert.notes import Notes
-from pvit_ext.data.convert.output import Output
+from pvit_ext.data.convert.output import Output, check_out
 from pvit_ext.data.convert.report import Report
 from pvit_ext.data.mix.config import read_mix
 from pvit_ext.data.mix.run import mix_files
@@ -87,3 +88,14 @@ def test_two_runs_do_not_write_one_file(tmp_path):
         second.add(b"3\n", Notes())
         second.finish()
     assert out.read_bytes() == b"3\n"
+
+
+def test_a_folder_of_many_files_is_checked_with_a_look_at_each(tmp_path, monkeypatch):
+    files = [tmp_path / f"{number}.xml" for number in range(100)]
+    for file in (*files, tmp_path / "out.jsonl", tmp_path / "out.jsonl.report.json"):
+        file.touch()
+    looks = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda *args, **fields: looks.append(args) or real(*args, **fields))
+    check_out(tmp_path / "out.jsonl", files)
+    assert len(looks) < 2 * len(files)
