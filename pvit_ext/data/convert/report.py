@@ -99,7 +99,8 @@ class Report:
         """
         if not self.counts["records"]:
             raise SourceError(f"{self.source} gives no record as {self.format}:\n{self}\nThe source has {self.holds}")
-        clipped, total = self.counts[CLIPPED], max(self.counts["objects"], self.counts["regions"])
+        clipped = self.counts[CLIPPED]
+        total = max(self.has["objects"], self.counts["regions"]) + self.dropped["held_out"]  # all that were read
         if clipped >= _MANY and 2 * clipped > total:
             self.remarks.append(
                 f"most boxes ({clipped:,}, of {total:,} objects) reach beyond their image and were clipped to it: does "

@@ -167,3 +167,16 @@ def test_crowds_as_text(tmp_path, value, crowd):
 def test_what_is_no_mark_of_a_crowd(tmp_path):
     _, notes = _read(tmp_path, _object(iscrowd="many"))
     assert "iscrowd is 0 or 1, got 'many'" in notes.drops[0].detail
+
+
+@pytest.mark.parametrize("fields", [{"held": True}, {"tasks": ["attribute"]}])
+def test_clipped_boxes_of_images_without_a_record_are_not_most_boxes(tmp_path, fields):
+    entries = [_object(number, bbox=[20 + number, 20, 40 + number, 40]) for number in range(1, 7)]
+    entries += [_object(number, image_id=2, attributes={"colour": "red"}) for number in range(7, 10)]
+    entries += [_object(number, bbox=[number, 5, 10, 10]) for number in range(10, 20)]
+    source = _file(tmp_path, entries, [FIRST, SECOND])
+    (tmp_path / "held.txt").write_text(FIRST["file_name"])
+    given = {"held_out": [tmp_path / "held.txt"]} if fields.get("held") else fields
+    _, report = converted(tmp_path, "coco", source, "coco", **given)
+    assert report.counts["images"] == 1
+    assert not [line for line in report.remarks if line.startswith("most boxes")]
