@@ -70,11 +70,13 @@ class ImageFolder:
         return None
 
     def inside(self, path: Path) -> list[str]:
-        """The name of a path in the folder; none where it lies elsewhere."""
-        try:
-            return [path.resolve().relative_to(self._resolved).as_posix()]
-        except ValueError:
-            return []
+        """The names of a path in the folder: links followed, those of folders followed, as written; none elsewhere."""
+        pairs = (
+            (path.resolve(), self._resolved),
+            (path.parent.resolve() / path.name, self._resolved),  # the image alone may be a link to elsewhere
+            (Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))),
+        )
+        return list(dict.fromkeys(one.relative_to(folder).as_posix() for one, folder in pairs if folder in one.parents))
 
     @cached_property
     def _resolved(self) -> Path:

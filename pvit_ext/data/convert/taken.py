@@ -43,7 +43,8 @@ def check_taken(path: Path) -> list[str]:
             if not (is_end(asked, other) or set(photographs(asked)) & set(photographs(other))):
                 raise SourceError(
                     f"{name} would be the image of both {other} and {asked}: only the last part of a name was found. "
-                    "Put each image into --image-folder under its whole name, or name the folder that holds both"
+                    "Put each image into --image-folder under its whole name, or name the folder that holds both, or "
+                    "take the entries of an image that you do not have out of the source"
                 )
     guessed = {name: asked for name, asked in longest.items() if not is_end(asked, name)}
     return [

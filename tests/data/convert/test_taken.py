@@ -39,7 +39,9 @@ def _coco(tmp_path, *names):
 def test_one_image_is_not_taken_for_two_names(tmp_path, asked, there, taken):
     folder = _images(tmp_path / "images", *there)
     for names in (asked, asked[::-1]):
-        with pytest.raises(SourceError, match=rf"^{taken} would be the image of both \S+ and \S+: only the last part"):
+        with pytest.raises(
+            SourceError, match=rf"^{taken} would be the image of both \S+ and (.|\n)*or take the entries"
+        ):
             converted(tmp_path, "coco", _coco(tmp_path, *names), folder)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["coco.json", "images"]
 
@@ -100,6 +102,21 @@ def test_splits_of_yolo_with_the_same_names(tmp_path, base):
     assert [record["image"] for record in records] == ["a.jpg"]
 
 
+def test_links_in_the_folder_are_inside(tmp_path):
+    for split in ("train", "valid"):
+        _images(tmp_path / "store", f"{split}.jpg")
+        for kind in ("images", "labels"):
+            (tmp_path / f"set/{split}/{kind}/deep/er").mkdir(parents=True)
+        (tmp_path / f"set/{split}/labels/deep/er/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (tmp_path / f"set/{split}/images/deep/er/a.jpg").symlink_to(tmp_path / f"store/{split}.jpg")
+    (tmp_path / "set/data.yaml").write_text("train: train/images\nval: valid/images\nnames: [dog]\n")
+    records, report = converted(tmp_path, "yolo", tmp_path / "set/data.yaml", tmp_path / "set")
+    assert [record["image"] for record in records] == [f"{one}/images/deep/er/a.jpg" for one in ("train", "valid")]
+    assert GUESSED not in report.counts
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    assert len(converted(tmp_path, "yolo", tmp_path / "set/data.yaml", tmp_path / "link")[0]) == 2
+
+
 def _voc(tmp_path, name, filename, *there):
     box = "<xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax>"
     named = f"<filename>{filename}</filename>" if filename else ""
@@ -128,6 +145,8 @@ def test_segments_of_voc_are_no_image(tmp_path, filename, there):
         ("b.jpg", "b.jpg"),
         ("a.jpg", "a.png"),
         ("a.jpg", "x/a.bmp"),
+        ("a", "x/a.png"),
+        ("shot.v2", "x/a.png"),
     ],
 )
 def test_images_of_voc_that_are(tmp_path, filename, there):
@@ -146,5 +165,9 @@ def test_addresses_that_end_alike(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "grit.parquet")
     with pytest.raises(SourceError, match=r"both a\.org/img\.jpg and b\.org/img\.jpg"):
         converted(tmp_path, "kosmos_grit", tmp_path / "grit.parquet", _images(tmp_path / "images", "img.jpg"))
+    named = [{key: value for key, value in row.items() if key not in ("id", "key")} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist([one | {"width": 64, "height": 48} for one in named]), tmp_path / "b")
+    records, _ = converted(tmp_path, "kosmos_grit", tmp_path / "b", tmp_path, open_images=False)
+    assert [record["image"] for record in records] == ["img.jpg", "img.jpg"]
     folder = _images(tmp_path / "images", "k0.jpg", "k1.jpg")
     assert len(converted(tmp_path, "kosmos_grit", tmp_path / "grit.parquet", folder)[0]) == 2

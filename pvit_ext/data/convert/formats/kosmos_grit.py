@@ -52,7 +52,8 @@ class KosmosGrit(ParquetRows):
 
     def images(self, row: Mapping[str, Any], location: str, notes: Notes) -> Iterator[AnnotatedImage]:
         """The image of a row with its phrases."""
-        if (found := self.image_folder.look_up(_names(row), None, location, notes)) is None:
+        names = _names(row, self.image_folder.opened)
+        if (found := self.image_folder.look_up(names, None, location, notes)) is None:
             return
         caption = take(row, "caption", str)
         chosen = self.chosen["phrases"]
@@ -100,9 +101,15 @@ class KosmosGrit(ParquetRows):
             boxes.append(tuple(box))
 
 
-def _names(row: Mapping[str, Any]) -> list[str]:
-    """Where the image may lie; the last part of an address is the end of it, which other addresses may have too."""
+def _names(row: Mapping[str, Any], opened: bool) -> list[str]:
+    """Where the image may lie; the last part of an address is the end of it, which other addresses may have too.
+
+    Args:
+        row: of the source.
+        opened: whether images are looked for; else the first name is taken, and no image lies under an address.
+    """
     path = str(row.get("url") or "").split("?")[0]
     last = path.rsplit("/", 1)[-1]
     stems = [str(row[key]) for key in ("key", "id") if row.get(key) is not None]
-    return [*(f"{stem}.{suffix}" for stem in stems for suffix in _SUFFIXES), *([path, last] if last else [])]
+    addresses = [path, last] if opened else [last]
+    return [*(f"{stem}.{suffix}" for stem in stems for suffix in _SUFFIXES), *(addresses if last else [])]

@@ -20,6 +20,7 @@ from pvit_ext.data.convert.base import Evidence, ReadOptions, Setting, SourceErr
 from pvit_ext.data.convert.fields import clean, short
 from pvit_ext.data.convert.file_items import FileItems, not_there
 from pvit_ext.data.convert.formats.voc_masks import load_segments, with_mask
+from pvit_ext.data.convert.image_folder import SUFFIXES
 from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.peek import Peek
 from pvit_ext.data.convert.shapes import boxed, numbers
@@ -138,7 +139,7 @@ class Voc(FileItems):
         named = clean(root.findtext("filename"))
         own = [f"{unit.stem}{suffix}" for suffix in _suffixes(named, unit.stem)]
         names = [*(self._beside(unit, own) if self._several else []), *own, named]
-        searched = [name for name in (*own, named) if not named or not _may_be_segments(name, named)]
+        searched = [name for name in (*own, named) if not _may_be_segments(name, named)]
         found = self.image_folder.look_up(names, declared, unit.name, notes, len(objects), searched=searched)
         if found is None:
             return
@@ -202,5 +203,6 @@ def _suffixes(named: str, stem: str) -> list[str]:
 
 
 def _may_be_segments(name: str, named: str) -> bool:
-    """Whether a file of this name, found anywhere, may be the segments of the image that ``filename`` names."""
-    return Path(name).suffix.lower() == ".png" != Path(named).suffix.lower()
+    """Whether a file of this name, found anywhere, may be the segments of the image that ``filename`` names in full."""
+    suffix = Path(named).suffix.lower()
+    return Path(name).suffix.lower() == ".png" != suffix and suffix in SUFFIXES
