@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,16 +71,12 @@ class ImageFolder:
 
     def inside(self, path: Path) -> list[str]:
         """The names of a path in the folder: links followed, those of folders followed, as written; none elsewhere."""
-        pairs = (
-            (path.resolve(), self._resolved),
-            (path.parent.resolve() / path.name, self._resolved),  # the image alone may be a link to elsewhere
-            (Path(os.path.abspath(path)), Path(os.path.abspath(self.folder))),
-        )
-        return list(dict.fromkeys(one.relative_to(folder).as_posix() for one, folder in pairs if folder in one.parents))
-
-    @cached_property
-    def _resolved(self) -> Path:
-        return Path(self.folder).resolve()
+        beside = os.path.join(_real(str(path.parent)), path.name)
+        real = os.path.realpath(beside) if os.path.islink(beside) else beside  # the image alone may be a link elsewhere
+        own = _real(self.folder)
+        pairs = ((real, own), (beside, own), (os.path.abspath(path), os.path.abspath(self.folder)))
+        names = (one.removeprefix(f"{folder.rstrip('/')}/") for one, folder in pairs)
+        return [name for name in dict.fromkeys(names) if not os.path.isabs(name)]
 
     def look_up(
         self,
@@ -171,6 +167,12 @@ def tails(path: str, most: int = 2) -> list[str]:
     """
     parts = path.split("/")
     return ["/".join(parts[-count:]) for count in range(min(most, len(parts)), 0, -1)]
+
+
+@lru_cache(maxsize=1024)
+def _real(folder: str) -> str:
+    """A folder without links."""
+    return os.path.realpath(folder)
 
 
 def _full_name(name: str, names: Sequence[str]) -> str:
