@@ -51,8 +51,8 @@ class ImageFolder:
 
         Args:
             names: under which it may lie, the likeliest first; one that is the end of a likelier one is that name, less
-                exactly. If it lies under none of them, a file of the same base name that is the only one anywhere in
-                the folder is taken.
+                exactly. If it lies under none of them, the only file anywhere in the folder is taken whose path ends in
+                one of them, or else that has its base name.
             searched: those of which such a file may be taken, default all.
         """
         names = [name for name in map(_clean, names) if name]
@@ -65,6 +65,7 @@ class ImageFolder:
                 return found, found if full_name == name else full_name
         for name in names if searched is None else map(_clean, searched):
             same = self._files().get(PurePosixPath(name).name, [])
+            same = [one for one in same if is_end(name, one)] or same
             if len(same) == 1:
                 return same[0], _full_name(name, names)
         return None

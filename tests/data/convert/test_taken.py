@@ -73,6 +73,13 @@ def test_images_under_their_whole_names_are_not_spoken_of(tmp_path):
     assert not report.remarks
 
 
+def test_files_of_one_name_are_told_by_their_folders(tmp_path):
+    folder = _images(tmp_path / "images", "set/cam1/a.jpg", "set/cam2/a.jpg")
+    records, report = converted(tmp_path, "coco", _coco(tmp_path, "cam2/a.jpg", "x/a.jpg", "cam1/a.jpg"), folder)
+    assert [record["image"] for record in records] == ["set/cam2/a.jpg", "set/cam1/a.jpg"]
+    assert (report.dropped, report.counts[GUESSED]) == ({"no_image": 1}, 0)
+
+
 def test_names_of_an_interrupted_run_count(tmp_path):
     notes, others = Notes(), Notes()
     notes.take_image("a.jpg", "cam1/a.jpg")
