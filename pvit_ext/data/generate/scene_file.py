@@ -85,10 +85,12 @@ class SceneFile:
         """
         if self.captions and len(self.strange) == len(self.captions):
             raise ValueError(
-                f"--captions {path}: none of its {len(self.strange):,} images is in {self.path}, such as "
-                f"{min(self.strange)}: give the captions of these images, or leave it out"
+                f"--captions {path}: none of its {len(self.strange):,} images is among the usable ones of {self.path}, "
+                f"such as {min(self.strange)}: give the captions of these images, or leave it out"
             )
-        return [f"  {len(self.strange):,} image(s) of {path} are not in {self.path}"] if self.strange else []
+        if not self.strange:
+            return []
+        return [f"  {len(self.strange):,} image(s) of {path} are not among the usable ones of {self.path}"]
 
     def _add(self, problem: str) -> None:
         self.problems.append(problem)

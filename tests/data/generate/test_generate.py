@@ -220,7 +220,8 @@ def test_captions_of_no_image_are_counted(run: Run, tmp_path: Path, capsys: pyte
     )
     options = ("--captions", str(captions), "--estimate", "--strategy", "attribute")
     assert run("http://127.0.0.1:9/v1", *options) == 0
-    assert f"1 image(s) of {captions} are not in {tmp_path / 'scenes.jsonl'}" in capsys.readouterr().out
+    usable = f"among the usable ones of {tmp_path / 'scenes.jsonl'}"
+    assert f"1 image(s) of {captions} are not {usable}" in capsys.readouterr().out
     found = list(SceneFile(tmp_path / "scenes.jsonl", tmp_path, captions=read_captions(captions)))
     assert found[0].captions == ("A red dog.", "A cat.")  # both are names of one file
     captions.write_text('{"image": "x.jpg", "captions": ["A."]}\n')
@@ -271,7 +272,7 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--extra", '{"response_format": null}'], "--extra holds 'response_format', which --response-format gives"),
         (["--extra", '{"messages": []}'], "--extra holds 'messages', which each call has its own of"),
         (["--extra", '{"stream": true}'], "--extra holds 'stream'"),
-        (["--captions", "STRANGE"], "none of its 2 images is in"),
+        (["--captions", "STRANGE"], "none of its 2 images is among the usable"),
         (["--image-side", "512"], "--image-side applies to sent images only"),
         (["--ledger", "OTHER"], "is no ledger"),
         (["--ledger", "OTHER", "--estimate"], "is no ledger"),
