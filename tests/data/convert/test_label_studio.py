@@ -57,6 +57,8 @@ def test_shapes_of_another_image_of_a_task(tmp_path, data, results, found, dropp
     assert images == found
     assert reasons(notes) == ({"incomplete": dropped} if dropped else {})
     assert all("of another image of its task than" in drop.detail for drop in notes.drops)
+    unknown = dropped == 2  # no field is called as the images of the labelling interface
+    assert all(("its to_name is no field" in drop.detail) == unknown for drop in notes.drops)
 
 
 def _row(annotator, *shapes, **fields):
@@ -84,6 +86,11 @@ def test_one_row_of_json_min_a_task(tmp_path, rows, settings, found, dropped):
     images, notes = _read(tmp_path, *rows, other, **settings)
     assert images == {"a.jpg": [found], "b.jpg": [["bird"]]}
     assert reasons(notes) == {"cancelled": dropped}
+
+
+def test_tasks_of_two_projects_in_one_file_may_bear_one_number(tmp_path):
+    images, notes = _read(tmp_path, FIRST, {**SECOND, "image": "b.jpg"})
+    assert (images, reasons(notes)) == ({"a.jpg": [["dog", "cup"]], "b.jpg": [["bird"]]}, {})
 
 
 def test_rows_without_a_task_are_all_read(tmp_path):

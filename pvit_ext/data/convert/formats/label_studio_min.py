@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from pvit_ext.data.convert.formats.label_studio_task import KINDS
+from pvit_ext.data.convert.formats.label_studio_task import KINDS, image_key
 from pvit_ext.data.convert.notes import Notes
 
 NOT_READ = "answers and other fields that are not read"
@@ -30,6 +30,8 @@ def is_by(person: Any, wanted: str) -> bool:
 def rows_left_out(rows: Iterable[tuple[int, Mapping[str, Any]]], wanted: str) -> Iterator[int]:
     """The numbers of the rows that are not taken: of a task's annotations the newest is.
 
+    A task is known by its number and its image: files of several projects may be joined.
+
     Args:
         rows: with their numbers.
         wanted: see :func:`is_by`.
@@ -40,9 +42,10 @@ def rows_left_out(rows: Iterable[tuple[int, Mapping[str, Any]]], wanted: str) ->
             yield number
         elif row.get("id") is not None:
             found = str(row.get("created_at") or ""), number
-            other = newest.setdefault(str(row["id"]), found)
+            task = f"{row['id']} {row.get(image_key(row, ()) or '')}"
+            other = newest.setdefault(task, found)
             if other != found:
-                newest[str(row["id"])] = max(found, other)
+                newest[task] = max(found, other)
                 yield min(found, other)[1]
 
 

@@ -55,7 +55,8 @@ def of_image(results: Sequence[Any], data: Mapping[str, Any], key: str, location
     if not others:
         return results
     count = sum(str(one.get("id")) in others for one in shapes)
-    notes.drop(Reason.INCOMPLETE, location, f"of another image of its task than {key}", count)
+    unknown = "" if known or said & data.keys() else f", or of it: its to_name is no field ({', '.join(sorted(said))})"
+    notes.drop(Reason.INCOMPLETE, location, f"of another image of its task than {key}{unknown}", count)
     return [one for one in results if not (isinstance(one, Mapping) and str(one.get("id")) in others)]
 
 
