@@ -37,9 +37,9 @@ def check_out(path: Path, sources: Iterable[Path]) -> None:
         raise SourceError(f"{path.parent} is no folder; make it, or name another place for --out")
     if path.is_dir():
         raise SourceError(f"--out {path} is a folder; name a file")
-    written = {key: end for end in (*_BESIDE, "") if (key := _file_key(path.with_name(path.name + end)))}
-    for source in sources if written else ():  # there may be a file an image
-        end = written.get(_file_key(source))
+    ends = {key: end for end in (*_BESIDE, "") if (key := _file_key(path.with_name(path.name + end)))}
+    for source in sources if ends else ():  # there may be one for each image
+        end = ends.get(key) if (key := _file_key(source)) else None
         if end == "":
             raise SourceError(f"--out {path} is what is read; name another place")
         if end is not None:
