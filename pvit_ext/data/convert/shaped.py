@@ -30,7 +30,7 @@ def shaped(box: Annotation, shape: Annotation | Reason | None, notes: Notes) -> 
         notes.count("masks or outlines of no use, kept as boxes")
         return box
     if shape.box and box.box and not _fits(shape.box, box.box):
-        notes.count("masks or outlines outside their box, kept as boxes")
+        notes.count("masks or outlines that do not fit their box, kept as boxes")
         return box
     return replace(box, region=shape.region)
 

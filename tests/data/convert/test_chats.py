@@ -109,7 +109,7 @@ def test_ferret_s_masks_that_are_not_their_boxes_are_counted(tmp_path):
     assert image.conversations[0].regions == ([5, 5, 20, 20], [5, 5, 20, 20])
     assert {name: count for name, count in notes.counts.items() if "masks" in name} == {
         "masks or outlines of no use, kept as boxes": 1,
-        "masks or outlines outside their box, kept as boxes": 1,
+        "masks or outlines that do not fit their box, kept as boxes": 1,
         "masks or outlines without a box, left out": 1,
     }
 

@@ -108,8 +108,8 @@ def test_a_turned_box_is_turned(tmp_path):
 @pytest.mark.parametrize(
     ("segmentation", "counted"),
     [
-        ({"size": [48, 64], "counts": [1500, 20, 1552]}, "masks or outlines outside their box, kept as boxes"),
-        ([[0, 0, 64, 0, 64, 48, 0, 48]], "masks or outlines outside their box, kept as boxes"),
+        ({"size": [48, 64], "counts": [1500, 20, 1552]}, "masks or outlines that do not fit their box, kept as boxes"),
+        ([[0, 0, 64, 0, 64, 48, 0, 48]], "masks or outlines that do not fit their box, kept as boxes"),
         ([[500, 500, 600, 500, 600, 600]], "masks or outlines of no use, kept as boxes"),
         ({"size": [48, 64], "counts": [3072]}, "masks or outlines of no use, kept as boxes"),
     ],

@@ -138,7 +138,7 @@ def _row(**raw):
         (
             {"segmentation": [[1, 1, 9, 1, 9, 9]]},
             [30, 40, 40, 52],
-            "masks or outlines outside their box, kept as boxes",
+            "masks or outlines that do not fit their box, kept as boxes",
         ),
         ({"segmentation": [[1, 1, 9, 1]]}, [30, 40, 40, 52], "masks or outlines of no use, kept as boxes"),
         ({"segmentation": {"size": [64, 48], "counts": [1960, 12, 1100]}}, None, None),

@@ -7,7 +7,8 @@ from pvit_ext.data.convert.notes import BadItem, Notes, Reason
 from pvit_ext.data.convert.shaped import paired, shaped
 
 BOX = Annotation([10, 10, 30, 30], (10, 10, 30, 30), label="dog", id="7")
-NO_USE, OUTSIDE = "masks or outlines of no use, kept as boxes", "masks or outlines outside their box, kept as boxes"
+NO_USE = "masks or outlines of no use, kept as boxes"
+OUTSIDE = "masks or outlines that do not fit their box, kept as boxes"
 
 
 @pytest.mark.parametrize(

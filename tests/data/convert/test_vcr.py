@@ -155,7 +155,7 @@ def test_outlines_that_are_not_their_boxes_are_counted(tmp_path):
     counts = {name: count for name, count in report.counts.items() if "outlines" in name}
     assert counts == {
         "masks or outlines of no use, kept as boxes": 1,
-        "masks or outlines outside their box, kept as boxes": 1,
+        "masks or outlines that do not fit their box, kept as boxes": 1,
         "masks or outlines without a box, left out": 1,
     }
 
