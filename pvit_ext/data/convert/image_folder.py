@@ -64,10 +64,10 @@ class ImageFolder:
                 full_name = _full_name(name, names)
                 return found, found if full_name == name else full_name
         for name in names if searched is None else map(_clean, searched):
-            same = self._files().get(PurePosixPath(name).name, [])
-            same = [one for one in same if is_end(name, one)] or same
+            same, full_name = self._files().get(PurePosixPath(name).name, []), _full_name(name, names)
+            same = [one for one in same if is_end(full_name, one)] or same
             if len(same) == 1:
-                return same[0], _full_name(name, names)
+                return same[0], full_name
         return None
 
     def inside(self, path: Path) -> list[str]:

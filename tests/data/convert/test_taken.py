@@ -80,6 +80,16 @@ def test_files_of_one_name_are_told_by_their_folders(tmp_path):
     assert (report.dropped, report.counts[GUESSED]) == ({"no_image": 1}, 0)
 
 
+def test_a_part_of_a_name_tells_no_files_apart(tmp_path):
+    row = {"id": 1, "image": "one/images/a.jpg", "image_h": 48, "image_w": 64, "box_x1y1x2y2": [[[5, 5, 15, 15]], []]}
+    texts = ["What is it <bbox_location0>?", "A dog."]
+    turns = [{"from": speaker, "value": text} for speaker, text in zip(("human", "gpt"), texts, strict=True)]
+    source = tmp_path / "ferret.json"
+    source.write_text(json.dumps([{**row, "conversations": turns, "masks": [[None], []]}]))
+    folder = _images(tmp_path / "images", "two/images/a.jpg", "three/a.jpg")
+    assert reasons(read("ferret", source, folder)[1]) == {"no_image": 1}
+
+
 def test_names_of_an_interrupted_run_count(tmp_path):
     notes, others = Notes(), Notes()
     notes.take_image("a.jpg", "cam1/a.jpg")
