@@ -66,6 +66,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         with without_pillow_advice():
             status: int = args.handler(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is an error of the command
     except Exception as error:
         from pvit_ext.hosts.user_errors import is_user_error
 
@@ -79,14 +81,15 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _output_is_closed() -> bool:
-    """Whether what was printed found no reader any more; the rest then goes nowhere, or Python complains at its end."""
+    """Whether what was printed found no reader any more; what cannot be written goes nowhere, or Python complains."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return True
+        return isinstance(error, BrokenPipeError)
     return False
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -169,6 +170,18 @@ def test_a_reader_that_has_enough_is_no_error(words: list[str]) -> None:
     os.close(write)
     assert done.stderr == ""
     assert done.returncode == (141 if words == ["ask"] else 0)
+
+
+@pytest.mark.parametrize(("output", "status", "said"), [(None, 0, ""), ("/dev/full", 2, "[Errno 28] No space left")])
+def test_an_output_that_is_none_or_full(
+    output: str | None, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of ``pvit-ext ask ... >&-``, and where the output goes to a full disk."""
+    monkeypatch.setattr(cli.ask, "run", lambda args: print("an answer") or 0)
+    with nullcontext() if output is None else open(output, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(["ask", "What is <region>?"]) == status
+    assert capsys.readouterr().err.startswith(f"pvit-ext: error: {said}" if said else "")
 
 
 def test_another_broken_pipe_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
