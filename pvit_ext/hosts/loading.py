@@ -163,8 +163,8 @@ def fitting(kind: CheckpointKind) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # torch and transformers call other sizes so; memory says nothing of the base
-        if kind.base is None or "mismatch" not in str(error):
+        # torch and transformers call other sizes so; memory, or versions of CUDA, say nothing of the base
+        if kind.base is None or not re.search("size mismatch|mismatched_sizes", str(error)):
             raise
         sizes = re.findall(r"size mismatch for [^\n]+", str(error))[:1] or ["tensors of other sizes, reported above"]
         trained = f"; it was trained on {kind.recorded}, name that or a model of its sizes" if kind.recorded else ""

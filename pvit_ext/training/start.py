@@ -90,7 +90,7 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
 def _say_other_base(kind: CheckpointKind, modules: str) -> None:
     """Say that region modules were trained on another model than they go on; it may be the same one, converted."""
     trained_on = read_region_config(modules).base
-    if trained_on is None or (same := holds_same_weights(kind.path, trained_on)):
+    if trained_on is None or not _speaks() or (same := holds_same_weights(kind.path, trained_on)):
         return
     doubt = ": right only if both hold the same weights" if same is None else ", whose weights are others"
     say(f"{modules}: region modules trained on {trained_on}, MODEL is {kind.path}{doubt}")
@@ -105,7 +105,7 @@ def _merged(kind: CheckpointKind, arguments: list[str]) -> str:
     # before the parser reads the flags: it needs the merge, which takes minutes and the disk of a model
     check_output(output, flag_value(arguments, "stage") or FINETUNE, _is_true(arguments, "lora_enable"))
     folder = Path(output, MERGED).absolute()
-    if not folder.is_dir() and int(os.environ.get("RANK", "0")) == 0:
+    if not folder.is_dir() and _speaks():
         say(f"{kind}: training starts from both, merged into {folder}")
         merge_checkpoint(kind.path, str(folder), kind.base)
     while not folder.is_dir():  # the first rank's; a launcher ends the others where it fails
@@ -130,5 +130,10 @@ def _is_true(arguments: list[str], name: str) -> bool:
 
 def say(text: str) -> None:
     """Print a line once for all processes, before they know each other."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _speaks():
         print(text, flush=True)
+
+
+def _speaks() -> bool:
+    """Whether this is the process that says what all know."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import pvit_ext
 from pvit_ext.train import main
+from pvit_ext.training import start
 from pvit_ext.training import trainer as region_trainer
 from pvit_ext.training.start import MERGED, resolve_model
 from tests.checkpoints import load
@@ -89,7 +90,12 @@ def test_region_modules_as_model(llava_checkpoint: Path, data: Path, stage1: Pat
 
 
 def test_region_modules_of_another_base_are_said(
-    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, capsys: Any
+    llava_checkpoint: Path,
+    data: Path,
+    stage1: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     """Nothing else tells: the run trains on, from a loss that a new projector would have."""
     moved = Path(shutil.copytree(llava_checkpoint, tmp_path / "moved"))
@@ -104,6 +110,9 @@ def test_region_modules_of_another_base_are_said(
     weights.write_bytes(weights.read_bytes() + b"more")  # files of other sizes may hold the same
     resolve_model(flags(moved, data, tmp_path / "out", region_modules=stage1))
     assert f"MODEL is {moved}: right only if both hold the same weights" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(start, "holds_same_weights", lambda *_: pytest.fail("weights are read where nothing is said"))
+    resolve_model(flags(moved, data, tmp_path / "out", region_modules=stage1))
 
 
 def test_no_adapter_and_no_trained_region_modules_are_left_out_in_silence(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import pvit_ext
+from pvit_ext.hosts.checkpoint_kind import CheckpointKind
+from pvit_ext.hosts.loading import fitting
 from tests.checkpoints import config, load
 from tests.hosts.llava.test_checkpoint_kinds import stock_lora
 from tests.tiny import build_llava
@@ -26,3 +28,9 @@ def test_a_base_of_another_size_is_one_line(llava_checkpoint: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=message) as raised:
         load(folder, base=str(wide))
     assert "\n" not in str(raised.value)
+
+
+def test_another_mismatch_says_nothing_of_the_base() -> None:
+    """As of CUDA's libraries, where a model is loaded onto a GPU."""
+    with pytest.raises(RuntimeError, match="NVML"), fitting(CheckpointKind("lora", base="llava", recorded="llava-7b")):
+        raise RuntimeError("Can't initialize NVML: Driver/library version mismatch")
