@@ -90,10 +90,19 @@ def _check_modules(kind: CheckpointKind, modules: str) -> None:
 def _say_other_base(kind: CheckpointKind, modules: str) -> None:
     """Say that region modules were trained on another model than they go on; it may be the same one, converted."""
     trained_on = read_region_config(modules).base
-    if trained_on is None or not _speaks() or (same := holds_same_weights(kind.path, trained_on)):
+    if trained_on is None or not _speaks() or (same := _is_same_model(kind, trained_on)):
         return
     doubt = ": right only if both hold the same weights" if same is None else ", whose weights are others"
     say(f"{modules}: region modules trained on {trained_on}, MODEL is {kind.path}{doubt}")
+
+
+def _is_same_model(kind: CheckpointKind, trained_on: str) -> bool | None:
+    """Whether a MODEL is what region modules were trained on; None where files do not tell."""
+    from pvit_ext.tools.merge import MERGED_FROM, is_merge_of
+
+    if kind.adapter and Path(trained_on, MERGED_FROM).is_file():  # each run merges it into its own output
+        return is_merge_of(Path(trained_on), kind)
+    return holds_same_weights(kind.path, trained_on)
 
 
 def _merged(kind: CheckpointKind, arguments: list[str]) -> str:

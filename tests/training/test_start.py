@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import pvit_ext
+from pvit_ext.tokens.serialization import CONFIG_FILE
 from pvit_ext.train import main
 from pvit_ext.training import start
 from pvit_ext.training import trainer as region_trainer
@@ -171,6 +172,22 @@ def test_stock_lora_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path)
     other, _ = stock_lora(llava_checkpoint, tmp_path / "other", seed=4)
     with pytest.raises(ValueError, match=r"was merged from something else than .*other.*another --output_dir"):
         resolve_model(flags(other, data, tmp_path / "out"))
+
+
+def test_region_modules_on_a_merge_of_the_same_lora_are_at_home(
+    llava_checkpoint: Path, data: Path, stage1: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Each stage merges it into an output of its own."""
+    folder, _ = stock_lora(llava_checkpoint, tmp_path / "lora")
+    merged = value(resolve_model(flags(folder, data, tmp_path / "out")), "--model_name_or_path")
+    modules = Path(shutil.copytree(stage1, tmp_path / "modules", ignore=shutil.ignore_patterns("checkpoint-*")))
+    written = modules / CONFIG_FILE
+    written.write_text(json.dumps({**json.loads(written.read_text()), "base": merged}))
+    other, _ = stock_lora(llava_checkpoint, tmp_path / "other", seed=4)
+    for model, said in ((folder, False), (other, True)):
+        command = flags(model, data, tmp_path / f"out-{model.name}", region_modules=modules)
+        resolve_model(command)
+        assert ("region modules trained on" in capsys.readouterr().out) == said
 
 
 def test_projector_as_model(llava_checkpoint: Path, data: Path, tmp_path: Path) -> None:
