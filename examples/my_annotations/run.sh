@@ -25,6 +25,10 @@ FORMAT=${FORMAT:-yolo} SOURCE=${SOURCE:-$data/data.yaml}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$out"
+made_of="$FORMAT $(realpath "$SOURCE")"
+[ "$(cat "$out/made_of.txt" 2>/dev/null || echo "$made_of")" = "$made_of" ] ||
+    { echo "error: '$out' is made of $(cat "$out/made_of.txt"): give another --out for $made_of" >&2; exit 2; }
+echo "$made_of" >"$out/made_of.txt"
 step() { printf '\n== %s\n' "$*"; }
 
 step "1. convert: what the annotations say, as questions and answers"

@@ -78,6 +78,11 @@ def test_a_real_model_is_trained_with_the_recipes_own_settings(tmp_path: Path, r
     question = json.loads((parts.parent / "question.jsonl").read_text())
     assert question["id"] == "7, region 0, annotated as a fish"
     assert (question["image"], question["regions"]) == ("a b.jpg", [region])
+    again = run("--data", os.path.relpath(data), "--out", str(parts.parent), **variables)
+    assert again.returncode == 0, again.stderr
+    other = run("--data", str(data), "--out", str(parts.parent), **{**variables, "FORMAT": "voc"})
+    assert (other.returncode, other.stdout) == (2, "")  # its parts would be those of the first
+    assert f"made of {format.get('FORMAT', 'yolo')} {source}: give another --out" in other.stderr
 
 
 def test_a_window_holds_its_box() -> None:
