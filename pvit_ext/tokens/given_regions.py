@@ -147,9 +147,19 @@ def _region(value: Any, name: str) -> Region:
 
 
 def _of_record(value: dict[str, Any], name: str) -> Region:
-    region = parse_region(value, name, None)
+    if (mask := value.get("mask")) is not None and not isinstance(mask, (str, dict)):
+        raise RegionError(f"its mask is {describe(mask)}: give it alone, or Region.mask(...)")
+    region = parse_region({key: _as_json(one) for key, one in value.items()}, name, None)
     if isinstance(region, Region):
         return region
     if isinstance(region.source, str):  # it lies in the image folder, which nobody named here
         raise RegionError(f"its mask is a file: give Region.mask(PIL.Image.open({region.source!r}))")
     return region.load(None, name)
+
+
+def _as_json(value: Any) -> Any:
+    """Lists, as in JSON, for the tuples, arrays and tensors that coordinates are in Python."""
+    value = _plain(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return [_as_json(one) for one in value] if isinstance(value, (list, tuple)) else value

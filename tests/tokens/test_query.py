@@ -98,6 +98,9 @@ BOX = Region.box(1, 2, 3, 4)
         [np.array([1, 2, 3, 4])],
         torch.tensor([[1, 2, 3, 4]]),
         [torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True)],
+        {"box": (1, 2, 3, 4)},
+        [{"box": np.array([1, 2, 3, 4])}],
+        {"box": torch.tensor([1.0, 2.0, 3.0, 4.0])},
     ],
 )
 def test_one_box_in_every_form(regions: Any) -> None:
@@ -124,6 +127,7 @@ def test_regions_as_data_records_have_them() -> None:
         {"point": [0.5, 0.5], "normalized": True, "box": None},
         {"mask": lengths},
         {"mask": lengths, "image": 1},
+        {"polygon": np.array([[1, 2], [9, 2], [9, 8]])},
     ]
     found = Query(PHOTO, "", written).all_regions("q")
     said = [(region.kind, region.image, region.normalized) for region in found]
@@ -133,6 +137,7 @@ def test_regions_as_data_records_have_them() -> None:
         ("point", 0, True),
         ("mask", 0, False),
         ("mask", 1, False),
+        ("polygon", 0, False),
     ]
     assert np.array_equal(found[3].to_mask((31, 24)), found[4].to_mask((31, 24)))
     (alone,) = Query(PHOTO, "", written[1]).all_regions("q")
@@ -170,6 +175,7 @@ def test_an_address_is_no_file(address: str) -> None:
         ([{"box": [1, 2, 3]}], r"^query 7, region 0: a box is a list of 4 numbers"),
         ([{"box": BOX.points, "mask": {}}], r"^query 7, region 0 is .* an object with one of box, point"),
         ([{"mask": "a.png"}], r"^query 7, region 0: its mask is a file.*Image\.open\('a\.png'\)"),
+        ([{"mask": PIXELS[..., 0] > 9}], r"^query 7, region 0: its mask is ndarray of shape .*: give it alone"),
         ([PIXELS], r"^query 7, region 0 is ndarray of shape \(24, 31, 3\)"),
         ([PIXELS[..., 0]], r"^query 7, region 0: a mask has 0 and one other value"),
         (np.full((24, 31), 0.3), r"^query 7, region 0: a mask of floats holds 0 and 1"),
