@@ -60,8 +60,8 @@ def _other_ways(encoder: RegionEncoder, config: RegionConfig) -> str:
         return f"{config.encoder!r} trains, and may start without: give no weights (training: --region_weights '')"
     source = f" ({encoder.weights_from})" if encoder.weights_from else ""
     return (
-        f"it is a file of the encoder's release{source}; name it with --region_weights FILE (of a recipe "
-        "REGION_WEIGHTS=FILE); other encoders train from nothing: REGION_ENCODER=osprey needs none"
+        f"it is a file of the encoder's release{source}; name it as weights (training: --region_weights FILE, of a "
+        "recipe REGION_WEIGHTS=FILE); osprey needs no file (of a recipe REGION_ENCODER=osprey)"
     )
 
 
