@@ -263,7 +263,7 @@ def test_region_files_that_hold_the_encoder_need_no_weights_file(
         host.attached(parts.model.region_config)
     cure = "may start without: give no weights (training: --region_weights '')"
     assert (cure in str(found.value)) == (encoder == "osprey")
-    source = "of the encoder's release (github.com/microsoft/RegionCLIP); name it as weights (training: --region_weights"
+    source = "of the encoder's release (github.com/microsoft/RegionCLIP); name it as weights (training: "
     assert (source in str(found.value)) == (encoder == "regionclip")
     assert ("osprey needs no file (of a recipe REGION_ENCODER=osprey)" in str(found.value)) == (encoder == "regionclip")
 

@@ -95,9 +95,7 @@ def test_unknown_flags_are_named_with_those_that_were_meant(host: str) -> None:
     known = ["--output_dir", "out"]
     given, _ = run.take_host(["--host", host])
     unknown = ["--learning_rat", "1", "--quux", "-2", "3", "--region-jiter", "0.1"]
-    said = (
-        r"^unknown flags --learning_rat \(--learning_rate\?\), --quux, --region-jiter \(--region.jitter\?\): .*--help"
-    )
+    said = r"^unknown flags --learning_rat \(--learning_rate\?\), --quux, --region-jiter \(--region[-_]jitter\?\): "
     with pytest.raises(ValueError, match=said):
         run.parse_flags(given, [*known, *unknown])
     with pytest.raises(ValueError, match=r"^'more' 'words' belong to no flag"):
