@@ -188,12 +188,15 @@ def holds(served: Served, requests: int) -> bool:
 
 
 def test_places_run_out_and_a_client_that_ends_frees_its_own(served: Served, monkeypatch: Any) -> None:
-    model, go = served.service.engine.model, threading.Event()
+    engine, go = served.service.engine, threading.Event()
+    model = engine.model
     generate = model.generate
     with monkeypatch.context() as patch:
         patch.setattr(model, "generate", lambda **k: go.wait(30) and generate(**k))
         clients = [sent(served, FINE), sent(served, FINE | {"stream": True}), sent(served, FINE, whole=False)]
         assert holds(served, 3)
+        # while both wait for the model, another would find no place to wait
+        assert soon(lambda: engine.running > 0 and engine.running + engine.waiting == 2)
         clients.append(sent(served, FINE))
         assert holds(served, 4)
         status, error, headers = ask(served, FINE)
