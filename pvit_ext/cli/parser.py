@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:  # of --help, or a flag that is none
         _output_is_closed()
         raise
-    except BrokenPipeError as error:
+    except BrokenPipeError as error:  # of an older argparse's --help
         if not _ended_by_reader(error):
             raise
         return _CLOSED
@@ -75,7 +75,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         from pvit_ext.hosts.user_errors import is_user_error
 
-        if args.traceback or not is_user_error(error) or _ended_by_reader(error):
+        if _ended_by_reader(error):
+            return _CLOSED
+        if args.traceback or not is_user_error(error):
             raise
         print(f"pvit-ext: error: {error}", file=sys.stderr)
         return 2

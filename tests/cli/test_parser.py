@@ -155,14 +155,15 @@ def test_what_a_base_is_reads_the_same_everywhere():
     assert all(word in text for word in ("region modules", "LoRA", "projector"))
 
 
+@pytest.mark.parametrize("printed", ["print('x' * 100_000)", "print('x'); os.write(1, b'x')"])
 @pytest.mark.parametrize("words", [["ask"], ["--help"]])
-def test_a_reader_that_has_enough_is_no_error(words: list[str]) -> None:
-    """As of ``pvit-ext data mix --presets | head -5``."""
+def test_a_reader_that_has_enough_is_no_error(words: list[str], printed: str) -> None:
+    """As of ``pvit-ext data mix --presets | head -5``: printed at one go, or with a rest that waits."""
     read, write = os.pipe()
     os.close(read)
     code = (
-        "from pvit_ext.cli import parser, ask\n"
-        "def run(args): print('x' * 100_000)\n"
+        "import os\nfrom pvit_ext.cli import parser, ask\n"
+        f"def run(args): {printed}\n"
         "ask.run = run\n"
         f"raise SystemExit(parser.main({words + ['What is <region>?'] * (words == ['ask'])!r}))"
     )
