@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _KEY_NAME, _CONCURRENCY, _TIMEOUT, _TRIES = "OPENAI_API_KEY", 8, 120.0, 6
 """Defaults of options that are None where they are not given: some calls of the command have no use for them."""
+_OF_CALLS: dict[str, Any] = {
+    "workers": 1, "backend": "local", "skip_failed": False,
+    **dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrency", "timeout", "tries", "api_key_name")),
+}  # fmt: skip
+"""Options of calls, and what they are where they are not given."""
 
 
 def add(commands: Any) -> None:
@@ -122,9 +127,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--batch makes no calls: --sample and --max-cost do not go with it")
     if args.image_side is not None and args.images == "none":
         raise ValueError("--image-side applies to sent images only: give --images plain or marked, or leave it out")
-    of_calls = ("workers", "backend", "requests_per_minute", "tokens_per_minute", "skip_failed", "concurrency",
-                "timeout", "tries", "api_key_name")  # fmt: skip
-    if args.batch and (given := [name for name in of_calls if getattr(args, name) not in (None, False, 1, "local")]):
+    if args.batch and (given := [name for name, none in _OF_CALLS.items() if getattr(args, name) != none]):
         raise ValueError(f"--batch makes no calls: {flag_of(given[0])} does not go with it")
 
 

@@ -259,6 +259,7 @@ def test_bad_records_are_named_and_counted(run: Run, tmp_path: Path, capsys: pyt
         (["--batch", "BATCH", "--concurrency", "8"], "--batch makes no calls: --concurrency does not go with it"),
         (["--batch", "BATCH", "--timeout", "9"], "--batch makes no calls: --timeout does not go with it"),
         (["--batch", "BATCH", "--tries", "6"], "--batch makes no calls: --tries does not go with it"),
+        (["--batch", "BATCH", "--tries", "1"], "--batch makes no calls: --tries does not go with it"),
         (["--batch", "BATCH", "--api-key-name", "KEY"], "--batch makes no calls: --api-key-name does not go with it"),
         (["--batch", "BATCH", "--estimate"], "--estimate is of all dialogues: --batch does not go with it"),
         (["--sample", "2", "--estimate"], "--estimate is of all dialogues: --sample does not go with it"),
