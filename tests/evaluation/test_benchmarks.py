@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,6 @@ from PIL import Image
 
 from pvit_ext.config import RegionConfig
 from pvit_ext.evaluation.answering import query_for
-from pvit_ext.evaluation.boxes import find_boxes, iou, to_pixels
 from pvit_ext.evaluation.task import TASKS, TaskOptions
 from pvit_ext.tokens.query import Query
 
@@ -190,37 +188,6 @@ def test_grounding_reads_a_converted_file(images: Path) -> None:
     assert task.left_out == {"an object without a caption": 1}
     with pytest.raises(ValueError, match="has no objects under 'source'"):
         list(TASKS.require("grounding")(TaskOptions(lines(data, [record]), str(images))).load())
-
-
-@pytest.mark.parametrize(
-    ("text", "want"),
-    [
-        ("[1,2,3,4] and (5, 6, 7.5, .8)", [(1, 2, 3, 4), (5, 6, 7.5, 0.8)]),
-        ("(1,2),(3,4)", [(1, 2, 3, 4)]),
-        ("<Region><L1><L20><L300><L999></Region>", [(1, 20, 300, 999)]),
-        ("[1,2,3] [a,b,c,d] 1,2,3,4", []),
-        ("[0., 0., 1., 1.5]", [(0, 0, 1, 1.5)]),
-        ("[1e-1, 2E+0, -3.5e1, .5] [1e999, 0, 1, 1]", [(0.1, 2, -35, 0.5)]),
-    ],
-)
-def test_boxes_in_answers(text: str, want: list[tuple[float, ...]]) -> None:
-    assert find_boxes(text) == want
-
-
-def test_scales_of_boxes() -> None:
-    assert to_pixels((0.5, 0.5, 1, 1), (80, 40), "auto") == (40, 20, 80, 40)
-    assert to_pixels((500, 500, 1000, 1000), (80, 40), "auto") == (40, 20, 80, 40)
-    assert to_pixels((5, 6, 7, 8), (80, 40), "pixel") == (5, 6, 7, 8)
-    assert to_pixels((0, 0.25, 1, 0.75), (80, 40), "padded") == (0, 0, 80, 40)
-    assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert iou((2, 2, 0, 0), (0, 0, 2, 2)) == 0
-
-
-def test_boxes_of_endless_numbers_take_no_time() -> None:
-    """Greedy answers may repeat a digit to their end."""
-    begin = time.perf_counter()
-    assert find_boxes(",".join(["[" + "1" * 25] + ["1" * 25] * 3)) == []
-    assert time.perf_counter() - begin < 0.2
 
 
 def test_pope_reads_answers_as_its_script_does(images: Path) -> None:

@@ -15,18 +15,9 @@ from pvit_ext.data.convert import output
 from pvit_ext.data.convert.run import Job, convert
 from pvit_ext.data.mix import run
 from pvit_ext.data.mix.config import Mix, MixSource
-from pvit_ext.data.mix.presets import PRESETS, mix_of_preset
 from pvit_ext.data.mix.run import interleaved, mix_files
-from pvit_ext.data.records import load_records
 from tests.data.convert.truth import FIXTURES
-
-
-def _write(path, count, **fields):
-    turns = [{"from": "human", "value": "<image>\nWhat is <region>?"}, {"from": "gpt", "value": "A dog."}]
-    record = {"image": "a.jpg", "regions": [[1, 2, 30, 40]], "conversations": turns} | fields
-    lines = [json.dumps({"id": f"{path.stem}/{number}"} | record) for number in range(count)]
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
+from tests.data.mix.samples import write_records
 
 
 def _mixed(tmp_path, *sources, **fields):
@@ -40,7 +31,7 @@ def _by_source(records):
 
 
 def test_weights_counts_and_caps_are_met_exactly(tmp_path):
-    files = [(_write(tmp_path / f"{name}.jsonl", 100),) for name in "abcde"]
+    files = [(write_records(tmp_path / f"{name}.jsonl", 100),) for name in "abcde"]
     sources = [
         MixSource("half", files[0], 0.5), MixSource("twice", files[1], 2.3), MixSource("count", files[2], count=250),
         MixSource("cap", files[3], at_most=30), MixSource("few", files[4], at_most=1000),
@@ -58,7 +49,7 @@ def test_weights_counts_and_caps_are_met_exactly(tmp_path):
 
 
 def test_the_seed_chooses_and_nothing_else_does(tmp_path):
-    source = MixSource("a", (_write(tmp_path / "a.jsonl", 200),), 0.1)
+    source = MixSource("a", (write_records(tmp_path / "a.jsonl", 200),), 0.1)
     first, again, other = (_mixed(tmp_path, source, seed=seed)[0] for seed in (0, 0, 1))
     assert first == again != other
     assert [int(one["id"].rpartition("/")[2]) for one in first] == sorted(
@@ -76,9 +67,9 @@ def test_any_part_has_the_proportions_of_all():
 
 
 def test_tasks_and_images(tmp_path):
-    one = _write(tmp_path / "a.jsonl", 4, task="counting")
-    two = _write(tmp_path / "b.jsonl", 3, task="relation", image=["x/a.jpg"], regions=[{"mask": "m.png"}])
-    bare = _write(tmp_path / "c.jsonl", 2)
+    one = write_records(tmp_path / "a.jsonl", 4, task="counting")
+    two = write_records(tmp_path / "b.jsonl", 3, task="relation", image=["x/a.jpg"], regions=[{"mask": "m.png"}])
+    bare = write_records(tmp_path / "c.jsonl", 2)
     records, report = _mixed(tmp_path, MixSource("s", (one, two, bare), tasks=("relation",), images="coco"))
     assert [record["id"] for record in records] == ["s:b/0", "s:b/1", "s:b/2"]
     assert records[0]["image"] == ["coco/x/a.jpg"]
@@ -94,7 +85,7 @@ def test_tasks_and_images(tmp_path):
 
 
 def test_a_task_of_no_record_is_told(tmp_path):
-    path = _write(tmp_path / "a.jsonl", 4, task="counting")
+    path = write_records(tmp_path / "a.jsonl", 4, task="counting")
     _, report = _mixed(tmp_path, MixSource("s", (path,), tasks=("counting", "countng", "relation")))
     assert "WARNING: s: no record has the task countng: is it counting?" in report.remarks
     assert "WARNING: s: no record has the task relation" in report.remarks
@@ -102,7 +93,7 @@ def test_a_task_of_no_record_is_told(tmp_path):
 
 
 def test_files_of_evaluation_data_are_not_named_in_vain(tmp_path, capsys):
-    _write(tmp_path / "a.jsonl", 4)
+    write_records(tmp_path / "a.jsonl", 4)
     (tmp_path / "mix.yaml").write_text("sources: {a: a.jsonl}\nheld_out: missing.txt")
     words = ["data", "mix", str(tmp_path / "mix.yaml"), "--out", str(tmp_path / "out.jsonl")]
     assert cli.main([*words, "--no-exclude-leaks"]) == 2
@@ -113,7 +104,7 @@ def test_files_of_evaluation_data_are_not_named_in_vain(tmp_path, capsys):
 
 def test_arrays_lines_and_text_of_any_script(tmp_path):
     array = tmp_path / "array.json"
-    records = [json.loads(line) for line in _write(tmp_path / "a.jsonl", 3).read_text().splitlines()]
+    records = [json.loads(line) for line in write_records(tmp_path / "a.jsonl", 3).read_text().splitlines()]
     records[1]["conversations"][1]["value"] = "犬 \u2028 \U0001f415"
     array.write_text(json.dumps(records, indent=1), encoding="utf-16")
     del records[2]["id"]
@@ -124,12 +115,12 @@ def test_arrays_lines_and_text_of_any_script(tmp_path):
 
 
 def test_ids_that_are_given_twice_are_told_about(tmp_path):
-    _, report = _mixed(tmp_path, MixSource("s", (_write(tmp_path / "a.jsonl", 5, id="same"),)))
+    _, report = _mixed(tmp_path, MixSource("s", (write_records(tmp_path / "a.jsonl", 5, id="same"),)))
     assert "s: 4 records have an id that an earlier one has; they keep it" in report.remarks
 
 
 def test_bad_records(tmp_path):
-    path = _write(tmp_path / "a.jsonl", 3)
+    path = write_records(tmp_path / "a.jsonl", 3)
     path.write_text(
         path.read_text() + '{"id": "x", "image": "a.jpg", "conversations": []}\n{"id": \n' + path.read_text()
     )
@@ -150,7 +141,8 @@ def test_bad_records(tmp_path):
 def test_an_empty_source(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
     mix = Mix(
-        "mix.yaml", (MixSource("full", (_write(tmp_path / "b.jsonl", 3),)), MixSource("s", (tmp_path / "a.jsonl",)))
+        "mix.yaml",
+        (MixSource("full", (write_records(tmp_path / "b.jsonl", 3),)), MixSource("s", (tmp_path / "a.jsonl",))),
     )
     with pytest.raises(ValueError, match=r"source 's': none of \d records in .*a\.jsonl is usable"):
         mix_files(mix, tmp_path / "out.jsonl", max_bad_records=1)
@@ -158,7 +150,7 @@ def test_an_empty_source(tmp_path, text):
 
 
 def test_paths(tmp_path):
-    path = _write(tmp_path / "a.jsonl", 3)
+    path = write_records(tmp_path / "a.jsonl", 3)
     mix = Mix("mix.yaml", (MixSource("s", (path,)),))
     with pytest.raises(ValueError, match=r"--out .*a\.jsonl is what is read"):
         mix_files(mix, path)
@@ -172,7 +164,7 @@ def test_photographs_of_val_and_test_are_left_out(tmp_path):
     refs = tmp_path / "refs.jsonl"
     convert(Job("refcoco", FIXTURES / "refcoco/refcoco", FIXTURES / "refcoco/images", refs))
     names = ["train2017/000000000102.jpg", "val2017/000000000007.jpg", "train2017/000000000008.jpg"]
-    coco = [_write(tmp_path / f"{number}.jsonl", 1, image=name) for number, name in enumerate(names)]
+    coco = [write_records(tmp_path / f"{number}.jsonl", 1, image=name) for number, name in enumerate(names)]
     sources = MixSource("refs", (refs,)), MixSource("coco", tuple(coco))
     records, report = _mixed(tmp_path, *sources)
     assert [one["id"] for one in records if one["id"].startswith("coco")] == ["coco:2/0"]
@@ -201,8 +193,8 @@ class _Stopped(Exception):
 
 def test_an_interrupted_mixture_goes_on_where_it_stood(tmp_path, monkeypatch):
     sources = (
-        MixSource("a", (_write(tmp_path / "a.jsonl", 900),), 1.5),
-        MixSource("b", (_write(tmp_path / "b.jsonl", 300),)),
+        MixSource("a", (write_records(tmp_path / "a.jsonl", 900),), 1.5),
+        MixSource("b", (write_records(tmp_path / "b.jsonl", 300),)),
     )
     bad = tmp_path / "a.jsonl"
     bad.write_text(bad.read_text() + "{}\n")
@@ -229,7 +221,7 @@ def test_an_interrupted_mixture_goes_on_where_it_stood(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_mixture_leaves_no_file_and_goes_on(tmp_path):
-    _write(tmp_path / "a.jsonl", 40000)
+    write_records(tmp_path / "a.jsonl", 40000)
     (tmp_path / "mix.yaml").write_text("sources: {a: {files: a.jsonl, weight: 2}}")
     code = "import sys; from pvit_ext.data.convert import output; output._EVERY = 0.0; from pvit_ext import cli; "
     words = ["data", "mix", str(tmp_path / "mix.yaml"), "--out"]
@@ -248,47 +240,9 @@ def test_a_killed_mixture_leaves_no_file_and_goes_on(tmp_path):
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 80000
 
 
-def test_presets_are_the_papers():
-    assert sum(part.records or 0 for part in PRESETS["pvit-stage2"].parts) == 243_446
-    files = {part.name: [f"{part.name}.json"] for part in PRESETS["pvit-stage1"].parts}
-    mix = mix_of_preset("pvit-stage1", files, {"sbu_grounding": "sbu"})
-    assert [one.at_most for one in mix.sources] == [None, None, 2_125_465, 3_676_467]
-    assert [one.images for one in mix.sources] == ["", "", "sbu", ""]
-
-
-def test_preset_on_the_released_files(tmp_path, capsys):
-    words = ["data", "mix", "--preset", "pvit-stage2", "--out", str(tmp_path / "out.jsonl")]
-    assert cli.main(words) == 2
-    message = capsys.readouterr().err
-    assert "pvit-stage2 lacks 9 of its sources; give --source NAME=FILE for each:" in message
-    assert (
-        "ocr (single questions about text in the image): ocr.json of huggingface.co/datasets/PVIT/pvit_data_stage2, or"
-        in message
-    )
-    names = [part.name for part in PRESETS["pvit-stage2"].parts]
-    path = _write(tmp_path / "multi_objects.json", 3)
-    words += ["--source", f"multi_objects={path}", "--images", "multi_objects=coco"]
-    words += [word for name in names if name != "multi_objects" for word in ("--without", name)]
-    assert cli.main(words) == 0
-    assert "multi_objects: it has fewer than the 4,364" in capsys.readouterr().out
-    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
-    assert (first["id"], first["image"]) == ("multi_objects:multi_objects/0", "coco/a.jpg")
-
-
-def test_released_files_are_sources_as_they_are(tmp_path):
-    names = ("multi_objects", "gqa_train_sampled_chat_multiturn", "vg_v1_0625_66k_filtered")
-    files = {name: [FIXTURES / f"pvit/stage2/{name}.json"] for name in names}
-    folders = {"multi_objects": "coco2017_train_images", names[1]: "gqa_images", names[2]: "visual_genome_images"}
-    without = [part.name for part in PRESETS["pvit-stage2"].parts if part.name not in names]
-    report = mix_files(mix_of_preset("pvit-stage2", files, folders, without), tmp_path / "out.jsonl")
-    assert report.counts["records"] == 4
-    assert validate(tmp_path / "out.jsonl", FIXTURES / "pvit/data", check_images=True) == []
-    assert load_records(tmp_path / "out.jsonl").summary.regions > 4
-
-
 def test_command(tmp_path, capsys):
     out = str(tmp_path / "out.jsonl")
-    _write(tmp_path / "a.jsonl", 10)
+    write_records(tmp_path / "a.jsonl", 10)
     (tmp_path / "mix.yaml").write_text("seed: 3\nsources: {a: {files: a.jsonl, weight: 0.5}}")
     assert cli.main(["data", "mix", str(tmp_path / "mix.yaml"), "--out", out]) == 0
     assert "a: 5 taken of 10 usable records" in capsys.readouterr().out
